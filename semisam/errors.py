@@ -1,0 +1,20 @@
+"""What goes wrong, in one sentence each."""
+
+
+class SemisamError(Exception):
+    """Base of every error that semisam raises on purpose."""
+
+
+class InputError(SemisamError):
+    """The user's input is not usable; the message says what is required, what came, the way out.
+
+    The command line prints the message alone and exits with code 2.
+    """
+
+
+class PluginError(SemisamError):
+    """A plugin is unknown, broken, colliding or wrongly configured."""
+
+
+class SemisamWarning(UserWarning):
+    """Base of every warning that semisam emits."""
