@@ -1,0 +1,1 @@
+"""What turns a proposal into a prompt for a promptable model."""

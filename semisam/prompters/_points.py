@@ -1,0 +1,106 @@
+"""What the prompters share: which voxels may be asked about, and drawing among them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from semisam.errors import InputError
+from semisam.types import Prompt
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless an uncertainty threshold lies in (0, 1].
+
+    Raises:
+        InputError: ``value`` is outside (0, 1].
+    """
+    if not 0.0 < value <= 1.0:
+        raise InputError(
+            f"{name} must lie in (0, 1] because uncertainties do; got {value}: take 1 for no limit"
+        )
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise unless a count is at least ``least``.
+
+    Raises:
+        InputError: ``value`` is smaller.
+    """
+    if value < least:
+        raise InputError(f"{name} must be at least {least}; got {value}: raise it")
+
+
+def sample(candidates: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Draw voxels uniformly and without replacement.
+
+    Args:
+        candidates: ``(*S)`` bool, where a voxel may be drawn.
+        count: how many to draw; all candidates, shuffled, where there are fewer.
+        rng: its device need not be that of ``candidates``, so that a CPU generator draws the same
+            voxels on every device.
+
+    Returns:
+        ``(n, d)`` int64 voxel indices with ``n <= count``.
+    """
+    index = candidates.flatten().nonzero().squeeze(1)
+    order = torch.randperm(index.numel(), generator=rng, device=rng.device)[:count]
+    drawn = index[order.to(index.device)]
+    return torch.stack(torch.unravel_index(drawn, candidates.shape), dim=1)
+
+
+def bounding_box(mask: Tensor) -> Tensor:
+    """Return the half-open box ``(2, d)`` int64 of a non-empty ``(*S)`` bool mask."""
+    corners = []
+    for axis in range(mask.ndim):
+        others = [a for a in range(mask.ndim) if a != axis]
+        hit = (mask.any(dim=others) if others else mask).nonzero().squeeze(1)
+        corners.append(torch.stack([hit[0], hit[-1] + 1]))
+    return torch.stack(corners, dim=1)
+
+
+def grow_box(box: Tensor, margin: int, shape: torch.Size) -> Tensor:
+    """Grow a half-open box ``(2, d)`` by ``margin`` voxels per side, clipped to ``shape``."""
+    first = (box[0] - margin).clamp(min=0)
+    size = torch.tensor(shape, dtype=box.dtype, device=box.device)
+    return torch.stack([first, torch.minimum(box[1] + margin, size)])
+
+
+def inside_box(box: Tensor, shape: torch.Size) -> Tensor:
+    """Return the ``(*S)`` bool mask of a half-open box ``(2, d)``, on the box's device."""
+    mask = torch.zeros(shape, dtype=torch.bool, device=box.device)
+    mask[tuple(slice(int(a), int(b)) for a, b in zip(box[0], box[1], strict=True))] = True
+    return mask
+
+
+def draw_clicks(
+    foreground: Tensor,
+    allowed: Tensor,
+    *,
+    positive: int,
+    negative: int,
+    margin: int,
+    rng: torch.Generator,
+) -> Prompt | None:
+    """Draw positive clicks in a proposal and negative ones near it.
+
+    Args:
+        foreground: ``(*S)`` bool, the proposal.
+        allowed: ``(*S)`` bool, where a click may lie at all.
+        positive: how many positive clicks, fewer where there are not so many voxels.
+        negative: how many negative clicks, likewise.
+        margin: negative clicks lie in the proposal's bounding box grown by so many voxels: a
+            click in a far corner tells a promptable model nothing.
+        rng: the source of randomness.
+
+    Returns:
+        Points with their labels, or ``None`` where no voxel can take a positive click.
+    """
+    inside = foreground & allowed
+    if not bool(inside.any()):
+        return None
+    near = inside_box(grow_box(bounding_box(foreground), margin, foreground.shape), allowed.shape)
+    pos = sample(inside, positive, rng)
+    neg = sample(near & allowed & ~foreground, negative, rng)
+    labels = torch.cat([pos.new_ones(len(pos)), neg.new_zeros(len(neg))])
+    return Prompt(points=torch.cat([pos, neg]), labels=labels)

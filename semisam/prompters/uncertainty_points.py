@@ -1,0 +1,61 @@
+"""Clicks where the proposal is sure of itself."""
+
+from __future__ import annotations
+
+import torch
+
+from semisam.prompters._points import check_count, check_fraction, draw_clicks
+from semisam.types import Prompt, View
+
+
+class UncertaintyPoints:
+    """Random clicks among the voxels of low uncertainty.
+
+    "We conduct an uncertainty-aware strategy to select out regions for the prompt generation"
+    (Zhang et al., "SemiSAM: Enhancing Semi-Supervised Medical Image Segmentation via SAM-Assisted
+    Consistency Regularization", BIBM 2024). The paper names neither the number of clicks nor the
+    threshold: both are options here.
+
+    Differs from the published code: that draws its clicks from the labels of the unlabeled
+    volumes and computes the uncertainty without using it.
+
+    Args:
+        positive: positive clicks, where the probability is above 0.5; at least 1.
+        negative: negative clicks, where it is not.
+        max_uncertainty: a click lies only where the uncertainty, in [0, 1], is below this.
+        margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    emits: frozenset[str] = frozenset({"points"})
+    rounds: int = 1
+
+    def __init__(
+        self,
+        *,
+        positive: int = 5,
+        negative: int = 5,
+        max_uncertainty: float = 0.5,
+        margin: int = 8,
+    ) -> None:
+        check_count("positive", positive, 1)
+        check_count("negative", negative, 0)
+        check_count("margin", margin, 0)
+        check_fraction("max_uncertainty", max_uncertainty)
+        self.positive = positive
+        self.negative = negative
+        self.max_uncertainty = max_uncertainty
+        self.margin = margin
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        """Return the clicks, or ``None`` where no sure voxel is foreground."""
+        return draw_clicks(
+            view.prob > 0.5,
+            view.uncertainty < self.max_uncertainty,
+            positive=self.positive,
+            negative=self.negative,
+            margin=self.margin,
+            rng=rng,
+        )
