@@ -1,0 +1,6 @@
+"""``python -m semisam``."""
+
+from semisam.cli.main import run
+
+if __name__ == "__main__":
+    run()

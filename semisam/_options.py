@@ -1,0 +1,187 @@
+"""Reading a constructor's options from its signature and converting values to their types."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+RESERVED: Mapping[str, frozenset[str]] = {
+    "framework": frozenset({"build", "num_classes"}),
+    "network": frozenset({"in_channels", "heads"}),
+    "dataset": frozenset({"path"}),
+}
+"""Parameters that a run fills in itself: never options, however the constructor takes them."""
+
+_UNRESOLVED = object()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword-only parameter: its name, resolved annotation and default."""
+
+    name: str
+    annotation: Any
+    type_name: str
+    default: Any
+    required: bool
+
+
+def parameters(kind: str, loaded: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of a class's constructor or of a function, in order."""
+    names_space = _namespace(loaded)
+    return {
+        p.name: Parameter(
+            p.name,
+            _resolve(p.annotation, names_space),
+            _type_name(p.annotation),
+            p.default,
+            p.default is inspect.Parameter.empty,
+        )
+        for p in _signature(loaded)
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in RESERVED.get(kind, ())
+    }
+
+
+def takes_any_keyword(loaded: Callable[..., Any]) -> bool:
+    """Whether the constructor has ``**kwargs``."""
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(loaded))
+
+
+def coerce(value: Any, parameter: Parameter) -> Any:
+    """Return the value as the parameter's type.
+
+    A string is converted, as the command line has nothing else; anything else is taken strictly,
+    by the rules of JSON (an array for a tuple, an integer for a float, but no ``true`` for 1).
+
+    Raises:
+        ValueError: one phrase that names the option, the type required and the value.
+    """
+    from pydantic import ValidationError
+
+    if parameter.annotation is _UNRESOLVED:
+        raise ValueError(
+            f"option {parameter.name} has the annotation {parameter.type_name}, which cannot be "
+            "resolved: the plugin must import it outside TYPE_CHECKING"
+        )
+    adapter = _adapter(parameter.annotation)
+    if isinstance(value, str) and value.strip().lower() == "none" and parameter.annotation != Any:
+        with contextlib.suppress(ValidationError):
+            return adapter.validate_python(None)  # TOML has no null, nor has a command line
+    reason = ""
+    for attempt in _attempts(value):
+        try:
+            return attempt(adapter)
+        except ValidationError as error:
+            reason = reason or error.errors()[0]["msg"]
+    raise ValueError(
+        f"option {parameter.name} must be {parameter.type_name}, got {value!r} "
+        f"({reason[:1].lower()}{reason[1:]})"
+    )
+
+
+def documented_arguments(loaded: Callable[..., Any]) -> dict[str, str]:
+    """Return what the Google-style ``Args`` of a class and its bases, or a function, say."""
+    if not isinstance(loaded, type):
+        return _args_section(inspect.getdoc(loaded) or "")
+    found: dict[str, str] = {}
+    for base in reversed(loaded.__mro__):
+        for doc in (
+            base.__dict__.get("__doc__"),
+            getattr(base.__dict__.get("__init__"), "__doc__", None),
+        ):
+            found |= _args_section(inspect.cleandoc(doc) if isinstance(doc, str) else "")
+    return found
+
+
+def summary(loaded: Callable[..., Any]) -> str:
+    """Return the first paragraph of the docstring on one line."""
+    return " ".join((inspect.getdoc(loaded) or "").split("\n\n")[0].split())
+
+
+def _attempts(value: Any) -> list[Callable[[Any], Any]]:
+    if not isinstance(value, str):
+        try:
+            text = json.dumps(value)
+        except (TypeError, ValueError):
+            return [lambda a: a.validate_python(value, strict=True)]
+        # An object that JSON would turn into another type (a tuple, an enum) is right as it is.
+        return [
+            lambda a: a.validate_python(value, strict=True),
+            lambda a: a.validate_json(text, strict=True),
+        ]
+    attempts: list[Callable[[Any], Any]] = [lambda a: a.validate_python(value)]
+    if value.lstrip()[:1] in ("[", "{"):
+        attempts.append(lambda a: a.validate_json(value, strict=True))
+    items = [item.strip() for item in value.split(",") if item.strip()]
+    attempts.append(lambda a: a.validate_python(items))
+    return attempts
+
+
+def _adapter(annotation: Any) -> Any:
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a model or dataclass brings its own configuration
+        return TypeAdapter(annotation)
+
+
+def _signature(loaded: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(loaded).parameters.values())
+    except (TypeError, ValueError):  # written in C, without a signature: no options
+        return []
+
+
+def _namespace(loaded: Callable[..., Any]) -> dict[str, Any]:
+    function = inspect.getattr_static(loaded, "__init__") if isinstance(loaded, type) else loaded
+    return dict(getattr(inspect.unwrap(function), "__globals__", {}))
+
+
+def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
+    # One by one: a name that only a type checker sees, in another parameter, must not matter.
+    if annotation is inspect.Parameter.empty:
+        return Any
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        return typing.get_type_hints(holder, globalns=namespace, include_extras=True)["it"]
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return _UNRESOLVED
+
+
+def _type_name(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return "any"
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+_ARGUMENT = re.compile(r"^\*{0,2}(\w+)(?:\s*\([^)]*\))?:\s*(.*)$")
+
+
+def _args_section(doc: str) -> dict[str, str]:
+    lines = iter(doc.splitlines())
+    if not any(line.strip() in ("Args:", "Arguments:") for line in lines):
+        return {}
+    found: dict[str, str] = {}
+    indent, name = None, ""
+    for line in lines:  # goes on after the header
+        depth = len(line) - len(line.lstrip())
+        if not line.strip():
+            continue
+        if depth == 0:
+            break
+        indent = depth if indent is None else indent
+        match = _ARGUMENT.match(line.strip()) if depth == indent else None
+        if match:
+            name = match[1]
+            found[name] = match[2]
+        elif name:
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found

@@ -1,0 +1,1 @@
+"""The command line: click commands only; heavy imports stay inside the commands."""

@@ -1,0 +1,134 @@
+"""``semisam plugins``: what is installed, whether it loads, and its options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from semisam import plugins as registry
+from semisam.errors import PluginError
+from semisam.plugins import GROUPS, Plugin
+
+
+@click.command("plugins")
+@click.argument("name", required=False)
+@click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
+@click.option("--check", is_flag=True, help="Load each and say whether it works; 1 if one fails.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context, name: str | None, kind: str | None, check: bool, as_json: bool
+) -> None:
+    """List the installed plugins, or describe the plugin NAME with its options."""
+    found = [p for k in ([kind] if kind else GROUPS) for p in registry.all_plugins(k)]
+    if name is not None:
+        found = _named(found, name)
+    checks = [_check(p) for p in found] if check else None
+    if name is not None and not check:
+        described = [_describe(p) for p in found]
+        click.echo(json.dumps(described, indent=2)) if as_json else _print_described(described)
+    elif as_json:
+        click.echo(json.dumps(_rows(found, checks), indent=2))
+    else:
+        _print_table(found, checks)
+    if checks is not None and any(result != "ok" for result in checks):
+        ctx.exit(1)
+
+
+def _named(found: list[Plugin], name: str) -> list[Plugin]:
+    names = {p.name for p in found}
+    if name not in names:
+        raise PluginError(
+            f"NAME must be an installed plugin, got {name!r}{registry.nearest(name, names)}; "
+            "see `semisam plugins`"
+        )
+    return [p for p in found if p.name == name]
+
+
+def _check(plugin: Plugin) -> str:
+    try:
+        registry.load_plugin(plugin)
+    except PluginError as error:
+        return str(error)
+    return "ok"
+
+
+def _rows(found: list[Plugin], checks: list[str] | None) -> list[dict[str, Any]]:
+    rows = [asdict(p) for p in found]
+    for row, result in zip(rows, checks or [], strict=False):
+        row["check"] = result
+    return rows
+
+
+def _describe(plugin: Plugin) -> dict[str, Any]:
+    described: dict[str, Any] = asdict(plugin)
+    if plugin.problem:
+        return described
+    from semisam import _options
+
+    described["summary"] = _options.summary(registry.load(plugin.kind, plugin.name))
+    described["options"] = [
+        {
+            "name": option.name,
+            "type": option.type,
+            "default": "required" if option.required else repr(option.default),
+            "doc": option.doc,
+        }
+        for option in registry.describe_options(plugin.kind, plugin.name)
+    ]
+    return described
+
+
+def _print_table(found: list[Plugin], checks: list[str] | None) -> None:
+    heads = ["kind", "name", "distribution", "origin", "problem"]
+    rows = [
+        [
+            p.kind,
+            p.name,
+            f"{p.distribution} {p.version}",
+            "built-in" if p.builtin else p.value,
+            p.problem or "",
+        ]
+        for p in found
+    ]
+    if checks is not None:
+        heads[-1] = "check"
+        rows = [[*row[:-1], result] for row, result in zip(rows, checks, strict=True)]
+    elif not any(p.problem for p in found):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    _print_rows(heads, rows)
+
+
+def _print_described(described: list[dict[str, Any]]) -> None:
+    for plugin in described:
+        click.echo(
+            f"{plugin['kind']} {plugin['name']}: {plugin['value']} "
+            f"({plugin['distribution']} {plugin['version']})"
+        )
+        if plugin["problem"]:
+            click.echo(f"Refused: {plugin['problem']}\n")
+            continue
+        click.echo(plugin["summary"])
+        heads = ["name", "type", "default", "doc"]
+        if options := plugin["options"]:
+            _print_rows(heads, [[option[head] for head in heads] for option in options])
+        else:
+            click.echo("No options.")
+        click.echo()
+
+
+def _print_rows(heads: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a pipe has no width: do not fold at 80
+    table = Table(*(head.capitalize() for head in heads))
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))  # Text: no markup in names
+    console.print(table)
