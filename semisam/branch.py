@@ -1,0 +1,204 @@
+"""SemiSAM: the SAM-assisted consistency branch, around any method.
+
+References:
+    Zhang, Yang, Liu, Cheng, Qi. "SemiSAM: Enhancing semi-supervised medical image segmentation via
+    SAM-assisted consistency regularization." 2023. https://arxiv.org/abs/2312.06316
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from semisam.backend import Backend, Prompter
+from semisam.errors import PluginError
+from semisam.framework import Framework
+from semisam.losses import entropy
+from semisam.schedules import Ramp
+from semisam.seeding import derive_seed
+from semisam.types import Batch, Clock, Prompt, Step, View
+
+
+class SemiSAM(Framework):
+    """The losses of ``inner`` plus ``lambda_s mean_U (p - SAM(prompts(p)))^2``.
+
+    For every unlabeled row and foreground class, the method's own probability map is the proposal;
+    the prompter turns it into a prompt without seeing any label; the promptable model's answer
+    becomes a target. ``lambda_s = weight exp(-5 t/T)`` fades out (paper, below equation 3).
+
+    It is a Framework and wraps one: state dict, parameters, deployment are those of ``inner``, so
+    checkpoints of the wrapped and the bare method are interchangeable. With ``weight`` 0 the two
+    are bit-identical: the branch draws from generators of its own, one per row and step, and no
+    state passes from one row to the next.
+
+    Differs from the published code: prompts come from the student's foreground probabilities
+    (published: from the labels of the unlabeled cases, or from the background channel); uncertainty
+    is a map that selects prompt candidates (published: one scalar, or unused); the loss has a
+    gradient; every row starts without a previous mask. The loss is taken over the foreground
+    channels, which for two classes is the published mean over both.
+
+    Args:
+        inner: any method.
+        backend: a promptable segmenter.
+        prompter: makes prompts of a kind that the backend accepts.
+        weight: ``lambda_s`` at the start; 0.1 in the paper.
+        ramp_power: exponent on the fraction of training: 1 in the paper, 2 in the published code.
+        ramp_every: the ramp advances once in that many iterations (published: 150).
+        target: ``hard``: the answer's mask, as published; ``soft``: its probability.
+        seed: of the prompts.
+
+    Raises:
+        PluginError: if the prompter makes a kind of prompt that the backend does not accept.
+    """
+
+    def __init__(
+        self,
+        inner: Framework,
+        backend: Backend,
+        prompter: Prompter,
+        *,
+        weight: float = 0.1,
+        ramp_power: float = 1.0,
+        ramp_every: int = 1,
+        target: Literal["hard", "soft"] = "hard",
+        seed: int = 0,
+    ) -> None:
+        # Not Framework.__init__'s contract: the branch builds no network, it is given a method.
+        super().__init__(build=_builds_nothing, num_classes=inner.num_classes)
+        check_pair(backend, prompter)
+        self.inner = inner
+        self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every)
+        self.target = target
+        self.seed = seed
+        self._backend = backend
+        self._prompter = prompter
+        # A method without an unlabeled term needs unlabeled rows as soon as the branch adds one.
+        self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return what the inner method deploys."""
+        probs: Tensor = self.inner(image)
+        return probs
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return the inner method's step with one more loss, ``sam``."""
+        step = self.inner.training_step(batch, clock)
+        rows = range(batch.num_labeled, len(batch.image))
+        if self.weight.weight == 0 or not rows:
+            return step
+        weight = self.weight(clock)
+        started = time.perf_counter()
+        uncertainty = step.uncertainty
+        if uncertainty is None:
+            uncertainty = entropy(step.probs.detach())
+        answers = [
+            self._ask(batch.image[i], step.probs[i].detach(), uncertainty[i, 0], clock.step, i)
+            for i in rows
+        ]
+        pairs = [
+            (step.probs[i, k], answer)
+            for i, per_class in zip(rows, answers, strict=True)
+            for k, answer in per_class.items()
+        ]
+        loss = sam_loss(pairs, self.target) if pairs else step.probs.new_zeros(())
+        metrics = {
+            **step.metrics,
+            "sam_weight": weight,
+            "sam_asked": float(len(pairs)),
+            "sam_skipped": float(len(rows) * (self.num_classes - 1) - len(pairs)),
+            "sam_seconds": time.perf_counter() - started,
+        }
+        return replace(step, losses={**step.losses, "sam": weight * loss}, metrics=metrics)
+
+    def after_update(self, clock: Clock) -> None:
+        """Run the inner method's."""
+        self.inner.after_update(clock)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the inner method's."""
+        return self.inner.param_groups()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the inner method's: the branch has no state of its own."""
+        return self.inner.state_dict(*args, **kwargs)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load the inner method's."""
+        return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    @torch.no_grad()
+    def _ask(
+        self, image: Tensor, probs: Tensor, uncertainty: Tensor, step: int, row: int
+    ) -> dict[int, Tensor]:
+        """Return the answer ``(*S)`` in [0, 1] of each foreground class that was worth asking."""
+        rng = torch.Generator(device=probs.device)
+        rng.manual_seed(derive_seed(self.seed, "prompts", step, row))
+        embedding: Any = None
+        answers: dict[int, Tensor] = {}
+        for k in range(1, self.num_classes):
+            prompt: Prompt | None = None
+            for _ in range(self._prompter.rounds):
+                asked = self._prompter(View(probs[k], uncertainty, answers.get(k)), rng)
+                if asked is None:
+                    break
+                prompt = merge_prompts(prompt, asked)
+                if embedding is None:
+                    embedding = self._backend.encode(image)
+                logits = self._backend.segment(embedding, prompt)
+                answers[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
+        return answers
+
+
+def check_pair(backend: Backend, prompter: Prompter) -> None:
+    """Refuse a prompter that makes prompts which the backend does not accept."""
+    extra = prompter.emits - backend.accepts
+    if extra:
+        raise PluginError(
+            f"the backend {type(backend).__name__} accepts {_names(backend.accepts)}, got the "
+            f"prompter {type(prompter).__name__}, which makes {_names(prompter.emits)}: choose "
+            f"another prompter or backend"
+        )
+
+
+def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
+    """Collect the points of all rounds; the newest box and mask replace the older."""
+    if old is None:
+        return new
+    points, labels = new.points, new.labels
+    if old.points is not None and old.labels is not None:
+        points = old.points if points is None else torch.cat([old.points, points])
+        labels = old.labels if labels is None else torch.cat([old.labels, labels])
+    return Prompt(
+        points,
+        labels,
+        old.box if new.box is None else new.box,
+        old.mask if new.mask is None else new.mask,
+    )
+
+
+def sam_loss(pairs: list[tuple[Tensor, Tensor]], target: Literal["hard", "soft"]) -> Tensor:
+    """Return ``mean (p - y)^2`` over (proposal, answer) pairs of ``(*S)`` maps in [0, 1].
+
+    Args:
+        pairs: the differentiable proposal and the backend's answer, one pair per row and class.
+        target: ``hard``: ``y = [answer > 0.5]``; ``soft``: ``y`` is the answer.
+    """
+    prob = torch.stack([p for p, _ in pairs])
+    answer = torch.stack([a for _, a in pairs])
+    y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
+    return (prob - y).square().mean()
+
+
+def _names(kinds: frozenset[str]) -> str:
+    return ", ".join(sorted(kinds)) or "nothing"
+
+
+def _builds_nothing(**heads: int) -> torch.nn.Module:
+    raise TypeError(f"the branch builds no network of its own, got a request for {heads}")

@@ -1,0 +1,45 @@
+"""The mean teacher: an exponential moving average of a student's parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+def frozen_copy(student: nn.Module) -> nn.Module:
+    """Return a copy that no optimizer and no backward pass ever touches."""
+    teacher = copy.deepcopy(student)
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """Return ``min(1 - 1/(t + 1), decay)``: the true average while the run is young.
+
+    ``t`` counts finished updates from 0, so that the first one copies the student, as published.
+    """
+    return min(1.0 - 1.0 / (step + 1), decay)
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers: bool) -> None:
+    """Move the teacher: ``theta' = a theta' + (1 - a) theta``, in a few fused kernels.
+
+    Args:
+        teacher: changed in place.
+        student: a module of the same architecture.
+        decay: ``a`` of this step.
+        buffers: average the floating-point buffers (BatchNorm statistics) as well. The published
+            code does not: its teacher runs in training mode and keeps statistics of its own.
+    """
+    old, new = list(teacher.parameters()), list(student.parameters())
+    torch._foreach_lerp_(old, new, 1.0 - decay)
+    if buffers:
+        for ours, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
+            if ours.is_floating_point():
+                ours.lerp_(theirs, 1.0 - decay)
+            else:
+                ours.copy_(theirs)

@@ -1,0 +1,1 @@
+"""Training methods: one paper, one file, one class."""

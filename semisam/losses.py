@@ -1,0 +1,61 @@
+"""Loss terms as pure functions of probabilities and labels, in float32.
+
+Shapes: probabilities ``(B, K, *S)``, labels ``(B, *S)`` int64; ``K`` counts background.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EPS = 1e-5
+
+
+def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
+    """Return ``1 - (2 sum(s y) + e) / (sum(s^2) + sum(y^2) + e)`` over the whole batch.
+
+    The squared-denominator Dice of Milletari et al. (https://arxiv.org/abs/1606.04797), as UA-MT
+    writes it.
+
+    Args:
+        prob: ``(B, *S)`` probability of one class.
+        target: ``(B, *S)`` its 0/1 mask.
+        eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
+    """
+    y = target.to(prob.dtype)
+    overlap = (prob * y).sum()
+    return 1.0 - (2.0 * overlap + eps) / (prob.square().sum() + y.square().sum() + eps)
+
+
+def foreground_dice_loss(probs: Tensor, label: Tensor) -> Tensor:
+    """Return the Dice loss averaged over the foreground classes 1..K-1."""
+    classes = range(1, probs.shape[1])
+    return torch.stack([dice_loss(probs[:, k], label == k) for k in classes]).mean()
+
+
+def supervised_loss(logits: Tensor, probs: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and foreground Dice of the labeled rows, each unweighted.
+
+    Args:
+        logits: ``(L, K, *S)``.
+        probs: their softmax, ``(L, K, *S)``.
+        label: ``(L, *S)``.
+    """
+    return F.cross_entropy(logits, label), foreground_dice_loss(probs, label)
+
+
+def entropy(probs: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return the entropy over classes divided by ``ln K``: ``(B, K, *S)`` to ``(B, 1, *S)``.
+
+    In [0, 1] up to ``eps``; with ``eps`` = 1e-6 inside the logarithm as published.
+    """
+    total = -(probs * (probs + eps).log()).sum(1, keepdim=True)
+    return total / math.log(probs.shape[1])
+
+
+def mean_squared_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``mean (a - b)^2`` over all elements; gradients flow into both."""
+    return (a - b).square().mean()

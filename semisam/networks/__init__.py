@@ -1,0 +1,1 @@
+"""Segmentation networks: one body, named heads."""

@@ -1,0 +1,184 @@
+"""V-Net with batch normalisation and dropout, as the semi-supervised literature trains it.
+
+References:
+    Milletari, Navab, Ahmadi. "V-Net: Fully convolutional neural networks for volumetric medical
+    image segmentation." 3DV 2016. https://arxiv.org/abs/1606.04797
+    Yu et al. "Uncertainty-aware self-ensembling model for semi-supervised 3D left atrium
+    segmentation." MICCAI 2019. https://arxiv.org/abs/1907.07034 (the variant that is common since)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from semisam.errors import InputError
+
+_STRIDE = 16  # four halvings
+# What the published code calls its outputs, by their number: DTC's first head is the signed distance.
+_PUBLISHED_HEADS = {
+    ("out_conv",): {"out_conv": "logits"},
+    ("out_conv", "out_conv2"): {"out_conv": "sdf", "out_conv2": "logits"},
+}
+
+
+class VNet(nn.Module):
+    """The 9.45 M-parameter V-Net of UA-MT, with as many 1x1x1 heads as asked for.
+
+    Differs from the published code in its arithmetic nowhere; in its interface, the heads have
+    names and are returned raw (DTC's published network applies tanh to its first output; here the
+    method does).
+
+    Args:
+        in_channels: channels ``C`` of the image.
+        heads: output channels by head name, e.g. ``{"logits": 2}``.
+        filters: channels at full resolution; doubled at each of the four halvings.
+        dropout: channel dropout rate at the bottleneck and before the heads, in training mode.
+
+    Shape:
+        ``(B, C, W, H, D)``, each spatial size a multiple of 16, to
+        ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
+
+    Raises:
+        ValueError: if a spatial size is no multiple of 16.
+    """
+
+    stride = _STRIDE
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: Mapping[str, int],
+        *,
+        filters: int = 16,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        f = filters
+        self.block_one = _convs(1, in_channels, f)
+        self.block_one_dw = _down(f, 2 * f)
+        self.block_two = _convs(2, 2 * f, 2 * f)
+        self.block_two_dw = _down(2 * f, 4 * f)
+        self.block_three = _convs(3, 4 * f, 4 * f)
+        self.block_three_dw = _down(4 * f, 8 * f)
+        self.block_four = _convs(3, 8 * f, 8 * f)
+        self.block_four_dw = _down(8 * f, 16 * f)
+        self.block_five = _convs(3, 16 * f, 16 * f)
+        self.block_five_up = _up(16 * f, 8 * f)
+        self.block_six = _convs(3, 8 * f, 8 * f)
+        self.block_six_up = _up(8 * f, 4 * f)
+        self.block_seven = _convs(3, 4 * f, 4 * f)
+        self.block_seven_up = _up(4 * f, 2 * f)
+        self.block_eight = _convs(2, 2 * f, 2 * f)
+        self.block_eight_up = _up(2 * f, f)
+        self.block_nine = _convs(1, f, f)
+        self.heads = nn.ModuleDict({name: nn.Conv3d(f, c, 1) for name, c in heads.items()})
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return each head's raw output."""
+        if any(size % _STRIDE for size in image.shape[2:]):
+            raise ValueError(
+                f"V-Net halves each axis four times: every spatial size must be a multiple of "
+                f"{_STRIDE}, got {tuple(image.shape[2:])}"
+            )
+        x1 = self.block_one(image)
+        x2 = self.block_two(self.block_one_dw(x1))
+        x3 = self.block_three(self.block_two_dw(x2))
+        x4 = self.block_four(self.block_three_dw(x3))
+        x5 = self.dropout(self.block_five(self.block_four_dw(x4)))
+        x = self.block_six(self.block_five_up(x5) + x4)
+        x = self.block_seven(self.block_six_up(x) + x3)
+        x = self.block_eight(self.block_seven_up(x) + x2)
+        x = self.dropout(self.block_nine(self.block_eight_up(x) + x1))
+        return {name: head(x).float() for name, head in self.heads.items()}
+
+
+class _Block(nn.Module):
+    """A sequence under the name ``conv``, as in the published state dicts."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(x))
+
+
+def _convs(stages: int, c_in: int, c_out: int) -> _Block:
+    layers: list[nn.Module] = []
+    for stage in range(stages):
+        layers += [nn.Conv3d(c_in if stage == 0 else c_out, c_out, 3, padding=1)]
+        layers += [nn.BatchNorm3d(c_out), nn.ReLU(inplace=True)]
+    return _Block(*layers)
+
+
+def _down(c_in: int, c_out: int) -> _Block:
+    return _Block(
+        nn.Conv3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), nn.ReLU(inplace=True)
+    )
+
+
+def _up(c_in: int, c_out: int) -> _Block:
+    return _Block(
+        nn.ConvTranspose3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), nn.ReLU(inplace=True)
+    )
+
+
+def from_published(state: Mapping[str, Tensor]) -> VNet:
+    """Build the V-Net that a published state dict describes and load it.
+
+    Args:
+        state: parameters under the keys of UA-MT's ``VNet`` (head ``logits``) or DTC's (heads
+            ``sdf``, the first output, and ``logits``); a ``module.`` prefix is dropped.
+
+    Raises:
+        InputError: if the keys or shapes are not those of that network.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    outputs = tuple(sorted({key.split(".")[0] for key in state if key.startswith("out_conv")}))
+    names = _PUBLISHED_HEADS.get(outputs)
+    first = state.get("block_one.conv.0.weight")
+    if names is None or first is None or first.ndim != 5:
+        raise InputError(
+            "a published V-Net checkpoint holds block_one.conv.0.weight and out_conv(.2).weight; "
+            f"got {len(state)} keys such as {sorted(state)[:3]}: is it another network's?"
+        )
+    heads = {new: int(state[f"{old}.weight"].shape[0]) for old, new in names.items()}
+    net = VNet(int(first.shape[1]), heads, filters=int(first.shape[0]))
+    renamed = {
+        f"heads.{names[key.split('.')[0]]}.{key.split('.')[1]}"
+        if key.startswith("out_conv")
+        else key: value
+        for key, value in state.items()
+    }
+    try:
+        net.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint does not fit the published V-Net: {error}") from error
+    return net
+
+
+def load_published(path: Path) -> VNet:
+    """Open a published V-Net checkpoint file; nothing in it is executed.
+
+    Raises:
+        InputError: if the file is unreadable, holds more than tensors, or another network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile or broken file fails in many ways, all of them one to us
+        raise InputError(
+            f"{path}: required is a checkpoint of tensors alone (weights_only), got one that "
+            f"cannot be read so: {str(error).splitlines()[0]}"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "net"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: required is a dict of tensors, got {type(state).__name__}")
+    return from_published(state)

@@ -1,0 +1,89 @@
+"""The V-Net against the published implementation's numbers."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from semisam.errors import InputError
+from semisam.networks.vnet import VNet, from_published, load_published
+
+GOLDENS = {
+    "vnet_n2": {"0": lambda out: out["logits"]},
+    "vnet_sdf_n2": {"0": lambda out: out["sdf"].tanh(), "1": lambda out: out["logits"]},
+}
+
+
+def _golden(shared, name):
+    data = np.load(shared / "goldens" / f"{name}.npz")
+    prefix = "state_dict/"
+    state = {
+        k.removeprefix(prefix): torch.from_numpy(data[k]) for k in data if k.startswith(prefix)
+    }
+    return data, state
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_equals_published_in_eval_and_train_mode(shared, name):
+    data, state = _golden(shared, name)
+    net = from_published(state)
+    net.dropout.p = 0.0
+    image = torch.from_numpy(data["image"])
+    for mode, key in ((False, "output_eval"), (True, "output_train_no_dropout")):
+        net.train(mode)
+        out = net(image)
+        for number, read in GOLDENS[name].items():
+            want = torch.from_numpy(data[f"{key}_{number}"])
+            torch.testing.assert_close(read(out), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "heads"),
+    [("vnet_n16", {"logits": 2}), ("vnet_sdf_n16", {"sdf": 1, "logits": 1})],
+)
+def test_published_checkpoints_open(shared, tmp_path, file, heads):
+    shapes = json.loads((shared / "goldens" / f"{file}_state_dict_shapes.json").read_text())
+    state = {
+        key: torch.zeros(shape, dtype=torch.int64) if "tracked" in key else torch.randn(shape)
+        for key, shape in shapes.items()
+    }
+    torch.save(state, tmp_path / "iter_6000.pth")
+    net = load_published(tmp_path / "iter_6000.pth")
+    assert {k: v.out_channels for k, v in net.heads.items()} == heads
+    assert len(net.state_dict()) == len(shapes)
+    trainable = sum(p.numel() for p in net.parameters())
+    assert abs(trainable - 9.45e6) < 0.01e6
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (pytest.fail, ("the checkpoint ran code",))
+
+    with (tmp_path / "evil.pth").open("wb") as file:
+        pickle.dump({"out_conv.weight": Evil()}, file)
+    with pytest.raises(InputError, match="weights_only"):
+        load_published(tmp_path / "evil.pth")
+
+
+def test_another_network_is_refused(tmp_path):
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="published V-Net"):
+        load_published(tmp_path / "other.pth")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_published(tmp_path / "missing.pth")
+
+
+def test_wrong_size_is_one_sentence():
+    with pytest.raises(ValueError, match=r"multiple of 16, got \(32, 24, 16\)"):
+        VNet(1, {"logits": 2}, filters=2)(torch.zeros(1, 1, 32, 24, 16))
+
+
+def test_heads_are_float32_under_autocast():
+    net = VNet(1, {"logits": 3}, filters=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(torch.zeros(2, 1, 16, 16, 16))["logits"].dtype == torch.float32
