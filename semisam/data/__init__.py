@@ -1,0 +1,1 @@
+"""Volumes, splits, sampling, augmentation and a phantom."""
