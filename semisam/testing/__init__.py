@@ -1,0 +1,31 @@
+"""Contract tests that a plugin's author subclasses, and that every built-in passes.
+
+The classes are plain pytest style; importing them needs no pytest::
+
+    from semisam.testing import FrameworkContract
+
+    class TestMyMethod(FrameworkContract):
+        def make(self, build, num_classes):
+            return MyMethod(build, num_classes)
+
+Every failed check says in one sentence what the contract requires.
+"""
+
+from semisam.testing.backend import BackendContract, FakeBackend
+from semisam.testing.dataset import DatasetContract
+from semisam.testing.framework import FrameworkContract
+from semisam.testing.network import NetworkContract
+from semisam.testing.prompter import FakePrompter, PrompterContract
+from semisam.testing.samples import random_batch, tiny_builder
+
+__all__ = [
+    "BackendContract",
+    "DatasetContract",
+    "FakeBackend",
+    "FakePrompter",
+    "FrameworkContract",
+    "NetworkContract",
+    "PrompterContract",
+    "random_batch",
+    "tiny_builder",
+]

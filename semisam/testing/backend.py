@@ -1,0 +1,177 @@
+"""What every promptable segmenter must do."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from semisam.backend import PROMPT_KINDS, Backend
+from semisam.types import Prompt
+
+
+class FakeBackend:
+    """A promptable segmenter without weights: bright voxels near what the prompt shows.
+
+    Keeps the contract, so that a branch can be tested without a model.
+    """
+
+    accepts: frozenset[str] = PROMPT_KINDS
+
+    def __init__(self, ndim: int = 3) -> None:
+        self.ndim = ndim
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the channels' mean ``(*S)``, centred."""
+        mean = image.detach().float().mean(0)
+        return mean - mean.mean()
+
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        """Return logits ``(*S)``: intensity, raised or lowered by the prompt."""
+        logits = embedding.clone()
+        if prompt.points is not None and prompt.labels is not None:
+            for point, label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
+                near = tuple(slice(max(i - 2, 0), i + 3) for i in point)
+                logits[near] += 2.0 if label else -2.0
+        if prompt.box is not None:
+            low, high = prompt.box.tolist()
+            box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+            logits[box] += 1.0
+        if prompt.mask is not None:
+            logits += 2.0 * prompt.mask.to(logits) - 1.0
+        return logits
+
+
+class BackendContract:
+    """Subclass it and define ``make``.
+
+    Attributes:
+        channels: image channels ``C``.
+        shape: spatial shape of an image; only the last ``ndim`` axes are taken.
+        odd_shape: another, of odd sizes.
+    """
+
+    channels: ClassVar[int] = 1
+    shape: ClassVar[tuple[int, ...]] = (16, 24, 20)
+    odd_shape: ClassVar[tuple[int, ...]] = (13, 17, 21)
+
+    def make(self) -> Backend:
+        """Return the backend under test."""
+        raise NotImplementedError("define make(self)")
+
+    def test_declares_what_it_is(self) -> None:
+        """Two attributes, two methods, and no module that would enter a state dict."""
+        backend = self.make()
+        assert isinstance(backend, Backend), "a backend has ndim, accepts, encode and segment"
+        assert backend.ndim in (2, 3), f"ndim must be 2 or 3, got {backend.ndim}"
+        good = bool(backend.accepts) and backend.accepts <= PROMPT_KINDS
+        assert good, f"accepts must be some of {sorted(PROMPT_KINDS)}, got {backend.accepts}"
+        assert not isinstance(backend, nn.Module), (
+            "a backend must be no nn.Module (own one instead), else its weights become parameters "
+            "of the method it guides"
+        )
+
+    def test_every_accepted_prompt(self) -> None:
+        """Each kind alone, and all at once, on an image that is no cube."""
+        backend = self.make()
+        image = self._image(backend, self.shape)
+        embedding = backend.encode(image)
+        for kinds in [*(frozenset({kind}) for kind in sorted(backend.accepts)), backend.accepts]:
+            logits = backend.segment(embedding, _prompt(image.shape[1:], kinds))
+            _check_logits(logits, image, f"prompted with {sorted(kinds)}")
+
+    def test_odd_shape(self) -> None:
+        """The answer lies on the image's own grid, whatever the model's."""
+        backend = self.make()
+        image = self._image(backend, self.odd_shape)
+        logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
+        _check_logits(logits, image, "of odd sizes")
+
+    def test_constant_image(self) -> None:
+        """No contrast is no reason for a NaN."""
+        backend = self.make()
+        image = torch.zeros_like(self._image(backend, self.shape))
+        logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
+        _check_logits(logits, image, "without contrast")
+
+    def test_no_state_between_images(self) -> None:
+        """The answer on B is the same before and after A was asked, also interleaved."""
+        backend = self.make()
+        a, b = (self._image(backend, self.shape, seed=seed) for seed in (0, 1))
+        prompt = _prompt(a.shape[1:], backend.accepts)
+        other = _prompt(a.shape[1:], backend.accepts, corner=True)
+        before = backend.segment(backend.encode(b), prompt).clone()
+        embedding_b, embedding_a = backend.encode(b), backend.encode(a)
+        backend.segment(embedding_a, other)
+        after = backend.segment(embedding_b, prompt)
+        assert torch.equal(before, after), (
+            "the answer on one image must not depend on what was asked on another: keep all state "
+            "in the embedding"
+        )
+
+    def test_no_state_between_prompts(self) -> None:
+        """One embedding answers a prompt the same before and after another."""
+        backend = self.make()
+        image = self._image(backend, self.shape)
+        embedding = backend.encode(image)
+        prompt = _prompt(image.shape[1:], backend.accepts)
+        before = backend.segment(embedding, prompt).clone()
+        backend.segment(embedding, _prompt(image.shape[1:], backend.accepts, corner=True))
+        after = backend.segment(embedding, prompt)
+        assert torch.equal(before, after), "an answer must not depend on the prompts before it"
+
+    def test_deterministic_and_without_trace(self) -> None:
+        """Neither dropout nor the global generator, nor a change of what it was given."""
+        backend = self.make()
+        image = self._image(backend, self.shape)
+        prompt = _prompt(image.shape[1:], backend.accepts)
+        image_before = image.clone()
+        prompt_before = _prompt(image.shape[1:], backend.accepts)
+        answers = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            state = torch.get_rng_state()
+            answers.append(backend.segment(backend.encode(image), prompt).clone())
+            untouched = torch.equal(state, torch.get_rng_state())
+            assert untouched, "a backend must not draw from torch's global generator"
+        assert torch.equal(*answers), "a backend must be deterministic (eval mode, no dropout)"
+        assert torch.equal(image, image_before), "a backend must not change the image in place"
+        for field in fields(prompt):
+            ours, theirs = getattr(prompt, field.name), getattr(prompt_before, field.name)
+            same = ours is None or torch.equal(ours, theirs)
+            assert same, f"a backend must not change the prompt's {field.name} in place"
+
+    def _image(self, backend: Backend, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+        shape = shape[-backend.ndim :]
+        rng = torch.Generator().manual_seed(seed)
+        image = torch.randn(self.channels, *shape, generator=rng)
+        image[(slice(None), *(slice(size // 4, 3 * size // 4) for size in shape))] += 2.0
+        return image
+
+
+def _prompt(shape: torch.Size, kinds: frozenset[str], corner: bool = False) -> Prompt:
+    """A prompt on the image's middle, or else its first corner."""
+    size = torch.tensor(shape)
+    first = torch.zeros_like(size) if corner else size // 4
+    last = size // 4 if corner else 3 * size // 4  # past the last voxel
+    points = torch.stack([(first + last) // 2, size - 1])
+    mask = torch.zeros(*shape)
+    mask[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))] = 0.9
+    asked = "points" in kinds
+    return Prompt(
+        points=points if asked else None,
+        labels=torch.tensor([1, 0]) if asked else None,
+        box=torch.stack([first, last]) if "box" in kinds else None,
+        mask=mask if "mask" in kinds else None,
+    )
+
+
+def _check_logits(logits: Tensor, image: Tensor, what: str) -> None:
+    expected = tuple(image.shape[1:])
+    got = tuple(logits.shape)
+    assert got == expected, f"logits must have the image's shape {expected}, got {got} {what}"
+    assert logits.dtype == torch.float32, f"logits must be float32, got {logits.dtype} {what}"
+    assert bool(torch.isfinite(logits).all()), f"logits must be finite {what}"
+    assert not logits.requires_grad, f"logits must be detached: SAM is not trained ({what})"

@@ -1,0 +1,102 @@
+"""What every dataset must do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from semisam.data.dataset import Dataset
+
+
+class DatasetContract:
+    """Subclass it and define ``make``.
+
+    Attributes:
+        cases: how many cases of each part of the split are read.
+    """
+
+    cases: ClassVar[int] = 3
+
+    def make(self) -> Dataset:
+        """Return the dataset under test, on data small enough for a unit test."""
+        raise NotImplementedError("define make(self)")
+
+    def test_declares_classes_and_channels(self) -> None:
+        """Background counts as a class and has a name."""
+        dataset = self.make()
+        assert dataset.num_classes >= 2, f"num_classes counts background, got {dataset.num_classes}"
+        assert dataset.channels >= 1, f"channels must be 1 or more, got {dataset.channels}"
+        names = dataset.class_names
+        good = len(names) == len(set(names)) == dataset.num_classes
+        assert good, f"class_names must name {dataset.num_classes} classes once each, got {names}"
+
+    def test_split(self) -> None:
+        """Training and test cases are disjoint, each once, and the same for every instance."""
+        split = self.make().split()
+        train, test = list(split.train), list(split.test)
+        assert train and test, f"both parts must hold a case, got {len(train)} and {len(test)}"
+        both = sorted(set(train) & set(test))
+        assert not both, f"no case may be in both parts, got {both}"
+        once = len(train + test) == len(set(train + test))
+        assert once, "no case may be listed twice"
+        again = self.make().split()
+        assert (train, test) == (list(again.train), list(again.test)), "the split must be fixed"
+
+    def test_images(self) -> None:
+        """``(C, *S)`` float32 and finite, with a spacing in mm per axis."""
+        dataset = self.make()
+        for case in self._some(dataset):
+            array = dataset.image(case).array
+            ndim = array.ndim - 1
+            assert ndim in (2, 3), f"{case}: an image is (C, *S), got {array.shape}"
+            got = array.shape[0]
+            assert got == dataset.channels, f"{case}: {dataset.channels} channels, got {got}"
+            assert array.dtype == np.float32, f"{case}: required float32, got {array.dtype}"
+            assert bool(np.isfinite(array).all()), f"{case}: an image must be finite"
+            spacing = dataset.image(case).geometry.spacing
+            good = len(spacing) == ndim and all(s > 0 for s in spacing)
+            assert good, f"{case}: spacing must be {ndim} positive mm, got {spacing}"
+
+    def test_labels(self) -> None:
+        """uint8 on the image's grid, within the classes; every training and test case has one."""
+        dataset = self.make()
+        for case in self._some(dataset):
+            assert dataset.has_label(case), f"{case}: has_label must be True of the split's cases"
+            label = dataset.label(case)
+            shape = dataset.image(case).array.shape[1:]
+            assert label.shape == shape, f"{case}: label must be {shape}, got {label.shape}"
+            assert label.dtype == np.uint8, f"{case}: label must be uint8, got {label.dtype}"
+            top = int(label.max())
+            assert top < dataset.num_classes, f"{case}: class {top} of {dataset.num_classes}"
+
+    def test_reading_is_deterministic(self) -> None:
+        """Twice from one instance and once from another: the same voxels."""
+        dataset, other = self.make(), self.make()
+        for case in self._some(dataset):
+            first = dataset.image(case).array.copy()
+            for again in (dataset, other):
+                assert np.array_equal(first, again.image(case).array), f"{case}: image changed"
+            same = np.array_equal(dataset.label(case), other.label(case))
+            assert same, f"{case}: label changed"
+
+    def test_what_is_read_is_a_copy(self) -> None:
+        """Writing into an image that was read leaves the dataset as it was."""
+        dataset = self.make()
+        case = self._some(dataset)[0]
+        array = dataset.image(case).array
+        before = array.copy()
+        if array.flags.writeable:
+            array += 1.0
+        assert np.array_equal(before, dataset.image(case).array), f"{case}: image() shares memory"
+
+    def test_names_a_file(self) -> None:
+        """``source`` says where a case comes from, for messages."""
+        dataset = self.make()
+        for case in self._some(dataset):
+            assert dataset.source(case), f"{case}: source must not be empty"
+
+    def _some(self, dataset: Dataset) -> list[str]:
+        split = dataset.split()
+        return [*split.train[: self.cases], *split.test[: self.cases]]

@@ -1,0 +1,103 @@
+"""What every network must do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+_HEADS: Mapping[str, int] = {"logits": 3, "sdf": 2}
+
+
+class NetworkContract:
+    """Subclass it and define ``make``.
+
+    Attributes:
+        shape: a spatial shape that the network takes, not a cube.
+    """
+
+    shape: ClassVar[tuple[int, ...]] = (32, 16, 48)
+
+    def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
+        """Return the network under test, freshly initialised."""
+        raise NotImplementedError("define make(self, in_channels, heads)")
+
+    def test_named_heads(self) -> None:
+        """Each head under its name, on the image's grid, for one channel and for two."""
+        for in_channels, heads in ((1, {"logits": 2}), (2, _HEADS)):
+            output = self._network(in_channels, heads)(self._image(in_channels))
+            _check_output(output, heads, 2, self.shape)
+
+    def test_float32_under_autocast(self) -> None:
+        """The arithmetic of the losses is float32, whatever the network ran in."""
+        with torch.autocast("cpu", torch.bfloat16):
+            output = self._network()(self._image())
+        _check_output(output, _HEADS, 2, self.shape)
+
+    def test_gradient_reaches_every_parameter(self) -> None:
+        """No parameter that is paid for and never trained."""
+        network = self._network()
+        output = network(self._image())
+        loss = torch.stack([head.square().mean() for head in output.values()]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without, f"every parameter must get a gradient, got none on {without}"
+
+    def test_eval_mode_is_deterministic_and_rowwise(self) -> None:
+        """No dropout, and no row that sees another, when deployed."""
+        network = self._network().eval()
+        image = self._image()
+        with torch.no_grad():
+            both, again, first = network(image), network(image), network(image[:1])
+        for name in _HEADS:
+            assert torch.equal(both[name], again[name]), f"{name} must be deterministic in eval"
+            torch.testing.assert_close(both[name][:1], first[name], atol=1e-4, rtol=1e-3)
+
+    def test_state_round_trip(self) -> None:
+        """A state dict loaded in a new instance gives the same outputs."""
+        network = self._network()
+        network(self._image())  # moves running statistics, if there are any
+        other = self._network(seed=1)
+        other.load_state_dict(copy.deepcopy(network.state_dict()))
+        image = self._image()
+        with torch.no_grad():
+            ours, theirs = network.eval()(image), other.eval()(image)
+        for name in _HEADS:
+            assert torch.equal(ours[name], theirs[name]), f"{name} differs after load_state_dict"
+
+    def test_instances_share_nothing(self) -> None:
+        """A teacher is a network of its own."""
+        first, second = self._network(), self._network()
+        shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+        assert not shared, "two networks must not share parameters"
+        same = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in same), "the same seed must give the same weights"
+
+    def _network(
+        self, in_channels: int = 1, heads: Mapping[str, int] = _HEADS, seed: int = 0
+    ) -> nn.Module:
+        torch.manual_seed(seed)
+        return self.make(in_channels, heads).train()
+
+    def _image(self, in_channels: int = 1) -> Tensor:
+        rng = torch.Generator().manual_seed(0)
+        return torch.randn(2, in_channels, *self.shape, generator=rng)
+
+
+def _check_output(
+    output: object, heads: Mapping[str, int], rows: int, shape: tuple[int, ...]
+) -> None:
+    assert isinstance(output, dict), f"a network returns a dict by head, got {type(output)}"
+    assert set(output) == set(heads), f"heads must be {sorted(heads)}, got {sorted(output)}"
+    for name, channels in heads.items():
+        head = output[name]
+        expected = (rows, channels, *shape)
+        assert tuple(head.shape) == expected, f"{name} must be {expected}, got {head.shape}"
+        assert head.dtype == torch.float32, f"{name} must be float32, got {head.dtype}"
+        assert bool(torch.isfinite(head).all()), f"{name} must be finite"
+        raw = head.detach()
+        softmax = channels > 1 and torch.allclose(raw.sum(1), torch.ones(()), atol=1e-3)
+        assert not softmax, f"{name} must be raw, got what sums to 1 as after a softmax"

@@ -1,0 +1,192 @@
+"""What every prompter must do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import fields
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semisam.backend import PROMPT_KINDS, Prompter
+from semisam.types import Prompt, View
+
+
+class FakePrompter:
+    """One positive click on a random voxel of the proposal; keeps the contract."""
+
+    emits: frozenset[str] = frozenset({"points"})
+    rounds: int = 1
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        """Return the click, or ``None`` on an empty proposal."""
+        index = (view.prob > 0.5).nonzero()
+        if not len(index):
+            return None
+        chosen = torch.randint(len(index), (1,), generator=rng, device=rng.device)
+        points = index[chosen.to(index.device)]
+        return Prompt(points=points, labels=points.new_ones(1))
+
+
+class PrompterContract:
+    """Subclass it and define ``make``.
+
+    Attributes:
+        shapes: spatial shapes of the proposals; drop the dimension that the prompter lacks.
+    """
+
+    shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((12, 20, 16), (24, 18))
+
+    def make(self) -> Prompter:
+        """Return the prompter under test."""
+        raise NotImplementedError("define make(self)")
+
+    def test_declares_what_it_emits(self) -> None:
+        """The kinds of prompt and the number of rounds."""
+        prompter = self.make()
+        good = bool(prompter.emits) and prompter.emits <= PROMPT_KINDS
+        assert good, f"emits must be some of {sorted(PROMPT_KINDS)}, got {prompter.emits}"
+        rounds = prompter.rounds
+        assert isinstance(rounds, int) and rounds >= 1, f"rounds must be 1 or more, got {rounds}"
+
+    def test_asks_on_a_sure_proposal(self) -> None:
+        """A sure blob in a sure background is worth asking about."""
+        for shape in self.shapes:
+            prompt = _ask(self.make(), _views(shape)["blob"])
+            assert prompt is not None, "a sure proposal must give a prompt, got None"
+
+    def test_prompts_are_valid(self) -> None:
+        """Inside the volume, of the declared kinds and types, in every round."""
+        for shape in self.shapes:
+            prompter = self.make()
+            for name, view in _views(shape).items():
+                for seed in range(3):
+                    prompt = _ask(prompter, view, seed)
+                    if prompt is not None:
+                        _check_prompt(prompt, prompter.emits, shape, f"on the view {name!r}")
+
+    def test_nothing_on_an_empty_proposal(self) -> None:
+        """Where nothing is proposed, nothing is worth asking."""
+        for shape in self.shapes:
+            view = View(torch.zeros(shape), torch.zeros(shape))
+            prompt = _ask(self.make(), view)
+            assert prompt is None, f"an empty proposal must give None, got {prompt}"
+
+    def test_same_generator_same_prompt(self) -> None:
+        """Also when another image was asked in between: nothing is remembered."""
+        for shape in self.shapes:
+            views = _views(shape)
+            prompter = self.make()
+            first = _ask(prompter, views["blob"], seed=3)
+            _ask(prompter, views["other"], seed=4)
+            second = _ask(prompter, views["blob"], seed=3)
+            fresh = _ask(self.make(), views["blob"], seed=3)
+            assert _same(first, second), "a prompt must depend on the view and the rng alone"
+            assert _same(first, fresh), "two equal prompters must give equal prompts"
+
+    def test_draws_from_its_generator_alone(self) -> None:
+        """The global generators of torch, NumPy and Python stay where they were."""
+        states: list[Callable[[], object]] = [
+            lambda: torch.get_rng_state().tolist(),
+            lambda: np.random.get_state(legacy=False),
+            random.getstate,
+        ]
+        for shape in self.shapes:
+            before = [repr(state()) for state in states]
+            _ask(self.make(), _views(shape)["blob"])
+            assert [repr(state()) for state in states] == before, (
+                "a prompter must draw from the rng it is given, never from a global generator"
+            )
+
+    def test_view_is_left_as_it_was(self) -> None:
+        """It looks at the view and changes nothing in it."""
+        for shape in self.shapes:
+            for name, view in _views(shape).items():
+                before = [None if t is None else t.clone() for t in _tensors(view)]
+                _ask(self.make(), view)
+                for old, new in zip(before, _tensors(view), strict=True):
+                    same = old is None or (new is not None and torch.equal(old, new))
+                    assert same, f"a prompter must not change the view {name!r} in place"
+
+
+def _views(shape: tuple[int, ...]) -> dict[str, View]:
+    """Views of the first and a later round, ordinary and extreme."""
+    blob, other = torch.full(shape, 0.02), torch.full(shape, 0.02)
+    blob[tuple(slice(size // 4, 3 * size // 4) for size in shape)] = 0.97
+    other[tuple(slice(0, size // 2) for size in shape)] = 0.97
+    voxel = torch.zeros(shape)
+    voxel[(-1,) * len(shape)] = 1.0
+    sure, unsure = torch.full(shape, 0.05), torch.ones(shape)
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.rand(shape, generator=rng)
+    return {
+        "blob": View(blob, sure),
+        "other": View(other, sure),
+        "one voxel": View(voxel, torch.zeros(shape)),
+        "everything": View(torch.ones(shape), torch.zeros(shape)),
+        "unsure": View(blob, unsure),
+        "noise": View(noise, 1 - (2 * noise - 1).abs()),
+        "second round": View(blob, sure, other),
+        "second round, agreed": View(blob, sure, blob.clone()),
+        "second round, empty answer": View(blob, sure, torch.zeros(shape)),
+    }
+
+
+def _ask(prompter: Prompter, view: View, seed: int = 0) -> Prompt | None:
+    return prompter(view, torch.Generator().manual_seed(seed))
+
+
+def _check_prompt(
+    prompt: Prompt, emits: frozenset[str], shape: tuple[int, ...], where: str
+) -> None:
+    given = {kind for kind in PROMPT_KINDS if getattr(prompt, kind) is not None}
+    assert given, f"a prompt must hold something, else be None {where}"
+    assert given <= emits, f"only {sorted(emits)} are declared, got {sorted(given)} {where}"
+    size = torch.tensor(shape)
+    if prompt.points is not None:
+        _check_points(prompt.points, prompt.labels, size, where)
+    else:
+        assert prompt.labels is None, f"labels without points {where}"
+    if prompt.box is not None:
+        box = prompt.box
+        good = tuple(box.shape) == (2, len(shape)) and box.dtype == torch.int64
+        assert good, f"a box must be (2, d) int64, got {tuple(box.shape)} {box.dtype} {where}"
+        inside = bool((box[0] >= 0).all() and (box[0] < box[1]).all() and (box[1] <= size).all())
+        assert inside, f"a box is half-open and inside {shape}, got {box.tolist()} {where}"
+    if prompt.mask is not None:
+        mask = prompt.mask
+        assert tuple(mask.shape) == shape, f"a mask must be {shape}, got {mask.shape} {where}"
+        assert mask.is_floating_point(), f"a mask must be a probability, got {mask.dtype} {where}"
+        inside = bool(((mask >= 0) & (mask <= 1)).all())
+        assert inside, f"a mask must lie in [0, 1] {where}"
+    tensors = _tensors(prompt)
+    assert not any(t is not None and t.requires_grad for t in tensors), f"detach it {where}"
+
+
+def _check_points(points: Tensor, labels: Tensor | None, size: Tensor, where: str) -> None:
+    good = points.ndim == 2 and points.shape[1] == len(size) and points.dtype == torch.int64
+    got = f"{tuple(points.shape)} {points.dtype}"
+    assert good and len(points), f"points must be (N, d) int64 with N > 0, got {got} {where}"
+    inside = bool(((points >= 0) & (points < size)).all())
+    assert inside, f"points must lie inside {size.tolist()}, got {points.tolist()} {where}"
+    assert labels is not None, f"points must have labels {where}"
+    matches = tuple(labels.shape) == (len(points),) and labels.dtype == torch.int64
+    assert matches, f"labels must be (N,) int64, got {tuple(labels.shape)} {labels.dtype} {where}"
+    binary = bool(((labels == 0) | (labels == 1)).all())
+    assert binary, f"labels must be 1 (foreground) or 0, got {labels.tolist()} {where}"
+
+
+def _tensors(holder: View | Prompt) -> list[Tensor | None]:
+    return [getattr(holder, field.name) for field in fields(holder)]
+
+
+def _same(a: Prompt | None, b: Prompt | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return all(
+        x is y or (x is not None and y is not None and torch.equal(x, y))
+        for x, y in zip(_tensors(a), _tensors(b), strict=True)
+    )

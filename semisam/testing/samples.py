@@ -1,0 +1,105 @@
+"""Small networks, batches and volumes that the contract tests are run on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from semisam.framework import NetBuilder
+from semisam.types import Batch
+
+
+def tiny_builder(
+    in_channels: int = 1,
+    ndim: int = 3,
+    *,
+    norm: Literal["batch", "none"] = "batch",
+    dropout: float = 0.2,
+) -> NetBuilder:
+    """Return a builder of networks small enough for a unit test.
+
+    Args:
+        in_channels: ``C`` of the image.
+        ndim: 2 or 3 spatial axes, of any size.
+        norm: ``none`` where the rows of a batch must not influence each other.
+        dropout: channel dropout before the heads.
+    """
+
+    def build(**heads: int) -> nn.Module:
+        return TinyNet(in_channels, heads, ndim=ndim, norm=norm, dropout=dropout)
+
+    return build
+
+
+class TinyNet(nn.Module):
+    """Two 3-wide convolutions and one 1-wide per named head; raw float32 outputs."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: dict[str, int],
+        *,
+        ndim: int = 3,
+        norm: Literal["batch", "none"] = "batch",
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
+        drop = nn.Dropout3d if ndim == 3 else nn.Dropout2d
+        batch_norm = nn.BatchNorm3d if ndim == 3 else nn.BatchNorm2d
+        layers: list[nn.Module] = []
+        for c_in in (in_channels, 8):
+            layers.append(conv(c_in, 8, 3, padding=1))
+            layers += [batch_norm(8)] if norm == "batch" else []
+            layers.append(nn.ReLU())
+        self.body = nn.Sequential(*layers, drop(dropout))
+        self.heads = nn.ModuleDict({name: conv(8, c, 1) for name, c in heads.items()})
+        with torch.no_grad():
+            # Sure and unsure voxels from the start: a term that asks for sure ones finds some.
+            for head in self.heads.values():
+                head.weight.mul_(6.0)  # type: ignore[operator]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return each head's ``(B, c, *S)``."""
+        x = self.body(image)
+        return {name: head(x).float() for name, head in self.heads.items()}
+
+
+def random_batch(
+    num_classes: int = 2,
+    *,
+    labeled: int = 2,
+    unlabeled: int = 2,
+    channels: int = 1,
+    shape: tuple[int, ...] = (8, 12, 10),
+    seed: int = 0,
+) -> Batch:
+    """Return volumes with noise around an ellipsoid that holds every class.
+
+    Args:
+        num_classes: ``K``, counting background.
+        labeled: rows with a label, ``L``.
+        unlabeled: rows without.
+        channels: ``C``.
+        shape: ``*S``, two or three axes.
+        seed: same seed, same batch.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.stack([blob_label(num_classes, shape, rng) for _ in range(labeled + unlabeled)])
+    noise = torch.randn(labeled + unlabeled, channels, *shape, generator=rng)
+    image = noise + 1.5 * labels.unsqueeze(1)
+    # A copy: no storage that goes on behind the labeled rows.
+    return Batch(image, labels[:labeled].clone())
+
+
+def blob_label(num_classes: int, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Return ``(*S)`` int64: an ellipsoid near the centre, cut along axis 0 into the classes."""
+    axes = [torch.linspace(-1, 1, size) for size in shape]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    centre = 0.2 * (torch.rand(len(shape), generator=rng) - 0.5)
+    offset = grid - centre.view(-1, *[1] * len(shape))
+    inside = offset.square().sum(0) < 0.6
+    part = ((offset[0] + 0.6) / 1.2 * (num_classes - 1)).floor().long()
+    return torch.where(inside, part.clamp(0, num_classes - 2) + 1, 0)
