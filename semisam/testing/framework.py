@@ -294,7 +294,7 @@ def _check_losses(step: Step) -> None:
     assert step.losses, "a step must have a loss"
     for name, loss in step.losses.items():
         assert loss.ndim == 0, f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}"
-        assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {float(loss)}"
+        assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {loss.item()}"
     assert _objective(step).requires_grad, "the losses must have a gradient"
 
 

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from semisam.cli import main as cli
+from semisam.cli import plugins as cli_plugins
+from semisam.errors import InputError, PluginError, SemisamError
+
+BROKEN = "import a_library_that_is_not_there"
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "broken_dist-3.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-dist\nVersion: 3.1\n")
+    (info / "entry_points.txt").write_text(
+        "[semisam.prompters]\nred-broken = broken_cli_module:P\n"
+        + "[semisam.networks]\nvnet = broken_cli_module:P\n"
+    )
+    (tmp_path / "broken_cli_module.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def invoke(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.main, args, prog_name="semisam")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_list_names_kind_name_distribution_and_origin():
+    code, out, _ = invoke("plugins", "--kind", "framework")
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if " mt " in line]
+    assert "framework" in row and "semisam " in row and "built-in" in row
+    assert "vnet" not in out
+
+
+def test_json_has_every_plugin():
+    code, out, _ = invoke("plugins", "--json")
+    rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
+    assert code == 0
+    assert rows["framework", "mt"]["builtin"] is True
+    assert rows["network", "vnet"]["value"] == "semisam.networks.vnet:VNet"
+
+
+def test_a_name_shows_its_docstring_and_options():
+    code, out, _ = invoke("plugins", "vnet")
+    assert code == 0
+    assert "The 9.45 M-parameter V-Net" in out
+    (row,) = [line for line in out.splitlines() if "dropout" in line]
+    assert "float" in row and "0.5" in row and "rate at the bottleneck" in row
+    described = json.loads(invoke("plugins", "vnet", "--json")[1])
+    assert [o["name"] for o in described[0]["options"]] == ["filters", "dropout"]
+
+
+def test_an_unknown_name_is_one_sentence_and_2():
+    code, out, err = invoke("plugins", "vnte")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ") and "did you mean vnet?" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_check_loads_what_is_there():
+    code, out, _ = invoke("plugins", "mt", "--check")
+    assert code == 0
+    assert "ok" in out
+
+
+def test_check_names_what_is_broken(broken: None):
+    code, out, _ = invoke("plugins", "--check", "--json", "--kind", "prompter")
+    checks = {row["name"]: row["check"] for row in json.loads(out)}
+    assert code == 1
+    assert "broken-dist 3.1" in checks["red-broken"]
+    assert "a_library_that_is_not_there" in checks["red-broken"]
+    assert checks["box"] == "ok"
+    assert invoke("plugins", "--kind", "prompter")[0] == 0  # listing loads none
+
+
+def test_the_list_shows_what_is_refused(broken: None):
+    out = invoke("plugins", "--kind", "network")[1]
+    rows = [line for line in out.splitlines() if " vnet " in line]
+    assert len(rows) == 2
+    assert "shadows a built-in; refused" in rows[1]
+    code, out, _ = invoke("plugins", "vnet")
+    assert code == 0
+    assert "Refused: shadows a built-in" in out
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (PluginError, 2), (SemisamError, 1)])
+def test_errors_on_purpose_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: type[SemisamError], code: int
+):
+    fails(monkeypatch, error("x must be y, got z"))
+    assert invoke("plugins") == (code, "", "Error: x must be y, got z\n")
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, by: str):
+    fails(monkeypatch, InputError("x must be y"))
+    if by == "environment":
+        monkeypatch.setenv("SEMISAM_DEBUG", "1")
+    code, _, err = invoke(*(["--debug"] if by == "flag" else []), "plugins")
+    assert code == 2
+    assert "Traceback" in err and err.endswith("Error: x must be y\n")
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    fails(monkeypatch, ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        invoke("plugins")
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch):
+    fails(monkeypatch, KeyboardInterrupt())
+    code, _, err = invoke("plugins")
+    assert code == 130
+    assert err.strip() == "Interrupted."
+
+
+def test_usage_errors_are_2():
+    assert invoke("plugins", "--no-such-option")[0] == 2
+    code, _, err = invoke("plugin")
+    assert code == 2
+    assert "No such command 'plugin' (did you mean plugins?)" in err
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make the command raise, as if its work had."""
+
+    @click.command()
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(cli_plugins, "command", command)

@@ -1,0 +1,647 @@
+"""The contracts catch what they promise to: deliberately wrong implementations must fail."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semisam.framework import Framework, NetBuilder
+from semisam.testing import (
+    BackendContract,
+    DatasetContract,
+    FakeBackend,
+    FakePrompter,
+    FrameworkContract,
+    NetworkContract,
+    PrompterContract,
+    random_batch,
+    tiny_builder,
+)
+from semisam.testing.samples import TinyNet
+from semisam.types import Batch, Clock, Prompt, Step, View
+
+
+class Toy(Framework):
+    """A mean teacher in miniature, right in every respect; its children break one each."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.student = build(logits=num_classes)
+        self.teacher = build(logits=num_classes).requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.student(image)["logits"].softmax(1)
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        probs = self(batch.image)
+        rows = batch.num_labeled
+        target = nn.functional.one_hot(batch.label, self.num_classes).movedim(-1, 1)
+        supervised = (probs[:rows] - target).square().mean()
+        return Step({"mse": supervised, "consistency": self.consistency(batch, probs)}, probs)
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        with torch.no_grad():
+            taught = self.teacher(batch.image)["logits"].softmax(1)
+        rows = batch.num_labeled
+        return 0.1 * (probs[rows:] - taught[rows:]).square().mean()
+
+    def after_update(self, clock: Clock) -> None:
+        with torch.no_grad():
+            for t, s in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                t.lerp_(s, 0.1)
+
+
+class NoUnlabeledTerm(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return 0.0 * super().consistency(batch, probs)
+
+
+class DetachedTerm(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return super().consistency(batch, probs.detach())
+
+
+class NormalisedByItself(Toy):
+    """The published SemiSAM+ loss: s / (s + 1e-16), of value 1 and without a gradient."""
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        s = super().consistency(batch, probs)
+        return s / (s + 1e-16)
+
+
+class TrainedTeacher(Toy):
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.teacher.requires_grad_(True)
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return (probs - self.teacher(batch.image)["logits"].softmax(1)).square().mean()
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.student.parameters())}]
+
+
+class MovesTeacherInStep(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        self.after_update(clock)
+        return super().training_step(batch, clock)
+
+
+class WantsEveryLabel(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        if len(batch.label) != batch.num_labeled or len(batch.image) > 2 * len(batch.label):
+            raise IndexError("no label for the unlabeled rows")
+        return super().training_step(batch, clock)
+
+
+class NaNWithoutForeground(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        part = (batch.label > 0).float().sum()
+        return Step({**step.losses, "mse": step.losses["mse"] * part / part}, step.probs)
+
+
+class DividesByTheTimeLeft(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        late = torch.tensor(1.0) / (clock.total - clock.step - 1)
+        return Step({**step.losses, "late": late}, step.probs)
+
+
+class LosesAName(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        kept = {k: v for k, v in step.losses.items() if k == "mse" or clock.step > 0}
+        return Step(kept, step.probs)
+
+
+class Sigmoids(Toy):
+    def forward(self, image: Tensor) -> Tensor:
+        return self.student(image)["logits"].sigmoid()
+
+
+class DetachedProbs(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step(step.losses, step.probs.detach())
+
+
+class DeploysTheTeacher(Toy):
+    def forward(self, image: Tensor) -> Tensor:
+        net = self.student if self.training else self.teacher
+        return net(image)["logits"].softmax(1)
+
+
+class DropoutWhenDeployed(Toy):
+    def forward(self, image: Tensor) -> Tensor:
+        return (self.student(image)["logits"] + torch.randn(())).softmax(1)
+
+
+class NoiseInPlace(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        batch.image.add_(0.1)
+        return super().training_step(batch, clock)
+
+
+class ForgetsItsState(Toy):
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.seen = 0
+
+    def after_update(self, clock: Clock) -> None:
+        super().after_update(clock)
+        self.seen += 1
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return (1 + self.seen) * super().consistency(batch, probs)
+
+
+class UnseededNoise(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return super().consistency(batch, probs) * (1 + random.random())
+
+
+class TwoClassesOnly(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step(step.losses, step.probs[:, :2])
+
+
+class RawUncertainty(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step(step.losses, step.probs, uncertainty=2 + step.probs[:, :1].detach())
+
+
+class VectorLoss(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return super().consistency(batch, probs).reshape(1)
+
+
+class TestToy(FrameworkContract):
+    def make(self, build: NetBuilder, num_classes: int) -> Framework:
+        return Toy(build, num_classes)
+
+
+class TestToyOnPlanes(TestToy):
+    shape = (14, 10)
+    channels = 2
+
+
+class TestFakeBackend(BackendContract):
+    def make(self) -> FakeBackend:
+        return FakeBackend()
+
+
+class TestFakeBackendOnPlanes(BackendContract):
+    def make(self) -> FakeBackend:
+        return FakeBackend(ndim=2)
+
+
+class TestFakePrompter(PrompterContract):
+    def make(self) -> FakePrompter:
+        return FakePrompter()
+
+
+class TestTinyNet(NetworkContract):
+    shape = (7, 5, 6)
+
+    def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
+        return TinyNet(in_channels, dict(heads))
+
+
+def check_fails(contract: object, expected: str) -> None:
+    """Require that the expected test fails and that not everything does."""
+    with pytest.raises((AssertionError, RuntimeError, ValueError, IndexError)):
+        getattr(contract, expected)()
+    passed = []
+    for name in dir(contract):
+        if name.startswith("test_") and name != expected:
+            with contextlib.suppress(Exception):
+                getattr(contract, name)()
+                passed.append(name)
+    assert passed, "it fails everywhere: the wrong implementation is wrong in another way too"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (NoUnlabeledTerm, "test_unlabeled_rows_move_the_student"),
+        (DetachedTerm, "test_unlabeled_rows_move_the_student"),
+        (NormalisedByItself, "test_unlabeled_rows_move_the_student"),
+        (TrainedTeacher, "test_only_param_groups_are_trained"),
+        (MovesTeacherInStep, "test_only_param_groups_are_trained"),
+        (WantsEveryLabel, "test_one_labeled_row"),
+        (NaNWithoutForeground, "test_labels_of_one_class"),
+        (DividesByTheTimeLeft, "test_every_clock_gives_the_same_losses"),
+        (LosesAName, "test_every_clock_gives_the_same_losses"),
+        (Sigmoids, "test_step_on_two_and_four_classes"),
+        (DetachedProbs, "test_step_on_two_and_four_classes"),
+        (TwoClassesOnly, "test_step_on_two_and_four_classes"),
+        (RawUncertainty, "test_step_on_two_and_four_classes"),
+        (VectorLoss, "test_step_on_two_and_four_classes"),
+        (DeploysTheTeacher, "test_probs_are_what_forward_deploys"),
+        (DropoutWhenDeployed, "test_forward_is_deterministic_in_eval_mode"),
+        (NoiseInPlace, "test_batch_is_left_as_it_was"),
+        (ForgetsItsState, "test_state_round_trip"),
+        (UnseededNoise, "test_same_seed_same_result"),
+    ],
+)
+def test_wrong_frameworks_fail(wrong: type[Framework], expected: str):
+    class Contract(FrameworkContract):
+        def make(self, build: NetBuilder, num_classes: int) -> Framework:
+            return wrong(build, num_classes)
+
+    check_fails(Contract(), expected)
+
+
+def test_a_row_that_only_batch_norm_sees_is_no_unlabeled_term():
+    torch.manual_seed(0)
+    framework = NoUnlabeledTerm(tiny_builder(norm="batch"), 2)
+    batch, other = random_batch(seed=0), random_batch(seed=1)
+    gradients = []
+    for unlabeled in (batch.image[2:], other.image[2:]):
+        framework.zero_grad()
+        swapped = Batch(torch.cat([batch.image[:2], unlabeled]), batch.label)
+        torch.manual_seed(0)
+        framework.training_step(swapped, Clock(0, 10)).losses["mse"].backward()
+        gradients.append(framework.student.body[0].weight.grad.clone())
+    assert not torch.allclose(*gradients)  # so a comparison with BatchNorm would let it pass
+
+
+class KeepsTheLastMask(FakeBackend):
+    """The published fault: the next image starts from the mask of the one before."""
+
+    last: Tensor | None = None
+
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        logits = super().segment(embedding, prompt)
+        if self.last is not None and self.last.shape == logits.shape:
+            logits = logits + 0.1 * self.last
+        self.last = logits
+        return logits
+
+
+class KeepsTheImage(FakeBackend):
+    """The embedding is a handle to what the backend saw last, as in SAM's predictor."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        self.current = super().encode(image)
+        return torch.zeros(())
+
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return super().segment(self.current, prompt)
+
+
+class ModuleBackend(nn.Module):
+    ndim = 3
+    accepts = frozenset({"points"})
+    encode = FakeBackend.encode
+    segment = FakeBackend.segment
+
+
+class TrainModeBackend(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return nn.functional.dropout(super().segment(embedding, prompt), 0.5)
+
+
+class LowResolution(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return super().segment(embedding, prompt)[::2, ::2, ::2]
+
+
+class ScalesByContrast(FakeBackend):
+    def encode(self, image: Tensor) -> Tensor:
+        return super().encode(image) / image.std()
+
+
+class RejectsBoxes(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        if prompt.box is not None:
+            raise ValueError("no boxes")
+        return super().segment(embedding, prompt)
+
+
+class AcceptsText(FakeBackend):
+    accepts = frozenset({"points", "text"})
+
+
+class DoublePrecision(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return super().segment(embedding, prompt).double()
+
+
+class ShiftsPoints(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        if prompt.points is not None:
+            prompt.points.clamp_(max=5)
+        return super().segment(embedding, prompt)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (KeepsTheLastMask, "test_no_state_between_images"),
+        (KeepsTheLastMask, "test_no_state_between_prompts"),
+        (KeepsTheImage, "test_no_state_between_images"),
+        (ModuleBackend, "test_declares_what_it_is"),
+        (AcceptsText, "test_declares_what_it_is"),
+        (TrainModeBackend, "test_deterministic_and_without_trace"),
+        (ShiftsPoints, "test_deterministic_and_without_trace"),
+        (LowResolution, "test_odd_shape"),
+        (ScalesByContrast, "test_constant_image"),
+        (RejectsBoxes, "test_every_accepted_prompt"),
+        (DoublePrecision, "test_every_accepted_prompt"),
+    ],
+)
+def test_wrong_backends_fail(wrong: type[Any], expected: str):
+    class Contract(BackendContract):
+        def make(self) -> Any:
+            return wrong()
+
+    check_fails(Contract(), expected)
+
+
+class GlobalRng(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        return super().__call__(view, torch.default_generator)
+
+
+class NumpyRng(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        np.random.rand()
+        return super().__call__(view, rng)
+
+
+class AsksAnyway(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        centre = torch.tensor([[size // 2 for size in view.prob.shape]])
+        return Prompt(points=centre, labels=torch.ones(1, dtype=torch.int64))
+
+
+class NeverAsks(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        return None
+
+
+class Reversed(FakePrompter):
+    """(z, y, x) where the array has (x, y, z)."""
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        prompt = super().__call__(view, rng)
+        return prompt and Prompt(points=prompt.points.flip(1), labels=prompt.labels)
+
+
+class NoLabels(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        prompt = super().__call__(view, rng)
+        return prompt and Prompt(points=prompt.points)
+
+
+class ClosedBox(FakePrompter):
+    """The last voxel in place of the one past it: empty for a single voxel."""
+
+    emits = frozenset({"box"})
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        index = (view.prob > 0.5).nonzero()
+        return Prompt(box=torch.stack([index.amin(0), index.amax(0)])) if len(index) else None
+
+
+class OutsideBox(ClosedBox):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        prompt = super().__call__(view, rng)
+        return prompt and Prompt(box=prompt.box + torch.tensor([[-3], [3]]))
+
+
+class LogitMask(FakePrompter):
+    emits = frozenset({"mask"})
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        return Prompt(mask=view.prob.logit()) if bool((view.prob > 0.5).any()) else None
+
+
+class EmitsMore(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        prompt = super().__call__(view, rng)
+        return prompt and Prompt(prompt.points, prompt.labels, mask=view.prob.clone())
+
+
+class Remembers(FakePrompter):
+    calls = 0
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        self.calls += 1
+        for _ in range(self.calls):
+            prompt = super().__call__(view, rng)
+        return prompt
+
+
+class ThresholdsInPlace(FakePrompter):
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        view.prob[view.prob < 0.5] = 0
+        return super().__call__(view, rng)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (GlobalRng, "test_draws_from_its_generator_alone"),
+        (GlobalRng, "test_same_generator_same_prompt"),
+        (NumpyRng, "test_draws_from_its_generator_alone"),
+        (AsksAnyway, "test_nothing_on_an_empty_proposal"),
+        (NeverAsks, "test_asks_on_a_sure_proposal"),
+        (Reversed, "test_prompts_are_valid"),
+        (NoLabels, "test_prompts_are_valid"),
+        (ClosedBox, "test_prompts_are_valid"),
+        (OutsideBox, "test_prompts_are_valid"),
+        (LogitMask, "test_prompts_are_valid"),
+        (EmitsMore, "test_prompts_are_valid"),
+        (Remembers, "test_same_generator_same_prompt"),
+        (ThresholdsInPlace, "test_view_is_left_as_it_was"),
+    ],
+)
+def test_wrong_prompters_fail(wrong: type[Any], expected: str):
+    class Contract(PrompterContract):
+        def make(self) -> Any:
+            return wrong()
+
+    check_fails(Contract(), expected)
+
+
+class HalfPrecision(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = self.body(image)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+class Softmax(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: head.softmax(1) for name, head in super().forward(image).items()}
+
+
+class UnusedLayer(TinyNet):
+    def __init__(self, in_channels: int, heads: dict[str, int]) -> None:
+        super().__init__(in_channels, heads)
+        self.spare = nn.Conv3d(1, 1, 1)
+
+
+class HiddenState(TinyNet):
+    def __init__(self, in_channels: int, heads: dict[str, int]) -> None:
+        super().__init__(in_channels, heads)
+        self.scale = torch.rand(())
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: self.scale * head for name, head in super().forward(image).items()}
+
+
+class MixesRows(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return super().forward(image - image.mean())
+
+
+class OneHead(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"logits": super().forward(image)["logits"]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (HalfPrecision, "test_float32_under_autocast"),
+        (Softmax, "test_named_heads"),
+        (OneHead, "test_named_heads"),
+        (UnusedLayer, "test_gradient_reaches_every_parameter"),
+        (HiddenState, "test_state_round_trip"),
+        (MixesRows, "test_eval_mode_is_deterministic_and_rowwise"),
+    ],
+)
+def test_wrong_networks_fail(wrong: type[TinyNet], expected: str):
+    class Contract(NetworkContract):
+        shape = (7, 5, 6)
+
+        def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
+            return wrong(in_channels, dict(heads))
+
+    check_fails(Contract(), expected)
+
+
+class ToyDataset:
+    """Two training cases and one for the test, in memory."""
+
+    num_classes = 2
+    channels = 1
+    class_names = ("background", "blob")
+    train: tuple[str, ...] = ("a", "b")
+    test: tuple[str, ...] = ("c",)
+
+    def split(self) -> Any:
+        return SimpleNamespace(train=self.train, test=self.test)
+
+    def image(self, case: str) -> Any:
+        rng = np.random.default_rng(ord(case))
+        array = rng.standard_normal((1, 4, 5, 6)).astype(np.float32)
+        return SimpleNamespace(array=array, geometry=SimpleNamespace(spacing=(1.0, 1.0, 2.0)))
+
+    def label(self, case: str) -> Any:
+        return (self.image(case).array[0] > 1).astype(np.uint8)
+
+    def has_label(self, case: str) -> bool:
+        return True
+
+    def source(self, case: str) -> str:
+        return f"{case}.h5"
+
+
+class TestToyDataset(DatasetContract):
+    def make(self) -> Any:
+        return ToyDataset()
+
+
+class Overlapping(ToyDataset):
+    test = ("b", "c")
+
+
+class DoubleImages(ToyDataset):
+    def image(self, case: str) -> Any:
+        image = super().image(case)
+        image.array = image.array.astype(np.float64)
+        return image
+
+
+class OtherGrid(ToyDataset):
+    def label(self, case: str) -> Any:
+        return super().label(case)[:-1]
+
+
+class Label255(ToyDataset):
+    def label(self, case: str) -> Any:
+        return 255 * super().label(case)
+
+
+class Augmented(ToyDataset):
+    def image(self, case: str) -> Any:
+        image = super().image(case)
+        image.array += np.float32(np.random.rand())
+        return image
+
+
+class Cached(ToyDataset):
+    cache: Any = None
+
+    def image(self, case: str) -> Any:
+        self.cache = self.cache or super().image(case)
+        return self.cache
+
+
+class UnlabeledTest(ToyDataset):
+    def has_label(self, case: str) -> bool:
+        return case in self.train
+
+
+class UnnamedBackground(ToyDataset):
+    class_names = ("blob",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (Overlapping, "test_split"),
+        (DoubleImages, "test_images"),
+        (OtherGrid, "test_labels"),
+        (Label255, "test_labels"),
+        (UnlabeledTest, "test_labels"),
+        (Augmented, "test_reading_is_deterministic"),
+        (Cached, "test_what_is_read_is_a_copy"),
+        (UnnamedBackground, "test_declares_classes_and_channels"),
+    ],
+)
+def test_wrong_datasets_fail(wrong: type[Any], expected: str):
+    class Contract(DatasetContract):
+        def make(self) -> Any:
+            return wrong()
+
+    check_fails(Contract(), expected)
+
+
+def test_importing_the_contracts_needs_no_pytest():
+    code = "import sys; sys.modules['pytest'] = None; import semisam.testing"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_batches_hold_every_class_and_no_hidden_label():
+    batch = random_batch(4, labeled=1, unlabeled=3)
+    assert batch.label.unique().tolist() == [0, 1, 2, 3]
+    assert batch.label.untyped_storage().nbytes() == batch.label.numel() * 8
+    assert torch.equal(batch.image, random_batch(4, labeled=1, unlabeled=3).image)
+    assert batch.image.shape == (4, 1, 8, 12, 10)
