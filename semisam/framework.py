@@ -51,7 +51,7 @@ class Framework(nn.Module, ABC):
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return weighted losses and the differentiable probability map of one batch."""
 
-    def after_update(self, clock: Clock) -> None:  # noqa: B027 - most methods have nothing to do
+    def after_update(self, clock: Clock) -> None:
         """Run after each optimizer step: an EMA teacher is moved here."""
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -158,9 +158,26 @@ def check_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str,
     Raises:
         PluginError: an unknown or missing option or a wrong type; all faults in one message.
     """
+    return check_keywords(load(kind, name), f"{kind} {name!r}", options, kind)
+
+
+def check_keywords(
+    loaded: Callable[..., Any], what: str, options: Mapping[str, Any], kind: str = ""
+) -> dict[str, Any]:
+    """Check options against any constructor's keyword-only parameters, as `check_options` does.
+
+    Args:
+        loaded: a class or function.
+        what: how a message calls it.
+        options: by parameter name.
+        kind: whose reserved parameters are no options, if it is a plugin.
+
+    Raises:
+        PluginError: all faults in one message.
+    """
     from semisam import _options
 
-    known = _options.parameters(kind, load(kind, name))
+    known = _options.parameters(kind, loaded)
     faults = [
         f"option {option} does not exist{nearest(option, known)}"
         for option in options
@@ -180,7 +197,7 @@ def check_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str,
                 faults.append(str(error))
     if faults:
         exists = ", ".join(known) or "none"
-        raise PluginError(f"{kind} {name!r}: {'; '.join(faults)} (its options: {exists})")
+        raise PluginError(f"{what}: {'; '.join(faults)} (its options: {exists})")
     return checked
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Literal, Protocol
@@ -40,7 +40,7 @@ class Batches(Protocol):
         ...
 
 
-Stream = Iterator[tuple[int, Batch, float]]
+Stream = Iterable[tuple[int, Batch, float]]
 """Steps with their batch and the seconds that were waited for it."""
 Prefetch = Callable[[Batches, int, int], contextlib.AbstractContextManager[Stream]]
 
@@ -330,9 +330,7 @@ class _Log:
 
 
 @contextlib.contextmanager
-def _no_prefetch(
-    batches: Batches, start: int, stop: int
-) -> Iterator[Iterator[tuple[int, Batch, float]]]:
+def _no_prefetch(batches: Batches, start: int, stop: int) -> Iterator[Stream]:
     def stream() -> Iterator[tuple[int, Batch, float]]:
         for step in range(start, stop):
             began = time.perf_counter()

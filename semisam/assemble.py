@@ -1,0 +1,126 @@
+"""From settings to objects: dataset, network, method, branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from semisam import plugins
+from semisam.backend import Backend, Prompter
+from semisam.branch import SemiSAM
+from semisam.config import Options, RunSettings, method_options, semisam_options
+from semisam.data.dataset import Dataset, Split
+from semisam.errors import InputError, PluginError
+from semisam.framework import Framework, NetBuilder
+from semisam.seeding import derive_seed
+
+
+def recognise_dataset(path: Path | None) -> str:
+    """Return the name of the dataset plugin that reads this folder; ``phantom`` for none.
+
+    Raises:
+        InputError: if the folder is none, or no plugin or several recognise it.
+    """
+    if path is None:
+        return "phantom"
+    if not path.is_dir():
+        what = "a file" if path.exists() else "nothing there"
+        raise InputError(f"--data must be a folder of scans, got {path} ({what}): check the path")
+    names = [
+        name
+        for name, plugin in plugins.list_plugins("dataset").items()
+        if plugin.problem is None and plugins.load("dataset", name).recognises(path)  # type: ignore[attr-defined]
+    ]
+    if len(names) != 1:
+        known = ", ".join(plugins.list_plugins("dataset"))
+        raise InputError(
+            f"--data must be a layout that one dataset plugin recognises (installed: {known}), got "
+            f"{path}, which {' and '.join(names) if names else 'none of them'} recognises: name "
+            "one with --dataset; the published Left Atrium layout has train.list, test.list and "
+            "<case>/mri_norm2.h5"
+        )
+    return names[0]
+
+
+def open_dataset(settings: RunSettings) -> Dataset:
+    """Open the settings' dataset."""
+    options = plugins.check_options("dataset", settings.dataset, settings.dataset_options)
+    path = None if settings.data is None else Path(settings.data)
+    dataset: Dataset = plugins.load("dataset", settings.dataset)(path, **options)
+    return dataset
+
+
+def choose_labeled(
+    split: Split, labels: int, subset: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the labeled and the unlabeled training cases.
+
+    Subset 0 is the first ``labels`` of the list, as published; subset k > 0 the first ``labels`` of
+    the k-th seeded permutation, so that the labeled cases of a larger number contain those of a
+    smaller one.
+
+    Raises:
+        InputError: if there are fewer training cases than labels.
+    """
+    cases = list(split.train)
+    if labels > len(cases):
+        raise InputError(
+            f"--labels must be at most the number of training cases, {len(cases)}, got {labels}"
+        )
+    if subset:
+        rng = np.random.Generator(np.random.Philox(derive_seed("subset", subset)))
+        cases = [cases[i] for i in rng.permutation(len(cases))]
+    return tuple(cases[:labels]), tuple(cases[labels:])
+
+
+def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
+    """Return a builder of the settings' network for images of so many channels."""
+    options = plugins.check_options("network", settings.network, settings.network_options)
+    network = plugins.load("network", settings.network)
+
+    def build(**heads: int) -> nn.Module:
+        module: nn.Module = network(channels, heads, **options)
+        return module
+
+    return build
+
+
+def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
+    """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
+    options = plugins.check_options("framework", settings.method, method_options(settings))
+    build = network_builder(settings, channels)
+    method = plugins.load("framework", settings.method)
+    framework: Framework = _construct(
+        f"the method {settings.method}", lambda: method(build, num_classes, **options)
+    )
+    if settings.sam == "none":
+        return framework
+    backend, prompter = make_pair(settings)
+    branch: Options = plugins.check_keywords(SemiSAM, "semisam", semisam_options(settings))
+    return SemiSAM(framework, backend, prompter, **{"seed": settings.seed, **branch})
+
+
+def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
+    """Build the promptable segmenter and the prompter of the settings."""
+    backend_options = plugins.check_options("backend", settings.sam, settings.sam_options)
+    prompter_options = plugins.check_options(
+        "prompter", settings.prompter, settings.prompter_options
+    )
+    backend = plugins.load("backend", settings.sam)
+    prompter = plugins.load("prompter", settings.prompter)
+    return (
+        _construct(f"the backend {settings.sam}", lambda: backend(**backend_options)),
+        _construct(f"the prompter {settings.prompter}", lambda: prompter(**prompter_options)),
+    )
+
+
+def _construct(what: str, make: Callable[[], Any]) -> Any:
+    """Call a constructor; a value that it refuses is the user's to correct."""
+    try:
+        return make()
+    except ValueError as error:
+        raise PluginError(f"{what} refuses its options: {error}") from error

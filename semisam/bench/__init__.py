@@ -1,0 +1,1 @@
+"""Grids of runs, the results store and the comparison table."""

@@ -1,0 +1,133 @@
+"""The grid of a comparison: which runs there are, checked before the first one starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semisam.assemble import choose_labeled, make_framework, open_dataset
+from semisam.config import RunSettings, make_settings
+from semisam.data.dataset import Split
+from semisam.data.store import VolumeStore, data_hash
+from semisam.run import check_run
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a grid runs over.
+
+    Attributes:
+        methods: framework plugins.
+        sams: backend plugins, ``none`` for the bare method.
+        labels: numbers of labeled cases.
+        subsets: labeled subsets; 0 is the published one.
+        seeds: run seeds.
+    """
+
+    methods: Sequence[str]
+    sams: Sequence[str] = ("none",)
+    labels: Sequence[int] = (1, 2, 4)
+    subsets: Sequence[int] = (0,)
+    seeds: Sequence[int] = (0,)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a grid: its settings and the name of its folder."""
+
+    settings: RunSettings
+    name: str
+
+
+def expand(
+    axes: Axes,
+    common: Mapping[str, Any],
+    suggested: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+) -> list[RunSettings]:
+    """Return the settings of every run, the cheap and telling ones first.
+
+    Args:
+        axes: what the grid runs over.
+        common: settings that the user gave for all runs.
+        suggested: settings that the dataset suggests where the user gave none.
+        options: constructor options by plugin name, given to the method or backend of that name.
+    """
+    runs = []
+    order = itertools.product(axes.seeds, axes.subsets, axes.labels, axes.methods, axes.sams)
+    for seed, subset, labels, method, sam in order:
+        explicit = {
+            **common,
+            "method": method,
+            "method_options": dict(options.get(method, {})),
+            "labels": labels,
+            "subset": subset,
+            "seed": seed,
+            "sam": sam,
+            "sam_options": {} if sam == "none" else dict(options.get(sam, {})),
+        }
+        if sam == "none":
+            # A bare run is the same whatever the branch's options: it must not be run twice.
+            for key in ("prompter", "prompter_options", "semisam_options"):
+                explicit.pop(key, None)
+        runs.append(make_settings(explicit, suggested))
+    return list({run.model_dump_json(): run for run in runs}.values())
+
+
+def check(
+    runs: Sequence[RunSettings], on_case: Callable[[int, int], None] | None = None
+) -> list[Run]:
+    """Check every run of a grid before the first one starts, and name them.
+
+    All images, the labels of the cases that are labeled in some run, and those of the test cases
+    are read once; no other label is.
+
+    Raises:
+        InputError: if any setting, plugin or volume cannot be used.
+    """
+    dataset = open_dataset(runs[0])
+    split = dataset.split()
+    _check_methods(runs, split, dataset.channels, dataset.num_classes)
+    chosen = {(r.labels, r.subset): choose_labeled(split, r.labels, r.subset) for r in runs}
+    ever_labeled = {case for labeled, _ in chosen.values() for case in labeled}
+    store = VolumeStore(
+        dataset,
+        labeled=[case for case in split.train if case in ever_labeled],
+        unlabeled=[case for case in split.train if case not in ever_labeled],
+        test=split.test,
+    )
+    hashes = store.check(on_case)
+    named = []
+    for run in runs:
+        labeled, _ = chosen[run.labels, run.subset]
+        readable = {f"label:{case}" for case in (*labeled, *split.test)}
+        used = {k: v for k, v in hashes.items() if k.startswith("image:") or k in readable}
+        named.append(Run(run, _folder_name(run, run.identity(data_hash(used)))))
+    return named
+
+
+def _check_methods(
+    runs: Sequence[RunSettings], split: Split, channels: int, num_classes: int
+) -> None:
+    """Build each distinct method once, on no memory, and check what it is to be trained with."""
+    dataset = open_dataset(runs[0])
+    for run in runs:
+        labeled, unlabeled = choose_labeled(split, run.labels, run.subset)
+        with torch.random.fork_rng(devices=[]):
+            framework = make_framework(run, channels, num_classes)
+        check_run(run, dataset, framework, len(labeled), len(unlabeled))
+
+
+def _folder_name(run: RunSettings, identity: str) -> str:
+    sam = "" if run.sam == "none" else f"+{run.sam}"
+    return f"{run.method}{sam}-n{run.labels}-subset{run.subset}-seed{run.seed}-{identity}"
+
+
+def runs_folder(out: Path) -> Path:
+    """Return where the runs of a comparison lie."""
+    return out / "runs"

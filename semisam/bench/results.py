@@ -1,0 +1,100 @@
+"""The results store: a folder per run is the truth; ``results.csv`` and ``table.csv`` follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from semisam.files import replace_file
+from semisam.run import RESULT
+
+TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
+_PERCENT = {"dice", "jaccard"}
+_GROUP = ["protocol", "method", "sam", "prompter", "labeled", "unlabeled"]
+
+
+def collect(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return one row a finished run: every setting, metrics, cost, versions and hashes.
+
+    Args:
+        folders: run folders; those without a result are passed over.
+    """
+    rows = [_flatten(json.loads(path.read_text())) for path in _results(folders)]
+    return pd.DataFrame(rows)
+
+
+def comparison(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparison table: mean and SD over runs (seeds and labeled subsets).
+
+    Dice and Jaccard are in percent, distances in voxels, as in the paper. ``gain_dice`` is the mean
+    difference to the same method without SAM over the (subset, seed) pairs that both have, in
+    points; ``empty`` counts empty predictions over all runs.
+    """
+    frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
+    for metric in TABLE_METRICS:
+        scale = 100.0 if metric in _PERCENT else 1.0
+        frame[metric] = frame[f"metrics.{metric}"] * scale
+    rows = []
+    for key, group in frame.groupby(_GROUP, sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(_GROUP, key, strict=True))
+        row["runs"] = len(group)
+        for metric in TABLE_METRICS:
+            row[metric] = group[metric].mean()
+            row[f"{metric}_sd"] = group[metric].std(ddof=1)
+        row["empty"] = int(group["metrics.empty_predictions"].sum())
+        row["gain_dice"] = _gain(frame, group)
+        row["train_seconds"] = group["cost.train_seconds"].mean()
+        row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.sort_values(
+        ["labeled", "method", "sam"], key=_none_first, kind="stable", ignore_index=True
+    )
+
+
+def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
+    """Write a CSV, beside and renamed."""
+    with replace_file(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
+
+
+def _gain(frame: pd.DataFrame, group: pd.DataFrame) -> float | None:
+    first = group.iloc[0]
+    if first["sam"] == "none":
+        return None
+    same = (
+        (frame["protocol"] == first["protocol"])
+        & (frame["method"] == first["method"])
+        & (frame["sam"] == "none")
+        & (frame["labels"] == first["labels"])
+    )
+    pairs = group.merge(frame[same], on=["subset", "seed"], suffixes=("", "_bare"))
+    if pairs.empty:
+        return None
+    return float((pairs["dice"] - pairs["dice_bare"]).mean())
+
+
+def _none_first(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Sort a method's bare row before its rows with SAM."""
+    return column.where(column != "none", "") if column.name == "sam" else column
+
+
+def _results(folders: Iterable[Path]) -> list[Path]:
+    return [path for path in (folder / RESULT for folder in folders) if path.is_file()]
+
+
+def _flatten(result: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": result["run"]}
+    for key, value in result["settings"].items():
+        row[key] = json.dumps(value) if isinstance(value, list | dict) else value
+    if row["sam"] == "none":
+        row["prompter"] = ""
+    row["options"] = json.dumps(result["options"])
+    for part in ("data", "metrics", "training", "cost", "versions"):
+        for key, value in result[part].items():
+            row[f"{part}.{key}"] = " ".join(value) if isinstance(value, list) else value
+    return row

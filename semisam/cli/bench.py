@@ -1,0 +1,112 @@
+"""``semisam bench``: a grid of runs and its comparison table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from semisam.cli.options import Names, Numbers, run_options
+
+
+@click.command("bench", short_help="Run a grid of methods and labels; make its table.")
+@click.option("--method", "methods", type=Names(), required=True, help="Methods to compare.")
+@click.option("--labels", type=Numbers(), default="1,2,4", show_default=True, help="Labeled cases.")
+@click.option(
+    "--sam",
+    "sams",
+    type=Names(),
+    default=None,
+    help="Promptable models; none is the bare method. [default: none and the embedded one]",
+)
+@click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Run seeds.")
+@click.option(
+    "--subsets",
+    type=Numbers(),
+    default="0",
+    show_default=True,
+    help="Labeled subsets: 0 the first N of the list, k > 0 seeded draws.",
+)
+@click.option("--out", default="runs/bench", show_default=True, help="Where all results go.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="At a time.")
+@run_options
+def command(
+    methods: tuple[str, ...],
+    labels: tuple[int, ...],
+    sams: tuple[str, ...] | None,
+    seeds: tuple[int, ...],
+    subsets: tuple[int, ...],
+    out: str,
+    jobs: int,
+    **given: Any,
+) -> None:
+    """Compare methods, with and without SemiSAM, at few labels.
+
+    Runs the grid methods x labels x SAM x subsets x seeds, each run in a process of its own, and
+    writes results.csv (a row a run) and table.csv (the comparison) into the output folder. A run
+    finished earlier is not run again; one that was stopped goes on where it was.
+
+    \b
+    semisam bench --method mt --labels 1,2
+    semisam bench --data LA --method supervised,mt --labels 1,2,4 --out runs/la
+    """
+    from semisam.bench import grid, local, results
+    from semisam.cli.display import GridDisplay, console, print_table
+    from semisam.cli.options import common_settings, suggested_settings
+    from semisam.defaults import DEFAULT_BACKEND
+    from semisam.files import writable_folder
+
+    sams = sams or ("none", DEFAULT_BACKEND)
+    common, options = common_settings(given, methods, sams)
+    suggested = suggested_settings(common)
+    axes = grid.Axes(methods, sams, labels, subsets, seeds)
+    runs = grid.expand(axes, common, suggested, options)
+    folder = grid.runs_folder(writable_folder(Path(out)))
+
+    if "data" not in common:
+        console.print(
+            "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
+            "Figures from them say nothing about real scans."
+        )
+    told = {key: value for key, value in suggested.items() if key not in common}
+    if told:
+        shown = ", ".join(f"{key} {_show(value)}" for key, value in sorted(told.items()))
+        console.print(f"Settings that suit these scans, unless you give others: {shown}.")
+    with console.status("Checking settings, plugins and scans") as status:
+        named = grid.check(
+            runs, lambda done, total: status.update(f"Checking the scans: {done} of {total}")
+        )
+    with GridDisplay(len(named)) as display:
+        outcomes = local.run_all(named, folder, display, jobs)
+    frame = results.collect(folder / run.name for run in named)
+    if not frame.empty:
+        results.write(frame, Path(out) / "results.csv", digits=10)
+        table = results.comparison(frame)
+        results.write(table, Path(out) / "table.csv")
+        print_table(table)
+        console.print(f"Written: {Path(out) / 'table.csv'}, {Path(out) / 'results.csv'}")
+    _report(outcomes)
+
+
+def _report(outcomes: list[Any]) -> None:
+    """Say what did not finish, and end with the exit code that fits."""
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            click.echo(f"Failed: {outcome.run.name}: {outcome.message}", err=True)
+    stopped = sum(outcome.status == "interrupted" for outcome in outcomes)
+    if stopped:
+        click.echo(
+            f"Interrupted; {stopped} of {len(outcomes)} runs are not finished, nothing is lost: run "
+            "the same command again to go on.",
+            err=True,
+        )
+        raise SystemExit(130)
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        click.echo(f"{failed} of {len(outcomes)} runs failed.", err=True)
+        raise SystemExit(1)
+
+
+def _show(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,157 @@
+"""Progress and tables in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from semisam.bench.grid import Run
+    from semisam.bench.local import Outcome
+
+console = Console(highlight=False)
+
+_PHASES = {"check": "checking scans", "train": "training", "evaluate": "evaluating"}
+
+
+class _LossColumn(ProgressColumn):
+    """The loss of the moment, where there is one."""
+
+    def render(self, task: Task) -> Text:
+        loss = task.fields.get("loss")
+        return Text("" if loss is None else f"loss {loss:.3f}", style="cyan")
+
+
+def progress_bars() -> Progress:
+    """Return bars with count, elapsed and remaining time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        _LossColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class GridDisplay:
+    """One bar for the grid and one for each run at work; a line for every run that ended."""
+
+    def __init__(self, runs: int) -> None:
+        self._bars = progress_bars()
+        self._runs = runs
+        self._ended = 0
+        self._grid = self._bars.add_task("all runs", total=runs)
+        self._tasks: dict[str, tuple[TaskID, str]] = {}
+
+    def __enter__(self) -> GridDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, run: Run) -> None:
+        """Add a bar."""
+        task = self._bars.add_task(f"{_title(run)}: starting", total=None)
+        self._tasks[run.name] = (task, "starting")
+
+    def moved(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Move the run's bar, beginning a new one with each phase."""
+        task, phase = self._tasks[run.name]
+        if phase != state["phase"]:
+            self._bars.remove_task(task)
+            what = _PHASES.get(state["phase"], state["phase"])
+            task = self._bars.add_task(f"{_title(run)}: {what}", total=state["total"])
+            self._tasks[run.name] = (task, state["phase"])
+        self._bars.update(task, completed=state["done"], loss=state.get("loss"))
+        if state["phase"] == "train":
+            # Training is nearly all of a run, so the grid's bar moves with it.
+            self._bars.update(self._grid, completed=self._ended + 0.95 * _share(state))
+
+    def ended(self, outcome: Outcome) -> None:
+        """Remove the run's bar and print how it ended."""
+        self._ended += 1
+        task, _ = self._tasks.pop(outcome.run.name, (None, ""))
+        if task is not None:
+            self._bars.remove_task(task)
+        self._bars.update(self._grid, completed=self._ended)
+        words = {
+            "done": "[green]done[/green]",
+            "kept": "[green]finished earlier[/green]",
+            "failed": "[red]failed[/red]",
+            "interrupted": "[yellow]not finished[/yellow]",
+        }
+        console.print(
+            f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}"
+        )
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Print the comparison table, mean ± SD over runs, as the paper lays it out."""
+    shown = Table(title="Comparison (mean ± SD over seeds and labeled subsets)", title_style="bold")
+    for name in ("Method", "SAM", "Labeled/unlabeled", "Runs"):
+        shown.add_column(name)
+    for name in ("Dice [%]", "Jaccard [%]", "ASD [voxel]", "95HD [voxel]", "Empty", "Gain [Dice]"):
+        shown.add_column(name, justify="right")
+    previous = None
+    for row in table.to_dict("records"):
+        if previous is not None and row["labeled"] != previous:
+            shown.add_section()
+        previous = row["labeled"]
+        method = row["method"] if row["sam"] == "none" else f"{row['method']} + SemiSAM"
+        gain = row["gain_dice"]
+        shown.add_row(
+            method,
+            "" if row["sam"] == "none" else str(row["sam"]),
+            f"{row['labeled']}/{row['unlabeled']}",
+            str(row["runs"]),
+            *(
+                _mean_sd(row[m], row[f"{m}_sd"])
+                for m in ("dice", "jaccard", "asd_voxel", "hd95_voxel")
+            ),
+            str(row["empty"]),
+            "" if gain is None or math.isnan(gain) else f"{gain:+.2f}",
+        )
+    console.print(shown)
+
+
+def _mean_sd(mean: float, sd: float) -> str:
+    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _share(state: Mapping[str, Any]) -> float:
+    return float(state["done"]) / max(int(state["total"]), 1)
+
+
+def _title(run: Run) -> str:
+    s = run.settings
+    sam = "" if s.sam == "none" else f" + {s.sam}"
+    extra = f", subset {s.subset}" if s.subset else ""
+    return f"{s.method}{sam}, {s.labels} labeled, seed {s.seed}{extra}"

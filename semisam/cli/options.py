@@ -1,0 +1,182 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BRANCH = "semisam"
+"""The name under which ``--set`` reaches the SemiSAM branch's own options."""
+
+
+class Names(click.ParamType):
+    """``a,b,c``: names separated by commas."""
+
+    name = "NAME,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Split and strip."""
+        if not isinstance(value, str):
+            return tuple(value)
+        names = tuple(part.strip() for part in value.split(","))
+        if not all(names):
+            self.fail(f"names separated by commas are required, got {value!r}", param, ctx)
+        return tuple(dict.fromkeys(names))
+
+
+class Numbers(click.ParamType):
+    """``1,2,4``: whole numbers separated by commas."""
+
+    name = "N,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Split and convert."""
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            return tuple(dict.fromkeys(int(part) for part in value.split(",")))
+        except ValueError:
+            self.fail(f"whole numbers separated by commas are required, got {value!r}", param, ctx)
+
+
+class Size(click.ParamType):
+    """``64x64x48``: voxels per axis."""
+
+    name = "WxHxD"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Split at ``x`` or a comma."""
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            return tuple(int(part) for part in value.lower().replace(",", "x").split("x"))
+        except ValueError:
+            self.fail(f"voxels per axis such as 64x64x48 are required, got {value!r}", param, ctx)
+
+
+_OPTIONS = (
+    click.option("--data", metavar="FOLDER", help="Scans; without it, generated phantoms."),
+    click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells."),
+    click.option("--network", metavar="NAME", help="Network plugin (vnet)."),
+    click.option("--prompter", metavar="NAME", help="Prompter plugin (uncertainty-points)."),
+    click.option(
+        "--protocol", metavar="NAME", help="paper (default), or published: the authors' script."
+    ),
+    click.option("--iterations", type=int, help="Optimizer steps (6000, or what the data suggest)."),
+    click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
+    click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
+    click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
+    click.option("--lr-step", type=int, help="Iterations between divisions of it by ten (2500)."),
+    click.option("--clip", type=float, help="Maximal gradient norm (no clipping)."),
+    click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="(bf16)"),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one)."),
+    click.option("--stride", type=Size(), help="Test window's stride (18/18/4 at 112/112/80)."),
+    click.option(
+        "--largest-component/--all-components",
+        default=None,
+        help="Keep each predicted class's largest component only (no).",
+    ),
+    click.option("--save-predictions", is_flag=True, default=None, help="NIfTI per test case."),
+    click.option("--checkpoint-every", type=int, help="Iterations between checkpoints (100)."),
+    click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="PLUGIN.OPTION=VALUE",
+        help="An option of a method, backend, prompter, network, dataset, or of the branch itself "
+        f"({BRANCH}.weight=0.2). `semisam plugins NAME` lists them. Repeatable.",
+    ),
+)
+
+
+def run_options(function: F) -> F:
+    """Give a command the options of a run."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Parse ``--set`` values into options by plugin name.
+
+    Raises:
+        InputError: if one is not of the form ``plugin.option=value``.
+    """
+    from semisam.errors import InputError
+
+    found: dict[str, dict[str, str]] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        plugin, dot, option = place.strip().rpartition(".")
+        if not (equals and dot and plugin and option):
+            raise InputError(
+                f"--set must be of the form PLUGIN.OPTION=VALUE, got {text!r}: for example "
+                "--set mt.ema_decay=0.995"
+            )
+        found.setdefault(plugin, {})[option.replace("-", "_")] = value.strip()
+    return found
+
+
+def common_settings(
+    given: Mapping[str, Any], methods: Sequence[str], sams: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Turn the shared options into settings common to all runs, and options by plugin name.
+
+    Args:
+        given: the values of `run_options`, ``None`` where the user gave none.
+        methods: that will run.
+        sams: backends that will run.
+
+    Raises:
+        InputError: if ``--set`` names a plugin that takes no part.
+    """
+    from pathlib import Path
+
+    import torch
+
+    from semisam.assemble import recognise_dataset
+    from semisam.errors import InputError
+
+    options = assignments(given.get("assignments", ()))
+    common = {
+        key: value for key, value in given.items() if value is not None and key != "assignments"
+    }
+    if "data" in common:
+        path = Path(common["data"])
+        # Runs have processes of their own, whose working folder is not the concern of a result.
+        common["data"] = str(path.resolve())
+        if "dataset" not in common:
+            common["dataset"] = recognise_dataset(path)
+    common.setdefault("dataset", "phantom")
+    common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    for kind, default in (
+        ("dataset", "phantom"),
+        ("network", "vnet"),
+        ("prompter", "uncertainty-points"),
+    ):
+        name = common.get(kind, default)
+        if name in options:
+            common[f"{kind}_options"] = options.pop(name)
+    if BRANCH in options:
+        common["semisam_options"] = options.pop(BRANCH)
+    idle = sorted(set(options) - set(methods) - set(sams))
+    if idle:
+        taking_part = [*methods, *(s for s in sams if s != "none"), common["dataset"], BRANCH]
+        raise InputError(
+            f"--set must name a plugin that takes part, got {', '.join(idle)}: here these do: "
+            f"{', '.join(taking_part)}, the network and the prompter"
+        )
+    return common, options
+
+
+def suggested_settings(common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the dataset suggests where the user says nothing."""
+    from semisam.assemble import open_dataset
+    from semisam.config import make_settings
+
+    probe = {key: common[key] for key in ("data", "dataset", "dataset_options") if key in common}
+    return dict(open_dataset(make_settings({**probe, "labels": 1})).suggested)

@@ -1,0 +1,4 @@
+"""Names that several places must agree on."""
+
+DEFAULT_BACKEND = "geodesic"
+"""The promptable model of ``--sam`` that ships in the package."""

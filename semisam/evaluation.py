@@ -1,0 +1,134 @@
+"""Scores of a trained method on the test cases, one row per case and class."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semisam.data.dataset import Image
+from semisam.data.io import write_nifti
+from semisam.data.store import VolumeStore
+from semisam.framework import Framework
+from semisam.inference import sliding_window
+from semisam.metrics import evaluate_labelmap, largest_components
+from semisam.trainer import Precision, autocast, to_channels_last
+
+METRICS = (
+    "dice",
+    "jaccard",
+    "hd95_voxel",
+    "asd_voxel",
+    "assd_voxel",
+    "hd95_mm",
+    "asd_mm",
+    "assd_mm",
+)
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    framework: Framework,
+    image: Image,
+    patch: Sequence[int],
+    stride: Sequence[int],
+    *,
+    device: torch.device,
+    precision: Precision,
+    window_batch: int = 4,
+    on_window: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Return ``(K, *S)`` probabilities of one volume: eval mode, mean over overlapping windows."""
+
+    def predict(window: torch.Tensor) -> torch.Tensor:
+        with autocast(device, precision):
+            probs: torch.Tensor = framework(to_channels_last(window))
+        return probs.float()
+
+    framework.eval()
+    # A copy: the store's arrays are read-only, which torch cannot express.
+    volume = torch.from_numpy(np.array(image.array)).to(device)
+    return sliding_window(
+        predict, volume, patch, stride, window_batch=window_batch, on_window=on_window
+    )
+
+
+def evaluate(
+    framework: Framework,
+    store: VolumeStore,
+    cases: Sequence[str],
+    patch: Sequence[int],
+    stride: Sequence[int],
+    *,
+    device: torch.device,
+    precision: Precision,
+    largest_component: bool = False,
+    predictions: Path | None = None,
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Predict and score every case.
+
+    Args:
+        framework: on ``device``.
+        store: gives images and labels of the cases.
+        cases: their names.
+        patch: sliding window, in voxels.
+        stride: of the window, in voxels.
+        device: where the network runs.
+        precision: of the network.
+        largest_component: keep each class's largest component only.
+        predictions: a folder for ``<case>.nii.gz``, in the image's geometry.
+        on_case: called with (cases done, cases in all).
+
+    Returns:
+        One row per case and foreground class: ``case``, ``class``, the metrics, whether prediction
+        or reference is empty, and the seconds that the prediction took.
+    """
+    rows: list[dict[str, Any]] = []
+    classes = store.dataset.num_classes
+    for done, case in enumerate(cases, start=1):
+        image = store.image(case)
+        began = time.perf_counter()
+        probs = predict_probabilities(
+            framework, image, patch, stride, device=device, precision=precision
+        )
+        labelmap: NDArray[np.uint8] = probs.argmax(0).to(torch.uint8).cpu().numpy()
+        seconds = time.perf_counter() - began
+        if largest_component:
+            labelmap = largest_components(labelmap, classes).astype(np.uint8)
+        if predictions is not None:
+            write_nifti(predictions / f"{case}.nii.gz", labelmap, image.geometry)
+        scores = evaluate_labelmap(labelmap, store.label(case), classes, image.geometry.spacing)
+        names = store.dataset.class_names[1:]
+        for name, score in zip(names, scores, strict=True):
+            rows.append({"case": case, "class": name, **asdict(score), "seconds": seconds})
+        if on_case is not None:
+            on_case(done, len(cases))
+    return rows
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
+    """Return mean and SD over cases of every metric, the classes of a case averaged first.
+
+    Keys are ``<metric>`` and ``<metric>_sd_cases`` (``n - 1``; 0 for a single case), and
+    ``empty_predictions``, the number of (case, class) pairs with nothing predicted.
+    """
+    rows = list(rows)
+    by_case: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_case.setdefault(row["case"], []).append(row)
+    summary: dict[str, float | int] = {}
+    for metric in METRICS:
+        values = [math.fsum(r[metric] for r in group) / len(group) for group in by_case.values()]
+        summary[metric] = math.fsum(values) / len(values)
+        summary[f"{metric}_sd_cases"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    summary["empty_predictions"] = sum(bool(row["empty_prediction"]) for row in rows)
+    return summary
