@@ -1,0 +1,56 @@
+"""The eight orientations: all of them, equally often, the identity among them."""
+
+import numpy as np
+import pytest
+
+from semisam.data.augment import ORIENTATIONS, draw_orientation, orient, shape_before
+
+PLANE = np.arange(6).reshape(2, 3)
+
+
+def test_identity_is_orientation_zero():
+    assert np.array_equal(orient(PLANE, 0), PLANE)
+
+
+def test_eight_different_orientations():
+    seen = {(orient(PLANE, o).shape, orient(PLANE, o).tobytes()) for o in range(ORIENTATIONS)}
+    assert len(seen) == 8
+
+
+def test_orientation_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="0 to 7, got 8"):
+        orient(PLANE, 8)
+
+
+def test_all_drawn_equally_often_identity_included():
+    rng = np.random.default_rng(0)
+    counts = np.bincount([draw_orientation(rng) for _ in range(8000)], minlength=8)
+    assert counts.shape == (8,)
+    assert abs(counts - 1000).max() < 130  # over four standard deviations
+
+
+def test_channels_first_image_turns_like_its_label():
+    volume = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    for orientation in range(ORIENTATIONS):
+        turned = orient(np.stack([volume, -volume]), orientation, (1, 2))
+        assert np.array_equal(turned[0], orient(volume, orientation))
+        assert np.array_equal(turned[1], -orient(volume, orientation))
+
+
+def test_third_axis_is_left_alone():
+    volume = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    for orientation in range(ORIENTATIONS):
+        turned = orient(volume, orientation)
+        assert np.array_equal(turned[..., 1], orient(volume[..., 1], orientation))
+
+
+def test_shape_before_gives_the_wanted_shape():
+    for orientation in range(ORIENTATIONS):
+        cut = np.zeros(shape_before((4, 6, 3), orientation))
+        assert orient(cut, orientation).shape == (4, 6, 3)
+        assert orient(np.zeros(shape_before((4, 6), orientation)), orientation).shape == (4, 6)
+
+
+def test_orient_copies_nothing():
+    for orientation in range(ORIENTATIONS):
+        assert np.shares_memory(orient(PLANE, orientation), PLANE)

@@ -1,0 +1,349 @@
+"""Batches as a pure function of (seed, step)."""
+
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from semisam.data.augment import orient
+from semisam.data.dataset import Dataset, Image, Split
+from semisam.data.io import Geometry
+from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
+from semisam.data.store import VolumeStore
+from semisam.errors import InputError
+from semisam.types import Batch
+
+
+class Coded(Dataset):
+    """Every voxel's value is its own place: case number and flat index, in image and label."""
+
+    name = "coded"
+
+    def __init__(self, shapes, channels=1):
+        super().__init__()
+        self.shapes = shapes
+        self.num_classes, self.channels = 256, channels
+
+    def split(self):
+        return Split(tuple(self.shapes), ())
+
+    def image(self, case):
+        shape = self.shapes[case]
+        flat = np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+        return Image(
+            np.stack([flat + channel * 1e5 for channel in range(self.channels)]),
+            Geometry(spacing=(1.0,) * len(shape)),
+            has_geometry=False,
+        )
+
+    def label(self, case):
+        shape = self.shapes[case]
+        return (np.arange(1, 1 + np.prod(shape)) % 251).astype(np.uint8).reshape(shape)
+
+    def has_label(self, case):
+        return True
+
+    def source(self, case):
+        return f"{case}.nii"
+
+
+def make_source(shapes, labeled, plan, patch, *, seed=0, augment=True, channels=1):
+    cases = tuple(shapes)
+    store = VolumeStore(
+        Coded(shapes, channels), labeled=cases[:labeled], unlabeled=cases[labeled:], test=()
+    )
+    return BatchSource(
+        store, store.labeled, store.unlabeled, plan, patch, seed=seed, augment=augment
+    )
+
+
+SHAPES = {f"c{n}": (10 + n, 9, 8) for n in range(7)}
+
+
+def equal(one, two):
+    return one.image.equal(two.image) and one.label.equal(two.label)
+
+
+# The plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((4, 4, 76, True), (2, 2)),
+        ((4, 1, 79, True), (1, 3)),
+        ((4, 4, 76, False), (2, 0)),
+        ((4, 1, 79, False), (1, 0)),
+        ((4, 80, 0, True), (4, 0)),
+        ((4, 80, 0, False), (4, 0)),
+        ((2, 8, 8, True), (1, 1)),
+        ((5, 8, 8, True), (2, 3)),
+    ],
+)
+def test_plan(arguments, expected):
+    plan = plan_batch(*arguments)
+    assert (plan.labeled, plan.unlabeled) == expected
+
+
+def test_plan_refuses_what_cannot_be():
+    with pytest.raises(InputError, match="at least 1 labeled case, got 0"):
+        plan_batch(4, 0, 8, True)
+    with pytest.raises(InputError, match="at least 2, got 1"):
+        plan_batch(1, 4, 8, True)
+
+
+# The batch
+
+
+def test_shapes_types_and_labeled_first():
+    source = make_source(SHAPES, 2, BatchPlan(2, 3), (8, 6, 4), channels=2)
+    for step in range(10):
+        batch = source.batch(step)
+        assert batch.image.shape == (5, 2, 8, 6, 4)
+        assert batch.image.dtype == torch.float32
+        assert batch.label.shape == (2, 8, 6, 4)
+        assert batch.label.dtype == torch.int64
+        cases = source.cases(step)
+        assert set(cases[:2]) <= {"c0", "c1"}
+        assert not set(cases[2:]) & {"c0", "c1"}
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_image_and_label_are_cut_and_turned_alike(augment):
+    source = make_source(SHAPES, 2, BatchPlan(2, 1), (8, 6, 4), augment=augment)
+    for step in range(20):
+        batch = source.batch(step)
+        assert torch.equal(batch.image[:2, 0].long() % 251, batch.label)
+
+
+def orientation_of(patch, shape):
+    """The one orientation under which the coded patch is a plain crop of the volume."""
+    flat = np.arange(1, 1 + np.prod(shape)).reshape(shape)
+    found = []
+    for orientation in range(8):
+        place = np.argwhere(flat == patch.min())[0]
+        sides = patch.shape[:2][::-1] if orientation % 2 else patch.shape[:2]
+        window = [slice(p, p + n) for p, n in zip(place, (*sides, *patch.shape[2:]), strict=True)]
+        cut = orient(flat[tuple(window)], orientation)
+        if np.array_equal(cut, patch):
+            found.append(orientation)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((9, 8, 5), (5, 3, 2)), ((9, 8), (5, 3))])
+def test_all_eight_orientations_equally_often_identity_too(shape, patch):
+    source = make_source({"a": shape, "b": shape}, 1, BatchPlan(1, 1), patch)
+    counts = Counter()
+    for step in range(400):
+        for row in source.batch(step).image.numpy():
+            counts[orientation_of(row[0], shape)] += 1
+    assert set(counts) == set(range(8))
+    assert max(abs(n - 100) for n in counts.values()) < 42  # over four standard deviations
+
+
+def test_without_augmentation_all_are_the_identity():
+    source = make_source({"a": (9, 8, 5)}, 1, BatchPlan(1, 0), (5, 3, 2), augment=False)
+    assert {
+        orientation_of(source.batch(step).image[0, 0].numpy(), (9, 8, 5)) for step in range(30)
+    } == {0}
+
+
+def test_crops_reach_every_place_uniformly():
+    source = make_source({"a": (5, 4, 4)}, 1, BatchPlan(1, 0), (3, 4, 4), augment=False)
+    first = Counter(int(source.batch(step).image[0, 0, 0, 0, 0]) // 16 for step in range(600))
+    assert set(first) == {0, 1, 2}
+    assert max(abs(n - 200) for n in first.values()) < 50
+
+
+def test_a_small_volume_is_padded_on_both_sides_up_to_the_patch():
+    source = make_source({"a": (4, 6, 9)}, 1, BatchPlan(1, 0), (8, 8, 8), augment=False)
+    batch = source.batch(0)
+    image, label = batch.image[0, 0], batch.label[0]
+    inner = image[2:6, 1:7]
+    assert (inner > 0).all()
+    assert (image > 0).sum() == inner.numel() == 4 * 6 * 8
+    assert torch.equal(label, image.long() % 251)
+
+
+def test_padding_and_turning_agree():
+    source = make_source({"a": (4, 6, 9)}, 1, BatchPlan(1, 0), (8, 4, 8))
+    for step in range(40):
+        batch = source.batch(step)
+        assert torch.equal(batch.image[0, 0].long() % 251, batch.label[0])
+        # 4 x 6 cut to at most 8 x 4, or to at most 4 x 8 and then turned
+        assert int((batch.image > 0).sum()) in (4 * 4 * 8, 4 * 6 * 8)
+
+
+def test_two_dimensions():
+    source = make_source({"a": (20, 17), "b": (15, 16)}, 1, BatchPlan(1, 1), (16, 16), channels=3)
+    batch = source.batch(3)
+    assert batch.image.shape == (2, 3, 16, 16)
+    assert batch.label.shape == (1, 16, 16)
+
+
+def test_a_patch_with_the_wrong_number_of_axes():
+    source = make_source({"a": (20, 17)}, 1, BatchPlan(1, 0), (16, 16, 16))
+    with pytest.raises(InputError, match=r"a\.nii: a patch \(16, 16, 16\) requires a volume of 3"):
+        source.batch(0)
+
+
+def test_rows_of_a_stream_without_cases_are_refused():
+    with pytest.raises(InputError, match=r"2 unlabeled row\(s\) requires unlabeled cases"):
+        make_source(SHAPES, 7, BatchPlan(2, 2), (8, 8, 8))
+
+
+# A pure function of seed and step
+
+
+def test_any_order_of_calls_and_two_instances_agree():
+    one = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4), seed=5)
+    two = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4), seed=5)
+    forward = [one.batch(step) for step in range(12)]
+    for step in reversed(range(12)):
+        assert equal(two.batch(step), forward[step])
+        assert equal(one.batch(step), forward[step])
+
+
+def test_seeds_and_steps_differ():
+    one = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4), seed=5)
+    two = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4), seed=6)
+    batches = [
+        source.batch(step).image.numpy().tobytes() for source in (one, two) for step in (0, 1)
+    ]
+    assert len(set(batches)) == 4
+
+
+def test_the_labeled_rows_do_not_depend_on_the_unlabeled_ones():
+    both = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4))
+    alone = make_source(SHAPES, 2, BatchPlan(2, 0), (8, 6, 4))
+    for step in range(5):
+        assert both.batch(step).image[:2].equal(alone.batch(step).image)
+        assert both.batch(step).label.equal(alone.batch(step).label)
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    source = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4))
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    one = source.batch(0)
+    assert np.array_equal(before[0], np.random.get_state()[1])
+    assert torch.equal(before[1], torch.get_rng_state())
+    torch.manual_seed(1)
+    assert equal(one, source.batch(0))
+
+
+@pytest.mark.parametrize("labeled", [1, 2, 3])
+def test_every_case_occurs_equally_often(labeled):
+    rows = min(2, labeled)
+    source = make_source(SHAPES, labeled, BatchPlan(rows, 3), (8, 8, 8))
+    steps = 7 * 6 * 5 * 4
+    counts = Counter(case for step in range(steps) for case in source.cases(step))
+    assert {counts[f"c{n}"] for n in range(labeled)} == {steps * rows // labeled}
+    assert {counts[f"c{n}"] for n in range(labeled, 7)} == {steps * 3 // (7 - labeled)}
+
+
+def test_each_pass_is_a_permutation_and_passes_differ():
+    source = make_source(SHAPES, 1, BatchPlan(1, 2), (8, 8, 8))
+    passes = [
+        tuple(case for step in range(3 * n, 3 * n + 3) for case in source.cases(step)[1:])
+        for n in range(8)
+    ]
+    assert all(len(set(order)) == 6 for order in passes)
+    assert len(set(passes)) > 4
+
+
+# The prefetcher
+
+
+def prefetch_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_prefetched_batches_are_those_of_the_source():
+    source = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4))
+    with Prefetcher(source, 3, 15) as ahead:
+        steps = []
+        for step, batch, waited in ahead:
+            assert equal(batch, source.batch(step))
+            assert waited >= 0
+            steps.append(step)
+    assert steps == list(range(3, 15))
+    assert not prefetch_threads()
+
+
+class Slow:
+    def __init__(self, seconds=0.0, fail_at=None):
+        self.seconds, self.fail_at, self.made = seconds, fail_at, []
+
+    def batch(self, step):
+        time.sleep(self.seconds)
+        if step == self.fail_at:
+            raise InputError(f"step {step} fails")
+        self.made.append(step)
+        return Batch(
+            torch.full((1, 1, 2, 2), float(step)), torch.zeros((1, 2, 2), dtype=torch.int64)
+        )
+
+
+def test_what_the_thread_raises_reaches_the_consumer_in_its_place():
+    seen = []
+    with (
+        pytest.raises(InputError, match="step 4 fails"),
+        Prefetcher(Slow(fail_at=4), 0, 9) as ahead,
+    ):
+        for step, _, _ in ahead:
+            seen.append(step)
+    assert seen == [0, 1, 2, 3]
+    assert not prefetch_threads()
+
+
+def test_leaving_early_ends_the_thread_and_no_more_is_made():
+    source = Slow()
+    with Prefetcher(source, 0, 10_000, depth=2) as ahead:
+        for step, _, _ in ahead:
+            if step == 2:
+                break
+    assert not prefetch_threads()
+    assert len(source.made) <= 3 + 2 + 1  # taken, waiting, in hand
+
+
+def test_an_error_of_the_consumer_ends_the_thread():
+    with pytest.raises(ZeroDivisionError), Prefetcher(Slow(), 0, 10_000) as ahead:
+        for _ in ahead:
+            raise ZeroDivisionError
+    assert not prefetch_threads()
+
+
+def test_never_iterating_ends_the_thread():
+    with Prefetcher(Slow(), 0, 10_000):
+        pass
+    assert not prefetch_threads()
+
+
+def test_no_more_is_made_ahead_than_the_depth():
+    source = Slow()
+    with Prefetcher(source, 0, 100, depth=2) as ahead:
+        time.sleep(0.2)
+        assert len(source.made) == 3  # two waiting, one in hand
+        assert next(iter(ahead))[0] == 0
+
+
+def test_the_wait_is_measured():
+    with Prefetcher(Slow(seconds=0.05), 0, 3) as ahead:
+        assert sum(waited for _, _, waited in ahead) > 0.1
+
+
+def test_a_second_loop_finds_nothing_left_and_does_not_hang():
+    with Prefetcher(Slow(), 0, 3) as ahead:
+        assert len(list(ahead)) == 3
+        assert list(ahead) == []
+
+
+def test_iterating_outside_of_with_is_refused():
+    with pytest.raises(RuntimeError, match="`with` block"):
+        next(iter(Prefetcher(Slow(), 0, 3)))
