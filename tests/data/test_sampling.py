@@ -208,6 +208,12 @@ def test_any_order_of_calls_and_two_instances_agree():
         assert equal(one.batch(step), forward[step])
 
 
+def test_two_rows_of_one_case_are_two_patches():
+    source = make_source({"a": (24, 24, 24)}, 1, BatchPlan(2, 0), (8, 8, 8))
+    for step in range(5):
+        assert not source.batch(step).image[0].equal(source.batch(step).image[1])
+
+
 def test_seeds_and_steps_differ():
     one = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4), seed=5)
     two = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4), seed=6)
@@ -298,7 +304,7 @@ def test_what_the_thread_raises_reaches_the_consumer_in_its_place():
     ):
         for step, _, _ in ahead:
             seen.append(step)
-    assert seen == [0, 1, 2, 3]
+    assert seen == source.made == [0, 1, 2, 3]  # and no step after the fault
     assert not prefetch_threads()
 
 
