@@ -297,11 +297,8 @@ class Slow:
 
 
 def test_what_the_thread_raises_reaches_the_consumer_in_its_place():
-    seen = []
-    with (
-        pytest.raises(InputError, match="step 4 fails"),
-        Prefetcher(Slow(fail_at=4), 0, 9) as ahead,
-    ):
+    seen, source = [], Slow(fail_at=4)
+    with pytest.raises(InputError, match="step 4 fails"), Prefetcher(source, 0, 9) as ahead:
         for step, _, _ in ahead:
             seen.append(step)
     assert seen == source.made == [0, 1, 2, 3]  # and no step after the fault
