@@ -31,7 +31,7 @@ class RunSettings(BaseModel):
         sam: backend plugin, or ``none`` for the bare method.
         prompter: prompter plugin, used where ``sam`` is not ``none``.
         labels: how many training cases are labeled.
-        subset: 0: the first ``labels`` cases of the list, as published; k > 0: the k-th seeded draw.
+        subset: 0: the first ``labels`` cases of the list, as published; k > 0: the k-th draw.
         seed: of weights, batches, dropout, noise and prompts.
         patch: spatial size of a training patch and of the sliding window, in voxels.
         batch: rows of a batch, labeled and unlabeled together.

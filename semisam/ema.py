@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def frozen_copy(student: nn.Module) -> nn.Module:
@@ -35,7 +35,8 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers:
         buffers: average the floating-point buffers (BatchNorm statistics) as well. The published
             code does not: its teacher runs in training mode and keeps statistics of its own.
     """
-    old, new = list(teacher.parameters()), list(student.parameters())
+    old: list[Tensor] = list(teacher.parameters())
+    new: list[Tensor] = list(student.parameters())
     torch._foreach_lerp_(old, new, 1.0 - decay)
     if buffers:
         for ours, theirs in zip(teacher.buffers(), student.buffers(), strict=True):

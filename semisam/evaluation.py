@@ -10,14 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from semisam.data.dataset import Image
 from semisam.data.io import write_nifti
 from semisam.data.store import VolumeStore
-from semisam.framework import Framework
 from semisam.inference import sliding_window
 from semisam.metrics import evaluate_labelmap, largest_components
 from semisam.trainer import Precision, autocast, to_channels_last
@@ -36,7 +35,7 @@ METRICS = (
 
 @torch.inference_mode()
 def predict_probabilities(
-    framework: Framework,
+    framework: nn.Module,
     image: Image,
     patch: Sequence[int],
     stride: Sequence[int],
@@ -54,15 +53,15 @@ def predict_probabilities(
         return probs.float()
 
     framework.eval()
-    # A copy: the store's arrays are read-only, which torch cannot express.
-    volume = torch.from_numpy(np.array(image.array)).to(device)
-    return sliding_window(
+    volume = torch.tensor(image.array, device=device)
+    probabilities: torch.Tensor = sliding_window(
         predict, volume, patch, stride, window_batch=window_batch, on_window=on_window
     )
+    return probabilities
 
 
 def evaluate(
-    framework: Framework,
+    framework: nn.Module,
     store: VolumeStore,
     cases: Sequence[str],
     patch: Sequence[int],
@@ -77,7 +76,7 @@ def evaluate(
     """Predict and score every case.
 
     Args:
-        framework: on ``device``.
+        framework: maps images to probabilities; on ``device``.
         store: gives images and labels of the cases.
         cases: their names.
         patch: sliding window, in voxels.
@@ -100,10 +99,10 @@ def evaluate(
         probs = predict_probabilities(
             framework, image, patch, stride, device=device, precision=precision
         )
-        labelmap: NDArray[np.uint8] = probs.argmax(0).to(torch.uint8).cpu().numpy()
+        labelmap: NDArray[Any] = probs.argmax(0).to(torch.uint8).cpu().numpy()
         seconds = time.perf_counter() - began
         if largest_component:
-            labelmap = largest_components(labelmap, classes).astype(np.uint8)
+            labelmap = largest_components(labelmap, classes)
         if predictions is not None:
             write_nifti(predictions / f"{case}.nii.gz", labelmap, image.geometry)
         scores = evaluate_labelmap(labelmap, store.label(case), classes, image.geometry.spacing)

@@ -1,8 +1,8 @@
-"""Sliding-window inference, as the semi-supervised literature tests.
+"""Sliding-window inference as UA-MT publishes it, on the image's own device.
 
-References:
-    Yu et al. "Uncertainty-aware self-ensembling model for semi-supervised 3D left atrium
-    segmentation." MICCAI 2019. https://arxiv.org/abs/1907.07034 (its test-time code)
+Yu et al., "Uncertainty-aware Self-ensembling Model for Semi-supervised 3D Left Atrium
+Segmentation", MICCAI 2019. Differs from the published code: windows may be batched, and nothing
+leaves the device; the window positions, the zero padding and the mean are the published ones.
 """
 
 from __future__ import annotations
@@ -12,35 +12,52 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
-    """Return where the windows of one axis start: every ``stride``, the last one clamped.
+    """First voxels of the windows along one axis; the last window ends at the last voxel.
 
     Args:
-        size: of the axis, at least ``patch``.
-        patch: of the window.
-        stride: between windows.
+        size: voxels of the image along the axis, at least ``patch``.
+        patch: voxels of a window.
+        stride: voxels between windows; the last step may be shorter.
+
+    Raises:
+        ValueError: the window is larger than the image, or an argument is not positive.
     """
+    if not (0 < patch <= size and stride > 0):
+        raise ValueError(
+            f"windows need 0 < patch <= size and stride > 0, got size {size}, patch {patch}, "
+            f"stride {stride}"
+        )
     count = math.ceil((size - patch) / stride) + 1
     return [min(stride * i, size - patch) for i in range(count)]
 
 
 def published_stride(patch: Sequence[int]) -> tuple[int, ...]:
-    """Return the published stride 18/18/4 at patch 112/112/80, scaled to the patch."""
-    *plane, last = patch
-    if len(patch) < 3:
-        return tuple(max(1, round(p * 18 / 112)) for p in patch)
-    return (*(max(1, round(p * 18 / 112)) for p in plane), max(1, round(last * 4 / 80)))
+    """UA-MT's test stride, 18 x 18 x 4 at a patch of 112 x 112 x 80, in proportion to the patch.
+
+    Args:
+        patch: voxels of a window along two (in-plane) or three axes.
+    """
+    return tuple(
+        max(1, round(p * 4 / 80) if axis == 2 else round(p * 18 / 112))
+        for axis, p in enumerate(patch)
+    )
 
 
 def half_overlap_stride(patch: Sequence[int]) -> tuple[int, ...]:
-    """Return half the patch: each voxel seen about twice per axis."""
+    """Half a window along every axis.
+
+    Args:
+        patch: voxels of a window along each axis.
+    """
     return tuple(max(1, p // 2) for p in patch)
 
 
+@torch.no_grad()
 def sliding_window(
     predict: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -50,51 +67,86 @@ def sliding_window(
     window_batch: int = 1,
     on_window: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Return the mean of overlapping windows' probabilities.
+    """Average the probabilities of overlapping windows.
 
-    An image smaller than the patch is padded with zeros on both sides, and the result cropped.
+    An image smaller than the patch is padded with zeros on both sides (the smaller half first).
 
     Args:
-        predict: ``(B, C, *patch)`` to ``(B, K, *patch)`` probabilities.
+        predict: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
         image: ``(C, *S)``.
-        patch: window size in voxels.
-        stride: of the window, in voxels.
-        window_batch: windows per call of ``predict``.
-        on_window: called with (windows done, windows in all).
+        patch: voxels of a window along each axis.
+        stride: voxels between windows along each axis.
+        window_batch: windows per call of ``predict``; the last call may get fewer.
+        on_window: called with the windows done and the windows in all after each call.
 
     Returns:
-        ``(K, *S)`` float32 on the image's device.
+        ``(K, *S)`` float32 on the image's device; the label map is its ``argmax(0)``.
 
     Raises:
-        ValueError: if patch and stride have not one entry per spatial axis.
+        ValueError: patch, stride or what ``predict`` returns does not fit the image.
     """
-    spatial = image.shape[1:]
-    if not len(spatial) == len(patch) == len(stride):
+    ndim = image.ndim - 1
+    patch, stride = tuple(patch), tuple(stride)
+    if not len(patch) == len(stride) == ndim or window_batch < 1:
         raise ValueError(
-            f"patch and stride must have one entry per spatial axis, {len(spatial)}, got "
-            f"{tuple(patch)} and {tuple(stride)}"
+            f"patch and stride need one number per axis of the image {tuple(image.shape[1:])} and "
+            f"window_batch at least 1, got patch {patch}, stride {stride}, "
+            f"window_batch {window_batch}"
         )
-    missing = [max(p - s, 0) for p, s in zip(patch, spatial, strict=True)]
-    before = [m // 2 for m in missing]
-    # F.pad lists the last axis first.
-    padding = [n for m, b in zip(missing[::-1], before[::-1], strict=True) for n in (b, m - b)]
-    padded = F.pad(image, padding)
-    starts = itertools.product(
-        *map(window_starts, padded.shape[1:], patch, stride)
-    )
-    windows = [tuple(slice(s, s + p) for s, p in zip(c, patch, strict=True)) for c in starts]
-    total: Tensor | None = None
-    count = torch.zeros(padded.shape[1:], device=image.device)
+    size = image.shape[1:]
+    image, inside = _pad_to_patch(image, patch)
+    starts = [
+        window_starts(n, p, s) for n, p, s in zip(image.shape[1:], patch, stride, strict=True)
+    ]
+    windows = [
+        tuple(slice(a, a + p) for a, p in zip(corner, patch, strict=True))
+        for corner in itertools.product(*starts)
+    ]
+    score: Tensor | None = None
     for first in range(0, len(windows), window_batch):
-        chosen = windows[first : first + window_batch]
-        probs = predict(torch.stack([padded[(slice(None), *w)] for w in chosen])).float()
-        if total is None:
-            total = probs.new_zeros(probs.shape[1], *padded.shape[1:])
-        for window, prob in zip(chosen, probs, strict=True):
-            total[(slice(None), *window)] += prob
-            count[window] += 1
+        chunk = windows[first : first + window_batch]
+        probs = predict(torch.stack([image[(slice(None), *window)] for window in chunk]))
+        _check_probs(probs, len(chunk), patch)
+        if score is None:
+            score = torch.zeros(
+                (probs.shape[1], *image.shape[1:]), dtype=torch.float32, device=image.device
+            )
+        for window, prob in zip(chunk, probs, strict=True):
+            score[(slice(None), *window)] += prob
         if on_window is not None:
-            on_window(first + len(chosen), len(windows))
-    assert total is not None  # there is always one window
-    inside = tuple(slice(b, b + s) for b, s in zip(before, spatial, strict=True))
-    return (total / count)[(slice(None), *inside)].contiguous()
+            on_window(first + len(chunk), len(windows))
+    assert score is not None  # there is always a window
+    score /= _coverage(image.shape[1:], starts, patch, image.device)
+    return score if score.shape[1:] == size else score[(slice(None), *inside)].contiguous()
+
+
+def _pad_to_patch(image: Tensor, patch: tuple[int, ...]) -> tuple[Tensor, tuple[slice, ...]]:
+    """The padded image, and where the image lies in it."""
+    size = image.shape[1:]
+    missing = [max(p - n, 0) for n, p in zip(size, patch, strict=True)]
+    inside = tuple(slice(m // 2, m // 2 + n) for n, m in zip(size, missing, strict=True))
+    if not any(missing):
+        return image, inside
+    pads = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
+    return F.pad(image, pads), inside
+
+
+def _coverage(
+    size: Sequence[int], starts: list[list[int]], patch: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """How many windows cover each voxel: the product of the counts along the axes."""
+    total = torch.ones((), dtype=torch.float32)
+    for n, corners, p in zip(size, starts, patch, strict=True):
+        line = torch.zeros(n, dtype=torch.float32)
+        for corner in corners:
+            line[corner : corner + p] += 1
+        total = total[..., None] * line
+    return total.to(device)
+
+
+def _check_probs(probs: Tensor, rows: int, patch: tuple[int, ...]) -> None:
+    if probs.ndim != len(patch) + 2 or probs.shape[0] != rows or probs.shape[2:] != patch:
+        raise ValueError(
+            f"predict must return probabilities ({rows}, K, {', '.join(map(str, patch))}), "
+            f"got {tuple(probs.shape)}"
+        )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import json
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from semisam.seeding import derive_seed
 from semisam.trainer import CHECKPOINT, PREVIOUS, Plan, Summary, Trainer
 
 MODEL = "model.pt"
+CARD = "model.json"
 RESULT = "result.json"
 CASES = "cases.csv"
 
@@ -118,11 +121,12 @@ def check_run(
             f"{'x'.join(map(str, settings.patch))}: choose another --patch"
         )
     rows = plan.labeled + plan.unlabeled
-    if plan.labeled * int(np.prod([size // stride for size in settings.patch])) < 2:
+    # A teacher sees the unlabeled rows alone.
+    fewest = min(rows, plan.unlabeled or rows)
+    if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
             f"BatchNorm needs more than one value per channel at the lowest resolution, got "
-            f"{plan.labeled} labeled row of {'x'.join(map(str, settings.patch))}: choose a larger "
-            "--patch"
+            f"{fewest} row of {'x'.join(map(str, settings.patch))}: choose a larger --patch"
         )
     check_patch_fits(
         lambda: build(logits=dataset.num_classes),
@@ -191,6 +195,9 @@ def train(
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
     with replace_file(folder / MODEL) as temporary:
         torch.save(framework.state_dict(), temporary)
+    dataset = store.dataset
+    spacing = store.image(store.labeled[0]).geometry.spacing
+    write_json(folder / CARD, asdict(Card(dataset.channels, dataset.class_names, spacing)))
     return summary
 
 
@@ -229,26 +236,44 @@ def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Dataset]:
-    """Open a finished run: its settings, the trained method on a device, and its dataset.
+@dataclass(frozen=True)
+class Card:
+    """What deployment must know of a trained model beside its settings and weights.
+
+    Attributes:
+        channels: image channels.
+        class_names: background first.
+        spacing: mm per axis of the scans it was trained on.
+    """
+
+    channels: int
+    class_names: tuple[str, ...]
+    spacing: tuple[float, ...]
+
+
+def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
+    """Open a trained run: its settings, the method on a device, ready to deploy, and its card.
+
+    The training data need not be there any more.
 
     Raises:
         InputError: if the folder holds no trained run.
     """
     settings = read_settings(folder)
-    dataset = open_dataset(settings)
+    try:
+        raw = json.loads((folder / CARD).read_text())
+        card = Card(raw["channels"], tuple(raw["class_names"]), tuple(raw["spacing"]))
+        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
+    except Exception as error:  # a missing or damaged file is reported in many ways
+        raise InputError(
+            f"a finished run with {MODEL} and {CARD} is required, got {folder} "
+            f"({str(error).splitlines()[0]}): run the same command again to finish it"
+        ) from None
     # Deployment needs no promptable model, and the branch has no state of its own.
     bare = settings.model_copy(update={"sam": "none"})
-    framework = make_framework(bare, dataset.channels, dataset.num_classes)
-    try:
-        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged or missing file in many ways
-        raise InputError(
-            f"{folder}: a finished run with {MODEL} is required "
-            f"({str(error).splitlines()[0]}): run the same `semisam train` again to finish it"
-        ) from None
+    framework = make_framework(bare, card.channels, len(card.class_names))
     framework.load_state_dict(state)
-    return settings, framework.to(device).eval(), dataset
+    return settings, framework.to(device).eval(), card
 
 
 def window_stride(settings: RunSettings) -> tuple[int, ...]:

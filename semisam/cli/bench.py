@@ -41,7 +41,7 @@ def command(
     jobs: int,
     **given: Any,
 ) -> None:
-    """Compare methods, with and without SemiSAM, at few labels.
+    r"""Compare methods, with and without SemiSAM, at few labels.
 
     Runs the grid methods x labels x SAM x subsets x seeds, each run in a process of its own, and
     writes results.csv (a row a run) and table.csv (the comparison) into the output folder. A run
@@ -97,8 +97,8 @@ def _report(outcomes: list[Any]) -> None:
     stopped = sum(outcome.status == "interrupted" for outcome in outcomes)
     if stopped:
         click.echo(
-            f"Interrupted; {stopped} of {len(outcomes)} runs are not finished, nothing is lost: run "
-            "the same command again to go on.",
+            f"Interrupted; {stopped} of {len(outcomes)} runs are not finished, nothing is lost: "
+            "run the same command again to go on.",
             err=True,
         )
         raise SystemExit(130)

@@ -108,9 +108,7 @@ class GridDisplay:
             "failed": "[red]failed[/red]",
             "interrupted": "[yellow]not finished[/yellow]",
         }
-        console.print(
-            f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}"
-        )
+        console.print(f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}")
 
 
 def print_table(table: pd.DataFrame) -> None:

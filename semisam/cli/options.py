@@ -13,7 +13,7 @@ BRANCH = "semisam"
 """The name under which ``--set`` reaches the SemiSAM branch's own options."""
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[Any]):
     """``a,b,c``: names separated by commas."""
 
     name = "NAME,..."
@@ -28,7 +28,7 @@ class Names(click.ParamType):
         return tuple(dict.fromkeys(names))
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[Any]):
     """``1,2,4``: whole numbers separated by commas."""
 
     name = "N,..."
@@ -43,7 +43,7 @@ class Numbers(click.ParamType):
             self.fail(f"whole numbers separated by commas are required, got {value!r}", param, ctx)
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[Any]):
     """``64x64x48``: voxels per axis."""
 
     name = "WxHxD"
@@ -66,7 +66,9 @@ _OPTIONS = (
     click.option(
         "--protocol", metavar="NAME", help="paper (default), or published: the authors' script."
     ),
-    click.option("--iterations", type=int, help="Optimizer steps (6000, or what the data suggest)."),
+    click.option(
+        "--iterations", type=int, help="Optimizer steps (6000, or as the data suggest)."
+    ),
     click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
     click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
     click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name by which its own documentation imports it
+import SimpleITK
 from numpy.typing import NDArray
 
 from semisam.errors import InputError
 from semisam.files import replace_file
+
+sitk: Any = SimpleITK  # its functions carry no types
 
 
 @dataclass(frozen=True)

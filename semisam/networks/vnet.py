@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from semisam.errors import InputError
 
 _STRIDE = 16  # four halvings
-# What the published code calls its outputs, by their number: DTC's first head is the signed distance.
+# What the published code calls its outputs: the first of DTC's two is the signed distance.
 _PUBLISHED_HEADS = {
     ("out_conv",): {"out_conv": "logits"},
     ("out_conv", "out_conv2"): {"out_conv": "sdf", "out_conv2": "logits"},
@@ -118,9 +118,7 @@ def _convs(stages: int, c_in: int, c_out: int) -> _Block:
 
 
 def _down(c_in: int, c_out: int) -> _Block:
-    return _Block(
-        nn.Conv3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), nn.ReLU(inplace=True)
-    )
+    return _Block(nn.Conv3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 def _up(c_in: int, c_out: int) -> _Block:

@@ -1,0 +1,118 @@
+"""Every built-in passes the contract tests that plugin authors get."""
+
+from __future__ import annotations
+
+import pytest
+
+from semisam import plugins
+from semisam.branch import SemiSAM
+from semisam.data.phantom import Phantom
+from semisam.prompters.uncertainty_points import UncertaintyPoints
+from semisam.testing import (
+    BackendContract,
+    DatasetContract,
+    FakeBackend,
+    FrameworkContract,
+    NetworkContract,
+    PrompterContract,
+)
+
+
+def test_the_tests_below_miss_no_builtin():
+    tested = {
+        "framework": {"supervised", "mt"},
+        "backend": {"geodesic"},
+        "prompter": {"uncertainty-points", "random-points", "corrective-points", "box", "mask"},
+        "network": {"vnet"},
+        "dataset": {"la", "phantom"},
+    }
+    builtin = {
+        kind: {p.name for p in plugins.list_plugins(kind).values() if p.builtin}
+        for kind in plugins.GROUPS
+    }
+    assert builtin == tested
+
+
+class TestSupervised(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "supervised")(build, num_classes)
+
+
+class TestMeanTeacher(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "mt")(build, num_classes)
+
+
+class TestMeanTeacherAsPublished(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "mt")(
+            build, num_classes, consistency_rows="all", ramp_power=2, ramp_every=150
+        )
+
+
+class TestMeanTeacherWithSemiSAM(FrameworkContract):
+    def make(self, build, num_classes):
+        inner = plugins.load("framework", "mt")(build, num_classes)
+        return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
+
+
+class TestSupervisedWithSemiSAM(FrameworkContract):
+    def make(self, build, num_classes):
+        inner = plugins.load("framework", "supervised")(build, num_classes)
+        return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
+
+
+class TestGeodesic(BackendContract):
+    def make(self):
+        return plugins.load("backend", "geodesic")()
+
+
+class TestUncertaintyPoints(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "uncertainty-points")()
+
+
+class TestRandomPoints(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "random-points")()
+
+
+class TestCorrectivePoints(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "corrective-points")()
+
+
+class TestBox(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "box")()
+
+
+class TestMask(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "mask")()
+
+
+class TestVNet(NetworkContract):
+    shape = (32, 16, 48)
+
+    def make(self, in_channels, heads):
+        return plugins.load("network", "vnet")(in_channels, heads, filters=2)
+
+
+class TestPhantom(DatasetContract):
+    def make(self):
+        return Phantom(cases=3, test_cases=2, size=32)
+
+
+class TestPhantomOfThreeClasses(DatasetContract):
+    def make(self):
+        return Phantom(cases=2, test_cases=1, size=32, classes=3)
+
+
+class TestLeftAtrium(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, shared):
+        self.folder = shared / "data" / "la_full_sample"
+
+    def make(self):
+        return plugins.load("dataset", "la")(self.folder)
