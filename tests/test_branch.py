@@ -1,0 +1,256 @@
+"""The SemiSAM branch: the objective, and the faults of the published code that cannot be here."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from semisam.branch import SemiSAM, check_pair, merge_prompts, sam_loss
+from semisam.errors import PluginError
+from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.frameworks.supervised import Supervised
+from semisam.prompters.box import BoxPrompter
+from semisam.prompters.corrective_points import CorrectivePoints
+from semisam.prompters.uncertainty_points import UncertaintyPoints
+from semisam.testing import random_batch, tiny_builder
+from semisam.types import Batch, Clock, Prompt, View
+
+CLOCK = Clock(200, 1000)
+
+
+class RecordingBackend:
+    """Answers with a plane through the volume and remembers what it was asked."""
+
+    ndim = 3
+    accepts = frozenset({"points", "box", "mask"})
+
+    def __init__(self):
+        self.encoded = []
+        self.prompts = []
+
+    def encode(self, image):
+        self.encoded.append(image)
+        return image
+
+    def segment(self, embedding, prompt):
+        self.prompts.append(prompt)
+        ramp = torch.linspace(-3, 3, embedding.shape[1])
+        return ramp.view(-1, 1, 1).expand(embedding.shape[1:]).contiguous()
+
+
+class RecordingPrompter:
+    """Asks with the proposal's mask and remembers what it was shown."""
+
+    emits = frozenset({"mask"})
+    rounds = 1
+
+    def __init__(self, rounds=1, skip=()):
+        self.views = []
+        self.rounds = rounds
+        self.skip = skip
+
+    def __call__(self, view, rng):
+        self.views.append(view)
+        return None if len(self.views) - 1 in self.skip else Prompt(mask=view.prob)
+
+
+def _framework(classes=2, **options):
+    torch.manual_seed(0)
+    return MeanTeacher(tiny_builder(norm="none", dropout=0.0), classes, **options)
+
+
+def _batch(classes=2, labeled=2, unlabeled=2):
+    return random_batch(classes, labeled=labeled, unlabeled=unlabeled, shape=(6, 8, 4))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_loss_is_the_papers(classes):
+    backend, prompter = RecordingBackend(), RecordingPrompter()
+    branch = SemiSAM(_framework(classes), backend, prompter)
+    batch = _batch(classes)
+    step = branch.training_step(batch, CLOCK)
+    answer = (torch.linspace(-3, 3, 6) > 0).float().view(-1, 1, 1).expand(6, 8, 4)
+    unlabeled = step.probs[2:, 1:]
+    want = 0.1 * math.exp(-5 * 0.2) * ((unlabeled - answer) ** 2).mean()
+    assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_soft_targets_are_the_answers_probability():
+    pair = [(torch.tensor([0.2, 0.9]), torch.tensor([0.6, 0.3]))]
+    hard = ((0.2 - 1) ** 2 + (0.9 - 0) ** 2) / 2
+    soft = ((0.2 - 0.6) ** 2 + (0.9 - 0.3) ** 2) / 2
+    assert float(sam_loss(pair, "hard")) == pytest.approx(hard)
+    assert float(sam_loss(pair, "soft")) == pytest.approx(soft)
+
+
+def test_for_two_classes_the_loss_is_the_published_mean_over_both_channels():
+    prob, answer = torch.rand(5, 4), (torch.rand(5, 4) > 0.5).float()
+    both = torch.stack([1 - prob, prob])
+    one_hot = torch.stack([1 - answer, answer])
+    published = ((both - one_hot) ** 2).mean()
+    assert float(sam_loss([(prob, answer)], "hard")) == pytest.approx(float(published))
+
+
+def test_the_sam_term_has_a_gradient_and_it_reaches_the_student():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter())
+    branch.training_step(_batch(), CLOCK).losses["sam"].backward()
+    grads = [p.grad.abs().sum() for p in branch.inner.student.parameters()]
+    assert all(g > 0 for g in grads)
+    assert all(p.grad is None for p in branch.inner.teacher.parameters())
+
+
+def test_only_unlabeled_rows_are_asked_with_the_foreground_channel():
+    backend, prompter = RecordingBackend(), RecordingPrompter()
+    branch = SemiSAM(_framework(), backend, prompter)
+    batch = _batch()
+    step = branch.training_step(batch, CLOCK)
+    assert len(backend.encoded) == 2
+    for i, (image, view) in enumerate(zip(backend.encoded, prompter.views, strict=True), start=2):
+        assert torch.equal(image, batch.image[i])
+        assert torch.equal(view.prob, step.probs[i, 1])
+        assert not view.prob.requires_grad
+
+
+def test_uncertainty_is_a_map():
+    prompter = RecordingPrompter()
+    SemiSAM(_framework(), RecordingBackend(), prompter).training_step(_batch(), CLOCK)
+    view = prompter.views[0]
+    assert view.uncertainty.shape == view.prob.shape
+    p = view.prob
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()) / math.log(2)
+    torch.testing.assert_close(view.uncertainty, entropy, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompter_is_shown_nothing_but_a_view():
+    assert set(View.__dataclass_fields__) == {"prob", "uncertainty", "previous"}
+
+
+def test_every_row_and_class_starts_without_a_previous_answer():
+    prompter = RecordingPrompter(rounds=3)
+    SemiSAM(_framework(3), RecordingBackend(), prompter).training_step(_batch(3), CLOCK)
+    previous = [view.previous is None for view in prompter.views]
+    assert previous == [True, False, False] * 4
+
+
+def test_a_row_does_not_depend_on_the_rows_before_it():
+    """Neither state nor random numbers pass from one patient to the next."""
+
+    def clicks(batch):
+        backend = RecordingBackend()
+        prompter = CorrectivePoints(rounds=2, max_uncertainty=1.0)
+        SemiSAM(_framework(), backend, prompter, seed=3).training_step(batch, CLOCK)
+        return backend
+
+    batch = _batch(unlabeled=3)
+    changed = batch.image.clone()
+    changed[2] = -changed[2].flip(0)
+    first, second = clicks(batch), clicks(Batch(changed, batch.label))
+    last_image = batch.image[-1]
+    for one, other in zip(_asked(first, last_image), _asked(second, last_image), strict=True):
+        assert torch.equal(one.points, other.points) and torch.equal(one.labels, other.labels)
+
+
+def _asked(backend, image):
+    """Return the prompts that came after this image was encoded."""
+    index = next(i for i, seen in enumerate(backend.encoded) if torch.equal(seen, image))
+    per_image = len(backend.prompts) // len(backend.encoded)
+    assert per_image == 2
+    return backend.prompts[index * per_image :]
+
+
+def test_skipped_volumes_leave_the_mean_and_are_counted():
+    prompter = RecordingPrompter(skip=(0,))
+    branch = SemiSAM(_framework(), RecordingBackend(), prompter)
+    step = branch.training_step(_batch(), CLOCK)
+    answer = (torch.linspace(-3, 3, 6) > 0).float().view(-1, 1, 1).expand(6, 8, 4)
+    want = 0.1 * math.exp(-1) * ((step.probs[3, 1] - answer) ** 2).mean()
+    assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+    assert (step.metrics["sam_asked"], step.metrics["sam_skipped"]) == (1, 1)
+
+
+def test_nothing_worth_asking_is_a_zero_loss():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(skip=(0, 1)))
+    step = branch.training_step(_batch(), CLOCK)
+    assert float(step.losses["sam"]) == 0.0
+    sum(step.losses.values()).backward()
+
+
+def test_weight_zero_asks_nothing_and_changes_nothing():
+    backend = RecordingBackend()
+    wrapped = SemiSAM(_framework(), backend, RecordingPrompter(), weight=0.0)
+    torch.manual_seed(1)
+    one = wrapped.training_step(_batch(), CLOCK)
+    bare = _framework()
+    torch.manual_seed(1)
+    other = bare.training_step(_batch(), CLOCK)
+    assert {k: float(v) for k, v in one.losses.items()} == {
+        k: float(v) for k, v in other.losses.items()
+    }
+    assert backend.encoded == []
+
+
+def test_asking_does_not_touch_the_methods_random_numbers():
+    """The inner losses with the branch are, to the bit, those without it."""
+    branch = SemiSAM(_framework(), RecordingBackend(), UncertaintyPoints(max_uncertainty=1.0))
+    framework = _framework()
+    torch.manual_seed(1)
+    with_branch = branch.training_step(_batch(), CLOCK).losses
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    without = framework.training_step(_batch(), CLOCK).losses
+    assert all(torch.equal(with_branch[k], without[k]) for k in without)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_supervised_gets_unlabeled_rows_only_with_the_branch():
+    bare = Supervised(tiny_builder(), 2)
+    assert not bare.uses_unlabeled
+    assert SemiSAM(bare, RecordingBackend(), RecordingPrompter()).uses_unlabeled
+    assert not SemiSAM(bare, RecordingBackend(), RecordingPrompter(), weight=0.0).uses_unlabeled
+
+
+def test_the_backend_stays_out_of_parameters_and_state():
+    class ModuleOwner(RecordingBackend):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(3, 3)
+
+    inner = _framework()
+    branch = SemiSAM(inner, ModuleOwner(), RecordingPrompter())
+    assert list(branch.state_dict()) == list(inner.state_dict())
+    assert len(list(branch.parameters())) == len(list(inner.parameters()))
+    fresh = _framework()
+    fresh.load_state_dict(branch.state_dict())
+    branch.load_state_dict(fresh.state_dict())
+
+
+def test_a_pair_that_does_not_fit_is_refused_at_construction():
+    class PointsOnly(RecordingBackend):
+        accepts = frozenset({"points"})
+
+    with pytest.raises(PluginError, match=r"accepts points, got the prompter BoxPrompter"):
+        SemiSAM(_framework(), PointsOnly(), BoxPrompter())
+    check_pair(PointsOnly(), UncertaintyPoints())
+
+
+def test_points_of_all_rounds_are_collected():
+    one = Prompt(points=torch.tensor([[1, 2, 3]]), labels=torch.tensor([1]))
+    two = Prompt(points=torch.tensor([[4, 5, 6]]), labels=torch.tensor([0]))
+    merged = merge_prompts(merge_prompts(None, one), two)
+    assert merged.points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert merged.labels.tolist() == [1, 0]
+
+
+def test_sams_mask_threshold_is_probability_one_half():
+    """A logit of 0.3 is a probability of 0.57: foreground (published: background)."""
+
+    class Faint(RecordingBackend):
+        def segment(self, embedding, prompt):
+            return torch.full(embedding.shape[1:], 0.3)
+
+    branch = SemiSAM(_framework(), Faint(), RecordingPrompter())
+    step = branch.training_step(_batch(), CLOCK)
+    want = 0.1 * math.exp(-1) * ((step.probs[2:, 1] - 1) ** 2).mean()
+    assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)

@@ -1,0 +1,224 @@
+"""One loop: what it sums, what it logs, and that nothing is lost when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from semisam.branch import SemiSAM
+from semisam.errors import InputError
+from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.frameworks.supervised import Supervised
+from semisam.prompters.uncertainty_points import UncertaintyPoints
+from semisam.testing import FakeBackend, random_batch, tiny_builder
+from semisam.trainer import CHECKPOINT, LOG, PREVIOUS, Diverged, Interrupted, Plan, Trainer
+from semisam.types import Clock
+
+PLAN = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
+
+
+class Batches:
+    def batch(self, step):
+        return random_batch(shape=(6, 8, 4), seed=step)
+
+
+def _trainer(folder, plan=PLAN, framework=None):
+    torch.manual_seed(0)
+    inner = framework or SemiSAM(
+        MeanTeacher(tiny_builder(), 2), FakeBackend(), UncertaintyPoints(max_uncertainty=1.0)
+    )
+    return Trainer(inner, Batches(), plan, folder)
+
+
+def _state(trainer):
+    momentum = trainer.optimizer.state_dict()["state"]
+    return dict(trainer.framework.state_dict()) | {
+        f"momentum {k}": v["momentum_buffer"] for k, v in momentum.items()
+    }
+
+
+def _equal(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[k], other[k]) for k in one)
+
+
+class Killed(BaseException):
+    """Stands for a death that no code sees coming."""
+
+
+def _figures(folder):
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "sam_seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("killed_after", range(1, 7))
+def test_killed_after_any_step_and_started_again_is_as_never_killed(
+    tmp_path, killed_after, precision
+):
+    plan = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision=precision, seed=4)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = _trainer(tmp_path / "whole", plan)
+    whole.fit()
+
+    def die(done, figures):
+        if done == killed_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        _trainer(tmp_path / "killed", plan).fit(die)
+    torch.manual_seed(99)  # the global state of the new process is another one
+    again = _trainer(tmp_path / "killed", plan)
+    again.fit()
+    assert _equal(_state(whole), _state(again))
+    assert _figures(tmp_path / "whole") == _figures(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("moment", ["before", "written", "renamed"])
+def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
+    (tmp_path / "whole").mkdir()
+    whole = _trainer(tmp_path / "whole")
+    whole.fit()
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    save, count = torch.save, 0
+
+    def torn(state, path):
+        nonlocal count
+        count += 1
+        if count < 2:
+            save(state, path)
+            return
+        if moment == "written":
+            save(state, path)
+        elif moment == "renamed":
+            # As if the disk had lost the end of the file after the rename.
+            save(state, path)
+            data = path.read_bytes()
+            (folder / CHECKPOINT).write_bytes(data[: len(data) // 2])
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(Killed):
+        _trainer(folder).fit()
+    monkeypatch.undo()
+    assert (folder / PREVIOUS).exists()
+    again = _trainer(folder)
+    again.fit()
+    assert _equal(_state(whole), _state(again))
+    assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path, number):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = _trainer(tmp_path / "whole")
+    whole.fit()
+
+    class Interrupting(Batches):
+        def batch(self, step):
+            if step == 3:
+                os.kill(os.getpid(), number)
+            return super().batch(step)
+
+    stopped = _trainer(tmp_path / "stopped")
+    stopped._batches = Interrupting()
+    with pytest.raises(Interrupted, match="after 4 iterations"):
+        stopped.fit()
+    again = _trainer(tmp_path / "stopped")
+    again.fit()
+    assert _equal(_state(whole), _state(again))
+
+
+def test_the_objective_is_the_sum_of_what_is_logged(tmp_path):
+    _trainer(tmp_path).fit()
+    for line in _figures(tmp_path):
+        parts = [line[k] for k in ("ce", "dice", "consistency", "sam")]
+        assert line["loss"] == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_the_step_is_sgd_as_published(tmp_path):
+    plan = Plan(iterations=2, lr=0.1, momentum=0.9, weight_decay=1e-2, precision="fp32")
+    torch.manual_seed(0)
+    framework = Supervised(tiny_builder(norm="none", dropout=0.0), 2)
+    torch.manual_seed(0)
+    by_hand = Supervised(tiny_builder(norm="none", dropout=0.0), 2)
+    Trainer(framework, Batches(), plan, tmp_path).fit()
+    velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
+    for step in range(2):
+        by_hand.zero_grad()
+        losses = by_hand.training_step(Batches().batch(step), Clock(step, 2)).losses
+        sum(losses.values()).backward()
+        with torch.no_grad():
+            for p, v in zip(by_hand.parameters(), velocity, strict=True):
+                gradient = p.grad + 1e-2 * p
+                v.mul_(0.9).add_(gradient)
+                p.sub_(0.1 * v)
+    for ours, want in zip(framework.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_bounds_the_update(tmp_path):
+    plan = Plan(iterations=1, lr=1.0, momentum=0.0, weight_decay=0.0, clip=1e-3, precision="fp32")
+    torch.manual_seed(0)
+    framework = Supervised(tiny_builder(), 2)
+    before = [p.detach().clone() for p in framework.parameters()]
+    Trainer(framework, Batches(), plan, tmp_path).fit()
+    moved = [(p - b).square().sum() for p, b in zip(framework.parameters(), before, strict=True)]
+    assert float(sum(moved)) ** 0.5 <= 1e-3 * 1.001
+
+
+def test_a_diverged_loss_stops_with_a_sentence(tmp_path):
+    class Exploding(Batches):
+        def batch(self, step):
+            batch = super().batch(step)
+            batch.image[0, 0, 0] = float("inf")
+            return batch
+
+    trainer = _trainer(tmp_path)
+    trainer._batches = Exploding()
+    with pytest.raises(Diverged, match="lower the learning rate"):
+        trainer.fit()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    _trainer(tmp_path).fit()
+    with pytest.raises(InputError, match=r"other settings \(lr 0.01, now 0.02\)"):
+        _trainer(tmp_path, Plan(iterations=7, lr=0.02, lr_step=3, seed=4)).fit()
+
+
+def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"no checkpoint there can be read \(checkpoint.pt"):
+        _trainer(tmp_path).fit()
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path):
+    trainer = _trainer(tmp_path)
+    torch.manual_seed(11)
+    want = torch.rand(1)
+    torch.manual_seed(11)
+    trainer.fit()
+    assert torch.equal(torch.rand(1), want)
+
+
+def test_tensorboard_events_hold_every_loss(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    _trainer(tmp_path).fit()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"loss", "ce", "dice", "consistency", "sam", "lr"} <= set(events.Tags()["scalars"])
+    values = [event.value for event in events.Scalars("loss")]
+    assert values == pytest.approx([line["loss"] for line in _figures(tmp_path)], rel=1e-6)
+
+
+def test_weights_of_three_dimensional_convolutions_are_channels_last(tmp_path):
+    trainer = _trainer(tmp_path)
+    weights = [p for p in trainer.framework.parameters() if p.ndim == 5 and p.shape[1] > 1]
+    assert weights
+    assert all(w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights)
