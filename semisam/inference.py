@@ -102,6 +102,12 @@ def sliding_window(
         tuple(slice(a, a + p) for a, p in zip(corner, patch, strict=True))
         for corner in itertools.product(*starts)
     ]
+    coverage = _coverage(image.shape[1:], starts, patch)
+    if not coverage.all():
+        raise ValueError(
+            f"windows must cover the image, got gaps at patch {patch} and stride {stride}; "
+            "take a stride of at most the patch"
+        )
     score: Tensor | None = None
     for first in range(0, len(windows), window_batch):
         chunk = windows[first : first + window_batch]
@@ -116,7 +122,7 @@ def sliding_window(
         if on_window is not None:
             on_window(first + len(chunk), len(windows))
     assert score is not None  # there is always a window
-    score /= _coverage(image.shape[1:], starts, patch, image.device)
+    score /= coverage.to(score.device)
     return score if score.shape[1:] == size else score[(slice(None), *inside)].contiguous()
 
 
@@ -131,9 +137,7 @@ def _pad_to_patch(image: Tensor, patch: tuple[int, ...]) -> tuple[Tensor, tuple[
     return F.pad(image, pads), inside
 
 
-def _coverage(
-    size: Sequence[int], starts: list[list[int]], patch: tuple[int, ...], device: torch.device
-) -> Tensor:
+def _coverage(size: Sequence[int], starts: list[list[int]], patch: tuple[int, ...]) -> Tensor:
     """How many windows cover each voxel: the product of the counts along the axes."""
     total = torch.ones((), dtype=torch.float32)
     for n, corners, p in zip(size, starts, patch, strict=True):
@@ -141,7 +145,7 @@ def _coverage(
         for corner in corners:
             line[corner : corner + p] += 1
         total = total[..., None] * line
-    return total.to(device)
+    return total
 
 
 def _check_probs(probs: Tensor, rows: int, patch: tuple[int, ...]) -> None:
