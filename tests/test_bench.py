@@ -1,0 +1,201 @@
+"""The grid from the command line, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from semisam.bench.grid import Axes, check, expand
+from semisam.bench.results import collect, comparison
+from semisam.cli.main import main
+
+TINY = [
+    "--patch",
+    "16x16x16",
+    "--stride",
+    "16x16x16",
+    "--iterations",
+    "3",
+    "--set",
+    "vnet.filters=2",
+]
+
+
+def _bench(tmp_path, *args):
+    out = tmp_path / "out"
+    command = ["bench", "--data", str(tmp_path / "la"), "--out", str(out), *TINY, *args]
+    return CliRunner().invoke(main, command), out
+
+
+def test_grid_table_and_no_second_run(tiny_la, tmp_path):
+    args = ("--method", "mt", "--labels", "1,2", "--sam", "none,geodesic")
+    result, out = _bench(tmp_path, *args)
+    assert result.exit_code == 0, result.output
+    rows = pd.read_csv(out / "results.csv")
+    assert len(rows) == 4
+    assert {"metrics.dice_sd_cases", "cost.peak_memory_gib", "versions.torch", "data.hash"} <= set(
+        rows.columns
+    )
+    table = pd.read_csv(out / "table.csv", keep_default_na=False, na_values=[""])
+    assert table[["method", "sam", "labeled", "unlabeled"]].to_numpy().tolist() == [
+        ["mt", "none", 1, 3],
+        ["mt", "geodesic", 1, 3],
+        ["mt", "none", 2, 2],
+        ["mt", "geodesic", 2, 2],
+    ]
+    gain = table["dice"][1] - table["dice"][0]
+    assert table["gain_dice"][1] == pytest.approx(gain, abs=1e-4)
+    assert pd.isna(table["gain_dice"][0])
+    assert "Comparison" in result.output
+
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    again, _ = _bench(tmp_path, *args)
+    assert again.exit_code == 0
+    assert again.output.count("finished earlier") == 4
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_one_failed_run_does_not_stop_the_rest(tiny_la, tmp_path):
+    result, out = _bench(
+        tmp_path,
+        *("--method", "mt,supervised", "--labels", "2", "--sam", "none"),
+        *("--set", "mt.noise_std=nan"),
+    )
+    assert result.exit_code == 1
+    assert "Failed: mt-n2" in result.output and "loss is nan" in result.output
+    assert pd.read_csv(out / "results.csv")["method"].tolist() == ["supervised"]
+
+
+@pytest.mark.parametrize("whom", ["worker", "grid"])
+def test_sigkill_and_started_again_ends_in_the_same_weights(tiny_la, tmp_path, whom):
+    def command(out):
+        return [
+            *(sys.executable, "-m", "semisam", "bench", "--data", str(tiny_la), "--out", str(out)),
+            *(*TINY, "--iterations", "60", "--checkpoint-every", "5"),
+            *("--method", "mt", "--labels", "2", "--sam", "geodesic"),
+        ]
+
+    def weights(out):
+        (path,) = out.glob("runs/*/model.pt")
+        return torch.load(path, weights_only=True)
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    grid = subprocess.Popen(command(killed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 90
+    while not list(killed.glob("runs/*/checkpoint.pt")):
+        assert time.monotonic() < deadline and grid.poll() is None, "no checkpoint was written"
+        time.sleep(0.01)
+    if whom == "worker":
+        child = int(_children(grid.pid)[0])
+        os.kill(child, signal.SIGKILL)
+        output, _ = grid.communicate(timeout=60)
+        assert grid.returncode == 1 and b"killed by signal 9" in output
+    else:
+        grid.kill()
+        grid.wait()
+        time.sleep(2.5)  # the orphan notices that the grid is gone, and saves
+    assert not list(killed.glob("runs/*/result.json"))
+    subprocess.run(command(killed), check=True, capture_output=True)
+    one, other = weights(tmp_path / "whole"), weights(killed)
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
+    out = tmp_path / "out"
+    grid = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "semisam", "bench", "--data", str(tiny_la), "--out", str(out)),
+            *(*TINY, "--iterations", "100000", "--method", "mt", "--labels", "1,2"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not list(out.glob("runs/*/checkpoint.pt")):
+        assert time.monotonic() < deadline and grid.poll() is None
+        time.sleep(0.05)
+    os.killpg(grid.pid, signal.SIGINT)  # as a terminal does: the whole group
+    output, _ = grid.communicate(timeout=60)
+    assert grid.returncode == 130
+    assert "run the same command again to go on" in output
+    assert "Traceback" not in output
+    (checkpoint,) = out.glob("runs/*/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 100
+
+
+def _children(pid):
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def test_a_bare_run_is_the_same_whatever_the_branch(tiny_la):
+    common = {"data": str(tiny_la), "dataset": "la", "patch": (16, 16, 16)}
+    axes = Axes(["mt"], ["none", "geodesic"], [1])
+    one = expand(axes, {**common, "prompter": "box"}, {}, {})
+    other = expand(axes, common, {}, {})
+    assert one[0] == other[0] and one[1] != other[1]
+
+
+def test_runs_are_named_alike_wherever_the_data_lie(tiny_la, tmp_path):
+    common = {"dataset": "la", "patch": (16, 16, 16), "network_options": {"filters": 2}}
+    axes = Axes(["mt", "supervised"], ["none"], [1, 2], subsets=[0, 1])
+    here = check(expand(axes, {**common, "data": str(tiny_la)}, {}, {}))
+    moved = tiny_la.rename(tmp_path / "moved")
+    there = check(expand(axes, {**common, "data": str(moved)}, {}, {}))
+    assert [run.name for run in here] == [run.name for run in there]
+    assert len({run.name for run in here}) == 8
+
+
+def test_the_table_averages_runs_and_pairs_the_gain(tmp_path):
+    values = {
+        ("none", 0): 0.5,
+        ("none", 1): 0.6,
+        ("geodesic", 0): 0.7,
+        ("geodesic", 1): 0.65,
+        ("geodesic", 2): 0.1,  # no bare run of seed 2: not in the gain
+    }
+    for (sam, seed), dice in values.items():
+        folder = tmp_path / f"{sam}-{seed}"
+        folder.mkdir()
+        metrics = {
+            m: 1.0 for m in ("jaccard", "asd_voxel", "hd95_voxel", "hd95_mm", "asd_mm", "dice")
+        }
+        metrics |= {"dice": dice, "empty_predictions": 1}
+        result = {
+            "settings": {
+                "protocol": "paper",
+                "method": "mt",
+                "sam": sam,
+                "prompter": "box",
+                "labels": 1,
+                "subset": 0,
+                "seed": seed,
+            },
+            "options": {},
+            "run": f"{sam}{seed}",
+            "data": {"labeled": 1, "unlabeled": 3, "labeled_cases": ["a"]},
+            "metrics": metrics,
+            "training": {},
+            "cost": {"train_seconds": 1.0, "peak_memory_gib": 1.0},
+            "versions": {},
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+    table = comparison(collect(sorted(tmp_path.iterdir())))
+    bare, sam = table.to_dict("records")
+    assert (bare["sam"], sam["sam"]) == ("none", "geodesic")
+    assert bare["dice"] == pytest.approx(55) and bare["dice_sd"] == pytest.approx(50**0.5)
+    assert sam["gain_dice"] == pytest.approx((20 + 5) / 2)
+    assert sam["empty"] == 3 and sam["runs"] == 3

@@ -1,0 +1,213 @@
+"""A whole run: what it writes, what it may read, and that it is done once."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from semisam.config import RunSettings, make_settings
+from semisam.errors import InputError, PluginError
+from semisam.run import execute, load_run
+from semisam.trainer import CHECKPOINT, Interrupted
+
+
+def _model(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def _scores(folder):
+    with (folder / "cases.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def _same_result(one, other):
+    first, second = _model(one), _model(other)
+    weights = all(torch.equal(first[k], second[k]) for k in first)
+    return weights and _scores(one) == _scores(other)
+
+
+def _with_sam(settings, **changes):
+    return settings.model_copy(
+        update={
+            "sam": "geodesic",
+            "prompter_options": {"max_uncertainty": 1.0},
+            "semisam_options": {"weight": 1.0},
+            **changes,
+        }
+    )
+
+
+def _unlabeled(data):
+    return (data / "train.list").read_text().split()[2:]
+
+
+def test_a_run_writes_its_result_and_is_not_run_again(tiny_settings, tmp_path):
+    folder = tmp_path / "run"
+    path = execute(tiny_settings, folder)
+    result = json.loads(path.read_text())
+    assert result["data"]["labeled"] == 2 and result["data"]["unlabeled"] == 2
+    assert 0 <= result["metrics"]["dice"] <= 1
+    assert result["versions"]["torch"] == torch.__version__
+    assert RunSettings.model_validate_json(json.dumps(result["settings"])) == tiny_settings
+    assert not (folder / CHECKPOINT).exists()
+    assert [row["case"] for row in _scores(folder)] == ["test_000", "test_001"]
+    before = path.stat().st_mtime_ns
+    assert execute(tiny_settings, folder) == path
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("sam", [False, True], ids=["bare", "with SAM"])
+@pytest.mark.parametrize("poison", ["missing", "values", "shape"])
+def test_labels_of_unlabeled_cases_change_not_one_bit(tiny_settings, tmp_path, poison, sam):
+    settings = _with_sam(tiny_settings) if sam else tiny_settings
+    clean, poisoned = tmp_path / "clean", tmp_path / "poisoned"
+    first = json.loads(execute(settings, clean).read_text())
+    for case in _unlabeled(tmp_path / "la"):
+        with h5py.File(tmp_path / "la" / case / "mri_norm2.h5", "a") as file:
+            shape = file["label"].shape
+            del file["label"]
+            if poison == "values":
+                file["label"] = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+            elif poison == "shape":
+                file["label"] = np.ones((3, 3, 3), np.uint8)
+    second = json.loads(execute(settings, poisoned).read_text())
+    assert _same_result(clean, poisoned)
+    assert first["data"]["hash"] == second["data"]["hash"]
+    assert first["run"] == second["run"]
+
+
+def test_labels_of_labeled_cases_do_change_the_result(tiny_settings, tmp_path):
+    """The test above can fail: what it compares does depend on labels that are read."""
+    execute(tiny_settings, tmp_path / "clean")
+    case = (tmp_path / "la" / "train.list").read_text().split()[0]
+    with h5py.File(tmp_path / "la" / case / "mri_norm2.h5", "a") as file:
+        file["label"][...] = np.roll(file["label"][...], 5, axis=0)
+    execute(tiny_settings, tmp_path / "changed")
+    assert not _same_result(tmp_path / "clean", tmp_path / "changed")
+
+
+def test_sam_changes_the_result_and_weight_zero_does_not(tiny_settings, tmp_path):
+    execute(tiny_settings, tmp_path / "bare")
+    execute(_with_sam(tiny_settings), tmp_path / "sam")
+    execute(_with_sam(tiny_settings, semisam_options={"weight": 0.0}), tmp_path / "zero")
+    assert _same_result(tmp_path / "bare", tmp_path / "zero")
+    assert not _same_result(tmp_path / "bare", tmp_path / "sam")
+    log = [json.loads(line) for line in (tmp_path / "sam" / "train.jsonl").open()]
+    assert all(line["sam_asked"] + line["sam_skipped"] == 2 for line in log)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(tiny_settings, tmp_path):
+    execute(tiny_settings, tmp_path / "whole")
+
+    def interrupt(phase, done, total, figures):
+        if phase == "train" and done == 2:
+            raise Interrupted(done)
+
+    with pytest.raises(Interrupted):
+        execute(tiny_settings, tmp_path / "stopped", interrupt)
+    execute(tiny_settings, tmp_path / "stopped")
+    assert _same_result(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def die(phase, done, total, figures):
+        if phase == "evaluate":
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(tiny_settings, tmp_path / "run", die)
+    steps = []
+    execute(
+        tiny_settings,
+        tmp_path / "run",
+        lambda phase, done, total, figures: steps.append(done) if phase == "train" else None,
+    )
+    assert steps == []
+
+
+def test_a_folder_of_another_run_is_refused(tiny_settings, tmp_path):
+    execute(tiny_settings, tmp_path / "run")
+    with pytest.raises(InputError, match="a run with other labels"):
+        execute(tiny_settings.model_copy(update={"labels": 1}), tmp_path / "run")
+
+
+def test_several_classes_and_a_subset(tmp_path):
+    settings = RunSettings(
+        dataset_options={"classes": 3, "cases": 4, "test_cases": 1, "size": 32},
+        labels=1,
+        subset=2,
+        method="supervised",
+        network_options={"filters": 2},
+        iterations=2,
+        patch=(32, 32, 32),
+        stride=(32, 32, 32),
+    )
+    result = json.loads(execute(settings, tmp_path / "run").read_text())
+    assert [row["class"] for row in _scores(tmp_path / "run")][0] != "background"
+    assert len(_scores(tmp_path / "run")) == 2
+    assert result["data"]["labeled_cases"] != ["train_000"]
+
+
+def test_a_trained_run_opens_without_its_data(tiny_settings, tmp_path):
+    execute(_with_sam(tiny_settings), tmp_path / "run")
+    (tmp_path / "la").rename(tmp_path / "gone")
+    _, framework, card = load_run(tmp_path / "run")
+    assert card.class_names == ("background", "left atrium")
+    image = torch.randn(1, 1, 16, 16, 16)
+    probs = framework(image)
+    assert probs.shape == (1, 2, 16, 16, 16)
+    torch.testing.assert_close(probs.sum(1), torch.ones(1, 16, 16, 16))
+
+
+def test_predictions_are_written_one_a_case(tiny_settings, tmp_path):
+    settings = tiny_settings.model_copy(update={"save_predictions": True})
+    execute(settings, tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run" / "predictions").iterdir())
+    assert names == ["test_000.nii.gz", "test_001.nii.gz"]
+
+
+def test_identity_is_what_counts(tiny_settings):
+    moved = tiny_settings.model_copy(update={"data": "/elsewhere", "checkpoint_every": 7})
+    assert tiny_settings.identity("d") == moved.identity("d")
+    assert tiny_settings.identity("d") != tiny_settings.identity("e")
+    other = tiny_settings.model_copy(update={"lr": 0.02})
+    assert tiny_settings.identity("d") != other.identity("d")
+
+
+def test_all_faults_of_the_settings_are_listed_at_once():
+    with pytest.raises(InputError, match=r"labels: .*got 0; lr: .*got -1"):
+        make_settings({"labels": 0, "lr": -1.0})
+
+
+def test_protocols_are_data_and_the_user_wins(tiny_settings):
+    from semisam.config import method_options, semisam_options
+
+    published = make_settings({"labels": 1, "method": "mt", "protocol": "published"})
+    assert published.largest_component
+    assert method_options(published)["ramp_power"] == 2
+    assert semisam_options(published)["weight"] == 0.05
+    mine = make_settings(
+        {
+            "labels": 1,
+            "method": "mt",
+            "protocol": "published",
+            "largest_component": False,
+            "method_options": {"ramp_power": 3.0},
+        }
+    )
+    assert not mine.largest_component and method_options(mine)["ramp_power"] == 3.0
+
+
+def test_options_of_the_branch_are_checked(tiny_settings, tmp_path):
+    settings = _with_sam(tiny_settings, semisam_options={"wait": 0.2})
+    with pytest.raises(PluginError, match="did you mean 'weight'"):
+        execute(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "train.jsonl").exists()
