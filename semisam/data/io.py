@@ -1,11 +1,16 @@
-"""Reading and writing of scans with their geometry, through SimpleITK.
+"""Medical image files, read and written by SimpleITK.
 
-Arrays are indexed (i, j, k) = (x, y, z), as in the published h5 files; SimpleITK's own arrays are
-the other way round.
+Arrays are indexed ``(i, j, k)`` = (x, y, z), the order of the file's own axes; SimpleITK's arrays
+are (z, y, x), and nothing outside this file sees that order.
 """
 
 from __future__ import annotations
 
+import gzip
+import math
+import os
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,80 +24,176 @@ from semisam.files import replace_file
 
 sitk: Any = SimpleITK  # its functions carry no types
 
+_NIFTI = (".nii", ".nii.gz")
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a volume lies in space.
+    """Where the voxels of an array lie in the patient, in ITK's (LPS) coordinates.
 
     Attributes:
-        spacing: mm per array axis i, j, k.
-        origin: position of voxel (0, 0, 0) in mm; ``None``: unknown.
-        direction: row-major ``d x d``, its columns the directions of the array axes; ``None``:
-            unknown.
+        spacing: mm per voxel along each axis ``(i, j, k)`` of the array.
+        origin: mm, the centre of voxel ``(0, 0, 0)``; ``None``: zero.
+        direction: row-major ``d * d`` cosines whose columns are the array axes; ``None``: identity.
     """
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...] | None = None
     direction: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        ndim = len(self.spacing)
+        if ndim not in (2, 3) or not all(0 < s < math.inf for s in self.spacing):
+            raise InputError(f"spacing must be 2 or 3 positive mm, got {self.spacing}")
+        if self.origin is not None and len(self.origin) != ndim:
+            raise InputError(f"origin must have {ndim} numbers as spacing has, got {self.origin}")
+        if self.direction is not None:
+            _check_direction(self.direction, ndim)
 
-def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
-    """Write a labelmap or a probability map ``(i, j, k)`` as NIfTI, beside and renamed.
+
+def read_image(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Geometry]:
+    """Read an image file of any format that SimpleITK knows, or a folder of one DICOM series.
 
     Args:
-        path: ends in ``.nii`` or ``.nii.gz``.
-        array: in index order.
-        geometry: of the array; unknown parts are left at SimpleITK's defaults.
+        path: the file or the folder.
+
+    Returns:
+        ``(i, j, k)`` float32 (``(i, j)`` of a 2-D file), or ``(C, i, j, k)`` of an image with
+        several values per voxel, and where it lies.
+
+    Raises:
+        InputError: there is no such file, or it is not a readable 2-D or 3-D real image.
     """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing([float(s) for s in geometry.spacing])
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"an image file or a DICOM folder is required, got no such path: {path}")
+    try:
+        image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+        _check_whole(path)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
+        raise InputError(
+            f"a readable image is required, got {path}, which SimpleITK refuses ({reason}); "
+            "convert it to NIfTI"
+        ) from error
+    ndim = image.GetDimension()
+    if ndim not in (2, 3) or "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(
+            f"a real image of 2 or 3 axes is required, got {image.GetPixelIDTypeAsString()} of "
+            f"size {image.GetSize()} in {path}; write one file per time point or part"
+        )
+    geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    # Reversing every axis turns (z, y, x) into (x, y, z), and (z, y, x, C) into (C, x, y, z).
+    array = sitk.GetArrayViewFromImage(image).T
+    return np.ascontiguousarray(array, dtype=np.float32), geometry
+
+
+def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:
+    """Write a label map or an image as NIfTI: whole or not at all.
+
+    The file is written beside and renamed, so that a reader never sees half of it.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz`` (compressed); its folder exists.
+        array: ``(i, j, k)`` or ``(i, j)``, or with channels ``(C, *S)``. Booleans and integers are
+            stored in the smallest integer type that holds them, floats as float32.
+        geometry: where the voxels lie. NIfTI stores it in float32.
+
+    Raises:
+        InputError: the name, the folder, the shape or the type does not fit.
+    """
+    path = Path(path)
+    suffix = next((s for s in reversed(_NIFTI) if path.name.endswith(s)), None)
+    if suffix is None:
+        raise InputError(f"the name must end in .nii or .nii.gz, got {path.name}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder must exist, got {path.parent}; make it first")
+    image = _to_itk(np.asarray(array), geometry)
+    try:
+        with replace_file(path) as temporary:
+            # SimpleITK chooses the format by the ending, which a temporary name does not have.
+            named = temporary.with_name(temporary.name + suffix)
+            try:
+                sitk.WriteImage(image, str(named), useCompression=suffix == ".nii.gz")
+                named.replace(temporary)
+            finally:
+                named.unlink(missing_ok=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"a writable path is required, got {path} ({error})") from error
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a NIfTI file that ends early: SimpleITK fills what is missing with zeros."""
+    if not path.name.endswith(_NIFTI):
+        return
+    packed = path.name.endswith(".gz")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            header = file.read(348)
+            order = "<" if header[:4] == struct.pack("<i", 348) else ">"
+            if len(header) < 348 or struct.unpack_from(f"{order}i", header)[0] != 348:
+                return  # not NIfTI-1: left to SimpleITK
+            rank, *size = struct.unpack_from(f"{order}8h", header, 40)
+            (bits,) = struct.unpack_from(f"{order}h", header, 72)
+            (offset,) = struct.unpack_from(f"{order}f", header, 108)
+            file.seek(int(offset) + math.prod(size[:rank]) * bits // 8 - 1)
+            whole = len(file.read(1)) == 1
+    except (EOFError, OSError, zlib.error):
+        whole = False
+    if not whole:
+        raise InputError(
+            f"a whole file is required, got {path}, which ends before its last voxel; copy or "
+            "download it again"
+        )
+
+
+def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
+    if len(direction) != ndim * ndim:
+        raise InputError(f"direction must have {ndim * ndim} numbers, got {len(direction)}")
+    matrix = np.asarray(direction, dtype=np.float64).reshape(ndim, ndim)
+    if not np.allclose(matrix.T @ matrix, np.eye(ndim), atol=1e-4):
+        raise InputError(
+            f"the columns of direction must be orthogonal unit vectors, got {direction}; "
+            "resample a sheared image first"
+        )
+
+
+def _read_series(folder: Path) -> Any:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise InputError(
+            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}; "
+            "give the folder of one series, or the image file itself"
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return reader.Execute()
+
+
+def _to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
+    ndim = len(geometry.spacing)
+    channels = array.ndim == ndim + 1
+    if array.ndim not in (ndim, ndim + 1) or array.size == 0:
+        raise InputError(
+            f"the array must have the {ndim} axes of the geometry, or channels before them, "
+            f"got shape {array.shape}"
+        )
+    image = sitk.GetImageFromArray(np.ascontiguousarray(_storable(array).T), isVector=channels)
+    image.SetSpacing([float(x) for x in geometry.spacing])
     if geometry.origin is not None:
         image.SetOrigin([float(x) for x in geometry.origin])
     if geometry.direction is not None:
         image.SetDirection([float(x) for x in geometry.direction])
-    with replace_file(path) as temporary:
-        # SimpleITK chooses the format by the ending, which a temporary name does not have.
-        ending = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-        named = temporary.with_name(temporary.name + ending)
-        try:
-            sitk.WriteImage(image, str(named), useCompression=ending == ".nii.gz")
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+    return image
 
 
-def read_image(path: Path) -> tuple[NDArray[np.float32], Geometry]:
-    """Read any image that SimpleITK reads, or a folder with one DICOM series.
-
-    Returns:
-        The array, ``(i, j, k)`` float32, or ``(C, i, j, k)`` for an image of several components,
-        and its geometry.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        image = sitk.ReadImage(_series(path) if path.is_dir() else str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1]
-        raise InputError(
-            f"an image that SimpleITK reads (NIfTI, NRRD, MHA, DICOM folder) is required, got "
-            f"{path} ({reason}): check the file"
-        ) from None
-    array = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-        array = array.transpose(0, *range(array.ndim - 1, 0, -1))
-    else:
-        array = array.T
-    geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return np.ascontiguousarray(array, dtype=np.float32), geometry
-
-
-def _series(folder: Path) -> tuple[str, ...]:
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
-    if not names:
-        raise InputError(
-            f"a folder must hold a DICOM series, got {folder} without one: name a file in it"
-        )
-    return tuple(names)
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"the array must be of bool, int or float, got {array.dtype}")
+    low, high = int(array.min()), int(array.max())
+    for kind in (np.uint8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return array.astype(kind, copy=False)
+    raise InputError(f"integers must fit 32 bits, got values from {low} to {high}")
