@@ -121,7 +121,9 @@ def main():
     seconds = help_seconds()
     rows.append({"what": "semisam --help", "figure": seconds, "unit": "s", "goal": "< 0.4"})
     for name, value in metrics_ratio().items():
-        rows.append({"what": f"metrics: {name}", "figure": value, "unit": "", "goal": "ratio >= 5"})
+        unit = "ms" if name.endswith("_ms") else "x"
+        goal = ">= 5" if name == "good" else ""
+        rows.append({"what": f"metrics: {name}", "figure": value, "unit": unit, "goal": goal})
     ratio, medians = step_ratio()
     for name, value in medians.items():
         rows.append({"what": f"mt step: {name}", "figure": value, "unit": "s", "goal": ""})

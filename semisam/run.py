@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from semisam import __version__
 from semisam.assemble import choose_labeled, make_framework, network_builder, open_dataset
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
-from semisam.data.dataset import Dataset
 from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
 from semisam.data.store import VolumeStore, data_hash
 from semisam.errors import InputError
@@ -64,11 +63,11 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
         dataset = open_dataset(settings)
         split = dataset.split()
         labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset)
-        store = VolumeStore(dataset, labeled=labeled, unlabeled=unlabeled, test=split.test)
-        hashes = store.check(lambda done, total: report("check", done, total, {}))
         with _initial_seed(settings):
             framework = make_framework(settings, dataset.channels, dataset.num_classes)
-        plan = check_run(settings, dataset, framework, len(labeled), len(unlabeled))
+        store = VolumeStore(dataset, labeled=labeled, unlabeled=unlabeled, test=split.test)
+        hashes = store.check(lambda done, total: report("check", done, total, {}))
+        plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
         training = train(settings, framework, store, plan, folder, report)
         rows = score(settings, framework, store, folder, report)
         write_json(
@@ -102,7 +101,7 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
 
 
 def check_run(
-    settings: RunSettings, dataset: Dataset, framework: Framework, labeled: int, unlabeled: int
+    settings: RunSettings, store: VolumeStore, framework: Framework, labeled: int, unlabeled: int
 ) -> BatchPlan:
     """Check what can be known before training and return how the batch is divided.
 
@@ -111,6 +110,14 @@ def check_run(
             that is not there.
     """
     device = check_device(settings)
+    dataset = store.dataset
+    axes = store.image(store.test[0]).array.ndim - 1
+    for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
+        if len(size) != axes:
+            raise InputError(
+                f"--{name} must have one size per axis of the scans, {axes}, got "
+                f"{'x'.join(map(str, size))}"
+            )
     build = network_builder(settings, dataset.channels)
     plan = plan_batch(settings.batch, labeled, unlabeled, framework.uses_unlabeled)
     with torch.device("meta"):

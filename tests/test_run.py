@@ -208,6 +208,6 @@ def test_protocols_are_data_and_the_user_wins(tiny_settings):
 
 def test_options_of_the_branch_are_checked(tiny_settings, tmp_path):
     settings = _with_sam(tiny_settings, semisam_options={"wait": 0.2})
-    with pytest.raises(PluginError, match="did you mean 'weight'"):
+    with pytest.raises(PluginError, match="did you mean weight"):
         execute(settings, tmp_path / "run")
     assert not (tmp_path / "run" / "train.jsonl").exists()

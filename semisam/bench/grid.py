@@ -12,7 +12,6 @@ import torch
 
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.config import RunSettings, make_settings
-from semisam.data.dataset import Split
 from semisam.data.store import VolumeStore, data_hash
 from semisam.run import check_run
 
@@ -92,7 +91,9 @@ def check(
     """
     dataset = open_dataset(runs[0])
     split = dataset.split()
-    _check_methods(runs, split, dataset.channels, dataset.num_classes)
+    # Names, options and pairs first: they need no scan.
+    with torch.random.fork_rng(devices=[]):
+        frameworks = [make_framework(r, dataset.channels, dataset.num_classes) for r in runs]
     chosen = {(r.labels, r.subset): choose_labeled(split, r.labels, r.subset) for r in runs}
     ever_labeled = {case for labeled, _ in chosen.values() for case in labeled}
     store = VolumeStore(
@@ -102,6 +103,9 @@ def check(
         test=split.test,
     )
     hashes = store.check(on_case)
+    for run, framework in zip(runs, frameworks, strict=True):
+        labeled, unlabeled = chosen[run.labels, run.subset]
+        check_run(run, store, framework, len(labeled), len(unlabeled))
     named = []
     for run in runs:
         labeled, _ = chosen[run.labels, run.subset]
@@ -109,18 +113,6 @@ def check(
         used = {k: v for k, v in hashes.items() if k.startswith("image:") or k in readable}
         named.append(Run(run, _folder_name(run, run.identity(data_hash(used)))))
     return named
-
-
-def _check_methods(
-    runs: Sequence[RunSettings], split: Split, channels: int, num_classes: int
-) -> None:
-    """Build each distinct method once, on no memory, and check what it is to be trained with."""
-    dataset = open_dataset(runs[0])
-    for run in runs:
-        labeled, unlabeled = choose_labeled(split, run.labels, run.subset)
-        with torch.random.fork_rng(devices=[]):
-            framework = make_framework(run, channels, num_classes)
-        check_run(run, dataset, framework, len(labeled), len(unlabeled))
 
 
 def _folder_name(run: RunSettings, identity: str) -> str:

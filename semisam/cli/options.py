@@ -66,9 +66,7 @@ _OPTIONS = (
     click.option(
         "--protocol", metavar="NAME", help="paper (default), or published: the authors' script."
     ),
-    click.option(
-        "--iterations", type=int, help="Optimizer steps (6000, or as the data suggest)."
-    ),
+    click.option("--iterations", type=int, help="Optimizer steps (6000, or as the data suggest)."),
     click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
     click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
     click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
