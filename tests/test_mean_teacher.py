@@ -80,9 +80,8 @@ def test_the_unlabeled_term_moves_the_student_and_not_the_teacher():
     framework, batch = _setup(2)
     torch.manual_seed(5)
     framework.training_step(batch, CLOCK).losses["consistency"].backward()
-    assert all(
-        p.grad is not None and p.grad.abs().sum() > 0 for p in framework.student.parameters()
-    )
+    grads = [p.grad for p in framework.student.parameters()]
+    assert all(g is not None and g.abs().sum() > 0 for g in grads)
     assert all(p.grad is None for p in framework.teacher.parameters())
 
 

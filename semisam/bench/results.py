@@ -90,6 +90,8 @@ def _results(folders: Iterable[Path]) -> list[Path]:
 def _flatten(result: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"run": result["run"]}
     for key, value in result["settings"].items():
+        if key == "data":  # a path of one machine; the hash tells which data they are
+            continue
         row[key] = json.dumps(value) if isinstance(value, list | dict) else value
     if row["sam"] == "none":
         row["prompter"] = ""

@@ -113,10 +113,12 @@ class GridDisplay:
 
 def print_table(table: pd.DataFrame) -> None:
     """Print the comparison table, mean ± SD over runs, as the paper lays it out."""
-    shown = Table(title="Comparison (mean ± SD over seeds and labeled subsets)", title_style="bold")
-    for name in ("Method", "SAM", "Labeled/unlabeled", "Runs"):
+    shown = Table(title="Comparison: mean ± SD over seeds and labeled subsets", title_style="bold")
+    shown.add_column("Method", overflow="fold", min_width=8)
+    shown.add_column("SAM", overflow="fold")
+    for name in ("Lab./\nunl.", "Runs"):
         shown.add_column(name)
-    for name in ("Dice [%]", "Jaccard [%]", "ASD [voxel]", "95HD [voxel]", "Empty", "Gain [Dice]"):
+    for name in ("Dice\n[%]", "Jacc.\n[%]", "ASD\n[vox]", "95HD\n[vox]", "Empty", "Gain\n[Dice]"):
         shown.add_column(name, justify="right")
     previous = None
     for row in table.to_dict("records"):

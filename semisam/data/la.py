@@ -59,8 +59,8 @@ class LeftAtrium(Dataset):
         self.num_classes = 2
         self.channels = 1
         self.class_names = ("background", "left atrium")
-        self.suggested = {}
         self._split = _read_split(path)
+        self.suggested = self._suggest()
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -102,6 +102,18 @@ class LeftAtrium(Dataset):
 
     def _file(self, case: str) -> Path:
         return self.folder / case / FILE_NAME
+
+    def _suggest(self) -> dict[str, Any]:
+        """Return the paper's 80 mm patch and a laptop's schedule where the scans are halved.
+
+        The published full-resolution volumes take the paper's settings as they are.
+        """
+        try:
+            with h5py.File(self._file(self._split.train[0])) as file:
+                depth = int(file["image"].shape[2])
+        except (OSError, KeyError, AttributeError, IndexError):
+            return {}  # the check of the volumes will say what is wrong with it
+        return {"patch": (64, 64, 48), "iterations": 1000} if depth == HALF_DEPTH else {}
 
     def _spacing(self, given: Any, depth: int, source: str) -> tuple[float, ...]:
         if given is None:

@@ -167,3 +167,9 @@ def test_real_full_resolution_data(shared):
     image = data.image(data.split().test[0])
     assert image.array.shape[-1] == 88
     assert image.geometry.spacing == (0.625,) * 3
+
+
+@pytest.mark.parametrize(("folder", "want"), [("la_half", (64, 64, 48)), ("la_full_sample", None)])
+def test_half_resolution_suggests_the_papers_patch_in_voxels(shared, folder, want):
+    suggested = LeftAtrium(shared / "data" / folder).suggested
+    assert suggested.get("patch") == want

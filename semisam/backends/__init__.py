@@ -1,0 +1,1 @@
+"""Promptable segmenters: one model, one file, one class."""
