@@ -10,6 +10,7 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -80,7 +81,7 @@ def test_sigkill_and_started_again_ends_in_the_same_weights(tiny_la, tmp_path, w
     def command(out):
         return [
             *(sys.executable, "-m", "semisam", "bench", "--data", str(tiny_la), "--out", str(out)),
-            *(*TINY, "--iterations", "60", "--checkpoint-every", "5"),
+            *(*TINY, "--iterations", "150", "--checkpoint-every", "5"),
             *("--method", "mt", "--labels", "2", "--sam", "geodesic"),
         ]
 
@@ -101,10 +102,12 @@ def test_sigkill_and_started_again_ends_in_the_same_weights(tiny_la, tmp_path, w
         output, _ = grid.communicate(timeout=60)
         assert grid.returncode == 1 and b"killed by signal 9" in output
     else:
+        workers = [psutil.Process(pid) for pid in _children(grid.pid)]
         grid.kill()
         grid.wait()
-        time.sleep(2.5)  # the orphan notices that the grid is gone, and saves
-    assert not list(killed.glob("runs/*/result.json"))
+        # The orphan notices that the grid is gone, saves and ends.
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
     subprocess.run(command(killed), check=True, capture_output=True)
     one, other = weights(tmp_path / "whole"), weights(killed)
     assert all(torch.equal(one[k], other[k]) for k in one)
@@ -136,8 +139,6 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
 
 
 def _children(pid):
-    import psutil
-
     return [child.pid for child in psutil.Process(pid).children()]
 
 

@@ -9,8 +9,16 @@ import click
 
 from semisam.cli.options import Names, Numbers, run_options
 
+_EXAMPLES = """\b
+Examples:
+  semisam bench --method mt --labels 1,2
+  semisam bench --data LA --method supervised,mt --labels 1,2,4 --out runs/la
+"""
 
-@click.command("bench", short_help="Run a grid of methods and labels; make its table.")
+
+@click.command(
+    "bench", short_help="Run a grid of methods and labels; make its table.", epilog=_EXAMPLES
+)
 @click.option("--method", "methods", type=Names(), required=True, help="Methods to compare.")
 @click.option("--labels", type=Numbers(), default="1,2,4", show_default=True, help="Labeled cases.")
 @click.option(
@@ -41,15 +49,11 @@ def command(
     jobs: int,
     **given: Any,
 ) -> None:
-    r"""Compare methods, with and without SemiSAM, at few labels.
+    """Compare methods, with and without SemiSAM, at few labels.
 
     Runs the grid methods x labels x SAM x subsets x seeds, each run in a process of its own, and
     writes results.csv (a row a run) and table.csv (the comparison) into the output folder. A run
     finished earlier is not run again; one that was stopped goes on where it was.
-
-    \b
-    semisam bench --method mt --labels 1,2
-    semisam bench --data LA --method supervised,mt --labels 1,2,4 --out runs/la
     """
     from semisam.bench import grid, local, results
     from semisam.cli.display import GridDisplay, console, print_table

@@ -12,7 +12,10 @@ from semisam import __version__
 from semisam.errors import InputError, PluginError, SemisamError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "bench": ("semisam.cli.bench:command", "Run a suite of methods and subsets; make its tables."),
+    "bench": (
+        "semisam.cli.bench:command",
+        "Compare methods at few labels, with and without SemiSAM.",
+    ),
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
