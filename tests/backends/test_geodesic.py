@@ -7,11 +7,6 @@ from semisam.testing import BackendContract
 from semisam.types import Prompt
 
 
-class TestContract(BackendContract):
-    def make(self) -> Geodesic:
-        return Geodesic()
-
-
 class TestContractOnTwoChannels(BackendContract):
     channels = 2
 
