@@ -14,8 +14,6 @@ likely in its inside. "5+5 points" are drawn at random in the label and near it,
 ``prompt_dice``; "box" is the label's box. Times are medians on one thread.
 """
 
-# ruff: noqa: D102 - the candidates have the methods of semisam.backend.Backend
-
 from __future__ import annotations
 
 import argparse
@@ -28,7 +26,7 @@ from pathlib import Path
 import edt
 import h5py
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its customary name
+import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from skimage import segmentation
