@@ -35,9 +35,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "lambda_s = 0.1 exp(-5 t/T)",
     ),
     "published": Protocol(
-        note="the published SemiSAM script: squared ramps advancing once in 150 iterations, "
-        "CE + Dice unhalved, consistency over all rows and halved, the SAM term halved, "
-        "largest component kept",
+        note="each repository's own code: squared ramps advancing once in 150 iterations; for mt "
+        "and the branch the SemiSAM script's: CE + Dice unhalved, consistency over all rows and "
+        "halved, the SAM term halved; largest component kept",
         run={"largest_component": True},
         methods={
             "mt": {
@@ -46,6 +46,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "consistency_rows": "all",
                 **_PUBLISHED_RAMP,
             },
+            "ua-mt": _PUBLISHED_RAMP,
+            "dtc": _PUBLISHED_RAMP,
+            "dtml": _PUBLISHED_RAMP,
+            "ent-mini": _PUBLISHED_RAMP,
         },
         semisam={"weight": 0.05, **_PUBLISHED_RAMP},
     ),

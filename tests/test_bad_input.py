@@ -55,7 +55,10 @@ FILES = {
 }
 
 OPTIONS = {
-    "unknown method": (("--method", "mean-teacher"), r"'mean-teacher'.*installed: mt, supervised"),
+    "unknown method": (
+        ("--method", "mean-teacher"),
+        r"'mean-teacher'.*installed: .*mt, .*supervised",
+    ),
     "unknown method, nearest": (("--method", "supervise"), r"did you mean supervised"),
     "unknown backend": (("--sam", "sam9"), r"backend must be an installed plugin, got 'sam9'"),
     "unknown prompter": (("--sam", "geodesic", "--prompter", "boxes"), r"did you mean box"),

@@ -20,7 +20,7 @@ from semisam.testing import (
 
 def test_the_tests_below_miss_no_builtin():
     tested = {
-        "framework": {"supervised", "mt"},
+        "framework": {"supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"},
         "backend": {"geodesic"},
         "prompter": {"uncertainty-points", "random-points", "corrective-points", "box", "mask"},
         "network": {"vnet"},
@@ -59,6 +59,38 @@ class TestMeanTeacherWithSemiSAM(FrameworkContract):
 class TestSupervisedWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
         inner = plugins.load("framework", "supervised")(build, num_classes)
+        return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
+
+
+class TestUncertaintyAwareMeanTeacher(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "ua-mt")(build, num_classes)
+
+
+class TestDualTaskConsistency(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "dtc")(build, num_classes)
+
+
+class TestDualTaskMutualLearning(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "dtml")(build, num_classes)
+
+
+class TestEntropyMinimisation(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "ent-mini")(build, num_classes)
+
+
+class TestUncertaintyAwareMeanTeacherWithSemiSAM(FrameworkContract):
+    def make(self, build, num_classes):
+        inner = plugins.load("framework", "ua-mt")(build, num_classes)
+        return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
+
+
+class TestDualTaskConsistencyWithSemiSAM(FrameworkContract):
+    def make(self, build, num_classes):
+        inner = plugins.load("framework", "dtc")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 

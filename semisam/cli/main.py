@@ -14,7 +14,7 @@ from semisam.errors import InputError, PluginError, SemisamError
 COMMANDS: dict[str, tuple[str, str]] = {
     "bench": (
         "semisam.cli.bench:command",
-        "Compare methods at few labels, with and without SemiSAM.",
+        "Compare methods, with and without SemiSAM.",
     ),
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),

@@ -1,0 +1,77 @@
+"""Dual-task consistency (DTC).
+
+References:
+    Luo, Chen, Song, Wang. "Semi-supervised medical image segmentation through dual-task
+    consistency." AAAI 2021. https://arxiv.org/abs/2009.04448
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from semisam.framework import Framework, NetBuilder
+from semisam.losses import foreground_dice_loss, mean_squared_difference
+from semisam.schedules import Ramp
+from semisam.sdf import signed_distances
+from semisam.types import Batch, Clock, Step
+
+STEEPNESS = 1500.0
+
+
+class DualTaskConsistency(Framework):
+    """``D(p, y) + beta mean_L (z - SDF)^2 + lambda mean_{L+U} (sigma(-1500 z) - p)^2``.
+
+    One network with two heads: the segmentation ``p`` and the signed distance ``z``, a tanh. The
+    segmentation is deployed. ``lambda = 10 lambda_c``, that is 1 at the end of training.
+
+    Differs from the published code: ``p`` is a softmax over ``K`` channels (published: a sigmoid
+    of one, the same function of another parameter); a crop that is all foreground has a signed
+    distance (published: NaN); no distance is computed of a label that training may not see.
+
+    Args:
+        build: network builder; asked for the heads ``logits`` and ``sdf``.
+        num_classes: ``K``, counting background.
+        beta: weight of the signed distance's regression.
+        consistency_weight: the end value of ``lambda``.
+        ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.
+        ramp_every: the ramp advances once in that many iterations (published: 150).
+    """
+
+    def __init__(
+        self,
+        build: NetBuilder,
+        num_classes: int,
+        *,
+        beta: float = 0.3,
+        consistency_weight: float = 1.0,
+        ramp_power: float = 1.0,
+        ramp_every: int = 1,
+    ) -> None:
+        super().__init__(build, num_classes)
+        self.net = build(logits=num_classes, sdf=num_classes - 1)
+        self.beta = beta
+        self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the segmentation head's probabilities."""
+        logits: Tensor = self.net(image)["logits"]
+        return logits.softmax(1)
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return ``dice``, ``sdf`` and ``consistency``."""
+        labeled = batch.num_labeled
+        heads = self.net(batch.image)
+        probs, distance = heads["logits"].softmax(1), heads["sdf"].tanh()
+        truth = signed_distances(batch.label, self.num_classes)
+        losses = {
+            "dice": foreground_dice_loss(probs[:labeled], batch.label),
+            "sdf": self.beta * mean_squared_difference(distance[:labeled], truth),
+            "consistency": self.consistency_weight(clock)
+            * mean_squared_difference(inside_probability(distance), probs[:, 1:]),
+        }
+        return Step(losses, probs)
+
+
+def inside_probability(distance: Tensor) -> Tensor:
+    """Return ``sigma(-1500 z)``, a smooth step that is 1 where the signed distance is negative."""
+    return (-STEEPNESS * distance).sigmoid()

@@ -1,0 +1,84 @@
+"""Dual-task mutual learning (DTML).
+
+References:
+    Zhang, Zhang. "Dual-task mutual learning for semi-supervised medical image segmentation."
+    PRCV 2021. https://arxiv.org/abs/2103.04708
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from semisam.framework import Framework, NetBuilder
+from semisam.frameworks.dtc import inside_probability
+from semisam.losses import foreground_dice_loss, mean_squared_difference, supervised_loss
+from semisam.schedules import Ramp
+from semisam.types import Batch, Clock, Step
+
+
+class DualTaskMutualLearning(Framework):
+    """Two networks that teach each other: one segments, one regresses the signed distance.
+
+    ``1/2 (CE + D(p, y)) + D(sigma(-1500 z), y) + 2 lambda C`` with
+    ``C = mean_{L+U} (sigma(-1500 z) - p)^2`` and ``lambda = 10 lambda_c``. The published code sends
+    the shared consistency backwards twice into both networks, hence the factor 2; two optimizers
+    with equal settings are one over both networks. The segmentation network is deployed.
+
+    Differs from the published code: ``p`` is a softmax over ``K`` channels and its cross-entropy
+    the categorical one (published: a sigmoid of one channel, the same function); the regression of
+    the signed distance that it computes but leaves out of the objective is not computed.
+
+    Args:
+        build: network builder; asked for ``logits`` and, for the second network, ``sdf``.
+        num_classes: ``K``, counting background.
+        supervised_weight: of CE and Dice of the segmentation network.
+        consistency_weight: the end value of ``lambda``.
+        consistency_count: how often the shared consistency counts: 2 as published.
+        ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.
+        ramp_every: the ramp advances once in that many iterations (published: 150).
+    """
+
+    def __init__(
+        self,
+        build: NetBuilder,
+        num_classes: int,
+        *,
+        supervised_weight: float = 0.5,
+        consistency_weight: float = 1.0,
+        consistency_count: int = 2,
+        ramp_power: float = 1.0,
+        ramp_every: int = 1,
+    ) -> None:
+        super().__init__(build, num_classes)
+        self.segmenter = build(logits=num_classes)
+        self.regressor = build(sdf=num_classes - 1)
+        self.supervised_weight = supervised_weight
+        self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
+        self.consistency_count = consistency_count
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the segmentation network's probabilities."""
+        logits: Tensor = self.segmenter(image)["logits"]
+        return logits.softmax(1)
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return ``ce``, ``dice``, ``distance_dice`` and ``consistency``."""
+        labeled = batch.num_labeled
+        logits = self.segmenter(batch.image)["logits"]
+        probs = logits.softmax(1)
+        inside = inside_probability(self.regressor(batch.image)["sdf"].tanh())
+        ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
+        # Column 0 stands for background, which the foreground Dice passes over.
+        of_labeled = inside[:labeled]
+        padded = of_labeled.new_zeros(labeled, 1, *of_labeled.shape[2:])
+        shared = mean_squared_difference(inside, probs[:, 1:])
+        w = self.supervised_weight
+        weight = self.consistency_count * self.consistency_weight(clock)
+        losses = {
+            "ce": w * ce,
+            "dice": w * dice,
+            "distance_dice": foreground_dice_loss(torch.cat([padded, of_labeled], 1), batch.label),
+            "consistency": weight * shared,
+        }
+        return Step(losses, probs)

@@ -1,0 +1,63 @@
+"""Entropy minimisation (Ent-Mini).
+
+References:
+    Vu, Jain, Bucher, Cord, Perez. "ADVENT: Adversarial entropy minimization for domain adaptation
+    in semantic segmentation." CVPR 2019. https://arxiv.org/abs/1811.12833
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from semisam.framework import Framework, NetBuilder
+from semisam.losses import entropy, supervised_loss
+from semisam.schedules import Ramp
+from semisam.types import Batch, Clock, Step
+
+
+class EntropyMinimisation(Framework):
+    """``w (CE + Dice) + lambda_c mean_{L+U} [entropy(p) / ln C]``.
+
+    Differs from the published code (SSL4MIS): Dice is of the foreground classes, as for the other
+    methods in the table.
+
+    Args:
+        build: network builder; asked for the head ``logits``.
+        num_classes: ``C``, counting background.
+        supervised_weight: ``w``.
+        consistency_weight: the end value of ``lambda_c``.
+        ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.
+        ramp_every: the ramp advances once in that many iterations (published: 150).
+    """
+
+    def __init__(
+        self,
+        build: NetBuilder,
+        num_classes: int,
+        *,
+        supervised_weight: float = 0.5,
+        consistency_weight: float = 0.1,
+        ramp_power: float = 1.0,
+        ramp_every: int = 1,
+    ) -> None:
+        super().__init__(build, num_classes)
+        self.net = build(logits=num_classes)
+        self.supervised_weight = supervised_weight
+        self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return softmax probabilities."""
+        logits: Tensor = self.net(image)["logits"]
+        return logits.softmax(1)
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return ``ce``, ``dice`` and ``entropy``."""
+        labeled = batch.num_labeled
+        logits = self.net(batch.image)["logits"]
+        probs = logits.softmax(1)
+        ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
+        w = self.supervised_weight
+        map_of_entropy = entropy(probs)
+        weighted = self.consistency_weight(clock) * map_of_entropy.mean()
+        uncertainty = map_of_entropy.detach().clamp(0, 1)
+        return Step({"ce": w * ce, "dice": w * dice, "entropy": weighted}, probs, uncertainty)
