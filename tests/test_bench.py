@@ -152,7 +152,7 @@ def test_a_bare_run_is_the_same_whatever_the_branch(tiny_la):
 
 def test_runs_are_named_alike_wherever_the_data_lie(tiny_la, tmp_path):
     common = {"dataset": "la", "patch": (16, 16, 16), "network_options": {"filters": 2}}
-    axes = Axes(["mt", "supervised"], ["none"], [1, 2], subsets=[0, 1])
+    axes = Axes(["mt", "ua-mt"], ["none"], [1, 2], subsets=[0, 1])
     here = check(expand(axes, {**common, "data": str(tiny_la)}, {}, {}))
     moved = tiny_la.rename(tmp_path / "moved")
     there = check(expand(axes, {**common, "data": str(moved)}, {}, {}))
