@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -118,8 +119,9 @@ def print_table(table: pd.DataFrame) -> None:
     shown.add_column("SAM", overflow="fold")
     for name in ("Lab./\nunl.", "Runs"):
         shown.add_column(name)
-    for name in ("Dice\n[%]", "Jacc.\n[%]", "ASD\n[vox]", "95HD\n[vox]", "Empty", "Gain\n[Dice]"):
-        shown.add_column(name, justify="right")
+    numbers = ("Dice\n[%]", "Jacc.\n[%]", "ASD\n[vox]", "95HD\n[vox]", "Empty", "Gain\n[Dice]")
+    for name in numbers:
+        shown.add_column(escape(name), justify="right")
     previous = None
     for row in table.to_dict("records"):
         if previous is not None and row["labeled"] != previous:
