@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint
 
 demo: $(INSTALLED)
-	$(VENV)/bin/semisam bench --method mt --labels 1,2 --out runs/demo
+	$(VENV)/bin/semisam bench --method mt --labels 1,2 --iterations 150 --out runs/demo
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
