@@ -123,7 +123,7 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def common_settings(
     given: Mapping[str, Any], methods: Sequence[str], sams: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Turn the shared options into settings common to all runs, and options by plugin name.
 
     Args:
@@ -133,12 +133,15 @@ def common_settings(
 
     Raises:
         InputError: if ``--set`` names a plugin that takes no part.
+        PluginError: if a plugin has no such option, or not of that type.
     """
     from pathlib import Path
 
     import torch
 
+    from semisam import plugins
     from semisam.assemble import recognise_dataset
+    from semisam.branch import SemiSAM
     from semisam.errors import InputError
 
     options = assignments(given.get("assignments", ()))
@@ -160,9 +163,10 @@ def common_settings(
     ):
         name = common.get(kind, default)
         if name in options:
-            common[f"{kind}_options"] = options.pop(name)
+            given_here = options.pop(name)
+            common[f"{kind}_options"] = plugins.check_options(kind, name, given_here)
     if BRANCH in options:
-        common["semisam_options"] = options.pop(BRANCH)
+        common["semisam_options"] = plugins.check_keywords(SemiSAM, BRANCH, options.pop(BRANCH))
     idle = sorted(set(options) - set(methods) - set(sams))
     if idle:
         taking_part = [*methods, *(s for s in sams if s != "none"), common["dataset"], BRANCH]
@@ -170,7 +174,10 @@ def common_settings(
             f"--set must name a plugin that takes part, got {', '.join(idle)}: here these do: "
             f"{', '.join(taking_part)}, the network and the prompter"
         )
-    return common, options
+    # Typed from here on: 0.9 and 0.90 are the same setting, so the same run.
+    kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
+    typed = {n: plugins.check_options(kinds[n], n, given) for n, given in options.items()}
+    return common, typed
 
 
 def suggested_settings(common: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""``semisam train``, and the help of every command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from semisam import __version__
+from semisam.cli.main import COMMANDS, main
+from semisam.trainer import Interrupted
+
+TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2")
+
+
+def _train(data, out, *args):
+    given = ["--data", str(data), "--method", "mt", "--labels", "2", "--out", str(out)]
+    options = [*TINY, "--set", "vnet.filters=2", *args]
+    return CliRunner().invoke(main, ["train", *given, *options])
+
+
+def test_one_run_and_its_scores(tiny_la, tmp_path):
+    result = _train(tiny_la, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert f"Dice {100 * metrics['dice']:.2f} %" in result.output
+    again = _train(tiny_la, tmp_path / "run")
+    assert again.exit_code == 0 and f"Dice {100 * metrics['dice']:.2f} %" in again.output
+
+
+def test_options_of_plugins_and_branch_arrive(tiny_la, tmp_path):
+    result = _train(
+        tiny_la,
+        tmp_path / "run",
+        *("--sam", "geodesic", "--prompter", "box", "--protocol", "published"),
+        *("--set", "mt.ema_decay=0.9", "--set", "semisam.weight=0.3", "--set", "box.margin=1"),
+        *("--set", "geodesic.radius=7"),
+    )
+    assert result.exit_code == 0, result.output
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert kept["options"]["method"]["ema_decay"] == 0.9
+    assert kept["options"]["method"]["ramp_power"] == 2.0
+    assert kept["options"]["semisam"]["weight"] == 0.3
+    assert kept["settings"]["prompter_options"] == {"margin": 1}
+    assert kept["settings"]["sam_options"] == {"radius": 7.0}
+    assert kept["settings"]["largest_component"] is True
+
+
+def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):
+    def interrupt(settings, folder, progress):
+        raise Interrupted(1)
+
+    monkeypatch.setattr("semisam.run.execute", interrupt)
+    result = _train(tiny_la, tmp_path / "run")
+    assert result.exit_code == 130
+    assert "Interrupted after 1 of 2 iterations" in result.stderr
+    assert "run the same command again" in result.stderr
+
+
+def test_a_folder_of_another_run_is_kept(tiny_la, tmp_path):
+    assert _train(tiny_la, tmp_path / "run").exit_code == 0
+    before = (tmp_path / "run" / "settings.json").read_text()
+    result = _train(tiny_la, tmp_path / "run", "--lr", "0.5")
+    assert result.exit_code == 2 and "a run with other lr" in result.stderr
+    assert (tmp_path / "run" / "settings.json").read_text() == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0 and result.output.startswith("Usage:")
+
+
+def test_python_dash_m_tells_the_version():
+    command = [sys.executable, "-m", "semisam", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(__version__)
