@@ -14,24 +14,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from filelock import FileLock, Timeout
 
 from semisam import __version__
-from semisam.assemble import choose_labeled, make_framework, network_builder, open_dataset
+from semisam.assemble import choose_labeled, make_framework, open_dataset
+from semisam.checkpoint import CHECKPOINT, PREVIOUS
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
-from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
+from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.store import VolumeStore, data_hash
 from semisam.errors import InputError
 from semisam.evaluation import evaluate, summarise
 from semisam.files import replace_file, writable_folder, write_json
 from semisam.framework import Framework
 from semisam.inference import published_stride
-from semisam.memory import check_patch_fits
+from semisam.preflight import check_run
 from semisam.seeding import derive_seed
-from semisam.trainer import CHECKPOINT, PREVIOUS, Plan, Summary, Trainer
+from semisam.trainer import Plan, Summary, Trainer
 
 MODEL = "model.pt"
 CARD = "model.json"
@@ -98,69 +98,6 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
         for name in (CHECKPOINT, PREVIOUS):
             (folder / name).unlink(missing_ok=True)
         return result
-
-
-def check_run(
-    settings: RunSettings, store: VolumeStore, framework: Framework, labeled: int, unlabeled: int
-) -> BatchPlan:
-    """Check what can be known before training and return how the batch is divided.
-
-    Raises:
-        InputError: a patch that the network, its BatchNorm or the memory cannot take; a device
-            that is not there.
-    """
-    device = check_device(settings)
-    dataset = store.dataset
-    axes = store.image(store.test[0]).array.ndim - 1
-    for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
-        if len(size) != axes:
-            raise InputError(
-                f"--{name} must have one size per axis of the scans, {axes}, got "
-                f"{'x'.join(map(str, size))}"
-            )
-    build = network_builder(settings, dataset.channels)
-    plan = plan_batch(settings.batch, labeled, unlabeled, framework.uses_unlabeled)
-    with torch.device("meta"):
-        stride = getattr(build(logits=dataset.num_classes), "stride", 1)
-    if any(size % stride for size in settings.patch):
-        raise InputError(
-            f"the network {settings.network} needs patch sizes that are multiples of {stride}, got "
-            f"{'x'.join(map(str, settings.patch))}: choose another --patch"
-        )
-    rows = plan.labeled + plan.unlabeled
-    # A teacher sees the unlabeled rows alone.
-    fewest = min(rows, plan.unlabeled or rows)
-    if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
-        raise InputError(
-            f"BatchNorm needs more than one value per channel at the lowest resolution, got "
-            f"{fewest} row of {'x'.join(map(str, settings.patch))}: choose a larger --patch"
-        )
-    check_patch_fits(
-        lambda: build(logits=dataset.num_classes),
-        rows,
-        dataset.channels,
-        settings.patch,
-        device,
-        settings.precision != "fp32",
-    )
-    return plan
-
-
-def check_device(settings: RunSettings) -> torch.device:
-    """Return the torch device, or refuse one that is not there or cannot run the precision."""
-    try:
-        device = torch.device(settings.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device must be one that torch can use here, got {settings.device} "
-            f"({str(error).splitlines()[0]}): use cpu, or leave it out"
-        ) from None
-    if settings.precision == "fp16" and device.type != "cuda":
-        raise InputError(
-            f"fp16 training needs a GPU, got the device {device}: use --precision bf16 or fp32"
-        )
-    return device
 
 
 def train(

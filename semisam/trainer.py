@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from semisam.checkpoint import TrainLog, load_checkpoint, save_checkpoint
 from semisam.errors import InputError, SemisamError
-from semisam.files import replace_file
 from semisam.framework import Framework
 from semisam.schedules import step_decay
 from semisam.seeding import derive_seed
 from semisam.types import Batch, Clock
-
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
-LOG = "train.jsonl"
 
 Precision = Literal["bf16", "fp16", "fp32"]
 
@@ -158,7 +152,7 @@ class Trainer:
         self.framework.train()
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
-            _Log(self.folder, start) as log,
+            TrainLog(self.folder, start) as log,
             self._prefetch(self._batches, start, self.plan.iterations) as stream,
             _deferred_interrupt() as interrupted,
         ):
@@ -222,11 +216,7 @@ class Trainer:
             "waited": self._waited,
             "sums": self._sums,
         }
-        path = self.folder / CHECKPOINT
-        if path.exists():
-            path.replace(self.folder / PREVIOUS)
-        with replace_file(path) as temporary:
-            torch.save(state, temporary)
+        save_checkpoint(self.folder, state)
 
     def _resume(self) -> int:
         state = load_checkpoint(self.folder)
@@ -263,70 +253,6 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)
-
-
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Return the newest readable checkpoint of a folder, or ``None`` if there is none.
-
-    A checkpoint that cannot be read falls back to the one before it.
-
-    Raises:
-        InputError: if there are checkpoints and none can be read.
-    """
-    problems = []
-    for path in (folder / CHECKPOINT, folder / PREVIOUS):
-        if not path.exists():
-            continue
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch reports a damaged file in many ways
-            problems.append(f"{path.name}: {str(error).splitlines()[0]}")
-            continue
-        return state
-    if problems:
-        raise InputError(
-            f"{folder}: no checkpoint there can be read ({'; '.join(problems)}): delete the folder "
-            "to start the run anew"
-        )
-    return None
-
-
-class _Log:
-    """``train.jsonl``, cut back to the checkpoint on resume, and TensorBoard if it is installed."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        path = folder / LOG
-        kept: list[str] = []
-        if path.exists():
-            # A line may be half-written by a killed run; lines past the checkpoint are redone.
-            for line in path.read_text().splitlines()[:start]:
-                kept.append(line)
-        with replace_file(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-        self._file: IO[str] = path.open("a")
-        self._board: Any = None
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 @contextlib.contextmanager

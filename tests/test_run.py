@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from semisam.checkpoint import CHECKPOINT
 from semisam.config import RunSettings, make_settings
 from semisam.data.phantom import Phantom
 from semisam.errors import InputError, PluginError
 from semisam.run import execute, load_run
-from semisam.trainer import CHECKPOINT, Interrupted
+from semisam.trainer import Interrupted
 
 
 def _model(folder):

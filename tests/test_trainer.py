@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from semisam.branch import SemiSAM
+from semisam.checkpoint import CHECKPOINT, LOG, PREVIOUS
 from semisam.errors import InputError
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import FakeBackend, random_batch, tiny_builder
-from semisam.trainer import CHECKPOINT, LOG, PREVIOUS, Diverged, Interrupted, Plan, Trainer
+from semisam.trainer import Diverged, Interrupted, Plan, Trainer
 from semisam.types import Clock
 
 PLAN = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)

@@ -13,7 +13,7 @@ import torch
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.config import RunSettings, make_settings
 from semisam.data.store import VolumeStore, data_hash
-from semisam.run import check_run
+from semisam.preflight import check_run
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,9 @@ def command(
     from semisam.errors import InputError
     from semisam.evaluation import evaluate, summarise
     from semisam.files import writable_folder
+    from semisam.preflight import check_device
     from semisam.published import PublishedVNet
-    from semisam.run import check_device, load_run, window_stride, write_cases
+    from semisam.run import load_run, window_stride, write_cases
 
     path = Path(run)
     model: torch.nn.Module

@@ -1,0 +1,146 @@
+"""What can be known before training: a sentence then instead of a crash in the middle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from semisam.assemble import network_builder
+from semisam.config import RunSettings
+from semisam.data.sampling import BatchPlan, plan_batch
+from semisam.data.store import VolumeStore
+from semisam.errors import InputError
+from semisam.framework import Framework
+
+
+def check_run(
+    settings: RunSettings, store: VolumeStore, framework: Framework, labeled: int, unlabeled: int
+) -> BatchPlan:
+    """Check what can be known before training and return how the batch is divided.
+
+    Raises:
+        InputError: a patch that the network, its BatchNorm or the memory cannot take; a device
+            that is not there.
+    """
+    device = check_device(settings)
+    dataset = store.dataset
+    axes = store.image(store.test[0]).array.ndim - 1
+    for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
+        if len(size) != axes:
+            raise InputError(
+                f"--{name} must have one size per axis of the scans, {axes}, got "
+                f"{'x'.join(map(str, size))}"
+            )
+    build = network_builder(settings, dataset.channels)
+    plan = plan_batch(settings.batch, labeled, unlabeled, framework.uses_unlabeled)
+    with torch.device("meta"):
+        stride = getattr(build(logits=dataset.num_classes), "stride", 1)
+    if any(size % stride for size in settings.patch):
+        raise InputError(
+            f"the network {settings.network} needs patch sizes that are multiples of {stride}, got "
+            f"{'x'.join(map(str, settings.patch))}: choose another --patch"
+        )
+    rows = plan.labeled + plan.unlabeled
+    # A teacher sees the unlabeled rows alone.
+    fewest = min(rows, plan.unlabeled or rows)
+    if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
+        raise InputError(
+            f"BatchNorm needs more than one value per channel at the lowest resolution, got "
+            f"{fewest} row of {'x'.join(map(str, settings.patch))}: choose a larger --patch"
+        )
+    check_patch_fits(
+        lambda: build(logits=dataset.num_classes),
+        rows,
+        dataset.channels,
+        settings.patch,
+        device,
+        settings.precision != "fp32",
+    )
+    return plan
+
+
+def check_device(settings: RunSettings) -> torch.device:
+    """Return the torch device, or refuse one that is not there or cannot run the precision."""
+    try:
+        device = torch.device(settings.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device must be one that torch can use here, got {settings.device} "
+            f"({str(error).splitlines()[0]}): use cpu, or leave it out"
+        ) from None
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise InputError(
+            f"fp16 training needs a GPU, got the device {device}: use --precision bf16 or fp32"
+        )
+    return device
+
+
+def saved_bytes(net: nn.Module, image: Tensor) -> int:
+    """Return the bytes that autograd keeps for one forward pass, without running it.
+
+    Args:
+        net: a module on the meta device.
+        image: ``(B, C, *S)`` on the meta device.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no identity is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = net(image)
+    del out
+    parameters = {p.untyped_storage()._cdata for p in net.parameters()}
+    return sum(s.nbytes() for key, s in storages.items() if key not in parameters)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that is free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def check_patch_fits(
+    make_net: Callable[[], nn.Module],
+    rows: int,
+    channels: int,
+    patch: Sequence[int],
+    device: torch.device,
+    half: bool,
+) -> None:
+    """Refuse a patch whose activations alone exceed the free memory.
+
+    Args:
+        make_net: makes the student network; called under the meta device.
+        rows: rows of a batch.
+        channels: image channels.
+        patch: voxels.
+        device: where training runs.
+        half: activations take two bytes a value.
+
+    Raises:
+        InputError: with the estimate, what is free and how to need less.
+    """
+    with torch.device("meta"):
+        need = saved_bytes(make_net(), torch.empty(rows, channels, *patch))
+    need = need // 2 if half else need
+    free = available_bytes(device)
+    if need > free:
+        raise InputError(
+            f"the patch must fit into memory: {rows} rows of {'x'.join(map(str, patch))} need at "
+            f"least {_gib(need)} for the network's activations, got {_gib(free)} free on {device}: "
+            "choose a smaller --patch or --batch"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{math.ceil(size / 2**30 * 10) / 10} GiB"
