@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
     "plugins": ("semisam.cli.plugins:command", "List what is installed, and its options."),
+    "new": ("semisam.cli.new:command", "Start a plugin of your own."),
 }
 """Name: where the command is, and its line in ``--help``, so that the help imports none."""
 

@@ -1,0 +1,25 @@
+"""``semisam new``: the start of a plugin of one's own."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("new", short_help="Start a plugin: a project with a working part and its tests.")
+@click.argument("kind", type=click.Choice(["framework", "backend", "prompter"]))
+@click.argument("name")
+@click.option("--out", default=".", show_default=True, metavar="FOLDER", help="Where it goes.")
+def command(kind: str, name: str, out: str) -> None:
+    """Write an installable project for a KIND called NAME, e.g. `semisam new framework pi-model`.
+
+    It works as it is: install it, run its tests, and semisam lists it. Then make it yours.
+    """
+    from pathlib import Path
+
+    from semisam.scaffold import write_project
+
+    folder = write_project(kind, name, Path(out))
+    click.echo(
+        f"Written: {folder}\nNext: pip install -e '{folder}[test]' && pytest {folder} && "
+        f"semisam plugins {name}"
+    )
