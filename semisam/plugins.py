@@ -8,6 +8,7 @@ no other registry. The options of a plugin are the keyword-only parameters of it
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -193,6 +194,8 @@ def check_keywords(
         if option in known:
             try:
                 checked[option] = _options.coerce(value, known[option])
+                if isinstance(checked[option], float) and not math.isfinite(checked[option]):
+                    faults.append(f"option {option} must be finite, got {value!r}")
             except ValueError as error:
                 faults.append(str(error))
     if faults:

@@ -71,6 +71,7 @@ OPTIONS = {
     "patch beyond the memory": (("--patch", "4096x4096x4096"), r"must fit into memory.*GiB"),
     "unknown option": (("--set", "mt.ema=1"), r"option ema does not exist.*ema_decay"),
     "option of a wrong type": (("--set", "mt.ema_decay=fast"), r"ema_decay must be float"),
+    "option that is no number": (("--set", "mt.noise_std=nan"), r"noise_std must be finite"),
     "option of nobody": (("--set", "dtc.beta=1"), r"plugin that takes part, got dtc"),
     "option without a value": (("--set", "mt.ema_decay"), r"PLUGIN\.OPTION=VALUE"),
     "unknown device": (("--device", "tpu9"), r"--device must be one that torch can use"),

@@ -76,5 +76,5 @@ def test_every_command_has_help(command):
 
 def test_python_dash_m_tells_the_version():
     command = [sys.executable, "-m", "semisam", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip().endswith(__version__)

@@ -31,7 +31,7 @@ def environment(tmp_path_factory):
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = Path(
-        subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(asked, check=True, capture_output=True, encoding="utf-8").stdout.strip()
     )
     # What is installed where the tests run (torch among it) is seen from there, not copied.
     here = [*site.getsitepackages(), str(Path(semisam.__file__).parents[1])]
@@ -48,7 +48,7 @@ def environment(tmp_path_factory):
 
 def _semisam(python, *args, cwd):
     command = [str(python), "-m", "semisam", *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd)
 
 
 def test_they_are_listed_and_load(environment, tmp_path):
@@ -65,7 +65,7 @@ def test_they_keep_their_contracts(environment):
     python, projects = environment
     folders = [str(project / "tests") for project in projects]
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *folders]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=projects[0].parent)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=projects[0].parent)
     assert done.returncode == 0, done.stdout[-3000:]
 
 

@@ -32,7 +32,7 @@ run()
 def guarded(*args: str) -> subprocess.CompletedProcess[str]:
     code = GUARDED.format(heavy=HEAVY, args=list(args))
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=60
     )
 
 
@@ -78,6 +78,9 @@ def test_help_is_quick():
 
 def test_module_and_version():
     done = subprocess.run(
-        [sys.executable, "-m", "semisam", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "semisam", "--version"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert done.stdout.strip() == f"semisam, version {__version__}"
