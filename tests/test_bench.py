@@ -132,7 +132,11 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
         assert time.monotonic() < deadline and grid.poll() is None
         time.sleep(0.05)
     os.killpg(grid.pid, signal.SIGINT)  # as a terminal does: the whole group
-    output, _ = grid.communicate(timeout=60)
+    try:
+        output, _ = grid.communicate(timeout=60)
+    finally:
+        if grid.poll() is None:  # a failed test leaves nothing at work behind
+            os.killpg(grid.pid, signal.SIGKILL)
     assert grid.returncode == 130
     assert "run the same command again to go on" in output
     assert "Traceback" not in output
