@@ -6,6 +6,7 @@ Shapes: probabilities ``(B, K, *S)``, labels ``(B, *S)`` int64; ``K`` counts bac
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,19 +33,28 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
 
 def foreground_dice_loss(probs: Tensor, label: Tensor) -> Tensor:
     """Return the Dice loss averaged over the foreground classes 1..K-1."""
-    classes = range(1, probs.shape[1])
-    return torch.stack([dice_loss(probs[:, k], label == k) for k in classes]).mean()
+    return _mean_dice_loss(probs, label, range(1, probs.shape[1]))
 
 
-def supervised_loss(logits: Tensor, probs: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy and foreground Dice of the labeled rows, each unweighted.
+def supervised_loss(
+    logits: Tensor,
+    probs: Tensor,
+    label: Tensor,
+    *,
+    dice_classes: Literal["foreground", "all"] = "foreground",
+) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and Dice of the labeled rows, each unweighted.
 
     Args:
         logits: ``(L, K, *S)``.
         probs: their softmax, ``(L, K, *S)``.
         label: ``(L, *S)``.
+        dice_classes: classes that Dice averages over: ``foreground`` as in UA-MT and its
+            descendants, or ``all``, background included, as in SSL4MIS.
     """
-    return F.cross_entropy(logits, label), foreground_dice_loss(probs, label)
+    first = 1 if dice_classes == "foreground" else 0
+    dice = _mean_dice_loss(probs, label, range(first, probs.shape[1]))
+    return F.cross_entropy(logits, label), dice
 
 
 def entropy(probs: Tensor, eps: float = 1e-6) -> Tensor:
@@ -54,6 +64,10 @@ def entropy(probs: Tensor, eps: float = 1e-6) -> Tensor:
     """
     total = -(probs * (probs + eps).log()).sum(1, keepdim=True)
     return total / math.log(probs.shape[1])
+
+
+def _mean_dice_loss(probs: Tensor, label: Tensor, classes: range) -> Tensor:
+    return torch.stack([dice_loss(probs[:, k], label == k) for k in classes]).mean()
 
 
 def mean_squared_difference(a: Tensor, b: Tensor) -> Tensor:

@@ -14,7 +14,11 @@ class Ramp:
 
     SemiSAM's paper uses ``power=1``: ``lambda_c = 0.1 exp(-5 (1 - t/T))`` rising and
     ``lambda_s = 0.1 exp(-5 t/T)`` falling. The published code squares the fraction (Laine & Aila,
-    https://arxiv.org/abs/1610.02242) and advances it once in 150 iterations.
+    https://arxiv.org/abs/1610.02242) and advances it once in 150 iterations, 40 times in its 6000.
+
+    The floor is of iterations, not of a share of the training: a shorter training has fewer steps
+    of the same length (1000 iterations: 6), and one of fewer than ``every`` iterations has none, so
+    that its weight stays ``weight * exp(-rate)`` from the first to the last.
 
     Args:
         weight: value at the end of a rising, or the start of a falling ramp.

@@ -110,6 +110,22 @@ def test_ent_mini(classes):
 
 
 @pytest.mark.parametrize("classes", [2, 4])
+def test_ent_mini_with_dice_over_all_classes_as_published(classes):
+    torch.manual_seed(0)
+    framework = EntropyMinimisation(
+        BUILD, classes, dice_classes="all", ramp_power=2, ramp_every=150
+    )
+    batch = _batch(classes)
+    p = framework.net(batch.image)["logits"].softmax(1)
+    losses = framework.training_step(batch, CLOCK).losses
+    per_class = [_dice(p[:2, k], batch.label == k) for k in range(classes)]
+    assert float(losses["dice"]) == pytest.approx(0.5 * float(sum(per_class)) / classes, rel=2e-5)
+    entropy = (-(p * (p + 1e-6).log()).sum(1) / math.log(classes)).mean()
+    weight = 0.1 * math.exp(-5 * (1 - 600 / 1000) ** 2)
+    assert float(losses["entropy"]) == pytest.approx(weight * float(entropy), rel=2e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
 def test_dtc(classes):
     torch.manual_seed(0)
     framework = DualTaskConsistency(BUILD, classes)

@@ -25,8 +25,10 @@ class DualTaskConsistency(Framework):
     segmentation is deployed. ``lambda = 10 lambda_c``, that is 1 at the end of training.
 
     Differs from the published code: ``p`` is a softmax over ``K`` channels (published: a sigmoid
-    of one, the same function of another parameter); a crop that is all foreground has a signed
-    distance (published: NaN); no distance is computed of a label that training may not see.
+    of one, the same function of another parameter), so that several classes work, each with a
+    signed distance of its own; a crop that is all foreground has a signed distance (published:
+    NaN, which ends the training); no distance is computed of a label that training may not see;
+    the cross-entropy that it computes for the log alone is not computed.
 
     Args:
         build: network builder; asked for the heads ``logits`` and ``sdf``.

@@ -26,8 +26,10 @@ class DualTaskMutualLearning(Framework):
     with equal settings are one over both networks. The segmentation network is deployed.
 
     Differs from the published code: ``p`` is a softmax over ``K`` channels and its cross-entropy
-    the categorical one (published: a sigmoid of one channel, the same function); the regression of
-    the signed distance that it computes but leaves out of the objective is not computed.
+    the categorical one (published: a sigmoid of one channel, the same function), so that several
+    classes work; either network has the head that is used alone (published: both heads, of which
+    one idles); the regression of the signed distance that it computes, over labels that training
+    may not see, and leaves out of the objective is not computed.
 
     Args:
         build: network builder; asked for ``logits`` and, for the second network, ``sdf``.

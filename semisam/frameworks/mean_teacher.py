@@ -26,9 +26,14 @@ class MeanTeacher(Framework):
     The teacher is the exponential moving average of the student; it sees the unlabeled rows with
     clamped Gaussian noise, in training mode and without a gradient. The student is deployed.
 
+    There is no published script of MT on the Left Atrium: the one meant is SemiSAM's without its
+    branch, which takes CE + Dice whole, halves the consistency and takes it over all rows, one
+    labeled row in a batch of four. Those are options here, and ``--protocol published`` sets them.
+
     Differs from the published code: the teacher starts as a copy of the student (published: a
     random network that the first update overwrites with the student, which is the same from the
-    second step on); it sees the unlabeled rows only; it runs under no_grad.
+    second step on); the rows that the teacher sees are those of the consistency term; without an
+    unlabeled row in the batch the term is 0 unless it takes all rows.
 
     Args:
         build: network builder; asked for the head ``logits``.
@@ -77,14 +82,8 @@ class MeanTeacher(Framework):
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return ``ce``, ``dice`` and ``consistency``."""
-        labeled = batch.num_labeled
-        logits = self.student(batch.image)["logits"]
-        probs = logits.softmax(1)
-        ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
-        w = self.supervised_weight
-        losses = {"ce": w * ce, "dice": w * dice}
-
-        first = 0 if self.consistency_rows == "all" else labeled
+        probs, losses = self._supervise(batch)
+        first = 0 if self.consistency_rows == "all" else batch.num_labeled
         if first < len(batch.image):
             target = self._teach(batch.image[first:])
             consistency = mean_squared_difference(probs[first:], target)
@@ -98,8 +97,18 @@ class MeanTeacher(Framework):
         decay = ema_decay_at(clock.step, self.ema_decay)
         ema_update(self.teacher, self.student, decay, buffers=self.ema_buffers)
 
+    def _supervise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the student's map ``(B, K, *S)`` and the weighted ``ce`` and ``dice``."""
+        labeled = batch.num_labeled
+        logits = self.student(batch.image)["logits"]
+        probs = logits.softmax(1)
+        ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
+        w = self.supervised_weight
+        return probs, {"ce": w * ce, "dice": w * dice}
+
     @torch.no_grad()
     def _teach(self, image: Tensor) -> Tensor:
+        """Return the teacher's softmax of noisy rows: ``(R, C, *S)`` to ``(R, K, *S)``."""
         noise = torch.randn_like(image).mul_(self.noise_std)
         noisy = image + noise.clamp_(-self.noise_clip, self.noise_clip)
         logits: Tensor = self.teacher(noisy)["logits"]

@@ -15,8 +15,12 @@ class Supervised(Framework):
     The network sees no unlabeled volume, so neither do its BatchNorm statistics; unless SemiSAM
     wraps it, which needs a proposal for the unlabeled rows too.
 
-    Differs from the published code: trained for as long and with as many labeled rows a step as
-    the semi-supervised methods beside it (published: 12,000 iterations of batch 2).
+    In a batch of ``--batch 4`` it takes the two labeled rows and leaves the others, which is the
+    published batch size of 2.
+
+    Differs from the published code (SemiSAM's ``train_LA.py``): it trains for as long as the
+    methods beside it (published: 12,000 iterations, which ``--protocol published`` sets), and is
+    tested at the patch that it trained on (published: trained at 112x112x80, tested at 128^3).
 
     Args:
         build: network builder; asked for the head ``logits``.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semisam.framework import NetBuilder
 from semisam.frameworks.mean_teacher import MeanTeacher
-from semisam.losses import entropy, supervised_loss
+from semisam.losses import entropy
 from semisam.schedules import Ramp
 from semisam.types import Batch, Clock, Step
 
@@ -25,9 +25,13 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     ``H = (0.75 + 0.25 exp(-5 (1 - t/T)^2)) ln C``. The entropy, divided by ``ln C``, goes out as
     the step's uncertainty for the unlabeled rows; the labeled rows' is that of the student.
 
-    Differs from the published code: the teacher's passes run in one batch without a gradient, and
-    over the unlabeled rows only, as there. Its BatchNorm so takes statistics over all passes
-    (published: over two at a time).
+    ``lambda_c`` follows the published code where ``ramp_power`` is 2 and ``ramp_every`` 150;
+    ``H`` is the published one in any case, squared and with ``t`` not floored.
+
+    Differs from the published code: the teacher starts as a copy of the student (published: a
+    random network that the first update overwrites with the student); its T passes run in one
+    batch, so that its BatchNorm takes statistics over all of them (published: two passes at a
+    time); the entropy is of any number of classes, ``H`` in units of ``ln C`` (published: two).
 
     Args:
         build: network builder; asked for the head ``logits``.
@@ -77,12 +81,8 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return ``ce``, ``dice`` and ``consistency``."""
+        probs, losses = self._supervise(batch)
         labeled = batch.num_labeled
-        logits = self.student(batch.image)["logits"]
-        probs = logits.softmax(1)
-        ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
-        w = self.supervised_weight
-        losses = {"ce": w * ce, "dice": w * dice}
         if labeled == len(batch.image):
             return Step({**losses, "consistency": probs.new_zeros(())}, probs)
 
