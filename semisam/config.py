@@ -35,6 +35,7 @@ class RunSettings(BaseModel):
         seed: of weights, batches, dropout, noise and prompts.
         patch: spatial size of a training patch and of the sliding window, in voxels.
         batch: rows of a batch, labeled and unlabeled together.
+        labeled_rows: labeled rows among them; ``None``: half. Never more than labeled cases.
         stride: of the sliding window, in voxels; ``None``: the published 18/18/4 at 112/112/80,
             scaled to the patch.
         largest_component: keep the largest connected component of each predicted class.
@@ -63,6 +64,7 @@ class RunSettings(BaseModel):
     iterations: int = Field(default=6000, ge=1)
     patch: tuple[Annotated[int, Field(ge=1)], ...] = (128, 128, 128)
     batch: int = Field(default=4, ge=1)
+    labeled_rows: int | None = Field(default=None, ge=1)
     augment: bool = True
     lr: float = Field(default=0.01, gt=0)
     lr_step: int = Field(default=2500, ge=1)
@@ -82,7 +84,8 @@ class RunSettings(BaseModel):
 
         Where the data lie, the device and what is written beside the result do not count.
         """
-        settings = self.model_dump(mode="json", exclude=_NOT_IDENTITY)
+        later = {name for name in _LATER if getattr(self, name) is None}
+        settings = self.model_dump(mode="json", exclude=_NOT_IDENTITY | later)
         text = json.dumps([settings, data_hash], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -93,6 +96,8 @@ class RunSettings(BaseModel):
 
 
 _NOT_IDENTITY = {"data", "device", "checkpoint_every", "save_predictions"}
+# Added after the first results: where it is not set, a run is the one that it was before.
+_LATER = {"labeled_rows"}
 
 
 def make_settings(
@@ -100,17 +105,25 @@ def make_settings(
 ) -> RunSettings:
     """Merge defaults, what the data suggest, the protocol's and what the user set, in that order.
 
+    The protocol's settings of the method come over its settings of every method. A protocol's
+    patch may be larger than the scans: they are padded.
+
     Args:
         explicit: what the user set.
         suggested: what the dataset suggests, e.g. a patch that fits its scans.
 
     Raises:
-        InputError: listing every setting that is wrong.
+        InputError: listing every setting that is wrong, or if the protocol says nothing of the
+            method.
     """
-    protocol = PROTOCOLS.get(str(explicit.get("protocol", "paper")))
-    merged = {**(suggested or {}), **(protocol.run if protocol else {}), **explicit}
+    prescribed = _prescribed(
+        str(explicit.get("protocol", "paper")),
+        str(explicit.get("method", RunSettings.model_fields["method"].default)),
+        own_patch="patch" in explicit,
+    )
+    merged = {**(suggested or {}), **prescribed, **explicit}
     try:
-        return RunSettings.model_validate(merged)
+        settings = RunSettings.model_validate(merged)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}, "
@@ -118,6 +131,71 @@ def make_settings(
             for fault in error.errors()
         )
         raise InputError(f"these settings cannot be used: {faults}") from None
+    protocol = PROTOCOLS[settings.protocol]
+    if not protocol.describes(settings.method):
+        raise InputError(
+            f"the protocol {settings.protocol} must be named with methods that it describes, "
+            f"{', '.join(protocol.methods)}, got {settings.method}: leave --protocol out"
+        )
+    return settings
+
+
+def _prescribed(protocol: str, method: str, *, own_patch: bool) -> Options:
+    """Return the run settings that a protocol prescribes for a method.
+
+    A stride belongs to the patch that it was published with: with a patch of the user's own there
+    is none, and the published one is scaled to it.
+    """
+    known = PROTOCOLS.get(protocol)
+    settings = known.run_settings(method) if known else {}
+    if own_patch:
+        settings.pop("stride", None)
+    return settings
+
+
+_PRESCRIBABLE = (
+    *("iterations", "patch", "batch", "labeled_rows", "augment", "lr", "lr_step", "momentum"),
+    *("weight_decay", "clip", "precision", "stride", "largest_component"),
+)
+
+
+def departures(settings: RunSettings) -> tuple[str, ...]:
+    """Return how a run departs from its protocol, e.g. ``("iterations=1000", "dtc.beta=0.5")``.
+
+    Compared are the settings of training and test and the options of method, network and branch
+    with what the protocol alone would have given; of ``paper`` those are the defaults. What the
+    data suggest departs like what a user sets.
+    """
+    protocol = PROTOCOLS[settings.protocol]
+    alone = RunSettings.model_validate(
+        {
+            **_prescribed(settings.protocol, settings.method, own_patch=False),
+            "method": settings.method,
+            "labels": settings.labels,
+        }
+    )
+    changed = {
+        name: getattr(settings, name)
+        for name in _PRESCRIBABLE
+        if getattr(settings, name) != getattr(alone, name)
+    }
+    if "patch" in changed and settings.stride is None:
+        changed.pop("stride", None)  # it follows from the patch
+    places: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
+        (settings.method, settings.method_options, protocol.methods.get(settings.method, {})),
+        (settings.network, settings.network_options, {}),
+    ]
+    if settings.sam != "none":
+        places.append(("semisam", settings.semisam_options, protocol.semisam))
+    for place, options, prescribed in places:
+        for name, value in options.items():
+            if name not in prescribed or prescribed[name] != value:
+                changed[f"{place}.{name}"] = value
+    return tuple(f"{name}={_show(value)}" for name, value in changed.items())
+
+
+def _show(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def method_options(settings: RunSettings) -> Options:

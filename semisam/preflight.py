@@ -37,7 +37,9 @@ def check_run(
                 f"{'x'.join(map(str, size))}"
             )
     build = network_builder(settings, dataset.channels)
-    plan = plan_batch(settings.batch, labeled, unlabeled, framework.uses_unlabeled)
+    plan = plan_batch(
+        settings.batch, labeled, unlabeled, framework.uses_unlabeled, settings.labeled_rows
+    )
     with torch.device("meta"):
         stride = getattr(build(logits=dataset.num_classes), "stride", 1)
     if any(size % stride for size in settings.patch):

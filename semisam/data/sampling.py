@@ -32,19 +32,25 @@ class BatchPlan:
 
 
 def plan_batch(
-    batch_size: int, num_labeled: int, num_unlabeled: int, uses_unlabeled: bool
+    batch_size: int,
+    num_labeled: int,
+    num_unlabeled: int,
+    uses_unlabeled: bool,
+    labeled_rows: int | None = None,
 ) -> BatchPlan:
     """Divide a batch into labeled and unlabeled rows.
 
-    Half and half, but never more labeled rows than labeled cases: a batch of 4 is 2 + 2, or 1 + 3
-    with one labeled case. A method without unlabeled data gets the labeled rows that its
-    neighbours in the table get, and no others. Without unlabeled cases all rows are labeled.
+    Half and half unless told otherwise, but never more labeled rows than labeled cases: a batch of
+    4 is 2 + 2, or 1 + 3 with one labeled case. A method without unlabeled data gets the labeled
+    rows that its neighbours in the table get, and no others. Without unlabeled cases all rows are
+    labeled.
 
     Args:
         batch_size: rows of a semi-supervised batch.
         num_labeled: labeled training cases.
         num_unlabeled: unlabeled training cases.
         uses_unlabeled: the method's `Framework.uses_unlabeled`.
+        labeled_rows: labeled rows of a semi-supervised batch; ``None``: half of it.
 
     Raises:
         InputError: no labeled case, or a batch too small for one row of each kind.
@@ -58,7 +64,12 @@ def plan_batch(
         raise InputError(f"the batch size must be at least {smallest}, got {batch_size}; raise it")
     if num_unlabeled == 0:
         return BatchPlan(batch_size, 0)
-    labeled = min(batch_size // 2, num_labeled)
+    if labeled_rows is not None and not 0 < labeled_rows < batch_size:
+        raise InputError(
+            f"a batch of {batch_size} must have 1 to {batch_size - 1} labeled rows, so that an "
+            f"unlabeled one is left, got {labeled_rows}: choose another --labeled-rows or --batch"
+        )
+    labeled = min(labeled_rows or batch_size // 2, num_labeled)
     return BatchPlan(labeled, batch_size - labeled if uses_unlabeled else 0)
 
 

@@ -81,6 +81,10 @@ def equal(one, two):
         ((4, 80, 0, False), (4, 0)),
         ((2, 8, 8, True), (1, 1)),
         ((5, 8, 8, True), (2, 3)),
+        ((4, 4, 76, True, 1), (1, 3)),
+        ((4, 1, 79, True, 3), (1, 3)),
+        ((4, 4, 76, False, 1), (1, 0)),
+        ((4, 80, 0, True, 1), (4, 0)),
     ],
 )
 def test_plan(arguments, expected):
@@ -93,6 +97,8 @@ def test_plan_refuses_what_cannot_be():
         plan_batch(4, 0, 8, True)
     with pytest.raises(InputError, match="at least 2, got 1"):
         plan_batch(1, 4, 8, True)
+    with pytest.raises(InputError, match="1 to 3 labeled rows.*got 4"):
+        plan_batch(4, 4, 8, True, 4)
 
 
 # The batch
