@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from semisam.backend import Backend, Prompter
 from semisam.errors import PluginError
 from semisam.framework import Framework
+from semisam.gate import Quality, gate, measure
 from semisam.losses import entropy
 from semisam.schedules import Ramp
 from semisam.seeding import derive_seed
@@ -30,6 +31,11 @@ class SemiSAM(Framework):
     For every unlabeled row and foreground class, the method's own probability map is the proposal;
     the prompter turns it into a prompt without seeing any label; the promptable model's answer
     becomes a target. ``lambda_s = weight exp(-5 t/T)`` fades out (paper, below equation 3).
+
+    The log holds how good the answers are on the *labeled* rows, whose truth training may see
+    (``sam_dice``, beside ``proposal_dice`` of the method itself): the rows are asked as the
+    unlabeled ones are, and nothing of it enters the objective. With ``gated`` that measure also
+    scales ``lambda_s``, per class (see `semisam.gate`).
 
     It is a Framework and wraps one: state dict, parameters, deployment are those of ``inner``, so
     checkpoints of the wrapped and the bare method are interchangeable. With ``weight`` 0 the two
@@ -50,6 +56,9 @@ class SemiSAM(Framework):
         ramp_power: exponent on the fraction of training: 1 in the paper, 2 in the published code.
         ramp_every: the ramp advances once in that many iterations (published: 150).
         target: ``hard``: the answer's mask, as published; ``soft``: its probability.
+        gated: scale ``lambda_s`` by how good the answers are found to be on this batch.
+        measure_every: iterations between measures on the labeled rows; 0 for none. With ``gated``
+            every iteration measures.
         seed: of the prompts.
 
     Raises:
@@ -66,6 +75,8 @@ class SemiSAM(Framework):
         ramp_power: float = 1.0,
         ramp_every: int = 1,
         target: Literal["hard", "soft"] = "hard",
+        gated: bool = False,
+        measure_every: int = 10,
         seed: int = 0,
     ) -> None:
         # Not Framework.__init__'s contract: the branch builds no network, it is given a method.
@@ -74,6 +85,8 @@ class SemiSAM(Framework):
         self.inner = inner
         self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every)
         self.target = target
+        self.gated = gated
+        self.measure_every = measure_every
         self.seed = seed
         self._backend = backend
         self._prompter = prompter
@@ -96,23 +109,28 @@ class SemiSAM(Framework):
         uncertainty = step.uncertainty
         if uncertainty is None:
             uncertainty = entropy(step.probs.detach())
-        answers = [
-            self._ask(batch.image[i], step.probs[i].detach(), uncertainty[i, 0], clock.step, i)
-            for i in rows
-        ]
-        pairs = [
-            (step.probs[i, k], answer)
-            for i, per_class in zip(rows, answers, strict=True)
-            for k, answer in per_class.items()
-        ]
-        loss = sam_loss(pairs, self.target) if pairs else step.probs.new_zeros(())
-        metrics = {
-            **step.metrics,
-            "sam_weight": weight,
-            "sam_asked": float(len(pairs)),
-            "sam_skipped": float(len(rows) * (self.num_classes - 1) - len(pairs)),
-            "sam_seconds": time.perf_counter() - started,
+        due = self.measure_every > 0 and clock.step % self.measure_every == 0
+        asked = [*rows, *(range(batch.num_labeled) if self.gated or due else ())]
+        answers = {
+            i: self._ask(batch.image[i], step.probs[i].detach(), uncertainty[i, 0], clock.step, i)
+            for i in asked
         }
+        classes = range(1, self.num_classes)
+        metrics = {**step.metrics, "sam_weight": weight}
+        shares = dict.fromkeys(classes, 1.0)
+        if len(asked) > len(rows):
+            quality = {k: _quality(step.probs.detach(), batch.label, answers, k) for k in classes}
+            metrics |= _figures(quality.values())
+            if self.gated:
+                shares = {k: gate(q) for k, q in quality.items()}
+                metrics["sam_gate"] = sum(shares.values()) / len(shares)
+        pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in answers[i].items()}
+        loss = step.probs.new_zeros(())
+        if pairs:
+            loss = sam_loss(list(pairs.values()), self.target, [shares[k] for _, k in pairs])
+        metrics["sam_asked"] = float(len(pairs))
+        metrics["sam_skipped"] = float(len(rows) * len(classes) - len(pairs))
+        metrics["sam_seconds"] = time.perf_counter() - started
         return replace(step, losses={**step.losses, "sam": weight * loss}, metrics=metrics)
 
     def after_update(self, clock: Clock) -> None:
@@ -183,17 +201,46 @@ def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
     )
 
 
-def sam_loss(pairs: list[tuple[Tensor, Tensor]], target: Literal["hard", "soft"]) -> Tensor:
+def sam_loss(
+    pairs: list[tuple[Tensor, Tensor]],
+    target: Literal["hard", "soft"],
+    shares: list[float] | None = None,
+) -> Tensor:
     """Return ``mean (p - y)^2`` over (proposal, answer) pairs of ``(*S)`` maps in [0, 1].
 
     Args:
         pairs: the differentiable proposal and the backend's answer, one pair per row and class.
         target: ``hard``: ``y = [answer > 0.5]``; ``soft``: ``y`` is the answer.
+        shares: what each pair's term is multiplied by; ``None`` for 1.
     """
     prob = torch.stack([p for p, _ in pairs])
     answer = torch.stack([a for _, a in pairs])
     y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
-    return (prob - y).square().mean()
+    squared = (prob - y).square()
+    if shares is None or all(share == 1.0 for share in shares):
+        return squared.mean()
+    return (squared.flatten(1).mean(1) * squared.new_tensor(shares)).mean()
+
+
+def _quality(
+    probs: Tensor, label: Tensor, answers: Mapping[int, Mapping[int, Tensor]], k: int
+) -> Quality:
+    """Measure class ``k``: ``answers`` by row and class, labeled rows first."""
+    masks = [(row, per_class[k] > 0.5) for row, per_class in answers.items() if k in per_class]
+    labeled = [(row, mask) for row, mask in masks if row < len(label)]
+    unlabeled = [(row, mask) for row, mask in masks if row >= len(label)]
+    return measure(probs[:, k] > 0.5, label, labeled, unlabeled, k)
+
+
+def _figures(qualities: Collection[Quality]) -> dict[str, float]:
+    """Return the means over classes for the log; a figure that no class has is left out."""
+    named = {
+        "sam_dice": [q.answer for q in qualities],
+        "proposal_dice": [q.proposal for q in qualities],
+        "sam_agreement": [q.agreement_unlabeled for q in qualities],
+    }
+    found = {name: [v for v in values if v is not None] for name, values in named.items()}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def _names(kinds: frozenset[str]) -> str:

@@ -19,12 +19,27 @@ LOG = "train.jsonl"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside and rename it; the one before is kept."""
+    """Write a checkpoint beside and rename it; the one before is kept.
+
+    At no moment is there no readable ``checkpoint.pt`` once there was one.
+    """
     path = folder / CHECKPOINT
-    if path.exists():
-        path.replace(folder / PREVIOUS)
     with replace_file(path) as temporary:
         torch.save(state, temporary)
+        if path.exists():
+            _keep(path, folder / PREVIOUS)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file a second name, over what had it, without taking the first one away."""
+    second = previous.with_suffix(".tmp")
+    second.unlink(missing_ok=True)
+    try:
+        second.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        path.replace(previous)
+    else:
+        second.replace(previous)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

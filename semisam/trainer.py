@@ -82,7 +82,13 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a finished training took, resumed parts included."""
+    """What a finished training took, resumed parts included.
+
+    Attributes:
+        seconds: of training.
+        waited: of these, for batches.
+        means: of every loss and figure, over the steps that gave it.
+    """
 
     seconds: float
     waited: float
@@ -135,7 +141,8 @@ class Trainer:
         self._prefetch = prefetch or _no_prefetch
         self._seconds = 0.0
         self._waited = 0.0
-        self._sums: dict[str, float] = {}
+        # Sum and count by name: some figures are not there in every step.
+        self._sums: dict[str, tuple[float, int]] = {}
 
     def fit(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> Summary:
         """Train to the plan's end, from the last checkpoint if there is one.
@@ -172,9 +179,7 @@ class Trainer:
                     on_step(done, figures)
                 if interrupted() and not last:
                     raise Interrupted(done)
-        count = max(self.plan.iterations, 1)
-        means = {key: value / count for key, value in self._sums.items()}
-        return Summary(self._seconds, self._waited, means)
+        return Summary(self._seconds, self._waited, self._means())
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """Make one optimizer step and return its losses and figures for the log."""
@@ -242,9 +247,13 @@ class Trainer:
         image = to_channels_last(batch.image.to(self.device, non_blocking=True))
         return Batch(image, batch.label.to(self.device, non_blocking=True))
 
+    def _means(self) -> dict[str, float]:
+        return {key: total / count for key, (total, count) in self._sums.items()}
+
     def _add(self, figures: dict[str, float]) -> None:
         for key, value in figures.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            total, count = self._sums.get(key, (0.0, 0))
+            self._sums[key] = (total + value, count + 1)
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
@@ -268,7 +277,11 @@ def _no_prefetch(batches: Batches, start: int, stop: int) -> Iterator[Stream]:
 
 @contextlib.contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C (and a polite SIGTERM) finish the step in hand; a second one stops at once."""
+    """Let Ctrl-C and SIGTERM finish the step in hand; a second Ctrl-C stops at once.
+
+    A grid ends its runs by SIGTERM after the terminal has sent them Ctrl-C: two signals of two
+    kinds are one wish to stop, not an impatient one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -277,8 +290,8 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, note)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.results import collect, comparison
@@ -35,6 +36,40 @@ def _bench(tmp_path, *args):
     out = tmp_path / "out"
     command = ["bench", "--data", str(tmp_path / "la"), "--out", str(out), *TINY, *args]
     return CliRunner().invoke(main, command), out
+
+
+def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
+    args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic")
+    result, out = _bench(tmp_path, *args, "--sam-weight", "paper,gated")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "table.csv", keep_default_na=False)
+    assert table[["sam", "sam_weight"]].to_numpy().tolist() == [
+        ["none", ""],
+        ["geodesic", "gated"],
+        ["geodesic", "paper"],
+    ]
+    logs = {path.parent.name.split("-n")[0]: path for path in out.glob("runs/*/train.jsonl")}
+    assert set(logs) == {"mt", "mt+geodesic", "mt+geodesic-gated"}
+    result, _ = _bench(tmp_path, *args, "--sam-weight", "strong")
+    assert result.exit_code != 0 and "must be of paper and gated, got strong" in result.output
+
+
+def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
+    from semisam.cli import display
+
+    row = {
+        **{"protocol": "paper", "method": "mt", "sam": "none", "sam_weight": "", "labeled": 1},
+        **{"unlabeled": 79, "runs": 3, "dice": 53.14, "dice_sd": 10.25, "jaccard": 39.26},
+        **{"jaccard_sd": 11.5, "asd_voxel": 13.67, "asd_voxel_sd": 12.25, "hd95_voxel": 111.74},
+        **{"hd95_voxel_sd": 21.11, "empty": 12, "gain_dice": float("nan")},
+    }
+    wrapped = {**row, "sam": "geodesic", "sam_weight": "gated", "gain_dice": -12.34}
+    monkeypatch.setattr(display, "console", Console(width=80, highlight=False))
+    display.print_table(pd.DataFrame([row, wrapped]))
+    output = capsys.readouterr().out
+    for text in ("53.14", "± 10.25", "111.74", "± 21.11", "-12.34", "Gain", "gated"):
+        assert text in output
+    assert "…" not in output and max(map(len, output.splitlines())) <= 80
 
 
 def test_grid_table_and_no_second_run(tiny_la, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from semisam.branch import SemiSAM, check_pair, merge_prompts, sam_loss
 from semisam.errors import PluginError
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
+from semisam.gate import Quality, gate, measure, pooled_dice
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.corrective_points import CorrectivePoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import random_batch, tiny_builder
 from semisam.types import Batch, Clock, Prompt, View
 
-CLOCK = Clock(200, 1000)
+# A fifth of the way, at a step that does not measure the labeled rows.
+CLOCK = Clock(2001, 10005)
+MEASURED = Clock(2000, 10000)
 
 
 class RecordingBackend:
@@ -254,3 +258,93 @@ def test_sams_mask_threshold_is_probability_one_half():
     step = branch.training_step(_batch(), CLOCK)
     want = 0.1 * math.exp(-1) * ((step.probs[2:, 1] - 1) ** 2).mean()
     assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+
+
+class Sphere(RecordingBackend):
+    """Answers with the truth of the row asked, or its opposite, by the image's mean."""
+
+    def __init__(self, masks):
+        super().__init__()
+        self.masks = masks
+
+    def segment(self, embedding, prompt):
+        super().segment(embedding, prompt)
+        return self.masks[float(embedding.mean())] * 20 - 10
+
+
+def _measured(branch_options, correct, classes=2):
+    batch = _batch(classes)
+    truth = batch.label == 1 if correct else batch.label != 1
+    masks = {float(batch.image[i].mean()): truth[i % 2].float() for i in range(4)}
+    backend = Sphere(masks)
+    branch = SemiSAM(_framework(classes), backend, RecordingPrompter(), **branch_options)
+    return branch.training_step(batch, MEASURED), backend
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_the_log_tells_how_good_the_answers_are_on_the_labeled_rows(correct):
+    step, backend = _measured({}, correct)
+    assert len(backend.encoded) == 4
+    assert step.metrics["sam_dice"] == float(correct)
+    assert 0 < step.metrics["proposal_dice"] < 1
+    assert "sam_gate" not in step.metrics
+
+
+def test_the_measure_is_no_part_of_the_objective():
+    """With it and without, the weight of the paper gives the same losses, to the bit."""
+    one, _ = _measured({}, True)
+    other, backend = _measured({"measure_every": 0}, True)
+    assert len(backend.encoded) == 2 and "sam_dice" not in other.metrics
+    assert {k: float(v) for k, v in one.losses.items()} == {
+        k: float(v) for k, v in other.losses.items()
+    }
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_the_gate_opens_for_good_answers_and_shuts_for_bad_ones(correct):
+    plain, _ = _measured({}, correct)
+    gated, _ = _measured({"gated": True}, correct)
+    share = gated.metrics["sam_gate"]
+    assert share > 0.95 if correct else share < 0.2
+    want = share * float(plain.losses["sam"])
+    assert float(gated.losses["sam"]) == pytest.approx(want, rel=1e-5)
+    if correct:
+        gated.losses["sam"].backward()  # the gate is a number: the gradient is the loss's alone
+
+
+def test_the_gate_is_the_formula():
+    quality = Quality(answer=0.7, proposal=0.9, agreement=0.8, agreement_unlabeled=0.6)
+    assert gate(quality) == pytest.approx(1 / (1 + math.exp((0.9 * 0.6 / 0.8 - 0.7) / 0.1)))
+    # Better agreement than on the labeled rows says nothing more about the proposal.
+    assert gate(replace(quality, agreement_unlabeled=1.0)) == pytest.approx(
+        1 / (1 + math.exp((0.9 - 0.7) / 0.1))
+    )
+
+
+@pytest.mark.parametrize("missing", ["answer", "proposal", "agreement", "agreement_unlabeled"])
+def test_without_evidence_the_gate_is_shut(missing):
+    quality = Quality(answer=0.9, proposal=0.1, agreement=0.5, agreement_unlabeled=0.5)
+    assert gate(quality) > 0.99
+    assert gate(replace(quality, **{missing: None})) == 0.0
+
+
+def test_each_class_has_a_gate_of_its_own():
+    pairs = [(torch.rand(4), torch.rand(4)), (torch.rand(4), torch.rand(4))]
+    one, two = (((p - (a > 0.5).float()) ** 2).mean() for p, a in pairs)
+    got = sam_loss(pairs, "hard", [0.25, 0.5])
+    assert float(got) == pytest.approx(float((0.25 * one + 0.5 * two) / 2), rel=1e-5)
+
+
+def test_dice_is_pooled_over_rows():
+    full, empty = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
+    assert pooled_dice([(full, full), (empty, full)]) == pytest.approx(2 * 4 / (4 + 4 + 0 + 4))
+    assert pooled_dice([(empty, empty)]) is None
+    assert pooled_dice([]) is None
+
+
+def test_rows_without_the_class_are_no_evidence():
+    masks = torch.rand(3, 4, 4) > 0.5
+    label = torch.zeros(2, 4, 4, dtype=torch.int64)
+    found = measure(masks, label, [(0, masks[0]), (1, masks[1])], [(2, masks[2])], 1)
+    assert (found.answer, found.proposal, found.agreement) == (None, None, None)
+    assert found.agreement_unlabeled == 1.0

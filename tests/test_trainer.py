@@ -92,7 +92,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
     def torn(state, path):
         nonlocal count
         count += 1
-        if count < 2:
+        if count < 3:
             save(state, path)
             return
         if moment == "written":
@@ -108,7 +108,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
     with pytest.raises(Killed):
         _trainer(folder).fit()
     monkeypatch.undo()
-    assert (folder / PREVIOUS).exists()
+    assert (folder / CHECKPOINT).exists() and (folder / PREVIOUS).exists()
     again = _trainer(folder)
     again.fit()
     assert _equal(_state(whole), _state(again))
@@ -135,6 +135,49 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path, number):
     again = _trainer(tmp_path / "stopped")
     again.fit()
     assert _equal(_state(whole), _state(again))
+
+
+def test_a_grids_two_signals_are_one_wish_to_stop(tmp_path):
+    """Ctrl-C reaches the run from the terminal, then SIGTERM from the grid: both wait."""
+
+    class Interrupting(Batches):
+        def batch(self, step):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(step)
+
+    trainer = _trainer(tmp_path)
+    trainer._batches = Interrupting()
+    with pytest.raises(Interrupted, match="after 4 iterations"):
+        trainer.fit()
+    assert (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    class Interrupting(Batches):
+        def batch(self, step):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(step)
+
+    trainer = _trainer(tmp_path)
+    trainer._batches = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+
+
+def test_figures_that_some_steps_lack_are_averaged_over_those_that_have_them(tmp_path):
+    trainer = _trainer(tmp_path)
+    for figures in ({"loss": 1.0, "rare": 4.0}, {"loss": 2.0}, {"loss": 6.0, "rare": 2.0}):
+        trainer._add(figures)
+    trainer.save(3)
+    again = _trainer(tmp_path)
+    again._resume()
+    again._add({"loss": 3.0})
+    assert again._means() == {"loss": 3.0, "rare": 3.0}
 
 
 def test_the_objective_is_the_sum_of_what_is_logged(tmp_path):

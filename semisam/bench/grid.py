@@ -23,6 +23,7 @@ class Axes:
     Attributes:
         methods: framework plugins.
         sams: backend plugins, ``none`` for the bare method.
+        sam_weights: of the branch: ``paper``, or ``gated`` by the quality of its answers.
         labels: numbers of labeled cases.
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
@@ -30,6 +31,7 @@ class Axes:
 
     methods: Sequence[str]
     sams: Sequence[str] = ("none",)
+    sam_weights: Sequence[str] = ("paper",)
     labels: Sequence[int] = (1, 2, 4)
     subsets: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
@@ -58,8 +60,10 @@ def expand(
         options: constructor options by plugin name, given to the method or backend of that name.
     """
     runs = []
-    order = itertools.product(axes.seeds, axes.subsets, axes.labels, axes.methods, axes.sams)
-    for seed, subset, labels, method, sam in order:
+    order = itertools.product(
+        axes.seeds, axes.subsets, axes.labels, axes.methods, axes.sams, axes.sam_weights
+    )
+    for seed, subset, labels, method, sam, sam_weight in order:
         explicit = {
             **common,
             "method": method,
@@ -74,6 +78,8 @@ def expand(
             # A bare run is the same whatever the branch's options: it must not be run twice.
             for key in ("prompter", "prompter_options", "semisam_options"):
                 explicit.pop(key, None)
+        elif sam_weight == "gated":
+            explicit["semisam_options"] = {**common.get("semisam_options", {}), "gated": True}
         runs.append(make_settings(explicit, suggested))
     return list({run.model_dump_json(): run for run in runs}.values())
 
@@ -117,6 +123,8 @@ def check(
 
 def _folder_name(run: RunSettings, identity: str) -> str:
     sam = "" if run.sam == "none" else f"+{run.sam}"
+    if run.semisam_options.get("gated"):
+        sam += "-gated"
     return f"{run.method}{sam}-n{run.labels}-subset{run.subset}-seed{run.seed}-{identity}"
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from semisam.config import RunSettings, departures
 from semisam.files import replace_file
 from semisam.run import RESULT
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
-_GROUP = ["protocol", "method", "sam", "prompter", "labeled", "unlabeled"]
+_GROUP = ["protocol", "method", "sam", "sam_weight", "prompter", "labeled", "unlabeled", "departures"]
 
 
 def collect(folders: Iterable[Path]) -> pd.DataFrame:
@@ -29,6 +30,8 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
 
 def comparison(results: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison table: mean and SD over runs (seeds and labeled subsets).
+
+    Runs of several protocols, or that depart from theirs in several ways, never share a row.
 
     Dice and Jaccard are in percent, distances in voxels, as in the paper. ``gain_dice`` is the mean
     difference to the same method without SAM over the (subset, seed) pairs that both have, in
@@ -52,7 +55,10 @@ def comparison(results: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(
-        ["labeled", "method", "sam"], key=_none_first, kind="stable", ignore_index=True
+        ["protocol", "labeled", "method", "sam", "sam_weight"],
+        key=_none_first,
+        kind="stable",
+        ignore_index=True,
     )
 
 
@@ -93,9 +99,13 @@ def _flatten(result: dict[str, Any]) -> dict[str, Any]:
         if key == "data":  # a path of one machine; the hash tells which data they are
             continue
         row[key] = json.dumps(value) if isinstance(value, list | dict) else value
+    gated = result["options"]["semisam"].get("gated", False)
+    row["sam_weight"] = "gated" if gated else "paper"
     if row["sam"] == "none":
-        row["prompter"] = ""
+        row["prompter"] = row["sam_weight"] = ""
     row["options"] = json.dumps(result["options"])
+    settings = RunSettings.model_validate_json(json.dumps(result["settings"]))
+    row["departures"] = "; ".join(departures(settings))
     for part in ("data", "metrics", "training", "cost", "versions"):
         for key, value in result[part].items():
             row[f"{part}.{key}"] = " ".join(value) if isinstance(value, list) else value

@@ -28,6 +28,15 @@ Examples:
     default=None,
     help="Promptable models; none is the bare method. [default: none and the embedded one]",
 )
+@click.option(
+    "--sam-weight",
+    "sam_weights",
+    type=Names(),
+    default="paper",
+    show_default=True,
+    help="paper: lambda_s fades out; gated: scaled by how good SAM's answers are on labeled rows. "
+    "Or both: paper,gated.",
+)
 @click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Run seeds.")
 @click.option(
     "--subsets",
@@ -43,6 +52,7 @@ def command(
     methods: tuple[str, ...],
     labels: tuple[int, ...],
     sams: tuple[str, ...] | None,
+    sam_weights: tuple[str, ...],
     seeds: tuple[int, ...],
     subsets: tuple[int, ...],
     out: str,
@@ -51,20 +61,20 @@ def command(
 ) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
-    Runs the grid methods x labels x SAM x subsets x seeds, each run in a process of its own, and
-    writes results.csv (a row a run) and table.csv (the comparison) into the output folder. A run
-    finished earlier is not run again; one that was stopped goes on where it was.
+    Runs the grid methods x labels x SAM x weights x subsets x seeds, each run in a process of its
+    own, and writes results.csv (a row a run) and table.csv (the comparison) into the output folder.
+    A run finished earlier is not run again; one that was stopped goes on where it was.
     """
     from semisam.bench import grid, local, results
     from semisam.cli.display import GridDisplay, console, print_table
-    from semisam.cli.options import common_settings, suggested_settings
+    from semisam.cli.options import check_sam_weights, common_settings, suggested_settings
     from semisam.defaults import DEFAULT_BACKEND
     from semisam.files import writable_folder
 
     sams = sams or ("none", DEFAULT_BACKEND)
     common, options = common_settings(given, methods, sams)
     suggested = suggested_settings(common)
-    axes = grid.Axes(methods, sams, labels, subsets, seeds)
+    axes = grid.Axes(methods, sams, check_sam_weights(sam_weights), labels, subsets, seeds)
     runs = grid.expand(axes, common, suggested, options)
     folder = grid.runs_folder(writable_folder(Path(out)))
 

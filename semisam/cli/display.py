@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -114,24 +115,29 @@ class GridDisplay:
 
 def print_table(table: pd.DataFrame) -> None:
     """Print the comparison table, mean ± SD over runs, as the paper lays it out."""
-    shown = Table(title="Comparison: mean ± SD over seeds and labeled subsets", title_style="bold")
+    # Rules between columns would cost a terminal of 80 columns the last one.
+    shown = Table(
+        title="Comparison: mean ± SD over seeds and labeled subsets",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     shown.add_column("Method", overflow="fold", min_width=8)
-    shown.add_column("SAM", overflow="fold")
     for name in ("Lab./\nunl.", "Runs"):
-        shown.add_column(name)
+        shown.add_column(name, no_wrap=True)
     numbers = ("Dice\n[%]", "Jacc.\n[%]", "ASD\n[vox]", "95HD\n[vox]", "Empty", "Gain\n[Dice]")
     for name in numbers:
-        shown.add_column(escape(name), justify="right")
+        shown.add_column(escape(name), justify="right", no_wrap=True)
+    # With several protocols in one table, each row says which is its own.
+    several = table["protocol"].nunique() > 1
     previous = None
     for row in table.to_dict("records"):
         if previous is not None and row["labeled"] != previous:
             shown.add_section()
         previous = row["labeled"]
-        method = row["method"] if row["sam"] == "none" else f"{row['method']} + SemiSAM"
         gain = row["gain_dice"]
         shown.add_row(
-            method,
-            "" if row["sam"] == "none" else str(row["sam"]),
+            escape(_method(row) + (f" [{row['protocol']}]" if several else "")),
             f"{row['labeled']}/{row['unlabeled']}",
             str(row["runs"]),
             *(
@@ -144,8 +150,16 @@ def print_table(table: pd.DataFrame) -> None:
     console.print(shown)
 
 
+def _method(row: Mapping[Any, Any]) -> str:
+    if row["sam"] == "none":
+        return str(row["method"])
+    gated = ", gated" if row["sam_weight"] == "gated" else ""
+    return f"{row['method']} + SemiSAM ({row['sam']}{gated})"
+
+
 def _mean_sd(mean: float, sd: float) -> str:
-    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
+    # The SD below its mean: side by side, four such columns are wider than a terminal.
+    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f}\n± {sd:.2f}"
 
 
 def _share(state: Mapping[str, Any]) -> float:
@@ -155,5 +169,6 @@ def _share(state: Mapping[str, Any]) -> float:
 def _title(run: Run) -> str:
     s = run.settings
     sam = "" if s.sam == "none" else f" + {s.sam}"
+    sam += " (gated)" if s.semisam_options.get("gated") else ""
     extra = f", subset {s.subset}" if s.subset else ""
     return f"{s.method}{sam}, {s.labels} labeled, seed {s.seed}{extra}"

@@ -64,11 +64,14 @@ _OPTIONS = (
     click.option("--network", metavar="NAME", help="Network plugin (vnet)."),
     click.option("--prompter", metavar="NAME", help="Prompter plugin (uncertainty-points)."),
     click.option(
-        "--protocol", metavar="NAME", help="paper (default), or published: the authors' script."
+        "--protocol",
+        metavar="NAME",
+        help="paper (default): its equations; published: each method's own code.",
     ),
     click.option("--iterations", type=int, help="Optimizer steps (6000, or as the data suggest)."),
     click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
     click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
+    click.option("--labeled-rows", type=int, help="Labeled rows among them (half)."),
     click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
     click.option("--lr-step", type=int, help="Iterations between divisions of it by ten (2500)."),
     click.option("--clip", type=float, help="Maximal gradient norm (no clipping)."),
@@ -98,6 +101,20 @@ def run_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def check_sam_weights(names: Sequence[str]) -> Sequence[str]:
+    """Return the names if each is a weight of the SemiSAM branch.
+
+    Raises:
+        InputError: if one is not.
+    """
+    from semisam.errors import InputError
+
+    wrong = [name for name in names if name not in ("paper", "gated")]
+    if wrong:
+        raise InputError(f"--sam-weight must be of paper and gated, got {', '.join(wrong)}")
+    return names
 
 
 def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -14,12 +14,26 @@ from semisam.cli.options import run_options
 @click.option("--method", required=True, metavar="NAME", help="Framework plugin.")
 @click.option("--labels", type=int, required=True, help="Labeled cases.")
 @click.option("--sam", default="none", show_default=True, metavar="NAME", help="Backend plugin.")
+@click.option(
+    "--sam-weight",
+    type=click.Choice(["paper", "gated"]),
+    default="paper",
+    show_default=True,
+    help="paper: lambda_s fades out; gated: scaled by how good SAM's answers are on labeled rows.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--subset", type=int, default=0, show_default=True, help="0: the first of the list.")
 @click.option("--out", required=True, metavar="FOLDER", help="The run's folder.")
 @run_options
 def command(
-    method: str, labels: int, sam: str, seed: int, subset: int, out: str, **given: Any
+    method: str,
+    labels: int,
+    sam: str,
+    sam_weight: str,
+    seed: int,
+    subset: int,
+    out: str,
+    **given: Any,
 ) -> None:
     """Train one method, evaluate it on the test cases, and keep both in a folder.
 
@@ -35,7 +49,7 @@ def command(
     from semisam.trainer import Interrupted
 
     common, options = common_settings(given, [method], [sam])
-    axes = grid.Axes([method], [sam], [labels], [subset], [seed])
+    axes = grid.Axes([method], [sam], [sam_weight], [labels], [subset], [seed])
     settings = grid.expand(axes, common, suggested_settings(common), options)[0]
     folder = writable_folder(Path(out))
     if settings.data is None:
