@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -15,6 +17,11 @@ class NetBuilder(Protocol):
 
     ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC asks
     ``build(logits=K, sdf=K - 1)``. Outputs are raw (no softmax, no tanh) float32.
+
+    A head whose name ends in ``_level<i>``, i = 1, 2, ..., is read from the decoder ``i`` halvings
+    below full resolution and interpolated (linearly in every axis, ``align_corners=False``) to the
+    image's size: URPC asks ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``.
+    A network refuses a level that it has not with a ValueError that names the head.
     """
 
     def __call__(self, **heads: int) -> nn.Module:
@@ -57,3 +64,32 @@ class Framework(nn.Module, ABC):
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups: by default all that require a gradient."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+def head_level(name: str) -> int:
+    """Return the halvings below full resolution at which a head of this name is read.
+
+    ``logits_level2`` is read at level 2; any name without such an ending at full resolution, 0.
+    """
+    ending = re.search(r"_level([1-9][0-9]*)$", name)
+    return int(ending.group(1)) if ending else 0
+
+
+def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
+    """Refuse a head at a level that a network has not.
+
+    Args:
+        heads: their names.
+        levels: the deepest level of the network; 0 for one without deep heads.
+        network: its name, for the error.
+
+    Raises:
+        ValueError: naming the head and the levels that there are.
+    """
+    for name in heads:
+        if head_level(name) > levels:
+            has = f"heads at levels up to {levels}" if levels else "heads at full resolution only"
+            raise ValueError(
+                f"{network} has {has}, got a request for the head {name}: ask for fewer levels or "
+                "choose another network"
+            )

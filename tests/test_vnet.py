@@ -87,3 +87,41 @@ def test_heads_are_float32_under_autocast():
     net = VNet(1, {"logits": 3}, filters=2)
     with torch.autocast("cpu", torch.bfloat16):
         assert net(torch.zeros(2, 1, 16, 16, 16))["logits"].dtype == torch.float32
+
+
+def test_a_deep_head_reads_its_level_of_the_decoder():
+    torch.manual_seed(0)
+    heads = {"logits": 2} | {f"logits_level{i}": 3 for i in (1, 2, 3)}
+    net = VNet(1, heads, filters=2).eval()
+    image = torch.randn(1, 1, 32, 16, 48)
+    seen = {}
+    for name in ("six", "seven", "eight"):
+        block = getattr(net, f"block_{name}")
+        block.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o}))
+    out = net(image)
+    for level, name in ((1, "eight"), (2, "seven"), (3, "six")):
+        head = net.heads[f"logits_level{level}"]
+        assert seen[name].shape[1:] == (2 << level, 32 >> level, 16 >> level, 48 >> level)
+        coarse = torch.einsum("kc,bcxyz->bkxyz", head.weight[:, :, 0, 0, 0], seen[name])
+        coarse = coarse + head.bias.view(1, -1, 1, 1, 1)
+        want = torch.nn.functional.interpolate(coarse, scale_factor=2**level, mode="trilinear")
+        torch.testing.assert_close(out[f"logits_level{level}"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_deep_heads_change_no_bit_of_the_others():
+    torch.manual_seed(0)
+    plain = VNet(1, {"logits": 2, "sdf": 1}, filters=2)
+    deep = VNet(1, {"logits": 2, "sdf": 1, "logits_level2": 2}, filters=2)
+    deep.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.randn(2, 1, 16, 16, 16)
+    outputs = []
+    for net in (plain, deep):
+        torch.manual_seed(1)
+        outputs.append(net.train()(image))
+    for name in ("logits", "sdf"):
+        assert torch.equal(outputs[0][name], outputs[1][name])
+
+
+def test_a_level_that_vnet_has_not():
+    with pytest.raises(ValueError, match=r"V-Net has heads at levels up to 3.*logits_level4"):
+        VNet(1, {"logits_level4": 2})

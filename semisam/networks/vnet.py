@@ -15,10 +15,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semisam.errors import InputError
+from semisam.framework import check_head_levels, head_level
 
 _STRIDE = 16  # four halvings
+_LEVELS = 3  # decoder levels below full resolution
 # What the published code calls its outputs: the first of DTC's two is the signed distance.
 _PUBLISHED_HEADS = {
     ("out_conv",): {"out_conv": "logits"},
@@ -31,7 +34,8 @@ class VNet(nn.Module):
 
     Differs from the published code in its arithmetic nowhere; in its interface, the heads have
     names and are returned raw (DTC's published network applies tanh to its first output; here the
-    method does).
+    method does). Heads named ``..._level1`` to ``..._level3`` read the decoder at a half, a quarter
+    and an eighth of the resolution, after a dropout as at full resolution.
 
     Args:
         in_channels: channels ``C`` of the image.
@@ -44,7 +48,7 @@ class VNet(nn.Module):
         ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
 
     Raises:
-        ValueError: if a spatial size is no multiple of 16.
+        ValueError: if a spatial size is no multiple of 16, or a head asks for a level below 3.
     """
 
     stride = _STRIDE
@@ -58,6 +62,7 @@ class VNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        check_head_levels(heads, _LEVELS, "V-Net")
         f = filters
         self.block_one = _convs(1, in_channels, f)
         self.block_one_dw = _down(f, 2 * f)
@@ -76,7 +81,9 @@ class VNet(nn.Module):
         self.block_eight = _convs(2, 2 * f, 2 * f)
         self.block_eight_up = _up(2 * f, f)
         self.block_nine = _convs(1, f, f)
-        self.heads = nn.ModuleDict({name: nn.Conv3d(f, c, 1) for name, c in heads.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Conv3d(f << head_level(name), c, 1) for name, c in heads.items()}
+        )
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -91,11 +98,23 @@ class VNet(nn.Module):
         x3 = self.block_three(self.block_two_dw(x2))
         x4 = self.block_four(self.block_three_dw(x3))
         x5 = self.dropout(self.block_five(self.block_four_dw(x4)))
-        x = self.block_six(self.block_five_up(x5) + x4)
-        x = self.block_seven(self.block_six_up(x) + x3)
-        x = self.block_eight(self.block_seven_up(x) + x2)
-        x = self.dropout(self.block_nine(self.block_eight_up(x) + x1))
-        return {name: head(x).float() for name, head in self.heads.items()}
+        y3 = self.block_six(self.block_five_up(x5) + x4)
+        y2 = self.block_seven(self.block_six_up(y3) + x3)
+        y1 = self.block_eight(self.block_seven_up(y2) + x2)
+        y0 = self.dropout(self.block_nine(self.block_eight_up(y1) + x1))
+        # Dropped only where a head reads it: without deep heads not one random number is drawn.
+        deep = {head_level(name) for name in self.heads} - {0}
+        read = {0: y0} | {i: self.dropout((y1, y2, y3)[i - 1]) for i in sorted(deep)}
+        outputs: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            level = head_level(name)
+            raw = head(read[level]).float()
+            outputs[name] = raw if level == 0 else _enlarge(raw, image.shape[2:])
+        return outputs
+
+
+def _enlarge(raw: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(raw, size=size, mode="trilinear", align_corners=False)
 
 
 class _Block(nn.Module):

@@ -17,9 +17,12 @@ class NetworkContract:
 
     Attributes:
         shape: a spatial shape that the network takes, not a cube.
+        levels: how many halvings below full resolution it has heads at; 0 for a network whose
+            heads all are at full resolution.
     """
 
     shape: ClassVar[tuple[int, ...]] = (32, 16, 48)
+    levels: ClassVar[int] = 3
 
     def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
         """Return the network under test, freshly initialised."""
@@ -30,6 +33,33 @@ class NetworkContract:
         for in_channels, heads in ((1, {"logits": 2}), (2, _HEADS)):
             output = self._network(in_channels, heads)(self._image(in_channels))
             _check_output(output, heads, 2, self.shape)
+
+    def test_heads_at_the_levels_of_the_decoder(self) -> None:
+        """``logits_level<i>`` comes on the image's grid too, is trained, and adds to the rest."""
+        heads = {"logits": 2} | {f"logits_level{i}": 2 for i in range(1, self.levels + 1)}
+        network = self._network(heads=heads)
+        output = network(self._image())
+        _check_output(output, heads, 2, self.shape)
+        loss = torch.stack([head.square().mean() for head in output.values()]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without, f"every parameter must get a gradient, got none on {without}"
+        shallow = set(self._network(heads={"logits": 2}).state_dict())
+        missing = shallow - set(network.state_dict())
+        assert not missing, f"deep heads must rename no other parameter, got {sorted(missing)}"
+
+    def test_a_level_that_is_not_there_is_refused(self) -> None:
+        """By a ValueError with the head's name, and not by an output at another resolution."""
+        name = f"logits_level{self.levels + 1}"
+        try:
+            self._network(heads={"logits": 2, name: 2})
+        except ValueError as error:
+            assert name in str(error), f"the error must name the head {name}, got: {error}"
+        else:
+            raise AssertionError(
+                f"levels is {self.levels}, so the network must refuse the head {name} with a "
+                "ValueError"
+            )
 
     def test_float32_under_autocast(self) -> None:
         """The arithmetic of the losses is float32, whatever the network ran in."""

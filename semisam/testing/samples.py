@@ -6,8 +6,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from semisam.framework import NetBuilder
+from semisam.framework import NetBuilder, check_head_levels, head_level
 from semisam.types import Batch
 
 
@@ -34,7 +35,10 @@ def tiny_builder(
 
 
 class TinyNet(nn.Module):
-    """Two 3-wide convolutions and one 1-wide per named head; raw float32 outputs."""
+    """Two 3-wide convolutions and one 1-wide per named head; raw float32 outputs.
+
+    There is no decoder: a head at level 1 to 3 reads the features averaged to that resolution.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class TinyNet(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        check_head_levels(heads, 3, "TinyNet")
         conv = nn.Conv3d if ndim == 3 else nn.Conv2d
         drop = nn.Dropout3d if ndim == 3 else nn.Dropout2d
         batch_norm = nn.BatchNorm3d if ndim == 3 else nn.BatchNorm2d
@@ -64,7 +69,18 @@ class TinyNet(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's ``(B, c, *S)``."""
         x = self.body(image)
-        return {name: head(x).float() for name, head in self.heads.items()}
+        return {name: _read(head, x, head_level(name)) for name, head in self.heads.items()}
+
+
+def _read(head: nn.Module, x: Tensor, level: int) -> Tensor:
+    """Return a head's output on the grid of ``x``, read ``level`` halvings below it."""
+    if level == 0:
+        full: Tensor = head(x).float()
+        return full
+    coarse = [max(n >> level, 1) for n in x.shape[2:]]
+    read: Tensor = head(F.interpolate(x, coarse, mode="area")).float()
+    mode = "trilinear" if len(coarse) == 3 else "bilinear"
+    return F.interpolate(read, x.shape[2:], mode=mode, align_corners=False)
 
 
 def random_batch(
