@@ -23,18 +23,18 @@ class Axes:
     Attributes:
         methods: framework plugins.
         sams: backend plugins, ``none`` for the bare method.
-        sam_weights: of the branch: ``paper``, or ``gated`` by the quality of its answers.
         labels: numbers of labeled cases.
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
+        sam_weights: of the branch: ``paper``, or ``gated`` by the quality of its answers.
     """
 
     methods: Sequence[str]
     sams: Sequence[str] = ("none",)
-    sam_weights: Sequence[str] = ("paper",)
     labels: Sequence[int] = (1, 2, 4)
     subsets: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
+    sam_weights: Sequence[str] = ("paper",)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from semisam.run import RESULT
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
-_GROUP = ["protocol", "method", "sam", "sam_weight", "prompter", "labeled", "unlabeled", "departures"]
+_GROUP = [
+    "protocol",
+    "method",
+    "sam",
+    "sam_weight",
+    "prompter",
+    "labeled",
+    "unlabeled",
+    "departures",
+]
 
 
 def collect(folders: Iterable[Path]) -> pd.DataFrame:
@@ -31,8 +40,7 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
 def comparison(results: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison table: mean and SD over runs (seeds and labeled subsets).
 
-    Runs of several protocols, or that depart from theirs in several ways, never share a row.
-
+    Runs of different protocols, or that depart from theirs in different ways, never share a row.
     Dice and Jaccard are in percent, distances in voxels, as in the paper. ``gain_dice`` is the mean
     difference to the same method without SAM over the (subset, seed) pairs that both have, in
     points; ``empty`` counts empty predictions over all runs.
@@ -52,6 +60,7 @@ def comparison(results: pd.DataFrame) -> pd.DataFrame:
         row["gain_dice"] = _gain(frame, group)
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
+        row["departures"] = row.pop("departures")  # the longest column last
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from semisam.cli.options import Names, Numbers, run_options
+
+if TYPE_CHECKING:
+    from semisam.config import RunSettings
 
 _EXAMPLES = """\b
 Examples:
@@ -74,7 +78,7 @@ def command(
     sams = sams or ("none", DEFAULT_BACKEND)
     common, options = common_settings(given, methods, sams)
     suggested = suggested_settings(common)
-    axes = grid.Axes(methods, sams, check_sam_weights(sam_weights), labels, subsets, seeds)
+    axes = grid.Axes(methods, sams, labels, subsets, seeds, check_sam_weights(sam_weights))
     runs = grid.expand(axes, common, suggested, options)
     folder = grid.runs_folder(writable_folder(Path(out)))
 
@@ -83,10 +87,8 @@ def command(
             "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
             "Figures from them say nothing about real scans."
         )
-    told = {key: value for key, value in suggested.items() if key not in common}
-    if told:
-        shown = ", ".join(f"{key} {_show(value)}" for key, value in sorted(told.items()))
-        console.print(f"Settings that suit these scans, unless you give others: {shown}.")
+    for line in _about_settings(runs, common, suggested):
+        console.print(line)
     with console.status("Checking settings, plugins and scans") as status:
         named = grid.check(
             runs, lambda done, total: status.update(f"Checking the scans: {done} of {total}")
@@ -120,6 +122,30 @@ def _report(outcomes: list[Any]) -> None:
     if failed:
         click.echo(f"{failed} of {len(outcomes)} runs failed.", err=True)
         raise SystemExit(1)
+
+
+def _about_settings(
+    runs: Sequence[RunSettings], common: Mapping[str, Any], suggested: Mapping[str, Any]
+) -> list[str]:
+    """Say which settings the user did not give, and who did."""
+    free = {key: value for key, value in suggested.items() if key not in common}
+    told = {k: v for k, v in free.items() if all(getattr(run, k) == v for run in runs)}
+    lines = []
+    if told:
+        lines.append(f"Settings that suit these scans, unless you give others: {_list(told)}.")
+    beaten = {key: value for key, value in free.items() if key not in told}
+    if beaten:
+        lines.append(
+            f"Settings of the protocol {runs[0].protocol}, not those that suit these scans, "
+            f"{_list(beaten)}:"
+        )
+        by_method = {run.method: {key: getattr(run, key) for key in beaten} for run in runs}
+        lines += [f"  {method}: {_list(own)}" for method, own in by_method.items()]
+    return lines
+
+
+def _list(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_show(value)}" for key, value in sorted(settings.items()))
 
 
 def _show(value: Any) -> str:

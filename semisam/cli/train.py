@@ -49,7 +49,7 @@ def command(
     from semisam.trainer import Interrupted
 
     common, options = common_settings(given, [method], [sam])
-    axes = grid.Axes([method], [sam], [sam_weight], [labels], [subset], [seed])
+    axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight])
     settings = grid.expand(axes, common, suggested_settings(common), options)[0]
     folder = writable_folder(Path(out))
     if settings.data is None:
