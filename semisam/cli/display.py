@@ -148,6 +148,23 @@ def print_table(table: pd.DataFrame) -> None:
             "" if gain is None or math.isnan(gain) else f"{gain:+.2f}",
         )
     console.print(shown)
+    for line in protocol_lines(table):
+        console.print(escape(line))
+
+
+def protocol_lines(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each protocol of a table: its name, and what departs from it."""
+    lines = []
+    for protocol, rows in table.groupby("protocol", sort=False):
+        each = [dict.fromkeys(filter(None, str(d).split("; "))) for d in rows["departures"]]
+        common = [d for d in each[0] if all(d in other for other in each)]
+        line = f"Protocol {protocol}"
+        if common:
+            line += f", departing from it in {', '.join(common)}"
+        if any(len(other) > len(common) for other in each):
+            line += f"{';' if common else ','} some rows depart further: see table.csv"
+        lines.append(f"{line}.")
+    return lines
 
 
 def _method(row: Mapping[Any, Any]) -> str:

@@ -1,0 +1,263 @@
+"""What a protocol's name makes of a run, held to a table of the published code."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from semisam import plugins
+from semisam.bench.grid import Axes, expand
+from semisam.bench.results import collect, comparison
+from semisam.branch import SemiSAM
+from semisam.cli.bench import _about_settings
+from semisam.cli.display import protocol_lines
+from semisam.cli.main import main
+from semisam.config import (
+    RunSettings,
+    departures,
+    make_settings,
+    method_options,
+    semisam_options,
+)
+from semisam.data.phantom import Phantom
+from semisam.data.sampling import BatchPlan, BatchSource, plan_batch
+from semisam.data.store import VolumeStore
+from semisam.errors import InputError
+from semisam.protocols import PROTOCOLS, Protocol
+from semisam.run import window_stride
+from semisam.schedules import Ramp
+from semisam.types import Clock
+
+# Read off the repositories: the Left Atrium scripts of UA-MT, DTC and DTML, SemiSAM's for
+# supervised and mt, SSL4MIS in 3D for ent-mini on the others' schedule. Rows: labeled + unlabeled.
+#             iterations  patch            rows    largest component kept
+RUNS = {
+    "supervised": (12000, (112, 112, 80), (2, 0), True),
+    "mt": (6000, (128, 128, 128), (1, 3), True),
+    "ua-mt": (6000, (112, 112, 80), (2, 2), False),
+    "dtc": (6000, (112, 112, 80), (2, 2), True),
+    "dtml": (6000, (112, 112, 80), (2, 2), True),
+    "ent-mini": (6000, (112, 112, 80), (2, 2), False),
+}
+# Weights as the script multiplies them; the ramp is exp(-5 (1 - min(t // 150, 40) / 40)^2).
+OPTIONS = {
+    "supervised": {"supervised_weight": 0.5},
+    "mt": {
+        "supervised_weight": 1.0,  # loss_seg + loss_seg_dice
+        "consistency_weight": 0.1 / 2,
+        "consistency_rows": "all",
+        "ema_decay": 0.99,
+        "ema_buffers": False,
+        "noise_std": 0.1,
+        "noise_clip": 0.2,
+    },
+    "ua-mt": {
+        "supervised_weight": 0.5,
+        "consistency_weight": 0.1,
+        "passes": 8,
+        "ema_decay": 0.99,
+        "ema_buffers": False,
+        "noise_std": 0.1,
+        "noise_clip": 0.2,
+    },
+    "dtc": {"beta": 0.3, "consistency_weight": 1.0},
+    "dtml": {"supervised_weight": 0.5, "consistency_weight": 1.0, "consistency_count": 2},
+    "ent-mini": {"supervised_weight": 0.5, "consistency_weight": 0.1, "dice_classes": "all"},
+}
+SMALL = {"patch": (64, 64, 48), "iterations": 1000}
+TINY = (
+    *("--patch", "16x16x16", "--iterations", "2", "--stride", "16x16x16"),
+    *("--set", "vnet.filters=2"),
+)
+
+
+def _published(method, suggested=None, **explicit):
+    given = {"method": method, "labels": 2, "protocol": "published", **explicit}
+    return make_settings(given, suggested)
+
+
+@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("suggested", [{}, SMALL], ids=["full size", "small scans"])
+def test_run_settings_are_the_published_ones(method, suggested):
+    iterations, patch, rows, largest = RUNS[method]
+    settings = _published(method, suggested)
+    assert (settings.iterations, settings.patch) == (iterations, patch)
+    assert settings.largest_component is largest
+    assert (settings.lr, settings.lr_step) == (0.01, 2500)
+    assert (settings.momentum, settings.weight_decay, settings.clip) == (0.9, 1e-4, None)
+    assert settings.precision == "fp32" and settings.augment
+    assert window_stride(settings) == (18, 18, 4)
+    uses = plugins.load("framework", method).uses_unlabeled
+    plan = plan_batch(settings.batch, 2, 78, uses, settings.labeled_rows)
+    assert (plan.labeled, plan.unlabeled) == rows
+    assert departures(settings) == ()
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_options_of_the_method_are_the_published_ones(method):
+    loaded = plugins.load("framework", method)
+    defaults = {
+        name: p.default
+        for name, p in inspect.signature(loaded).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    given = plugins.check_options("framework", method, method_options(_published(method)))
+    want = dict(OPTIONS[method])
+    if "ramp_power" in defaults:
+        want |= {"ramp_power": 2.0, "ramp_every": 150}
+    assert {**defaults, **given} == want
+
+
+def test_options_of_the_branch_are_the_published_ones():
+    settings = _published("mt", sam="geodesic")
+    given = plugins.check_keywords(SemiSAM, "semisam", semisam_options(settings))
+    # 0.5 * consistency_weight_sam, whose end value is 0.1
+    assert given == {"weight": 0.05, "target": "hard", "ramp_power": 2.0, "ramp_every": 150}
+
+
+@pytest.mark.parametrize("t", [0, 149, 150, 1500, 2999, 3000, 5850, 5999])
+def test_the_ramps_are_those_of_the_scripts(t):
+    def script(epoch, rampup=40.0):
+        phase = 1.0 - min(max(epoch, 0.0), rampup) / rampup
+        return math.exp(-5.0 * phase * phase)
+
+    clock = Clock(t, 6000)
+    ramp = {"power": 2.0, "every": 150}
+    assert Ramp(0.1, **ramp)(clock) == pytest.approx(0.1 * script(t // 150))
+    falling = Ramp(0.05, rising=False, **ramp)(clock)
+    assert falling == pytest.approx(0.5 * 0.1 * script((6000 - t) // 150))
+
+
+def test_a_short_training_has_few_steps_and_one_below_150_none():
+    ramp = Ramp(1.0, power=2.0, every=150)
+    assert len({ramp(Clock(t, 1000)) for t in range(1000)}) == 7  # the start, and six steps
+    assert {ramp(Clock(t, 100)) for t in range(100)} == {math.exp(-5)}
+
+
+def test_order_of_what_is_merged():
+    """Defaults < suggested < the protocol's < the protocol's for the method < the user's."""
+    name = "layers"
+    protocol = Protocol(
+        note="of this test",
+        run={"lr": 0.3, "momentum": 0.3, "clip": 0.3},
+        runs={"dtc": {"momentum": 0.4, "clip": 0.4}},
+    )
+    suggested = {"iterations": 2, "lr": 0.2, "momentum": 0.2, "clip": 0.2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("semisam.config.PROTOCOLS", {**PROTOCOLS, name: protocol})
+        given = {"labels": 1, "protocol": name, "clip": 0.5}
+        dtc = make_settings({**given, "method": "dtc"}, suggested)
+        other = make_settings({**given, "method": "mt"}, suggested)
+    default = RunSettings(labels=1)
+    assert dtc.weight_decay == default.weight_decay
+    assert (dtc.iterations, dtc.lr, dtc.momentum, dtc.clip) == (2, 0.3, 0.4, 0.5)
+    assert (other.iterations, other.lr, other.momentum, other.clip) == (2, 0.3, 0.3, 0.5)
+
+
+def test_the_paper_takes_what_the_data_suggest():
+    settings = make_settings({"labels": 1, "method": "dtc"}, SMALL)
+    assert (settings.patch, settings.iterations) == ((64, 64, 48), 1000)
+    assert method_options(settings) == {}
+    assert departures(settings) == ("iterations=1000", "patch=64x64x48")
+
+
+def test_a_patch_of_ones_own_takes_the_stride_with_it():
+    settings = _published("mt", patch=(64, 64, 48), iterations=10)
+    assert settings.stride is None and window_stride(settings) == (10, 10, 2)
+    assert departures(settings) == ("iterations=10", "patch=64x64x48")
+
+
+def test_departures_are_named():
+    settings = _published(
+        "dtc",
+        lr=0.02,
+        method_options={"beta": 0.5, "ramp_power": 2.0},
+        network_options={"filters": 8},
+        sam="geodesic",
+        semisam_options={"weight": 0.1},
+    )
+    assert departures(settings) == (
+        *("lr=0.02", "dtc.beta=0.5", "vnet.filters=8", "semisam.weight=0.1"),
+    )
+
+
+def test_a_method_that_the_protocol_does_not_describe_is_refused():
+    with pytest.raises(InputError, match=r"that it describes, supervised, mt.*got pi-model"):
+        _published("pi-model")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_protocol_names_methods_that_there_are(protocol):
+    described = PROTOCOLS[protocol]
+    assert set(described.runs) <= set(described.methods) <= set(plugins.list_plugins("framework"))
+    assert set(described.run) | {k for run in described.runs.values() for k in run} <= set(
+        RunSettings.model_fields
+    )
+
+
+def test_labeled_rows_are_no_setting_where_none_is_given():
+    """Runs finished before there was such a setting are still the same runs."""
+    old = RunSettings(labels=1)
+    assert old.identity("d") == RunSettings(labels=1, labeled_rows=None).identity("d")
+    assert old.identity("d") != RunSettings(labels=1, labeled_rows=1).identity("d")
+    assert old.identity("d") == "ffe8c23959f6"
+
+
+def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, tmp_path):
+
+    def bench(protocol, methods, sam):
+        command = ["bench", "--data", str(tiny_la), "--out", str(tmp_path / protocol), *TINY]
+        command += ["--method", methods, "--labels", "2", "--sam", sam, "--protocol", protocol]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+        return result.output, pd.read_csv(tmp_path / protocol / "table.csv")
+
+    output, table = bench("published", ",".join(RUNS), "none")
+    assert sorted(table["method"]) == sorted(RUNS)
+    assert set(table["protocol"]) == {"published"}
+    assert set(table["departures"]) == {
+        "iterations=2; patch=16x16x16; stride=16x16x16; vnet.filters=2"
+    }
+    assert "Protocol published, departing from it in iterations=2, patch=16x16x16" in output
+    rows = pd.read_csv(tmp_path / "published" / "results.csv").set_index("method")
+    assert rows.loc["mt", "labeled_rows"] == 1 and rows.loc["dtc", "precision"] == "fp32"
+    assert set(rows["protocol"]) == {"published"}
+
+    bench("paper", "mt", "none")
+    mixed = comparison(collect(tmp_path.glob("p*/runs/mt-*")))
+    assert mixed[["protocol", "method", "runs"]].to_numpy().tolist() == [
+        ["paper", "mt", 1],
+        ["published", "mt", 1],
+    ]
+    assert [line.split(",")[0] for line in protocol_lines(mixed)] == [
+        "Protocol paper",
+        "Protocol published",
+    ]
+
+
+def test_a_grid_of_small_scans_says_whose_patch_it_takes():
+    """A protocol's patch beats the one that suits the scans, which are then padded."""
+    phantoms = Phantom(cases=3, test_cases=1, size=32)
+    given = {"dataset_options": {"size": 32}, "protocol": "published"}
+    runs = expand(Axes(["dtc", "mt"], labels=[2]), given, phantoms.suggested, {})
+    lines = _about_settings(runs, given, phantoms.suggested)
+    assert lines[0].startswith("Settings of the protocol published, not those that suit")
+    assert "iterations 300, patch 48x48x32" in lines[0]
+    assert lines[1:] == [
+        "  dtc: iterations 6000, patch 112x112x80",
+        "  mt: iterations 6000, patch 128x128x128",
+    ]
+    own = {**given, "patch": (16, 16, 16), "iterations": 3}
+    assert _about_settings(expand(Axes(["dtc"]), own, SMALL, {}), own, SMALL) == []
+    store = VolumeStore(phantoms, labeled=["train_000"], unlabeled=["train_001"], test=[])
+    source = BatchSource(
+        store, store.labeled, store.unlabeled, BatchPlan(1, 1), runs[0].patch, seed=0
+    )
+    batch = source.batch(0)
+    assert batch.image.shape == (2, 1, 112, 112, 80) and batch.label.shape == (1, 112, 112, 80)
+    assert (batch.image != 0).float().mean() < 32**3 / (112 * 112 * 80) + 1e-6
+    assert (batch.label == 1).any()
