@@ -57,6 +57,24 @@ def supervised_loss(
     return F.cross_entropy(logits, label), dice
 
 
+def masked_supervised_loss(
+    logits: Tensor, probs: Tensor, label: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and foreground Dice of the voxels in a mask, each unweighted.
+
+    Args:
+        logits: ``(B, K, *S)``.
+        probs: their softmax, ``(B, K, *S)``.
+        label: ``(B, *S)``; what it says outside the mask is not read.
+        mask: ``(*S)`` or ``(B, *S)`` boolean; both losses are 0 where it is empty.
+    """
+    inside = mask.expand_as(label)
+    per_voxel = F.cross_entropy(logits, label, reduction="none")
+    ce = (per_voxel * inside).sum() / inside.sum().clamp(min=1)
+    # Background outside, with probability 0: neither counts in the Dice of a foreground class.
+    return ce, foreground_dice_loss(probs * inside.unsqueeze(1), label * inside)
+
+
 def entropy(probs: Tensor, eps: float = 1e-6) -> Tensor:
     """Return the entropy over classes divided by ``ln K``: ``(B, K, *S)`` to ``(B, 1, *S)``.
 

@@ -20,7 +20,10 @@ from semisam.testing import (
 
 def test_the_tests_below_miss_no_builtin():
     tested = {
-        "framework": {"supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"},
+        "framework": {
+            *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
+            *("cps", "urpc", "ict", "bcp"),
+        },
         "backend": {"geodesic"},
         "prompter": {"uncertainty-points", "random-points", "corrective-points", "box", "mask"},
         "network": {"vnet"},
@@ -80,6 +83,36 @@ class TestDualTaskMutualLearning(FrameworkContract):
 class TestEntropyMinimisation(FrameworkContract):
     def make(self, build, num_classes):
         return plugins.load("framework", "ent-mini")(build, num_classes)
+
+
+class TestCrossPseudoSupervision(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "cps")(build, num_classes)
+
+
+class TestUncertaintyRectifiedPyramidConsistency(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "urpc")(build, num_classes)
+
+
+class TestInterpolationConsistencyTraining(FrameworkContract):
+    def make(self, build, num_classes):
+        return plugins.load("framework", "ict")(build, num_classes)
+
+
+class TestBidirectionalCopyPaste(FrameworkContract):
+    probs_are_deployed = False  # put together from mixed images, of whose faces forward knows none
+
+    def make(self, build, num_classes):
+        return plugins.load("framework", "bcp")(build, num_classes)
+
+
+class TestBidirectionalCopyPasteWithSemiSAM(FrameworkContract):
+    probs_are_deployed = False
+
+    def make(self, build, num_classes):
+        inner = plugins.load("framework", "bcp")(build, num_classes)
+        return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
 class TestUncertaintyAwareMeanTeacherWithSemiSAM(FrameworkContract):

@@ -1,0 +1,128 @@
+"""Uncertainty rectified pyramid consistency (URPC).
+
+References:
+    Luo, Liao, Chen, Song, Chen, Zhang, Chen, Wang, Zhang. "Efficient semi-supervised gross target
+    volume of nasopharyngeal carcinoma segmentation via uncertainty rectified pyramid consistency."
+    MICCAI 2021. https://arxiv.org/abs/2012.07042
+    Extended in Medical Image Analysis 80, 2022. https://doi.org/10.1016/j.media.2022.102517
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from semisam.framework import Framework, NetBuilder
+from semisam.losses import supervised_loss
+from semisam.schedules import Ramp
+from semisam.types import Batch, Clock, Step
+
+Direction = Literal["scale", "average"]
+
+
+class UncertaintyRectifiedPyramidConsistency(Framework):
+    """``mean_s w (CE_s + Dice_s) + lambda mean_s [rectified_s + mean_U D_s]``.
+
+    One network predicts at several scales ``s``: at full resolution and from ``levels`` coarser
+    levels of its decoder, enlarged to the image. Each scale is supervised. On the unlabeled rows
+    each is drawn to the average ``p_c`` of all: ``rectified_s = sum W_s (p_s - p_c)^2 / sum W_s``
+    with ``W_s = exp(-D_s)``, so that voxels on which the scales differ most count less, while
+    ``D_s = KL(p_s || p_c)`` itself, the uncertainty, is minimised. No second network, no second
+    pass. The full-resolution scale is deployed, as in the published code, and its map goes out;
+    of the uncertainty, entropy, not ``D``: scales may agree on one half.
+
+    Differs from the paper: the second term is the mean of ``D_s`` (paper: its norm, which grows
+    with the patch), as published. Before the coarser heads stands the network's dropout (paper:
+    dropout and feature noise). Differs from the published code: ``D_s`` is the paper's
+    ``KL(p_s || p_c)``, at most the log of the number of scales (published: ``KL(p_c || p_s)``,
+    without bound; an option here); Dice is of the foreground classes.
+
+    Args:
+        build: network builder; asked for the head ``logits`` and ``logits_level1``,
+            ``logits_level2``, ... .
+        num_classes: ``K``, counting background.
+        levels: coarser scales; with the paper's 3 there are four scales.
+        divergence_of: ``scale``: ``KL(p_s || p_c)``; ``average``: ``KL(p_c || p_s)``, published.
+        supervised_weight: ``w``.
+        consistency_weight: the end value of ``lambda``: 0.1 in the paper.
+        ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in URPC's and in the
+            published code.
+        ramp_every: the ramp advances once in that many iterations (published: 150).
+
+    Raises:
+        ValueError: if there is no coarser scale, or more than the network has.
+    """
+
+    def __init__(
+        self,
+        build: NetBuilder,
+        num_classes: int,
+        *,
+        levels: int = 3,
+        divergence_of: Direction = "scale",
+        supervised_weight: float = 0.5,
+        consistency_weight: float = 0.1,
+        ramp_power: float = 1.0,
+        ramp_every: int = 1,
+    ) -> None:
+        super().__init__(build, num_classes)
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, a scale to compare with; got {levels}")
+        self.scales = ("logits", *(f"logits_level{i}" for i in range(1, levels + 1)))
+        self.net = build(**dict.fromkeys(self.scales, num_classes))
+        self.divergence_of: Direction = divergence_of
+        self.supervised_weight = supervised_weight
+        self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the full-resolution head's softmax probabilities."""
+        logits: Tensor = self.net(image)["logits"]
+        return logits.softmax(1)
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return ``ce`` and ``dice`` over all scales, ``consistency`` and ``divergence``."""
+        labeled = batch.num_labeled
+        heads = self.net(batch.image)
+        logits = [heads[name] for name in self.scales]
+        terms = [supervised_loss(s[:labeled], s[:labeled].softmax(1), batch.label) for s in logits]
+        ce, dice = (torch.stack(each).mean() for each in zip(*terms, strict=True))
+        probs = logits[0].softmax(1)
+        if labeled < len(batch.image):
+            log_probs = torch.stack([s[labeled:].log_softmax(1) for s in logits])
+            rectified, divergence = pyramid_consistency(log_probs, self.divergence_of)
+        else:
+            rectified = divergence = probs.new_zeros(())
+        w, weight = self.supervised_weight, self.consistency_weight(clock)
+        losses = {
+            "ce": w * ce,
+            "dice": w * dice,
+            "consistency": weight * rectified,
+            "divergence": weight * divergence,
+        }
+        return Step(losses, probs)
+
+
+def pyramid_consistency(log_probs: Tensor, divergence_of: Direction) -> tuple[Tensor, Tensor]:
+    """Return ``mean_s [sum W (p_s - p_c)^2 / sum W]`` and ``mean_s mean D_s``.
+
+    Gradients flow into every scale, through average and weights too, as published. The square is
+    averaged over the classes; 1e-8 in the denominator keeps it above 0.
+
+    Args:
+        log_probs: ``(N, U, K, *S)`` log-softmax of the N scales.
+        divergence_of: the distribution that the divergence is taken of, from the other.
+    """
+    probs = log_probs.exp()
+    log_average = log_probs.logsumexp(0) - math.log(len(log_probs))
+    average = log_average.exp()
+    ratio = log_probs - log_average
+    terms = probs * ratio if divergence_of == "scale" else -average * ratio
+    divergence = terms.sum(2, keepdim=True)
+    weight = (-divergence).exp()
+    squared = (probs - average).square() * weight
+    voxels = tuple(range(1, squared.ndim))
+    rectified = squared.mean(voxels) / (weight.mean(voxels) + 1e-8)
+    return rectified.mean(), divergence.mean()
