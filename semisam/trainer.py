@@ -161,7 +161,7 @@ class Trainer:
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
             TrainLog(self.folder, start) as log,
             self._prefetch(self._batches, start, self.plan.iterations) as stream,
-            _deferred_interrupt() as interrupted,
+            deferred_interrupt() as interrupted,
         ):
             for step, batch, waited in stream:
                 began = time.perf_counter()
@@ -276,7 +276,7 @@ def _no_prefetch(batches: Batches, start: int, stop: int) -> Iterator[Stream]:
 
 
 @contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C and SIGTERM finish the step in hand; a second Ctrl-C stops at once.
 
     A grid ends its runs by SIGTERM after the terminal has sent them Ctrl-C: two signals of two
