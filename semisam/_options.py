@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 RESERVED: Mapping[str, frozenset[str]] = {
     "framework": frozenset({"build", "num_classes"}),
@@ -40,7 +40,7 @@ def parameters(kind: str, loaded: Callable[..., Any]) -> dict[str, Parameter]:
         p.name: Parameter(
             p.name,
             _resolve(p.annotation, names_space),
-            _type_name(p.annotation),
+            _type_name(p.annotation, _resolve(p.annotation, names_space)),
             p.default,
             p.default is inspect.Parameter.empty,
         )
@@ -70,6 +70,8 @@ def coerce(value: Any, parameter: Parameter) -> Any:
             f"option {parameter.name} has the annotation {parameter.type_name}, which cannot be "
             "resolved: the plugin must import it outside TYPE_CHECKING"
         )
+    if typing.get_origin(parameter.annotation) is Literal:
+        return _choose(value, parameter)
     adapter = _adapter(parameter.annotation)
     if isinstance(value, str) and value.strip().lower() == "none" and parameter.annotation != Any:
         with contextlib.suppress(ValidationError):
@@ -84,6 +86,17 @@ def coerce(value: Any, parameter: Parameter) -> Any:
         f"option {parameter.name} must be {parameter.type_name}, got {value!r} "
         f"({reason[:1].lower()}{reason[1:]})"
     )
+
+
+def _choose(value: Any, parameter: Parameter) -> Any:
+    """Return the choice that the value names; a string names a choice of any type."""
+    choices = typing.get_args(parameter.annotation)
+    for choice in choices:
+        same = type(value) is type(choice) and value == choice
+        if same or (isinstance(value, str) and value.strip() == str(choice)):
+            return choice
+    named = " or ".join(str(choice) for choice in choices)
+    raise ValueError(f"option {parameter.name} must be {named}, got {value!r}")
 
 
 def documented_arguments(loaded: Callable[..., Any]) -> dict[str, str]:
@@ -156,9 +169,11 @@ def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
         return _UNRESOLVED
 
 
-def _type_name(annotation: Any) -> str:
+def _type_name(annotation: Any, resolved: Any) -> str:
     if annotation is inspect.Parameter.empty:
         return "any"
+    if typing.get_origin(resolved) is Literal:
+        return " | ".join(str(choice) for choice in typing.get_args(resolved))
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 

@@ -101,7 +101,11 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
         return framework
     backend, prompter = make_pair(settings)
     branch: Options = plugins.check_keywords(SemiSAM, "semisam", semisam_options(settings))
-    return SemiSAM(framework, backend, prompter, **{"seed": settings.seed, **branch})
+    seeded = {"seed": settings.seed, **branch}
+    wrapped: Framework = _construct(
+        "the SemiSAM branch", lambda: SemiSAM(framework, backend, prompter, **seeded)
+    )
+    return wrapped
 
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:

@@ -26,6 +26,9 @@ class Ramp:
         power: exponent on the fraction: 1 in the paper, 2 in the published code.
         every: the fraction advances once in that many iterations.
         rate: 5 everywhere in the literature.
+
+    Raises:
+        ValueError: a negative weight, a power that is not positive, or less than one iteration.
     """
 
     weight: float
@@ -33,6 +36,15 @@ class Ramp:
     power: float = 1.0
     every: int = 1
     rate: float = 5.0
+
+    def __post_init__(self) -> None:
+        # In the words of the options that every method gives its ramps.
+        if self.weight < 0:
+            raise ValueError(f"the weight of a ramp must be at least 0, got {self.weight}")
+        if self.power <= 0:
+            raise ValueError(f"ramp_power must be greater than 0, got {self.power}")
+        if self.every < 1:
+            raise ValueError(f"ramp_every must be at least 1 iteration, got {self.every}")
 
     def __call__(self, clock: Clock) -> float:
         """Return the weight at this time."""

@@ -73,6 +73,23 @@ OPTIONS = {
     "option of a wrong type": (("--set", "mt.ema_decay=fast"), r"ema_decay must be float"),
     "option that is no number": (("--set", "mt.noise_std=nan"), r"noise_std must be finite"),
     "option of nobody": (("--set", "dtc.beta=1"), r"plugin that takes part, got dtc"),
+    "option of a misspelt plugin": (("--set", "vnte.filters=2"), r"got vnte .did you mean vnet\?"),
+    "option that is no choice": (
+        ("--set", "mt.consistency_rows=labeled"),
+        r"consistency_rows must be unlabeled or all, got 'labeled'",
+    ),
+    "option out of range": (("--set", "mt.ema_decay=1.5"), r"ema_decay must be in .0, 1., got 1.5"),
+    "ramp that never advances": (("--set", "mt.ramp_every=0"), r"ramp_every must be at least 1"),
+    "branch's ramp": (
+        ("--sam", "geodesic", "--set", "semisam.ramp_power=0"),
+        r"the SemiSAM branch refuses its options: ramp_power must be greater than 0",
+    ),
+    "negative noise": (("--set", "mt.noise_std=-1"), r"noise_std.*at least 0, got -1"),
+    "no unlabeled row left": (("--labeled-rows", "4"), r"leave an unlabeled row in a batch of 4"),
+    "method that a protocol does not describe": (
+        ("--protocol", "published", "--method", "cps"),
+        r"methods that it describes, supervised, mt.*got cps",
+    ),
     "option without a value": (("--set", "mt.ema_decay"), r"PLUGIN\.OPTION=VALUE"),
     "unknown device": (("--device", "tpu9"), r"--device must be one that torch can use"),
     "fp16 on a CPU": (("--precision", "fp16", "--device", "cpu"), r"fp16 training needs a GPU"),

@@ -60,6 +60,15 @@ def test_a_name_shows_its_docstring_and_options():
     assert [o["name"] for o in described[0]["options"]] == ["filters", "dropout"]
 
 
+def test_a_method_shows_its_choices_an_example_and_its_protocols():
+    code, out, _ = invoke("plugins", "ent-mini")
+    assert code == 0 and "``" not in out
+    (row,) = [line for line in out.splitlines() if " dice_classes " in line]
+    assert "foreground | all" in row
+    assert "--set ent-mini.supervised_weight=0.5" in out
+    assert "--protocol published sets supervised_weight=0.5, dice_classes=all" in out
+
+
 def test_an_unknown_name_is_one_sentence_and_2():
     code, out, err = invoke("plugins", "vnte")
     assert (code, out) == (2, "")

@@ -245,8 +245,9 @@ def test_a_grid_of_small_scans_says_whose_patch_it_takes():
     given = {"dataset_options": {"size": 32}, "protocol": "published"}
     runs = expand(Axes(["dtc", "mt"], labels=[2]), given, phantoms.suggested, {})
     lines = _about_settings(runs, given, phantoms.suggested)
-    assert lines[0].startswith("Settings of the protocol published, not those that suit")
-    assert "iterations 300, patch 48x48x32" in lines[0]
+    assert lines[0] == (
+        "Protocol published, whatever would suit these scans (iterations 300, patch 48x48x32):"
+    )
     assert lines[1:] == [
         "  dtc: iterations 6000, patch 112x112x80",
         "  mt: iterations 6000, patch 128x128x128",

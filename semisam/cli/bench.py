@@ -136,8 +136,7 @@ def _about_settings(
     beaten = {key: value for key, value in free.items() if key not in told}
     if beaten:
         lines.append(
-            f"Settings of the protocol {runs[0].protocol}, not those that suit these scans, "
-            f"{_list(beaten)}:"
+            f"Protocol {runs[0].protocol}, whatever would suit these scans ({_list(beaten)}):"
         )
         by_method = {run.method: {key: getattr(run, key) for key in beaten} for run in runs}
         lines += [f"  {method}: {_list(own)}" for method, own in by_method.items()]

@@ -186,10 +186,14 @@ def common_settings(
         common["semisam_options"] = plugins.check_keywords(SemiSAM, BRANCH, options.pop(BRANCH))
     idle = sorted(set(options) - set(methods) - set(sams))
     if idle:
-        taking_part = [*methods, *(s for s in sams if s != "none"), common["dataset"], BRANCH]
+        taking_part = [
+            *(*methods, *(s for s in sams if s != "none"), common["dataset"]),
+            *(common.get("network", "vnet"), common.get("prompter", "uncertainty-points"), BRANCH),
+        ]
+        wrong = ", ".join(f"{name}{plugins.nearest(name, taking_part)}" for name in idle)
         raise InputError(
-            f"--set must name a plugin that takes part, got {', '.join(idle)}: here these do: "
-            f"{', '.join(taking_part)}, the network and the prompter"
+            f"--set must name a plugin that takes part, got {wrong}; here these do: "
+            f"{', '.join(taking_part)}"
         )
     # Typed from here on: 0.9 and 0.90 are the same setting, so the same run.
     kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}

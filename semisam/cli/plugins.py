@@ -11,6 +11,7 @@ import click
 from semisam import plugins as registry
 from semisam.errors import PluginError
 from semisam.plugins import GROUPS, Plugin
+from semisam.protocols import PROTOCOLS
 
 
 @click.command("plugins")
@@ -111,13 +112,25 @@ def _print_described(described: list[dict[str, Any]]) -> None:
         if plugin["problem"]:
             click.echo(f"Refused: {plugin['problem']}\n")
             continue
-        click.echo(plugin["summary"])
+        click.echo(_plain(plugin["summary"]))
         heads = ["name", "type", "default", "doc"]
         if options := plugin["options"]:
-            _print_rows(heads, [[option[head] for head in heads] for option in options])
+            _print_rows(heads, [[_plain(option[head]) for head in heads] for option in options])
+            first = options[0]
+            value = "VALUE" if first["default"] == "required" else first["default"].strip("'")
+            click.echo(f"Set one like this: --set {plugin['name']}.{first['name']}={value}")
+            for name, protocol in PROTOCOLS.items():
+                if plugin["kind"] == "framework" and (own := protocol.methods.get(plugin["name"])):
+                    values = ", ".join(f"{key}={value}" for key, value in own.items())
+                    click.echo(f"--protocol {name} sets {values}")
         else:
             click.echo("No options.")
         click.echo()
+
+
+def _plain(text: str) -> str:
+    """Return a docstring's words for a terminal, which knows no markup."""
+    return text.replace("``", "")
 
 
 def _print_rows(heads: list[str], rows: list[list[str]]) -> None:

@@ -66,8 +66,8 @@ def plan_batch(
         return BatchPlan(batch_size, 0)
     if labeled_rows is not None and not 0 < labeled_rows < batch_size:
         raise InputError(
-            f"a batch of {batch_size} must have 1 to {batch_size - 1} labeled rows, so that an "
-            f"unlabeled one is left, got {labeled_rows}: choose another --labeled-rows or --batch"
+            f"--labeled-rows must be at least 1 and leave an unlabeled row in a batch of "
+            f"{batch_size}, got {labeled_rows}: choose fewer, or a larger --batch"
         )
     labeled = min(labeled_rows or batch_size // 2, num_labeled)
     return BatchPlan(labeled, batch_size - labeled if uses_unlabeled else 0)

@@ -31,7 +31,7 @@ class EntropyMinimisation(Framework):
     Args:
         build: network builder; asked for the head ``logits``.
         num_classes: ``C``, counting background.
-        supervised_weight: ``w``.
+        supervised_weight: ``w``, of CE and Dice.
         dice_classes: classes that Dice averages over: ``foreground``, or ``all`` as published.
         consistency_weight: the end value of ``lambda_c``.
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.

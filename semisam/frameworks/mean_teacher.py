@@ -42,7 +42,7 @@ class MeanTeacher(Framework):
         ema_buffers: average the BatchNorm statistics too.
         noise_std: standard deviation of the noise on the teacher's input, in image units.
         noise_clip: the noise is clamped to plus or minus this.
-        supervised_weight: ``w``: 0.5 in UA-MT, 1 in SemiSAM's published script.
+        supervised_weight: ``w``, of CE and Dice: 0.5 in UA-MT, 1 in SemiSAM's published script.
         consistency_weight: the end value of ``lambda_c``.
         consistency_rows: rows of the consistency term: ``unlabeled`` as in the paper, or ``all``.
         ramp_power: exponent on the ramp's fraction: 1 in the paper, 2 in the published code.
@@ -65,6 +65,12 @@ class MeanTeacher(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        if not 0 <= ema_decay <= 1:
+            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
+        if noise_std < 0 or noise_clip < 0:
+            raise ValueError(
+                f"noise_std and noise_clip must be at least 0, got {noise_std} and {noise_clip}"
+            )
         self.student = build(logits=num_classes)
         self.teacher = frozen_copy(self.student)
         self.ema_decay = ema_decay

@@ -25,7 +25,7 @@ class Supervised(Framework):
     Args:
         build: network builder; asked for the head ``logits``.
         num_classes: classes counting background.
-        supervised_weight: ``w``.
+        supervised_weight: ``w``, of CE and Dice.
     """
 
     uses_unlabeled = False

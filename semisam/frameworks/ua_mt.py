@@ -41,7 +41,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
         ema_buffers: average the BatchNorm statistics too.
         noise_std: standard deviation of the noise on the teacher's input.
         noise_clip: the noise is clamped to plus or minus this.
-        supervised_weight: ``w``.
+        supervised_weight: ``w``, of CE and Dice.
         consistency_weight: the end value of ``lambda_c``.
         ramp_power: exponent on the fraction in ``lambda_c``: 1 in SemiSAM's paper, 2 published.
         ramp_every: ``lambda_c`` advances once in that many iterations (published: 150).

@@ -97,7 +97,7 @@ def test_plan_refuses_what_cannot_be():
         plan_batch(4, 0, 8, True)
     with pytest.raises(InputError, match="at least 2, got 1"):
         plan_batch(1, 4, 8, True)
-    with pytest.raises(InputError, match="1 to 3 labeled rows.*got 4"):
+    with pytest.raises(InputError, match="leave an unlabeled row in a batch of 4, got 4"):
         plan_batch(4, 4, 8, True, 4)
 
 
