@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import site
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import pytest
 import torch
 
+import semisam
 from semisam.config import RunSettings
 from semisam.data.phantom import Phantom
+from semisam.scaffold import write_project
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +66,68 @@ def tiny_settings(tiny_la: Path) -> RunSettings:
         stride=(16, 16, 16),
         checkpoint_every=2,
     )
+
+
+@dataclass(frozen=True)
+class PluginEnvironment:
+    """A Python with plugin projects installed, and semisam beside them.
+
+    Attributes:
+        python: its interpreter.
+        projects: the installed projects' folders by plugin name.
+    """
+
+    python: Path
+    projects: Mapping[str, Path]
+
+    def semisam(self, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of semisam in a folder."""
+        return self._run("-m", "semisam", *args, cwd=cwd)
+
+    def test(self, *names: str) -> subprocess.CompletedProcess[str]:
+        """Run the tests that the projects of these plugins bring."""
+        folders = [str(self.projects[name] / "tests") for name in names]
+        root = self.projects[names[0]].parent
+        return self._run("-m", "pytest", "-q", "-p", "no:cacheprovider", *folders, cwd=root)
+
+    def _run(self, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        command = [str(self.python), *args]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd)
+
+
+@pytest.fixture(scope="session")
+def example_plugin() -> Path:
+    """The plugin project of the documentation."""
+    return Path(__file__).resolve().parents[1] / "docs" / "example-plugin"
+
+
+@pytest.fixture(scope="session")
+def plugin_environment(
+    tmp_path_factory: pytest.TempPathFactory, example_plugin: Path
+) -> PluginEnvironment:
+    """The example of the documentation and two projects of ``semisam new``, installed."""
+    root = tmp_path_factory.mktemp("plugins")
+    unused = shutil.ignore_patterns("__pycache__", ".*_cache", "*.egg-info")
+    projects = {
+        "pi-model": shutil.copytree(example_plugin, root / example_plugin.name, ignore=unused),
+        "near-and-like": write_project("backend", "near-and-like", root),
+        "surest": write_project("prompter", "surest", root),
+    }
+    folder = root / "env"
+    venv.create(folder, with_pip=False)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(
+        subprocess.run(asked, check=True, capture_output=True, encoding="utf-8").stdout.strip()
+    )
+    # What is installed where the tests run (torch among it) is seen from there, not copied.
+    here = [*site.getsitepackages(), str(Path(semisam.__file__).parents[1])]
+    lines = [f"import site; site.addsitedir({path!r})" for path in here]
+    (packages / "host.pth").write_text("\n".join(lines) + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    subprocess.run(
+        [*pip, "--no-build-isolation", "--no-index", *map(str, projects.values())],
+        check=True,
+        capture_output=True,
+    )
+    return PluginEnvironment(python, projects)

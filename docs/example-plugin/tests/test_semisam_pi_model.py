@@ -1,0 +1,23 @@
+"""PiModel keeps the contract of a training method, and its objective is what it says."""
+
+import pytest
+from semisam.testing import FrameworkContract, random_batch, tiny_builder
+from semisam.types import Clock
+
+from semisam_pi_model import PiModel
+
+
+class TestPiModel(FrameworkContract):
+    def make(self, build, num_classes):
+        return PiModel(build, num_classes)
+
+
+def test_two_equal_looks_agree():
+    method = PiModel(tiny_builder(norm="none", dropout=0.0), 2, noise=0.0)
+    losses = method.training_step(random_batch(), Clock(700, 1000)).losses
+    assert float(losses["consistency"].detach()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_negative_noise_is_refused():
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        PiModel(tiny_builder(), 2, noise=-1.0)
