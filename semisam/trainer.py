@@ -127,7 +127,10 @@ class Trainer:
         for module in framework.modules():
             # In place, and only weights of convolutions in three dimensions have the format.
             for parameter in module.parameters(recurse=False):
-                parameter.data = to_channels_last(parameter.data)
+                if parameter.ndim == 5:
+                    parameter.data = parameter.contiguous(
+                        memory_format=torch.channels_last_3d
+                    ).detach()
         self.optimizer = torch.optim.SGD(
             framework.param_groups(),
             lr=plan.lr,
@@ -308,4 +311,13 @@ def _cuda_devices(device: torch.device) -> list[torch.device]:
 
 def to_channels_last(image: Tensor) -> Tensor:
     """Return a 5-D tensor in ``channels_last_3d``, any other as it is."""
-    return image.contiguous(memory_format=torch.channels_last_3d) if image.ndim == 5 else image
+    if image.ndim != 5:
+        return image
+    image = image.contiguous(memory_format=torch.channels_last_3d)
+    if image.shape[1] == 1:
+        # One channel is contiguous in both formats, and PyTorch takes it for the other one: the
+        # first convolution's output, the largest there is, would then be copied twice.
+        strides = list(image.stride())
+        strides[1] = 1
+        image = image.as_strided(image.shape, strides)
+    return image

@@ -43,10 +43,12 @@ class ProgressFile:
 
 def main(folder: Path) -> int:
     """Execute the run whose settings lie in the folder; return the exit code."""
+    from semisam.allocator import keep_memory
     from semisam.config import read_settings
     from semisam.run import execute
     from semisam.trainer import Interrupted
 
+    keep_memory()
     _end_with_parent()
     (folder / ERROR).unlink(missing_ok=True)
     try:

@@ -35,6 +35,7 @@ def command(
     """
     import torch
 
+    from semisam.allocator import keep_memory
     from semisam.assemble import open_dataset, recognise_dataset
     from semisam.cli.display import console, progress_bars
     from semisam.config import RunSettings, make_settings
@@ -46,6 +47,7 @@ def command(
     from semisam.published import PublishedVNet
     from semisam.run import load_run, window_stride, write_cases
 
+    keep_memory()
     path = Path(run)
     model: torch.nn.Module
     if path.is_file():

@@ -22,6 +22,7 @@ def command(run: str, inputs: tuple[str, ...], out: str, device: str, probabilit
     import numpy as np
     import torch
 
+    from semisam.allocator import keep_memory
     from semisam.cli.display import console, progress_bars
     from semisam.data.io import write_nifti
     from semisam.errors import InputError
@@ -31,6 +32,7 @@ def command(run: str, inputs: tuple[str, ...], out: str, device: str, probabilit
     from semisam.prediction import output_names, read_scan, to_grid, to_spacing
     from semisam.run import load_run, window_stride
 
+    keep_memory()
     names = output_names([Path(text) for text in inputs])
     missing = [str(path) for path in names.values() if not path.exists()]
     if missing:

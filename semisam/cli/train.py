@@ -41,6 +41,7 @@ def command(
     """
     import json
 
+    from semisam.allocator import keep_memory
     from semisam.bench import grid
     from semisam.cli.display import console, progress_bars
     from semisam.cli.options import common_settings, suggested_settings
@@ -48,6 +49,7 @@ def command(
     from semisam.run import execute
     from semisam.trainer import Interrupted
 
+    keep_memory()
     common, options = common_settings(given, [method], [sam])
     axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight])
     settings = grid.expand(axes, common, suggested_settings(common), options)[0]

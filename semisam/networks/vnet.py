@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from semisam.errors import InputError
 from semisam.framework import check_head_levels, head_level
+from semisam.networks.activation import InPlaceReLU
 
 _STRIDE = 16  # four halvings
 _LEVELS = 3  # decoder levels below full resolution
@@ -132,17 +133,17 @@ def _convs(stages: int, c_in: int, c_out: int) -> _Block:
     layers: list[nn.Module] = []
     for stage in range(stages):
         layers += [nn.Conv3d(c_in if stage == 0 else c_out, c_out, 3, padding=1)]
-        layers += [nn.BatchNorm3d(c_out), nn.ReLU(inplace=True)]
+        layers += [nn.BatchNorm3d(c_out), InPlaceReLU()]
     return _Block(*layers)
 
 
 def _down(c_in: int, c_out: int) -> _Block:
-    return _Block(nn.Conv3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), nn.ReLU(inplace=True))
+    return _Block(nn.Conv3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), InPlaceReLU())
 
 
 def _up(c_in: int, c_out: int) -> _Block:
     return _Block(
-        nn.ConvTranspose3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), nn.ReLU(inplace=True)
+        nn.ConvTranspose3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), InPlaceReLU()
     )
 
 
