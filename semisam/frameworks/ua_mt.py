@@ -29,9 +29,9 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     ``H`` is the published one in any case, squared and with ``t`` not floored.
 
     Differs from the published code: the teacher starts as a copy of the student (published: a
-    random network that the first update overwrites with the student); its T passes run in one
-    batch, so that its BatchNorm takes statistics over all of them (published: two passes at a
-    time); the entropy is of any number of classes, ``H`` in units of ``ln C`` (published: two).
+    random network that the first update overwrites with the student); the entropy is of any number
+    of classes, ``H`` in units of ``ln C`` (published: two). As there, the passes run two at a time,
+    over whose rows BatchNorm takes its statistics.
 
     Args:
         build: network builder; asked for the head ``logits``.
@@ -101,10 +101,14 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     @torch.no_grad()
     def _uncertainty(self, image: Tensor) -> Tensor:
         """Return the entropy of the mean of the passes: ``(U, C, *S)`` to ``(U, 1, *S)``."""
-        repeated = image.repeat(self.passes, *[1] * (image.ndim - 1))
-        probs = self._teach(repeated)
-        mean = probs.view(self.passes, *image.shape[:1], *probs.shape[1:]).mean(0)
-        return entropy(mean)
+        rows = len(image)
+        total = torch.zeros((), device=image.device)
+        for first in range(0, self.passes, 2):
+            # Two passes to a batch, as published: BatchNorm's statistics are of both.
+            together = min(2, self.passes - first)
+            probs = self._teach(torch.cat([image] * together))
+            total = total + probs.view(together, rows, *probs.shape[1:]).sum(0)
+        return entropy(total / self.passes)
 
 
 def masked_consistency(student: Tensor, teacher: Tensor, sure: Tensor) -> Tensor:

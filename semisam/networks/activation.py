@@ -28,7 +28,7 @@ class InPlaceReLU(nn.Module):
         if not (torch.is_grad_enabled() and x.requires_grad):
             x.view(torch.int16).clamp_min_(0)
             return x
-        result: Tensor = _InPlaceReLU.apply(x)
+        result: Tensor = _InPlaceReLU.apply(x)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -49,4 +49,5 @@ class _InPlaceReLU(torch.autograd.Function):
             return slow
         # Positive bfloat16 are integers from 1 on: cut at 1 they are the 0/1 mask.
         mask = y.view(torch.int16).clamp_max(1)
-        return mask.mul_(gradient.view(torch.int16)).view(torch.bfloat16)
+        passed: Tensor = mask.mul_(gradient.view(torch.int16)).view(torch.bfloat16)
+        return passed
