@@ -1,0 +1,90 @@
+"""``semisam pretrain``: train the embedded promptable model from synthetic volumes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from semisam.cli.options import Size
+
+
+@click.command("pretrain", short_help="Train SynthSAM from synthetic volumes.")
+@click.argument("model", type=click.Choice(["synthsam"]))
+@click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one).")
+@click.option("--init", metavar="WEIGHTS", help="Start from these; take another --seed then.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
+@click.option(
+    "--cooldown", type=click.FloatRange(0, 1), help="Part of the steps in which it falls."
+)
+@click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes of a step.")
+@click.option("--shape", type=Size(), help="One shape for all volumes, of even extents.")
+@click.option("--validate-every", type=click.IntRange(1), help="Steps between validations.")
+@click.option("--validation", type=click.IntRange(1), help="Volumes to validate on.")
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Steps between checkpoints.")
+def command(model: str, out: str, device: str | None, init: str | None, **given: Any) -> None:
+    """Train a promptable model from a seed; no scan is read.
+
+    The same command again goes on from its last checkpoint and ends in the same weights.
+    `--steps` may change on the way until the learning rate falls. The weights are written to
+    OUT/MODEL.safetensors; use them by `--sam synthsam --set synthsam.weights=FILE`.
+    """
+    from pathlib import Path
+
+    from semisam.cli.display import console, progress_bars
+    from semisam.files import writable_folder
+    from semisam.synthsam.pretrain import Pretraining, make_plan
+    from semisam.synthsam.weights import save_weights
+    from semisam.trainer import Interrupted, deferred_interrupt
+
+    plan, initial = make_plan({k: v for k, v in given.items() if v is not None}, init)
+    folder = writable_folder(Path(out))
+    training = Pretraining(plan, folder, _device(device), initial)
+    last: dict[str, float] = {}
+    with progress_bars() as bars, deferred_interrupt() as stopping:
+        task = bars.add_task("training", total=plan.steps, completed=training.step)
+
+        def show(step: int, figures: Any) -> None:
+            last.update(figures)
+            bars.update(task, completed=step, loss=figures["loss"])
+            if "dice_1" in figures:
+                console.print(f"step {step}: {_scores(figures)}")
+
+        try:
+            weights = training.run(show, stopping)
+        except Interrupted as stop:
+            bars.stop()
+            click.echo(
+                f"Interrupted after {stop.step} of {plan.steps} steps; a checkpoint is in "
+                f"{folder}: run the same command again to go on from it.",
+                err=True,
+            )
+            raise SystemExit(130) from None
+    path = folder / f"{model}.safetensors"
+    about = {"model": model, "steps": str(plan.steps), "seed": str(plan.seed)}
+    save_weights(path, weights, about)
+    console.print(f"Written: {path}")
+
+
+def _device(name: str | None) -> Any:
+    import torch
+
+    from semisam.errors import InputError
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device must be one that torch can use here, got {name!r} "
+            f"({str(error).splitlines()[0]}): try --device cpu"
+        ) from error
+    return device
+
+
+def _scores(figures: Any) -> str:
+    found = ((key.removeprefix("dice_"), value) for key, value in figures.items() if "dice_" in key)
+    return "Dice " + ", ".join(f"{100 * v:.1f} at {n}" for n, v in found) + " clicks (synthetic)"

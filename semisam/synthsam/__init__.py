@@ -1,0 +1,1 @@
+"""SynthSAM: a promptable segmenter that has only ever seen volumes drawn by this package."""

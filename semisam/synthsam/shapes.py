@@ -1,0 +1,174 @@
+"""Random numbers, smooth noise and the shapes that synthetic anatomy is made of.
+
+A shape is a field on a coarse grid ``(*s)``: about the distance to its surface in voxels, negative
+inside, so that it can be interpolated to the fine grid without losing the surface.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Draws:
+    """Random numbers of one stream.
+
+    Args:
+        seed: names the stream.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def uniform(self, low: float, high: float) -> float:
+        """Draw from ``low`` to ``high``."""
+        return low + (high - low) * float(torch.rand((), generator=self.rng))
+
+    def log_uniform(self, low: float, high: float) -> float:
+        """Draw from ``low`` to ``high``, each octave equally likely."""
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def whole(self, low: int, high: int) -> int:
+        """Draw from ``low`` to ``high``, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self.rng))
+
+    def chance(self, probability: float) -> bool:
+        """Return True with a probability."""
+        return float(torch.rand((), generator=self.rng)) < probability
+
+    def uniforms(self, *shape: int) -> Tensor:
+        """Draw a field in [0, 1)."""
+        return torch.rand(shape, generator=self.rng)
+
+    def normals(self, *shape: int) -> Tensor:
+        """Draw a field of deviation 1."""
+        return torch.randn(shape, generator=self.rng)
+
+    def direction(self) -> Tensor:
+        """Draw a unit vector ``(3,)``."""
+        vector = self.normals(3)
+        unit: Tensor = vector / vector.norm().clamp(min=1e-6)
+        return unit
+
+    def rotation(self) -> Tensor:
+        """Draw a rotation or reflection ``(3, 3)``."""
+        turn: Tensor = torch.linalg.qr(self.normals(3, 3))[0]
+        return turn
+
+    def smooth(self, count: int, grid: tuple[int, ...], cells: float) -> Tensor:
+        """Draw ``(count, *grid)`` fields of deviation about 1.
+
+        They vary over 1 / ``cells`` of the longest axis.
+        """
+        longest = max(grid)
+        nodes = [max(2, round(cells * n / longest) + 1) for n in grid]
+        field = self.normals(1, count, *nodes)
+        stretched = functional.interpolate(field, size=grid, mode="trilinear", align_corners=True)
+        # Linear interpolation averages: 1.5 restores the deviation where cells are large.
+        return 1.5 * stretched[0]
+
+
+class Space:
+    """The coordinates of a coarse grid, bent by smooth noise, in voxels of the fine grid.
+
+    Attributes:
+        grid: ``(*s)`` of the coarse grid.
+        size: the geometric mean of the extents, the unit in which anatomy is laid out.
+        half: ``(3,)`` half extents.
+        at: ``(3, n)`` the bent coordinates of the ``n`` nodes; the middle is 0.
+    """
+
+    def __init__(self, draws: Draws, shape: tuple[int, ...]) -> None:
+        self.grid = tuple((n + 1) // 2 + 1 for n in shape)
+        # Slices farther apart than pixels look like anatomy squeezed along an axis.
+        squeeze = [draws.uniform(0.85, 1.15) for _ in shape]
+        if draws.chance(0.3):
+            squeeze[draws.whole(0, 2)] *= draws.uniform(1.2, 2.5)
+        extents = [(n - 1) * f for n, f in zip(shape, squeeze, strict=True)]
+        self.size = math.prod(extents) ** (1 / 3)
+        self.half = torch.tensor(extents) / 2
+        axes = [torch.linspace(-e / 2, e / 2, n) for e, n in zip(extents, self.grid, strict=True)]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        for cells, amplitude in ((2.5, 0.06), (5.0, 0.025), (10.0, 0.008)):
+            reach = amplitude * self.size * draws.uniform(0, 1)
+            place = place + reach * draws.smooth(3, self.grid, cells)
+        self.at = place.reshape(3, -1)
+
+    def field(self, flat: Tensor) -> Tensor:
+        """Return ``(..., n)`` as ``(..., *s)``."""
+        return flat.reshape(*flat.shape[:-1], *self.grid)
+
+    def anywhere(self, draws: Draws, part: float = 0.9) -> Tensor:
+        """Draw a place ``(3,)`` within a part of the volume."""
+        return (2 * draws.uniforms(3) - 1) * self.half * part
+
+
+def ellipsoid(space: Space, draws: Draws, centre: Tensor, radius: float, rough: float) -> Tensor:
+    """Draw a turned, rounded or boxy ellipsoid with an uneven surface.
+
+    Args:
+        space: the coordinates.
+        draws: the random numbers.
+        centre: ``(3,)``.
+        radius: the geometric mean of its half axes.
+        rough: deviation of its surface, as a part of the radius.
+    """
+    stretch = torch.exp(0.28 * draws.normals(3))
+    radii = radius * stretch / stretch.prod() ** (1 / 3)
+    local = (draws.rotation() @ (space.at - centre[:, None])).abs() / radii[:, None]
+    power = 2.0 if draws.chance(0.7) else draws.uniform(1.4, 4.0)
+    norm = local.square().sum(0).sqrt() if power == 2 else (local**power).sum(0) ** (1 / power)
+    field = space.field((norm - 1) * radius)
+    if rough > 0:
+        cells = min(max(space.size / radius * draws.uniform(0.6, 1.8), 2), 14)
+        field = field + rough * radius * draws.smooth(1, space.grid, cells)[0]
+    return field
+
+
+def blob(space: Space, draws: Draws, centre: Tensor, radius: float) -> Tensor:
+    """Draw an organ: one to three ellipsoids melted into each other."""
+    rough = draws.uniform(0, 0.15)
+    field = ellipsoid(space, draws, centre, radius, rough)
+    for _ in range(max(draws.whole(-1, 2), 0)):
+        size = radius * draws.uniform(0.35, 0.8)
+        lobe = centre + draws.direction() * radius * draws.uniform(0.5, 1.1)
+        field = melted(field, ellipsoid(space, draws, lobe, size, rough), 0.15 * radius)
+    return field
+
+
+def melted(a: Tensor, b: Tensor, width: float) -> Tensor:
+    """Return the union of two shapes, rounded over ``width`` where they meet."""
+    mixed = (0.5 + 0.5 * (b - a) / max(width, 1e-3)).clamp(0, 1)
+    return b + (a - b) * mixed - width * mixed * (1 - mixed)
+
+
+def tube(
+    space: Space, draws: Draws, start: Tensor, heading: Tensor, radius: float, length: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a winding vessel of varying radius.
+
+    Returns:
+        The field, the place ``(3,)`` of its end and the heading ``(3,)`` there.
+    """
+    pieces = min(max(round(length / (2.5 * radius)), 2), 8)
+    wind, taper = draws.uniform(0.1, 0.5), draws.uniform(0.6, 1.15)
+    points, radii = [start], [radius]
+    for _ in range(pieces):
+        heading = heading + wind * draws.normals(3)
+        heading = heading / heading.norm().clamp(min=1e-6)
+        points.append(points[-1] + heading * (length / pieces))
+        radii.append(radii[-1] * taper ** (1 / pieces) * math.exp(0.08 * draws.uniform(-1, 1)))
+    field: Tensor | None = None
+    for a, b, r, end in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+        along = b - a
+        away = space.at - a[:, None]
+        t = (along @ away / along.square().sum()).clamp(0, 1)
+        rest = away - along[:, None] * t
+        piece = rest.square().sum(0).sqrt() - (r + (end - r) * t)
+        field = piece if field is None else torch.minimum(field, piece)
+    if field is None:
+        raise ValueError("a tube needs a length")
+    return space.field(field), points[-1], heading

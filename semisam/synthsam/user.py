@@ -1,0 +1,108 @@
+"""Simulated users: clicks where a person would click, and the proposals of poor networks."""
+
+from __future__ import annotations
+
+import edt
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+_CORNERS = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+
+
+def click(region: Bools, rng: np.random.Generator, power: float = 2.0) -> Indices | None:
+    """Return a voxel ``(3,)`` of the fine grid in the region's largest piece.
+
+    Args:
+        region: ``(8, *s)``, the subvoxels of each coarse voxel first.
+        rng: the random numbers.
+        power: of the depth inside the piece, to which the chance of a voxel is proportional.
+
+    Returns:
+        None where the region is empty.
+    """
+    counts = region.sum(0)
+    coarse = counts >= 4
+    if not coarse.any():
+        coarse = counts > 0
+        if not coarse.any():
+            return None
+    pieces, count = ndimage.label(coarse)
+    if count > 1:
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        coarse = pieces == sizes.argmax()
+    return fine(region, one(_chances(coarse, power), rng), rng)
+
+
+def several(region: Bools, count: int, rng: np.random.Generator, power: float) -> Indices:
+    """Return up to ``count`` voxels ``(n, 3)`` of the region ``(8, *s)``, drawn at once."""
+    coarse = region.sum(0) >= 4
+    if count == 0 or not coarse.any():
+        return np.empty((0, 3), np.int64)
+    weight = _chances(coarse, power)
+    drawn = [fine(region, one(weight, rng), rng) for _ in range(count)]
+    return np.unique(np.stack(drawn), axis=0)
+
+
+def _chances(region: Bools, power: float) -> Floats:
+    deep = deepness(region)
+    return np.where(deep > 0, deep**power, 0).astype(np.float32)
+
+
+def deepness(region: Bools) -> Floats:
+    """Return the distance to the border for each voxel inside, the volume's edge counted as one."""
+    return np.asarray(edt.edt(np.ascontiguousarray(region), black_border=True), np.float32)
+
+
+def one(weight: Floats, rng: np.random.Generator) -> Indices:
+    """Draw the place ``(3,)`` of one voxel with chances proportional to ``weight``; 0 is never."""
+    total = np.cumsum(weight.ravel(), dtype=np.float64)
+    at = np.searchsorted(total, rng.uniform(0, total[-1]), side="right")
+    return np.array(np.unravel_index(min(at, total.size - 1), weight.shape), np.int64)
+
+
+def fine(region: Bools, place: Indices, rng: np.random.Generator) -> Indices:
+    """Draw one of the subvoxels of a coarse voxel that lie in the region."""
+    inside = np.flatnonzero(region[(slice(None), *place)])
+    corner = _CORNERS[inside[rng.integers(len(inside))]]
+    return np.asarray(2 * place + corner, np.int64)
+
+
+def proposal(target: Bools, rng: np.random.Generator) -> Floats:
+    """Return what a poorly trained network might propose for a target ``(*s)``.
+
+    Its surface is moved by smooth noise and its whole by some voxels, parts elsewhere are added,
+    and it is as unsure as it likes.
+    """
+    extent = max(float(target.sum()) ** (1 / 3), 2.0)
+    signed = edt.edt(np.ascontiguousarray(target)) - edt.edt(np.ascontiguousarray(~target))
+    shift = rng.normal(0, 0.12 * extent, 3) if rng.random() < 0.5 else np.zeros(3)
+    noise = _smooth_noise(target.shape, rng.uniform(2, 6), rng)
+    strength = rng.uniform(0.03, 0.4) * extent
+    moved = np.roll(signed, tuple(round(s) for s in shift), (0, 1, 2)) + strength * noise
+    moved = moved + rng.normal(0, 0.08) * extent
+    if rng.random() < 0.4:
+        extra = _smooth_noise(target.shape, rng.uniform(2, 5), rng) - rng.uniform(1.2, 2.5)
+        moved = np.maximum(moved, extra * extent / 2)
+    sharpness = rng.uniform(0.3, 3)
+    odds = np.clip(sharpness * moved, -20, 20)
+    return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
+
+
+def bounding_box(target: Bools, slack: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the box ``(2, 3)`` of a fine mask, each side moved by up to ``slack`` voxels."""
+    inside = np.argwhere(target)
+    low = inside.min(0) + rng.integers(-slack, slack + 1, 3)
+    high = inside.max(0) + 1 + rng.integers(-slack, slack + 1, 3)
+    low = np.clip(low, 0, np.array(target.shape) - 1)
+    return np.stack([low, np.clip(high, low + 1, target.shape)]).astype(np.int64)
+
+
+def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Floats:
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), sigma)
+    return np.asarray(noise / max(float(noise.std()), 1e-6), np.float32)

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from semisam.synthsam.generator import LARGEST, SMALLEST, draw_volume
+
+SHAPE = (48, 40, 32)
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    return [draw_volume(3, n, SHAPE) for n in range(12)]
+
+
+def test_a_volume_is_a_function_of_seed_and_index(volumes):
+    torch.manual_seed(1)  # the global generator has no part in it
+    again = draw_volume(3, 5, SHAPE)
+    assert torch.equal(again.image, volumes[5].image)
+    assert torch.equal(again.target, volumes[5].target)
+    for other in (draw_volume(4, 5, SHAPE), draw_volume(3, 6, SHAPE)):
+        assert not torch.equal(other.image, volumes[5].image)
+
+
+def test_an_image_is_finite_and_standard(volumes):
+    for volume in volumes:
+        assert volume.image.shape == volume.target.shape == SHAPE
+        assert volume.image.dtype == torch.float32
+        assert bool(torch.isfinite(volume.image).all())
+        assert abs(float(volume.image.mean())) < 1e-3
+        assert abs(float(volume.image.std()) - 1) < 1e-2
+
+
+def test_targets_are_of_many_sizes_and_contrasts(volumes):
+    parts = [float(v.target.float().mean()) for v in volumes]
+    assert all(SMALLEST <= part <= LARGEST for part in parts)
+    assert max(parts) > 4 * min(parts)
+    contrast = [float(v.image[v.target].mean() - v.image[~v.target].mean()) for v in volumes]
+    assert min(contrast) < 0 < max(contrast), "targets must be brighter and darker than the rest"
+
+
+def test_a_target_is_one_piece(volumes):
+    from scipy import ndimage
+
+    assert all(ndimage.label(v.target.numpy())[1] == 1 for v in volumes)
+
+
+@pytest.mark.parametrize("shape", [(17, 16, 21), (64, 16, 20)])
+def test_any_shape(shape):
+    assert draw_volume(0, 0, shape).image.shape == shape
+
+
+@pytest.mark.parametrize("shape", [(15, 32, 32), (32, 32)])
+def test_refuses_what_is_too_small(shape):
+    with pytest.raises(ValueError, match="must have 3 axes of at least 16"):
+        draw_volume(0, 0, shape)

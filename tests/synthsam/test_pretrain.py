@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from semisam.cli.main import main
+from semisam.errors import InputError
+from semisam.synthsam.network import SynthSAMNet
+from semisam.synthsam.pretrain import Plan, Pretraining
+from semisam.synthsam.weights import load_weights, save_weights
+
+SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
+
+
+def pretrain(*args):
+    return CliRunner().invoke(main, ["pretrain", "synthsam", *args])
+
+
+def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(whole), *SMALL)
+    assert done.exit_code == 0, done.output
+    assert "Written" in done.output and "Dice" in done.output
+
+    # Stopped, as by Ctrl-C, after two of four steps.
+    plan = Plan(steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=1)
+    parts.mkdir()
+    from semisam.trainer import Interrupted
+
+    seen = []
+    with pytest.raises(Interrupted):
+        training = Pretraining(plan, parts, torch.device("cpu"))
+        training.run(lambda step, figures: seen.append(step), lambda: len(seen) == 2)
+    (parts / "pretrain.jsonl").open("a").write('{"step": 2, "lo')  # and a line cut short
+    done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(parts), *SMALL)
+    assert done.exit_code == 0, done.output
+
+    first, second = (load_file(folder / "synthsam.safetensors") for folder in (whole, parts))
+    assert first.keys() == second.keys() == SynthSAMNet().state_dict().keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert {v.dtype for v in first.values()} == {torch.float16}
+    log = [json.loads(line) for line in (parts / "pretrain.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [0, 1, 2, 3]
+    assert "dice_10" in log[-1]
+
+    again = pretrain("--steps", "4", "--seed", "1", "--out", str(parts), *SMALL)
+    assert again.exit_code == 2
+    assert "holds a training with seed 0, got 1" in again.output
+
+    other = tmp_path / "other"
+    weights = str(whole / "synthsam.safetensors")
+    done = pretrain("--steps", "1", "--seed", "9", "--init", weights, "--out", str(other), *SMALL)
+    assert done.exit_code == 0, done.output
+    third = load_file(other / "synthsam.safetensors")
+    moved = max(float((third[k].float() - first[k].float()).abs().max()) for k in first)
+    assert 0 < moved < 0.01, "one step from the given weights"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--shape", "17x16x16"), "three even numbers of at least 16, got 17x16x16"),
+        (("--shape", "16x16"), "three even numbers"),
+        (("--init", "missing.safetensors"), "got missing.safetensors, which is none"),
+        (("--device", "abacus"), "one that torch can use here, got 'abacus'"),
+        (("--steps", "0"), "0 is not in the range"),
+    ],
+)
+def test_refuses_in_one_sentence(tmp_path, args, says):
+    done = pretrain("--out", str(tmp_path), *args)
+    assert done.exit_code == 2
+    assert says in done.output
+    assert "Traceback" not in done.output
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    plan = Plan(steps=1000, lr=1.0, warmup=100, cooldown=0.2)
+    assert plan.rate(0) == pytest.approx(0.01)
+    assert plan.rate(99) == plan.rate(500) == plan.rate(800) == 1
+    assert 1 > plan.rate(801) > plan.rate(900) > plan.rate(999) > 0
+
+
+@pytest.fixture(scope="module")
+def good():
+    return SynthSAMNet().state_dict()
+
+
+def test_weights_there_and_back(tmp_path, good):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, good, {"steps": "1"})
+    found = load_weights(path)
+    assert found.keys() == good.keys()
+    assert all(torch.equal(found[k], good[k].half().float()) for k in good)
+
+
+def spoil(name, path, good):
+    changed = dict(good)
+    if name == "empty":
+        path.write_bytes(b"")
+        return
+    if name == "noise":
+        path.write_bytes(bytes(range(256)) * 9)
+        return
+    if name == "pickle":
+        torch.save(good, path)
+        return
+    if name == "shape":
+        changed["stem.weight"] = torch.zeros(3)
+    if name == "missing":
+        del changed["stem.weight"]
+    if name == "nan":
+        changed["stem.weight"] = changed["stem.weight"] * float("nan")
+    save_weights(path, changed, {})
+    if name == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("name", ["empty", "noise", "pickle", "shape", "missing", "nan", "cut"])
+def test_hostile_weights_are_refused(tmp_path, good, name):
+    path = tmp_path / "w.safetensors"
+    spoil(name, path, good)
+    with pytest.raises(InputError, match="weights must be"):
+        load_weights(path)
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path):
+    with pytest.raises(InputError, match="which is none"):
+        load_weights(tmp_path)
