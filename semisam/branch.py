@@ -45,7 +45,9 @@ class SemiSAM(Framework):
     Differs from the published code: prompts come from the student's foreground probabilities
     (published: from the labels of the unlabeled cases, or from the background channel); uncertainty
     is a map that selects prompt candidates (published: one scalar, or unused); the loss has a
-    gradient; every row starts without a previous mask. The loss is taken over the foreground
+    gradient; every row starts without a previous mask; the answer's mask is its probability above
+    0.5 (published: above 0.622, a logit above 0.5); the prompts are the prompter's (published: ten
+    clicks, each corrected by the label). The loss is taken over the foreground
     channels, which for two classes is the published mean over both.
 
     Args:

@@ -93,3 +93,17 @@ def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
                 f"{network} has {has}, got a request for the head {name}: ask for fewer levels or "
                 "choose another network"
             )
+
+
+def check_not_negative(**options: float) -> None:
+    """Refuse options, such as the weight of a loss, that must not be below 0.
+
+    Args:
+        options: values by the option's name.
+
+    Raises:
+        ValueError: naming the first that is.
+    """
+    for name, value in options.items():
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")

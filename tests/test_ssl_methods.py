@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from semisam.frameworks.dtc import DualTaskConsistency
 from semisam.frameworks.dtml import DualTaskMutualLearning
 from semisam.frameworks.ent_mini import EntropyMinimisation
+from semisam.frameworks.supervised import Supervised
 from semisam.frameworks.ua_mt import UncertaintyAwareMeanTeacher
 from semisam.sdf import signed_distance, signed_distances
 from semisam.testing import random_batch, tiny_builder
@@ -156,6 +157,22 @@ def test_dtml(classes):
         "consistency": 2 * 10 * LAMBDA_C * ((inside - p) ** 2).mean(),
     }
     _assert_same(framework, batch, want)
+
+
+@pytest.mark.parametrize(
+    ("framework", "option"),
+    [
+        (Supervised, "supervised_weight"),
+        (UncertaintyAwareMeanTeacher, "supervised_weight"),
+        (UncertaintyAwareMeanTeacher, "noise_std"),
+        (DualTaskConsistency, "beta"),
+        (DualTaskMutualLearning, "consistency_count"),
+        (EntropyMinimisation, "supervised_weight"),
+    ],
+)
+def test_negative_weights_are_refused(framework, option):
+    with pytest.raises(ValueError, match=f"{option} must be at least 0, got -1"):
+        framework(BUILD, 2, **{option: -1})
 
 
 def test_one_backward_of_the_sum_is_dtmls_two_backwards():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import foreground_dice_loss, mean_squared_difference
 from semisam.schedules import Ramp
 from semisam.sdf import signed_distances
@@ -50,6 +50,7 @@ class DualTaskConsistency(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(beta=beta)
         self.net = build(logits=num_classes, sdf=num_classes - 1)
         self.beta = beta
         self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.frameworks.dtc import inside_probability
 from semisam.losses import foreground_dice_loss, mean_squared_difference, supervised_loss
 from semisam.schedules import Ramp
@@ -53,6 +53,7 @@ class DualTaskMutualLearning(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight, consistency_count=consistency_count)
         self.segmenter = build(logits=num_classes)
         self.regressor = build(sdf=num_classes - 1)
         self.supervised_weight = supervised_weight

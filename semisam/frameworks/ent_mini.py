@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import entropy, supervised_loss
 from semisam.schedules import Ramp
 from semisam.types import Batch, Clock, Step
@@ -50,6 +50,7 @@ class EntropyMinimisation(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight)
         self.net = build(logits=num_classes)
         self.supervised_weight = supervised_weight
         self.dice_classes = dice_classes

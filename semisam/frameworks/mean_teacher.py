@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from semisam.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import mean_squared_difference, supervised_loss
 from semisam.schedules import Ramp
 from semisam.types import Batch, Clock, Step
@@ -67,10 +67,9 @@ class MeanTeacher(Framework):
         super().__init__(build, num_classes)
         if not 0 <= ema_decay <= 1:
             raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
-        if noise_std < 0 or noise_clip < 0:
-            raise ValueError(
-                f"noise_std and noise_clip must be at least 0, got {noise_std} and {noise_clip}"
-            )
+        check_not_negative(
+            supervised_weight=supervised_weight, noise_std=noise_std, noise_clip=noise_clip
+        )
         self.student = build(logits=num_classes)
         self.teacher = frozen_copy(self.student)
         self.ema_decay = ema_decay

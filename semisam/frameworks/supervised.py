@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import supervised_loss
 from semisam.types import Batch, Clock, Step
 
@@ -34,6 +34,7 @@ class Supervised(Framework):
         self, build: NetBuilder, num_classes: int, *, supervised_weight: float = 0.5
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight)
         self.net = build(logits=num_classes)
         self.supervised_weight = supervised_weight
 
