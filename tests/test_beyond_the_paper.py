@@ -417,12 +417,21 @@ def test_without_unlabeled_rows_the_labels_alone_teach(name):
     batch = _batch(2)
     step = _losses(framework, Batch(batch.image[:2], batch.label))
     assert step.probs.shape == (2, 2, 6, 9, 5)
-    assert float(step.losses["ce"]) > 0
+    losses = _floats(step.losses)
+    assert losses["ce"] > 0
     if name != "cps":  # whose networks teach each other on labeled rows too
-        assert all(float(step.losses[term]) == 0 for term in terms)
+        assert all(losses[term] == 0 for term in terms)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_is_documented(name):
     for option in describe_options("framework", name):
         assert option.doc, f"{name}: {option.name} has no doc"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_negative_weight_is_refused(name):
+    options = ("supervised_weight", "alpha" if name == "bcp" else "consistency_weight")
+    for option in options:
+        with pytest.raises(ValueError, match=r"-0\.1"):
+            METHODS[name][0](BUILD, 2, **{option: -0.1})

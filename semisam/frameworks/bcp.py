@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from semisam.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import masked_supervised_loss, supervised_loss
 from semisam.metrics import largest_components
 from semisam.types import Batch, Clock, Step
@@ -55,7 +55,7 @@ class BidirectionalCopyPaste(Framework):
         supervised_weight: ``w``.
 
     Raises:
-        ValueError: if ``beta`` is not in (0, 1) or ``pretrain`` not in [0, 1).
+        ValueError: if an option is out of range: ``beta`` in (0, 1), ``pretrain`` in [0, 1).
     """
 
     def __init__(
@@ -72,10 +72,13 @@ class BidirectionalCopyPaste(Framework):
         supervised_weight: float = 0.5,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight, alpha=alpha)
         if not (0 < beta < 1 and 0 <= pretrain < 1):
             raise ValueError(
                 f"beta must be in (0, 1) and pretrain in [0, 1), got {beta} and {pretrain}"
             )
+        if not 0 <= ema_decay <= 1:
+            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
         self.student = build(logits=num_classes)
         self.teacher = frozen_copy(self.student)
         self.beta = beta

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import supervised_loss
 from semisam.schedules import Ramp
 from semisam.types import Batch, Clock, Step
@@ -58,6 +58,7 @@ class CrossPseudoSupervision(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight)
         self.first = build(logits=num_classes)
         self.second = build(logits=num_classes)
         self.supervised_weight = supervised_weight

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from semisam.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import mean_squared_difference, supervised_loss
 from semisam.schedules import Ramp
 from semisam.types import Batch, Clock, Step
@@ -52,7 +52,7 @@ class InterpolationConsistencyTraining(Framework):
         ramp_every: the ramp advances once in that many iterations (SSL4MIS: 150).
 
     Raises:
-        ValueError: if ``alpha`` is not positive.
+        ValueError: if an option is out of range, such as an ``alpha`` of 0.
     """
 
     def __init__(
@@ -69,8 +69,11 @@ class InterpolationConsistencyTraining(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight)
         if not alpha > 0:
             raise ValueError(f"alpha of the Beta distribution must be above 0, got {alpha}")
+        if not 0 <= ema_decay <= 1:
+            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
         self.student = build(logits=num_classes)
         self.teacher = frozen_copy(self.student)
         self.alpha = alpha

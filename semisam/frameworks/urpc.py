@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
+from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import supervised_loss
 from semisam.schedules import Ramp
 from semisam.types import Batch, Clock, Step
@@ -53,7 +53,8 @@ class UncertaintyRectifiedPyramidConsistency(Framework):
         ramp_every: the ramp advances once in that many iterations (published: 150).
 
     Raises:
-        ValueError: if there is no coarser scale, or more than the network has.
+        ValueError: if a weight is below 0, or there is no coarser scale, or more than the network
+            has.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class UncertaintyRectifiedPyramidConsistency(Framework):
         ramp_every: int = 1,
     ) -> None:
         super().__init__(build, num_classes)
+        check_not_negative(supervised_weight=supervised_weight)
         if levels < 1:
             raise ValueError(f"levels must be at least 1, a scale to compare with; got {levels}")
         self.scales = ("logits", *(f"logits_level{i}" for i in range(1, levels + 1)))
