@@ -25,7 +25,10 @@ def test_the_tests_below_miss_no_builtin():
             *("cps", "urpc", "ict", "bcp"),
         },
         "backend": {"geodesic"},
-        "prompter": {"uncertainty-points", "random-points", "corrective-points", "box", "mask"},
+        "prompter": {
+            *("uncertainty-points", "random-points", "center-points", "corrective-points"),
+            *("box", "mask", "box+points", "mask+points"),
+        },
         "network": {"vnet"},
         "dataset": {"la", "phantom"},
     }
@@ -140,6 +143,21 @@ class TestUncertaintyPoints(PrompterContract):
 class TestRandomPoints(PrompterContract):
     def make(self):
         return plugins.load("prompter", "random-points")()
+
+
+class TestCenterPoints(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "center-points")()
+
+
+class TestBoxAndPoints(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "box+points")()
+
+
+class TestMaskAndPoints(PrompterContract):
+    def make(self):
+        return plugins.load("prompter", "mask+points")()
 
 
 class TestCorrectivePoints(PrompterContract):

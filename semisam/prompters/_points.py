@@ -81,6 +81,7 @@ def draw_clicks(
     negative: int,
     margin: int,
     rng: torch.Generator,
+    lone_negatives: bool = False,
 ) -> Prompt | None:
     """Draw positive clicks in a proposal and negative ones near it.
 
@@ -92,15 +93,18 @@ def draw_clicks(
         margin: negative clicks lie in the proposal's bounding box grown by so many voxels: a
             click in a far corner tells a promptable model nothing.
         rng: the source of randomness.
+        lone_negatives: negative clicks alone will do, since others were made before.
 
     Returns:
         Points with their labels, or ``None`` where no voxel can take a positive click.
     """
     inside = foreground & allowed
-    if not bool(inside.any()):
+    if not bool(foreground.any()) or not (lone_negatives or bool(inside.any())):
         return None
     near = inside_box(grow_box(bounding_box(foreground), margin, foreground.shape), allowed.shape)
     pos = sample(inside, positive, rng)
     neg = sample(near & allowed & ~foreground, negative, rng)
+    if not len(pos) and not len(neg):
+        return None
     labels = torch.cat([pos.new_ones(len(pos)), neg.new_zeros(len(neg))])
     return Prompt(points=torch.cat([pos, neg]), labels=labels)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy import ndimage
-from torch import Tensor
 
+from semisam.prompters._components import largest_component
 from semisam.prompters._points import bounding_box, check_count, check_fraction, grow_box
 from semisam.types import Prompt, View
 
@@ -39,13 +37,5 @@ class BoxPrompter:
         sure = (view.prob > 0.5) & (view.uncertainty < self.max_uncertainty)
         if not bool(sure.any()):
             return None
-        box = bounding_box(_largest_component(sure))
+        box = bounding_box(largest_component(sure))
         return Prompt(box=grow_box(box, self.margin, sure.shape))
-
-
-def _largest_component(mask: Tensor) -> Tensor:
-    """Return the largest face-connected piece of a non-empty ``(*S)`` bool mask."""
-    pieces, count = ndimage.label(mask.cpu().numpy())
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    return torch.from_numpy(pieces == sizes.argmax()).to(mask.device)

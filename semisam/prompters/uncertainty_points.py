@@ -22,6 +22,8 @@ class UncertaintyPoints:
     Args:
         positive: positive clicks, where the probability is above 0.5; at least 1.
         negative: negative clicks, where it is not.
+        rounds: rounds per image and class, at least 1. From the second on, clicks lie only where
+            the backend's last answer differs from the proposal.
         max_uncertainty: a click lies only where the uncertainty, in [0, 1], is below this.
         margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
 
@@ -30,32 +32,39 @@ class UncertaintyPoints:
     """
 
     emits: frozenset[str] = frozenset({"points"})
-    rounds: int = 1
 
     def __init__(
         self,
         *,
         positive: int = 5,
         negative: int = 5,
+        rounds: int = 1,
         max_uncertainty: float = 0.5,
         margin: int = 8,
     ) -> None:
         check_count("positive", positive, 1)
         check_count("negative", negative, 0)
+        check_count("rounds", rounds, 1)
         check_count("margin", margin, 0)
         check_fraction("max_uncertainty", max_uncertainty)
         self.positive = positive
         self.negative = negative
+        self.rounds = rounds
         self.max_uncertainty = max_uncertainty
         self.margin = margin
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the clicks, or ``None`` where no sure voxel is foreground."""
+        """Return the clicks, or ``None`` where no sure voxel is left to ask about."""
+        foreground = view.prob > 0.5
+        allowed = view.uncertainty < self.max_uncertainty
+        if view.previous is not None:
+            allowed = allowed & (foreground != (view.previous > 0.5))
         return draw_clicks(
-            view.prob > 0.5,
-            view.uncertainty < self.max_uncertainty,
+            foreground,
+            allowed,
             positive=self.positive,
             negative=self.negative,
             margin=self.margin,
             rng=rng,
+            lone_negatives=view.previous is not None,
         )

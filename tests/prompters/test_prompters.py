@@ -5,15 +5,28 @@ import torch
 
 from semisam.backend import PROMPT_KINDS, Prompter
 from semisam.errors import InputError
+from semisam.prompters._components import deepest_points
 from semisam.prompters.box import BoxPrompter
+from semisam.prompters.box_points import BoxAndPoints
+from semisam.prompters.center_points import CenterPoints
 from semisam.prompters.corrective_points import CorrectivePoints
 from semisam.prompters.mask import MaskPrompter
+from semisam.prompters.mask_points import MaskAndPoints
 from semisam.prompters.random_points import RandomPoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.types import View
 
 Make = Callable[[], Prompter]
-ALL: list[Make] = [UncertaintyPoints, RandomPoints, CorrectivePoints, BoxPrompter, MaskPrompter]
+ALL: list[Make] = [
+    UncertaintyPoints,
+    RandomPoints,
+    CenterPoints,
+    CorrectivePoints,
+    BoxPrompter,
+    MaskPrompter,
+    BoxAndPoints,
+    MaskAndPoints,
+]
 POINTS: list[Make] = [UncertaintyPoints, RandomPoints, CorrectivePoints]
 SHAPES = [(20, 16, 12), (24, 18)]
 
@@ -55,7 +68,10 @@ def test_empty_proposal_gives_none(make: Make, shape: tuple[int, ...]) -> None:
     assert make()(sure(torch.full(shape, 0.5)), rng()) is None
 
 
-@pytest.mark.parametrize("make", [UncertaintyPoints, CorrectivePoints, BoxPrompter])
+@pytest.mark.parametrize(
+    "make",
+    [UncertaintyPoints, CenterPoints, CorrectivePoints, BoxPrompter, BoxAndPoints, MaskAndPoints],
+)
 def test_uncertain_foreground_gives_none(make: Make) -> None:
     prob = blob((20, 16, 12))
     assert make()(View(prob=prob, uncertainty=(prob > 0.5).float()), rng()) is None
@@ -159,6 +175,84 @@ def test_corrective_reads_probabilities_at_one_half() -> None:
     assert CorrectivePoints()(sure(prob, prob * 0.45), rng()) is not None
 
 
+def test_the_centre_is_the_deepest_point_of_the_largest_piece() -> None:
+    prob = torch.zeros(24, 20, 22)
+    prob[4:13, 3:12, 8:17] = 0.9  # 9 x 9 x 9
+    prob[16:23, 14:19, 2:7] = 0.9  # smaller, elsewhere
+    prompt = CenterPoints()(sure(prob), rng())
+    assert prompt is not None and prompt.points is not None and prompt.labels is not None
+    assert prompt.points.tolist() == [[8, 7, 12]] and prompt.labels.tolist() == [1]
+
+
+def test_several_centres_spread_and_none_is_taken_twice() -> None:
+    mask = torch.zeros(40, 7, 7, dtype=torch.bool)
+    mask[2:38, 1:6, 1:6] = True
+    points = deepest_points(mask, 4)
+    assert bool(at(mask, points).all()) and len(torch.unique(points, dim=0)) == 4
+    apart = (points[:, None] - points[None]).float().norm(dim=2)
+    assert float(apart[~torch.eye(4, dtype=torch.bool)].min()) >= 2
+    few = torch.zeros(5, 5, dtype=torch.bool)
+    few[1, 1:3] = True
+    assert deepest_points(few, 4).tolist() == [[1, 1], [1, 2]]
+
+
+def test_a_piece_that_the_patch_cuts_has_its_centre_inside() -> None:
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[:, :9] = True
+    row, column = deepest_points(mask, 1)[0].tolist()
+    assert column == 4 and 4 <= row <= 15
+
+
+def test_centres_of_further_rounds_correct_the_larger_error() -> None:
+    prob = torch.zeros(16, 16, 16)
+    prob[4:12, 4:12, 4:12] = 1
+    answer = prob.clone()
+    answer[4:12, 4:12, 4:9] = 0
+    prompt = CenterPoints(rounds=2)(sure(prob, answer), rng())
+    assert prompt is not None and prompt.points is not None and prompt.labels is not None
+    assert prompt.labels.tolist() == [1] and 4 <= prompt.points[0, 2] < 9
+    answer = prob.clone()
+    answer[12:16] = 1
+    prompt = CenterPoints(rounds=2)(sure(prob, answer), rng())
+    assert prompt is not None and prompt.points is not None and prompt.labels is not None
+    assert prompt.labels.tolist() == [0] and prompt.points[0, 0] >= 12
+    assert CenterPoints(rounds=2)(sure(prob, prob), rng()) is None
+
+
+@pytest.mark.parametrize("make", [UncertaintyPoints, BoxAndPoints, MaskAndPoints])
+def test_further_rounds_ask_only_where_the_answer_differs(make: Callable[..., Prompter]) -> None:
+    prob = torch.zeros(16, 16, 16)
+    prob[4:12, 4:12, 4:12] = 1
+    answer = prob.clone()
+    answer[4:12, 4:12, 4:6] = 0
+    answer[12:14, 4:12, 4:12] = 1
+    prompter = make(rounds=3, positive=500, negative=500)
+    assert prompter.rounds == 3
+    prompt = prompter(sure(prob, answer), rng())
+    assert prompt is not None and prompt.points is not None and prompt.labels is not None
+    assert bool((at(prob, prompt.points) != at(answer, prompt.points)).all())
+    assert torch.equal(at(prob, prompt.points).long(), prompt.labels)
+    assert len(prompt.labels) == 128 + 128
+    assert prompter(sure(prob, prob), rng()) is None
+    # Only too much is answered: negative clicks alone.
+    surplus = prob.clone()
+    surplus[12:14, 4:12, 4:12] = 1
+    prompt = prompter(sure(prob, surplus), rng())
+    assert prompt is not None and prompt.labels is not None
+    assert prompt.labels.tolist() == [0] * 128
+
+
+def test_the_mask_of_further_rounds_is_the_last_answer_and_the_box_stays() -> None:
+    prob = blob((20, 16, 12))
+    answer = (torch.rand(prob.shape, generator=rng(2)) > 0.5).float()
+    first = MaskAndPoints(rounds=2)(sure(prob), rng())
+    second = MaskAndPoints(rounds=2)(sure(prob, answer), rng())
+    assert first is not None and first.mask is not None and torch.equal(first.mask, prob)
+    assert second is not None and second.mask is not None and torch.equal(second.mask, answer)
+    box = BoxAndPoints(rounds=2)(sure(prob, answer), rng())
+    assert box is not None and box.box is None, "the branch keeps the box of the first round"
+
+
 def test_box_is_half_open_and_of_the_largest_piece() -> None:
     prob = torch.zeros(20, 21, 22)
     prob[3:7, 5:10, 11:20] = 0.8
@@ -205,6 +299,11 @@ def test_no_negative_voxel_is_no_fault() -> None:
         (CorrectivePoints, {"rounds": 0}),
         (CorrectivePoints, {"max_uncertainty": 1.5}),
         (BoxPrompter, {"margin": -2}),
+        (UncertaintyPoints, {"rounds": 0}),
+        (CenterPoints, {"points": 0}),
+        (CenterPoints, {"rounds": 0}),
+        (BoxAndPoints, {"positive": 0}),
+        (MaskAndPoints, {"rounds": 0}),
     ],
 )
 def test_options_out_of_range(make: Callable[..., Prompter], option: dict[str, float]) -> None:

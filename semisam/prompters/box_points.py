@@ -1,0 +1,58 @@
+"""A box around the proposal and clicks within it."""
+
+from __future__ import annotations
+
+import torch
+
+from semisam.prompters.box import BoxPrompter
+from semisam.prompters.uncertainty_points import UncertaintyPoints
+from semisam.types import Prompt, View
+
+
+class BoxAndPoints:
+    """What ``BoxPrompter`` and ``UncertaintyPoints`` ask, together.
+
+    The box tells the extent, the clicks what in it is meant. Further rounds add clicks only, where
+    the answer differs from the proposal; the box stays.
+
+    Args:
+        positive: positive clicks, where the probability is above 0.5; at least 1.
+        negative: negative clicks, where it is not.
+        rounds: rounds per image and class, at least 1.
+        max_uncertainty: only voxels with an uncertainty, in [0, 1], below this count.
+        margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
+        box_margin: voxels added to the box on each side, clipped to the image.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    emits: frozenset[str] = frozenset({"box", "points"})
+
+    def __init__(
+        self,
+        *,
+        positive: int = 3,
+        negative: int = 3,
+        rounds: int = 1,
+        max_uncertainty: float = 0.5,
+        margin: int = 8,
+        box_margin: int = 2,
+    ) -> None:
+        self._box = BoxPrompter(margin=box_margin, max_uncertainty=max_uncertainty)
+        self._points = UncertaintyPoints(
+            positive=positive,
+            negative=negative,
+            rounds=rounds,
+            max_uncertainty=max_uncertainty,
+            margin=margin,
+        )
+        self.rounds = rounds
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        """Return box and clicks, or ``None`` where no sure voxel is foreground."""
+        clicks = self._points(view, rng)
+        if clicks is None or view.previous is not None:
+            return clicks
+        box = self._box(view, rng)
+        return Prompt(clicks.points, clicks.labels, None if box is None else box.box)
