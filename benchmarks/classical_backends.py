@@ -164,10 +164,10 @@ CANDIDATES = {
 }
 
 
-def load(folder, cases, skip):
-    """Return (image, label) of training scans ``skip`` to ``skip + cases``."""
+def load(folder, cases, skip, split="train"):
+    """Return (image, label) of a split's scans ``skip`` to ``skip + cases``."""
     volumes = []
-    for case in (folder / "train.list").read_text().split()[skip : skip + cases]:
+    for case in (folder / f"{split}.list").read_text().split()[skip : skip + cases]:
         with h5py.File(folder / case / "mri_norm2.h5") as file:
             volumes.append((file["image"][:].astype(np.float32), file["label"][:] > 0))
     return volumes
@@ -278,6 +278,33 @@ def measure(make, volumes, more, seed):
     return record
 
 
+def table(name, kind, record):
+    """Return and print a row for each prompt of a record."""
+    rows = []
+    for prompt, values in record.rows.items():
+        scores, before, took = zip(*values, strict=True)
+        rows.append({
+            "backend": name,
+            "volume": kind,
+            "prompt": prompt,
+            "cases": len(scores),
+            "dice": round(statistics.mean(scores), 4),
+            "dice_sd": round(statistics.pstdev(scores), 4),
+            "prompt_dice": "" if math.isnan(before[0]) else round(np.mean(before), 4),
+            "encode_ms": round(statistics.median(record.encode_ms), 1),
+            "segment_ms": round(statistics.median(took), 1),
+        })  # fmt: skip
+        print(*rows[-1].values(), sep="\t", flush=True)
+    return rows
+
+
+def write(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -294,24 +321,8 @@ def main():
     for name, (make, more) in CANDIDATES.items():
         for kind, volumes in kinds.items():
             record = measure(make, volumes, more, args.seed)
-            for prompt, values in record.rows.items():
-                scores, before, took = zip(*values, strict=True)
-                rows.append({
-                    "backend": name,
-                    "volume": kind,
-                    "prompt": prompt,
-                    "cases": len(scores),
-                    "dice": round(statistics.mean(scores), 4),
-                    "dice_sd": round(statistics.pstdev(scores), 4),
-                    "prompt_dice": "" if math.isnan(before[0]) else round(np.mean(before), 4),
-                    "encode_ms": round(statistics.median(record.encode_ms), 1),
-                    "segment_ms": round(statistics.median(took), 1),
-                })  # fmt: skip
-                print(*rows[-1].values(), sep="\t", flush=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+            rows += table(name, kind, record)
+    write(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -86,5 +86,7 @@ def _device(name: str | None) -> Any:
 
 
 def _scores(figures: Any) -> str:
-    found = ((key.removeprefix("dice_"), value) for key, value in figures.items() if "dice_" in key)
-    return "Dice " + ", ".join(f"{100 * v:.1f} at {n}" for n, v in found) + " clicks (synthetic)"
+    found = [(key.removeprefix("dice_"), value) for key, value in figures.items() if "dice_" in key]
+    clicks = [f"{100 * value:.1f} at {name}" for name, value in found if name.isdigit()]
+    others = [f"{100 * value:.1f} with {name}" for name, value in found if not name.isdigit()]
+    return f"synthetic Dice {', '.join(clicks)} clicks; {', '.join(others)}"

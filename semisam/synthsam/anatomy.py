@@ -75,7 +75,7 @@ def _background(scene: Scene, draws: Draws) -> None:
         shape = -nearest if not n else (nearest - fields[n]) * scene.space.size / (2 * cells)
         index = scene.add(shape, _tissue(draws))
         if n:
-            scene.want(0.2, index)
+            scene.want(0.03, index)
 
 
 def _clutter(scene: Scene, draws: Draws) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ SHAPES = (
     ((48, 48, 48), 3, 0.12),
     ((108, 76, 44), 1, 0.18),
 )
-_ROUNDS, _CHANCES = (2, 3, 4, 6, 9), (0.3, 0.3, 0.2, 0.12, 0.08)
+_ROUNDS, _CHANCES = (2, 3, 4, 6, 8), (0.25, 0.25, 0.2, 0.2, 0.1)
 _VALIDATION = 1 << 40  # indices from here on are never trained on
 
 
@@ -182,18 +182,23 @@ class Pretraining:
         net.load_state_dict(self.average)
         net.eval()
         shape = self.plan.shape or SHAPES[0][0]
-        scores: dict[int, list[float]] = {count: [] for count in CLICKS}
+        scores: dict[str, list[float]] = {}
         for n in range(self.plan.validation):
             volume = draw_volume(0, _VALIDATION + n, shape)
-            session = Session(volume, np.random.default_rng([0, n]))
             features = see(net, volume.image[None, None].to(self.device))
+            for name, session in _questions(volume, n):
+                answer = ask(net, features, [session])[0].cpu()
+                score = dice_score(answer.numpy() > 0, session.parts)
+                scores.setdefault(f"dice_{name}", []).append(score)
+            session = Session(volume, np.random.default_rng([0, n]))
             session.first_click()
             for count in range(1, max(CLICKS) + 1):
-                logits = ask(net, features, [session])[0].cpu()
-                if count in scores:
-                    scores[count].append(dice_score(logits.numpy() > 0, session.parts))
-                session.correct(logits, 1)
-        return {f"dice_{count}": float(np.mean(found)) for count, found in scores.items()}
+                answer = ask(net, features, [session])[0].cpu()
+                if count in CLICKS:
+                    score = dice_score(answer.numpy() > 0, session.parts)
+                    scores.setdefault(f"dice_{count}", []).append(score)
+                session.correct(answer, 1)
+        return {name: float(np.mean(found)) for name, found in scores.items()}
 
     def _train(self, volumes: list[Volume]) -> dict[str, float]:
         """Hold one dialogue about each volume, and learn from two of its rounds."""
@@ -205,7 +210,7 @@ class Pretraining:
         target = to_subvoxels(torch.stack([v.target for v in volumes])[:, None].float())
         target = target.to(self.device)
         rounds = int(rng.choice(_ROUNDS, p=_CHANCES))
-        learned = {rounds - 1, 0 if rng.random() < 0.6 else int(rng.integers(rounds - 1))}
+        learned = {rounds - 1, 0 if rng.random() < 0.5 else int(rng.integers(rounds - 1))}
         self.net.train()
         features = see(self.net, images)
         frozen = features.detach()
@@ -214,7 +219,7 @@ class Pretraining:
             session.open()
         for n in range(rounds):
             for session, logits in zip(sessions, answers, strict=False):
-                session.correct(logits, 1 if rng.random() < 0.8 else int(rng.integers(2, 4)))
+                session.correct(logits, 1 if rng.random() < 0.6 else int(rng.integers(2, 5)))
                 if rng.random() < 0.3:
                     session.remember(logits)
             with torch.set_grad_enabled(n in learned):
@@ -289,6 +294,15 @@ def make_plan(
     path = Path(init)
     weights = load_weights(path)
     return Plan(**options, init=hashlib.sha256(path.read_bytes()).hexdigest()), weights
+
+
+def _questions(volume: Volume, number: int) -> Iterator[tuple[str, Session]]:
+    """Ask about a volume of the validation set in ways other than click by click."""
+    points, mask, box = (Session(volume, np.random.default_rng([k, number])) for k in (1, 2, 3))
+    points.scatter(5)
+    mask.propose()
+    box.draw_box(slack=0)
+    yield from (("points", points), ("mask", mask), ("box", box))
 
 
 def draw_batch(plan: Plan, step: int) -> list[Volume]:

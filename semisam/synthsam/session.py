@@ -12,7 +12,7 @@ from semisam.synthsam.network import Features, SynthSAMNet, to_subvoxels
 from semisam.synthsam.prompts import STRIDE, Marks, make_guide
 from semisam.synthsam.user import Bools, bounding_box, click, proposal, several
 
-_FIRST_CLICK, _POINTS, _MASK = 0.62, 0.80, 0.92  # cumulative; the rest is a box
+_FIRST_CLICK, _POINTS, _MASK = 0.5, 0.7, 0.84  # cumulative; the rest is a box
 
 
 class Session:
@@ -45,14 +45,26 @@ class Session:
         elif kind < _POINTS:
             self._points()
         elif kind < _MASK:
-            self.mask = torch.from_numpy(proposal(self._coarse(), rng))
+            self.propose()
             if rng.random() < 0.4:
                 self._points()
         else:
-            box = bounding_box(self.target.numpy(), int(rng.integers(0, 4)), rng)
-            self.box = torch.from_numpy(box)
-            if rng.random() < 0.4:
+            self.draw_box(slack=int(rng.integers(0, 4)))
+            if rng.random() < 0.5:
                 self.first_click()
+
+    def propose(self) -> None:
+        """Give the mask that a poorly trained network might."""
+        self.mask = torch.from_numpy(proposal(self._coarse(), self.rng))
+
+    def draw_box(self, slack: int) -> None:
+        """Draw a box around the target, each side up to ``slack`` voxels off."""
+        self.box = torch.from_numpy(bounding_box(self.target.numpy(), slack, self.rng))
+
+    def scatter(self, count: int) -> None:
+        """Give ``count`` points in the target and as many outside, all at once."""
+        self.marks.add(several(self.parts, count, self.rng, 0.0), 1)
+        self.marks.add(several(~self.parts, count, self.rng, 0.0), 0)
 
     def correct(self, logits: Tensor, count: int) -> None:
         """Click ``count`` times at what is wrong in an answer ``(8, *s)``."""

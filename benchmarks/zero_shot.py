@@ -1,0 +1,53 @@
+"""What promptable backends know of scans they never saw: Dice by simulated clicks.
+
+    python benchmarks/zero_shot.py --data DIR --split test --backend synthsam,geodesic \
+        --out benchmarks/results/zero_shot_la_half.csv
+
+``DIR`` holds ``train.list``, ``test.list`` and ``<case>/mri_norm2.h5``. Whole volumes; prompts are
+those of ``classical_backends.py``: the first click in the label, the likelier the deeper inside,
+each further one in the largest piece of the larger error region; 3 + 3 and 5 + 5 random points in
+and near the label at once; a deformed label; the label's box. Every backend gets the same first
+click. Times are medians on ``--threads`` threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from classical_backends import load, measure, table, write
+
+from semisam import plugins
+from semisam.cli.options import assignments
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", choices=("train", "test"), default="test")
+    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--backend", default="synthsam,geodesic", metavar="NAME,...")
+    parser.add_argument("--set", action="append", default=[], metavar="BACKEND.OPTION=VALUE")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    given = assignments(args.set)
+    volumes = load(args.data, args.cases, args.skip, args.split)
+    rows = []
+    for name in args.backend.split(","):
+        options = plugins.check_options("backend", name, given.get(name, {}))
+        make = plugins.load("backend", name)
+        shown = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
+        record = measure(
+            lambda make=make, options=options: make(**options), volumes, True, args.seed
+        )
+        rows += table(shown, f"whole {args.split}", record)
+    write(args.out, rows)
+
+
+if __name__ == "__main__":
+    main()
