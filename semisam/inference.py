@@ -48,15 +48,6 @@ def published_stride(patch: Sequence[int]) -> tuple[int, ...]:
     )
 
 
-def half_overlap_stride(patch: Sequence[int]) -> tuple[int, ...]:
-    """Half a window along every axis.
-
-    Args:
-        patch: voxels of a window along each axis.
-    """
-    return tuple(max(1, p // 2) for p in patch)
-
-
 @torch.no_grad()
 def sliding_window(
     predict: Callable[[Tensor], Tensor],

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semisam.inference import (
-    half_overlap_stride,
     published_stride,
     sliding_window,
     window_starts,
@@ -139,7 +138,6 @@ def test_strides():
     assert published_stride((128, 128, 128)) == (21, 21, 6)
     assert published_stride((112, 112)) == (18, 18)
     assert published_stride((2, 2, 2)) == (1, 1, 1)
-    assert half_overlap_stride((112, 9, 1)) == (56, 4, 1)
 
 
 def test_refuses_what_does_not_fit():

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,3 @@ def _reason(folder: Path, code: int) -> str:
         return str(error["error"])
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     return f"{how}; see {folder / LOG}"
-
-
-Executor = Callable[[Sequence[Run], Path, Display, int], list[Outcome]]
-"""What runs a grid: this module's `run_all`, or an engine for a cluster."""

@@ -167,6 +167,39 @@ def protocol_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def print_zero_shot(table: pd.DataFrame) -> None:
+    """Print what promptable models reach alone, the paper's rows below a rule."""
+    shown = Table(
+        title="Promptable models alone, asked by the truth: mean ± SD over cases",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    shown.add_column("Model", overflow="fold", min_width=8)
+    shown.add_column("Points", justify="right")
+    for name in ("Dice [%]", "Jaccard [%]", "encode [s]", "answer [s]"):
+        shown.add_column(escape(name), justify="right", no_wrap=True)
+    previous = None
+    for row in table.to_dict("records"):
+        ours = row["source"] == "measured"
+        model = row["model"] if ours else f"{row['model']} (paper, full resolution)"
+        if previous not in (None, model):
+            shown.add_section()
+        previous = model
+        figures = [row["dice"], row["jaccard"]]
+        if ours:
+            spread = [
+                "" if math.isnan(row[f"{m}_sd"]) else f" ± {row[f'{m}_sd']:.2f}"
+                for m in ("dice", "jaccard")
+            ]
+            seconds = [f"{row['encode_seconds']:.3f}", f"{row['answer_seconds']:.3f}"]
+        else:
+            spread, seconds = ["", ""], ["", ""]
+        cells = [f"{mean:.2f}{sd}" for mean, sd in zip(figures, spread, strict=True)]
+        shown.add_row(escape(model), row["points"], *cells, *seconds)
+    console.print(shown)
+
+
 def _method(row: Mapping[Any, Any]) -> str:
     if row["sam"] == "none":
         return str(row["method"])

@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
+    "zero-shot": (
+        "semisam.cli.zero_shot:command",
+        "Ask promptable models alone, by clicks from the truth.",
+    ),
     "pretrain": ("semisam.cli.pretrain:command", "Train SynthSAM from synthetic volumes."),
     "plugins": ("semisam.cli.plugins:command", "List what is installed, and its options."),
     "new": ("semisam.cli.new:command", "Start a plugin of your own."),

@@ -1,0 +1,131 @@
+"""``semisam zero-shot``: what a promptable model knows without any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from semisam.cli.options import Names, Numbers
+
+
+@click.command("zero-shot", short_help="Ask promptable models alone, by clicks from the truth.")
+@click.option("--data", metavar="FOLDER", help="Scans; without it, generated phantoms.")
+@click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells.")
+@click.option(
+    "--backend", "names", type=Names(), default=None, help="Backends. [default: the embedded one]"
+)
+@click.option(
+    "--points",
+    type=Numbers(),
+    default="1,2,5,10",
+    show_default=True,
+    help="Clicks per volume; per slice for models that work slice by slice.",
+)
+@click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Of the clicks.")
+@click.option("--cases", type=click.IntRange(min=1), help="Only the first so many test cases.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PLUGIN.OPTION=VALUE",
+    help="An option of a backend or of the dataset. Repeatable.",
+)
+@click.option("--out", default="runs/zero-shot", show_default=True, help="Where the tables go.")
+def command(
+    data: str | None,
+    dataset: str | None,
+    names: tuple[str, ...] | None,
+    points: tuple[int, ...],
+    seeds: tuple[int, ...],
+    cases: int | None,
+    assignments: tuple[str, ...],
+    out: str,
+) -> None:
+    """Segment the test cases with promptable models alone: Table I of the paper.
+
+    The clicks are simulated from the TRUTH of the test cases, as SAM-Med3D does: the first in the
+    target, each further one where the answer is wrong. It is the only command in which truth makes
+    prompts; what it measures is the model, not a method. Writes cases.csv and table.csv.
+    """
+    from semisam import zero_shot
+    from semisam.allocator import keep_memory
+    from semisam.bench.results import write
+    from semisam.cli.display import console, print_zero_shot, progress_bars
+    from semisam.data.store import VolumeStore
+    from semisam.defaults import DEFAULT_BACKEND
+    from semisam.errors import InputError
+    from semisam.files import writable_folder
+
+    keep_memory()
+    names = names or (DEFAULT_BACKEND,)
+    if min(points) < 1:
+        raise InputError(f"--points must be at least 1, got {min(points)}")
+    backends, opened = _open(data, dataset, names, assignments)
+    test = opened.split().test[:cases]
+    store = VolumeStore(opened, labeled=[], unlabeled=[], test=test)
+    folder = writable_folder(Path(out))
+    if data is None:
+        console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
+    console.print(f"Prompts: {zero_shot.NOTE}.")
+    with progress_bars() as bars:
+        checking = bars.add_task("checking scans", total=len(test))
+        store.check(lambda done, total: bars.update(checking, completed=done))
+        task = bars.add_task("asking", total=None)
+        rows = zero_shot.run(
+            backends,
+            store,
+            sorted(points),
+            seeds,
+            lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    slices = [n for n, b in backends.items() if getattr(b, "slice_axis", None) is not None]
+    table = zero_shot.summary(rows, slices)
+    if opened.name == "la":
+        import pandas as pd
+
+        # Beside ours, and clearly as the paper's: another resolution, another crop.
+        table = pd.concat([table, zero_shot.paper_rows()], ignore_index=True)
+    write(rows, folder / "cases.csv")
+    write(table, folder / "table.csv")
+    print_zero_shot(table)
+    console.print(f"Written: {folder / 'table.csv'}, {folder / 'cases.csv'}")
+
+
+def _open(
+    data: str | None, dataset: str | None, names: tuple[str, ...], given: tuple[str, ...]
+) -> tuple[dict[str, Any], Any]:
+    """Return the backends by name, and the dataset, their options checked."""
+    from semisam import plugins
+    from semisam.assemble import open_dataset, recognise_dataset
+    from semisam.cli.options import assignments
+    from semisam.config import make_settings
+    from semisam.errors import InputError
+
+    options = assignments(given)
+    path = None if data is None else Path(data)
+    dataset = dataset or recognise_dataset(path)
+    idle = sorted(set(options) - set(names) - {dataset})
+    if idle:
+        raise InputError(
+            f"--set must name a backend or the dataset, got {', '.join(idle)}: here these take "
+            f"part: {', '.join([*names, dataset])}"
+        )
+    checked = {n: plugins.check_options("backend", n, options.get(n, {})) for n in names}
+    settings = make_settings(
+        {
+            "data": None if path is None else str(path),
+            "dataset": dataset,
+            "dataset_options": plugins.check_options("dataset", dataset, options.get(dataset, {})),
+            "labels": 1,
+        }
+    )
+    backends = {name: plugins.load("backend", name)(**checked[name]) for name in names}
+    blind = [name for name, backend in backends.items() if "points" not in backend.accepts]
+    if blind:
+        raise InputError(
+            f"zero-shot asks by clicks, so a backend must accept points, got {', '.join(blind)}: "
+            "leave it out"
+        )
+    return backends, open_dataset(settings)

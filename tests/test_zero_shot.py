@@ -1,0 +1,144 @@
+"""Promptable models alone: clicks from the truth, and only here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from semisam import zero_shot
+from semisam.cli.main import main
+
+
+class Perfect:
+    """Knows the truth, a click at a time: a ball around each positive click within it."""
+
+    ndim = 3
+    accepts = frozenset({"points"})
+
+    def __init__(self, truth, reach=1):
+        self.truth, self.reach = torch.from_numpy(truth), reach
+        self.encoded, self.prompts = 0, []
+
+    def encode(self, image):
+        self.encoded += 1
+        return image
+
+    def segment(self, embedding, prompt):
+        self.prompts.append(prompt)
+        index = torch.stack(torch.meshgrid(*map(torch.arange, self.truth.shape), indexing="ij"))
+        logits = torch.full(self.truth.shape, -1.0)
+        for point in prompt.points[prompt.labels == 1]:
+            apart = (index - point.view(-1, 1, 1, 1)).abs().amax(0)
+            logits[(apart <= self.reach) & self.truth] = 1.0
+        return logits
+
+
+def _truth():
+    truth = np.zeros((12, 10, 8), bool)
+    truth[2:9, 3:8, 2:6] = True
+    return truth
+
+
+def test_clicks_lie_where_the_answer_is_wrong_and_their_sign_is_the_truth():
+    truth, rng = _truth(), np.random.default_rng(0)
+    answer = np.roll(truth, 2, axis=0)
+    seen = set()
+    for _ in range(50):
+        point, label = zero_shot.next_click(truth, answer, rng)
+        assert truth[point] != answer[point] and label == truth[point]
+        seen.add(label)
+    assert seen == {0, 1}
+    first, label = zero_shot.next_click(truth, np.zeros_like(truth), rng)
+    assert truth[first] and label == 1
+    assert zero_shot.next_click(truth, truth, rng) is None
+
+
+def test_a_volume_is_encoded_once_and_all_clicks_are_kept():
+    truth = _truth()
+    backend = Perfect(truth)
+    found = zero_shot.interact(
+        backend, torch.zeros(1, *truth.shape), truth, [1, 4], np.random.default_rng(1)
+    )
+    assert backend.encoded == 1 and [count for count, *_ in found] == [1, 4]
+    assert [len(p.labels) for p in backend.prompts] == [1, 2, 3, 4]
+    for early, late in zip(backend.prompts, backend.prompts[1:], strict=False):
+        assert torch.equal(late.points[: len(early.points)], early.points)
+    overlap = [int((answer & truth).sum()) for _, answer, *_ in found]
+    assert overlap[0] < overlap[1]
+
+
+def test_nothing_more_is_asked_once_all_is_right():
+    truth = _truth()
+    backend = Perfect(truth, reach=99)
+    found = zero_shot.interact(
+        backend, torch.zeros(1, *truth.shape), truth, [1, 3], np.random.default_rng(1)
+    )
+    assert [len(p.labels) for p in backend.prompts] == [1, 1, 1]
+    assert all(np.array_equal(answer, truth) for _, answer, *_ in found)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_slice_models_get_a_click_on_every_slice_of_the_target(axis):
+    truth = _truth()
+    backend = Perfect(truth)
+    backend.slice_axis = axis
+    zero_shot.interact(backend, torch.zeros(1, *truth.shape), truth, [1], np.random.default_rng(1))
+    points = backend.prompts[0].points
+    others = tuple(a for a in range(3) if a != axis % 3)
+    assert sorted(points[:, axis].tolist()) == np.flatnonzero(truth.any(axis=others)).tolist()
+    assert truth[tuple(points.numpy().T)].all()
+
+
+def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_path):
+    command = ["zero-shot", "--points", "3,1", "--seeds", "0,1", "--cases", "2"]
+    options = ["--set", "phantom.size=32", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*command, "--backend", "geodesic", *options])
+    assert result.exit_code == 0, result.output
+    assert "clicks simulated from the truth of the test cases" in result.output
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert table["points"].tolist() == [1, 3]
+    assert (table["prompts"] == zero_shot.NOTE).all() and (table["source"] == "measured").all()
+    cases = pd.read_csv(tmp_path / "out" / "cases.csv")
+    assert len(cases) == 2 * 2 * 2
+    want = 100 * cases[cases.points == 3].groupby("case").dice.mean().mean()
+    assert table["dice"][1] == pytest.approx(want, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_clicks():
+    from semisam.backends.geodesic import Geodesic
+    from semisam.data.phantom import Phantom
+    from semisam.data.store import VolumeStore
+
+    frames = []
+    for _ in range(2):
+        dataset = Phantom(cases=1, test_cases=2, size=32)
+        store = VolumeStore(dataset, labeled=[], unlabeled=[], test=dataset.split().test)
+        frames.append(zero_shot.run({"geodesic": Geodesic()}, store, [1, 2], [0]))
+    same = [c for c in frames[0].columns if "seconds" not in c]
+    pd.testing.assert_frame_equal(frames[0][same], frames[1][same])
+
+
+def test_on_the_left_atrium_the_papers_rows_stand_beside_as_the_papers(tiny_la, tmp_path):
+    command = ["zero-shot", "--data", str(tiny_la), "--points", "1", "--backend", "geodesic"]
+    result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "out" / "table.csv", dtype={"points": str})
+    paper = table[table.source != "measured"]
+    assert paper["points"].tolist() == ["N", "2N", "5N", "10N", "1", "2", "5", "10"]
+    assert paper.source.str.contains("Table I").all() and "(paper" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--points", "0"], "--points must be at least 1, got 0"),
+        (["--set", "mt.ema_decay=0.9"], "--set must name a backend or the dataset, got mt"),
+        (["--backend", "geodesik"], "geodesic"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, said):
+    result = CliRunner().invoke(main, ["zero-shot", *arguments])
+    assert result.exit_code != 0 and said in result.output and "Traceback" not in result.output
