@@ -23,6 +23,7 @@ from semisam.backends._seeds import (
     coarse_mask,
     mark,
 )
+from semisam.backends._smooth import smooth
 from semisam.errors import InputError
 from semisam.types import Prompt
 
@@ -34,7 +35,6 @@ _SHARE = 0.3  # of the background density that negative clicks make up, the whol
 _BINS = 64
 _BANDWIDTH = 0.4  # of the intensity kernel, in standard deviations of the image
 _EDGE = 8.0  # how fast an intensity step cuts the smoothing
-_ITERATIONS = 30
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ class Geodesic:
         share = _SHARE if prompt.mask is None and box.all() else 1.0
         odds = spatial + self.intensity * _ratio(embedding, fore, back, share)
         pins = np.float32(_SURE) * (on.astype(np.float32) - off)
-        odds = _smooth(np.clip(odds, -_SURE, _SURE), pins, on | off, embedding, self.smoothness)
+        odds = np.clip(odds, -_SURE, _SURE)
+        odds = smooth(odds, pins, on | off, embedding.weights, self.smoothness)
         logits = _enlarge(odds, embedding.shape, stride)
         logits[tuple(positive.T)] = _SURE
         logits[tuple(negative.T)] = -_SURE
@@ -266,61 +267,3 @@ def _ratio(embedding: Embedding, fore: Bools, back: Bools, share: float) -> Floa
         at_back = share * at_back + (1 - share) * anywhere
         total += np.log((at_fore + 0.03) / (at_back + 0.03)).astype(np.float32)[bins]
     return total / np.float32(len(embedding.bins))
-
-
-def _smooth(
-    odds: Floats, pins: Floats, pinned: Bools, embedding: Embedding, smoothness: float
-) -> Floats:
-    """Minimise ``sum (x - odds)^2 + smoothness sum w (x - x')^2`` by conjugate gradients.
-
-    Clicked voxels are held near ``pins``. The iterations are few: the far-reaching part of the
-    solution is what the geodesic distance already brought.
-    """
-    if smoothness == 0:
-        return odds
-    hold = np.where(pinned, 3 * smoothness, 1).astype(np.float32) / np.float32(smoothness)
-    target = np.where(pinned, pins, odds).astype(np.float32)
-    diagonal = hold + _neighbours(embedding.weights, embedding.grid)
-
-    def apply(x: Floats) -> Floats:
-        y = hold * x
-        for axis, weight in enumerate(embedding.weights):
-            flow = weight * np.diff(x, axis=axis)
-            front, rear = _halves(axis, x.ndim)
-            y[front] -= flow
-            y[rear] += flow
-        return y
-
-    x = target.copy()
-    residual = hold * target - apply(x)
-    scaled = residual / diagonal
-    direction = scaled.copy()
-    power = float(np.vdot(residual, scaled))
-    for _ in range(_ITERATIONS):
-        if power < 1e-8:
-            break
-        image = apply(direction)
-        length = np.float32(power / float(np.vdot(direction, image)))
-        x += length * direction
-        residual -= length * image
-        scaled = residual / diagonal
-        before, power = power, float(np.vdot(residual, scaled))
-        direction = scaled + np.float32(power / before) * direction
-    return np.asarray(x, np.float32)
-
-
-def _halves(axis: int, ndim: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return the indices of all but the last and all but the first along ``axis``."""
-    whole = [slice(None)] * ndim
-    front, rear = whole.copy(), whole.copy()
-    front[axis], rear[axis] = slice(None, -1), slice(1, None)
-    return tuple(front), tuple(rear)
-
-
-def _neighbours(weights: tuple[Floats, ...], grid: tuple[int, ...]) -> Floats:
-    total = np.zeros(grid, np.float32)
-    for axis, weight in enumerate(weights):
-        front, rear = _halves(axis, len(grid))
-        total[front] += weight
-        total[rear] += weight
-    return total
