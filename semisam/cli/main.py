@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Ask promptable models alone, by clicks from the truth.",
     ),
     "pretrain": ("semisam.cli.pretrain:command", "Train SynthSAM from synthetic volumes."),
+    "data": ("semisam.cli.data:command", "Download, check and prepare scans."),
     "plugins": ("semisam.cli.plugins:command", "List what is installed, and its options."),
     "new": ("semisam.cli.new:command", "Start a plugin of your own."),
 }
@@ -31,26 +33,40 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is invoked, and ends errors in one sentence."""
+    """A group that imports a command when it is invoked.
+
+    Args:
+        table: its commands, as in `COMMANDS`.
+    """
+
+    def __init__(
+        self, *args: Any, table: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = dict(table or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the table's order."""
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import one command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             from semisam.plugins import nearest
 
-            ctx.fail(f"No such command {cmd_name!r}{nearest(cmd_name, COMMANDS)}.")
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            ctx.fail(f"No such command {cmd_name!r}{nearest(cmd_name, self.table)}.")
+        module, _, attribute = self.table[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table, importing none."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+
+class MainGroup(LazyGroup):
+    """The outermost group, which ends errors in one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; 2: the user's input, 130: interrupted; bugs keep their traceback."""
@@ -66,7 +82,9 @@ class LazyGroup(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=MainGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="semisam")
 @click.option(
     "--debug", is_flag=True, envvar="SEMISAM_DEBUG", help="Show the traceback of an error."
