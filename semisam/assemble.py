@@ -12,7 +12,14 @@ from torch import nn
 from semisam import plugins
 from semisam.backend import Backend, Prompter
 from semisam.branch import SemiSAM
-from semisam.config import Options, RunSettings, method_options, semisam_options
+from semisam.config import (
+    Options,
+    RunSettings,
+    backend_options,
+    method_options,
+    semisam_options,
+)
+from semisam.controls import CONTROLS
 from semisam.data.dataset import Dataset, Split
 from semisam.errors import InputError, PluginError
 from semisam.framework import Framework, NetBuilder
@@ -101,16 +108,17 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
         return framework
     backend, prompter = make_pair(settings)
     branch: Options = plugins.check_keywords(SemiSAM, "semisam", semisam_options(settings))
+    control = CONTROLS[settings.sam_control or "none"]
     seeded = {"seed": settings.seed, **branch}
     wrapped: Framework = _construct(
-        "the SemiSAM branch", lambda: SemiSAM(framework, backend, prompter, **seeded)
+        "the SemiSAM branch", lambda: control(framework, backend, prompter, **seeded)
     )
     return wrapped
 
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     """Build the promptable segmenter and the prompter of the settings."""
-    backend_options = plugins.check_options("backend", settings.sam, settings.sam_options)
+    backend_options = plugins.check_options("backend", settings.sam, backend_options(settings))
     prompter_options = plugins.check_options(
         "prompter", settings.prompter, settings.prompter_options
     )

@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from semisam.backend import Backend, Prompter
 from semisam.errors import PluginError
-from semisam.framework import Framework
+from semisam.framework import Framework, check_not_negative
 from semisam.gate import Quality, gate, measure
 from semisam.losses import entropy
 from semisam.schedules import Ramp
@@ -60,10 +60,13 @@ class SemiSAM(Framework):
         target: ``hard``: the answer's mask, as published; ``soft``: its probability.
         gated: scale ``lambda_s`` by how good the answers are found to be on this batch.
         measure_every: iterations between measures on the labeled rows; 0 for none. With ``gated``
-            every iteration measures.
+            every iteration that asks measures.
+        every: the model is asked once in that many iterations, with as many times the weight.
+        floor: the model is not asked any more where ``lambda_s`` is below this.
         seed: of the prompts.
 
     Raises:
+        ValueError: if an option is out of range.
         PluginError: if the prompter makes a kind of prompt that the backend does not accept.
     """
 
@@ -79,6 +82,8 @@ class SemiSAM(Framework):
         target: Literal["hard", "soft"] = "hard",
         gated: bool = False,
         measure_every: int = 10,
+        every: int = 1,
+        floor: float = 0.0,
         seed: int = 0,
     ) -> None:
         # Not Framework.__init__'s contract: the branch builds no network, it is given a method.
@@ -88,7 +93,15 @@ class SemiSAM(Framework):
         self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every)
         self.target = target
         self.gated = gated
+        check_not_negative(weight=weight, floor=floor)
+        if every < 1 or measure_every < 0:
+            raise ValueError(
+                f"every must be at least 1 and measure_every not negative, got {every} and "
+                f"{measure_every}"
+            )
         self.measure_every = measure_every
+        self.every = every
+        self.floor = floor
         self.seed = seed
         self._backend = backend
         self._prompter = prompter
@@ -102,38 +115,36 @@ class SemiSAM(Framework):
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return the inner method's step with one more loss, ``sam``."""
-        step = self.inner.training_step(batch, clock)
+        step = self.inner.training_step(Batch(batch.image, batch.label), clock)
         rows = range(batch.num_labeled, len(batch.image))
         if self.weight.weight == 0 or not rows:
             return step
-        weight = self.weight(clock)
         started = time.perf_counter()
-        uncertainty = step.uncertainty
-        if uncertainty is None:
-            uncertainty = entropy(step.probs.detach())
-        due = self.measure_every > 0 and clock.step % self.measure_every == 0
-        asked = [*rows, *(range(batch.num_labeled) if self.gated or due else ())]
-        answers = {
-            i: self._ask(batch.image[i], step.probs[i].detach(), uncertainty[i, 0], clock.step, i)
-            for i in asked
-        }
+        weight = self.weight(clock)
+        metrics = {**step.metrics, "sam_weight": weight, "sam_calls": 0.0, "sam_seconds": 0.0}
+        loss = step.probs.new_zeros(())
+        if clock.step % self.every or weight < self.floor:
+            return replace(step, losses={**step.losses, "sam": loss}, metrics=metrics)
+        due = self.measure_every > 0 and clock.step % (self.measure_every * self.every) == 0
+        measured = range(batch.num_labeled) if self.gated or due else ()
+        answers, calls = self._answers(batch, step, [*rows, *measured], clock)
         classes = range(1, self.num_classes)
-        metrics = {**step.metrics, "sam_weight": weight}
         shares = dict.fromkeys(classes, 1.0)
-        if len(asked) > len(rows):
+        if measured:
             quality = {k: _quality(step.probs.detach(), batch.label, answers, k) for k in classes}
             metrics |= _figures(quality.values())
             if self.gated:
                 shares = {k: gate(q) for k, q in quality.items()}
                 metrics["sam_gate"] = sum(shares.values()) / len(shares)
         pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in answers[i].items()}
-        loss = step.probs.new_zeros(())
         if pairs:
             loss = sam_loss(list(pairs.values()), self.target, [shares[k] for _, k in pairs])
         metrics["sam_asked"] = float(len(pairs))
         metrics["sam_skipped"] = float(len(rows) * len(classes) - len(pairs))
+        metrics["sam_calls"] = float(calls)
         metrics["sam_seconds"] = time.perf_counter() - started
-        return replace(step, losses={**step.losses, "sam": weight * loss}, metrics=metrics)
+        losses = {**step.losses, "sam": self.every * weight * loss}
+        return replace(step, losses=losses, metrics=metrics)
 
     def after_update(self, clock: Clock) -> None:
         """Run the inner method's."""
@@ -153,15 +164,35 @@ class SemiSAM(Framework):
         """Load the inner method's."""
         return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
 
+    def _answers(
+        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
+    ) -> tuple[dict[int, dict[int, Tensor]], int]:
+        """Return the answers by row and class, and how often the model was asked."""
+        probs, uncertainty = self._proposal(batch, step)
+        answers: dict[int, dict[int, Tensor]] = {}
+        calls = 0
+        for i in rows:
+            answers[i], asked = self._ask(
+                batch.image[i], probs[i], uncertainty[i, 0], clock.step, i
+            )
+            calls += asked
+        return answers, calls
+
+    def _proposal(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the maps ``(B, K, *S)`` and their uncertainty ``(B, 1, *S)`` to ask with."""
+        probs = step.probs.detach()
+        return probs, entropy(probs) if step.uncertainty is None else step.uncertainty
+
     @torch.no_grad()
     def _ask(
         self, image: Tensor, probs: Tensor, uncertainty: Tensor, step: int, row: int
-    ) -> dict[int, Tensor]:
-        """Return the answer ``(*S)`` in [0, 1] of each foreground class that was worth asking."""
+    ) -> tuple[dict[int, Tensor], int]:
+        """Return the answer ``(*S)`` in [0, 1] of each class worth asking, and the calls made."""
         rng = torch.Generator(device=probs.device)
         rng.manual_seed(derive_seed(self.seed, "prompts", step, row))
         embedding: Any = None
         answers: dict[int, Tensor] = {}
+        calls = 0
         for k in range(1, self.num_classes):
             prompt: Prompt | None = None
             for _ in range(self._prompter.rounds):
@@ -172,8 +203,9 @@ class SemiSAM(Framework):
                 if embedding is None:
                     embedding = self._backend.encode(image)
                 logits = self._backend.segment(embedding, prompt)
+                calls += 1
                 answers[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
-        return answers
+        return answers, calls
 
 
 def check_pair(backend: Backend, prompter: Prompter) -> None:

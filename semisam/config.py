@@ -30,6 +30,7 @@ class RunSettings(BaseModel):
         method: framework plugin.
         sam: backend plugin, or ``none`` for the bare method.
         prompter: prompter plugin, used where ``sam`` is not ``none``.
+        sam_control: no method but a control of the branch, see `semisam.controls`.
         labels: how many training cases are labeled.
         subset: 0: the first ``labels`` cases of the list, as published; k > 0: the k-th draw.
         seed: of weights, batches, dropout, noise and prompts.
@@ -55,6 +56,7 @@ class RunSettings(BaseModel):
     prompter: str = "uncertainty-points"
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
+    sam_control: Literal["oracle", "truth", "shuffled"] | None = None
     protocol: Annotated[str, AfterValidator(_known_protocol)] = "paper"
 
     labels: int = Field(ge=1)
@@ -97,7 +99,7 @@ class RunSettings(BaseModel):
 
 _NOT_IDENTITY = {"data", "device", "checkpoint_every", "save_predictions"}
 # Added after the first results: where it is not set, a run is the one that it was before.
-_LATER = {"labeled_rows"}
+_LATER = {"labeled_rows", "sam_control"}
 
 
 def make_settings(
@@ -187,6 +189,9 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
     ]
     if settings.sam != "none":
         places.append(("semisam", settings.semisam_options, protocol.semisam))
+        about_sam = protocol.backends.get(settings.sam, {})
+        chosen = {k: v for k, v in settings.sam_options.items() if k in about_sam}
+        places.append((settings.sam, chosen, about_sam))
     for place, options, prescribed in places:
         for name, value in options.items():
             if name not in prescribed or prescribed[name] != value:
@@ -207,6 +212,12 @@ def method_options(settings: RunSettings) -> Options:
 def semisam_options(settings: RunSettings) -> Options:
     """Return the branch's constructor options: the protocol's, overridden by the user's."""
     return {**PROTOCOLS[settings.protocol].semisam, **settings.semisam_options}
+
+
+def backend_options(settings: RunSettings) -> Options:
+    """Return the promptable model's constructor options: the protocol's, overridden by the user's."""
+    prescribed = PROTOCOLS[settings.protocol].backends.get(settings.sam, {})
+    return {**prescribed, **settings.sam_options}
 
 
 def read_settings(folder: Path) -> RunSettings:

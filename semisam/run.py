@@ -22,6 +22,7 @@ from semisam import __version__
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.checkpoint import CHECKPOINT, PREVIOUS
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
+from semisam.controls import NEED_TRUTH
 from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.store import VolumeStore, data_hash
 from semisam.errors import InputError
@@ -65,7 +66,10 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
         labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset)
         with _initial_seed(settings):
             framework = make_framework(settings, dataset.channels, dataset.num_classes)
-        store = VolumeStore(dataset, labeled=labeled, unlabeled=unlabeled, test=split.test)
+        oracle = settings.sam_control in NEED_TRUTH
+        store = VolumeStore(
+            dataset, labeled=labeled, unlabeled=unlabeled, test=split.test, oracle=oracle
+        )
         hashes = store.check(lambda done, total: report("check", done, total, {}))
         plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
         training = train(settings, framework, store, plan, folder, report)
@@ -117,6 +121,7 @@ def train(
         settings.patch,
         seed=settings.seed,
         augment=settings.augment,
+        truth=settings.sam_control in NEED_TRUTH,
     )
     trainer = Trainer(
         framework,
@@ -256,6 +261,7 @@ def _cost(settings: RunSettings, training: Summary, rows: list[dict[str, Any]]) 
     if "sam_seconds" in training.means:
         total = training.means["sam_seconds"] * settings.iterations
         cost["sam_seconds_share"] = total / training.seconds
+        cost["sam_calls"] = training.means["sam_calls"] * settings.iterations
     return cost
 
 

@@ -247,8 +247,13 @@ class Trainer:
         return int(state["step"])
 
     def _to_device(self, batch: Batch) -> Batch:
-        image = to_channels_last(batch.image.to(self.device, non_blocking=True))
-        return Batch(image, batch.label.to(self.device, non_blocking=True))
+        moved = {
+            field.name: to_channels_last(
+                getattr(batch, field.name).to(self.device, non_blocking=True)
+            )
+            for field in dataclasses.fields(batch)
+        }
+        return dataclasses.replace(batch, **moved)
 
     def _means(self) -> dict[str, float]:
         return {key: total / count for key, (total, count) in self._sums.items()}

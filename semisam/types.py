@@ -31,6 +31,17 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class OracleBatch(Batch):
+    """What training may not see: made for the controls of `semisam.controls` alone.
+
+    Attributes:
+        truth: ``(B, *S)`` int64, the labels of all rows.
+    """
+
+    truth: Tensor
+
+
+@dataclass(frozen=True)
 class Clock:
     """Training time. Every schedule is a pure function of a Clock."""
 

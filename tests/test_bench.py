@@ -51,7 +51,28 @@ def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     logs = {path.parent.name.split("-n")[0]: path for path in out.glob("runs/*/train.jsonl")}
     assert set(logs) == {"mt", "mt+geodesic", "mt+geodesic-gated"}
     result, _ = _bench(tmp_path, *args, "--sam-weight", "strong")
-    assert result.exit_code != 0 and "must be of paper and gated, got strong" in result.output
+    assert result.exit_code != 0 and "must be of paper, gated; got strong" in result.output
+
+
+def test_controls_are_named_in_the_table(tiny_la, tmp_path):
+    args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic", "--sam-every", "2")
+    controls = ("--sam-control", "none,oracle,truth,shuffled")
+    result, out = _bench(tmp_path, *args, *controls)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "table.csv", keep_default_na=False)
+    assert table[["sam", "sam_control"]].to_numpy().tolist() == [
+        ["none", ""],
+        ["geodesic", ""],
+        ["geodesic", "oracle"],
+        ["geodesic", "shuffled"],
+        ["geodesic", "truth"],
+    ]
+    assert "control: oracle" in " ".join(result.output.split())
+    calls = dict(zip(table["sam_control"], table["sam_calls"], strict=True))
+    assert float(calls["truth"]) == 0 and calls["oracle"] != ""
+    result, _ = _bench(tmp_path, *args, "--sam-control", "cheat")
+    assert result.exit_code != 0
+    assert "must be of none, oracle, truth, shuffled; got cheat" in " ".join(result.output.split())
 
 
 def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
@@ -59,6 +80,7 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
 
     row = {
         **{"protocol": "paper", "method": "mt", "sam": "none", "sam_weight": "", "labeled": 1},
+        "sam_control": "",
         **{"unlabeled": 79, "runs": 3, "dice": 53.14, "dice_sd": 10.25, "jaccard": 39.26},
         **{"jaccard_sd": 11.5, "asd_voxel": 13.67, "asd_voxel_sd": 12.25, "hd95_voxel": 111.74},
         **{"hd95_voxel_sd": 21.11, "empty": 12, "gain_dice": float("nan")},

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from semisam.branch import SemiSAM, check_pair, merge_prompts, sam_loss
-from semisam.errors import PluginError
+from semisam.controls import OracleSAM, ShuffledSAM, TruthSAM
+from semisam.errors import PluginError, SemisamError
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
 from semisam.gate import Quality, gate, measure, pooled_dice
@@ -17,7 +18,7 @@ from semisam.prompters.box import BoxPrompter
 from semisam.prompters.corrective_points import CorrectivePoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import random_batch, tiny_builder
-from semisam.types import Batch, Clock, Prompt, View
+from semisam.types import Batch, Clock, OracleBatch, Prompt, View
 
 # A fifth of the way, at a step that does not measure the labeled rows.
 CLOCK = Clock(2001, 10005)
@@ -348,3 +349,99 @@ def test_rows_without_the_class_are_no_evidence():
     found = measure(masks, label, [(0, masks[0]), (1, masks[1])], [(2, masks[2])], 1)
     assert (found.answer, found.proposal, found.agreement) == (None, None, None)
     assert found.agreement_unlabeled == 1.0
+
+
+def test_asked_every_few_steps_with_as_many_times_the_weight():
+    backend = RecordingBackend()
+    branch = SemiSAM(_framework(), backend, RecordingPrompter(), every=4, measure_every=0)
+    plain = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(), measure_every=0)
+    for step in range(8):
+        clock = Clock(step, 100)
+        torch.manual_seed(step)
+        got = branch.training_step(_batch(), clock)
+        torch.manual_seed(step)
+        want = plain.training_step(_batch(), clock)
+        factor = 4 if step % 4 == 0 else 0
+        assert float(got.losses["sam"]) == pytest.approx(factor * float(want.losses["sam"]))
+        assert got.metrics["sam_calls"] == (2 if factor else 0)
+        assert list(got.losses) == list(want.losses)
+    assert len(backend.encoded) == 2 * 2
+
+
+def test_below_the_floor_nothing_is_asked():
+    backend = RecordingBackend()
+    branch = SemiSAM(_framework(), backend, RecordingPrompter(), floor=0.05)
+    early, late = Clock(1, 100), Clock(20, 100)  # 0.1 exp(-0.05) and 0.1 exp(-1)
+    assert float(branch.training_step(_batch(), early).losses["sam"]) > 0
+    asked = len(backend.encoded)
+    step = branch.training_step(_batch(), late)
+    assert float(step.losses["sam"]) == 0 and len(backend.encoded) == asked
+    sum(step.losses.values()).backward()
+
+
+@pytest.mark.parametrize("option", [{"every": 0}, {"floor": -0.1}, {"measure_every": -1}])
+def test_branch_options_out_of_range(option):
+    with pytest.raises(ValueError, match=r"must|not"):
+        SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(), **option)
+
+
+def _oracle_batch(classes=2):
+    batch = _batch(classes)
+    truth = torch.randint(0, classes, (4, 6, 8, 4), generator=torch.Generator().manual_seed(3))
+    truth[:2] = batch.label
+    return OracleBatch(batch.image, batch.label, truth)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_oracle_prompts_are_the_truth_and_the_method_does_not_see_it(classes):
+    seen = []
+
+    class Spy(MeanTeacher):
+        def training_step(self, batch, clock):
+            seen.append(type(batch))
+            return super().training_step(batch, clock)
+
+    torch.manual_seed(0)
+    spy = Spy(tiny_builder(norm="none", dropout=0.0), classes)
+    prompter = RecordingPrompter()
+    batch = _oracle_batch(classes)
+    OracleSAM(spy, RecordingBackend(), prompter).training_step(batch, CLOCK)
+    assert seen == [Batch]
+    views = iter(prompter.views)
+    for row in (2, 3):
+        for k in range(1, classes):
+            view = next(views)
+            assert torch.equal(view.prob, (batch.truth[row] == k).float())
+            assert not view.uncertainty.any()
+
+
+def test_truth_as_the_answer_is_the_ceiling():
+    backend, batch = RecordingBackend(), _oracle_batch()
+    step = TruthSAM(_framework(), backend, RecordingPrompter()).training_step(batch, CLOCK)
+    answer = (batch.truth[2:] == 1).float()
+    want = 0.1 * math.exp(-1) * ((step.probs[2:, 1] - answer) ** 2).mean()
+    assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+    assert backend.encoded == [] and step.metrics["sam_calls"] == 0
+
+
+@pytest.mark.parametrize("control", [OracleSAM, TruthSAM])
+def test_without_the_truth_a_control_that_needs_it_stops(control):
+    branch = control(_framework(), RecordingBackend(), RecordingPrompter())
+    with pytest.raises(TypeError, match="OracleBatch"):
+        branch.training_step(_batch(), CLOCK)
+
+
+def test_shuffled_rows_get_each_others_answers():
+    batch = _batch()
+    masks = {float(batch.image[i].mean()): torch.full((6, 8, 4), i / 4) for i in range(4)}
+    branch = ShuffledSAM(_framework(), Sphere(masks), RecordingPrompter(), target="soft")
+    step = branch.training_step(batch, CLOCK)
+    answers = [(masks[float(batch.image[i].mean())] * 20 - 10).sigmoid() for i in (3, 2)]
+    want = 0.1 * math.exp(-1) * ((step.probs[2:, 1] - torch.stack(answers)) ** 2).mean()
+    assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_shuffled_needs_another_row():
+    branch = ShuffledSAM(_framework(), RecordingBackend(), RecordingPrompter())
+    with pytest.raises(SemisamError, match="two unlabeled rows in a batch, got 1"):
+        branch.training_step(_batch(labeled=2, unlabeled=1), CLOCK)

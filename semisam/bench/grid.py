@@ -27,6 +27,7 @@ class Axes:
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
         sam_weights: of the branch: ``paper``, or ``gated`` by the quality of its answers.
+        sam_controls: ``none`` for the branch itself; see `semisam.controls`.
     """
 
     methods: Sequence[str]
@@ -35,6 +36,7 @@ class Axes:
     subsets: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
     sam_weights: Sequence[str] = ("paper",)
+    sam_controls: Sequence[str] = ("none",)
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,15 @@ def expand(
     """
     runs = []
     order = itertools.product(
-        axes.seeds, axes.subsets, axes.labels, axes.methods, axes.sams, axes.sam_weights
+        axes.seeds,
+        axes.subsets,
+        axes.labels,
+        axes.methods,
+        axes.sams,
+        axes.sam_weights,
+        axes.sam_controls,
     )
-    for seed, subset, labels, method, sam, sam_weight in order:
+    for seed, subset, labels, method, sam, sam_weight, control in order:
         explicit = {
             **common,
             "method": method,
@@ -73,6 +81,7 @@ def expand(
             "seed": seed,
             "sam": sam,
             "sam_options": {} if sam == "none" else dict(options.get(sam, {})),
+            "sam_control": None if "none" in (sam, control) else control,
         }
         if sam == "none":
             # A bare run is the same whatever the branch's options: it must not be run twice.
@@ -125,6 +134,8 @@ def _folder_name(run: RunSettings, identity: str) -> str:
     sam = "" if run.sam == "none" else f"+{run.sam}"
     if run.semisam_options.get("gated"):
         sam += "-gated"
+    if run.sam_control:
+        sam += f"-{run.sam_control}"
     return f"{run.method}{sam}-n{run.labels}-subset{run.subset}-seed{run.seed}-{identity}"
 
 

@@ -20,6 +20,7 @@ _GROUP = [
     "method",
     "sam",
     "sam_weight",
+    "sam_control",
     "prompter",
     "labeled",
     "unlabeled",
@@ -60,11 +61,14 @@ def comparison(results: pd.DataFrame) -> pd.DataFrame:
         row["gain_dice"] = _gain(frame, group)
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
+        for name in ("sam_seconds_share", "sam_calls"):
+            # No run of the grid has it where none asked a promptable model.
+            row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
         row["departures"] = row.pop("departures")  # the longest column last
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(
-        ["protocol", "labeled", "method", "sam", "sam_weight"],
+        ["protocol", "labeled", "method", "sam", "sam_weight", "sam_control"],
         key=_none_first,
         kind="stable",
         ignore_index=True,
@@ -110,6 +114,7 @@ def _flatten(result: dict[str, Any]) -> dict[str, Any]:
         row[key] = json.dumps(value) if isinstance(value, list | dict) else value
     gated = result["options"]["semisam"].get("gated", False)
     row["sam_weight"] = "gated" if gated else "paper"
+    row["sam_control"] = row.get("sam_control") or ""
     if row["sam"] == "none":
         row["prompter"] = row["sam_weight"] = ""
     row["options"] = json.dumps(result["options"])

@@ -41,6 +41,15 @@ Examples:
     help="paper: lambda_s fades out; gated: scaled by how good SAM's answers are on labeled rows. "
     "Or both: paper,gated.",
 )
+@click.option(
+    "--sam-control",
+    "sam_controls",
+    type=Names(),
+    default="none",
+    show_default=True,
+    help="Does the gain come from SAM? oracle: prompts from the truth; truth: the truth as its "
+    "answer; shuffled: answers swapped between volumes. No methods: named in the table.",
+)
 @click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Run seeds.")
 @click.option(
     "--subsets",
@@ -57,6 +66,7 @@ def command(
     labels: tuple[int, ...],
     sams: tuple[str, ...] | None,
     sam_weights: tuple[str, ...],
+    sam_controls: tuple[str, ...],
     seeds: tuple[int, ...],
     subsets: tuple[int, ...],
     out: str,
@@ -65,20 +75,24 @@ def command(
 ) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
-    Runs the grid methods x labels x SAM x weights x subsets x seeds, each run in a process of its
-    own, and writes results.csv (a row a run) and table.csv (the comparison) into the output folder.
-    A run finished earlier is not run again; one that was stopped goes on where it was.
+    Runs the grid methods x labels x SAM (its weights and controls) x subsets x seeds, each run in a
+    process of its own, and writes results.csv (a row a run) and table.csv (the comparison) into the
+    output folder. A run finished earlier is not run again; one that was stopped goes on where it
+    was.
     """
     from semisam.bench import grid, local, results
     from semisam.cli.display import GridDisplay, console, print_table
-    from semisam.cli.options import check_sam_weights, common_settings, suggested_settings
+    from semisam.cli.options import check_names, common_settings, suggested_settings
+    from semisam.controls import CONTROLS
     from semisam.defaults import DEFAULT_BACKEND
     from semisam.files import writable_folder
 
     sams = sams or ("none", DEFAULT_BACKEND)
     common, options = common_settings(given, methods, sams)
     suggested = suggested_settings(common)
-    axes = grid.Axes(methods, sams, labels, subsets, seeds, check_sam_weights(sam_weights))
+    check_names("--sam-weight", sam_weights, ("paper", "gated"))
+    check_names("--sam-control", sam_controls, tuple(CONTROLS))
+    axes = grid.Axes(methods, sams, labels, subsets, seeds, sam_weights, sam_controls)
     runs = grid.expand(axes, common, suggested, options)
     folder = grid.runs_folder(writable_folder(Path(out)))
 

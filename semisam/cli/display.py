@@ -204,7 +204,8 @@ def _method(row: Mapping[Any, Any]) -> str:
     if row["sam"] == "none":
         return str(row["method"])
     gated = ", gated" if row["sam_weight"] == "gated" else ""
-    return f"{row['method']} + SemiSAM ({row['sam']}{gated})"
+    control = f", control: {row['sam_control']}" if row["sam_control"] else ""
+    return f"{row['method']} + SemiSAM ({row['sam']}{gated}{control})"
 
 
 def _mean_sd(mean: float, sd: float) -> str:
@@ -220,5 +221,6 @@ def _title(run: Run) -> str:
     s = run.settings
     sam = "" if s.sam == "none" else f" + {s.sam}"
     sam += " (gated)" if s.semisam_options.get("gated") else ""
+    sam += f" (control: {s.sam_control})" if s.sam_control else ""
     extra = f", subset {s.subset}" if s.subset else ""
     return f"{s.method}{sam}, {s.labels} labeled, seed {s.seed}{extra}"

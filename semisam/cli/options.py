@@ -68,6 +68,12 @@ _OPTIONS = (
         metavar="NAME",
         help="paper (default): its equations; published: each method's own code.",
     ),
+    click.option(
+        "--sam-every", type=int, help="Ask SAM once in so many iterations, at as many times (1)."
+    ),
+    click.option(
+        "--sam-floor", type=float, help="Ask SAM no more where lambda_s is below this (0)."
+    ),
     click.option("--iterations", type=int, help="Optimizer steps (6000, or as the data suggest)."),
     click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
     click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
@@ -103,18 +109,17 @@ def run_options(function: F) -> F:
     return function
 
 
-def check_sam_weights(names: Sequence[str]) -> Sequence[str]:
-    """Return the names if each is a weight of the SemiSAM branch.
+def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a name that an option does not know.
 
     Raises:
-        InputError: if one is not.
+        InputError: naming the option and what it knows.
     """
     from semisam.errors import InputError
 
-    wrong = [name for name in names if name not in ("paper", "gated")]
+    wrong = [name for name in names if name not in known]
     if wrong:
-        raise InputError(f"--sam-weight must be of paper and gated, got {', '.join(wrong)}")
-    return names
+        raise InputError(f"{option} must be of {', '.join(known)}; got {', '.join(wrong)}")
 
 
 def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -165,6 +170,10 @@ def common_settings(
     common = {
         key: value for key, value in given.items() if value is not None and key != "assignments"
     }
+    for option in ("every", "floor"):
+        value = common.pop(f"sam_{option}", None)
+        if value is not None:
+            options.setdefault(BRANCH, {})[option] = str(value)
     if "data" in common:
         path = Path(common["data"])
         # Runs have processes of their own, whose working folder is not the concern of a result.

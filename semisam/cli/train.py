@@ -21,6 +21,13 @@ from semisam.cli.options import run_options
     show_default=True,
     help="paper: lambda_s fades out; gated: scaled by how good SAM's answers are on labeled rows.",
 )
+@click.option(
+    "--sam-control",
+    type=click.Choice(["none", "oracle", "truth", "shuffled"]),
+    default="none",
+    show_default=True,
+    help="No method but a control of the branch, for attribution.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--subset", type=int, default=0, show_default=True, help="0: the first of the list.")
 @click.option("--out", required=True, metavar="FOLDER", help="The run's folder.")
@@ -30,6 +37,7 @@ def command(
     labels: int,
     sam: str,
     sam_weight: str,
+    sam_control: str,
     seed: int,
     subset: int,
     out: str,
@@ -51,7 +59,7 @@ def command(
 
     keep_memory()
     common, options = common_settings(given, [method], [sam])
-    axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight])
+    axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight], [sam_control])
     settings = grid.expand(axes, common, suggested_settings(common), options)[0]
     folder = writable_folder(Path(out))
     if settings.data is None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from semisam.data.augment import draw_orientation, orient, shape_before
 from semisam.data.store import VolumeStore
 from semisam.errors import InputError
-from semisam.types import Batch
+from semisam.types import Batch, OracleBatch
 
 _ORDER, _CROP = 0, 1  # what a random stream is for
 _LABELED, _UNLABELED = 0, 1  # whose stream it is
@@ -89,6 +89,7 @@ class BatchSource:
         patch: spatial shape of a patch, in voxels.
         seed: a non-negative integer.
         augment: whether to draw orientations; without, all are the identity.
+        truth: make batches with the labels of all rows, for a control; the store must allow it.
 
     Raises:
         InputError: the plan asks for rows of a stream that has no cases.
@@ -104,6 +105,7 @@ class BatchSource:
         *,
         seed: int,
         augment: bool = True,
+        truth: bool = False,
     ) -> None:
         for kind, rows, cases in (
             ("labeled", plan.labeled, labeled),
@@ -119,6 +121,7 @@ class BatchSource:
         self.patch = tuple(patch)
         self.seed = seed
         self.augment = augment
+        self.truth = truth
 
     def cases(self, step: int) -> tuple[str, ...]:
         """Return the cases of a step's rows, labeled first."""
@@ -131,7 +134,8 @@ class BatchSource:
         """Return one step's batch on the CPU.
 
         Returns:
-            Image ``(B, C, *patch)`` float32 and label ``(L, *patch)`` int64, labeled rows first.
+            Image ``(B, C, *patch)`` float32 and label ``(L, *patch)`` int64, labeled rows first;
+            with ``truth`` an `OracleBatch`.
 
         Raises:
             InputError: a volume does not have as many axes as the patch.
@@ -139,7 +143,8 @@ class BatchSource:
         cases = self.cases(step)
         channels = self.store.image(cases[0]).array.shape[0]
         image = np.empty((len(cases), channels, *self.patch), np.float32)
-        label = np.empty((self.plan.labeled, *self.patch), np.int64)
+        known = len(cases) if self.truth else self.plan.labeled
+        label = np.empty((known, *self.patch), np.int64)
         for row, case in enumerate(cases):
             is_labeled = row < self.plan.labeled
             volume = self.store.image(case).array
@@ -159,11 +164,14 @@ class BatchSource:
             window = _draw_window(volume.shape[1:], shape_before(self.patch, orientation), rng)
             cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
             _place(cut, image[row], len(self.patch))
-            if is_labeled:
+            if row < known:
                 _place(
                     orient(self.store.label(case)[window], orientation), label[row], len(self.patch)
                 )
-        return Batch(torch.from_numpy(image), torch.from_numpy(label))
+        labels = torch.from_numpy(label)
+        if self.truth:
+            return OracleBatch(torch.from_numpy(image), labels[: self.plan.labeled], labels)
+        return Batch(torch.from_numpy(image), labels)
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

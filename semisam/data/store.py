@@ -33,6 +33,7 @@ class VolumeStore:
         labeled: training cases whose label may be read.
         unlabeled: training cases whose label may not be read.
         test: cases to evaluate on; their label may be read.
+        oracle: let the labels of unlabeled cases be read after all, for a control that says so.
         max_bytes: bound of the cache; the least recently used volume goes first.
 
     Raises:
@@ -46,6 +47,7 @@ class VolumeStore:
         labeled: Sequence[str],
         unlabeled: Sequence[str],
         test: Sequence[str],
+        oracle: bool = False,
         max_bytes: int = 4 * 2**30,
     ) -> None:
         self.dataset = dataset
@@ -59,7 +61,8 @@ class VolumeStore:
                     f"{case} twice; take one out"
                 )
             seen.add(case)
-        self._may_read_label = frozenset((*self.labeled, *self.test))
+        extra = self.unlabeled if oracle else ()
+        self._may_read_label = frozenset((*self.labeled, *self.test, *extra))
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
