@@ -1,0 +1,265 @@
+"""The SAM family of `transformers` as models of pictures: loading, and the way to their pixels."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from semisam.backends._slices import mask_box
+from semisam.errors import InputError, PluginError
+from semisam.types import Prompt
+
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, with which SAM and SAM 2 were trained
+_STD = (0.229, 0.224, 0.225)
+_SURE = 1e-3  # a mask goes in as log odds, of probabilities no nearer to 0 or 1
+
+Features = tuple[Tensor, ...]
+
+
+def load(architecture: str, model_types: Sequence[str], checkpoint: str) -> nn.Module:
+    """Return the frozen model of a checkpoint, in float32 and eval mode, on the CPU.
+
+    Safetensors are preferred; a pickled checkpoint is read with ``weights_only``. Code that comes
+    with a checkpoint is never run.
+
+    Args:
+        architecture: a model class of `transformers`.
+        model_types: what a fitting ``config.json`` may call itself.
+        checkpoint: a directory that ``save_pretrained`` wrote, or a name on the Hugging Face hub,
+            whose files are kept in its cache.
+
+    Raises:
+        PluginError: `transformers` is not installed.
+        InputError: no such checkpoint, one of another model, or one without some of the weights.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise PluginError(
+            f"this backend needs the package transformers, which could not be imported ({error}): "
+            "pip install 'semisam[sam2d]'"
+        ) from error
+    _check_checkpoint(checkpoint)
+    quiet = transformers.utils.logging
+    verbosity, bars = quiet.get_verbosity(), quiet.is_progress_bar_enabled()
+    quiet.set_verbosity_error()  # what it would warn of is refused below
+    if Path(checkpoint).is_dir():
+        quiet.disable_progress_bar()
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(checkpoint)
+        if config.get("model_type") not in model_types:
+            raise InputError(
+                f"checkpoint must hold a model of type {' or '.join(model_types)}; got "
+                f"{config.get('model_type')!r} in {checkpoint}: choose the backend that fits it"
+            )
+        # Random initial values, which loading replaces, are no business of the global generator.
+        with torch.random.fork_rng(devices=[]):
+            model, report = getattr(transformers, architecture).from_pretrained(
+                checkpoint, dtype=torch.float32, weights_only=True, output_loading_info=True
+            )
+    except InputError:
+        raise
+    except Exception as error:  # of many libraries below: files, network, formats
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"checkpoint must be a directory or a name on the Hugging Face hub that {architecture} "
+            f"of transformers opens; got {checkpoint}: {type(error).__name__}: {reason}"
+        ) from error
+    finally:
+        quiet.set_verbosity(verbosity)
+        if bars:
+            quiet.enable_progress_bar()
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(
+            f"checkpoint must hold every weight of {architecture}; got {checkpoint}, which lacks "
+            f"{len(missing)}, among them {missing[0]}"
+        )
+    frozen: nn.Module = model.eval().requires_grad_(False)
+    return frozen
+
+
+def _check_checkpoint(checkpoint: str) -> None:
+    path = Path(checkpoint)
+    if path.is_dir() or (not path.exists() and re.fullmatch(r"[\w.-]*\w/\w[\w.-]*", checkpoint)):
+        return
+    what = "is a file" if path.exists() else "does not exist"
+    raise InputError(
+        "checkpoint must be a directory as save_pretrained of transformers writes it, or a name "
+        f"owner/model on the Hugging Face hub; got {checkpoint}, which {what}"
+    )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a slice ``(a, b)`` lies in the square picture that a model sees.
+
+    The first axis runs to the right (x) and the second one down (y). The slice fills the picture's
+    top left corner. The centre of voxel ``i`` lies at pixel ``(i + 1/2) scale - 1/2``: the small
+    slices of scans are enlarged up to tenfold, where rounding it down would shift every click.
+
+    Attributes:
+        shape: ``(a, b)``.
+        side: of the picture, in pixels.
+        filled: pixels that the slice fills, ``(right, down)``.
+    """
+
+    shape: tuple[int, int]
+    side: int
+    filled: tuple[int, int]
+
+    @classmethod
+    def fit(cls, shape: tuple[int, int], side: int, keep_aspect: bool) -> Frame:
+        """Enlarge a slice until its longer side fills the picture, or both sides do."""
+        longest = max(shape)
+        right, down = (max(round(side * n / longest), 1) for n in shape)
+        return cls(shape, side, (right, down) if keep_aspect else (side, side))
+
+    def picture(self, slices: Tensor, mode: str) -> Tensor:
+        """Return the filled part ``(N, 3, down, right)`` of the picture of ``(N, 3, a, b)``."""
+        size = self.filled[::-1]
+        return functional.interpolate(slices.transpose(-1, -2), size, mode=mode, antialias=True)
+
+    def pad(self, picture: Tensor) -> Tensor:
+        """Fill what is right of and below the slice with zeros."""
+        right, down = self.filled
+        return functional.pad(picture, (0, self.side - right, 0, self.side - down))
+
+    def points(self, points: Tensor) -> Tensor:
+        """Return pixels (x, y) of voxels ``(N, 2)``."""
+        return (points + 0.5) * self._scale(points) - 0.5
+
+    def box(self, box: Tensor) -> Tensor:
+        """Return (x, y, x, y): the pixels of the edges of a half-open box ``(2, 2)``."""
+        return (box * self._scale(box) - 0.5).flatten()
+
+    def mask(self, prob: Tensor, side: int) -> Tensor:
+        """Return log odds ``(side, side)`` of the picture of a probability map ``(a, b)``."""
+        picture = self.pad(self.picture(prob[None, None], "bilinear"))
+        small = functional.interpolate(picture, (side, side), mode="area")[0, 0]
+        return small.clamp(_SURE, 1 - _SURE).logit()
+
+    def logits(self, low: Tensor) -> Tensor:
+        """Return ``(N, a, b)`` of the picture's log odds ``(N, s, s)``, of whatever resolution."""
+        size = (self.side, self.side)
+        full = functional.interpolate(low[:, None], size, mode="bilinear", align_corners=False)
+        right, down = self.filled
+        mine = functional.interpolate(
+            full[..., :down, :right], self.shape[::-1], mode="bilinear", antialias=True
+        )
+        return mine[:, 0].transpose(-1, -2)
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return torch.tensor([f / n for f, n in zip(self.filled, self.shape, strict=True)]).to(
+            like.device
+        )
+
+
+class PictureModel(ABC):
+    """What the SAM family has in common as a `semisam.backends.slicewise.SliceModel`.
+
+    A lone click is ambiguous: the model gives the part, the whole and more, and its own estimate of
+    the IoU chooses. Any other prompt gets its single answer.
+
+    Args:
+        module: a frozen model of `transformers`.
+        bf16: compute in bfloat16 where that is safe (autocast), else in float32.
+    """
+
+    accepts: frozenset[str] = frozenset({"points", "box", "mask"})
+    keep_aspect: bool = False
+    resampling: str = "bilinear"
+
+    def __init__(self, module: nn.Module, *, bf16: bool = False) -> None:
+        self._module = module
+        self._bf16 = bf16
+        config: Any = module.config
+        self._side = int(config.prompt_encoder_config.image_size)
+        self._mask_side = 4 * (self._side // int(config.prompt_encoder_config.patch_size))
+
+    @abstractmethod
+    def _features(self, pixels: Tensor) -> Features:
+        """Return the levels of the image features, ``(N, ...)`` each, of ``(N, 3, side, side)``."""
+
+    def _embeddings(self, levels: Features) -> Any:
+        """Return the levels as the model's ``image_embeddings``."""
+        return levels[0]
+
+    def _normalise(self, picture: Tensor) -> Tensor:
+        """Bring a picture in [0, 1] to the values that the model was trained on."""
+        mean, std = (torch.tensor(v).to(picture).view(3, 1, 1) for v in (_MEAN, _STD))
+        return (picture - mean) / std
+
+    @torch.no_grad()
+    def encode(self, slices: Tensor) -> list[Features]:
+        """Return the features of each slice of ``(N, 3, a, b)``, which are in [0, 1]."""
+        a, b = slices.shape[2:]
+        frame = self._frame((a, b))
+        pixels = frame.pad(self._normalise(frame.picture(slices, self.resampling)))
+        self._module.to(slices.device)
+        with self._autocast(slices.device):
+            levels = self._features(pixels)
+        return list(zip(*levels, strict=True))
+
+    @torch.no_grad()
+    def segment(
+        self, features: Sequence[Features], prompts: Sequence[Prompt], shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits ``(N, a, b)`` float32, and of each its estimated IoU ``(N,)``."""
+        frame = self._frame(shape)
+        asked = [self._inputs(prompt, frame) for prompt in prompts]
+        alike: dict[tuple[tuple[str, torch.Size], ...], list[int]] = {}
+        for n, inputs in enumerate(asked):
+            # Unequal numbers of clicks are asked apart: padding to the most would change answers.
+            alike.setdefault(tuple((k, v.shape) for k, v in inputs.items()), []).append(n)
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
+        for some in alike.values():
+            levels = tuple(map(torch.stack, zip(*(features[n] for n in some), strict=True)))
+            inputs = {k: torch.stack([asked[n][k] for n in some]) for k in asked[some[0]]}
+            logits, quality = self._decode(levels, inputs)
+            rows.update(zip(some, zip(frame.logits(logits), quality, strict=True), strict=True))
+        both = [rows[n] for n in range(len(prompts))]
+        return torch.stack([row for row, _ in both]), torch.stack([q for _, q in both])
+
+    def _decode(self, levels: Features, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the best logits ``(N, s, s)`` and their estimated IoU ``(N,)``."""
+        lone = set(inputs) == {"input_points", "input_labels"}
+        ambiguous = lone and inputs["input_labels"].shape[-1] == 1
+        with self._autocast(levels[0].device):
+            out = self._module(
+                image_embeddings=self._embeddings(levels), multimask_output=ambiguous, **inputs
+            )
+        scores = out.iou_scores[:, 0].float()
+        best = scores.argmax(1)
+        row = torch.arange(len(best), device=best.device)
+        return out.pred_masks[:, 0].float()[row, best], scores[row, best]
+
+    def _inputs(self, prompt: Prompt, frame: Frame) -> dict[str, Tensor]:
+        """Return the model's inputs for one slice, one prompt, without the batch axis."""
+        inputs: dict[str, Tensor] = {}
+        box = prompt.box
+        if prompt.points is not None and prompt.labels is not None:
+            inputs["input_points"] = frame.points(prompt.points)[None]
+            inputs["input_labels"] = prompt.labels.long()[None]
+        elif box is None and prompt.mask is not None:
+            box = mask_box(prompt.mask > 0.5)  # SAM never saw a mask alone in training
+        if box is not None:
+            inputs["input_boxes"] = frame.box(box)[None]
+        if prompt.mask is not None:
+            inputs["input_masks"] = frame.mask(prompt.mask, self._mask_side)[None]
+        return inputs
+
+    def _frame(self, shape: tuple[int, int]) -> Frame:
+        return Frame.fit(shape, self._side, self.keep_aspect)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        # Where it is off, it also undoes that of the training in which the answer is asked for.
+        return torch.autocast(device.type, torch.bfloat16, enabled=self._bf16)

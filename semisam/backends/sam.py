@@ -1,0 +1,60 @@
+"""SAM, the Segment Anything Model, slice by slice.
+
+References:
+    Kirillov et al. "Segment Anything." ICCV 2023. https://arxiv.org/abs/2304.02643
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from semisam.backends._transformers import Features, PictureModel, load
+from semisam.backends.slicewise import SliceWise
+
+
+class SamPictures(PictureModel):
+    """SAM on pictures: the longer side fills 1024 pixels, the rest is zero."""
+
+    keep_aspect = True
+
+    def _features(self, pixels: Tensor) -> Features:
+        # SamModel has the method; a Module's attributes are untyped.
+        return (self._module.get_image_embeddings(pixels),)  # type: ignore[operator]
+
+
+class Sam(SliceWise):
+    """Asks SAM about the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
+
+    Takes points of both signs, boxes and masks. SAM was trained on photographs and needs prompts on
+    each slice; between the clicks the answer is carried on from slice to slice (`SliceWise`).
+
+    Differs from the published code: a click is the centre of its voxel and not its corner, as a
+    slice of 64 voxels is enlarged 16 times; a mask without anything else comes with its box; the
+    slice is resized as numbers, not as bytes.
+
+    Args:
+        checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.
+        axis: which axis of a volume runs through the slices; -1: the last, which is z in a scan.
+        propagate: carry the answer to clicks to the slices without any; switch it off where every
+            slice is clicked.
+        batch: slices that the model sees at once.
+        clip: percent of the voxels that the intensity window clips at either end.
+        bf16: compute in bfloat16: faster where the hardware has it, not equal to float32.
+
+    Raises:
+        PluginError: transformers is not installed.
+        InputError: an option is out of range or the checkpoint is not one of SAM.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str = "facebook/sam-vit-base",
+        axis: int = -1,
+        propagate: bool = True,
+        batch: int = 4,
+        clip: float = 0.5,
+        bf16: bool = False,
+    ) -> None:
+        model = SamPictures(load("SamModel", ["sam"], checkpoint), bf16=bf16)
+        super().__init__(model, axis=axis, propagate=propagate, batch=batch, clip=clip)
