@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from semisam.bench.grid import Axes, check, expand
-from semisam.bench.results import collect, comparison
+from semisam.bench.results import collect, collect_cases, comparison
 from semisam.cli.main import main
 
 TINY = [
@@ -84,12 +84,15 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
         **{"unlabeled": 79, "runs": 3, "dice": 53.14, "dice_sd": 10.25, "jaccard": 39.26},
         **{"jaccard_sd": 11.5, "asd_voxel": 13.67, "asd_voxel_sd": 12.25, "hd95_voxel": 111.74},
         **{"hd95_voxel_sd": 21.11, "empty": 12, "gain_dice": float("nan")},
+        **dict.fromkeys(("gain_low", "gain_high", "gain_p", "gain_p_holm"), float("nan")),
+        "departures": "",
     }
     wrapped = {**row, "sam": "geodesic", "sam_weight": "gated", "gain_dice": -12.34}
+    wrapped |= {"gain_low": -23.4, "gain_high": -10.2, "gain_p": 0.01, "gain_p_holm": 0.02}
     monkeypatch.setattr(display, "console", Console(width=80, highlight=False))
     display.print_table(pd.DataFrame([row, wrapped]))
     output = capsys.readouterr().out
-    for text in ("53.14", "± 10.25", "111.74", "± 21.11", "-12.34", "Gain", "gated"):
+    for text in ("53.14", "± 10.25", "111.74", "± 21.11", "-12.34*", "-23.4..-10.2", "gated"):
         assert text in output
     assert "…" not in output and max(map(len, output.splitlines())) <= 80
 
@@ -248,7 +251,7 @@ def test_the_table_averages_runs_and_pairs_the_gain(tmp_path):
                 "subset": 0,
                 "seed": seed,
             },
-            "options": {},
+            "options": {"method": {}, "semisam": {}},
             "run": f"{sam}{seed}",
             "data": {"labeled": 1, "unlabeled": 3, "labeled_cases": ["a"]},
             "metrics": metrics,
@@ -257,7 +260,11 @@ def test_the_table_averages_runs_and_pairs_the_gain(tmp_path):
             "versions": {},
         }
         (folder / "result.json").write_text(json.dumps(result))
-    table = comparison(collect(sorted(tmp_path.iterdir())))
+        scores = {"case": "x", "class": "y", "dice": dice, "jaccard": 1.0}
+        scores |= {"asd_voxel": 1.0, "hd95_voxel": 1.0}
+        pd.DataFrame([scores]).to_csv(folder / "cases.csv", index=False)
+    folders = sorted(tmp_path.iterdir())
+    table = comparison(collect(folders), collect_cases(folders))
     bare, sam = table.to_dict("records")
     assert (bare["sam"], sam["sam"]) == ("none", "geodesic")
     assert bare["dice"] == pytest.approx(55) and bare["dice_sd"] == pytest.approx(50**0.5)

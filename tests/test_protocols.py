@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from semisam import plugins
 from semisam.bench.grid import Axes, expand
-from semisam.bench.results import collect, comparison
+from semisam.bench.results import collect, collect_cases, comparison
 from semisam.branch import SemiSAM
 from semisam.cli.bench import _about_settings
 from semisam.cli.display import protocol_lines
@@ -228,7 +228,7 @@ def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, 
     assert set(rows["protocol"]) == {"published"}
 
     bench("paper", "mt", "none")
-    mixed = comparison(collect(tmp_path.glob("p*/runs/mt-*")))
+    mixed = comparison(*(f(tmp_path.glob("p*/runs/mt-*")) for f in (collect, collect_cases)))
     assert mixed[["protocol", "method", "runs"]].to_numpy().tolist() == [
         ["paper", "mt", 1],
         ["published", "mt", 1],

@@ -109,7 +109,10 @@ def check(
     # Names, options and pairs first: they need no scan.
     with torch.random.fork_rng(devices=[]):
         frameworks = [make_framework(r, dataset.channels, dataset.num_classes) for r in runs]
-    chosen = {(r.labels, r.subset): choose_labeled(split, r.labels, r.subset) for r in runs}
+    chosen = {
+        (r.labels, r.subset): choose_labeled(split, r.labels, r.subset, dataset.has_label)
+        for r in runs
+    }
     ever_labeled = {case for labeled, _ in chosen.values() for case in labeled}
     store = VolumeStore(
         dataset,

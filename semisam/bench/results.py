@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from semisam.bench.statistics import compare, holm
 from semisam.config import RunSettings, departures
 from semisam.files import replace_file
-from semisam.run import RESULT
+from semisam.run import CASES, RESULT
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
@@ -38,14 +40,36 @@ def collect(folders: Iterable[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparison(results: pd.DataFrame) -> pd.DataFrame:
+def collect_cases(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
+    frames = []
+    for path in _results(folders):
+        frame = pd.read_csv(path.with_name(CASES), dtype={"case": str})
+        means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
+        means.insert(0, "run", json.loads(path.read_text())["run"])
+        frames.append(means)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison table: mean and SD over runs (seeds and labeled subsets).
 
     Runs of different protocols, or that depart from theirs in different ways, never share a row.
     Dice and Jaccard are in percent, distances in voxels, as in the paper. ``gain_dice`` is the mean
     difference to the same method without SAM over the (subset, seed) pairs that both have, in
     points; ``empty`` counts empty predictions over all runs.
+
+    ``<metric>_sd`` is over runs; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
+    ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
+    is Wilcoxon's, and ``gain_p_holm`` the same corrected for all gains of the table.
+
+    Args:
+        results: of `collect`.
+        cases: of `collect_cases`.
     """
+    scaled = cases.copy()
+    for metric in _PERCENT:
+        scaled[metric] = 100.0 * scaled[metric]
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
     for metric in TABLE_METRICS:
         scale = 100.0 if metric in _PERCENT else 1.0
@@ -57,8 +81,9 @@ def comparison(results: pd.DataFrame) -> pd.DataFrame:
         for metric in TABLE_METRICS:
             row[metric] = group[metric].mean()
             row[f"{metric}_sd"] = group[metric].std(ddof=1)
+            row[f"{metric}_sd_cases"] = _by_case(scaled, group["run"], metric).std(ddof=1)
         row["empty"] = int(group["metrics.empty_predictions"].sum())
-        row["gain_dice"] = _gain(frame, group)
+        row |= _gain(frame, group, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
         for name in ("sam_seconds_share", "sam_calls"):
@@ -67,6 +92,7 @@ def comparison(results: pd.DataFrame) -> pd.DataFrame:
         row["departures"] = row.pop("departures")  # the longest column last
         rows.append(row)
     table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("gain_p") + 1, "gain_p_holm", holm(table["gain_p"]))
     return table.sort_values(
         ["protocol", "labeled", "method", "sam", "sam_weight", "sam_control"],
         key=_none_first,
@@ -81,10 +107,13 @@ def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
         frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
 
-def _gain(frame: pd.DataFrame, group: pd.DataFrame) -> float | None:
+def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
+    """Return the gain in Dice over the same method without SAM, with interval and p."""
     first = group.iloc[0]
+    names = ("gain_dice", "gain_low", "gain_high", "gain_p")
+    nothing = dict.fromkeys(names, math.nan)
     if first["sam"] == "none":
-        return None
+        return nothing
     same = (
         (frame["protocol"] == first["protocol"])
         & (frame["method"] == first["method"])
@@ -93,8 +122,18 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame) -> float | None:
     )
     pairs = group.merge(frame[same], on=["subset", "seed"], suffixes=("", "_bare"))
     if pairs.empty:
-        return None
-    return float((pairs["dice"] - pairs["dice_bare"]).mean())
+        return nothing
+    with_sam = _by_case(cases, pairs["run"], "dice")
+    without = _by_case(cases, pairs["run_bare"], "dice")
+    common = with_sam.index.intersection(without.index, sort=False)
+    found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
+    return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
+
+
+def _by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:
+    """Return a metric per test case, the mean of the runs."""
+    chosen = cases[cases["run"].isin(runs)]
+    return chosen.groupby("case", sort=False)[metric].mean()
 
 
 def _none_first(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -112,7 +112,7 @@ def command(
     frame = results.collect(folder / run.name for run in named)
     if not frame.empty:
         results.write(frame, Path(out) / "results.csv", digits=10)
-        table = results.comparison(frame)
+        table = results.comparison(frame, results.collect_cases(folder / r.name for r in named))
         results.write(table, Path(out) / "table.csv")
         print_table(table)
         console.print(f"Written: {Path(out) / 'table.csv'}, {Path(out) / 'results.csv'}")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
+ALPHA = 0.05
+
 _PHASES = {"check": "checking scans", "train": "training", "evaluate": "evaluating"}
 
 
@@ -145,11 +147,33 @@ def print_table(table: pd.DataFrame) -> None:
                 for m in ("dice", "jaccard", "asd_voxel", "hd95_voxel")
             ),
             str(row["empty"]),
-            "" if gain is None or math.isnan(gain) else f"{gain:+.2f}",
+            "" if math.isnan(gain) else _gain(row),
         )
     console.print(shown)
-    for line in protocol_lines(table):
+    for line in (*gain_lines(table), *protocol_lines(table)):
         console.print(escape(line))
+
+
+def gain_lines(table: pd.DataFrame) -> list[str]:
+    """Return what the marks beside the gains mean, if there are gains with a test."""
+    tested = table[table["gain_p"].notna()]
+    if tested.empty:
+        return []
+    line = (
+        "Gain: paired over test cases; below it its 95 % bootstrap interval. * p < 0.05 "
+        f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
+    )
+    if (tested["runs"] == 1).any():
+        line += " Rows of one run say nothing of other seeds or other labeled scans."
+    return [line]
+
+
+def _gain(row: Mapping[Any, Any]) -> str:
+    star = "*" if row["gain_p_holm"] < ALPHA else ""
+    text = f"{row['gain_dice']:+.2f}{star}"
+    if math.isnan(row["gain_low"]):
+        return text
+    return f"{text}\n{row['gain_low']:+.1f}..{row['gain_high']:+.1f}"
 
 
 def protocol_lines(table: pd.DataFrame) -> list[str]:

@@ -1,0 +1,93 @@
+"""Is a gain more than chance? Paired comparisons over test cases.
+
+What is compared is one pair of rows at a time, a method and the same method with SemiSAM, on the
+same test cases and the same labeled subsets and seeds. Resampling cases tells how far the gain
+would move with other patients; it says nothing of other seeds or other labeled scans, which the SD
+over runs shows.
+
+References:
+    Efron, Tibshirani. "An introduction to the bootstrap." 1993, chapter 13 (percentile intervals).
+    Wilcoxon. "Individual comparisons by ranking methods." Biometrics Bulletin 1, 1945.
+    Holm. "A simple sequentially rejective multiple test procedure." Scand. J. Statist. 6, 1979.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A gain over cases.
+
+    Attributes:
+        gain: mean over cases of the paired difference.
+        low: lower end of its 95 % interval; NaN with fewer than two cases.
+        high: upper end.
+        p: of the two-sided Wilcoxon signed-rank test; NaN with fewer than two cases.
+    """
+
+    gain: float
+    low: float
+    high: float
+    p: float
+
+
+def compare(bare: Floats, wrapped: Floats, seed: int = 0) -> Comparison:
+    """Compare two rows case by case.
+
+    Args:
+        bare: ``(n,)`` scores of the cases without, each the mean over runs.
+        wrapped: ``(n,)`` scores of the same cases with.
+        seed: of the resampling; the same scores give the same interval.
+    """
+    difference = np.asarray(wrapped, float) - np.asarray(bare, float)
+    if len(difference) < 2:
+        return Comparison(float(difference.mean()), math.nan, math.nan, math.nan)
+    low, high = bootstrap_interval(difference, seed)
+    return Comparison(float(difference.mean()), low, high, signed_rank(difference))
+
+
+def bootstrap_interval(
+    values: Floats, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of ``(n,)`` values."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    drawn = rng.integers(len(values), size=(resamples, len(values)))
+    means = np.asarray(values)[drawn].mean(axis=1)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def signed_rank(difference: Floats) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs."""
+    difference = np.asarray(difference)
+    if not difference.any():
+        return 1.0
+    return float(stats.wilcoxon(difference).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p values, in the order given; NaN stays and does not count."""
+    values = np.asarray(p_values, float)
+    known = np.flatnonzero(~np.isnan(values))
+    adjusted = values.copy()
+    order = known[np.argsort(values[known], kind="stable")]
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min((len(order) - rank) * values[index], 1.0))
+        adjusted[index] = highest
+    return [float(value) for value in adjusted]
