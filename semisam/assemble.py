@@ -118,14 +118,14 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     """Build the promptable segmenter and the prompter of the settings."""
-    backend_options = plugins.check_options("backend", settings.sam, backend_options(settings))
+    model_options = plugins.check_options("backend", settings.sam, backend_options(settings))
     prompter_options = plugins.check_options(
         "prompter", settings.prompter, settings.prompter_options
     )
     backend = plugins.load("backend", settings.sam)
     prompter = plugins.load("prompter", settings.prompter)
     return (
-        _construct(f"the backend {settings.sam}", lambda: backend(**backend_options)),
+        _construct(f"the backend {settings.sam}", lambda: backend(**model_options)),
         _construct(f"the prompter {settings.prompter}", lambda: prompter(**prompter_options)),
     )
 

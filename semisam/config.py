@@ -215,7 +215,7 @@ def semisam_options(settings: RunSettings) -> Options:
 
 
 def backend_options(settings: RunSettings) -> Options:
-    """Return the promptable model's constructor options: the protocol's, overridden by the user's."""
+    """Return the promptable model's options: the protocol's, overridden by the user's."""
     prescribed = PROTOCOLS[settings.protocol].backends.get(settings.sam, {})
     return {**prescribed, **settings.sam_options}
 

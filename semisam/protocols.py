@@ -22,6 +22,7 @@ class Protocol:
             SemiSAM, so that a gain compares like with like.
         methods: constructor options by method name; those not named keep their defaults.
         semisam: options of the SemiSAM branch.
+        backends: constructor options by promptable model.
         listed_only: it describes the methods that ``methods`` names and no other.
     """
 
@@ -30,6 +31,7 @@ class Protocol:
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     semisam: Mapping[str, Any] = field(default_factory=dict)
+    backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     listed_only: bool = False
 
     def run_settings(self, method: str) -> dict[str, Any]:
@@ -44,6 +46,9 @@ class Protocol:
 # exp(-5 (1 - t'/40)^2) with t' = floor(t / 150): 40 steps in the published 6000 iterations.
 _PUBLISHED_RAMP = {"ramp_power": 2.0, "ramp_every": 150}
 
+# SemiSAM gives SAM-Med3D the patch as it is, padded with zeros.
+_PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
+
 _KEEP_LARGEST = {"largest_component": True}
 _KEEP_ALL = {"largest_component": False}
 
@@ -51,6 +56,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "paper": Protocol(
         note="the equations of the SemiSAM paper: lambda_c = 0.1 exp(-5 (1 - t/T)), "
         "lambda_s = 0.1 exp(-5 t/T)",
+        backends=_PATCH_AS_IT_IS,
     ),
     "published": Protocol(
         note="each repository's own code for the Left Atrium (ent-mini: SSL4MIS in 3D, on the "
@@ -105,6 +111,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         },
         # The SAM term is halved.
         semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
+        backends=_PATCH_AS_IT_IS,
         listed_only=True,
     ),
 }

@@ -24,7 +24,7 @@ def test_the_tests_below_miss_no_builtin():
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
             *("cps", "urpc", "ict", "bcp"),
         },
-        "backend": {"geodesic"},
+        "backend": {"geodesic", "sam-med3d"},  # the second: tests/backends
         "prompter": {
             *("uncertainty-points", "random-points", "center-points", "corrective-points"),
             *("box", "mask", "box+points", "mask+points"),

@@ -1,0 +1,1 @@
+"""SAM-Med3D, written anew: image encoder, prompt encoder, mask decoder, checkpoints."""

@@ -1,0 +1,277 @@
+"""SAM-Med3D, the promptable segmenter of the SemiSAM paper, from its published checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semisam.backends._cube import Cube, cube_around, resample, scaled_shape
+from semisam.backends._sam_med3d.network import SamMed3DNet, load_published
+from semisam.backends._seeds import check_prompt
+from semisam.errors import InputError
+from semisam.hub import hub_file
+from semisam.types import Prompt
+
+REPOSITORY = "blueyo0/SAM-Med3D"
+NAMES = ("sam_med3d", "sam_med3d_turbo")
+_SPACING = 1.5  # mm, of the scans that it was trained on
+_SURE = 1e-4  # no probability of a mask prompt is nearer to 0 or 1
+_OUTSIDE = math.log(_SURE / (1 - _SURE))  # the logit where the network did not look
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One image.
+
+    Attributes:
+        shape: ``(*S)`` of the image.
+        device: where the image came from and where the answer goes.
+        volume: ``(*s)`` the image on the network's spacing.
+        features: ``(1, C, n, n, n)`` of each cube that was looked at, by its start. An image that
+            fits into one cube has one; of a larger one a prompt adds the cube around it, which
+            changes the answer to no other.
+    """
+
+    shape: tuple[int, ...]
+    device: torch.device
+    volume: Tensor
+    features: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A prompt in its cube: positions ``(N, 3)``, labels ``(N,)``, mask logits ``(c, c, c)``."""
+
+    cube: Cube
+    features: Tensor
+    points: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+class SamMed3D:
+    """Segments what clicks or a mask point at with SAM-Med3D, given its checkpoint.
+
+    Paper: Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric
+    medical images." 2023. https://arxiv.org/abs/2310.15161
+
+    **Its training data hold left atria** (LAScarQS 2022, STACOM SLAWT, Heart_Seg_MRI, MM-WHS, by
+    its authors' list). LAScarQS 2022 and the 2018 Left Atrium challenge both draw on LGE-MRI from
+    Utah and may share patients: on the Left Atrium benchmark it is not zero-shot, and a gain that
+    it brings may be knowledge of the test scans.
+
+    The network sees a cube of 128 voxels per axis. Its trainers resampled scans to 1.5 mm, cropped
+    or padded them with zeros to the cube and brought the voxels above 0 to zero mean and unit
+    deviation; so does this backend, where it is told the spacing. An image with negative
+    intensities was normalised before: its minimum counts as 0. The paper of SemiSAM gives the
+    patch as it is, padded with zeros (``resample`` and ``normalise`` off, which the protocols set).
+    The channels of an image are averaged. Axes keep their order; the trainers' were left to right,
+    back to front, foot to head.
+
+    An image larger than the cube is looked at around the prompt: its first positive click, else
+    the mask's centre; beyond, the answer is background. Without a mask prompt the network gets an
+    empty previous answer, as it was trained. There is no box prompt: the published model has no
+    embedding for one.
+
+    Differs from the published code: the encoder computes no padding of windows (equal to 1e-4 in
+    fp32); clicks are voxel centres mapped to the cube, not rounded; the answer goes back to the
+    image by linear interpolation of its logits (published: of its mask, to the nearest voxel).
+
+    Args:
+        checkpoint: path of a checkpoint, or ``sam_med3d`` (the paper's) or ``sam_med3d_turbo``,
+            which are downloaded once from the authors' repository (extra ``hub``).
+        voxel_spacing: mm of the images along their axes; None: not known, nothing is resampled.
+        resample: bring images to 1.5 mm where ``voxel_spacing`` is given.
+        normalise: bring the foreground of the cube to zero mean and unit deviation.
+        precision: of the image encoder; ``auto``: bf16 where the hardware computes in it.
+
+    Raises:
+        InputError: an option is out of range, or the checkpoint is missing, broken or another's.
+    """
+
+    ndim: int = 3
+    accepts: frozenset[str] = frozenset({"points", "mask"})
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str = "sam_med3d",
+        voxel_spacing: tuple[float, float, float] | None = None,
+        resample: bool = True,
+        normalise: bool = True,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+    ) -> None:
+        if voxel_spacing is not None and not all(0 < mm < math.inf for mm in voxel_spacing):
+            raise InputError(
+                f"voxel_spacing must be three positive lengths in mm, got {voxel_spacing}: give "
+                "those of the images, in the order of their axes"
+            )
+        self.voxel_spacing = voxel_spacing if resample else None
+        self.normalise = normalise
+        self.precision = precision
+        self._net = load_published(_find(checkpoint))
+        self._device: torch.device | None = None  # moved there, and rounded, at the first image
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Embedding:
+        """Encode one image ``(C, *S)`` once.
+
+        Raises:
+            InputError: the image is not three-dimensional.
+        """
+        if image.ndim != 4:
+            raise InputError(
+                f"an image for sam-med3d must be (C, *S) with three spatial axes; got "
+                f"{tuple(image.shape)}: use --sam geodesic for two"
+            )
+        shape = tuple(image.shape[1:])
+        volume = torch.nan_to_num(image.detach().float()).mean(0)
+        if self.normalise:
+            volume = volume - volume.min().clamp(max=0)
+        if self.voxel_spacing is not None:
+            volume = resample(volume, scaled_shape(shape, self.voxel_spacing, _SPACING))
+        embedding = Embedding(shape, image.device, volume)
+        if max(volume.shape) <= self._net.size:
+            self._look(embedding, self._cube(embedding, Prompt()))
+        return embedding
+
+    def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
+        """Return logits ``(*S)`` float32, all negative where nothing says foreground.
+
+        Raises:
+            InputError: a point or the mask does not fit the image, or a box is given.
+        """
+        return self.segment_all([embedding], [prompt])[0]
+
+    @torch.no_grad()
+    def segment_all(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt]
+    ) -> list[Tensor]:
+        """Answer many prompts, each on its image; those with as many points are decoded together.
+
+        Args:
+            embeddings: of the images, one for each prompt; the same may come again.
+            prompts: as for `segment`.
+
+        Returns:
+            logits ``(*S)`` float32 of each, on its image's own grid.
+        """
+        pairs = list(zip(embeddings, prompts, strict=True))
+        answers = [torch.full(e.shape, _OUTSIDE, device=e.device) for e, _ in pairs]
+        groups: dict[tuple[int, torch.device], list[tuple[int, _Question]]] = {}
+        for i, (embedding, prompt) in enumerate(pairs):
+            check_prompt(prompt, embedding.shape)
+            if prompt.box is not None:
+                raise InputError("sam-med3d must be asked with points or a mask, got a box")
+            if (prompt.points is not None and len(prompt.points)) or prompt.mask is not None:
+                question = self._question(embedding, prompt)
+                key = (len(question.points), embedding.device)
+                groups.setdefault(key, []).append((i, question))
+        for (count, device), asked in groups.items():
+            questions = [question for _, question in asked]
+            cubes = self._decode(questions, count, device)
+            for (i, question), cube in zip(asked, cubes, strict=True):
+                answers[i] = question.cube.place(cube, _OUTSIDE)
+        return answers
+
+    def _question(self, embedding: Embedding, prompt: Prompt) -> _Question:
+        """Bring a prompt into the cube that it is about."""
+        cube = self._cube(embedding, prompt)
+        coarse = 3 * (self._net.coarse,)
+        mask = embedding.volume.new_zeros(coarse)
+        if prompt.mask is not None:
+            logits = torch.logit(prompt.mask.to(embedding.volume), _SURE)
+            cut = cube.cut(resample(logits, cube.scaled), _OUTSIDE)
+            mask = F.interpolate(cut[None, None], coarse, mode="area")[0, 0]
+        points, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+        if prompt.points is not None and prompt.labels is not None:
+            found, inside = cube.locate(prompt.points)
+            points, labels = found[inside], prompt.labels.cpu()[inside]
+        return _Question(cube, self._look(embedding, cube), points, labels, mask)
+
+    def _cube(self, embedding: Embedding, prompt: Prompt) -> Cube:
+        """Return the cube around the first positive click, the mask, any click, or the middle."""
+        shape = embedding.shape
+        centre = torch.tensor([(n - 1) / 2 for n in shape])
+        points, labels, mask = prompt.points, prompt.labels, prompt.mask
+        if points is not None and labels is not None and bool((labels == 1).any()):
+            centre = points[labels == 1][0]
+        elif mask is not None and bool((mask > 0.5).any()):
+            centre = (mask > 0.5).nonzero().float().mean(0)
+        elif points is not None and len(points):
+            centre = points[0]
+        scaled = tuple(embedding.volume.shape)
+        return cube_around(shape, scaled, self._net.size, tuple(centre.tolist()))
+
+    def _look(self, embedding: Embedding, cube: Cube) -> Tensor:
+        """Return the features of a cube, encoded when it is first looked at."""
+        if cube.start not in embedding.features:
+            voxels = cube.cut(embedding.volume, 0.0)
+            if self.normalise:
+                voxels = _normalise(voxels)
+            net = self._on(embedding.device)
+            with torch.autocast(embedding.device.type, enabled=False):
+                embedding.features[cube.start] = net.encode(voxels[None, None])
+        return embedding.features[cube.start]
+
+    def _decode(
+        self, questions: Sequence[_Question], count: int, device: torch.device
+    ) -> list[Tensor]:
+        """Return the answers' logits, a cube for each question; all have ``count`` points."""
+        net = self._on(device)
+        points = torch.stack([q.points for q in questions]).to(device) if count else None
+        labels = torch.stack([q.labels for q in questions]).to(device) if count else None
+        features = torch.cat([q.features for q in questions])
+        mask = torch.stack([q.mask for q in questions])[:, None]
+        # Whatever the training around it runs under: the answer is computed in float32.
+        with torch.autocast(device.type, enabled=False):
+            logits = net.decode(features, points, labels, mask)
+        # One by one: full cubes of a whole batch would be large.
+        return [resample(answer, 3 * (net.size,)) for answer in logits[:, 0]]
+
+    def _on(self, device: torch.device) -> SamMed3DNet:
+        """Return the network on a device, its encoder in the precision asked for."""
+        if device != self._device:
+            self._net.to(device)
+            if self.precision == "bf16" or (self.precision == "auto" and _computes_bf16(device)):
+                for module in self._net.image_encoder.modules():
+                    if isinstance(module, nn.Linear | nn.Conv3d):
+                        module.to(torch.bfloat16)
+            self._device = device
+        return self._net
+
+
+def _find(checkpoint: str) -> Path:
+    """Return the file that a path or a published name stands for."""
+    path = Path(checkpoint).expanduser()
+    if path.is_file():
+        return path
+    name = checkpoint.removesuffix(".pth").replace("-", "_")
+    if name in NAMES:
+        return hub_file(REPOSITORY, f"{name}.pth")
+    raise InputError(
+        f"checkpoint must be a file or one of {', '.join(NAMES)}, got {checkpoint}, which is "
+        "neither: check the path"
+    )
+
+
+def _normalise(voxels: Tensor) -> Tensor:
+    """Bring the voxels above 0 to zero mean and unit deviation; all are moved alike."""
+    inside = voxels[voxels > 0]
+    if len(inside) < 2:
+        return voxels
+    std = inside.std()
+    return (voxels - inside.mean()) / torch.where(std > 1e-6, std, 1)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
