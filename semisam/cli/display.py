@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
-ALPHA = 0.05
-
 _PHASES = {"check": "checking scans", "train": "training", "evaluate": "evaluating"}
 
 
@@ -117,6 +115,8 @@ class GridDisplay:
 
 def print_table(table: pd.DataFrame) -> None:
     """Print the comparison table, mean ± SD over runs, as the paper lays it out."""
+    from semisam.bench.tables import PAPER, gain, mean_sd, method_name
+
     # Rules between columns would cost a terminal of 80 columns the last one.
     shown = Table(
         title="Comparison: mean ± SD over seeds and labeled subsets",
@@ -131,26 +131,29 @@ def print_table(table: pd.DataFrame) -> None:
     for name in numbers:
         shown.add_column(escape(name), justify="right", no_wrap=True)
     # With several protocols in one table, each row says which is its own.
-    several = table["protocol"].nunique() > 1
+    several = table.loc[table["protocol"] != PAPER, "protocol"].nunique() > 1
     previous = None
     for row in table.to_dict("records"):
         if previous is not None and row["labeled"] != previous:
             shown.add_section()
         previous = row["labeled"]
-        gain = row["gain_dice"]
+        ours = row["protocol"] != PAPER
+        named = "" if ours and not several else f" [{row['protocol']}]"
+        # SD and interval below their figure: side by side, they are wider than a terminal.
         shown.add_row(
-            escape(_method(row) + (f" [{row['protocol']}]" if several else "")),
+            escape(method_name(row) + named),
             f"{row['labeled']}/{row['unlabeled']}",
-            str(row["runs"]),
+            f"{row['runs']:.0f}" if ours else "",
             *(
-                _mean_sd(row[m], row[f"{m}_sd"])
+                mean_sd(row[m], row[f"{m}_sd"], "\n")
                 for m in ("dice", "jaccard", "asd_voxel", "hd95_voxel")
             ),
-            str(row["empty"]),
-            "" if math.isnan(gain) else _gain(row),
+            f"{row['empty']:.0f}" if ours else "",
+            gain(row, "\n"),
         )
     console.print(shown)
-    for line in (*gain_lines(table), *protocol_lines(table)):
+    measured = table[table["protocol"] != PAPER]
+    for line in (*gain_lines(measured), *protocol_lines(measured)):
         console.print(escape(line))
 
 
@@ -166,14 +169,6 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
     if (tested["runs"] == 1).any():
         line += " Rows of one run say nothing of other seeds or other labeled scans."
     return [line]
-
-
-def _gain(row: Mapping[Any, Any]) -> str:
-    star = "*" if row["gain_p_holm"] < ALPHA else ""
-    text = f"{row['gain_dice']:+.2f}{star}"
-    if math.isnan(row["gain_low"]):
-        return text
-    return f"{text}\n{row['gain_low']:+.1f}..{row['gain_high']:+.1f}"
 
 
 def protocol_lines(table: pd.DataFrame) -> list[str]:
@@ -222,19 +217,6 @@ def print_zero_shot(table: pd.DataFrame) -> None:
         cells = [f"{mean:.2f}{sd}" for mean, sd in zip(figures, spread, strict=True)]
         shown.add_row(escape(model), row["points"], *cells, *seconds)
     console.print(shown)
-
-
-def _method(row: Mapping[Any, Any]) -> str:
-    if row["sam"] == "none":
-        return str(row["method"])
-    gated = ", gated" if row["sam_weight"] == "gated" else ""
-    control = f", control: {row['sam_control']}" if row["sam_control"] else ""
-    return f"{row['method']} + SemiSAM ({row['sam']}{gated}{control})"
-
-
-def _mean_sd(mean: float, sd: float) -> str:
-    # The SD below its mean: side by side, four such columns are wider than a terminal.
-    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f}\n± {sd:.2f}"
 
 
 def _share(state: Mapping[str, Any]) -> float:

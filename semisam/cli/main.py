@@ -17,9 +17,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "semisam.cli.bench:command",
         "Compare methods, with and without SemiSAM.",
     ),
+    "table": ("semisam.cli.table:command", "The table of finished runs, in any format."),
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
+    "export": ("semisam.cli.export:command", "Write a trained model as one file, with a card."),
     "zero-shot": (
         "semisam.cli.zero_shot:command",
         "Ask promptable models alone, by clicks from the truth.",
