@@ -36,6 +36,16 @@ def _two_threads() -> None:
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="session")
+def sam_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of a small SAM (for ``sam`` and ``medsam``) and SAM 2 with random weights."""
+    from tiny_sam import save_sam, save_sam2
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    sam = str(save_sam(root / "sam"))
+    return {"sam": sam, "medsam": sam, "sam2": str(save_sam2(root / "sam2"))}
+
+
 @pytest.fixture
 def tiny_la(tmp_path: Path) -> Path:
     """A folder in the published Left Atrium layout: four training and two test cases, tiny."""

@@ -24,7 +24,7 @@ def test_the_tests_below_miss_no_builtin():
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
             *("cps", "urpc", "ict", "bcp"),
         },
-        "backend": {"geodesic", "sam-med3d"},  # the second: tests/backends
+        "backend": {"geodesic", "sam-med3d", "sam", "medsam", "sam2"},  # sam-med3d: tests/backends
         "prompter": {
             *("uncertainty-points", "random-points", "center-points", "corrective-points"),
             *("box", "mask", "box+points", "mask+points"),
@@ -133,6 +133,33 @@ class TestDualTaskConsistencyWithSemiSAM(FrameworkContract):
 class TestGeodesic(BackendContract):
     def make(self):
         return plugins.load("backend", "geodesic")()
+
+
+class TestSam(BackendContract):
+    @pytest.fixture(autouse=True)
+    def _checkpoint(self, sam_checkpoints):
+        self.checkpoint = sam_checkpoints["sam"]
+
+    def make(self):
+        return plugins.load("backend", "sam")(checkpoint=self.checkpoint)
+
+
+class TestMedSAM(BackendContract):
+    @pytest.fixture(autouse=True)
+    def _checkpoint(self, sam_checkpoints):
+        self.checkpoint = sam_checkpoints["medsam"]
+
+    def make(self):
+        return plugins.load("backend", "medsam")(checkpoint=self.checkpoint)
+
+
+class TestSam2(BackendContract):
+    @pytest.fixture(autouse=True)
+    def _checkpoint(self, sam_checkpoints):
+        self.checkpoint = sam_checkpoints["sam2"]
+
+    def make(self):
+        return plugins.load("backend", "sam2")(checkpoint=self.checkpoint)
 
 
 class TestUncertaintyPoints(PrompterContract):

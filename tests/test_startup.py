@@ -13,7 +13,17 @@ import pytest
 from semisam import __version__
 from semisam.cli.main import COMMANDS
 
-HEAVY = ("torch", "pandas", "numpy", "scipy", "pydantic", "skimage", "SimpleITK", "rich.progress")
+HEAVY = (
+    "torch",
+    "pandas",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "skimage",
+    "SimpleITK",
+    "transformers",
+    "rich.progress",
+)
 
 # Refuses instead of looking afterwards: an import that is swallowed by a try would still count.
 GUARDED = """
