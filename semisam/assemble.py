@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,22 @@ def open_dataset(settings: RunSettings) -> Dataset:
 
 
 def choose_labeled(
-    split: Split, labels: int, subset: int
+    split: Split, labels: int, subset: int, has_label: Callable[[str], bool]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the labeled and the unlabeled training cases.
 
     Subset 0 is the first ``labels`` of the list, as published; subset k > 0 the first ``labels`` of
     the k-th seeded permutation, so that the labeled cases of a larger number contain those of a
-    smaller one.
+    smaller one. Cases without a label are passed over: they can only be unlabeled.
+
+    Args:
+        split: of the dataset.
+        labels: how many are to be labeled.
+        subset: which of the draws.
+        has_label: whether a label exists; asked only until there are enough.
 
     Raises:
-        InputError: if there are fewer training cases than labels.
+        InputError: if there are fewer training cases with a label than labels.
     """
     cases = list(split.train)
     if labels > len(cases):
@@ -81,7 +88,14 @@ def choose_labeled(
     if subset:
         rng = np.random.Generator(np.random.Philox(derive_seed("subset", subset)))
         cases = [cases[i] for i in rng.permutation(len(cases))]
-    return tuple(cases[:labels]), tuple(cases[labels:])
+    labeled = tuple(itertools.islice(filter(has_label, cases), labels))
+    if len(labeled) < labels:
+        raise InputError(
+            f"--labels must be at most the number of training cases that have a label, "
+            f"{len(labeled)} of {len(cases)}, got {labels}: ask for fewer or label more cases"
+        )
+    chosen = set(labeled)
+    return labeled, tuple(case for case in cases if case not in chosen)
 
 
 def network_builder(settings: RunSettings, channels: int) -> NetBuilder:

@@ -84,7 +84,8 @@ def evaluate(
         device: where the network runs.
         precision: of the network.
         largest_component: keep each class's largest component only.
-        predictions: a folder for ``<case>.nii.gz``, in the image's geometry.
+        predictions: a folder for ``<case>.nii.gz``, in the scan's own geometry where the dataset
+            keeps it, else in the image's.
         on_case: called with (cases done, cases in all).
 
     Returns:
@@ -104,7 +105,10 @@ def evaluate(
         if largest_component:
             labelmap = largest_components(labelmap, classes)
         if predictions is not None:
-            write_nifti(predictions / f"{case}.nii.gz", labelmap, image.geometry)
+            placed = (labelmap, image.geometry)
+            if image.placement is not None:
+                placed = image.placement.restore(labelmap)
+            write_nifti(predictions / f"{case}.nii.gz", *placed)
         scores = evaluate_labelmap(labelmap, store.label(case), classes, image.geometry.spacing)
         names = store.dataset.class_names[1:]
         for name, score in zip(names, scores, strict=True):

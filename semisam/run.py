@@ -38,6 +38,7 @@ MODEL = "model.pt"
 CARD = "model.json"
 RESULT = "result.json"
 CASES = "cases.csv"
+SPLIT = "split.json"
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the phase (check, train, evaluate), done, total and the figures of the moment."""
@@ -46,9 +47,9 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 def execute(settings: RunSettings, folder: Path, progress: Progress | None = None) -> Path:
     """Run what is not done yet of a run and return the path of its ``result.json``.
 
-    The folder receives ``settings.json``, the trainer's checkpoint and log, ``model.pt``,
-    ``cases.csv`` and, last, ``result.json``. A folder with a result is left as it is; one with a
-    checkpoint goes on from there.
+    The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
+    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result is left as it is;
+    one with a checkpoint goes on from there.
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder is
@@ -63,7 +64,9 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
             return result
         dataset = open_dataset(settings)
         split = dataset.split()
-        labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset)
+        labeled, unlabeled = choose_labeled(
+            split, settings.labels, settings.subset, dataset.has_label
+        )
         with _initial_seed(settings):
             framework = make_framework(settings, dataset.channels, dataset.num_classes)
         oracle = settings.sam_control in NEED_TRUTH
@@ -72,6 +75,8 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
         )
         hashes = store.check(lambda done, total: report("check", done, total, {}))
         plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
+        cases = {"labeled": labeled, "unlabeled": unlabeled, "test": split.test}
+        write_json(folder / SPLIT, {part: list(names) for part, names in cases.items()})
         training = train(settings, framework, store, plan, folder, report)
         rows = score(settings, framework, store, folder, report)
         write_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scan_files import scan, write, write_folder, write_msd
 
 from semisam import plugins
 from semisam.branch import SemiSAM
@@ -30,7 +31,7 @@ def test_the_tests_below_miss_no_builtin():
             *("box", "mask", "box+points", "mask+points"),
         },
         "network": {"vnet"},
-        "dataset": {"la", "phantom"},
+        "dataset": {"la", "la-raw", "folder", "msd", "phantom"},
     }
     builtin = {
         kind: {p.name for p in plugins.list_plugins(kind).values() if p.builtin}
@@ -217,6 +218,37 @@ class TestPhantom(DatasetContract):
 class TestPhantomOfThreeClasses(DatasetContract):
     def make(self):
         return Phantom(cases=2, test_cases=1, size=32, classes=3)
+
+
+class TestScanFolder(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = write_folder(tmp_path)
+
+    def make(self):
+        return plugins.load("dataset", "folder")(self.folder, spacing=(1.2, 1.0, 1.4))
+
+
+class TestDecathlon(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = write_msd(tmp_path)
+
+    def make(self):
+        return plugins.load("dataset", "msd")(self.folder)
+
+
+class TestRawLeftAtrium(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        for n in range(3):
+            image, label = scan(n, classes=2)
+            write(tmp_path / f"case{n}" / "lgemri.nrrd", image, (0.625,) * 3)
+            write(tmp_path / f"case{n}" / "laendo.nrrd", 255 * label)
+        self.folder = tmp_path
+
+    def make(self):
+        return plugins.load("dataset", "la-raw")(self.folder)
 
 
 class TestLeftAtrium(DatasetContract):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.data.io import Geometry
+from semisam.data.recipe import Placement, Recipe
 from semisam.errors import InputError
 
 
@@ -23,18 +24,22 @@ class Image:
         array: ``(C, *S)`` float32, z-scored or in whatever units the dataset trains on.
         geometry: spacing in mm per array axis, and origin and direction where known.
         has_geometry: False where the file carries nothing beyond the spacing.
+        placement: how the grid lies in the file, where the dataset changed it: predictions are
+            written back through it. ``None``: they are written on this grid.
     """
 
     array: NDArray[np.float32]
     geometry: Geometry
     has_geometry: bool
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
 class Split:
     """Names of the training and the test cases, in the order of the published lists.
 
-    The first N training cases are the labeled ones unless a run draws a seeded subset.
+    The first N training cases that have a label are the labeled ones unless a run draws a seeded
+    subset.
     """
 
     train: tuple[str, ...]
@@ -55,6 +60,8 @@ class Dataset(ABC):
         channels: image channels C.
         class_names: one name per class, the background's first.
         suggested: run settings that fit the data, used where the user gives none; may be empty.
+        recipe: what makes an image of a scan, where it is the same for every case: a new scan goes
+            the same way. ``None``: the files are images already.
     """
 
     name: ClassVar[str]
@@ -65,6 +72,7 @@ class Dataset(ABC):
     channels: int
     class_names: tuple[str, ...]
     suggested: Mapping[str, Any]
+    recipe: Recipe | None = None
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -101,6 +109,14 @@ class Dataset(ABC):
     @abstractmethod
     def source(self, case: str) -> str:
         """Return the case's file name for error messages."""
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        """Return the files (or DICOM folders) that a case is made of, its label's included.
+
+        A prepared copy of the case is as new as these are.
+        """
+        path = Path(self.source(case))
+        return (path,) if path.exists() else ()
 
 
 def as_label(array: NDArray[Any], source: str) -> NDArray[np.uint8]:

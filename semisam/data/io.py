@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from semisam.data.headers import read_header, series_files, unreadable
 from semisam.errors import InputError
 from semisam.files import replace_file
 
@@ -51,41 +52,45 @@ class Geometry:
             _check_direction(self.direction, ndim)
 
 
-def read_image(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Geometry]:
+def read_image(
+    path: str | os.PathLike[str], *, stacked: bool = False
+) -> tuple[NDArray[np.float32], Geometry]:
     """Read an image file of any format that SimpleITK knows, or a folder of one DICOM series.
 
     Args:
         path: the file or the folder.
+        stacked: take a fourth axis as channels, as the Medical Segmentation Decathlon stores them.
 
     Returns:
         ``(i, j, k)`` float32 (``(i, j)`` of a 2-D file), or ``(C, i, j, k)`` of an image with
         several values per voxel, and where it lies.
 
     Raises:
-        InputError: there is no such file, or it is not a readable 2-D or 3-D real image.
+        InputError: there is no such file, or it is not a readable 2-D or 3-D real image, or its
+            header claims more than the file or the memory can hold.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"an image file or a DICOM folder is required, got no such path: {path}")
+    read_header(path)
     try:
         image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
         _check_whole(path)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
-        raise InputError(
-            f"a readable image is required, got {path}, which SimpleITK refuses ({reason}); "
-            "convert it to NIfTI"
-        ) from error
+        raise unreadable(path, error) from error
     ndim = image.GetDimension()
-    if ndim not in (2, 3) or "complex" in image.GetPixelIDTypeAsString():
+    four = stacked and ndim == 4
+    if (ndim not in (2, 3) and not four) or "complex" in image.GetPixelIDTypeAsString():
         raise InputError(
             f"a real image of 2 or 3 axes is required, got {image.GetPixelIDTypeAsString()} of "
             f"size {image.GetSize()} in {path}; write one file per time point or part"
         )
-    geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     # Reversing every axis turns (z, y, x) into (x, y, z), and (z, y, x, C) into (C, x, y, z).
     array = sitk.GetArrayViewFromImage(image).T
-    return np.ascontiguousarray(array, dtype=np.float32), geometry
+    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    if four:
+        array = np.moveaxis(array, -1, 0)
+        spacing, origin = spacing[:3], origin[:3]
+        direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
+    return np.ascontiguousarray(array, dtype=np.float32), Geometry(spacing, origin, direction)
 
 
 def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:
@@ -159,14 +164,8 @@ def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
 
 
 def _read_series(folder: Path) -> Any:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise InputError(
-            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}; "
-            "give the folder of one series, or the image file itself"
-        )
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.SetFileNames(series_files(folder))
     return reader.Execute()
 
 

@@ -1,0 +1,373 @@
+"""Datasets of image files in any format that SimpleITK reads: what `folder` and `msd` share."""
+
+from __future__ import annotations
+
+import statistics
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisam.data.dataset import Dataset, Image, Split, as_label
+from semisam.data.headers import read_header
+from semisam.data.io import Geometry, read_image
+from semisam.data.recipe import Crop, Modality, Placement, Recipe, orientation, resampled_size
+from semisam.data.splits import Fault, find_split
+from semisam.errors import InputError
+
+ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".gipl.gz", ".gipl", ".mnc"),
+    *(".dcm", ".tiff", ".tif", ".png"),
+)
+"""Of the files that count as images; others are left alone."""
+
+_LARGEST_PATCH, _PATCH_STEP = 128, 16
+_SAME_PLACE = 0.5  # voxels: a label shifted by less meets every voxel that it means
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """The files of one case.
+
+    Attributes:
+        images: one per channel, or one that holds all.
+        label: ``None`` where there is none.
+    """
+
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder's names and lists say, before any image is opened.
+
+    Attributes:
+        cases: by name, in the dataset's order.
+        classes: background first.
+        modalities: one per channel.
+        split: that the dataset states itself, if it does.
+        faults: what is wrong already.
+    """
+
+    cases: Mapping[str, ScanFiles]
+    classes: tuple[str, ...]
+    modalities: tuple[Modality, ...]
+    split: Split | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+class ScanDataset(Dataset):
+    """Scans in files of their own, brought to one orientation, spacing and range of intensities.
+
+    Args:
+        path: the folder.
+        spacing: mm per axis of the images (left, posterior, superior), or one number for all;
+            without it the median of the training scans.
+        modality: mr (z-score over the image), ct (window, then [-1, 1]) or none (as stored), of
+            every channel; auto takes what the dataset states, else mr.
+        window: lower and upper end in HU of what ct keeps.
+        crop: padding cuts off what holds nothing but the scan's lowest value, body all that is
+            darker than tissue, none nothing. The label is not looked at.
+        classes: names of the foreground classes 1, 2, ..., where the dataset states none.
+        test_share: of the labeled cases that are drawn for the test where no split is given.
+        split_seed: of that draw.
+        fold: of nnU-Net's splits_final.json, where there is one.
+
+    Raises:
+        InputError: an option is out of range, or names, lists or headers of the folder are wrong.
+    """
+
+    recipe: Recipe
+    aligned_labels: bool = True
+    """Whether a label's file says where it lies; else its image's geometry is taken."""
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        spacing: tuple[float, ...] | None = None,
+        modality: Literal["auto", "mr", "ct", "none"] = "auto",
+        window: tuple[float, float] = (-160.0, 240.0),
+        crop: Crop = "padding",
+        classes: tuple[str, ...] = (),
+        test_share: float = 0.2,
+        split_seed: int = 0,
+        fold: int = 0,
+    ) -> None:
+        if path is None:
+            raise InputError(f"the dataset {self.name} requires a folder, got no path; give one")
+        super().__init__(path)
+        _check_options(spacing, window, test_share)
+        self.layout = layout = self.discover(path, classes)
+        labeled = {case: files.label is not None for case, files in layout.cases.items()}
+        self._split, faults = find_split(
+            path, labeled, layout.split, fold=fold, test_share=test_share, seed=split_seed
+        )
+        self.faults = (*layout.faults, *faults)
+        if self.faults:
+            more = len(self.faults) - 1
+            hint = f" (and {more} more: `semisam data check` lists them)" if more else ""
+            raise InputError(f"{self.faults[0]}{hint}")
+        self.class_names = layout.classes
+        self.num_classes = len(layout.classes)
+        self.channels = len(layout.modalities)
+        grids = _grids(layout.cases[case].images[0] for case in self._split.train)
+        modalities = layout.modalities
+        if modality != "auto":
+            modalities = (modality,) * self.channels
+        self.recipe = Recipe(_spacing(spacing, grids), modalities, window, crop)
+        self.suggested = {"patch": _patch(grids, self.recipe.spacing)}
+        self._placements: dict[str, Placement] = {}
+
+    @classmethod
+    @abstractmethod
+    def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
+        """Return what the folder's names say; opens no image.
+
+        Args:
+            path: the folder.
+            classes: names of the foreground classes, which go before those that it states.
+
+        Raises:
+            InputError: the folder says too little to go on.
+        """
+
+    def split(self) -> Split:
+        """Return the split of the lists, or the one that was drawn."""
+        return self._split
+
+    def image(self, case: str) -> Image:
+        """Read one image and bring it onto the dataset's grid."""
+        array, geometry = read_channels(self.layout.cases[case].images)
+        try:
+            image, own, placement = self.recipe.apply(array, geometry)
+        except InputError as error:
+            raise InputError(f"{self.source(case)}: {error}") from error
+        self._placements[case] = placement
+        return Image(image, own, has_geometry=True, placement=placement)
+
+    def label(self, case: str) -> NDArray[np.uint8]:
+        """Read one label map and bring it onto its image's grid."""
+        path = self.label_file(case)
+        label, geometry = read_label(path)
+        if case not in self._placements:  # the crop follows from the image
+            self.image(case)
+        placement = self._placements[case]
+        label = self.as_classes(label, path)
+        fault = misfit(
+            label.shape, geometry if self.aligned_labels else placement.geometry, placement
+        )
+        if fault:
+            raise InputError(f"{path}: {fault}")
+        try:
+            return placement.label(label)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def as_classes(self, label: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+        """Return a label as its file holds it in the dataset's numbers of classes."""
+        return label
+
+    def has_label(self, case: str) -> bool:
+        """Return whether there is a label file."""
+        return self.layout.cases[case].label is not None
+
+    def source(self, case: str) -> str:
+        """Return the path of the case's (first) image."""
+        return str(self.layout.cases[case].images[0])
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        """Return the case's image and label files."""
+        files = self.layout.cases[case]
+        return (*files.images, *([files.label] if files.label else []))
+
+    def label_file(self, case: str) -> Path:
+        """Return the label's path.
+
+        Raises:
+            InputError: the case has no label.
+        """
+        path = self.layout.cases[case].label
+        if path is None:
+            raise InputError(f"{self.source(case)}: a label is required, got none; add it")
+        return path
+
+
+def read_channels(paths: Iterable[Path]) -> tuple[NDArray[np.float32], Geometry]:
+    """Read the channels of one scan, ``(C, *S)``, which must lie on one grid.
+
+    Raises:
+        InputError: one is unreadable, or two do not lie on one grid.
+    """
+    arrays: list[NDArray[np.float32]] = []
+    first: Geometry | None = None
+    for path in paths:
+        array, geometry = read_image(path, stacked=True)
+        arrays.append(array if array.ndim > len(geometry.spacing) else array[None])
+        first = first or geometry
+        if arrays[-1].shape[1:] != arrays[0].shape[1:] or not same_place(
+            geometry, first, array.shape[-len(geometry.spacing) :]
+        ):
+            raise InputError(
+                f"{path}: all channels of a scan must lie on one grid, got another than in the "
+                "first channel; resample it onto the first"
+            )
+    assert first is not None
+    return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)), first
+
+
+def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
+    """Read a label file ``(*S)``.
+
+    Raises:
+        InputError: it is unreadable, has channels, or holds what is no class.
+    """
+    array, geometry = read_image(path, stacked=True)
+    if array.ndim > len(geometry.spacing):
+        if len(array) != 1:
+            raise InputError(
+                f"{path}: a label must have one value per voxel, got {len(array)}; write the class "
+                "numbers 0, 1, 2, ... into one channel"
+            )
+        array = array[0]
+    return as_label(array, str(path)), geometry
+
+
+def misfit(shape: tuple[int, ...], geometry: Geometry, placement: Placement) -> str:
+    """Return how a label does not fit the grid of its image's file; empty if it does."""
+    return misfit_of(shape, geometry, placement.shape, placement.geometry)
+
+
+def misfit_of(
+    shape: tuple[int, ...], geometry: Geometry, image_shape: tuple[int, ...], image: Geometry
+) -> str:
+    """Return how a label's grid differs from its image's, and what to do; empty if it does not."""
+    if shape != image_shape:
+        return (
+            f"image and label must have one shape, got {image_shape} and {shape}; resample the "
+            "label onto the image's grid"
+        )
+    if not same_place(geometry, image, shape):
+        return (
+            "image and label must lie at one place, got a label with another spacing, origin or "
+            f"direction (spacing {_mm(image.spacing)} and {_mm(geometry.spacing)} mm, origin "
+            f"{_mm(image.origin)} and {_mm(geometry.origin)}); resample the label onto the image, "
+            "or copy the image's header if the voxels correspond"
+        )
+    return ""
+
+
+def same_place(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> bool:
+    """Return whether all corners of a grid lie within half a voxel of those of another."""
+    if len(one.spacing) != len(other.spacing):
+        return False
+    near = _SAME_PLACE * min(other.spacing)
+    return bool(np.all(np.abs(_corners(one, shape) - _corners(other, shape)) <= near))
+
+
+def _corners(geometry: Geometry, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    ndim = len(shape)
+    ends = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(ndim, -1)
+    matrix = (
+        np.eye(ndim) if geometry.direction is None else np.reshape(geometry.direction, (ndim,) * 2)
+    )
+    origin = np.zeros(ndim) if geometry.origin is None else np.asarray(geometry.origin, float)
+    placed: NDArray[np.float64] = origin[:, None] + matrix @ (
+        np.array(geometry.spacing)[:, None] * ends
+    )
+    return placed
+
+
+def without_ending(name: str) -> str | None:
+    """Return a file's name without its image ending; ``None`` of other files."""
+    low = name.lower()
+    for ending in ENDINGS:
+        if low.endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)]
+    return None
+
+
+def is_series(folder: Path) -> bool:
+    """Return whether a folder's first file is DICOM, by the mark after its preamble."""
+    first = next((p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "."), None)
+    if first is None:
+        return False
+    with first.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def count_channels(path: Path) -> int:
+    """Return the channels of one image file, from its header."""
+    header = read_header(path)
+    return header.size[3] if len(header.size) == 4 else header.components
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Size and spacing of a scan after orienting."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+def _grids(paths: Iterable[Path]) -> list[_Grid]:
+    with ThreadPoolExecutor(8, thread_name_prefix="headers") as pool:
+        return list(pool.map(_grid, paths))
+
+
+def _grid(path: Path) -> _Grid:
+    header = read_header(path)
+    ndim = min(len(header.size), 3)
+    geometry = Geometry(header.spacing[:ndim], None, header.direction)
+    axes, _ = orientation(geometry)
+    return _Grid(
+        tuple(header.size[axis] for axis in axes), tuple(header.spacing[axis] for axis in axes)
+    )
+
+
+def _spacing(given: tuple[float, ...] | None, grids: list[_Grid]) -> tuple[float, ...]:
+    axes = len(grids[0].spacing)
+    if given is not None:
+        return given * axes if len(given) == 1 else given
+    columns = zip(*(grid.spacing for grid in grids if len(grid.spacing) == axes), strict=True)
+    # Rounded: a median of float32 spacings must not depend on their last bits.
+    return tuple(round(statistics.median(column), 4) for column in columns)
+
+
+def _patch(grids: list[_Grid], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
+    """Return a patch that the median scan holds, in steps that the network takes."""
+    if spacing is None:
+        return ()
+    sizes = [
+        resampled_size(grid.size, grid.spacing, spacing)
+        for grid in grids
+        if len(grid.size) == len(spacing)
+    ]
+    median = [statistics.median_low(column) for column in zip(*sizes, strict=True)]
+    return tuple(
+        min(_LARGEST_PATCH, max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median
+    )
+
+
+def _check_options(
+    spacing: tuple[float, ...] | None, window: tuple[float, float], test_share: float
+) -> None:
+    if spacing is not None and (len(spacing) not in (1, 2, 3) or min(spacing) <= 0):
+        raise InputError(
+            f"spacing must be one positive number of mm or one per axis, got {spacing}; leave it "
+            "out for the median of the scans"
+        )
+    if window[0] >= window[1]:
+        raise InputError(f"window must be a lower and an upper end in HU, got {window}; swap them")
+    if not 0 < test_share < 1:
+        raise InputError(f"test_share must be between 0 and 1, got {test_share}; choose 0.2")
+
+
+def _mm(values: tuple[float, ...] | None) -> str:
+    return "unknown" if values is None else " x ".join(f"{v:.4g}" for v in values)

@@ -1,0 +1,129 @@
+"""One orientation, one spacing, normal intensities, and the way back."""
+
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scan_files import OBLIQUE, scan
+
+from semisam.data.io import Geometry
+from semisam.data.recipe import Placement, Recipe
+from semisam.errors import InputError
+
+AS_IT_IS = Recipe(None, ("none",), crop="none")
+
+
+def directions():
+    """All 48 orientations of the axes, each tilted a little."""
+    tilt = np.reshape(OBLIQUE, (3, 3))
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            yield tuple((tilt @ np.eye(3)[:, order] * signs).ravel())
+
+
+def test_orientation_is_that_of_simpleitk():
+    array = scan(0)[0].astype(np.float32)
+    for direction in directions():
+        image = sitk.GetImageFromArray(array.T)
+        image.SetSpacing((0.7, 1.0, 2.5))
+        image.SetOrigin((1.0, 2.0, 3.0))
+        image.SetDirection(direction)
+        want = sitk.DICOMOrient(image, "LPS")
+        geometry = Geometry((0.7, 1.0, 2.5), (1.0, 2.0, 3.0), direction)
+        got, placed, _ = AS_IT_IS.apply(array[None], geometry)
+        assert np.array_equal(got[0], sitk.GetArrayFromImage(want).T)
+        assert placed.spacing == pytest.approx(want.GetSpacing())
+        assert placed.origin == pytest.approx(want.GetOrigin())
+        assert placed.direction == pytest.approx(want.GetDirection())
+
+
+def test_a_label_returns_to_its_file():
+    image, label = scan(1)
+    image[:3] = 0  # padding
+    label[:3] = 0
+    for direction in directions():
+        geometry = Geometry((0.7, 1.0, 2.5), (1.0, 2.0, 3.0), direction)
+        recipe = Recipe(None, ("mr",))
+        array, _, placement = recipe.apply(image[None].astype(np.float32), geometry)
+        assert array.size < image.size
+        assert Placement.from_json(placement.to_json()) == placement
+        back, where = placement.restore(placement.label(label))
+        assert np.array_equal(back, label)
+        assert where == geometry
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (1.3, 1.1, 2.0)])
+def test_a_resampled_label_returns_nearly(spacing):
+    label = np.zeros((30, 26, 14), np.uint8)
+    label[5:20, 6:18, 3:10] = 1
+    label[20:25, 6:18, 3:10] = 2
+    geometry = Geometry((1.0, 0.9, 2.0), (5.0, 0.0, -3.0), OBLIQUE)
+    _, placed, placement = Recipe(spacing, ("none",), crop="none").apply(
+        label[None].astype(np.float32), geometry
+    )
+    assert placed.spacing == spacing
+    back, where = placement.restore(placement.label(label))
+    assert where == geometry
+    for value in (1, 2):
+        both = np.sum((back == value) & (label == value))
+        assert 2 * both / (np.sum(back == value) + np.sum(label == value)) > 0.9
+
+
+def test_a_point_stays_in_its_place():
+    """A linear ramp along the patient's left is the same ramp on any grid."""
+    size, direction = (16, 14, 12), np.reshape(OBLIQUE, (3, 3))
+    geometry = Geometry((1.0, 1.2, 2.0), (10.0, 20.0, 30.0), OBLIQUE)
+    at = np.indices(size).reshape(3, -1) * np.array(geometry.spacing)[:, None]
+    left = (direction @ at + np.array(geometry.origin)[:, None])[0].reshape(size)
+    image, placed, _ = Recipe((0.8, 0.8, 1.0), ("none",)).apply(
+        left[None].astype(np.float32), geometry
+    )
+    turn = np.reshape(placed.direction, (3, 3))
+    at = np.indices(image.shape[1:]).reshape(3, -1) * np.array(placed.spacing)[:, None]
+    want = (turn @ at + np.array(placed.origin)[:, None])[0].reshape(image.shape[1:])
+    inside = (slice(3, -3),) * 3  # at the rim the ramp is continued as a constant
+    assert np.allclose(image[0][inside], want[inside], atol=1e-4)
+
+
+def test_intensities():
+    rng = np.random.default_rng(0)
+    array = np.stack([rng.normal(300, 40, (9, 9, 9)) for _ in range(3)]).astype(np.float32)
+    array[1] = rng.uniform(-1000, 1000, (9, 9, 9))
+    recipe = Recipe(None, ("mr", "ct", "none"), (-100.0, 300.0), "none")
+    image, _, _ = recipe.apply(array, Geometry((1.0, 1.0, 1.0)))
+    assert image[0].mean() == pytest.approx(0, abs=1e-5)
+    assert image[0].std() == pytest.approx(1, abs=1e-5)
+    assert image[1].min() == -1.0 and image[1].max() == 1.0
+    middle = np.abs(array[1]) < 100
+    assert np.allclose(image[1][middle], (array[1][middle] - 100) / 200, atol=1e-5)
+    assert np.array_equal(image[2], array[2])
+
+
+def test_an_image_of_one_value_does_not_become_nan():
+    image, _, _ = Recipe(None, ("mr",)).apply(np.full((1, 4, 4, 4), 7.0, np.float32), PLAIN)
+    assert not image.any()
+
+
+PLAIN = Geometry((1.0, 1.0, 1.0))
+
+
+def test_crops_follow_the_image():
+    array = np.full((1, 12, 12, 12), 10.0, np.float32)
+    array[0, 3:9, 3:9, 3:9] = 100.0
+    array[0, :, :, :2] = 0.0
+    padding = Recipe(None, ("mr",), crop="padding").apply(array, PLAIN)[2]
+    body = Recipe(None, ("mr",), crop="body").apply(array, PLAIN)[2]
+    assert padding.size == (12, 12, 10)
+    assert body.size == (6, 6, 6)
+    air = np.where(array > 50, 40.0, -1000.0).astype(np.float32)
+    assert Recipe(None, ("ct",), crop="body").apply(air, PLAIN)[2].size == (6, 6, 6)
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[1] = 1
+    with pytest.raises(InputError, match=r"within the crop.*option crop to none"):
+        body.label(label)
+
+
+def test_another_number_of_channels_is_refused():
+    with pytest.raises(InputError, match=r"2 channel\(s\), got 1"):
+        Recipe(None, ("mr", "mr")).apply(np.zeros((1, 3, 3, 3), np.float32), PLAIN)

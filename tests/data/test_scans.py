@@ -1,0 +1,180 @@
+"""Folders of scans: names, classes, splits, geometry; the challenge's own layout."""
+
+import json
+
+import numpy as np
+import pytest
+from scan_files import OBLIQUE, scan, write, write_folder, write_series
+
+from semisam.assemble import choose_labeled, recognise_dataset
+from semisam.data.folder import ScanFolder
+from semisam.data.io import read_image
+from semisam.data.la_raw import RawLeftAtrium
+from semisam.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "scans")
+
+
+def test_reads_every_format_by_its_name(tmp_path):
+    image, label = scan(0)
+    place = ((1.0, 1.0, 2.0), (1.0, 2.0, 3.0), OBLIQUE)
+    for n, ending in enumerate((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
+        write(tmp_path / f"c{n}{ending}", image, *place)
+        write(tmp_path / f"c{n}_label.nrrd", label, *place)
+    write_series(tmp_path / "d", image, (1.0, 1.0, 2.0))
+    write(tmp_path / "d_label.nii.gz", label, (1.0, 1.0, 2.0))
+    (tmp_path / "notes.txt").write_text("not a scan")
+    assert recognise_dataset(tmp_path) == "folder"
+    data = ScanFolder(tmp_path, classes=("organ", "lesion"))
+    assert sorted((*data.split().train, *data.split().test)) == ["c0", "c1", "c2", "c3", "c4", "d"]
+    want = data.image("c0").array
+    for case in ("c1", "c2", "c3", "c4", "d"):
+        assert np.allclose(data.image(case).array, want, atol=1e-5), case
+        assert np.array_equal(data.label(case), label), case
+    assert data.class_names == ("background", "organ", "lesion")
+
+
+def test_channels_are_values_per_voxel(tmp_path):
+    image, label = scan(0)
+    for case in "ab":
+        write(tmp_path / f"{case}.nrrd", np.stack([image, 2 * image]))
+        write(tmp_path / f"{case}_label.nrrd", label)
+    data = ScanFolder(tmp_path, modality="none", classes=("organ", "lesion"))
+    assert data.channels == 2
+    assert np.array_equal(data.image("a").array, np.stack([image, 2 * image]).astype(np.float32))
+
+
+def test_labeled_cases_are_those_with_a_label(folder):
+    data = ScanFolder(folder)
+    split = data.split()
+    assert data.class_names == ("background", "organ", "lesion")
+    assert split.train[0] == "a4" and not data.has_label("a4")
+    assert split.test and all(map(data.has_label, split.test))
+    for subset in range(4):
+        labeled, unlabeled = choose_labeled(split, 2, subset, data.has_label)
+        assert all(map(data.has_label, labeled))
+        assert sorted((*labeled, *unlabeled)) == sorted(split.train)
+        assert choose_labeled(split, 3, subset, data.has_label)[0][:2] == labeled
+    with pytest.raises(InputError, match="have a label, 3 of 4, got 4"):
+        choose_labeled(split, 4, 0, data.has_label)
+
+
+def test_the_draw_is_seeded_and_stable(folder):
+    draws = {seed: ScanFolder(folder, split_seed=seed).split() for seed in range(8)}
+    assert draws[0] == ScanFolder(folder).split()
+    assert len({draw.test for draw in draws.values()}) > 1
+    assert len(ScanFolder(folder, test_share=0.5).split().test) == 2
+
+
+def test_lists_go_before_the_draw(folder):
+    (folder / "test.list").write_text("b1\nb2\n")
+    assert ScanFolder(folder).split().train == ("a4", "b0", "b3")
+    (folder / "train.list").write_text("b3\na4\n")
+    split = ScanFolder(folder).split()
+    assert (split.train, split.test) == (("b3", "a4"), ("b1", "b2"))
+    folds = [{"train": ["b0"], "val": ["b1"]}, {"train": ["b0", "b2"], "val": ["b3"]}]
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    assert ScanFolder(folder, fold=1).split().test == ("b1", "b2")
+    (folder / "test.list").unlink()
+    assert ScanFolder(folder, fold=1).split().test == ("b3",)
+    assert ScanFolder(folder, fold=1).split().train == ("b0", "b2", "a4")
+    with pytest.raises(InputError, match=r"fold must be one of 2.*got 2"):
+        ScanFolder(folder, fold=2)
+
+
+@pytest.mark.parametrize(
+    ("lists", "pattern"),
+    [
+        (("b0\nb1\n", "b1\n"), "both training and test, got b1"),
+        (("b0\n../x\n", "b1\n"), r"must be in the folder, got '\.\./x'"),
+        (("b0\nb0\n", "b1\n"), "got b0 twice"),
+        (("b0\n", "a4\n"), "test case must have a label, got a4"),
+        (("\n", "b1\n"), "at least one training case"),
+    ],
+)
+def test_wrong_lists_are_refused(folder, lists, pattern):
+    for name, text in zip(("train.list", "test.list"), lists, strict=True):
+        (folder / name).write_text(text)
+    with pytest.raises(InputError, match=pattern):
+        ScanFolder(folder)
+
+
+def test_names_that_break_the_rule(folder):
+    write(folder / "b0.mha", scan(0)[0])
+    with pytest.raises(InputError, match=r"b0\.nii\.gz: .*one image and one label, got b0\.mha"):
+        ScanFolder(folder)
+    (folder / "b0.mha").unlink()
+    write(folder / "stray_label.nii", scan(0)[1])
+    with pytest.raises(InputError, match=r"stray_label\.nii: a label needs an image"):
+        ScanFolder(folder)
+
+
+def test_spacing_is_the_median_unless_given(folder):
+    write(folder / "b0.nii.gz", scan(0)[0], (2.0, 2.0, 3.0))
+    write(folder / "b0_label.nii.gz", scan(0)[1], (2.0, 2.0, 3.0))
+    data = ScanFolder(folder)
+    assert data.image("b0").geometry.spacing == (1.0, 1.0, 1.5)
+    assert data.image("b0").array.shape[1:] == data.label("b0").shape == (40, 36, 32)
+    assert ScanFolder(folder, spacing=(2.0,)).image("b1").geometry.spacing == (2.0,) * 3
+    assert data.suggested == {"patch": (16, 16, 16)}
+
+
+def test_a_prediction_lands_in_the_scan(folder):
+    data = ScanFolder(folder, spacing=(0.9, 1.1, 1.3))
+    image = data.image("b1")
+    assert image.placement is not None
+    restored, geometry = image.placement.restore(data.label("b1"))
+    truth, where = read_image(folder / "b1_label.nii.gz")
+    assert geometry.direction == pytest.approx(where.direction, abs=1e-5)
+    assert geometry.origin == pytest.approx(where.origin, abs=1e-5)
+    assert np.mean(restored == truth) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern"),
+    [
+        (((2.0, 2.0, 2.0),), "lie at one place.*copy the image's header"),
+        (((1.0, 1.0, 1.5), (3.0, -4.0, 9.0), OBLIQUE), "lie at one place"),
+    ],
+)
+def test_a_label_elsewhere_is_refused(folder, place, pattern):
+    write(folder / "b1_label.nii.gz", scan(1)[1], *place)
+    with pytest.raises(InputError, match=f"b1_label.*{pattern}"):
+        ScanFolder(folder).label("b1")
+
+
+def test_a_label_of_another_shape_is_refused(folder):
+    write(folder / "b1_label.nii.gz", scan(1)[1][:-1], (1.0, 1.0, 1.5), (3.0, -4.0, 5.0), OBLIQUE)
+    with pytest.raises(InputError, match=r"one shape, got \(20, 18, 16\) and \(19, 18, 16\)"):
+        ScanFolder(folder).label("b1")
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({"spacing": (0.0,)}, "spacing must be"),
+        ({"window": (5.0, 5.0)}, "lower and an upper end"),
+        ({"test_share": 1.0}, "between 0 and 1"),
+    ],
+)
+def test_options_out_of_range(folder, options, pattern):
+    with pytest.raises(InputError, match=pattern):
+        ScanFolder(folder, **options)
+
+
+def test_the_challenges_own_layout(tmp_path):
+    image, label = scan(0, classes=2)
+    for part, cases in (("Training Set", "abc"), ("Testing Set", "de")):
+        for case in cases:
+            write(tmp_path / part / case / "lgemri.nrrd", image, (0.625,) * 3, (1.0, 2.0, 3.0))
+            write(tmp_path / part / case / "laendo.nrrd", label * 255)
+    assert recognise_dataset(tmp_path) == "la-raw"
+    data = RawLeftAtrium(tmp_path)
+    assert data.split().train == ("a", "b", "c") and data.split().test == ("d", "e")
+    assert np.array_equal(data.label("a"), label)
+    assert recognise_dataset(tmp_path / "Training Set") == "la-raw"
+    (tmp_path / "Training Set" / "test.list").write_text("b/mri_norm2.h5\n")
+    assert RawLeftAtrium(tmp_path / "Training Set").split().test == ("b",)
