@@ -30,6 +30,18 @@ BUILTIN_DISTRIBUTION = "semisam"
 RESERVED_NAMES: Mapping[str, Mapping[str, str]] = {"backend": {"none": "no SAM"}}
 """Names with a meaning of their own: a plugin that takes one is refused."""
 
+NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "backend": {
+        "nninteractive": (
+            "its package (2.6) reads the checkpoint with torch.load(weights_only=False), which "
+            "runs whatever code the file holds, answers with masks alone and brings some fifty "
+            "packages, a web server among them; its weights are licensed CC BY-NC-SA 4.0, so for "
+            "non-commercial use only"
+        )
+    }
+}
+"""Names that a user may expect, and why they are missing; a third party may list them."""
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -100,6 +112,10 @@ def find(kind: str, name: str) -> Plugin:
     """
     plugins = list_plugins(kind)
     if name not in plugins:
+        if reason := NOT_BUILT_IN.get(kind, {}).get(name):
+            raise PluginError(
+                f"{kind} {name!r} is not built in: {reason}. A plugin of that name may be installed"
+            )
         raise PluginError(
             f"{kind} must be an installed plugin, got {name!r}{nearest(name, plugins)}; "
             f"installed: {', '.join(plugins) or 'none'}"

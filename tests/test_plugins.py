@@ -217,6 +217,11 @@ def test_an_unknown_name_lists_what_is_installed_and_the_nearest():
     assert "did you mean" not in str(caught.value)
 
 
+def test_a_name_that_is_missing_on_purpose_says_why():
+    with pytest.raises(PluginError, match=r"'nninteractive' is not built in.*CC BY-NC-SA 4\.0"):
+        load("backend", "nninteractive")
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(PluginError, match="one of framework, backend"):
         list_plugins("frameworks")

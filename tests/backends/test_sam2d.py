@@ -19,7 +19,10 @@ from semisam.backends._transformers import Frame
 from semisam.backends.medsam import MedSAM, MedSamPictures
 from semisam.backends.sam import Sam
 from semisam.backends.sam2 import Sam2
+from semisam.branch import check_pair
 from semisam.errors import InputError, PluginError
+from semisam.prompters.box import BoxPrompter
+from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.types import Prompt
 
 SHAPE = (20, 28, 9)
@@ -193,7 +196,6 @@ def test_a_lone_click_gets_the_best_of_three(sam: Sam, monkeypatch: pytest.Monke
 
 def test_medsam_sees_each_picture_from_0_to_1(sam_checkpoints: dict[str, str]) -> None:
     backend = MedSAM(checkpoint=sam_checkpoints["sam"])
-    assert backend.accepts == {"box"}
     seen: list[torch.Tensor] = []
     features = MedSamPictures._features
     model = backend._model
@@ -205,6 +207,13 @@ def test_medsam_sees_each_picture_from_0_to_1(sam_checkpoints: dict[str, str]) -
     assert pixels.shape == (2, 3, SIDE, SIDE)  # stretched: nothing is padded
     for picture in pixels:
         assert float(picture.min()) == 0 and float(picture.max()) == 1
+
+
+def test_medsam_is_asked_with_boxes_alone(sam_checkpoints: dict[str, str]) -> None:
+    backend = MedSAM(checkpoint=sam_checkpoints["medsam"])
+    check_pair(backend, BoxPrompter())
+    with pytest.raises(PluginError, match=r"accepts box, got the prompter UncertaintyPoints"):
+        check_pair(backend, UncertaintyPoints())
 
 
 def test_the_model_is_frozen_and_the_generator_left_alone(sam_checkpoints: dict[str, str]) -> None:
