@@ -111,7 +111,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         },
         # The SAM term is halved.
         semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
-        backends=_PATCH_AS_IT_IS,
+        backends={"sam-med3d": {**_PATCH_AS_IT_IS["sam-med3d"], "precision": "fp32"}},
         listed_only=True,
     ),
 }

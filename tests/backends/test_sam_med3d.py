@@ -16,10 +16,12 @@ from semisam.backends._sam_med3d import network
 from semisam.backends._sam_med3d.encoder import WindowAttention
 from semisam.backends._sam_med3d.network import SamMed3DNet, from_published, load_published
 from semisam.backends.sam_med3d import SamMed3D
+from semisam.branch import SemiSAM
 from semisam.config import departures, make_settings
 from semisam.errors import InputError
-from semisam.testing import BackendContract
-from semisam.types import Prompt
+from semisam.prompters.uncertainty_points import UncertaintyPoints
+from semisam.testing import BackendContract, random_batch, tiny_builder
+from semisam.types import Clock, Prompt
 
 CASES = ("one_point", "three_points_mask", "two_points_multimask")
 
@@ -420,11 +422,22 @@ def test_refusals_say_the_way_out(backend, checkpoint):
         SamMed3D(checkpoint="sam_med3d_turbho")
 
 
+def test_the_branch_asks_it_and_holds_none_of_it(backend):
+    inner = plugins.load("framework", "mt")(tiny_builder(norm="none"), 3)
+    branch = SemiSAM(inner, backend, UncertaintyPoints(max_uncertainty=1.0))
+    step = branch.training_step(random_batch(3, shape=(20, 24, 17)), Clock(0, 10))
+    assert step.metrics["sam_asked"] > 0 and float(step.losses["sam"].detach()) > 0
+    step.losses["sam"].backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in inner.parameters())
+    assert branch.state_dict().keys() == inner.state_dict().keys()
+    assert {id(p) for p in branch.parameters()} == {id(p) for p in inner.parameters()}
+
+
 def test_the_protocols_take_the_papers_way(checkpoint):
     explicit = {
         "method": "mt",
         "sam": "sam-med3d",
-        "sam_options": {"checkpoint": str(checkpoint), "precision": "fp32"},
+        "sam_options": {"checkpoint": str(checkpoint)},
         "labels": 1,
     }
     for protocol in ("paper", "published"):
@@ -432,6 +445,7 @@ def test_the_protocols_take_the_papers_way(checkpoint):
         backend, _ = make_pair(settings)
         assert isinstance(backend, SamMed3D)
         assert backend.voxel_spacing is None and not backend.normalise
+        assert backend.precision == {"paper": "auto", "published": "fp32"}[protocol]
     own = {**explicit["sam_options"], "normalise": True}
     settings = make_settings({**explicit, "sam_options": own})
     backend, _ = make_pair(settings)
