@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import json
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from semisam import __version__
 from semisam.assemble import choose_labeled, make_framework, open_dataset
+from semisam.card import Card, card_of, read_card, write_card
 from semisam.checkpoint import CHECKPOINT, PREVIOUS
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
 from semisam.controls import NEED_TRUTH
@@ -150,8 +149,7 @@ def train(
     with replace_file(folder / MODEL) as temporary:
         torch.save(framework.state_dict(), temporary)
     dataset = store.dataset
-    spacing = store.image(store.labeled[0]).geometry.spacing
-    write_json(folder / CARD, asdict(Card(dataset.channels, dataset.class_names, spacing)))
+    write_card(folder / CARD, card_of(dataset, store.image(store.labeled[0])))
     return summary
 
 
@@ -190,21 +188,6 @@ def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-@dataclass(frozen=True)
-class Card:
-    """What deployment must know of a trained model beside its settings and weights.
-
-    Attributes:
-        channels: image channels.
-        class_names: background first.
-        spacing: mm per axis of the scans it was trained on.
-    """
-
-    channels: int
-    class_names: tuple[str, ...]
-    spacing: tuple[float, ...]
-
-
 def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
     """Open a trained run: its settings, the method on a device, ready to deploy, and its card.
 
@@ -215,8 +198,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     """
     settings = read_settings(folder)
     try:
-        raw = json.loads((folder / CARD).read_text())
-        card = Card(raw["channels"], tuple(raw["class_names"]), tuple(raw["spacing"]))
+        card = read_card(folder / CARD)
         state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
     except Exception as error:  # a missing or damaged file is reported in many ways
         raise InputError(

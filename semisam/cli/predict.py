@@ -13,53 +13,69 @@ import click
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Where the masks go.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--probabilities", is_flag=True, help="Write each class's probability as well.")
-def command(run: str, inputs: tuple[str, ...], out: str, device: str, probabilities: bool) -> None:
-    """Segment each INPUT with the trained RUN and write <name>.nii.gz in the scan's own geometry.
+@click.option("--preview", is_flag=True, help="Write <name>.png: three slices with the outlines.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    inputs: tuple[str, ...],
+    out: str,
+    device: str,
+    probabilities: bool,
+    preview: bool,
+) -> None:
+    """Segment each INPUT with RUN and write <name>.nii.gz in the scan's own geometry.
 
-    An input is any file that SimpleITK reads, a folder with one DICOM series, or an h5 file of the
-    published layout. A scan of another spacing is brought to that of the training scans and back.
+    RUN is a run folder, or a model.pt2 that `semisam export` wrote, with its card beside it. An
+    input is any file that SimpleITK reads, a folder with one DICOM series, a folder of these, or an
+    h5 file of the published layout. Several channels are one file with all of them, or files named
+    <scan>_0000, <scan>_0001 and on.
+
+    A scan is brought to the orientation, spacing and intensities of the training scans, and its
+    mask back. Where the training scans carry no orientation, as the published h5 files, they are
+    taken to run to the left, the posterior and the superior.
     """
-    import numpy as np
-    import torch
-
     from semisam.allocator import keep_memory
     from semisam.cli.display import console, progress_bars
+    from semisam.config import RunSettings
     from semisam.data.io import write_nifti
     from semisam.errors import InputError
-    from semisam.evaluation import predict_probabilities
     from semisam.files import writable_folder
-    from semisam.metrics import largest_components
-    from semisam.prediction import output_names, read_scan, to_grid, to_spacing
-    from semisam.run import load_run, window_stride
+    from semisam.inputs import check_outputs, gather_scans
+    from semisam.prediction import class_file_names, load_model, read_scan, segment
+    from semisam.preflight import check_device
+    from semisam.preview import write_preview
 
     keep_memory()
-    names = output_names([Path(text) for text in inputs])
-    missing = [str(path) for path in names.values() if not path.exists()]
-    if missing:
-        raise InputError(f"every input must exist, got {', '.join(missing)}: check the path")
-    settings, framework, card = load_run(Path(run), device)
-    folder = writable_folder(Path(out))
+    check_device(RunSettings(labels=1, precision="fp32", device=device))
+    model = load_model(Path(run), device)
+    scans = gather_scans([Path(text) for text in inputs], model.card.channels)
+    folder = Path(out)
+    check_outputs(folder, scans)
+    writable_folder(folder)
+    failed = 0
     with progress_bars() as bars:
-        task = bars.add_task("predicting", total=len(names))
-        for name, path in names.items():
-            scan = read_scan(path, card.channels, card.spacing)
-            probs = predict_probabilities(
-                framework,
-                to_spacing(scan, card.spacing),
-                settings.patch,
-                window_stride(settings),
-                device=torch.device(device),
-                precision=settings.precision,
-            )
-            probs = to_grid(probs, scan.array.shape[1:]).cpu()
-            labelmap = probs.argmax(0).numpy().astype(np.uint8)
-            if settings.largest_component:
-                labelmap = largest_components(labelmap, len(card.class_names)).astype(np.uint8)
-            write_nifti(folder / f"{name}.nii.gz", labelmap, scan.geometry)
+        task = bars.add_task("predicting", total=len(scans))
+        for name, paths in scans.items():
+            try:
+                scan = read_scan(paths, model.card)
+            except InputError as error:  # the other scans are none the worse for it
+                click.echo(f"Error: {error}", err=True)
+                failed += 1
+                bars.advance(task)
+                continue
+            found = segment(model, scan, device)
+            write_nifti(folder / f"{name}.nii.gz", found.labelmap, scan.geometry)
             if probabilities:
-                for k, title in enumerate(card.class_names[1:], start=1):
-                    label = title.replace(" ", "-").replace("/", "-")
-                    target = folder / f"{name}.{label}.probability.nii.gz"
-                    write_nifti(target, probs[k].numpy(), scan.geometry)
+                for k, title in class_file_names(model.card).items():
+                    target = folder / f"{name}.{title}.probability.nii.gz"
+                    write_nifti(target, found.probabilities[k], scan.geometry)
+            if preview:
+                target = folder / f"{name}.png"
+                names = model.card.class_names
+                write_preview(target, scan.array[0], found.labelmap, scan.geometry, names)
             bars.advance(task)
-    console.print(f"Written: {len(names)} masks in {folder}")
+    if len(scans) > failed:
+        console.print(f"Written: {len(scans) - failed} masks in {folder}")
+    if failed:
+        ctx.exit(2)
