@@ -8,6 +8,7 @@ from scan_files import scan, write, write_folder, write_msd
 from semisam import plugins
 from semisam.branch import SemiSAM
 from semisam.data.phantom import Phantom
+from semisam.data.prepare import prepare
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import (
     BackendContract,
@@ -31,7 +32,7 @@ def test_the_tests_below_miss_no_builtin():
             *("box", "mask", "box+points", "mask+points"),
         },
         "network": {"vnet"},
-        "dataset": {"la", "la-raw", "folder", "msd", "phantom"},
+        "dataset": {"la", "la-raw", "folder", "msd", "prepared", "phantom"},
     }
     builtin = {
         kind: {p.name for p in plugins.list_plugins(kind).values() if p.builtin}
@@ -236,6 +237,16 @@ class TestDecathlon(DatasetContract):
 
     def make(self):
         return plugins.load("dataset", "msd")(self.folder)
+
+
+class TestPrepared(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        prepare(plugins.load("dataset", "msd")(write_msd(tmp_path / "scans")), {}, tmp_path / "x")
+        self.folder = tmp_path / "x"
+
+    def make(self):
+        return plugins.load("dataset", "prepared")(self.folder)
 
 
 class TestRawLeftAtrium(DatasetContract):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -109,6 +110,43 @@ def run_options(function: F) -> F:
     return function
 
 
+def dataset_options(function: F) -> F:
+    """Give a command the options that say which dataset a folder is, and how it is read."""
+    for option in (
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="DATASET.OPTION=VALUE",
+            help="An option of the dataset, e.g. folder.spacing=1,1,2. Repeatable.",
+        ),
+        click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells."),
+    ):
+        function = option(function)
+    return function
+
+
+def named_dataset(
+    path: Path, dataset: str | None, given: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """Return the name of the dataset plugin that reads a folder, and its options.
+
+    Raises:
+        InputError: no plugin recognises the folder, or ``--set`` names another plugin.
+        PluginError: the plugin has no such option, or not of that type.
+    """
+    from semisam import plugins
+    from semisam.assemble import recognise_dataset
+    from semisam.errors import InputError
+
+    name = dataset or recognise_dataset(path)
+    options = assignments(given)
+    idle = sorted(set(options) - {name})
+    if idle:
+        raise InputError(f"--set must name the dataset {name} here, got {', '.join(idle)}")
+    return name, plugins.check_options("dataset", name, options.get(name, {}))
+
+
 def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Refuse a name that an option does not know.
 
@@ -157,8 +195,6 @@ def common_settings(
         InputError: if ``--set`` names a plugin that takes no part.
         PluginError: if a plugin has no such option, or not of that type.
     """
-    from pathlib import Path
-
     import torch
 
     from semisam import plugins

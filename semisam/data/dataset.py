@@ -65,7 +65,7 @@ class Dataset(ABC):
     """
 
     name: ClassVar[str]
-    note: ClassVar[str] = ""
+    note: str = ""
     """What a table must say of it, for example that the crop is around the truth."""
 
     num_classes: int

@@ -10,11 +10,11 @@ from semisam.data.scans import (
     Layout,
     ScanDataset,
     ScanFiles,
-    count_channels,
     is_series,
     without_ending,
 )
 from semisam.data.splits import Fault
+from semisam.data.survey import count_channels
 from semisam.errors import InputError
 
 LABEL_ENDING = "_label"
@@ -79,8 +79,8 @@ class ScanFolder(ScanDataset):
         cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
         names = classes or _read_classes(path / CLASSES)
         channels = count_channels(next(iter(images.values())))
-        modalities: tuple[Modality, ...] = ("mr",) * channels
-        return Layout(cases, ("background", *names), modalities, faults=tuple(faults))
+        usual: Modality = "mr"
+        return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
 
 
 def _case_of(entry: Path) -> str | None:

@@ -40,7 +40,7 @@ class LeftAtrium(Dataset):
     """
 
     name: ClassVar[str] = "la"
-    note: ClassVar[str] = "LA 2018, published crop around the truth"
+    note: str = "LA 2018, published crop around the truth"
 
     def __init__(self, path: Path | None = None, *, spacing: float | None = None) -> None:
         if path is None:

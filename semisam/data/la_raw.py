@@ -27,7 +27,7 @@ class RawLeftAtrium(ScanDataset):
     """
 
     name: ClassVar[str] = "la-raw"
-    note: ClassVar[str] = "LA 2018, whole scans"
+    note: str = "LA 2018, whole scans"
     aligned_labels: bool = False  # the challenge's labels were written without a place
 
     @classmethod
@@ -59,6 +59,7 @@ class RawLeftAtrium(ScanDataset):
         split = Split(rest, test) if held_out else None
         return Layout(cases, names, ("mr",), split, tuple(faults))
 
-    def as_classes(self, label: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+    @classmethod
+    def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return 1 for the challenge's 255."""
         return np.where(label == _FOREGROUND, np.uint8(1), label)

@@ -49,7 +49,7 @@ class Phantom(Dataset):
     """
 
     name: ClassVar[str] = "phantom"
-    note: ClassVar[str] = "made-up scans, no patients"
+    note: str = "made-up scans, no patients"
 
     def __init__(
         self,

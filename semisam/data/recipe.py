@@ -8,18 +8,16 @@ finds its way back into the scan's own geometry.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from semisam.data.io import Geometry
+from semisam.data.resample import resample, resample_label, resampled_size
 from semisam.errors import InputError
-
-sitk: Any = SimpleITK  # its functions carry no types
 
 Modality = Literal["mr", "ct", "none"]
 Crop = Literal["padding", "body", "none"]
@@ -74,13 +72,13 @@ class Placement:
         own = tuple(b - a for a, b in self.box)
         if own == self.size:
             return np.ascontiguousarray(cut)
-        return _resample_label(cut, self.oriented_spacing, self.spacing, self.size)
+        return resample_label(cut, self.oriented_spacing, self.spacing, self.size)
 
     def restore(self, label: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Geometry]:
         """Bring a label map of the image's grid back onto the file's, 0 outside the crop."""
         own = tuple(b - a for a, b in self.box)
         if own != self.size:
-            label = _resample_label(label, self.spacing, self.oriented_spacing, own)
+            label = resample_label(label, self.spacing, self.oriented_spacing, own)
         oriented = np.zeros([self.shape[axis] for axis in self.axes], np.uint8)
         oriented[tuple(slice(a, b) for a, b in self.box)] = label
         flipped = np.flip(oriented, tuple(a for a, flip in enumerate(self.flips) if flip))
@@ -153,12 +151,31 @@ class Recipe:
             spacing = own
         size = resampled_size(cut.shape[1:], own, spacing)
         if spacing != own:
-            cut = np.stack([_resample(c, own, spacing, size) for c in cut])
+            cut = np.stack([resample(c, own, spacing, size) for c in cut])
         image = np.empty(cut.shape, np.float32)
         for channel, modality in enumerate(self.modalities):
             image[channel] = self._normalised(cut[channel], modality)
         placement = Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
         return image, _placed(placement), placement
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
+        """Read the plain values of a recipe's fields.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are none.
+        """
+        spacing, (low, high) = raw["spacing"], raw["window"]
+        if not set(raw["modalities"]) <= {"mr", "ct", "none"} or not low < high:
+            raise ValueError("known modalities and a window are required")
+        if raw["crop"] not in ("padding", "body", "none"):
+            raise ValueError(f"a known crop is required, got {raw['crop']}")
+        return cls(
+            None if spacing is None else tuple(float(s) for s in spacing),
+            tuple(raw["modalities"]),
+            (float(low), float(high)),
+            raw["crop"],
+        )
 
     def _normalised(self, channel: NDArray[np.float32], modality: Modality) -> NDArray[np.float32]:
         if modality == "none":
@@ -212,13 +229,6 @@ def orientation(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return axes, tuple(bool(matrix[row, axis] < 0) for row, axis in enumerate(axes))
 
 
-def resampled_size(
-    size: Sequence[int], spacing: Sequence[float], target: Sequence[float]
-) -> tuple[int, ...]:
-    """Return the voxels that cover the same mm at another spacing."""
-    return tuple(max(1, round(n * a / b)) for n, a, b in zip(size, spacing, target, strict=True))
-
-
 def geometry_to_json(geometry: Geometry) -> dict[str, Any]:
     """Return plain values, for a manifest."""
     return asdict(geometry)
@@ -263,41 +273,6 @@ def _placed(placement: Placement) -> Geometry:
         origin=tuple(float(x) for x in origin),
         direction=tuple(float(x) for x in columns.ravel()),
     )
-
-
-def _resample(
-    array: NDArray[np.float32],
-    spacing: Sequence[float],
-    target: Sequence[float],
-    size: Sequence[int],
-) -> NDArray[np.float32]:
-    """Resample one channel ``(*S)`` linearly; beyond the outermost centres it is continued."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T, dtype=np.float32))
-    image.SetSpacing([float(s) for s in spacing])
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetUseNearestNeighborExtrapolator(True)
-    resampler.SetSize([int(n) for n in size])
-    resampler.SetOutputSpacing([float(s) for s in target])
-    resampler.SetOutputOrigin([(b - a) / 2 for a, b in zip(spacing, target, strict=True)])
-    resampler.SetOutputDirection(np.eye(array.ndim).ravel().tolist())
-    return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampler.Execute(image)).T)
-
-
-def _resample_label(
-    label: NDArray[np.uint8],
-    spacing: Sequence[float],
-    target: Sequence[float],
-    size: Sequence[int],
-) -> NDArray[np.uint8]:
-    """Resample every class linearly and give each voxel to the one with most of it."""
-    result = np.zeros(tuple(size), np.uint8)
-    most = np.full(tuple(size), -1.0, np.float32)
-    for value in np.flatnonzero(np.bincount(label.ravel(), minlength=1)):
-        share = _resample((label == value).astype(np.float32), spacing, target, size)
-        wins = share > most
-        result[wins], most[wins] = value, share[wins]
-    return result
 
 
 def _otsu(channel: NDArray[np.float32]) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,11 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from semisam.data.alignment import misfit, same_place
 from semisam.data.dataset import Dataset, Image, Split, as_label
-from semisam.data.headers import read_header
 from semisam.data.io import Geometry, read_image
-from semisam.data.recipe import Crop, Modality, Placement, Recipe, orientation, resampled_size
+from semisam.data.recipe import Crop, Modality, Placement, Recipe
 from semisam.data.splits import Fault, find_split
+from semisam.data.survey import common_spacing, fitting_patch, grids_of
 from semisam.errors import InputError
 
 ENDINGS = (
@@ -25,9 +24,6 @@ ENDINGS = (
     *(".dcm", ".tiff", ".tif", ".png"),
 )
 """Of the files that count as images; others are left alone."""
-
-_LARGEST_PATCH, _PATCH_STEP = 128, 16
-_SAME_PLACE = 0.5  # voxels: a label shifted by less meets every voxel that it means
 
 
 @dataclass(frozen=True)
@@ -117,12 +113,12 @@ class ScanDataset(Dataset):
         self.class_names = layout.classes
         self.num_classes = len(layout.classes)
         self.channels = len(layout.modalities)
-        grids = _grids(layout.cases[case].images[0] for case in self._split.train)
+        grids = grids_of(layout.cases[case].images[0] for case in self._split.train)
         modalities = layout.modalities
         if modality != "auto":
             modalities = (modality,) * self.channels
-        self.recipe = Recipe(_spacing(spacing, grids), modalities, window, crop)
-        self.suggested = {"patch": _patch(grids, self.recipe.spacing)}
+        self.recipe = Recipe(common_spacing(spacing, grids), modalities, window, crop)
+        self.suggested = {"patch": fitting_patch(grids, self.recipe.spacing)}
         self._placements: dict[str, Placement] = {}
 
     @classmethod
@@ -159,10 +155,9 @@ class ScanDataset(Dataset):
         if case not in self._placements:  # the crop follows from the image
             self.image(case)
         placement = self._placements[case]
-        label = self.as_classes(label, path)
-        fault = misfit(
-            label.shape, geometry if self.aligned_labels else placement.geometry, placement
-        )
+        label = self.as_classes(label)
+        where = geometry if self.aligned_labels else placement.geometry
+        fault = misfit(label.shape, where, placement.shape, placement.geometry)
         if fault:
             raise InputError(f"{path}: {fault}")
         try:
@@ -170,7 +165,8 @@ class ScanDataset(Dataset):
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    def as_classes(self, label: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+    @classmethod
+    def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a label as its file holds it in the dataset's numbers of classes."""
         return label
 
@@ -239,51 +235,6 @@ def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
     return as_label(array, str(path)), geometry
 
 
-def misfit(shape: tuple[int, ...], geometry: Geometry, placement: Placement) -> str:
-    """Return how a label does not fit the grid of its image's file; empty if it does."""
-    return misfit_of(shape, geometry, placement.shape, placement.geometry)
-
-
-def misfit_of(
-    shape: tuple[int, ...], geometry: Geometry, image_shape: tuple[int, ...], image: Geometry
-) -> str:
-    """Return how a label's grid differs from its image's, and what to do; empty if it does not."""
-    if shape != image_shape:
-        return (
-            f"image and label must have one shape, got {image_shape} and {shape}; resample the "
-            "label onto the image's grid"
-        )
-    if not same_place(geometry, image, shape):
-        return (
-            "image and label must lie at one place, got a label with another spacing, origin or "
-            f"direction (spacing {_mm(image.spacing)} and {_mm(geometry.spacing)} mm, origin "
-            f"{_mm(image.origin)} and {_mm(geometry.origin)}); resample the label onto the image, "
-            "or copy the image's header if the voxels correspond"
-        )
-    return ""
-
-
-def same_place(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> bool:
-    """Return whether all corners of a grid lie within half a voxel of those of another."""
-    if len(one.spacing) != len(other.spacing):
-        return False
-    near = _SAME_PLACE * min(other.spacing)
-    return bool(np.all(np.abs(_corners(one, shape) - _corners(other, shape)) <= near))
-
-
-def _corners(geometry: Geometry, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    ndim = len(shape)
-    ends = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(ndim, -1)
-    matrix = (
-        np.eye(ndim) if geometry.direction is None else np.reshape(geometry.direction, (ndim,) * 2)
-    )
-    origin = np.zeros(ndim) if geometry.origin is None else np.asarray(geometry.origin, float)
-    placed: NDArray[np.float64] = origin[:, None] + matrix @ (
-        np.array(geometry.spacing)[:, None] * ends
-    )
-    return placed
-
-
 def without_ending(name: str) -> str | None:
     """Return a file's name without its image ending; ``None`` of other files."""
     low = name.lower()
@@ -302,59 +253,6 @@ def is_series(folder: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def count_channels(path: Path) -> int:
-    """Return the channels of one image file, from its header."""
-    header = read_header(path)
-    return header.size[3] if len(header.size) == 4 else header.components
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Size and spacing of a scan after orienting."""
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-
-
-def _grids(paths: Iterable[Path]) -> list[_Grid]:
-    with ThreadPoolExecutor(8, thread_name_prefix="headers") as pool:
-        return list(pool.map(_grid, paths))
-
-
-def _grid(path: Path) -> _Grid:
-    header = read_header(path)
-    ndim = min(len(header.size), 3)
-    geometry = Geometry(header.spacing[:ndim], None, header.direction)
-    axes, _ = orientation(geometry)
-    return _Grid(
-        tuple(header.size[axis] for axis in axes), tuple(header.spacing[axis] for axis in axes)
-    )
-
-
-def _spacing(given: tuple[float, ...] | None, grids: list[_Grid]) -> tuple[float, ...]:
-    axes = len(grids[0].spacing)
-    if given is not None:
-        return given * axes if len(given) == 1 else given
-    columns = zip(*(grid.spacing for grid in grids if len(grid.spacing) == axes), strict=True)
-    # Rounded: a median of float32 spacings must not depend on their last bits.
-    return tuple(round(statistics.median(column), 4) for column in columns)
-
-
-def _patch(grids: list[_Grid], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
-    """Return a patch that the median scan holds, in steps that the network takes."""
-    if spacing is None:
-        return ()
-    sizes = [
-        resampled_size(grid.size, grid.spacing, spacing)
-        for grid in grids
-        if len(grid.size) == len(spacing)
-    ]
-    median = [statistics.median_low(column) for column in zip(*sizes, strict=True)]
-    return tuple(
-        min(_LARGEST_PATCH, max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median
-    )
-
-
 def _check_options(
     spacing: tuple[float, ...] | None, window: tuple[float, float], test_share: float
 ) -> None:
@@ -367,7 +265,3 @@ def _check_options(
         raise InputError(f"window must be a lower and an upper end in HU, got {window}; swap them")
     if not 0 < test_share < 1:
         raise InputError(f"test_share must be between 0 and 1, got {test_share}; choose 0.2")
-
-
-def _mm(values: tuple[float, ...] | None) -> str:
-    return "unknown" if values is None else " x ".join(f"{v:.4g}" for v in values)

@@ -26,7 +26,8 @@ class LabelLeak(SemisamError):
 class VolumeStore:
     """Images and permitted labels of one run, cached up to a number of bytes; thread-safe.
 
-    The arrays handed out are read-only: they are shared by every reader.
+    The arrays handed out are read-only: they are shared by every reader. Memory-mapped ones are
+    not cached: the system does that, and a patch costs no more than its own pages.
 
     Args:
         dataset: where the volumes come from.
@@ -125,17 +126,17 @@ class VolumeStore:
 
     def _check_case(self, case: str) -> dict[str, str]:
         source = self.dataset.source(case)
-        image = _told(source, lambda: self.image(case).array)
+        image = told(source, lambda: self.image(case).array)
         check_image(image, self.dataset.channels, source)
         hashes = {f"image:{case}": array_hash(image)}
         if case in self._may_read_label:
-            if not _told(source, lambda: self.dataset.has_label(case)):
+            if not told(source, lambda: self.dataset.has_label(case)):
                 kind = "labeled training" if case in self.labeled else "test"
                 raise InputError(
                     f"{source}: a {kind} case must have a label, got none; add it (in an h5 file "
                     "the key 'label') or take the case out of the list"
                 )
-            label = _told(source, lambda: self.label(case))
+            label = told(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset.num_classes, source)
             if case in self.labeled and not label.any():
                 raise InputError(
@@ -156,6 +157,8 @@ class VolumeStore:
         value = read()  # outside the lock: two threads may read one volume twice, never wrongly
         array = array_of(value)
         array.setflags(write=False)
+        if isinstance(array, np.memmap):
+            return value  # costs no memory, is opened in no time, and holds a file open
         with self._lock:
             if key not in self._cache and array.nbytes <= self._max_bytes:
                 self._cache[key] = (value, array.nbytes)
@@ -213,8 +216,16 @@ def data_hash(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _told(source: str, read: Callable[[], T]) -> T:
-    """Turn what a dataset's reader raises into one sentence with the file's name."""
+def told(source: str, read: Callable[[], T]) -> T:
+    """Turn what a dataset's reader raises into one sentence with the file's name.
+
+    Args:
+        source: the file's name.
+        read: the reader.
+
+    Raises:
+        InputError: for whatever a missing or damaged file raises.
+    """
     try:
         return read()
     except SemisamError:

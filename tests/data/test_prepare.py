@@ -1,0 +1,195 @@
+"""The fast form: the same voxels, the same weights, whole or not there at all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scan_files import scan, write, write_folder, write_msd
+
+from semisam.assemble import recognise_dataset
+from semisam.cli.main import main
+from semisam.config import RunSettings
+from semisam.data.folder import ScanFolder
+from semisam.data.msd import Decathlon
+from semisam.data.phantom import Phantom
+from semisam.data.prepare import prepare
+from semisam.data.prepared import Prepared
+from semisam.data.store import VolumeStore
+from semisam.errors import InputError
+from semisam.run import execute
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_msd(tmp_path / "scans")
+
+
+@pytest.fixture
+def ready(source, tmp_path):
+    prepare(Decathlon(source), {}, tmp_path / "fast")
+    return tmp_path / "fast"
+
+
+def contents(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_same_voxels_mapped(source, ready):
+    data, fast = Decathlon(source), Prepared(ready)
+    assert recognise_dataset(ready) == "prepared"
+    assert fast.split() == data.split()
+    assert (fast.class_names, fast.channels) == (data.class_names, data.channels)
+    assert (fast.suggested, fast.recipe, fast.note) == (data.suggested, data.recipe, data.note)
+    for case in (*data.split().train, *data.split().test):
+        ours, theirs = fast.image(case), data.image(case)
+        assert isinstance(ours.array, np.memmap) and not ours.array.flags.writeable
+        assert np.array_equal(ours.array, theirs.array)
+        assert (ours.geometry, ours.placement) == (theirs.geometry, theirs.placement)
+        assert fast.has_label(case) == data.has_label(case)
+        if data.has_label(case):
+            assert np.array_equal(fast.label(case), data.label(case))
+
+
+def test_training_ends_in_the_same_weights(source, ready, tmp_path):
+    results = {}
+    for name, data in (("msd", source), ("prepared", ready)):
+        settings = RunSettings(
+            data=str(data),
+            dataset=name,
+            labels=2,
+            network_options={"filters": 2},
+            iterations=2,
+            patch=(16, 16, 16),
+            stride=(16, 16, 16),
+        )
+        result = execute(settings, tmp_path / name)
+        results[name] = json.loads(result.read_text())
+    ours, theirs = (torch.load(tmp_path / name / "model.pt") for name in results)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert results["msd"]["data"]["hash"] == results["prepared"]["data"]["hash"]
+    assert results["msd"]["metrics"] == results["prepared"]["metrics"]
+
+
+def test_deterministic_and_resumed(source, ready, tmp_path, monkeypatch):
+    """A preparation that stops at any case leaves no manifest; the next one ends the same."""
+    whole = contents(ready)
+    seen = []
+    read = Decathlon.image
+
+    def stop_at_third(self, case):
+        seen.append(case)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return read(self, case)
+
+    again = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(Decathlon, "image", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(Decathlon(source), {}, again)
+    assert not (again / "manifest.json").exists()
+    assert not list(again.rglob("*.tmp"))
+    assert recognise_dataset(again) == "prepared"
+    with pytest.raises(InputError, match="one that was stopped; run the same"):
+        Prepared(again)
+    (again / "volumes" / ".x.image.npy.12345678.tmp").write_bytes(b"half")
+    done = {path.name: path.stat().st_mtime_ns for path in again.rglob("*.npy")}
+    prepare(Decathlon(source), {}, again)
+    assert contents(again) == whole
+    records = list(again.rglob("*.json"))
+    assert done and len(records) == 6
+    now = {path.name: path.stat().st_mtime_ns for path in again.rglob("*.npy")}
+    assert sum(now[name] == at for name, at in done.items()) >= 2
+
+
+def test_what_changed_is_renewed(source, ready):
+    write(source / "labelsTr" / "case_001.nii.gz", scan(7)[1], (1.0, 1.0, 2.0))
+    for path in source.rglob("case_003*"):
+        path.unlink()
+    prepare(Decathlon(source), {}, ready)
+    fast = Prepared(ready)
+    assert np.array_equal(fast.label("case_001"), Decathlon(source).label("case_001"))
+    assert not list(ready.rglob("case_003*"))
+
+
+def test_a_patch_costs_no_volume(ready):
+    fast = Prepared(ready)
+    split = fast.split()
+    store = VolumeStore(fast, labeled=[], unlabeled=split.train, test=split.test)
+    store.check()
+    store.image(split.train[0])
+    assert store.cached_bytes == 0
+
+
+def test_phantoms_can_be_prepared(tmp_path):
+    prepare(Phantom(cases=1, test_cases=1, size=32), {"cases": 1}, tmp_path / "fast")
+    assert "patients" in Prepared(tmp_path / "fast").note
+
+
+def test_folders_that_are_something_else(source, ready, tmp_path):
+    with pytest.raises(InputError, match="other files in it"):
+        prepare(Decathlon(source), {}, source)
+    with pytest.raises(InputError, match="another options"):
+        prepare(Decathlon(source, crop="none"), {"crop": "none"}, ready)
+    scans = write_folder(tmp_path / "others")
+    with pytest.raises(InputError, match="another dataset"):
+        prepare(ScanFolder(scans), {}, ready)
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (lambda raw: raw.update(format="other"), "a manifest of"),
+        (lambda raw: raw.pop("cases"), "a manifest of"),
+        (lambda raw: raw["cases"]["case_000"]["image"].update(file="../../x.npy"), "outside"),
+        (lambda raw: raw["cases"]["case_000"]["image"].update(file="/etc/x.npy"), "outside"),
+    ],
+)
+def test_a_manifest_that_lies(ready, change, pattern):
+    raw = json.loads((ready / "manifest.json").read_text())
+    change(raw)
+    (ready / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=pattern):
+        Prepared(ready)
+
+
+def test_volumes_that_lie(ready):
+    fast = Prepared(ready)
+    path = (
+        ready
+        / json.loads((ready / "manifest.json").read_text())["cases"]["case_000"]["image"]["file"]
+    )
+    good = path.read_bytes()
+    path.write_bytes(good[:-100])
+    with pytest.raises(InputError, match=r"a whole \.npy file is required"):
+        fast.image("case_000")
+    np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(InputError, match=r"a whole \.npy file is required"):
+        fast.image("case_000")
+    np.save(path, np.zeros((2, 3, 3, 3), np.float32))
+    with pytest.raises(InputError, match="float32 of shape"):
+        fast.image("case_000")
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    done = CliRunner().invoke(main, ["data", "check", str(ready)])
+    assert done.exit_code == 1 and "changed or damaged" in " ".join(done.output.split())
+    path.unlink()
+    with pytest.raises(InputError, match="the file is missing"):
+        fast.image("case_000")
+
+
+def test_the_command(source, tmp_path):
+    target = tmp_path / "fast"
+    command = ["data", "prepare", str(source), str(target), "--set", "msd.spacing=2,2,2"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "5 cases of msd, 4 labeled" in " ".join(done.output.split())
+    assert Prepared(target).image("case_000").geometry.spacing == (2.0, 2.0, 2.0)
+    assert CliRunner().invoke(main, ["data", "check", str(target)]).exit_code == 0
+    again = CliRunner().invoke(main, ["data", "prepare", str(target), str(tmp_path / "x")])
+    assert again.exit_code == 2 and "prepared already" in again.stderr
+    wrong = CliRunner().invoke(main, [*command[:4], "--set", "la.spacing=2"])
+    assert wrong.exit_code == 2 and "name the dataset msd" in wrong.stderr
