@@ -92,7 +92,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         row["departures"] = row.pop("departures")  # the longest column last
         rows.append(row)
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("gain_p") + 1, "gain_p_holm", holm(table["gain_p"]))
+    after = list(table.columns).index("gain_p") + 1
+    table.insert(after, "gain_p_holm", holm(table["gain_p"].tolist()))
     return table.sort_values(
         ["protocol", "labeled", "method", "sam", "sam_weight", "sam_control"],
         key=_none_first,
