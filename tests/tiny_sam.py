@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 SIDE = 64
 """Pixels along a side of the pictures that both see."""
@@ -20,7 +20,8 @@ def save_sam(folder: Path) -> Path:
         **{"image_size": SIDE, "patch_size": 8, "output_channels": 16, "num_pos_feats": 8},
         **{"window_size": 3, "global_attn_indexes": [1]},
     }
-    return _save(SamModel(SamConfig(vision_config=vision, **_decoding(patch=8))), folder)
+    config = SamConfig(vision_config=vision, **_decoding(patch=8))
+    return _save(SamModel, config, folder)
 
 
 def save_sam2(folder: Path) -> Path:
@@ -45,7 +46,8 @@ def save_sam2(folder: Path) -> Path:
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
         fpn_hidden_size=16,
     )
-    return _save(Sam2Model(Sam2Config(vision_config=vision, **_decoding(patch=16))), folder)
+    config = Sam2Config(vision_config=vision, **_decoding(patch=16))
+    return _save(Sam2Model, config, folder)
 
 
 def _decoding(patch: int) -> dict[str, dict[str, int]]:
@@ -57,13 +59,13 @@ def _decoding(patch: int) -> dict[str, dict[str, int]]:
     }
 
 
-def _save(model: nn.Module, folder: Path) -> Path:
-    # The usual initial values are so small that no answer would depend on its prompt.
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+def _save(architecture: Any, config: Any, folder: Path) -> Path:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = architecture(config)
+        # The usual initial values are so small that no answer would depend on its prompt.
         for parameter in model.parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 and len(parameter) > 1 else 16
-            noise = torch.randn(parameter.shape, generator=rng)
-            parameter.add_(noise, alpha=1.5 / fan_in**0.5)
+            parameter.add_(torch.randn(parameter.shape), alpha=1.5 / fan_in**0.5)
     model.save_pretrained(folder)
     return folder
