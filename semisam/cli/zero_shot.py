@@ -113,6 +113,10 @@ def _open(
             f"part: {', '.join([*names, dataset])}"
         )
     checked = {n: plugins.check_options("backend", n, options.get(n, {})) for n in names}
+    for name in names:
+        # Every slice of the target gets its own clicks here, as in the paper: none is carried over.
+        if any(option.name == "propagate" for option in plugins.describe_options("backend", name)):
+            checked[name].setdefault("propagate", False)
     settings = make_settings(
         {
             "data": None if path is None else str(path),
