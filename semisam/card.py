@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from semisam.data.dataset import Dataset, Image
 from semisam.data.io import Geometry
@@ -84,7 +84,7 @@ class Card:
             class_names=names,
             spacing=spacing,
             orientation=code,
-            recipe=None if recipe is None else _recipe(recipe),
+            recipe=None if recipe is None else Recipe.from_json(recipe),
         )
 
 
@@ -127,18 +127,3 @@ def read_card(path: Path) -> Card:
 def write_card(path: Path, card: Card) -> None:
     """Write a run's card, beside and renamed."""
     write_json(path, card.to_json())
-
-
-def _recipe(raw: Mapping[str, Any]) -> Recipe:
-    low, high = raw["window"]
-    if raw["crop"] not in ("padding", "body", "none"):
-        raise ValueError(f"a known crop is required, got {raw['crop']}")
-    if not set(raw["modalities"]) <= {"mr", "ct", "none"} or not low < high:
-        raise ValueError("known modalities and a window are required")
-    spacing = raw["spacing"]
-    return Recipe(
-        None if spacing is None else tuple(float(s) for s in spacing),
-        cast("tuple[Modality, ...]", tuple(raw["modalities"])),
-        (float(low), float(high)),
-        raw["crop"],
-    )
