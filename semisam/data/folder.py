@@ -19,7 +19,8 @@ from semisam.errors import InputError
 
 LABEL_ENDING = "_label"
 CLASSES = "classes.list"
-_OTHERS = ("dataset.json", "manifest.json")
+_OTHERS = ("dataset.json", "manifest.json", "unfinished.json")
+_OTHERS_PER_CASE = ("mri_norm2.h5", "lgemri.nrrd")
 
 
 class ScanFolder(ScanDataset):
@@ -39,6 +40,8 @@ class ScanFolder(ScanDataset):
         """Return whether an image lies directly in the folder, and no other layout's file."""
         if any((path / other).exists() for other in _OTHERS):
             return False
+        if any(any(path.glob(f"*/{name}")) for name in _OTHERS_PER_CASE):
+            return False  # a picture beside another layout does not make it this one
         return any(_case_of(entry) is not None for entry in path.iterdir())
 
     @classmethod

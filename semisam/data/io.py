@@ -90,7 +90,11 @@ def read_image(
         array = np.moveaxis(array, -1, 0)
         spacing, origin = spacing[:3], origin[:3]
         direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
-    return np.ascontiguousarray(array, dtype=np.float32), Geometry(spacing, origin, direction)
+    try:
+        geometry = Geometry(spacing, origin, direction)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return np.ascontiguousarray(array, dtype=np.float32), geometry
 
 
 def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:

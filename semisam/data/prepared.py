@@ -112,6 +112,8 @@ class Prepared(Dataset):
         self._split = Split(tuple(raw["split"]["train"]), tuple(raw["split"]["test"]))
         for case in (*self._split.train, *self._split.test):
             entry = self._cases[case]
+            if not stays_inside(case):
+                raise ValueError(f"the case {case!r} would be written outside its folder")
             for part in ("image", "label"):
                 if entry[part] is not None and not stays_inside(entry[part]["file"]):
                     raise ValueError(f"{entry[part]['file']} lies outside the folder")

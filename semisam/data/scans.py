@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ ENDINGS = (
     *(".dcm", ".tiff", ".tif", ".png"),
 )
 """Of the files that count as images; others are left alone."""
+
+
+_LOOKED_AT = 5  # files of a folder: a note may lie beside the slices
 
 
 @dataclass(frozen=True)
@@ -244,13 +248,15 @@ def without_ending(name: str) -> str | None:
     return None
 
 
-def is_series(folder: Path) -> bool:
-    """Return whether a folder's first file is DICOM, by the mark after its preamble."""
-    first = next((p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "."), None)
-    if first is None:
-        return False
-    with first.open("rb") as file:
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def is_series(folder: Path) -> bool:
+    """Return whether one of a folder's first files is DICOM, by the mark after its preamble."""
+    files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
+    return any(_is_dicom(path) for path in itertools.islice(files, _LOOKED_AT))
 
 
 def _check_options(

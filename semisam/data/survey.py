@@ -12,6 +12,7 @@ from semisam.data.headers import read_header
 from semisam.data.io import Geometry
 from semisam.data.recipe import orientation
 from semisam.data.resample import resampled_size
+from semisam.errors import InputError
 
 _LARGEST_PATCH, _PATCH_STEP = 128, 16
 
@@ -43,7 +44,10 @@ def grids_of(paths: Iterable[Path]) -> list[Grid]:
 def _grid(path: Path) -> Grid:
     header = read_header(path)
     ndim = min(len(header.size), 3)
-    geometry = Geometry(header.spacing[:ndim], None, header.direction)
+    try:
+        geometry = Geometry(header.spacing[:ndim], None, header.direction)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     axes, _ = orientation(geometry)
     return Grid(
         tuple(header.size[axis] for axis in axes), tuple(header.spacing[axis] for axis in axes)

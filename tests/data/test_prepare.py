@@ -145,6 +145,13 @@ def test_folders_that_are_something_else(source, ready, tmp_path):
     [
         (lambda raw: raw.update(format="other"), "a manifest of"),
         (lambda raw: raw.pop("cases"), "a manifest of"),
+        (
+            lambda raw: (
+                raw["cases"].update({"../../x": raw["cases"]["case_000"]}),
+                raw["split"]["train"].append("../../x"),
+            ),
+            "would be written outside",
+        ),
         (lambda raw: raw["cases"]["case_000"]["image"].update(file="../../x.npy"), "outside"),
         (lambda raw: raw["cases"]["case_000"]["image"].update(file="/etc/x.npy"), "outside"),
     ],

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scan_files import OBLIQUE, scan, write, write_folder, write_series
+from scan_files import OBLIQUE, scan, write, write_folder, write_msd, write_series
 
 from semisam.assemble import choose_labeled, recognise_dataset
 from semisam.data.folder import ScanFolder
@@ -35,6 +35,14 @@ def test_reads_every_format_by_its_name(tmp_path):
         assert np.allclose(data.image(case).array, want, atol=1e-5), case
         assert np.array_equal(data.label(case), label), case
     assert data.class_names == ("background", "organ", "lesion")
+
+
+def test_other_layouts_stay_what_they_are(tiny_la, tmp_path):
+    write(tiny_la / "preview.png", np.zeros((4, 4), np.uint8), (1.0, 1.0), (0.0, 0.0))
+    assert recognise_dataset(tiny_la) == "la"
+    scans = write_msd(tmp_path / "msd")
+    write(scans / "atlas.nii.gz", scan(0)[0])
+    assert recognise_dataset(scans) == "msd"
 
 
 def test_channels_are_values_per_voxel(tmp_path):
