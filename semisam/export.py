@@ -209,6 +209,8 @@ def _strip(program: ExportedProgram) -> None:
             graph.erase_node(node)
             signature.input_specs.remove(spec)
             program.state_dict.pop(spec.target, None)
+    # Names of modules that are no more; the root's entry tells how the program is called.
+    program.module_call_graph[:] = [e for e in program.module_call_graph if e.signature is not None]
     program.graph_module.recompile()
     program.example_inputs = None  # they would be stored as a pickle
 
