@@ -2,8 +2,11 @@
 
     python benchmarks/zero_shot.py --data DIR --split test --backend synthsam,geodesic \
         --out benchmarks/results/zero_shot_la_half.csv
+    python benchmarks/zero_shot.py --cases 64 --backend synthsam,geodesic \
+        --out benchmarks/results/zero_shot_synthetic.csv
 
-``DIR`` holds ``train.list``, ``test.list`` and ``<case>/mri_norm2.h5``. Whole volumes; prompts are
+Without ``--data`` the volumes are the synthetic ones that SynthSAM is validated on. ``DIR`` holds
+``train.list``, ``test.list`` and ``<case>/mri_norm2.h5``, taken whole. Prompts are
 those of ``classical_backends.py``: the first click in the label, the likelier the deeper inside,
 each further one in the largest piece of the larger error region; 3 + 3 and 5 + 5 random points in
 and near the label at once; a deformed label; the label's box. Every backend gets the same first
@@ -20,11 +23,13 @@ from classical_backends import load, measure, table, write
 
 from semisam import plugins
 from semisam.cli.options import assignments
+from semisam.synthsam.generator import draw_volume
+from semisam.synthsam.pretrain import VALIDATION
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--split", choices=("train", "test"), default="test")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--skip", type=int, default=0)
@@ -36,7 +41,14 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     given = assignments(args.set)
-    volumes = load(args.data, args.cases, args.skip, args.split)
+    if args.data is None:
+        kind = "synthetic 64x64x48"
+        indices = range(VALIDATION + args.skip, VALIDATION + args.skip + args.cases)
+        drawn = [draw_volume(0, index, (64, 64, 48)) for index in indices]
+        volumes = [(v.image.numpy(), v.target.numpy()) for v in drawn]
+    else:
+        kind = f"whole {args.split}"
+        volumes = load(args.data, args.cases, args.skip, args.split)
     rows = []
     for name in args.backend.split(","):
         options = plugins.check_options("backend", name, given.get(name, {}))
@@ -45,7 +57,7 @@ def main():
         record = measure(
             lambda make=make, options=options: make(**options), volumes, True, args.seed
         )
-        rows += table(shown, f"whole {args.split}", record)
+        rows += table(shown, kind, record)
     write(args.out, rows)
 
 

@@ -26,7 +26,8 @@ def test_the_tests_below_miss_no_builtin():
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
             *("cps", "urpc", "ict", "bcp"),
         },
-        "backend": {"geodesic", "sam-med3d", "sam", "medsam", "sam2"},  # sam-med3d: tests/backends
+        # sam-med3d: in tests/backends
+        "backend": {"geodesic", "synthsam", "sam-med3d", "sam", "medsam", "sam2"},
         "prompter": {
             *("uncertainty-points", "random-points", "center-points", "corrective-points"),
             *("box", "mask", "box+points", "mask+points"),
@@ -135,6 +136,11 @@ class TestDualTaskConsistencyWithSemiSAM(FrameworkContract):
 class TestGeodesic(BackendContract):
     def make(self):
         return plugins.load("backend", "geodesic")()
+
+
+class TestSynthSAM(BackendContract):
+    def make(self):
+        return plugins.load("backend", "synthsam")()
 
 
 class TestSam(BackendContract):

@@ -38,7 +38,8 @@ SHAPES = (
     ((108, 76, 44), 1, 0.18),
 )
 _ROUNDS, _CHANCES = (2, 3, 4, 6, 8), (0.25, 0.25, 0.2, 0.2, 0.1)
-_VALIDATION = 1 << 40  # indices from here on are never trained on
+VALIDATION = 1 << 40
+"""Indices of volumes from here on are never trained on."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Pretraining:
         shape = self.plan.shape or SHAPES[0][0]
         scores: dict[str, list[float]] = {}
         for n in range(self.plan.validation):
-            volume = draw_volume(0, _VALIDATION + n, shape)
+            volume = draw_volume(0, VALIDATION + n, shape)
             features = see(net, volume.image[None, None].to(self.device))
             for name, session in _questions(volume, n):
                 answer = ask(net, features, [session])[0].cpu()

@@ -1,0 +1,218 @@
+"""The embedded promptable segmenter, trained only on synthetic volumes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from semisam.backends._seeds import check_prompt, clicks
+from semisam.backends._smooth import Floats, smooth
+from semisam.errors import InputError
+from semisam.synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.synthsam.prompts import STRIDE, Guide, Marks, make_guide
+from semisam.synthsam.weights import load_weights
+from semisam.types import Prompt
+
+EMBEDDED = Path(__file__).parent / "weights" / "synthsam.safetensors"
+_NOTHING = -4.0  # the log odds everywhere where nothing says foreground
+_SURE = 6.0  # no voxel's log odds are farther from 0 than that
+_SMALLEST = 8  # extent that the network is given
+_EDGE = 0.6  # mean intensity steps that cut the smoothing
+_VIEWS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2,))  # axes that are flipped
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One image; nothing in it depends on a prompt.
+
+    Attributes:
+        shape: ``(*S)`` of the image.
+        device: where the image came from and where the answer goes.
+        guide: distances and intensities on the coarse grid.
+        ties: per axis, how strongly face neighbours are smoothed together, one shorter there.
+        features: of the network, a row per view.
+    """
+
+    shape: tuple[int, ...]
+    device: torch.device
+    guide: Guide
+    ties: tuple[Floats, ...]
+    features: Features
+
+
+class SynthSAM:
+    """Segments what clicks, a box or a mask point at, in any scan, by a network.
+
+    The network has learned from volumes drawn by `semisam.synthsam.generator` and from no scan of
+    any person, so no data set is in it and it can be judged on all of them. It sees the image once
+    (`encode`); each prompt then costs a light decoder, which is also told the geodesic distance
+    from the clicks. Clicks are one set, their order does not matter. ``semisam pretrain synthsam``
+    trains such weights; ``synthsam.md`` beside the embedded ones says how they came about.
+
+    Several channels of an image are each brought to zero mean and unit deviation and averaged.
+    The spacing is not told to a backend: scans of about 1 to 2 mm suit it, slices may be thicker.
+
+    Args:
+        weights: a safetensors file; None: the embedded one.
+        flips: average the answers on the image and its three mirror images: four times the time.
+        smoothness: weight of the edge-aware smoothing of the network's log odds, and of the clicks
+            in it; 0 leaves them as they are.
+
+    Raises:
+        InputError: an option is out of range; the file is missing or not one of SynthSAM's.
+    """
+
+    ndim: int = 3
+    accepts: frozenset[str] = frozenset({"points", "box", "mask"})
+
+    def __init__(
+        self, *, weights: str | None = None, flips: bool = False, smoothness: float = 8.0
+    ) -> None:
+        if not (math.isfinite(smoothness) and smoothness >= 0):
+            raise InputError(
+                f"smoothness must not be negative; got {smoothness}: 0 switches it off"
+            )
+        self.smoothness = smoothness
+        self._path = EMBEDDED if weights is None else Path(weights)
+        self._views = _VIEWS if flips else _VIEWS[:1]
+        self._load(torch.device("cpu"))
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Embedding:
+        """Encode one image ``(C, *S)`` once.
+
+        Raises:
+            InputError: the image is not three-dimensional.
+        """
+        if image.ndim != 4:
+            raise InputError(
+                f"an image for synthsam must be (C, *S) with three spatial axes; got "
+                f"{tuple(image.shape)}: use --sam geodesic for two"
+            )
+        shape = tuple(image.shape[1:])
+        volume = _even(_standard(image.detach().float()).mean(0))
+        views = torch.stack([volume.flip(axes) for axes in self._views])[:, None]
+        net = self._load(image.device)
+        with _autocast(image.device):
+            features = net.encode(views)
+        return Embedding(shape, image.device, make_guide(volume), _ties(volume), features)
+
+    @torch.no_grad()
+    def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
+        """Return logits ``(*S)`` float32, all negative where nothing says foreground.
+
+        Raises:
+            InputError: a point, the box or the mask does not fit the image.
+        """
+        check_prompt(prompt, embedding.shape)
+        positive, negative = clicks(prompt, 3)
+        if not len(positive) and prompt.box is None and prompt.mask is None:
+            return torch.full(embedding.shape, _NOTHING, device=embedding.device)
+        marks = Marks(embedding.guide)
+        marks.add(positive, 1)
+        marks.add(negative, 0)
+        mask = None if prompt.mask is None else _coarse(prompt.mask)
+        asked = marks.channels(prompt.box, mask).to(embedding.device)
+        rows = torch.stack([asked.flip([axis + 1 for axis in axes]) for axes in self._views])
+        grid = embedding.guide.grid
+        cells = [[_flipped(c, grid, axes) for c in marks.cells] for axes in self._views]
+        with _autocast(embedding.device):
+            found = self._load(embedding.device).decode(embedding.features, rows, cells)
+        fine = from_subvoxels(found)[:, 0]
+        logits = torch.stack(
+            [view.flip(axes) for view, axes in zip(fine, self._views, strict=True)]
+        ).mean(0)
+        logits = self._smoothed(logits.clamp(-_SURE, _SURE), embedding, marks.cells)
+        return logits[tuple(slice(s) for s in embedding.shape)].contiguous()
+
+    def _smoothed(self, logits: Tensor, embedding: Embedding, cells: list[list[int]]) -> Tensor:
+        """Move the means of coarse voxels to where neighbours without an edge between agree."""
+        if self.smoothness == 0:
+            return logits
+        parts = to_subvoxels(logits[None, None])[0]
+        odds = parts.mean(0).cpu().numpy()
+        pins = np.zeros(odds.size, np.float32)
+        for label, clicked in enumerate(cells):
+            pins[clicked] = _SURE if label else -_SURE
+        held = pins.reshape(odds.shape)
+        moved = smooth(odds, held, held != 0, embedding.ties, self.smoothness) - odds
+        parts = parts + torch.from_numpy(moved).to(parts)
+        return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
+
+    def _load(self, device: torch.device) -> SynthSAMNet:
+        return _network(self._path.absolute(), device)
+
+
+@functools.lru_cache(maxsize=4)
+def _network(path: Path, device: torch.device) -> SynthSAMNet:
+    """Return the frozen network of a file, read once per device."""
+    weights = load_weights(path)
+    with torch.device("meta"):
+        net = SynthSAMNet()
+    net.load_state_dict(weights, assign=True)
+    net = net.eval().requires_grad_(False).to(device)
+    if _has_bfloat16(device):
+        # As autocast would round them, but once.
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv3d):
+                module.to(torch.bfloat16)
+    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    """Return a context of bfloat16, or of float32 where the hardware has none.
+
+    It also undoes any autocast of the training in which the answer is asked for.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device))
+
+
+def _standard(image: Tensor) -> Tensor:
+    """Bring each channel of ``(C, *S)`` to zero mean and unit deviation."""
+    image = torch.nan_to_num(image)
+    std, mean = torch.std_mean(image, (1, 2, 3), correction=0, keepdim=True)
+    return (image - mean) / torch.where(std > 1e-6, std, 1)
+
+
+def _even(volume: Tensor) -> Tensor:
+    """Repeat the last layers of ``(*S)`` up to even extents of at least `_SMALLEST`."""
+    more = [max(_SMALLEST, n + n % STRIDE) - n for n in reversed(volume.shape)]
+    sides = [side for n in more for side in (0, n)]
+    return functional.pad(volume[None, None], sides, mode="replicate")[0, 0]
+
+
+def _ties(volume: Tensor) -> tuple[Floats, ...]:
+    """Return how alike face neighbours of the coarse grid are, in units of the mean step."""
+    coarse = functional.avg_pool3d(volume[None, None], STRIDE)[0, 0].cpu().numpy()
+    steps = [np.abs(np.diff(coarse, axis=axis)) for axis in range(3)]
+    mean = sum(float(s.sum()) for s in steps) / max(sum(s.size for s in steps), 1)
+    scale = np.float32(_EDGE * max(mean, 1e-6))
+    return tuple(np.exp(-np.square(s / scale)) + np.float32(1e-3) for s in steps)
+
+
+def _coarse(mask: Tensor) -> Tensor:
+    """Average a probability map ``(*S)`` over coarse voxels."""
+    return functional.avg_pool3d(_even(mask.detach().float())[None, None], STRIDE)[0, 0]
+
+
+def _flipped(cells: list[int], grid: tuple[int, ...], axes: tuple[int, ...]) -> list[int]:
+    """Return where flat indices of ``(*s)`` are in the flipped grid."""
+    if not axes or not cells:
+        return cells
+    index: NDArray[np.int64] = np.arange(int(np.prod(grid))).reshape(grid)
+    flat: list[int] = np.flip(index, axes).ravel()[cells].tolist()
+    return flat
