@@ -1,4 +1,4 @@
 """Names that several places must agree on."""
 
-DEFAULT_BACKEND = "geodesic"
+DEFAULT_BACKEND = "synthsam"
 """The promptable model of ``--sam`` that ships in the package."""
