@@ -312,7 +312,12 @@ def test_ctrl_c_while_the_server_is_silent(server, tmp_path):
     code = INTERRUPTED.format(
         tests=str(Path(__file__).parent), folder=str(tmp_path), url=server.url
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        # A shell that starts the tests in the background has the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     partial = tmp_path / "CASE1" / "mri_norm2.h5.partial"
     deadline = time.monotonic() + 30
     while not (partial.exists() and partial.stat().st_size > 0) and time.monotonic() < deadline:
