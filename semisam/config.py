@@ -196,10 +196,11 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
         for name, value in options.items():
             if name not in prescribed or prescribed[name] != value:
                 changed[f"{place}.{name}"] = value
-    return tuple(f"{name}={_show(value)}" for name, value in changed.items())
+    return tuple(f"{name}={show_value(value)}" for name, value in changed.items())
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """Return a setting as a person writes it: ``64x64x48`` for a size."""
     return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

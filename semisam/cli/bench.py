@@ -158,8 +158,6 @@ def _about_settings(
 
 
 def _list(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_show(value)}" for key, value in sorted(settings.items()))
+    from semisam.config import show_value
 
-
-def _show(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(f"{key} {show_value(value)}" for key, value in sorted(settings.items()))
