@@ -30,7 +30,7 @@ def _golden(shared, name):
 @pytest.mark.parametrize("name", GOLDENS)
 def test_equals_published_in_eval_and_train_mode(shared, name):
     data, state = _golden(shared, name)
-    # In float64, since float32 kernels differ from CPU to CPU. So was the golden's own training pass
+    # In float64, since float32 kernels differ between CPUs. So was the golden's own training pass
     # rounded, whose statistics of a few coarse voxels multiply that: it is 2.5e-5 off.
     net = from_published(state).double()
     net.dropout.p = 0.0
