@@ -27,8 +27,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from semisam.bench.executors.contract import Outcome
     from semisam.bench.grid import Run
-    from semisam.bench.local import Outcome
 
 console = Console(highlight=False)
 
