@@ -112,6 +112,10 @@ class GridDisplay:
         }
         console.print(f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}")
 
+    def note(self, text: str) -> None:
+        """Print a line."""
+        console.print(escape(text))
+
 
 def print_table(table: pd.DataFrame) -> None:
     """Print the comparison table, mean ± SD over runs, as the paper lays it out."""

@@ -34,6 +34,9 @@ class Display(Protocol):
     def ended(self, outcome: Outcome) -> None:
         """Show how a run ended."""
 
+    def note(self, text: str) -> None:
+        """Tell what else the user should know, such as why nothing moves."""
+
 
 class Executor(Protocol):
     """Executes the runs of a grid somewhere.

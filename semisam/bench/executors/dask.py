@@ -95,6 +95,7 @@ class Dask:
             for run in todo:
                 prepare(run, folder / run.name)
                 tasks[run.name] = self._submit(run, folder / run.name)
+            self._tell_of_workers(display)
             while len(outcomes) < len(runs):
                 self._keep_up()
                 for run in todo:
@@ -106,6 +107,9 @@ class Dask:
                     stamp = checkpoint_stamp(folder / run.name)
                     if _killed(tasks[run.name]) and stamp != stamps[run.name]:
                         # Its workers died too often for Dask, but between them it came further.
+                        display.note(
+                            f"{run.name}: its workers died; it goes on from its checkpoint"
+                        )
                         stamps[run.name] = stamp
                         tasks[run.name] = self._submit(run, folder / run.name)
                         continue
@@ -144,6 +148,17 @@ class Dask:
                 "the Dask workers must be able to import this version of semisam, got "
                 f"{type(error).__name__}: {error}: install it in their environment"
             ) from None
+
+    def _tell_of_workers(self, display: Display) -> None:
+        """Say who executes the runs, and why nothing moves where nobody does."""
+        if self._cluster is not None:
+            display.note(f"Dask asks the batch system for {self._workers} workers.")
+            return
+        workers = len(self._client.nthreads())
+        if workers:
+            display.note(f"Workers of the Dask scheduler: {workers}.")
+        else:
+            display.note("The Dask scheduler has no workers yet: the runs begin when one comes.")
 
     def _keep_up(self) -> None:
         """Ask for the workers, again for those whose job reached its time limit or died."""

@@ -36,7 +36,7 @@ class Local:
     here = True
 
     def __init__(self, jobs: int = 1, devices: Sequence[str] = ()) -> None:
-        self._jobs = jobs
+        self.jobs = jobs
         # A queue of which a run takes the next and gives it back: the devices, as often as needed.
         self._devices: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(jobs):
@@ -53,7 +53,7 @@ class Local:
                 display.ended(outcome)
             return outcome
 
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="run") as pool:
+        with ThreadPoolExecutor(self.jobs, thread_name_prefix="run") as pool:
             futures = [pool.submit(one, run) for run in runs]
             try:
                 return [future.result() for future in futures]
@@ -79,9 +79,9 @@ class Local:
 
     def _spawn(self, run: Run, folder: Path, display: Display, stop: threading.Event) -> int:
         environment = dict(os.environ)
-        if self._jobs > 1:
+        if self.jobs > 1:
             # Jobs share the cores; without this each would start a thread per core.
-            share = max(1, (os.cpu_count() or 1) // self._jobs)
+            share = max(1, (os.cpu_count() or 1) // self.jobs)
             environment.setdefault("OMP_NUM_THREADS", str(share))
         with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(

@@ -65,6 +65,8 @@ class _Grid:
     display: Display
     jobs: dict[str, _Job] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    refused: float = 0.0
+    """When sbatch last refused a job; zero: never."""
 
     def end(self, outcome: Outcome) -> None:
         """Note how a run ended."""
@@ -132,6 +134,8 @@ class Slurm:
 
     def _submit(self, grid: _Grid, found: dict[str, tuple[str, str]]) -> None:
         """Submit the waiting runs, as many as may be; watch those that have a job already."""
+        if grid.refused and time.monotonic() - grid.refused < self._every:
+            return  # every try is work for SLURM
         while grid.waiting and (self._jobs is None or len(grid.jobs) < self._jobs):
             run, folder = grid.waiting[0]
             if is_finished(folder):
@@ -144,10 +148,14 @@ class Slurm:
                 stamp = checkpoint_stamp(folder)
                 try:
                     grid.jobs[run.name] = _Job(run, folder, self._sbatch(folder), stamp)
-                except InputError:
+                except InputError as error:
                     if not grid.jobs:
                         raise
-                    return  # perhaps a limit on submitted jobs: again when there is room
+                    # Perhaps a limit on submitted jobs: again later, when there may be room.
+                    if not grid.refused:
+                        grid.display.note(f"{error}. Meanwhile it is tried again by itself.")
+                    grid.refused = time.monotonic()
+                    return
             grid.waiting.pop(0)
 
     def _sbatch(self, folder: Path) -> str:
@@ -209,6 +217,10 @@ class Slurm:
         elif checkpoint_stamp(job.folder) != job.stamp:
             grid.jobs.pop(job.run.name)
             grid.waiting.insert(0, (job.run, job.folder))
+            grid.display.note(
+                f"{job.run.name}: job {job.number} ended before the run ({job.state}); it goes on "
+                "in another job from its checkpoint"
+            )
         else:
             state = "is gone" if job.state == "gone" else f"ended as {job.state}"
             message = f"job {job.number} {state} without a result; see {job.folder / LOG}"
