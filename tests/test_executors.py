@@ -38,7 +38,7 @@ PATIENCE = 240
 GRID = {
     **{"patch": "16x16x16", "stride": "16x16x16", "iterations": "150", "checkpoint-every": "5"},
     **{"set": "vnet.filters=2", "method": "mt", "labels": "1,2", "sam": "none"},
-    "dataset": "phantom",
+    **{"dataset": "phantom", "precision": "fp32"},
 }
 PHANTOM = ("phantom.cases=4", "phantom.test_cases=2", "phantom.size=32")
 
@@ -75,7 +75,7 @@ def _runs(labels: tuple[int, ...] = (2,), iterations: int = 150) -> list[Run]:
     common = {
         **{"dataset": "phantom", "patch": (16, 16, 16), "stride": (16, 16, 16)},
         **{"dataset_options": {"cases": 4, "test_cases": 2, "size": 32}, "iterations": iterations},
-        **{"checkpoint_every": 5, "network_options": {"filters": 2}},
+        **{"checkpoint_every": 5, "precision": "fp32", "network_options": {"filters": 2}},
     }
     return check(expand(Axes(["mt"], labels=labels), common, {}, {}), here=False)
 
@@ -176,8 +176,20 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
             process.wait()
 
 
-def test_a_killed_dask_worker_changes_no_result(scheduler, tmp_path, reference):
+def test_dask_ends_a_run_on_ctrl_c_and_a_killed_worker_changes_no_result(
+    scheduler, tmp_path, reference
+):
+    from semisam.bench.executors.dask import Dask
+
     address, workers = scheduler
+    (endless,) = _runs(iterations=100_000)
+    display = Recorder(interrupt=True)
+    (outcome,) = Dask(address).run_all([endless], tmp_path / "endless", display)
+    assert outcome.status == "interrupted" and display.ends == [outcome]
+    assert (tmp_path / "endless" / endless.name / "checkpoint.pt").exists()
+    _wait(lambda: not _processes(tmp_path / "endless"), "the run's end")
+    assert [worker.poll() for worker in workers] == [None, None]
+
     out = tmp_path / "out"
     killed: list[str] = []
 
@@ -206,6 +218,22 @@ def test_a_killed_dask_worker_changes_no_result(scheduler, tmp_path, reference):
     pd.testing.assert_frame_equal(_results(out), reference)
     assert "2/2" in result.output and "Comparison" in result.output
     assert not _processes(out)
+
+
+def test_a_second_grid_forgets_no_run_of_the_first():
+    from types import SimpleNamespace
+
+    from semisam.bench.executors.dask_task import StopRuns
+
+    worker = SimpleNamespace()
+    first, second = StopRuns(), StopRuns()
+    first.setup(worker)
+    first.transition("run", "ready", "executing")
+    unwanted = first.unwanted["run"]
+    second.setup(worker)
+    assert not unwanted.is_set()
+    second.transition("run", "executing", "released")
+    assert unwanted.is_set()
 
 
 def test_no_dask_scheduler_is_one_sentence(tmp_path, monkeypatch):
@@ -287,8 +315,8 @@ def test_a_job_that_meets_its_time_limit_goes_on_in_another(slurm, tmp_path, ref
     assert [state["phase"] for state in display.moves if state["done"]]
     assert any("goes on in another job" in note for note in display.notes)
     jobs = fake_slurm.jobs(slurm)
-    assert [job["name"].endswith(run.name) for job, run in zip(jobs.values(), [runs[0], *runs])]
-    assert len({job["name"] for job in jobs.values()}) == 2 and len(jobs) == 3
+    executed = [job["name"].split("-", 2)[2] for job in jobs.values()]
+    assert executed == [runs[0].name, runs[0].name, runs[1].name]
     options = jobs["1"]["options"]
     assert options["partition"] == "gpu" and options["exclusive"] == ""
     again = executor.run_all(runs, folder, Recorder())
@@ -327,9 +355,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], li
     ],
 )
 def test_a_failed_job_is_told_and_not_repeated(slurm, tmp_path, quick, monkeypatch, line, said):
-    from semisam.bench.executors import runs as shared
+    from semisam.bench.executors import slurm as executor
 
-    monkeypatch.setattr(shared, "SHARED", 0.1)
+    # Nothing else writes here, so there is nothing that could show later.
+    monkeypatch.setattr(executor, "wait_shown", lambda folder: None)
     (outcome,) = Slurm({}, every=0.05).run_all(quick(line), tmp_path / "out", Recorder())
     assert outcome.status == "failed" and said in outcome.message
     assert len(fake_slurm.jobs(slurm)) == 1

@@ -107,9 +107,7 @@ class Dask:
                     stamp = checkpoint_stamp(folder / run.name)
                     if _killed(tasks[run.name]) and stamp != stamps[run.name]:
                         # Its workers died too often for Dask, but between them it came further.
-                        display.note(
-                            f"{run.name}: its workers died; it goes on from its checkpoint"
-                        )
+                        display.note(f"{run.name}: workers died; it goes on from its checkpoint")
                         stamps[run.name] = stamp
                         tasks[run.name] = self._submit(run, folder / run.name)
                         continue

@@ -33,8 +33,8 @@ class StopRuns(WorkerPlugin):  # type: ignore[misc]
         self.unwanted: dict[str, threading.Event] = {}
 
     def setup(self, worker: Any) -> None:
-        """Begin with no run."""
-        self.unwanted = {}
+        """Begin with the runs at work: each grid registers the plugin anew, beside others."""
+        self.unwanted = vars(worker).setdefault("_semisam_unwanted", {})
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Note what begins, what is not wanted any more and what is over."""
