@@ -36,7 +36,7 @@ from semisam.files import write_json
 PATIENCE = 240
 """Seconds after which a test gives up; two slow cores that import torch take a while."""
 GRID = {
-    **{"patch": "16x16x16", "stride": "16x16x16", "iterations": "150", "checkpoint-every": "5"},
+    **{"patch": "16x16x16", "stride": "16x16x16", "iterations": "60", "checkpoint-every": "5"},
     **{"set": "vnet.filters=2", "method": "mt", "labels": "1,2", "sam": "none"},
     **{"dataset": "phantom", "precision": "fp32"},
 }
@@ -71,7 +71,7 @@ def _wait(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
-def _runs(labels: tuple[int, ...] = (2,), iterations: int = 150) -> list[Run]:
+def _runs(labels: tuple[int, ...] = (2,), iterations: int = 60) -> list[Run]:
     common = {
         **{"dataset": "phantom", "patch": (16, 16, 16), "stride": (16, 16, 16)},
         **{"dataset_options": {"cases": 4, "test_cases": 2, "size": 32}, "iterations": iterations},
@@ -252,7 +252,9 @@ def test_no_dask_scheduler_is_one_sentence(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp://", "http://127.0.0.1:1", "tcp://[::"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://", "http://127.0.0.1:1", "tcp://[::", "a:b"]
+)
 def test_what_is_no_address_is_one_sentence(tmp_path, address):
     result = _bench(tmp_path / "out", "--executor", "dask", "--scheduler", address)
     assert result.exit_code == 2 and "--scheduler must be" in result.output

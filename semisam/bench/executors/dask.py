@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask
 import dask_jobqueue
@@ -35,6 +36,7 @@ CLUSTERS = {
     "sge": (dask_jobqueue.SGECluster, "qsub"),
 }
 """A batch system's cluster and the program that submits to it."""
+_PROTOCOLS = {"tcp", "tls", "ucx", "ws", "wss"}
 _CONNECT = 10.0
 _KEEP_UP = 30.0
 """Seconds between two looks whether workers whose job has ended must be replaced."""
@@ -195,7 +197,23 @@ def _killed(task: Any) -> bool:
     return task.status == "error" and isinstance(task.exception(), KilledWorker)
 
 
+def _check_address(address: str) -> None:
+    """Refuse what is no address; what Dask makes of it is no sentence, and takes its time."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        valid = parts.scheme in _PROTOCOLS and bool(parts.hostname and parts.port)
+    except ValueError:  # a port that is no number, half an IPv6 address
+        valid = False
+    if not valid:
+        raise InputError(
+            f"--scheduler must be the address of a Dask scheduler, got {address!r}: "
+            "for example tcp://host:8786, which `dask scheduler` prints"
+        )
+
+
 def _connect(where: Any) -> Any:
+    if isinstance(where, str):
+        _check_address(where)
     try:
         return Client(where, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
