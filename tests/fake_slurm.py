@@ -111,6 +111,8 @@ def _keep(
 
 
 def _squeue(folder: Path) -> None:
+    if (folder / "down").exists():
+        sys.exit("slurm_load_jobs error: Unable to contact slurm controller")
     for number, job in jobs(folder).items():
         print(f"{number}|{job['state']}|{job['name']}")
 

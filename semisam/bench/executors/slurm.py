@@ -111,6 +111,8 @@ class Slurm:
         self._every = every
         self._asked = 0.0
         self._answered = time.monotonic()
+        self._said = ""
+        self._first_look()
 
     def run_all(self, runs: Sequence[Run], folder: Path, display: Display) -> list[Outcome]:
         """Execute every run that has no result yet; see `Executor`."""
@@ -119,7 +121,13 @@ class Slurm:
         watch = Watch(display)
         self._answered = time.monotonic()
         try:
-            found = dict(self._queue() or {})
+            found = self._first_look()
+            self._submit(grid, found)
+            if grid.jobs:
+                display.note(
+                    f"Jobs in SLURM's queue: {len(grid.jobs)}. Ctrl-C cancels them; should this "
+                    "process die, the same command finds them again."
+                )
             while grid.waiting or grid.jobs:
                 self._submit(grid, found)
                 for job in list(grid.jobs.values()):
@@ -181,10 +189,21 @@ class Slurm:
         who = f"--user={os.getuid()}"
         answer = _ask(["squeue", "--noheader", "--states=all", "--format=%i|%T|%j", who])
         if answer.returncode:
+            self._said = _last_line(answer.stderr)
             return None
         self._answered = self._asked
         rows = [line.strip().split("|", 2) for line in answer.stdout.splitlines()]
         return {row[0]: (row[2], row[1]) for row in rows if len(row) == 3}
+
+    def _first_look(self) -> dict[str, tuple[str, str]]:
+        """Return the queue, without which a run could be submitted that has a job already."""
+        queue = self._queue()
+        if queue is None:
+            raise InputError(
+                f"--executor slurm needs a SLURM that answers, got {self._said!r} from squeue: "
+                "try squeue yourself, then run the same command again"
+            )
+        return queue
 
     def _update(self, grid: _Grid) -> None:
         """Ask for the jobs from time to time; end or continue the runs whose job is over."""
