@@ -73,6 +73,7 @@ class Dask:
         self._resources = None if cluster is None else {dask_task.RESOURCE: 1}
         self._client = _connect(scheduler if self._cluster is None else self._cluster)
         self._next_look = 0.0
+        self._equip()
 
     def run_all(self, runs: Sequence[Run], folder: Path, display: Display) -> list[Outcome]:
         """Execute every run that has no result yet; see `Executor`."""
@@ -91,7 +92,6 @@ class Dask:
                 todo.append(run)
         tasks: dict[str, Any] = {}
         try:
-            self._equip()
             watch = Watch(display)
             stamps = {run.name: checkpoint_stamp(folder / run.name) for run in todo}
             for run in todo:
@@ -123,9 +123,7 @@ class Dask:
             for run in left:
                 end(judge(run, folder / run.name, INTERRUPTED))
         finally:
-            self._client.close()
-            if self._cluster is not None:
-                self._cluster.close()
+            self._close()
         return [outcomes[run.name] for run in runs]
 
     def _submit(self, run: Run, folder: Path) -> Any:
@@ -142,12 +140,20 @@ class Dask:
     def _equip(self) -> None:
         """Give the workers, those that come later too, what ends runs."""
         try:
+            # The scheduler unpickles tasks as well.
+            self._client.run_on_scheduler(dask_task.is_known)
             self._client.register_plugin(dask_task.StopRuns())
         except Exception as error:  # whatever unpickling it there raises
+            self._close()
             raise InputError(
-                "the Dask workers must be able to import this version of semisam, got "
-                f"{type(error).__name__}: {error}: install it in their environment"
+                "the Dask scheduler and its workers must be able to import this version of "
+                f"semisam, got {_sentence(error)}: install it in their environment"
             ) from None
+
+    def _close(self) -> None:
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
     def _tell_of_workers(self, display: Display) -> None:
         """Say who executes the runs, and why nothing moves where nobody does."""
@@ -188,13 +194,18 @@ def _outcome(run: Run, folder: Path, task: Any) -> Outcome:
         if _killed(task):
             said = "its Dask workers died one after the other before the first checkpoint"
         else:
-            said = f"the Dask worker raised {type(error).__name__}: {error}"
+            said = f"the Dask worker raised {_sentence(error)}"
         return Outcome(run, "failed", said)
     return Outcome(run, "failed", "the Dask scheduler is gone; run the same command again")
 
 
 def _killed(task: Any) -> bool:
     return task.status == "error" and isinstance(task.exception(), KilledWorker)
+
+
+def _sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _check_address(address: str) -> None:

@@ -21,6 +21,11 @@ _WAIT = 300
 _POLL = 0.5
 
 
+def is_known() -> bool:
+    """Whether a process of Dask knows this module: it answers, or it cannot even be asked."""
+    return True
+
+
 class StopRuns(WorkerPlugin):  # type: ignore[misc]
     """Ends the runs that nobody waits for any more: interrupted, or their grid is gone.
 
