@@ -276,7 +276,7 @@ def jobqueue(tmp_path: Path) -> Iterator[None]:
     """A user's configuration of dask-jobqueue: jobs of one core, all on loopback."""
     import dask_jobqueue  # noqa: F401  (brings its defaults)
 
-    own = {"cores": 1, "memory": "1GiB", "interface": "lo", "walltime": "00:10:00"}
+    own: dict[str, Any] = {"cores": 1, "memory": "1GiB", "interface": "lo", "walltime": "00:10:00"}
     own |= {
         "log-directory": str(tmp_path),
         "scheduler-options": {"dashboard_address": "127.0.0.1:0"},
