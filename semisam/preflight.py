@@ -19,15 +19,29 @@ from semisam.framework import Framework
 
 
 def check_run(
-    settings: RunSettings, store: VolumeStore, framework: Framework, labeled: int, unlabeled: int
+    settings: RunSettings,
+    store: VolumeStore,
+    framework: Framework,
+    labeled: int,
+    unlabeled: int,
+    *,
+    here: bool = True,
 ) -> BatchPlan:
     """Check what can be known before training and return how the batch is divided.
+
+    Args:
+        settings: of the run.
+        store: its volumes.
+        framework: its method.
+        labeled: how many labeled cases it has.
+        unlabeled: how many unlabeled ones.
+        here: it will train on this machine; else device and memory are those of another.
 
     Raises:
         InputError: a patch that the network, its BatchNorm or the memory cannot take; a device
             that is not there.
     """
-    device = check_device(settings)
+    device = check_device(settings) if here else None
     dataset = store.dataset
     axes = store.image(store.test[0]).array.ndim - 1
     for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
@@ -55,6 +69,8 @@ def check_run(
             f"BatchNorm needs more than one value per channel at the lowest resolution, got "
             f"{fewest} row of {'x'.join(map(str, settings.patch))}: choose a larger --patch"
         )
+    if device is None:
+        return plan
     check_patch_fits(
         lambda: build(logits=dataset.num_classes),
         rows,

@@ -94,12 +94,20 @@ def expand(
 
 
 def check(
-    runs: Sequence[RunSettings], on_case: Callable[[int, int], None] | None = None
+    runs: Sequence[RunSettings],
+    on_case: Callable[[int, int], None] | None = None,
+    *,
+    here: bool = True,
 ) -> list[Run]:
     """Check every run of a grid before the first one starts, and name them.
 
     All images, the labels of the cases that are labeled in some run, and those of the test cases
     are read once; no other label is.
+
+    Args:
+        runs: settings of each.
+        on_case: told how many cases were read, and of how many.
+        here: the runs will train on this machine; else device and memory are those of another.
 
     Raises:
         InputError: if any setting, plugin or volume cannot be used.
@@ -123,7 +131,7 @@ def check(
     hashes = store.check(on_case)
     for run, framework in zip(runs, frameworks, strict=True):
         labeled, unlabeled = chosen[run.labels, run.subset]
-        check_run(run, store, framework, len(labeled), len(unlabeled))
+        check_run(run, store, framework, len(labeled), len(unlabeled), here=here)
     named = []
     for run in runs:
         labeled, _ = chosen[run.labels, run.subset]

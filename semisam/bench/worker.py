@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -12,12 +13,18 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from semisam.errors import SemisamError
 from semisam.files import write_json
 
+if TYPE_CHECKING:
+    from semisam.config import RunSettings
+
 PROGRESS = "progress.json"
 ERROR = "error.json"
+LOG = "run.log"
+LOCK = ".lock"
 INTERRUPTED = 130
 _INTERVAL = 0.5
 
@@ -41,18 +48,27 @@ class ProgressFile:
         temporary.replace(self._path)
 
 
-def main(folder: Path) -> int:
-    """Execute the run whose settings lie in the folder; return the exit code."""
+def main(
+    folder: Path, *, wait: float = 0.0, device: str | None = None, parent: int | None = None
+) -> int:
+    """Execute the run whose settings lie in the folder; return the exit code.
+
+    Args:
+        folder: of the run.
+        wait: seconds for which a process that is still at work in the folder is waited for.
+        device: of this machine, instead of the settings'; ``auto``: a GPU if there is one.
+        parent: the process that started this one, whose end ends the run; ``None``: who it is now.
+    """
     from semisam.allocator import keep_memory
-    from semisam.config import read_settings
     from semisam.run import execute
     from semisam.trainer import Interrupted
 
     keep_memory()
-    _end_with_parent()
-    (folder / ERROR).unlink(missing_ok=True)
+    _end_with_parent(os.getppid() if parent is None else parent)
     try:
-        execute(read_settings(folder), folder, ProgressFile(folder))
+        _wait_for(folder, wait)
+        (folder / ERROR).unlink(missing_ok=True)
+        execute(_settings(folder, device), folder, ProgressFile(folder))
     except (Interrupted, KeyboardInterrupt):
         return INTERRUPTED
     except SemisamError as error:
@@ -67,9 +83,35 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
+def _wait_for(folder: Path, seconds: float) -> None:
+    """Wait, but not for ever, until no other process is at work in the folder.
+
+    One that lost its parent finishes the step in hand and saves before it ends. Whether the folder
+    is free in the end, the run itself finds out.
+    """
+    from filelock import FileLock, Timeout
+
+    if seconds <= 0 or not (folder / LOCK).exists():
+        return
+    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=seconds):
+        pass
+
+
+def _settings(folder: Path, device: str | None) -> RunSettings:
+    from semisam.config import read_settings
+
+    settings = read_settings(folder)
+    if device is None:
+        return settings
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return settings.model_copy(update={"device": device})
+
+
+def _end_with_parent(parent: int) -> None:
     """Stop politely (with a checkpoint) when the grid that started this run is gone."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -80,5 +122,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m semisam.bench.worker")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--wait", type=float, default=0.0)
+    parser.add_argument("--device")
+    parser.add_argument("--parent", type=int)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(**vars(_arguments())))

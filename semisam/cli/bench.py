@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam.cli.executors import executor_options, take_executor
 from semisam.cli.options import Names, Numbers, run_options
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ Examples:
     help="Labeled subsets: 0 the first N of the list, k > 0 seeded draws.",
 )
 @click.option("--out", default="runs/bench", show_default=True, help="Where all results go.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="At a time.")
+@executor_options
 @run_options
 def command(
     methods: tuple[str, ...],
@@ -70,7 +71,6 @@ def command(
     seeds: tuple[int, ...],
     subsets: tuple[int, ...],
     out: str,
-    jobs: int,
     **given: Any,
 ) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
@@ -80,7 +80,7 @@ def command(
     output folder. A run finished earlier is not run again; one that was stopped goes on where it
     was.
     """
-    from semisam.bench import grid, local, results
+    from semisam.bench import grid, results
     from semisam.cli.display import GridDisplay, console, print_table
     from semisam.cli.options import check_names, common_settings, suggested_settings
     from semisam.controls import CONTROLS
@@ -88,6 +88,7 @@ def command(
     from semisam.files import writable_folder
 
     sams = sams or ("none", DEFAULT_BACKEND)
+    executor = take_executor(given)
     common, options = common_settings(given, methods, sams)
     suggested = suggested_settings(common)
     check_names("--sam-weight", sam_weights, ("plain", "gated"))
@@ -105,10 +106,12 @@ def command(
         console.print(line)
     with console.status("Checking settings, plugins and scans") as status:
         named = grid.check(
-            runs, lambda done, total: status.update(f"Checking the scans: {done} of {total}")
+            runs,
+            lambda done, total: status.update(f"Checking the scans: {done} of {total}"),
+            here=executor.here,
         )
     with GridDisplay(len(named)) as display:
-        outcomes = local.run_all(named, folder, display, jobs)
+        outcomes = executor.run_all(named, folder, display)
     frame = results.collect(folder / run.name for run in named)
     if not frame.empty:
         results.write(frame, Path(out) / "results.csv", digits=10)

@@ -27,8 +27,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from semisam.bench.executors.contract import Outcome
     from semisam.bench.grid import Run
-    from semisam.bench.local import Outcome
 
 console = Console(highlight=False)
 
@@ -111,6 +111,10 @@ class GridDisplay:
             "interrupted": "[yellow]not finished[/yellow]",
         }
         console.print(f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}")
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        console.print(escape(text))
 
 
 def print_table(table: pd.DataFrame) -> None:

@@ -1,0 +1,135 @@
+"""What the executors share: a run's folder before and after, and the command between."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from semisam.bench.executors.contract import Display, Outcome
+from semisam.bench.grid import Run
+from semisam.bench.worker import ERROR, INTERRUPTED, LOCK, LOG, PROGRESS
+from semisam.checkpoint import CHECKPOINT
+from semisam.files import write_json
+from semisam.run import RESULT
+
+POLL = 0.25
+"""Seconds between two looks at the progress of runs."""
+PATIENCE = 120.0
+"""Seconds that interrupted runs elsewhere are given to finish the step in hand and save."""
+SHARED = 15.0
+"""Seconds within which a network file system shows what another machine has written."""
+
+
+def prepare(run: Run, folder: Path) -> None:
+    """Make a run's folder and write its settings.
+
+    The folder's name is the run's identity, so settings that lie there differ in nothing that
+    counts: the data may have moved, or the device be another.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "settings.json", run.settings.model_dump(mode="json"))
+    for name in (ERROR, PROGRESS):  # of an earlier attempt
+        (folder / name).unlink(missing_ok=True)
+
+
+def worker_command(folder: Path, *more: str) -> list[str]:
+    """Return the command that executes the run of a folder with this Python."""
+    return [sys.executable, "-m", "semisam.bench.worker", str(folder), *more]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of a folder has its result."""
+    return (folder / RESULT).exists()
+
+
+def judge(run: Run, folder: Path, code: int, stopped: bool = False) -> Outcome:
+    """Return how a run ended that is not at work any more, by what it wrote.
+
+    Args:
+        run: that ended.
+        folder: of the run.
+        code: exit code of its process.
+        stopped: the user wished it to end.
+    """
+    if is_finished(folder):
+        return Outcome(run, "done")
+    if code == INTERRUPTED or stopped:
+        return Outcome(run, "interrupted")
+    return Outcome(run, "failed", reason(folder, code))
+
+
+def reason(folder: Path, code: int) -> str:
+    """Return why the run of a folder failed: its own sentence, else what its process tells."""
+    return error_of(folder) or f"{how(code)}; see {folder / LOG}"
+
+
+def error_of(folder: Path) -> str:
+    """Return the sentence in which the run of a folder failed, if it wrote one."""
+    return str((read_state(folder / ERROR) or {"error": ""})["error"])
+
+
+def how(code: int) -> str:
+    """Return what an exit code says."""
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Return the content of a small JSON file that another process may be writing."""
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return state
+
+
+def checkpoint_stamp(folder: Path) -> int:
+    """Return a number that changes whenever the run of a folder has come further."""
+    try:
+        return (folder / CHECKPOINT).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def wait_shown(folder: Path, seconds: float = SHARED) -> None:
+    """Wait until a run's result or error shows, which another machine may just have written."""
+    deadline = time.monotonic() + seconds
+    while not (is_finished(folder) or (folder / ERROR).exists()) and time.monotonic() < deadline:
+        time.sleep(POLL)
+        list(folder.iterdir())  # a network file system looks again
+
+
+def wait_idle(folders: Sequence[Path], seconds: float = PATIENCE) -> None:
+    """Wait until no process is at work in any of these run folders, but not for ever."""
+    deadline = time.monotonic() + seconds
+    for folder in folders:
+        if not (folder / LOCK).exists():
+            continue
+        try:
+            with FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic())):
+                pass
+        except Timeout:
+            return
+
+
+class Watch:
+    """Shows runs that are executed elsewhere, by the progress files that they write."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._shown: set[str] = set()
+
+    def look(self, run: Run, folder: Path) -> None:
+        """Show how far a run is, if it has begun."""
+        state = read_state(folder / PROGRESS)
+        if state is None:
+            return
+        if run.name not in self._shown:
+            self._shown.add(run.name)
+            self._display.started(run)
+        self._display.moved(run, state)
