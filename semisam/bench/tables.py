@@ -113,7 +113,7 @@ def _section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, tuple[str, ...]
 
 def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
     """Return departures and choices of a row, and whether each is one plugin's of its own."""
-    places = {row["method"], "semisam", row["sam"], _text(row, "prompter")}
+    places = {row["method"], "semisam", row["sam"], _text(row, "prompter")} - {"", "none"}
     texts = [t for name in ("departures", "choices") for t in _text(row, name).split("; ") if t]
     return [(text, text.partition("=")[0].rpartition(".")[0] in places) for text in texts]
 

@@ -84,7 +84,10 @@ def choose(bench: Bench, part: Part, most: int) -> list[Shown]:
 def _pairs(part: Part) -> Iterator[tuple[Row, Row | None]]:
     """Give the pairs of a part; where there is none at all, its rows alone."""
     pairs = [(part.rows[r.bare], r) for r in part.rows if r.bare is not None]
-    yield from pairs or [(row, None) for row in part.rows]
+    if pairs:
+        yield from pairs
+    else:
+        yield from ((row, None) for row in part.rows)
 
 
 def _cases_of(bench: Bench, bare: Row, wrapped: Row | None) -> list[Shown]:

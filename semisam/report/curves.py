@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from semisam.report.runs import Log, Part, Row, RunFolder, read_log
@@ -85,9 +87,9 @@ def smoothed(frames: Sequence[pd.DataFrame], name: str, window: int) -> Line | N
 
 
 def window_of(logs: Logs, rows: Sequence[Row]) -> int:
-    """Return the steps of the running mean: a fiftieth of the longest training."""
+    """Return the steps of the running mean: a fiftieth of the longest training, at least five."""
     longest = max((int(f.index.max()) + 1 for row in rows for f in logs.of(row)), default=1)
-    return max(1, longest // 50)
+    return max(5, longest // 50)
 
 
 def training_curves(
@@ -147,7 +149,7 @@ def _plot(
     *,
     log: bool = False,
     second: Mapping[str, Line | None] | None = None,
-) -> object | None:
+) -> Figure | None:
     """Return a figure of lines over the iterations; ``None`` where there is nothing to draw."""
     shown = {name: line for name, line in lines.items() if line is not None}
     if log:
@@ -162,6 +164,9 @@ def _plot(
         how = look[name]
         mean = np.where(line.mean > 0, line.mean, np.nan) if log else line.mean
         ax.plot(line.x, mean, color=how.color, linestyle=how.line)
+        alone = np.isfinite(mean) & ~_beside(np.isfinite(mean))
+        # A step between two without a figure is no line, and would not be seen.
+        ax.plot(line.x[alone], mean[alone], ".", color=how.color, markersize=4)
         if line.sd is not None:
             low = line.mean - line.sd
             low = np.where(low > 0, low, np.nan) if log else low
@@ -172,10 +177,13 @@ def _plot(
             ax.plot(other.x, other.mean, color=how.color, linestyle=":")
     if log:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(LogFormatter())
+        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.3, 0.5)))
+        ax.tick_params(axis="y", which="minor", labelsize=8)
     ax.set_title(title)
     ax.set_xlabel("iteration")
     ax.set_ylabel(unit)
-    ax.margins(x=0.01)
+    ax.set_xlim(0, max(float(line.x.max()) for line in shown.values()) * 1.01)
     legend_above(figure, handles, [short(name) for name in shown])
     return figure
 
@@ -188,3 +196,11 @@ def _about(rows: Sequence[Row], window: int) -> str:
 
 def _plain(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def _beside(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where a neighbour is known."""
+    found = np.zeros_like(known)
+    found[1:] |= known[:-1]
+    found[:-1] |= known[1:]
+    return found

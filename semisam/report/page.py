@@ -97,11 +97,14 @@ def _findings(bench: Bench) -> list[str]:
     if gains.empty:
         return ["No row with SemiSAM has a partner without it, so no gain is given."]
     sure = int((bench.table["gain_p_holm"] < ALPHA).sum())
+    sure_of = f"beyond chance over test cases (Holm-corrected p < {ALPHA})."
+    if len(gains) == 1:
+        told = f"{gains.iloc[0]:+.2f} points against the same method without it"
+        return [f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"]
     return [
-        f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in "
-        f"{len(gains)} comparison{'s' * (len(gains) > 1)} with the same method without it; "
-        f"{sure or 'none'} of them {'is' if sure == 1 else 'are'} beyond chance over test cases "
-        f"(Holm-corrected p < {ALPHA})."
+        f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in {len(gains)} "
+        f"comparisons with the same method without it; {sure or 'none'} of them "
+        f"{'is' if sure == 1 else 'are'} {sure_of}"
     ]
 
 

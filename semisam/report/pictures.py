@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -65,10 +65,10 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     image, maps, spacing = _upright(masks)
     solid = image.ndim == 3
     planes = _PLANES if solid else (("slice", -1, (0, 1)),)
-    figure = new_figure(7.2, 5.3 if solid else 3.6)
-    upper = figure
+    figure = new_figure(7.2, 4.9 if solid else 3.6)
+    upper: Any = figure
     if solid:
-        upper, lower = figure.subfigures(2, 1, height_ratios=(1.0, 1.05))
+        upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(1.0, 0.95)))
         bounds = common_bounds(maps, spacing)
         for number, (mask, title, color) in enumerate(zip(maps, titles, colors, strict=True), 1):
             ax = lower.add_subplot(1, len(maps), number, projection="3d")

@@ -224,7 +224,8 @@ def _part(section: Section, frame: pd.DataFrame) -> Part:
         for key, group in frame.groupby(list(GROUP), sort=False, dropna=False)
     }
     found = []
-    for figures in section.rows.to_dict("records"):
+    for raw in section.rows.to_dict("records"):
+        figures = {str(name): value for name, value in raw.items()}
         group = groups.get(tuple(str(figures[name]) for name in GROUP))
         if group is not None:  # else it is the paper's
             found.append((figures, group))

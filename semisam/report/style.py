@@ -32,7 +32,7 @@ _DARK = {"#0072b2": "var(--blue)", "#aa3377": "var(--plum)"}
 _MARKERS = "osD^vP"
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 1.5, 1.5, 1.5)), (0, (1.2, 1.2)), (0, (9, 2)))
 _FONT = "DejaVu Sans"
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": _FONT,
     "font.size": 10,
     "text.parse_math": False,  # a name with dollar signs is a name
@@ -66,7 +66,7 @@ _RC = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn in every figure: its method's colour, hollow and dashed without SemiSAM."""
+    """How a row is drawn in every figure: its method's colour; hollow, dashed without SemiSAM."""
 
     color: str
     line: Any

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import marching_cubes
+from skimage import measure
 
 Labels = NDArray[np.uint8]
+
+marching_cubes: Any = measure.marching_cubes  # it carries no types
 
 _MOST_FACES = 30_000
 _LIGHT = np.array([-0.4, -0.55, 0.75]) / np.linalg.norm([-0.4, -0.55, 0.75])
@@ -35,10 +37,10 @@ def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bo
             continue
         vertices, faces = found
         triangles = vertices[faces]
-        normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+        normals = np.cross(triangles[:, 2] - triangles[:, 0], triangles[:, 1] - triangles[:, 0])
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         normals = normals / np.maximum(length, 1e-12)
-        light = 0.42 + 0.58 * np.clip(normals @ _LIGHT, 0.0, 1.0)
+        light = 0.5 + 0.5 * np.clip(normals @ _LIGHT, -0.4, 1.0)
         base = _rgb(color) * _SHADES[(value - 1) % len(_SHADES)]
         colors = np.concatenate([np.clip(light[:, None] * base, 0, 1), np.ones((len(light), 1))], 1)
         surface = Poly3DCollection(triangles, facecolors=colors, edgecolors=colors, linewidths=0.1)
@@ -46,7 +48,7 @@ def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bo
         ax.add_collection3d(surface)
     for axis, name in enumerate("xyz"):
         getattr(ax, f"set_{name}lim")(bounds[0][axis], bounds[1][axis])
-    ax.set_box_aspect(np.maximum(bounds[1] - bounds[0], 1e-6), zoom=1.25)
+    ax.set_box_aspect(np.maximum(bounds[1] - bounds[0], 1e-6), zoom=1.45)
     ax.view_init(elev=22, azim=-62)
     ax.set_axis_off()
 
@@ -57,7 +59,8 @@ def common_bounds(masks: Sequence[Labels], spacing: Sequence[float]) -> NDArray[
     if not whole.any():
         return np.array([np.zeros(3), np.array(whole.shape) * spacing])
     voxels = np.argwhere(whole)
-    return np.array([voxels.min(0) - 1.5, voxels.max(0) + 1.5]) * np.asarray(spacing)
+    bounds: NDArray[np.float64] = np.array([voxels.min(0) - 1.5, voxels.max(0) + 1.5])
+    return bounds * np.asarray(spacing, dtype=np.float64)
 
 
 def _surface(mask: NDArray[np.bool_], spacing: Sequence[float]) -> Any:
@@ -114,4 +117,5 @@ def draw_slice(
                 ax.contour(
                     *(x, y, inside), levels=[0.5], colors=[color], linestyles=[line], linewidths=1.5
                 )
+    ax.set_anchor("N")  # slices of different heights have their titles in one line
     ax.set_axis_off()
