@@ -17,7 +17,8 @@ from semisam.config import make_settings
 
 def _run(folder, sam, dice, *, dataset="la", **settings):
     """Write what a finished run leaves."""
-    made = make_settings({"method": "mt", "labels": 1, "sam": sam, "dataset": dataset, **settings})
+    given = {"method": "mt", "labels": 1, "sam": sam, "dataset": dataset, "protocol": "paper"}
+    made = make_settings({**given, **settings})
     metrics = {m: 1.5 for m in ("asd_voxel", "hd95_voxel", "hd95_mm", "asd_mm")}
     result = {
         "settings": made.model_dump(mode="json"),

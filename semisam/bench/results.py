@@ -149,8 +149,7 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     nothing = dict.fromkeys(names, math.nan)
     if group.iloc[0]["sam"] == "none":
         return nothing
-    on = [name for name in (*_PAIRED_ON, "data_key") if name in frame]
-    pairs = group.merge(frame[frame["sam"] == "none"], on=on, suffixes=("", "_bare"))
+    pairs = paired(group, frame[frame["sam"] == "none"])
     if pairs.empty:
         return nothing
     with_sam = _by_case(cases, pairs["run"], "dice")
@@ -158,6 +157,17 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     common = with_sam.index.intersection(without.index, sort=False)
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
     return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
+
+
+def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of runs that differ in the branch alone, those of ``bare`` as ``*_bare``.
+
+    Args:
+        group: rows of `keyed`.
+        bare: rows of `keyed` without the branch.
+    """
+    on = [name for name in (*_PAIRED_ON, "data_key") if name in group]
+    return group.merge(bare, on=on, suffixes=("", "_bare"))
 
 
 def _by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:

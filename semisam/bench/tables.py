@@ -115,7 +115,11 @@ def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
     """Return departures and choices of a row, and whether each is one plugin's of its own."""
     places = {row["method"], "semisam", row["sam"], _text(row, "prompter")} - {"", "none"}
     texts = [t for name in ("departures", "choices") for t in _text(row, name).split("; ") if t]
-    return [(text, text.partition("=")[0].rpartition(".")[0] in places) for text in texts]
+    found = []
+    for text in dict.fromkeys(texts):  # an option may be a departure and a choice
+        name = text.partition("=")[0]
+        found.append((text, name == "prompter" or name.rpartition(".")[0] in places))
+    return found
 
 
 def _text(row: Mapping[Any, Any], name: str) -> str:

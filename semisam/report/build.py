@@ -13,7 +13,7 @@ from semisam.report.curves import Logs, read_logs, sam_quality, training_curves
 from semisam.report.page import Group, Section, render
 from semisam.report.pictures import pictures
 from semisam.report.runs import Bench, Part, read_bench
-from semisam.report.scores import by_case, dice_against_labels
+from semisam.report.scores import ABOUT_CASES, by_case, dice_against_labels
 from semisam.report.style import Gallery, Look, looks, styled
 
 PAGE = "report.html"
@@ -136,7 +136,7 @@ def _cases(making: _Making) -> Section:
         if made is not None:
             groups.append(Group(_heading(making, part), [made]))
         step()
-    lines = [] if groups else ["No run is finished, so there are no scores of test cases."]
+    lines = [ABOUT_CASES if groups else "No run is finished, so there are no scores of test cases."]
     return Section("cases", "Every test case", lines, _merged(groups))
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from semisam.assemble import open_dataset
+from semisam.bench.results import paired
 from semisam.config import RunSettings
 from semisam.data.dataset import Dataset, Image
 from semisam.data.scans import read_label
@@ -95,10 +96,10 @@ def _cases_of(bench: Bench, bare: Row, wrapped: Row | None) -> list[Shown]:
     first = bare.runs.sort_values(order)
     runs = [str(first["run"].iloc[0])]
     if wrapped is not None:
-        both = bare.runs.merge(wrapped.runs, on=order, suffixes=("", "_with")).sort_values(order)
+        both = paired(wrapped.runs, bare.runs).sort_values(order)
         if both.empty:
             return []
-        runs = [str(both["run"].iloc[0]), str(both["run_with"].iloc[0])]
+        runs = [str(both["run_bare"].iloc[0]), str(both["run"].iloc[0])]
     scores = [_dice(bench, run) for run in runs]
     names = scores[0].index
     if wrapped is not None:

@@ -141,6 +141,13 @@ def sam_quality(
     return made
 
 
+class _Plain(LogFormatter):
+    """Names the same ticks as its parent, as 0.01 instead of 1e-02."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _plot(
     lines: Mapping[str, Line | None],
     look: Mapping[str, Look],
@@ -177,13 +184,15 @@ def _plot(
             ax.plot(other.x, other.mean, color=how.color, linestyle=":")
     if log:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(LogFormatter())
-        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.3, 0.5)))
+        ax.yaxis.set_major_formatter(_Plain())
+        ax.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.3, 0.5)))
         ax.tick_params(axis="y", which="minor", labelsize=8)
     ax.set_title(title)
     ax.set_xlabel("iteration")
     ax.set_ylabel(unit)
     ax.set_xlim(0, max(float(line.x.max()) for line in shown.values()) * 1.01)
+    if not log:
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     legend_above(figure, handles, [short(name) for name in shown])
     return figure
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisam.config import RunSettings, show_value
+from semisam.config import RunSettings, prescribed_prompter, show_value
 from semisam.report.runs import Bench, Part, RunFolder
 
 _AXES = ("method", "method_options", "labels", "subset", "seed", "sam", "sam_options")
@@ -27,6 +27,7 @@ _OPTIONS = {
     "stride": "--stride",
 }
 _ALWAYS = {"iterations", "patch"}
+_OF_THE_PLACE = ("device", "checkpoint_every", "save_predictions")
 
 
 def commands(bench: Bench) -> list[str]:
@@ -36,12 +37,33 @@ def commands(bench: Bench) -> list[str]:
     more than the folder holds.
     """
     grids: dict[str, list[RunSettings]] = {}
+    not_shared = {*_AXES, *_OF_THE_BRANCH, *_OF_THE_PLACE}
     for run in _finished(bench):
         settings = run.settings
         assert settings is not None
-        shared = settings.model_dump(mode="json", exclude={*_AXES, *_OF_THE_BRANCH, "device"})
-        grids.setdefault(json.dumps(shared, sort_keys=True), []).append(settings)
+        shared = json.dumps(settings.model_dump(mode="json", exclude=not_shared), sort_keys=True)
+        # One command gives a plugin one set of options: runs with another need their own.
+        number = 0
+        while any(_conflict(settings, other) for other in grids.get(f"{shared}{number}", [])):
+            number += 1
+        grids.setdefault(f"{shared}{number}", []).append(settings)
     return [_command(group) for group in grids.values()]
+
+
+def _conflict(one: RunSettings, other: RunSettings) -> bool:
+    """Return whether no command can hold both runs."""
+    if one.method == other.method and one.method_options != other.method_options:
+        return True
+    if "none" in (one.sam, other.sam):
+        return False
+    same = one.sam != other.sam or one.sam_options == other.sam_options
+    return not same or _branch(one) != _branch(other)
+
+
+def _branch(settings: RunSettings) -> tuple[Any, ...]:
+    """Return what of the branch a command gives once."""
+    options = {k: v for k, v in settings.semisam_options.items() if k != "gated"}
+    return options, settings.prompter, settings.prompter_options
 
 
 def _command(group: Sequence[RunSettings]) -> str:
@@ -52,16 +74,16 @@ def _command(group: Sequence[RunSettings]) -> str:
     with_sam = [s for s in group if s.sam != "none"]
     words += ["--method", _join(s.method for s in group)]
     words += ["--labels", _join(s.labels for s in group)]
-    words += ["--sam", _join(s.sam for s in group)]
-    gated = ["gated" if s.semisam_options.get("gated") else "paper" for s in with_sam]
+    words += ["--sam", _join(sorted((s.sam for s in group), key=lambda sam: sam != "none"))]
+    gated = ["gated" if s.semisam_options.get("gated") else "plain" for s in with_sam]
     if "gated" in gated:
         words += ["--sam-weight", _join(gated)]
     if any(s.sam_control for s in group):
         words += ["--sam-control", _join(s.sam_control or "none" for s in with_sam)]
     words += ["--seeds", _join(s.seed for s in group)]
     words += ["--subsets", _join(s.subset for s in group)]
-    prompter = next((s.prompter for s in with_sam if s.prompter != "uncertainty-points"), None)
-    words += ["--prompter", prompter] if prompter else []
+    if with_sam and with_sam[0].prompter != prescribed_prompter(first.protocol):
+        words += ["--prompter", with_sam[0].prompter]
     defaults = RunSettings(labels=1)
     for name, option in _OPTIONS.items():
         value = getattr(first, name)

@@ -114,7 +114,7 @@ def _notes(bench: Bench) -> list[str]:
     import pandas as pd
 
     whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
-    lines = notes(whole)
+    lines = [line.replace("beside it", "below it") for line in notes(whole)]
     marked = any(PAPER in line for line in lines)
     lines.append("“cases ±” is the SD over test cases, each the mean of its runs.")
     lines.append(

@@ -21,6 +21,7 @@ from semisam.report.surfaces import common_bounds, draw_slice, draw_surface
 
 Labels = NDArray[np.uint8]
 
+_WIDTH = 7.2  # of a picture, in inches
 _PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
 _SAME_DICE = 0.5  # points by which a computed mask may differ from the run's on other hardware
 
@@ -65,10 +66,14 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     image, maps, spacing = _upright(masks)
     solid = image.ndim == 3
     planes = _PLANES if solid else (("slice", -1, (0, 1)),)
-    figure = new_figure(7.2, 4.9 if solid else 3.6)
+    # Slices side by side, all in one scale, as wide as the figure or as high as is bearable.
+    sides = [tuple(image.shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
+    height = max(down for _, down in sides) * _WIDTH / sum(right for right, _ in sides)
+    height = min(height, 4.0) + 0.35
+    figure = new_figure(_WIDTH, height + (2.1 if solid else 0.0) + 0.35)
     upper: Any = figure
     if solid:
-        upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(1.0, 0.95)))
+        upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(height + 0.35, 2.1)))
         bounds = common_bounds(maps, spacing)
         for number, (mask, title, color) in enumerate(zip(maps, titles, colors, strict=True), 1):
             ax = lower.add_subplot(1, len(maps), number, projection="3d")
@@ -76,19 +81,23 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
             ax.set_title(title if mask.any() else f"{title}: empty", loc="center", y=0.98)
     middle = _middle(maps[0])
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
-    lines: tuple[Any, ...] = ("-", "-", "-") if len(maps) == 3 else ("-", "-")
-    for number, (name, across, (right, down)) in enumerate(planes, start=1):
-        ax = upper.add_subplot(1, len(planes), number)
+    # The truth is the broad line below: told from the others by more than its colour.
+    widths = (3.0, 1.4, 1.4)
+    grid = upper.add_gridspec(1, len(planes), width_ratios=[right for right, _ in sides])
+    for number, (name, across, (right, down)) in enumerate(planes):
+        ax = upper.add_subplot(grid[number])
         index: tuple[Any, ...] = tuple(
             middle[a] if a == across else slice(None) for a in range(image.ndim)
         )
-        outlines = [(m[index], c, line) for m, c, line in zip(maps, colors, lines, strict=True)]
+        outlines = [(m[index], c, w) for m, c, w in zip(maps, colors, widths, strict=False)]
         size = (spacing[right], spacing[down])
         draw_slice(ax, image[index], outlines, size, (low, high))
         ax.set_title(name, loc="center")
         if down == 2:
             ax.invert_yaxis()  # superior is up; anterior is already
-    handles = [Line2D([], [], color=color, lw=2.4) for color in colors]
+    handles = [
+        Line2D([], [], color=color, lw=w + 1) for color, w in zip(colors, widths, strict=False)
+    ]
     legend_above(figure, handles, titles)
     return figure
 

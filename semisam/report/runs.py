@@ -11,7 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, TABLE_METRICS, collect, collect_cases, comparison, keyed
+from semisam.bench.results import (
+    GROUP,
+    TABLE_METRICS,
+    collect,
+    collect_cases,
+    comparison,
+    keyed,
+    paired,
+)
 from semisam.bench.tables import Section, method_name, paper_rows, sections
 from semisam.bench.worker import ERROR
 from semisam.checkpoint import LOG
@@ -239,10 +247,8 @@ def _part(section: Section, frame: pd.DataFrame) -> Part:
 
 
 def _bare_of(group: pd.DataFrame, others: list[pd.DataFrame]) -> int | None:
-    """Return which of the groups holds the bare runs of the same method."""
-    same = ("method", "method_options", "labels", "network", "network_options", "data_key")
+    """Return which of the groups holds the runs that the gain is taken over."""
     for index, other in enumerate(others):
-        names = [name for name in same if name in group]
-        if other.iloc[0]["sam"] == "none" and group.merge(other, on=names).shape[0]:
+        if other.iloc[0]["sam"] == "none" and not paired(group, other).empty:
             return index
     return None

@@ -108,6 +108,13 @@ def _about_spreads(kinds: set[str]) -> str:
     return " ".join([head, *lines])
 
 
+ABOUT_CASES = (
+    "A dot is a test case, the mean of the row's runs; boxes: quartiles and median; whiskers: all "
+    "but outliers beyond 1.5 times the box. A line joins a case without and with SemiSAM: solid "
+    "where it gained, dotted where it lost."
+)
+
+
 def by_case(
     bench: Bench, part: Part, labels: int, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> Made | None:
@@ -117,9 +124,9 @@ def by_case(
         return None
     lines = [row for block in blocks for row in block]
     longest = max(len(short(row.name)) for row in lines)
-    figure = new_figure(6.6, 0.75 + 0.52 * len(lines) + 0.18 * len(blocks))
+    figure = new_figure(4.9, 0.75 + 0.6 * len(lines) + 0.2 * len(blocks))
     ax = figure.add_subplot()
-    ticks, place, pairs = [], 0.0, 0
+    ticks, place, told = [], 0.0, []
     for block in blocks:
         drawn: list[tuple[float, pd.Series[float]]] = []
         for row in block:
@@ -129,24 +136,16 @@ def by_case(
             drawn.append((place, values))
             place += 1.0
         if len(drawn) == 2:
-            pairs += 1
-            _pair_lines(ax, *drawn)
+            gained, lost = _pair_lines(ax, *drawn)
+            told.append(f"{block[1].name}: {gained} gained, {lost} lost.")
         place += 0.35
     ax.set_yticks([y for y, _ in ticks], [_two_lines(row.name, longest) for _, row in ticks])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(place - 0.6, -0.6)
     ax.set_xlabel(f"Dice of a test case [%], {labels} labeled")
     ax.grid(axis="y", visible=False)
-    caption = (
-        "A dot is a test case, the mean of the row's runs; boxes: quartiles and median; whiskers: "
-        "all but outliers beyond 1.5 times the box."
-    )
-    if pairs:
-        caption += (
-            " A line joins a case without and with SemiSAM: solid where it gained, dotted where it "
-            "lost."
-        )
-    return gallery.add(name, caption, f"Dice of each test case, {labels} labeled", figure)
+    alt = f"Dice of each test case, {labels} labeled"
+    return gallery.add(name, " ".join([f"{labels} labeled.", *told]), alt, figure)
 
 
 def _blocks(rows: Sequence[Row], every: Sequence[Row]) -> list[list[Row]]:
@@ -192,8 +191,10 @@ def _box_and_dots(ax: Any, values: Floats, place: float, how: Look) -> None:
 
 def _pair_lines(
     ax: Any, bare: tuple[float, pd.Series[float]], wrapped: tuple[float, pd.Series[float]]
-) -> None:
+) -> tuple[int, int]:
+    """Join the cases of two rows, and return how many gained and how many lost."""
     common = bare[1].index.intersection(wrapped[1].index, sort=False)
+    gains = wrapped[1][common] - bare[1][common]
     for case in common:
         without, having = float(bare[1][case]), float(wrapped[1][case])
         style = "-" if having >= without else ":"
@@ -205,6 +206,7 @@ def _pair_lines(
             alpha=0.7,
             zorder=2,
         )
+    return int((gains > 0).sum()), int((gains < 0).sum())
 
 
 def _two_lines(name: str, longest: int) -> str:

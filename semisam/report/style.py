@@ -153,6 +153,8 @@ class Gallery:
 
     def add(self, name: str, caption: str, alt: str, figure: Figure, *, wide: bool = False) -> Made:
         """Write the files of a figure and return it for the page."""
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is the slowest part; once is enough
         for kind in ("png", "pdf"):
             with replace_file(self.folder / f"{name}.{kind}") as path:
                 # Without a date, the same runs make the same file.

@@ -44,11 +44,12 @@ def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bo
         base = _rgb(color) * _SHADES[(value - 1) % len(_SHADES)]
         colors = np.concatenate([np.clip(light[:, None] * base, 0, 1), np.ones((len(light), 1))], 1)
         surface = Poly3DCollection(triangles, facecolors=colors, edgecolors=colors, linewidths=0.1)
+        surface.set_clip_on(False)  # a corner may stand out of the axes
         surface.set_rasterized(True)
         ax.add_collection3d(surface)
     for axis, name in enumerate("xyz"):
         getattr(ax, f"set_{name}lim")(bounds[0][axis], bounds[1][axis])
-    ax.set_box_aspect(np.maximum(bounds[1] - bounds[0], 1e-6), zoom=1.45)
+    ax.set_box_aspect(np.maximum(bounds[1] - bounds[0], 1e-6), zoom=1.3)
     ax.view_init(elev=22, azim=-62)
     ax.set_axis_off()
 
@@ -87,7 +88,7 @@ def _rgb(color: str) -> NDArray[np.float64]:
 def draw_slice(
     ax: Any,
     image: NDArray[np.float32],
-    masks: Sequence[tuple[Labels, str, Any]],
+    masks: Sequence[tuple[Labels, str, float]],
     spacing: tuple[float, float],
     window: tuple[float, float],
 ) -> None:
@@ -96,7 +97,7 @@ def draw_slice(
     Args:
         ax: where.
         image: grey levels.
-        masks: each with the colour and the line of its outline.
+        masks: each with the colour and the width of its outline.
         spacing: mm per axis.
         window: grey levels that are black and white.
     """
@@ -110,12 +111,10 @@ def draw_slice(
         interpolation="bilinear",
     )
     x, y = ((np.arange(n) + 0.5) * s for n, s in zip(image.shape, spacing, strict=True))
-    for mask, color, line in masks:
+    for mask, color, line_width in masks:
         for value in np.unique(mask[mask > 0]):
             inside = (mask == value).T.astype(float)
             if min(inside.shape) > 1 and inside.min() == 0:
-                ax.contour(
-                    *(x, y, inside), levels=[0.5], colors=[color], linestyles=[line], linewidths=1.5
-                )
+                ax.contour(x, y, inside, levels=[0.5], colors=[color], linewidths=line_width)
     ax.set_anchor("N")  # slices of different heights have their titles in one line
     ax.set_axis_off()
