@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from semisam import plugins
 from semisam.bench.grid import Axes, expand
 from semisam.bench.results import collect, collect_cases, comparison
+from semisam.bench.tables import protocol_lines
 from semisam.branch import SemiSAM
 from semisam.cli.bench import _about_settings
-from semisam.cli.display import protocol_lines
 from semisam.cli.main import main
 from semisam.config import (
     RunSettings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -16,7 +17,8 @@ from semisam.config import make_settings
 
 def _run(folder, sam, dice, *, dataset="la", **settings):
     """Write what a finished run leaves."""
-    made = make_settings({"method": "mt", "labels": 1, "sam": sam, "dataset": dataset, **settings})
+    given = {"method": "mt", "labels": 1, "sam": sam, "dataset": dataset, "protocol": "paper"}
+    made = make_settings({**given, **settings})
     metrics = {m: 1.5 for m in ("asd_voxel", "hd95_voxel", "hd95_mm", "asd_mm")}
     result = {
         "settings": made.model_dump(mode="json"),
@@ -134,3 +136,71 @@ def test_the_reference_is_the_papers_table(shared):
     assert ours["dice"].tolist() == want["dice_pct"].tolist()
     assert ours["hd95_voxel"].tolist() == want["hd95_voxel"].tolist()
     assert ours["method"].tolist() == want["method"].tolist()
+
+
+def test_a_gain_is_over_runs_that_differ_in_the_branch_alone(tmp_path):
+    def gain(name, **bare):
+        folder = tmp_path / name
+        _run(folder / "runs" / "one", "none", 0.3, **bare)
+        _run(folder / "runs" / "two", "geodesic", 0.4)
+        table, _ = tables.load(folder)
+        return table.loc[table["sam"] == "geodesic", "gain_dice"].item()
+
+    assert gain("same") == pytest.approx(10)
+    others = {
+        "iterations": 100,
+        "patch": (64, 64, 64),
+        "method_options": {"ema_decay": 0.9},
+        "network_options": {"filters": 8},
+        "dataset_options": {"size": 40},
+        "largest_component": True,
+        "seed": 1,
+    }
+    for name, value in others.items():
+        assert math.isnan(gain(name, **{name: value})), name
+    # Where the run was made and what was kept of it beside the result do not count.
+    assert gain("place", device="cuda", save_predictions=True) == pytest.approx(10)
+
+
+def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
+    for name, sam, data in (("a", "none", "x"), ("b", "none", "y"), ("c", "geodesic", "y")):
+        run = tmp_path / "runs" / name
+        _run(run, sam, 0.3)
+        result = json.loads((run / "result.json").read_text())
+        result["data"]["hash"] = data * 64
+        (run / "result.json").write_text(json.dumps(result))
+    table, _ = tables.load(tmp_path)
+    assert table[["data", "sam", "runs"]].to_numpy().tolist() == [
+        ["x" * 8, "none", 1],
+        ["y" * 8, "none", 1],
+        ["y" * 8, "geodesic", 1],
+    ]
+    assert table["gain_dice"].notna().tolist() == [False, False, True]
+    assert [len(section.rows) for section in tables.sections(table)] == [1, 2]
+
+
+def test_other_options_of_a_promptable_model_are_another_row(tmp_path):
+    for name, options in (("a", {}), ("b", {"beta": 2.0})):
+        _run(tmp_path / "runs" / name, "geodesic", 0.3, sam_options=options)
+    table, _ = tables.load(tmp_path)
+    assert table["choices"].tolist() == ["", "geodesic.beta=2.0"]
+    assert [tables.method_name(row) for row in table.to_dict("records")] == [
+        "mt + SemiSAM (geodesic)",
+        "mt + SemiSAM (geodesic) [geodesic.beta=2.0]",
+    ]
+    assert len(tables.sections(table)) == 1
+
+
+@pytest.mark.parametrize("kind", ["terminal", "md", "latex", "html"])
+def test_every_format_sets_protocols_apart_and_says_what_departs(tmp_path, kind):
+    _run(tmp_path / "runs" / "one", "none", 0.3, dataset="phantom")
+    _run(tmp_path / "runs" / "two", "none", 0.4, dataset="phantom", iterations=7)
+    _run(tmp_path / "runs" / "three", "geodesic", 0.5, dataset="phantom", iterations=7)
+    output = " ".join(_table(tmp_path, "--format", kind).split())
+    starts = {"terminal": "Comparison", "md": "| Method", "latex": r"\begin{tabular}"}
+    assert output.count(starts.get(kind, "<table")) == 2
+    assert "Protocol paper, departing from it in iterations=7" in output
+    assert "Wilcoxon, Holm over 1 comparison" in output
+    if kind != "terminal":
+        assert "p (Holm)" in output and "0.250" in output
+        assert "SD of Dice over cases" in output

@@ -11,14 +11,18 @@ from typing import Any
 import pandas as pd
 
 from semisam.bench.statistics import compare, holm
-from semisam.config import RunSettings, departures
+from semisam.config import RunSettings, departures, show_value
+from semisam.controls import NEED_TRUTH
 from semisam.files import replace_file
+from semisam.protocols import PROTOCOLS
 from semisam.run import CASES, RESULT
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
-_GROUP = [
+GROUP = (
     "protocol",
+    "dataset",
+    "data",
     "method",
     "sam",
     "sam_weight",
@@ -26,8 +30,17 @@ _GROUP = [
     "prompter",
     "labeled",
     "unlabeled",
+    "choices",
     "departures",
-]
+)
+"""What the runs of a row have in common: they differ in seed and labeled subset alone."""
+_OF_THE_BRANCH = {
+    *("sam", "sam_options", "sam_control", "prompter", "prompter_options", "semisam_options"),
+}
+_OF_THE_PLACE = {"data", "device", "checkpoint_every", "save_predictions"}
+_PAIRED_ON = tuple(
+    name for name in RunSettings.model_fields if name not in _OF_THE_BRANCH | _OF_THE_PLACE
+)
 
 
 def collect(folders: Iterable[Path]) -> pd.DataFrame:
@@ -54,10 +67,11 @@ def collect_cases(folders: Iterable[Path]) -> pd.DataFrame:
 def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison table: mean and SD over runs (seeds and labeled subsets).
 
-    Runs of different protocols, or that depart from theirs in different ways, never share a row.
-    Dice and Jaccard are in percent, distances in voxels, as in the paper. ``gain_dice`` is the mean
-    difference to the same method without SAM over the (subset, seed) pairs that both have, in
-    points; ``empty`` counts empty predictions over all runs.
+    Runs of different protocols, data or options, or that depart from their protocol in different
+    ways, never share a row. Dice and Jaccard are in percent, distances in voxels, as in the paper.
+    ``gain_dice`` is the mean difference, in points, to runs that differ in nothing but the branch;
+    ``empty`` counts empty predictions over all runs. ``choices`` names what no protocol prescribes;
+    ``data`` is empty, or tells apart the data of runs that otherwise look the same.
 
     ``<metric>_sd`` is over runs; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
@@ -70,13 +84,13 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     scaled = cases.copy()
     for metric in _PERCENT:
         scaled[metric] = 100.0 * scaled[metric]
-    frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
+    frame = keyed(results)
     for metric in TABLE_METRICS:
         scale = 100.0 if metric in _PERCENT else 1.0
         frame[metric] = frame[f"metrics.{metric}"] * scale
     rows = []
-    for key, group in frame.groupby(_GROUP, sort=False, dropna=False):
-        row: dict[str, Any] = dict(zip(_GROUP, key, strict=True))
+    for key, group in frame.groupby(list(GROUP), sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(GROUP, key, strict=True))
         row["runs"] = len(group)
         for metric in TABLE_METRICS:
             row[metric] = group[metric].mean()
@@ -89,13 +103,14 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         for name in ("sam_seconds_share", "sam_calls"):
             # No run of the grid has it where none asked a promptable model.
             row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
-        row["departures"] = row.pop("departures")  # the longest column last
+        for name in ("choices", "departures"):
+            row[name] = row.pop(name)  # the longest columns last
         rows.append(row)
     table = pd.DataFrame(rows)
     after = list(table.columns).index("gain_p") + 1
     table.insert(after, "gain_p_holm", holm(table["gain_p"].tolist()))
     return table.sort_values(
-        ["protocol", "labeled", "method", "sam", "sam_weight", "sam_control"],
+        ["protocol", "dataset", "data", "labeled", "method", "sam", "sam_weight", "sam_control"],
         key=_none_first,
         kind="stable",
         ignore_index=True,
@@ -108,20 +123,33 @@ def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
         frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
 
+def keyed(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the results with the columns of `GROUP`, and ``data_key``: equal for equal data.
+
+    A control that reads the truth of unlabeled cases hashes more than other runs do; it has the key
+    of the runs with its labels and subset, where that is one.
+    """
+    frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
+    for name in ({*GROUP, "subset", "labels"} - {"data"}) - set(frame):
+        frame[name] = ""
+    place = ["dataset", "labels", "subset"]
+    key = frame["data.hash"] if "data.hash" in frame else pd.Series("", frame.index, dtype=object)
+    frame["data_key"] = key.where(~frame["sam_control"].isin(NEED_TRUTH))
+    groups = frame.groupby(place, dropna=False)["data_key"]
+    # first() and nunique() pass over what is not known.
+    frame["data_key"] = frame["data_key"].fillna(groups.transform("first")).fillna("")
+    several = bool((groups.nunique() > 1).any())
+    frame["data"] = frame["data_key"].str[:8] if several else ""
+    return frame
+
+
 def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
     """Return the gain in Dice over the same method without SAM, with interval and p."""
-    first = group.iloc[0]
     names = ("gain_dice", "gain_low", "gain_high", "gain_p")
     nothing = dict.fromkeys(names, math.nan)
-    if first["sam"] == "none":
+    if group.iloc[0]["sam"] == "none":
         return nothing
-    same = (
-        (frame["protocol"] == first["protocol"])
-        & (frame["method"] == first["method"])
-        & (frame["sam"] == "none")
-        & (frame["labels"] == first["labels"])
-    )
-    pairs = group.merge(frame[same], on=["subset", "seed"], suffixes=("", "_bare"))
+    pairs = paired(group, frame[frame["sam"] == "none"])
     if pairs.empty:
         return nothing
     with_sam = _by_case(cases, pairs["run"], "dice")
@@ -129,6 +157,17 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     common = with_sam.index.intersection(without.index, sort=False)
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
     return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
+
+
+def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of runs that differ in the branch alone, those of ``bare`` as ``*_bare``.
+
+    Args:
+        group: rows of `keyed`.
+        bare: rows of `keyed` without the branch.
+    """
+    on = [name for name in (*_PAIRED_ON, "data_key") if name in group]
+    return group.merge(bare, on=on, suffixes=("", "_bare"))
 
 
 def _by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:
@@ -160,7 +199,21 @@ def _flatten(result: dict[str, Any]) -> dict[str, Any]:
     row["options"] = json.dumps(result["options"])
     settings = RunSettings.model_validate_json(json.dumps(result["settings"]))
     row["departures"] = "; ".join(departures(settings))
+    row["choices"] = "; ".join(_choices(settings))
     for part in ("data", "metrics", "training", "cost", "versions"):
         for key, value in result[part].items():
             row[f"{part}.{key}"] = " ".join(value) if isinstance(value, list) else value
     return row
+
+
+def _choices(settings: RunSettings) -> list[str]:
+    """Return what was chosen that no protocol prescribes, e.g. ``["phantom.size=32"]``."""
+    chosen = [] if settings.network == "vnet" else [f"network={settings.network}"]
+    places = [(settings.dataset, settings.dataset_options)]
+    if settings.sam != "none":
+        prescribed = PROTOCOLS[settings.protocol].backends.get(settings.sam, {})
+        free = {k: v for k, v in settings.sam_options.items() if k not in prescribed}
+        places += [(settings.sam, free), (settings.prompter, settings.prompter_options)]
+    for place, options in places:
+        chosen += [f"{place}.{name}={show_value(value)}" for name, value in options.items()]
+    return chosen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,65 @@ def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame
     )
 
 
+@dataclass(frozen=True)
+class Section:
+    """Rows that may be compared: of one protocol, with the same departures, on the same data.
+
+    Attributes:
+        title: the protocol, and what departs from it.
+        rows: of the table, perhaps with rows of the paper.
+    """
+
+    title: str
+    rows: pd.DataFrame
+
+
+def sections(table: pd.DataFrame) -> list[Section]:
+    """Cut a table into the parts within which its figures may be compared.
+
+    Options of a single method, promptable model, prompter or of the branch are what rows are
+    compared for; they stand in the row's name and separate nothing.
+    """
+    keys = [_section_key(row) for row in table.to_dict("records")]
+    places = list(dict.fromkeys(keys))
+    several_data = len({key[1:3] for key in places}) > 1
+    found = []
+    for place in places:
+        protocol, dataset, data, common = place
+        title = f"Protocol {protocol}"
+        if common:
+            title += f", departing from it in {', '.join(common)}"
+        if several_data and dataset:
+            title += f"; data: {dataset}" + (f", {data}" if data else "")
+        rows = table[[key == place for key in keys]].reset_index(drop=True)
+        found.append(Section(title, rows))
+    return found
+
+
+def _section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, tuple[str, ...]]:
+    common = tuple(part for part, own in _parts(row) if not own)
+    if row["protocol"] == PAPER:
+        return "paper", "la", "", common
+    return str(row["protocol"]), _text(row, "dataset"), _text(row, "data"), common
+
+
+def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
+    """Return departures and choices of a row, and whether each is one plugin's of its own."""
+    places = {row["method"], "semisam", row["sam"], _text(row, "prompter")} - {"", "none"}
+    texts = [t for name in ("departures", "choices") for t in _text(row, name).split("; ") if t]
+    found = []
+    for text in dict.fromkeys(texts):  # an option may be a departure and a choice
+        name = text.partition("=")[0]
+        found.append((text, name == "prompter" or name.rpartition(".")[0] in places))
+    return found
+
+
+def _text(row: Mapping[Any, Any], name: str) -> str:
+    """Return a text of a row; of one without it (the paper's, an older table's), nothing."""
+    value = row.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of text: a row's name, its numbers as mean ± SD over runs, its gain.
 
@@ -90,21 +151,38 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Labeled/unlabeled": f"{row['labeled']}/{row['unlabeled']}",
         "Runs": "" if is_paper else f"{row['runs']:.0f}",
         **{title: mean_sd(row[m], row[f"{m}_sd"]) for title, m in metrics.items()},
+        "SD of Dice over cases": _number(row.get("dice_sd_cases")),
         "Empty": "" if is_paper else f"{row['empty']:.0f}",
         "Gain [Dice]": gain(row),
+        "p (Holm)": p_value(row),
     }
 
 
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def p_value(row: Mapping[Any, Any]) -> str:
+    """Return Holm's p of a row's gain, if it has one."""
+    p = row.get("gain_p_holm", math.nan)
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def method_name(row: Mapping[Any, Any]) -> str:
-    """Return ``mt`` or ``mt + SemiSAM (geodesic, gated, control: oracle)``."""
+    """Return ``mt`` or ``mt + SemiSAM (geodesic, gated, control: oracle)``.
+
+    Options of its plugins follow in brackets: ``mt + SemiSAM (geodesic) [semisam.weight=0.2]``.
+    """
+    own = [part for part, is_own in _parts(row) if is_own and part != "semisam.gated=True"]
+    options = f" [{', '.join(own)}]" if own else ""
     if row["sam"] == "none":
-        return str(row["method"])
+        return f"{row['method']}{options}"
     parts = [str(row["sam"])]
     if row["sam_weight"] == "gated":
         parts.append("gated")
     if isinstance(row["sam_control"], str) and row["sam_control"]:
         parts.append(f"control: {row['sam_control']}")
-    return f"{row['method']} + SemiSAM ({', '.join(parts)})"
+    return f"{row['method']} + SemiSAM ({', '.join(parts)}){options}"
 
 
 def mean_sd(mean: float, sd: float, between: str = " ") -> str:
@@ -123,10 +201,79 @@ def gain(row: Mapping[Any, Any], between: str = " ") -> str:
     return f"{text}{between}{row['gain_low']:+.1f}..{row['gain_high']:+.1f}"
 
 
+def gain_lines(table: pd.DataFrame) -> list[str]:
+    """Return what the marks beside the gains mean, if there are gains with a test."""
+    tested = table[table["gain_p"].notna()]
+    if tested.empty:
+        return []
+    line = (
+        "Gain: paired over test cases; below it its 95 % bootstrap interval. * p < 0.05 "
+        f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
+    )
+    if (tested["runs"] == 1).any():
+        line += " Rows of one run say nothing of other seeds or other labeled scans."
+    return [line]
+
+
+def protocol_lines(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each part of a table: its protocol, and what departs from it."""
+    return [f"{section.title}." for section in sections(table)]
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """Return what a reader of the table must know, a sentence each."""
+    measured = table[table["protocol"] != PAPER]
+    lines = ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
+    lines += [line.replace("below it", "beside it") for line in gain_lines(measured)]
+    if len(measured) < len(table):
+        lines.append(
+            f"Rows marked {PAPER}, are figures of the SemiSAM paper; they were not measured here."
+        )
+    for row in table.to_dict("records"):
+        if _text(row, "doubt"):
+            lines.append(f"{method_name(row)} at {row['labeled']} in the paper: {row['doubt']}.")
+    return lines
+
+
+def _has_sd(table: pd.DataFrame) -> bool:
+    return bool(table["dice_sd"].notna().any())
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    texts = [
+        f"{readable(s.rows).to_markdown(index=False, disable_numparse=True)}\n\n{s.title}.\n"
+        for s in sections(table)
+    ]
+    return "\n".join([*texts, *notes(table)]) + "\n"
+
+
+def _latex(table: pd.DataFrame) -> str:
+    texts = [
+        f"{readable(s.rows).to_latex(index=False, escape=True)}\n{_latex_text(s.title)}.\n"
+        for s in sections(table)
+    ]
+    return "\n".join([*texts, *map(_latex_text, notes(table))]) + "\n"
+
+
+def _latex_text(text: str) -> str:
+    # pandas escapes a cell of a table; a sentence is the only cell of one.
+    lines = pd.DataFrame([text]).to_latex(index=False, header=False, escape=True).splitlines()
+    return next(line for line in lines if line.endswith(r"\\")).removesuffix(r"\\").strip()
+
+
+def _html(table: pd.DataFrame) -> str:
+    texts = [
+        f"{readable(s.rows).to_html(index=False, border=0, escape=True)}\n"
+        f"<p>{escape(s.title)}.</p>\n"
+        for s in sections(table)
+    ]
+    return "".join([*texts, *(f"<p>{escape(line)}</p>\n" for line in notes(table))])
+
+
 FORMATS: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "csv": lambda table: table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-    "md": lambda table: readable(table).to_markdown(index=False, disable_numparse=True) + "\n",
-    "latex": lambda table: readable(table).to_latex(index=False, escape=True),
-    "html": lambda table: readable(table).to_html(index=False, border=0, escape=True) + "\n",
+    "md": _markdown,
+    "latex": _latex,
+    "html": _html,
 }
 """Text of a table by the name of its format."""

@@ -118,34 +118,40 @@ class GridDisplay:
 
 
 def print_table(table: pd.DataFrame) -> None:
-    """Print the comparison table, mean ± SD over runs, as the paper lays it out."""
+    """Print the comparison, mean ± SD over runs, a table for each part that may be compared."""
+    from semisam.bench.tables import PAPER, gain_lines, protocol_lines, sections
+
+    parts = sections(table)
+    for part in parts:
+        title = f"\n{part.title}" if len(parts) > 1 else ""
+        console.print(
+            _comparison(part.rows, f"Comparison: mean ± SD over seeds and labeled subsets{title}")
+        )
+    measured = table[table["protocol"] != PAPER]
+    for line in (*gain_lines(measured), *protocol_lines(measured)):
+        console.print(escape(line))
+
+
+def _comparison(table: pd.DataFrame, title: str) -> Table:
     from semisam.bench.tables import PAPER, gain, mean_sd, method_name
 
     # Rules between columns would cost a terminal of 80 columns the last one.
-    shown = Table(
-        title="Comparison: mean ± SD over seeds and labeled subsets",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    shown = Table(title=escape(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     shown.add_column("Method", overflow="fold", min_width=8)
     for name in ("Lab./\nunl.", "Runs"):
         shown.add_column(name, no_wrap=True)
     numbers = ("Dice\n[%]", "Jacc.\n[%]", "ASD\n[vox]", "95HD\n[vox]", "Empty", "Gain\n[Dice]")
     for name in numbers:
         shown.add_column(escape(name), justify="right", no_wrap=True)
-    # With several protocols in one table, each row says which is its own.
-    several = table.loc[table["protocol"] != PAPER, "protocol"].nunique() > 1
     previous = None
     for row in table.to_dict("records"):
         if previous is not None and row["labeled"] != previous:
             shown.add_section()
         previous = row["labeled"]
         ours = row["protocol"] != PAPER
-        named = "" if ours and not several else f" [{row['protocol']}]"
         # SD and interval below their figure: side by side, they are wider than a terminal.
         shown.add_row(
-            escape(method_name(row) + named),
+            escape(method_name(row) + ("" if ours else f" [{PAPER}]")),
             f"{row['labeled']}/{row['unlabeled']}",
             f"{row['runs']:.0f}" if ours else "",
             *(
@@ -155,39 +161,7 @@ def print_table(table: pd.DataFrame) -> None:
             f"{row['empty']:.0f}" if ours else "",
             gain(row, "\n"),
         )
-    console.print(shown)
-    measured = table[table["protocol"] != PAPER]
-    for line in (*gain_lines(measured), *protocol_lines(measured)):
-        console.print(escape(line))
-
-
-def gain_lines(table: pd.DataFrame) -> list[str]:
-    """Return what the marks beside the gains mean, if there are gains with a test."""
-    tested = table[table["gain_p"].notna()]
-    if tested.empty:
-        return []
-    line = (
-        "Gain: paired over test cases; below it its 95 % bootstrap interval. * p < 0.05 "
-        f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
-    )
-    if (tested["runs"] == 1).any():
-        line += " Rows of one run say nothing of other seeds or other labeled scans."
-    return [line]
-
-
-def protocol_lines(table: pd.DataFrame) -> list[str]:
-    """Return a sentence for each protocol of a table: its name, and what departs from it."""
-    lines = []
-    for protocol, rows in table.groupby("protocol", sort=False):
-        each = [dict.fromkeys(filter(None, str(d).split("; "))) for d in rows["departures"]]
-        common = [d for d in each[0] if all(d in other for other in each)]
-        line = f"Protocol {protocol}"
-        if common:
-            line += f", departing from it in {', '.join(common)}"
-        if any(len(other) > len(common) for other in each):
-            line += f"{';' if common else ','} some rows depart further: see table.csv"
-        lines.append(f"{line}.")
-    return lines
+    return shown
 
 
 def print_zero_shot(table: pd.DataFrame) -> None:

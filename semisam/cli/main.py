@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Compare methods, with and without SemiSAM.",
     ),
     "table": ("semisam.cli.table:command", "The table of finished runs, in any format."),
+    "report": ("semisam.cli.report:command", "Tables and figures of finished runs, as one page."),
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),

@@ -1,0 +1,1 @@
+"""One self-contained HTML page about the runs of a bench folder, and its figures as files."""

@@ -1,0 +1,340 @@
+"""The page of a bench folder: the table's figures, nothing from outside, whatever lies there."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from semisam.cli.main import main
+from semisam.config import RunSettings, make_settings
+from semisam.report.choice import choose
+from semisam.report.curves import smoothed, window_of
+from semisam.report.runs import read_bench, read_log
+from semisam.report.style import looks
+from semisam.run import execute
+
+HOSTILE = "<script>alert('$x_{')</script>"
+CITED = "https://arxiv.org/abs/2312.06316"
+
+
+def _run(folder, sam="none", dice=0.3, *, dataset="la", cases=3, log=0, method="mt", **settings):
+    """Write what a finished run leaves."""
+    given = {"method": method, "labels": 1, "sam": sam, "dataset": dataset, **settings}
+    made = make_settings(given)
+    metrics = {m: 1.5 for m in ("asd_voxel", "hd95_voxel", "hd95_mm", "asd_mm")}
+    labels = made.labels
+    result = {
+        "settings": made.model_dump(mode="json"),
+        "options": {"method": {}, "semisam": {}},
+        "run": folder.name,
+        "data": {"dataset": dataset, "labeled": labels, "unlabeled": 80 - labels, "note": ""}
+        | {"labeled_cases": ["a"], "test": cases, "hash": "ab" * 32, "split_hash": "cd" * 8},
+        "metrics": {**metrics, "dice": dice, "jaccard": dice / 2, "empty_predictions": 0},
+        "training": {},
+        "cost": {"train_seconds": 1.0, "peak_memory_gib": 1.0},
+        "versions": {"torch": "2"},
+    }
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps(result["settings"]))
+    (folder / "result.json").write_text(json.dumps(result))
+    rows = [
+        {"case": f"case{i}", "class": "atrium", "dice": dice + i / 100, "jaccard": dice / 2}
+        | {"asd_voxel": 1.5, "hd95_voxel": 1.5}
+        for i in range(-(cases // 2), cases - cases // 2)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    if log:
+        lines = [json.dumps({"step": i, "loss": 1 / (i + 1), "lr": 0.1}) for i in range(log)]
+        (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _report(folder, *arguments):
+    out = folder / "page"
+    result = CliRunner().invoke(main, ["report", str(folder), "--out", str(out), *arguments])
+    assert result.exit_code == 0, result.output
+    return (out / "report.html").read_text()
+
+
+def _text(html):
+    """Return what a reader sees, in single spaces."""
+
+    class Reader(HTMLParser):
+        parts: list[str] = []  # noqa: RUF012
+
+        def handle_data(self, data):
+            self.parts.append(data)
+
+    reader = Reader()
+    reader.parts = []
+    reader.feed(re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+    return " ".join(" ".join(reader.parts).split())
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Two runs really trained, and their report."""
+    folder = tmp_path_factory.mktemp("bench")
+    common = {
+        "dataset": "phantom",
+        "dataset_options": {"cases": 4, "test_cases": 3, "size": 32},
+        "network_options": {"filters": 2},
+        **{"labels": 2, "iterations": 6, "patch": (16, 16, 16), "stride": (16, 16, 16)},
+        "precision": "fp32",
+    }
+    bare = RunSettings(**common)
+    wrapped = RunSettings(**common, sam="geodesic", save_predictions=True)
+    execute(bare, folder / "runs" / "bare")
+    execute(wrapped, folder / "runs" / "wrapped")
+    return folder, _report(folder, "--cases", "2")
+
+
+def _cells(html):
+    """Return the rows of the comparison table, a list of texts each."""
+    table = re.search(r'<table class="comparison">(.*?)</table>', html, re.DOTALL)[1]
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)[1:]
+    return [[_text(c) for c in re.findall(r"<td>(.*?)</td>", row, re.DOTALL)] for row in rows]
+
+
+def test_its_figures_are_the_tables(real):
+    folder, html = real
+    out = CliRunner().invoke(main, ["table", str(folder), "--format", "csv"])
+    table = pd.read_csv(io.StringIO(out.output), keep_default_na=False, na_values=[""])
+    cells = _cells(html)
+    assert len(cells) == len(table) == 2
+    for got, row in zip(cells, table.to_dict("records"), strict=True):
+        assert got[1:3] == [f"{row['labeled']}/{row['unlabeled']}", str(row["runs"])]
+        for cell, metric in zip(got[3:7], ("dice", "jaccard", "asd_voxel", "hd95_voxel"), strict=1):
+            assert cell == f"{row[metric]:.2f} cases ± {row[f'{metric}_sd_cases']:.2f}"
+        assert got[7] == str(row["empty"])
+    gain = table.iloc[1]
+    assert cells[0][8] == "" and cells[1][0] == "mt + SemiSAM (geodesic)"
+    assert cells[1][8].startswith(f"{gain['gain_dice']:+.2f}")
+    assert cells[1][8].endswith(f"{gain['gain_low']:+.2f} to {gain['gain_high']:+.2f}")
+    assert cells[1][9] == f"{gain['gain_p_holm']:.3f}"
+
+
+def test_it_asks_nothing_of_the_network(real):
+    _, html = real
+    assert "<script" not in html and "@import" not in html and "<link" not in html
+    targets = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert {t for t in targets if not t.startswith(("#", "data:"))} == {CITED}
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_every_figure_is_a_png_and_a_pdf_too(real):
+    folder, html = real
+    files = {path.name: path for path in (folder / "page" / "figures").iterdir()}
+    names = {name.removesuffix(".png") for name in files if name.endswith(".png")}
+    assert {f"{name}.{kind}" for name in names for kind in ("png", "pdf")} == set(files)
+    assert html.count("<figure") == len(names) == html.count("<figcaption>")
+    assert {f"{name}-alt" for name in names} == set(re.findall(r'<title id="([^"]*)"', html))
+    for path in files.values():
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+    for wanted in ("dice-labels-1", "cases-1-n2", "training-1-n2-sam", "sam-1-n2-sam-weight"):
+        assert wanted in names
+    assert {"pictures-1-case-1", "pictures-1-case-2"} <= names
+
+
+def test_the_page_is_one_document(real):
+    _, html = real
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    links = re.findall(r'href="#([^"]*)"', html)
+    assert set(links) <= set(ids)
+    assert "prefers-color-scheme: dark" in html and "@media print" in html
+    assert "#1d1d22" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+
+
+def test_pictures_are_of_the_masks_that_were_scored(real):
+    folder, html = real
+    text = _text(html)
+    assert "with the median Dice with SemiSAM" in text  # the rule
+    assert "are not the ones that were scored" not in text
+    scores = pd.read_csv(folder / "runs" / "wrapped" / "cases.csv").set_index("case")["dice"]
+    median = scores.sort_values().index[1]
+    assert f"{median} (median Dice with SemiSAM" in text
+    assert f"{100 * scores[median]:.1f} % with SemiSAM" in text
+
+
+def test_it_says_how_to_make_it_again(real):
+    _, html = real
+    (command,) = re.findall(r"<pre>(.*?)</pre>", html)
+    assert command.startswith("semisam bench --method mt --labels 2 --sam none,geodesic --seeds 0")
+    for option in ("--patch 16x16x16", "--set phantom.size=32", "--set vnet.filters=2", "fp32"):
+        assert option in command
+    result = json.loads((real[0] / "runs" / "bare" / "result.json").read_text())
+    assert result["versions"]["torch"] in _text(html) and result["data"]["hash"][:16] in html
+
+
+def test_without_models_and_without_the_data(real, tmp_path):
+    folder, _ = real
+    import shutil
+
+    copy = shutil.copytree(folder / "runs", tmp_path / "runs", ignore=lambda *_: ["model.pt"])
+    assert "No test case could be shown" in _text(_report(tmp_path))
+    text = _text(_report(tmp_path, "--no-predict"))
+    assert "none was to be computed (--no-predict)" in text
+    for path in copy.glob("*/*.json"):
+        raw = json.loads(path.read_text())
+        settings = raw.get("settings", raw)
+        if "dataset" in settings:
+            settings.update(dataset="la", data=str(tmp_path / "gone"), dataset_options={})
+            path.write_text(json.dumps(raw))
+    text = _text(_report(tmp_path))
+    assert "No test case could be shown: the scans are not where the runs read them" in text
+
+
+def test_hostile_names_are_text(tmp_path):
+    name = HOSTILE.replace("/", "")
+    for sam, dice in (("none", 0.3), ("geodesic", 0.4)):
+        run = _run(tmp_path / "runs" / f"{name}{sam}", sam, dice, method=HOSTILE, log=3)
+        log = json.dumps({"step": 3, "loss": 0.1, HOSTILE: 0.2, "$\\frac{": 1.0})
+        with (run / "train.jsonl").open("a") as file:
+            file.write(log + "\n")
+    failed = tmp_path / "runs" / "failed"
+    failed.mkdir()
+    (failed / "settings.json").write_text("{}")
+    (failed / "error.json").write_text(json.dumps({"error": HOSTILE}))
+    html = _report(tmp_path)
+    assert "<script" not in html and "<img" not in html
+    assert html.count("&lt;script&gt;") > 4
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_single_run(tmp_path, alone):
+    run = _run(tmp_path / "runs" / "one", log=5)
+    text = _text(_report(run if alone else tmp_path))
+    assert "Runs: 1 finished." in text and "so no gain is given" in text
+    assert "No finished run with SemiSAM has logged" in text
+
+
+def test_only_rows_with_sam(tmp_path):
+    _run(tmp_path / "runs" / "one", "geodesic")
+    text = _text(_report(tmp_path))
+    assert "mt + SemiSAM (geodesic)" in text and "no gain is given" in text
+    assert "No finished run has a readable log" in text
+
+
+def test_several_protocols_stand_apart(tmp_path):
+    for protocol in ("paper", "published"):
+        _run(tmp_path / "runs" / f"{protocol}-a", protocol=protocol)
+        _run(tmp_path / "runs" / f"{protocol}-b", "geodesic", 0.4, protocol=protocol)
+    html = _report(tmp_path, "--cases", "0")
+    assert html.count('<table class="comparison">') == 2
+    text = _text(html)
+    assert "compare within a table" in text
+    assert text.index("Protocol paper") < text.index("Protocol published")
+    # Only the paper's own protocol has the paper's rows beside it, and they are marked.
+    first, second = re.findall(r'<table class="comparison">.*?</table>', html, re.DOTALL)
+    assert first.count("(paper, Table II)") == 2 and 'class="paper' in first
+    assert "paper" not in second
+
+
+def test_the_papers_rows_are_left_out_where_something_departs(tmp_path):
+    _run(tmp_path / "runs" / "one", patch=(16, 16, 16))
+    html = _report(tmp_path)
+    assert "(paper, Table II)" not in html and "every row here departs" in html
+
+
+def test_runs_that_are_not_finished_or_damaged_are_told_of(tmp_path):
+    runs = tmp_path / "runs"
+    good = _run(runs / "good", log=30)
+    with (good / "train.jsonl").open("a") as file:
+        file.write('{"step": 30, "lo\n[1]\n\x00\x01\n{"step": 31, "loss": NaN}\n')
+    log = read_log(next(r for r in read_bench(tmp_path).runs if r.path == good))
+    assert log.damaged == 3 and log.frame["loss"].notna().sum() == 30
+    (_run(runs / "half") / "result.json").write_text('{"run": ')
+    (_run(runs / "scoreless") / "cases.csv").write_text("case,dice\n")
+    (_run(runs / "wordy") / "result.json").write_text("[]")
+    for name in ("stopped", "failed"):
+        (runs / name).mkdir()
+        (runs / name / "settings.json").write_text(make_settings({"labels": 1}).model_dump_json())
+    (runs / "failed" / "error.json").write_text('{"error": "the loss is nan"}')
+    text = _text(_report(tmp_path))
+    assert "Runs: 1 finished, 1 failed, 1 unfinished, 3 damaged." in text
+    assert "failed failed the loss is nan" in text and "stopped unfinished" in text
+    assert "3 lines of the log of good could not be read" in text
+
+
+def test_no_run_is_finished(tmp_path):
+    (tmp_path / "runs" / "stopped").mkdir(parents=True)
+    settings = make_settings({"labels": 1}).model_dump_json()
+    (tmp_path / "runs" / "stopped" / "settings.json").write_text(settings)
+    text = _text(_report(tmp_path))
+    assert "No run of this folder is finished yet" in text and "stopped unfinished" in text
+
+
+def test_several_seeds_have_their_own_bars(tmp_path):
+    for seed in (0, 1):
+        _run(tmp_path / "runs" / f"bare{seed}", dice=0.3 + seed / 50, seed=seed)
+        _run(tmp_path / "runs" / f"sam{seed}", "geodesic", 0.4 + seed / 50, seed=seed)
+    _run(tmp_path / "runs" / "other", "none", 0.5, method="dtc")
+    html = _report(tmp_path, "--cases", "0")
+    text = _text(html)
+    assert "± one SD over runs" in text and "95 % bootstrap interval of the mean over test" in text
+    assert _cells(html)[1][3] == "31.00 ± 1.41 cases ± 1.00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "is required, got nowhere (no such folder)"),
+        (["."], "is required, got . (no run in it)"),
+        ([".", "--data", "nowhere"], "--data must be a folder of scans, got nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["report", *arguments])
+    assert result.exit_code == 2 and said in " ".join(result.output.split())
+    assert "Traceback" not in result.output and not list(tmp_path.iterdir())
+
+
+def test_the_cases_shown_follow_the_rule(tmp_path):
+    runs = tmp_path / "runs"
+    scores = {"none": [0.5, 0.5, 0.5, 0.5, 0.5], "geodesic": [0.4, 0.6, 0.9, 0.45, 0.7]}
+    for sam, values in scores.items():
+        run = _run(runs / sam, sam, cases=5)
+        frame = pd.read_csv(run / "cases.csv").assign(dice=values, case=list("abcde"))
+        frame.to_csv(run / "cases.csv", index=False)
+    bench = read_bench(tmp_path)
+    (part,) = bench.parts
+    shown = choose(bench, part, 6)
+    assert [(s.case, s.why) for s in shown] == [
+        ("b", ["median Dice with SemiSAM"]),
+        ("c", ["largest gain"]),
+        ("a", ["largest loss"]),
+    ]
+    assert [s.case for s in choose(bench, part, 1)] == ["b"]
+
+
+def test_a_method_has_one_colour_and_the_branch_fills_it(tmp_path):
+    for method in ("supervised", "mt", "dtc"):
+        for sam in ("none", "geodesic"):
+            _run(tmp_path / "runs" / f"{method}{sam}", sam, method=method)
+    rows = read_bench(tmp_path).parts[0].rows
+    look = looks(rows)
+    for row in rows:
+        bare = look[row.method]
+        assert look[row.name].color == bare.color and not bare.filled
+        assert look[row.name].filled == row.with_sam
+    assert len({how.color for how in look.values()}) == 3
+
+
+def test_curves_are_running_means_over_runs():
+    frames = [pd.DataFrame({"loss": values}) for values in (np.ones(9), np.full(7, 3.0))]
+    line = smoothed(frames, "loss", 3)
+    assert line is not None and line.x.tolist() == list(range(1, 10))
+    assert line.mean[:7] == pytest.approx(2.0) and line.mean[8] == pytest.approx(1.0)
+    assert line.sd is not None and line.sd[0] == pytest.approx(2**0.5)
+    spike = smoothed([pd.DataFrame({"loss": [0.0, 0, 3, 0, 0]})], "loss", 3)
+    assert spike is not None and spike.mean.tolist() == pytest.approx([0, 1, 1, 1, 0])
+    assert smoothed(frames, "sam", 3) is None and window_of(None, []) == 5
