@@ -14,7 +14,12 @@ socket="$folder/munge/socket"
 stop() {
   for name in slurmd slurmctld munged; do
     if [ -f "$folder/$name.pid" ]; then
-      kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
+      pid="$(cat "$folder/$name.pid")"
+      kill "$pid" 2>/dev/null || true
+      for _ in $(seq 150); do # it saves its state first
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.2
+      done
       rm -f "$folder/$name.pid"
     fi
   done
@@ -44,7 +49,7 @@ SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.log
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none

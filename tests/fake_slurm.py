@@ -5,6 +5,7 @@ A job is a process group of its own; what is known of it lies in a folder, a few
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -43,14 +44,16 @@ def end(folder: Path, number: str, state: str) -> None:
 
 
 def kill_all(folder: Path) -> None:
-    """Leave no job at work."""
+    """Leave no process of any job, of those that are over neither."""
     for path in folder.glob("*.job"):
-        _signal(path, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(json.loads(path.read_text())["pid"], signal.SIGKILL)
 
 
 def _signal(path: Path, number: int) -> None:
     if not path.with_suffix(".over").exists():
-        os.killpg(json.loads(path.read_text())["pid"], number)
+        with contextlib.suppress(ProcessLookupError):  # it ends at this moment
+            os.killpg(json.loads(path.read_text())["pid"], number)
 
 
 def _state(path: Path) -> str:

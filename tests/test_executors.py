@@ -274,8 +274,11 @@ def test_what_is_no_address_is_one_sentence(tmp_path, address):
 @pytest.fixture
 def jobqueue(tmp_path: Path) -> Iterator[None]:
     """A user's configuration of dask-jobqueue: jobs of one core, all on loopback."""
-    import dask_jobqueue  # noqa: F401  (brings its defaults)
+    from semisam.bench.executors.dask import load_jobqueue
 
+    before = signal.getsignal(signal.SIGINT)
+    load_jobqueue()
+    assert signal.getsignal(signal.SIGINT) == before, "dask-jobqueue keeps Ctrl-C for itself"
     own: dict[str, Any] = {"cores": 1, "memory": "1GiB", "interface": "lo", "walltime": "00:10:00"}
     own |= {
         "log-directory": str(tmp_path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import uuid
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dask
-import dask_jobqueue
 from distributed import Client, KilledWorker
 
 from semisam.bench.executors import dask_task
@@ -31,9 +31,9 @@ from semisam.bench.worker import INTERRUPTED
 from semisam.errors import InputError
 
 CLUSTERS = {
-    "slurm": (dask_jobqueue.SLURMCluster, "sbatch"),
-    "pbs": (dask_jobqueue.PBSCluster, "qsub"),
-    "sge": (dask_jobqueue.SGECluster, "qsub"),
+    "slurm": ("SLURMCluster", "sbatch"),
+    "pbs": ("PBSCluster", "qsub"),
+    "sge": ("SGECluster", "qsub"),
 }
 """A batch system's cluster and the program that submits to it."""
 _PROTOCOLS = {"tcp", "tls", "ucx", "ws", "wss"}
@@ -66,7 +66,9 @@ class Dask:
         device: str = "auto",
     ) -> None:
         # What Dask tells of lost connections and ended workers is no news to the user.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for logger in list(logging.root.manager.loggerDict):
+            if logger.partition(".")[0] == "distributed":  # some have a level of their own
+                logging.getLogger(logger).setLevel(logging.CRITICAL)
         self._device = device
         self._workers = workers
         self._cluster = None if cluster is None else _make_cluster(cluster)
@@ -235,16 +237,27 @@ def _connect(where: Any) -> Any:
         ) from None
 
 
+def load_jobqueue() -> Any:
+    """Import dask-jobqueue, which takes Ctrl-C for itself, and give Ctrl-C back."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        import dask_jobqueue
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return dask_jobqueue
+
+
 def _make_cluster(name: str) -> Any:
     """Return a cluster without workers, as the user's configuration says, one run a worker."""
     import shutil
 
-    make, program = CLUSTERS[name]
+    kind, program = CLUSTERS[name]
     if not shutil.which(program):
         raise InputError(
             f"--cluster {name} needs {program} on the PATH, got none: run it where jobs are "
             "submitted"
         )
+    make = getattr(load_jobqueue(), kind)
     own = dask.config.get(f"jobqueue.{name}", {})
     extra = [*(own.get("worker-extra-args") or []), "--resources", f"{dask_task.RESOURCE}=1"]
     try:
