@@ -36,7 +36,7 @@ def dice_against_labels(
     series: dict[str, list[Row]] = {}
     for row in part.rows:
         series.setdefault(row.name, []).append(row)
-    figure = new_figure(6.6, 4.0)
+    figure = new_figure(5.6, 3.7)
     ax = figure.add_subplot()
     handles, spreads = [], set()
     for number, (title, rows) in enumerate(series.items()):
