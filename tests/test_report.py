@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from semisam.cli.main import main
 from semisam.config import RunSettings, make_settings
-from semisam.report.choice import choose
+from semisam.errors import InputError
+from semisam.report.choice import Predictor, choose
 from semisam.report.curves import smoothed, window_of
 from semisam.report.facts import commands
 from semisam.report.runs import read_bench, read_log
@@ -208,19 +209,32 @@ def test_another_prompter_is_the_rows_own_and_keeps_its_partner(tmp_path):
 def test_without_models_and_without_the_data(real, tmp_path):
     folder, _ = real
     copy = shutil.copytree(folder / "runs", tmp_path / "runs", ignore=lambda *_: ["model.pt"])
-    assert "No test case could be shown" in _text(_report(tmp_path))
-    text = _text(_report(tmp_path, "--no-predict"))
-    assert "none was to be computed (--no-predict)" in text
-    (copy / "wrapped" / "predictions").rename(copy / "wrapped" / "gone")
-    torch.save({}, copy / "wrapped" / "model.pt")
+
+    def refused(compute=True):
+        bench = read_bench(tmp_path)
+        (shown,) = choose(bench, bench.parts[0], 1)
+        with pytest.raises(InputError) as caught:
+            Predictor(bench, None, compute=compute).masks(shown)
+        return str(caught.value)
+
+    assert "a finished run with model.pt and" in refused()
+    assert "none was to be computed (--no-predict)" in refused(compute=False)
     shutil.copy(folder / "runs" / "bare" / "model.pt", copy / "bare")
-    assert "the model of wrapped cannot be used: " in _text(_report(tmp_path, "--cases", "1"))
+    saved = copy / "wrapped" / "predictions"
+    for path in saved.iterdir():
+        path.write_bytes(b"no scan")
+    assert ".nii.gz cannot be read: " in refused()
+    shutil.rmtree(saved)
+    torch.save({}, copy / "wrapped" / "model.pt")
+    assert "the model of wrapped cannot be used: " in refused()
     for path in copy.glob("*/*.json"):
         raw = json.loads(path.read_text())
         settings = raw.get("settings", raw)
         if "dataset" in settings:
             settings.update(dataset="la", data=str(tmp_path / "gone"), dataset_options={})
             path.write_text(json.dumps(raw))
+    for log in copy.glob("*/train.jsonl"):
+        log.unlink()
     text = _text(_report(tmp_path))
     assert "No test case could be shown: the scans are not where the runs read them" in text
 
