@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 from semisam.cli.main import main
 from semisam.config import RunSettings, make_settings
-from semisam.report.choice import choose
+from semisam.errors import InputError
+from semisam.report.choice import Predictor, choose
 from semisam.report.curves import smoothed, window_of
+from semisam.report.facts import commands
 from semisam.report.runs import read_bench, read_log
 from semisam.report.style import looks
 from semisam.run import execute
@@ -174,20 +178,63 @@ def test_it_says_how_to_make_it_again(real):
     assert result["versions"]["torch"] in _text(html) and result["data"]["hash"][:16] in html
 
 
+def test_a_command_gives_a_plugin_one_set_of_options(tmp_path):
+    runs = tmp_path / "runs"
+    _run(runs / "a", device="cuda", save_predictions=True)
+    _run(runs / "b", "geodesic", semisam_options={"weight": 0.2})
+    _run(runs / "c", "geodesic", semisam_options={"weight": 0.3, "gated": True})
+    _run(runs / "d", "geodesic", semisam_options={"weight": 0.2}, seed=1)
+    _run(runs / "e", "geodesic", prompter="uncertainty-points")
+    common = "semisam bench --method mt --labels 1"
+    found = [c.partition(" --iterations")[0] for c in commands(read_bench(tmp_path))]
+    assert found == [
+        f"{common} --sam none,geodesic --seeds 0,1 --subsets 0",
+        f"{common} --sam geodesic --sam-weight gated --seeds 0 --subsets 0",
+        f"{common} --sam geodesic --seeds 0 --subsets 0 --prompter uncertainty-points",
+    ]
+    whole = commands(read_bench(tmp_path))
+    assert [c.count("semisam.weight=") for c in whole] == [1, 1, 0]
+    assert "semisam.weight=0.2" in whole[0] and "semisam.weight=0.3" in whole[1]
+
+
+def test_another_prompter_is_the_rows_own_and_keeps_its_partner(tmp_path):
+    _run(tmp_path / "runs" / "a", cases=5)
+    _run(tmp_path / "runs" / "b", "geodesic", 0.4, cases=5, prompter="uncertainty-points")
+    (part,) = read_bench(tmp_path).parts
+    bare, wrapped = part.rows
+    assert wrapped.name == "mt + SemiSAM (geodesic) [prompter=uncertainty-points]"
+    assert part.rows[wrapped.bare] is bare
+
+
 def test_without_models_and_without_the_data(real, tmp_path):
     folder, _ = real
-    import shutil
-
     copy = shutil.copytree(folder / "runs", tmp_path / "runs", ignore=lambda *_: ["model.pt"])
-    assert "No test case could be shown" in _text(_report(tmp_path))
-    text = _text(_report(tmp_path, "--no-predict"))
-    assert "none was to be computed (--no-predict)" in text
+
+    def refused(compute=True):
+        bench = read_bench(tmp_path)
+        (shown,) = choose(bench, bench.parts[0], 1)
+        with pytest.raises(InputError) as caught:
+            Predictor(bench, None, compute=compute).masks(shown)
+        return str(caught.value)
+
+    assert "a finished run with model.pt and" in refused()
+    assert "none was to be computed (--no-predict)" in refused(compute=False)
+    shutil.copy(folder / "runs" / "bare" / "model.pt", copy / "bare")
+    saved = copy / "wrapped" / "predictions"
+    for path in saved.iterdir():
+        path.write_bytes(b"no scan")
+    assert ".nii.gz cannot be read: " in refused()
+    shutil.rmtree(saved)
+    torch.save({}, copy / "wrapped" / "model.pt")
+    assert "the model of wrapped cannot be used: " in refused()
     for path in copy.glob("*/*.json"):
         raw = json.loads(path.read_text())
         settings = raw.get("settings", raw)
         if "dataset" in settings:
             settings.update(dataset="la", data=str(tmp_path / "gone"), dataset_options={})
             path.write_text(json.dumps(raw))
+    for log in copy.glob("*/train.jsonl"):
+        log.unlink()
     text = _text(_report(tmp_path))
     assert "No test case could be shown: the scans are not where the runs read them" in text
 

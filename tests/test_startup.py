@@ -23,6 +23,8 @@ HEAVY = (
     "SimpleITK",
     "transformers",
     "rich.progress",
+    "matplotlib",
+    "jinja2",
 )
 
 # Refuses instead of looking afterwards: an import that is swallowed by a try would still count.
@@ -47,7 +49,15 @@ def guarded(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["plugins", "--help"]]
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["plugins"],
+        ["plugins", "--json"],
+        ["plugins", "--help"],
+        ["report", "--help"],
+    ],
 )
 def test_starts_without_heavy_imports(args: list[str]):
     done = guarded(*args)

@@ -180,12 +180,21 @@ class Predictor:
     ) -> tuple[Labels, str]:
         path = folder.path / "predictions" / f"{case}.nii.gz"
         if path.is_file():
-            mask, _ = read_label(path)
+            try:
+                mask, _ = read_label(path)
+            except (SemisamError, ValueError, OSError) as error:
+                raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
             return (image.placement.label(mask) if image.placement else mask), "saved"
         if not self._compute:
             raise InputError("no prediction is saved, and none was to be computed (--no-predict)")
         if folder.run not in self._models:
-            settings, framework, _ = load_run(folder.path)
+            try:
+                settings, framework, _ = load_run(folder.path)
+            except InputError:
+                raise
+            except (SemisamError, RuntimeError) as error:  # its plugin is gone, or has changed
+                message = f"the model of {folder.path.name} cannot be used: {_line(error)}"
+                raise InputError(message) from None
             self._models[folder.run] = settings, framework
         settings, framework = self._models[folder.run]
         probs = predict_probabilities(

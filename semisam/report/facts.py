@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam.config import RunSettings, prescribed_prompter, show_value
+from semisam.protocols import PROTOCOLS
 from semisam.report.runs import Bench, Part, RunFolder
 
 _AXES = ("method", "method_options", "labels", "subset", "seed", "sam", "sam_options")
@@ -84,10 +85,11 @@ def _command(group: Sequence[RunSettings]) -> str:
     words += ["--subsets", _join(s.subset for s in group)]
     if with_sam and with_sam[0].prompter != prescribed_prompter(first.protocol):
         words += ["--prompter", with_sam[0].prompter]
-    defaults = RunSettings(labels=1)
+    alone = [RunSettings(labels=1), *map(_of_the_protocol, group)]
     for name, option in _OPTIONS.items():
         value = getattr(first, name)
-        if value is not None and (name in _ALWAYS or value != getattr(defaults, name)):
+        changed = any(value != getattr(settings, name) for settings in alone)
+        if value is not None and (name in _ALWAYS or changed):
             words += [option, show_value(value)]
     words += ["--largest-component"] if first.largest_component else []
     sets: dict[str, None] = {}
@@ -106,6 +108,13 @@ def _command(group: Sequence[RunSettings]) -> str:
     for text in sets:
         words += ["--set", text]
     return shlex.join(words)
+
+
+def _of_the_protocol(settings: RunSettings) -> RunSettings:
+    """Return what a run would be if nothing but protocol, method and labels were given."""
+    prescribed = PROTOCOLS[settings.protocol].run_settings(settings.method)
+    given = {"method": settings.method, "labels": settings.labels}
+    return RunSettings.model_validate({**prescribed, **given})
 
 
 def _value(value: Any) -> str:

@@ -82,7 +82,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     middle = _middle(maps[0])
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
     # The truth is the broad line below: told from the others by more than its colour.
-    widths = (3.0, 1.4, 1.4)
+    widths = (2.6, 1.3, 1.3)
     grid = upper.add_gridspec(1, len(planes), width_ratios=[right for right, _ in sides])
     for number, (name, across, (right, down)) in enumerate(planes):
         ax = upper.add_subplot(grid[number])

@@ -36,7 +36,7 @@ def dice_against_labels(
     series: dict[str, list[Row]] = {}
     for row in part.rows:
         series.setdefault(row.name, []).append(row)
-    figure = new_figure(6.6, 4.0)
+    figure = new_figure(5.6, 3.7)
     ax = figure.add_subplot()
     handles, spreads = [], set()
     for number, (title, rows) in enumerate(series.items()):
@@ -89,7 +89,7 @@ def _spread(bench: Bench, row: Row) -> tuple[float, float, str]:
     """Return how far a row's bar reaches down and up, and of what it is."""
     if not math.isnan(row.figures["dice_sd"]):
         return float(row.figures["dice_sd"]), float(row.figures["dice_sd"]), "runs"
-    values: Floats = case_scores(bench, row).to_numpy(dtype=float)
+    values: Floats = np.asarray(case_scores(bench, row), dtype=np.float64)
     if len(values) < 2:
         return 0.0, 0.0, "none"
     low, high = bootstrap_interval(values)
@@ -131,7 +131,7 @@ def by_case(
         drawn: list[tuple[float, pd.Series[float]]] = []
         for row in block:
             values = case_scores(bench, row)
-            _box_and_dots(ax, values.to_numpy(dtype=float), place, look[row.name])
+            _box_and_dots(ax, np.asarray(values, dtype=np.float64), place, look[row.name])
             ticks.append((place, row))
             drawn.append((place, values))
             place += 1.0

@@ -153,13 +153,12 @@ class Gallery:
 
     def add(self, name: str, caption: str, alt: str, figure: Figure, *, wide: bool = False) -> Made:
         """Write the files of a figure and return it for the page."""
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the layout is the slowest part; once is enough
         for kind in ("png", "pdf"):
             with replace_file(self.folder / f"{name}.{kind}") as path:
                 # Without a date, the same runs make the same file.
                 about = {"CreationDate": None} if kind == "pdf" else {"Software": None}
                 figure.savefig(path, format=kind, facecolor="white", metadata=about)
+            figure.set_layout_engine("none")  # the layout is the slowest part; once is enough
         self.files.append(name)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         text = io.StringIO()

@@ -49,7 +49,7 @@ def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bo
         ax.add_collection3d(surface)
     for axis, name in enumerate("xyz"):
         getattr(ax, f"set_{name}lim")(bounds[0][axis], bounds[1][axis])
-    ax.set_box_aspect(np.maximum(bounds[1] - bounds[0], 1e-6), zoom=1.3)
+    ax.set_box_aspect(np.maximum(bounds[1] - bounds[0], 1e-6), zoom=1.5)
     ax.view_init(elev=22, azim=-62)
     ax.set_axis_off()
 
