@@ -1,6 +1,8 @@
 """Loss terms as pure functions of probabilities and labels, in float32.
 
 Shapes: probabilities ``(B, K, *S)``, labels ``(B, *S)`` int64; ``K`` counts background.
+
+Where several processes share a batch, its sums are over the rows of all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from semisam.distributed import global_sums
 
 EPS = 1e-5
 
@@ -27,8 +31,10 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
     """
     y = target.to(prob.dtype)
-    overlap = (prob * y).sum()
-    return 1.0 - (2.0 * overlap + eps) / (prob.square().sum() + y.square().sum() + eps)
+    overlap, predicted, labeled = global_sums(
+        (prob * y).sum(), prob.square().sum(), y.square().sum()
+    )
+    return 1.0 - (2.0 * overlap + eps) / (predicted + labeled + eps)
 
 
 def foreground_dice_loss(probs: Tensor, label: Tensor) -> Tensor:
@@ -70,7 +76,8 @@ def masked_supervised_loss(
     """
     inside = mask.expand_as(label)
     per_voxel = F.cross_entropy(logits, label, reduction="none")
-    ce = (per_voxel * inside).sum() / inside.sum().clamp(min=1)
+    total, voxels = global_sums((per_voxel * inside).sum(), inside.sum())
+    ce = total / voxels.clamp(min=1)
     # Background outside, with probability 0: neither counts in the Dice of a foreground class.
     return ce, foreground_dice_loss(probs * inside.unsqueeze(1), label * inside)
 
