@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from semisam.errors import InputError, SemisamError
 from semisam.types import Batch, OracleBatch, Total
 
+_NO_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory"),
+    *("status_alloc_failed", "bad_alloc"),
+)
+
 
 class OutOfMemory(SemisamError):
     """A training step needs more memory than there is."""
@@ -72,7 +77,7 @@ def merged_figures(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
     for figures in several:
         for name, value in figures.items():
             found.setdefault(name, []).append(value)
-    merged = {}
+    merged: dict[str, float] = {}
     for name, values in found.items():
         if isinstance(values[0], Total):
             merged[name] = Total(sum(values))
@@ -86,9 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def out_of_memory(error: BaseException, batch: Batch, parts: int, *, allowed: bool) -> OutOfMemory:

@@ -97,7 +97,7 @@ class Group:
             flat = torch.cat([present, *(grad.reshape(-1) for grad in grads)])
             dist.all_reduce(flat)
             present, flat = flat[: len(some)], flat[len(some) :] / self.size
-            parts = flat.split([p.numel() for p in some])
+            parts = torch.split(flat, [p.numel() for p in some])
             for parameter, part, count in zip(some, parts, present.tolist(), strict=True):
                 if count:
                     # Laid out as the parameter is, as autograd would have it.

@@ -34,7 +34,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def cost_of(settings: RunSettings, training: Summary, rows: list[dict[str, Any]]) -> dict[str, float]:
+def cost_of(
+    settings: RunSettings, training: Summary, rows: list[dict[str, Any]]
+) -> dict[str, float]:
     seconds_by_case = {row["case"]: row["seconds"] for row in rows}
     cost = {
         "train_seconds": training.seconds,

@@ -67,7 +67,7 @@ def command(
     from semisam.bench import grid
     from semisam.cli.display import console
     from semisam.cli.options import common_settings, suggested_settings
-    from semisam.distributed import Group, process_group
+    from semisam.distributed import process_group
     from semisam.files import writable_folder
 
     def settings_of(group: Group) -> tuple[Any, Path]:

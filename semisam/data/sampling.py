@@ -110,13 +110,13 @@ class BatchSource:
         truth: bool = False,
         rows: Sequence[int] | None = None,
     ) -> None:
-        for kind, rows, cases in (
+        for kind, asked, cases in (
             ("labeled", plan.labeled, labeled),
             ("unlabeled", plan.unlabeled, unlabeled),
         ):
-            if rows and not cases:
+            if asked and not cases:
                 raise InputError(
-                    f"a batch with {rows} {kind} row(s) requires {kind} cases, got none; name some"
+                    f"a batch with {asked} {kind} row(s) requires {kind} cases, got none; name some"
                 )
         self.store = store
         self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)

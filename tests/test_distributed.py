@@ -1,0 +1,192 @@
+"""Two processes train as one does on the same batches: losses, weights, stops and refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_runs
+import pytest
+import torch
+
+from semisam.config import departures, make_settings
+from semisam.data.la import LeftAtrium
+from semisam.data.sampling import BatchPlan, BatchSource
+from semisam.data.store import VolumeStore
+from semisam.distributed import Group, Share, own_device, own_rows
+from semisam.errors import InputError
+from semisam.run import execute
+from semisam.synced_norm import sync_batchnorm
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The report of one launch of two processes."""
+    from conftest import write_tiny_la
+
+    out = tmp_path_factory.mktemp("distributed")
+    data = write_tiny_la(out / "la")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(Path(distributed_runs.__file__)), str(out), str(data)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=500)
+    report = out / "report.json"
+    # Such processes may abort when they end: what they wrote tells.
+    assert report.exists(), done.stderr[-4000:]
+    return json.loads(report.read_text()), out, done.stderr
+
+
+@pytest.mark.parametrize("case", distributed_runs.CASES)
+def test_two_processes_are_one(launched, case):
+    report, _, errors = launched
+    assert case in report, errors[-4000:]
+    found = report[case]
+    assert found["names"], "the same figures are logged in the same steps"
+    assert found["losses"] < 1e-8
+    assert found["weights"] < 1e-8 and found["between ranks"] < 1e-8
+    assert found["moved"] > 1e-4
+
+
+def test_the_branch_was_asked_on_some_rows_only(launched):
+    report, _, _ = launched
+    asked = [n for case, found in report.items() if "+" in case for n in found["asked"]]
+    assert {0, 1, 2} >= set(asked) and {0, 1} & set(asked) and len(set(asked)) > 1
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(launched):
+    report, _, _ = launched
+    found = report["interrupted"]
+    assert found["stops"] == [3, 3] and found["checkpoint"]
+    assert found["weights"] == 0 and found["losses"]
+
+
+def test_a_run_by_the_command_line_has_one_writer(launched):
+    report, out, _ = launched
+    (code, text), (other_code, other_text) = report["command"]["run"]
+    assert code == other_code == 0, text
+    assert "on the test cases" in text and other_text == ""
+    result = json.loads((out / "run" / "result.json").read_text())
+    assert result["settings"]["ranks"] == 2 and result["settings"]["sync_batchnorm"]
+    with (out / "run" / "cases.csv").open() as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["test_000", "test_001"]
+    assert len((out / "run" / "train.jsonl").read_text().splitlines()) == 2
+    assert not (out / "run" / "checkpoint.pt").exists()
+    (again, text), (_, other_text) = report["command"]["again"]
+    assert again == 0 and "on the test cases" in text and other_text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("rows", "rows of a batch must divide equally over 2 processes, got 1 labeled"),
+        ("norm", "BatchNorm needs more than one value per channel"),
+        ("memory", "--allow-accumulation must come with one process, got 2"),
+        ("device", "--device must be cuda or cpu with several processes"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_said_once(launched, name, sentence):
+    report, _, _ = launched
+    (code, text), (other_code, other_text) = report["command"][name]
+    assert code == other_code == 2
+    assert sentence in " ".join(text.split()) and "Traceback" not in text
+    assert other_text == ""
+
+
+def test_rows_are_divided_without_overlap():
+    for parts in (1, 2):
+        for size in (1, 2, 4):
+            shares = [own_rows(8, 16, Group(rank, size), parts) for rank in range(size)]
+            assert sorted(row for share in shares for row in share) == list(range(24))
+            assert all(sum(row < 8 for row in share) == 8 // size for share in shares)
+    assert own_rows(4, 4, Group(1, 2), 2) == (1, 3, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "parts", "sentence"),
+    [
+        ((1, 3), 2, 1, "the labeled rows of a batch must divide equally over 2 processes, got 1"),
+        ((2, 3), 2, 1, "the unlabeled rows of a batch must divide equally over 2 processes, got 3"),
+        ((2, 2), 2, 2, "over 2 processes and 2 micro-batches, got 2 labeled rows"),
+        ((1, 3), 1, 2, "over 2 micro-batches, got 1 labeled rows"),
+    ],
+)
+def test_rows_that_do_not_divide_are_refused(rows, size, parts, sentence):
+    with pytest.raises(InputError, match=sentence):
+        own_rows(*rows, Group(0, size), parts)
+
+
+def test_a_row_keeps_its_number_in_the_whole_batch():
+    for parts, size in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        for rank in range(size):
+            own = own_rows(4, 8, Group(rank, size), parts)
+            each = 4 // (size * parts), 8 // (size * parts)
+            for part in range(parts):
+                share = Share(rank, size, part, parts)
+                numbers = [share.row(i, each[0], sum(each)) for i in range(sum(each))]
+                labeled = own[part * each[0] : (part + 1) * each[0]]
+                first = 4 // size + part * each[1]
+                assert numbers == [*labeled, *own[first : first + each[1]]]
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_a_rank_makes_its_rows_of_the_same_batch(tiny_la, truth):
+    dataset = LeftAtrium(tiny_la)
+    split = dataset.split()
+    store = VolumeStore(
+        dataset, labeled=split.train[:2], unlabeled=split.train[2:], test=(), oracle=truth
+    )
+
+    def source(rows=None):
+        plan, patch = BatchPlan(2, 4), (16, 16, 16)
+        cases = store.labeled, store.unlabeled
+        return BatchSource(store, *cases, plan, patch, seed=1, truth=truth, rows=rows)
+
+    whole = source().batch(3)
+    for rank in range(2):
+        rows = own_rows(2, 4, Group(rank, 2))
+        part = source(rows).batch(3)
+        assert torch.equal(part.image, whole.image[list(rows)])
+        assert torch.equal(part.label, whole.label[rank : rank + 1])
+        if truth:
+            assert torch.equal(part.truth, whole.truth[list(rows)])
+
+
+def test_settings_of_several_processes_are_another_run():
+    given = {"labels": 2, "method": "mt"}
+    alone, two = make_settings(given), make_settings({**given, "ranks": 2})
+    synced = make_settings({**given, "ranks": 2, "sync_batchnorm": True})
+    assert len({each.identity("d") for each in (alone, two, synced)}) == 3
+    assert departures(alone) == departures(synced) == ()
+    assert departures(two) == ("ranks=2",)
+
+
+def test_a_run_of_two_processes_is_not_run_by_one(tiny_settings, tmp_path):
+    settings = tiny_settings.model_copy(update={"ranks": 2})
+    with pytest.raises(InputError, match="start it with torchrun --nproc-per-node 2"):
+        execute(settings, tmp_path / "run")
+
+
+def test_sync_batchnorm_needs_several_processes(tiny_settings, tmp_path):
+    settings = tiny_settings.model_copy(update={"sync_batchnorm": True})
+    with pytest.raises(InputError, match="--sync-batchnorm must come with several processes"):
+        execute(settings, tmp_path / "run")
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device("cuda", Group(1, 2)) == "cuda:1"
+    assert own_device("cuda:3", Group()) == "cuda:3"
+    assert own_device("cpu", Group(1, 2)) == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_synchronised_batchnorm_keeps_parameters_and_keys(device):
+    net = torch.nn.Sequential(torch.nn.Conv3d(1, 3, 1), torch.nn.BatchNorm3d(3, momentum=0.2))
+    before, keys = list(net.parameters()), list(net.state_dict())
+    sync_batchnorm(net, torch.device(device))
+    kind = "SyncedBatchNorm" if device == "cpu" else "SyncBatchNorm"
+    assert type(net[1]).__name__ == kind and net[1].momentum == 0.2
+    assert all(a is b for a, b in zip(net.parameters(), before, strict=True))
+    assert list(net.state_dict()) == keys
