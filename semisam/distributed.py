@@ -209,7 +209,7 @@ def _share_of(rows: range, group: Group, parts: int) -> Iterator[int]:
 
 
 def global_sums(*sums: Tensor) -> tuple[Tensor, ...]:
-    """Return scalar sums over this rank's rows as sums over all ranks', with their gradient.
+    """Return sums over this rank's rows, of any shape, as sums over all ranks', differentiable.
 
     A loss whose denominator is such a sum needs it: Dice, or a mean over a mask. The loss then has
     one value on all ranks, and the mean of their gradients is its gradient.
@@ -217,8 +217,15 @@ def global_sums(*sums: Tensor) -> tuple[Tensor, ...]:
     if current_share().ranks == 1:
         return sums
     # Exact for counts too: a float32 counts to 2^24 only.
-    added: Tensor = _Sum.apply(torch.stack([s.double() for s in sums]))  # type: ignore[no-untyped-call]
-    return tuple(total.to(s.dtype) for total, s in zip(added, sums, strict=True))
+    added = all_sum(torch.cat([s.double().reshape(-1) for s in sums]))
+    totals = torch.split(added, [s.numel() for s in sums])
+    return tuple(total.view(s.shape).to(s.dtype) for total, s in zip(totals, sums, strict=True))
+
+
+def global_means(*means: Tensor) -> tuple[Tensor, ...]:
+    """Return means over this rank's rows, of any shape, as means over all ranks'."""
+    ranks = current_share().ranks
+    return means if ranks == 1 else tuple(total / ranks for total in global_sums(*means))
 
 
 def global_counts(*counts: float) -> tuple[float, ...]:

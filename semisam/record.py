@@ -37,6 +37,7 @@ def versions() -> dict[str, str]:
 def cost_of(
     settings: RunSettings, training: Summary, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
+    """Return what the run took; of several processes, memory and SAM's time are rank 0's."""
     seconds_by_case = {row["case"]: row["seconds"] for row in rows}
     cost = {
         "train_seconds": training.seconds,

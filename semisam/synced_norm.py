@@ -25,7 +25,7 @@ class SyncedBatchNorm(_BatchNorm):
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = float(x.numel() // x.shape[1])
         sums = all_sum(torch.cat([x.sum(axes), x.new_tensor([count])]))
-        count = float(sums[-1])
+        count = float(sums[-1].detach())
         mean = sums[:-1] / count
         centered = x - mean.view(shape)
         variance = all_sum(centered.square().sum(axes)) / count

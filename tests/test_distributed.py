@@ -44,21 +44,24 @@ def test_two_processes_are_one(launched, case):
     assert case in report, errors[-4000:]
     found = report[case]
     assert found["names"], "the same figures are logged in the same steps"
-    assert found["losses"] < 1e-8
-    assert found["weights"] < 1e-8 and found["between ranks"] < 1e-8
+    # DTML's step of steepness 1500 multiplies what rounding differs in by a hundred a step.
+    close = 1e-6 if case == "dtml" else 1e-9
+    assert found["losses"] < close and found["weights"] < close
+    assert found["between ranks"] == 0
     assert found["moved"] > 1e-4
 
 
 def test_the_branch_was_asked_on_some_rows_only(launched):
     report, _, _ = launched
-    asked = [n for case, found in report.items() if "+" in case for n in found["asked"]]
-    assert {0, 1, 2} >= set(asked) and {0, 1} & set(asked) and len(set(asked)) > 1
+    asked = [n for case, found in report.items() if "semisam" in case for n in found["asked"]]
+    # One of two: a rank had nothing to ask.
+    assert set(asked) == {1, 2}
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(launched):
     report, _, _ = launched
     found = report["interrupted"]
-    assert found["stops"] == [3, 3] and found["checkpoint"]
+    assert found["stops"] == [2, 2] and found["checkpoint"]
     assert found["weights"] == 0 and found["losses"]
 
 
@@ -66,7 +69,7 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     report, out, _ = launched
     (code, text), (other_code, other_text) = report["command"]["run"]
     assert code == other_code == 0, text
-    assert "on the test cases" in text and other_text == ""
+    assert "Dice" in text and other_text == ""
     result = json.loads((out / "run" / "result.json").read_text())
     assert result["settings"]["ranks"] == 2 and result["settings"]["sync_batchnorm"]
     with (out / "run" / "cases.csv").open() as file:
@@ -74,14 +77,14 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     assert len((out / "run" / "train.jsonl").read_text().splitlines()) == 2
     assert not (out / "run" / "checkpoint.pt").exists()
     (again, text), (_, other_text) = report["command"]["again"]
-    assert again == 0 and "on the test cases" in text and other_text == ""
+    assert again == 0 and "Dice" in text and other_text == ""
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("rows", "rows of a batch must divide equally over 2 processes, got 1 labeled"),
-        ("norm", "BatchNorm needs more than one value per channel"),
+        ("norm", "BatchNorm needs more than one value per channel at the lowest resolution, got 1"),
         ("memory", "--allow-accumulation must come with one process, got 2"),
         ("device", "--device must be cuda or cpu with several processes"),
     ],
