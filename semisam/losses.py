@@ -30,10 +30,26 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
         target: ``(B, *S)`` its 0/1 mask.
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
     """
+    return _dice_of_sums(*global_sums(*_dice_sums(prob, target)), eps)
+
+
+def volume_dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
+    """Return the Dice loss of one volume, which no other process has a part of.
+
+    Args:
+        prob: ``(*S)`` probability of one class.
+        target: ``(*S)`` mask of the class, boolean or in [0, 1].
+        eps: smoothing, see `dice_loss`.
+    """
+    return _dice_of_sums(*_dice_sums(prob, target), eps)
+
+
+def _dice_sums(prob: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y = target.to(prob.dtype)
-    overlap, predicted, labeled = global_sums(
-        (prob * y).sum(), prob.square().sum(), y.square().sum()
-    )
+    return (prob * y).sum(), prob.square().sum(), y.square().sum()
+
+
+def _dice_of_sums(overlap: Tensor, predicted: Tensor, labeled: Tensor, eps: float) -> Tensor:
     return 1.0 - (2.0 * overlap + eps) / (predicted + labeled + eps)
 
 
