@@ -282,9 +282,23 @@ def launched_size() -> int:
     return 1
 
 
+def check_alone(command: str) -> None:
+    """Refuse to run a command in every process that torchrun has started."""
+    size = launched_size()
+    if size > 1:
+        raise InputError(
+            f"semisam {command} must run in one process, got {size}: start it without torchrun, "
+            "which is for semisam train"
+        )
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[Group]:
-    """Join the processes that torchrun has started; one process is a group alone."""
+    """Join the processes that torchrun has started; one process is a group alone.
+
+    Raises:
+        SemisamError: if another process has ended while this one exchanges something with it.
+    """
     if launched_size() == 1:
         yield ALONE
         return
@@ -295,8 +309,20 @@ def process_group() -> Iterator[Group]:
     dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise SemisamError(
+            "another process of the run has ended, and so does this one: see what it said, and run "
+            "the same command again to go on from the last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether the network, rather than a computation, has failed."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def local_rank() -> int:

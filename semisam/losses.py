@@ -30,7 +30,8 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
         target: ``(B, *S)`` its 0/1 mask.
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
     """
-    return _dice_of_sums(*global_sums(*_dice_sums(prob, target)), eps)
+    overlap, predicted, labeled = global_sums(*_dice_sums(prob, target))
+    return _dice_of_sums(overlap, predicted, labeled, eps)
 
 
 def volume_dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:

@@ -100,10 +100,13 @@ def command(
 
 
 def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
-    """Run it, with progress bars; exit if it is interrupted."""
+    """Run it, with progress bars; exit if it is interrupted.
+
+    What all processes meet at once, rank 0 alone says.
+    """
     from semisam.cli.display import progress_bars
     from semisam.run import execute
-    from semisam.trainer import Interrupted
+    from semisam.trainer import Diverged, Interrupted
 
     with progress_bars() as bars:
         tasks = {}
@@ -124,3 +127,7 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
                     err=True,
                 )
             raise SystemExit(130) from None
+        except Diverged:
+            if group.writer:
+                raise
+            raise SystemExit(1) from None
