@@ -29,6 +29,7 @@ from semisam.plan import Plan, Summary
 from semisam.precision import autocast, to_channels_last
 from semisam.schedules import step_decay
 from semisam.seeding import derive_seed
+from semisam.shallow import guard_shallow
 from semisam.signals import deferred_interrupt
 from semisam.types import Batch, Clock
 
@@ -92,6 +93,7 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
+        guard_shallow(self.framework)
         for module in framework.modules():
             # In place, and only weights of convolutions in three dimensions have the format.
             for parameter in module.parameters(recurse=False):
