@@ -234,4 +234,6 @@ if __name__ == "__main__":
     try:
         main(folder, Path(sys.argv[2]))
     except SemisamError as error:
+        if not (folder / "report.json").exists():
+            raise
         (folder / "lost.txt").write_text(str(error))
