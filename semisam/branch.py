@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from semisam.backend import Backend, Prompter
+from semisam.distributed import current_share, global_counts
 from semisam.errors import PluginError
 from semisam.framework import Framework, check_not_negative
 from semisam.gate import Quality, gate, measure
-from semisam.losses import dice_loss, entropy
+from semisam.losses import entropy, volume_dice_loss
 from semisam.schedules import Ramp
 from semisam.seeding import derive_seed
-from semisam.types import Batch, Clock, Prompt, Step, View
+from semisam.types import Batch, Clock, Prompt, Step, Total, View
 
 
 class SemiSAM(Framework):
@@ -131,7 +132,8 @@ class SemiSAM(Framework):
             return step
         started = time.perf_counter()
         weight = self.weight(clock)
-        metrics = {**step.metrics, "sam_weight": weight, "sam_calls": 0.0, "sam_seconds": 0.0}
+        metrics = {**step.metrics, "sam_weight": weight}
+        metrics |= {"sam_calls": Total(), "sam_seconds": Total()}
         loss = step.probs.new_zeros(())
         if clock.step % self.every or weight < self.floor:
             return replace(step, losses={**step.losses, "sam": loss}, metrics=metrics)
@@ -150,10 +152,12 @@ class SemiSAM(Framework):
         if pairs:
             kept = [shares[k] for _, k in pairs]
             loss = sam_loss(list(pairs.values()), self.target, kept, self.loss)
-        metrics["sam_asked"] = float(len(pairs))
-        metrics["sam_skipped"] = float(len(rows) * len(classes) - len(pairs))
-        metrics["sam_calls"] = float(calls)
-        metrics["sam_seconds"] = time.perf_counter() - started
+        loss = _mean_over_ranks(loss, len(pairs), step.probs)
+        metrics["sam_asked"] = Total(len(pairs))
+        metrics["sam_skipped"] = Total(len(rows) * len(classes) - len(pairs))
+        metrics["sam_calls"] = Total(calls)
+        # Processes ask at the same time.
+        metrics["sam_seconds"] = Total((time.perf_counter() - started) / current_share().ranks)
         losses = {**step.losses, "sam": self.every * weight * loss}
         return replace(step, losses=losses, metrics=metrics)
 
@@ -183,8 +187,10 @@ class SemiSAM(Framework):
         answers: dict[int, dict[int, Tensor]] = {}
         calls = 0
         for i in rows:
+            # The prompts of a row do not depend on how the batch is divided.
+            number = current_share().row(i, batch.num_labeled, len(batch.image))
             answers[i], asked = self._ask(
-                batch.image[i], probs[i], uncertainty[i, 0], clock.step, i
+                batch.image[i], probs[i], uncertainty[i, 0], clock.step, number
             )
             calls += asked
         return answers, calls
@@ -264,12 +270,26 @@ def sam_loss(
     answer = torch.stack([a for _, a in pairs])
     y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
     if loss == "dice":
-        terms = torch.stack([dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
+        terms = torch.stack([volume_dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
     else:
         terms = (prob - y).square().flatten(1).mean(1)
     if shares is None or all(share == 1.0 for share in shares):
         return terms.mean()
     return (terms * terms.new_tensor(shares)).mean()
+
+
+def _mean_over_ranks(loss: Tensor, pairs: int, probs: Tensor) -> Tensor:
+    """Weigh the mean over a rank's pairs, so that the mean over ranks is that over all pairs."""
+    ranks = current_share().ranks
+    if ranks == 1:
+        return loss
+    (everywhere,) = global_counts(pairs)
+    if not everywhere:
+        return loss
+    if not pairs:
+        # Of no value, but a backward pass through what the ranks exchange must be one of all.
+        return 0.0 * probs.sum()
+    return loss * (pairs * ranks / everywhere)
 
 
 def _quality(

@@ -40,6 +40,11 @@ class RunSettings(BaseModel):
         stride: of the sliding window, in voxels; ``None``: the published 18/18/4 at 112/112/80,
             scaled to the patch.
         largest_component: keep the largest connected component of each predicted class.
+        micro_batch: rows of which the gradients are computed at once; ``None``: the whole batch.
+            BatchNorm, and losses of the batch as a whole (Dice, mixes of rows), see no more.
+        allow_accumulation: halve that number where the memory does not suffice.
+        ranks: processes that share the run, each with its rows of every batch; ``None``: one.
+        sync_batchnorm: BatchNorm's statistics are of all ranks' rows; else a rank's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -76,6 +81,10 @@ class RunSettings(BaseModel):
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     stride: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     largest_component: bool = False
+    micro_batch: int | None = Field(default=None, ge=1)
+    allow_accumulation: bool | None = None
+    ranks: int | None = Field(default=None, ge=2)
+    sync_batchnorm: bool | None = None
 
     device: str = "cpu"
     checkpoint_every: int = Field(default=100, ge=1)
@@ -99,7 +108,10 @@ class RunSettings(BaseModel):
 
 _NOT_IDENTITY = {"data", "device", "checkpoint_every", "save_predictions"}
 # Added after the first results: where it is not set, a run is the one that it was before.
-_LATER = {"labeled_rows", "sam_control"}
+_LATER = {
+    *("labeled_rows", "sam_control"),
+    *("micro_batch", "allow_accumulation", "ranks", "sync_batchnorm"),
+}
 
 
 def make_settings(
@@ -157,7 +169,7 @@ def _prescribed(protocol: str, method: str, *, own_patch: bool) -> Options:
 
 _PRESCRIBABLE = (
     *("iterations", "patch", "batch", "labeled_rows", "augment", "lr", "lr_step", "momentum"),
-    *("weight_decay", "clip", "precision", "stride", "largest_component"),
+    *("weight_decay", "clip", "precision", "stride", "largest_component", "micro_batch"),
 )
 # Of the branch, so without a meaning for a bare run.
 _PRESCRIBABLE_FOR_SAM = ("prompter",)
@@ -168,7 +180,7 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
 
     Compared are the settings of training and test and the options of method, network and branch
     with what the protocol alone would have given. What the data suggest departs like what a user
-    sets.
+    sets. Several processes depart where BatchNorm's statistics are not of all their rows.
     """
     protocol = PROTOCOLS[settings.protocol]
     alone = RunSettings.model_validate(
@@ -186,6 +198,8 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
     }
     if "patch" in changed and settings.stride is None:
         changed.pop("stride", None)  # it follows from the patch
+    if settings.ranks is not None and not settings.sync_batchnorm:
+        changed["ranks"] = settings.ranks
     places: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         (settings.method, settings.method_options, protocol.methods.get(settings.method, {})),
         (settings.network, settings.network_options, {}),

@@ -19,7 +19,7 @@ from semisam.data.io import write_nifti
 from semisam.data.store import VolumeStore
 from semisam.inference import sliding_window
 from semisam.metrics import evaluate_labelmap, largest_components
-from semisam.trainer import Precision, autocast, to_channels_last
+from semisam.precision import Precision, autocast, to_channels_last
 
 METRICS = (
     "dice",

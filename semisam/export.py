@@ -29,7 +29,8 @@ from semisam.card import Card
 from semisam.errors import InputError, SemisamError
 from semisam.files import replace_file, write_json
 from semisam.prediction import Deployed
-from semisam.run import load_run, versions, window_stride
+from semisam.record import versions
+from semisam.run import load_run, window_stride
 
 FORMAT, VERSION = "semisam-export", 1
 ENDING = ".pt2"

@@ -36,6 +36,11 @@ class Framework(nn.Module, ABC):
     they are its whole configuration. Randomness comes from torch's default generator, which the
     trainer seeds anew for every step from the run's seed: a method needs no generator of its own.
 
+    Several processes may share a run, each with some rows of a batch. Losses that are means over
+    rows are averaged over them, without the method's doing. One that divides by another sum over
+    the batch takes it from `semisam.distributed.global_sums`, one that pairs rows gets them by
+    ``gather_rows``, and what is drawn once for all rows is drawn in ``drawn_alike``.
+
     Args:
         build: builds a network with named heads.
         num_classes: classes counting background, at least 2.

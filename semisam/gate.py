@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from semisam.distributed import global_counts
+
 SOFTNESS = 0.1
 """Difference of two Dice values by which the gate opens from 1/2 to 73 %."""
 
@@ -57,13 +59,14 @@ def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Return the Dice of all pairs of ``(*S)`` boolean masks together.
 
     Pooled, so that a patch with a few voxels of the organ does not weigh as much as a full one.
-    ``None`` if no voxel is set in any of them.
+    ``None`` if no voxel is set in any of them; several processes pool theirs.
     """
     overlap = total = 0
     for one, other in pairs:
         overlap += int((one & other).sum())
         total += int(one.sum()) + int(other.sum())
-    return 2 * overlap / total if total else None
+    both, all_set = global_counts(overlap, total)
+    return 2 * both / all_set if all_set else None
 
 
 def measure(
@@ -83,7 +86,8 @@ def measure(
         k: the class.
     """
     truth = {row: label[row] == k for row, _ in labeled}
-    if not any(bool(mask.any()) for mask in truth.values()):
+    (seen,) = global_counts(sum(bool(mask.any()) for mask in truth.values()))
+    if not seen:
         return Quality(None, None, None, pooled_dice((a, masks[row]) for row, a in unlabeled))
     return Quality(
         answer=pooled_dice((a, truth[row]) for row, a in labeled),

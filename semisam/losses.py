@@ -1,6 +1,8 @@
 """Loss terms as pure functions of probabilities and labels, in float32.
 
 Shapes: probabilities ``(B, K, *S)``, labels ``(B, *S)`` int64; ``K`` counts background.
+
+Where several processes share a batch, its sums are over the rows of all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from semisam.distributed import global_sums
 
 EPS = 1e-5
 
@@ -26,9 +30,28 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
         target: ``(B, *S)`` its 0/1 mask.
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
     """
+    overlap, predicted, labeled = global_sums(*_dice_sums(prob, target))
+    return _dice_of_sums(overlap, predicted, labeled, eps)
+
+
+def volume_dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
+    """Return the Dice loss of one volume, which no other process has a part of.
+
+    Args:
+        prob: ``(*S)`` probability of one class.
+        target: ``(*S)`` mask of the class, boolean or in [0, 1].
+        eps: smoothing, see `dice_loss`.
+    """
+    return _dice_of_sums(*_dice_sums(prob, target), eps)
+
+
+def _dice_sums(prob: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y = target.to(prob.dtype)
-    overlap = (prob * y).sum()
-    return 1.0 - (2.0 * overlap + eps) / (prob.square().sum() + y.square().sum() + eps)
+    return (prob * y).sum(), prob.square().sum(), y.square().sum()
+
+
+def _dice_of_sums(overlap: Tensor, predicted: Tensor, labeled: Tensor, eps: float) -> Tensor:
+    return 1.0 - (2.0 * overlap + eps) / (predicted + labeled + eps)
 
 
 def foreground_dice_loss(probs: Tensor, label: Tensor) -> Tensor:
@@ -70,7 +93,8 @@ def masked_supervised_loss(
     """
     inside = mask.expand_as(label)
     per_voxel = F.cross_entropy(logits, label, reduction="none")
-    ce = (per_voxel * inside).sum() / inside.sum().clamp(min=1)
+    total, voxels = global_sums((per_voxel * inside).sum(), inside.sum())
+    ce = total / voxels.clamp(min=1)
     # Background outside, with probability 0: neither counts in the Dice of a foreground class.
     return ce, foreground_dice_loss(probs * inside.unsqueeze(1), label * inside)
 

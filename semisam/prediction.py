@@ -23,7 +23,7 @@ from semisam.data.store import check_image
 from semisam.errors import InputError
 from semisam.evaluation import predict_probabilities
 from semisam.metrics import largest_components
-from semisam.trainer import Precision
+from semisam.precision import Precision
 
 sitk: Any = SimpleITK  # its functions carry no types
 

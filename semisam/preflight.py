@@ -10,10 +10,12 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from semisam.accumulation import count_parts
 from semisam.assemble import network_builder
 from semisam.config import RunSettings
 from semisam.data.sampling import BatchPlan, plan_batch
 from semisam.data.store import VolumeStore
+from semisam.distributed import Group, own_rows
 from semisam.errors import InputError
 from semisam.framework import Framework
 
@@ -61,9 +63,11 @@ def check_run(
             f"the network {settings.network} needs patch sizes that are multiples of {stride}, got "
             f"{'x'.join(map(str, settings.patch))}: choose another --patch"
         )
-    rows = plan.labeled + plan.unlabeled
+    parts, ranks = check_parts(settings, plan)
+    rows = (plan.labeled + plan.unlabeled) // parts
     # A teacher sees the unlabeled rows alone.
-    fewest = min(rows, plan.unlabeled or rows)
+    fewest = min(rows, plan.unlabeled // parts or rows)
+    fewest //= 1 if settings.sync_batchnorm else ranks
     if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
             f"BatchNorm needs more than one value per channel at the lowest resolution, got "
@@ -73,13 +77,40 @@ def check_run(
         return plan
     check_patch_fits(
         lambda: build(logits=dataset.num_classes),
-        rows,
+        max(rows // ranks // (2 if settings.allow_accumulation else 1), 1),
         dataset.channels,
         settings.patch,
         device,
         settings.precision != "fp32",
     )
     return plan
+
+
+def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
+    """Return the micro-batches of a batch and the processes of the run.
+
+    Raises:
+        InputError: if the rows cannot be divided equally over them, or an option goes with one
+            process, or with several, alone.
+    """
+    parts, ranks = count_parts(settings.batch, settings.micro_batch), settings.ranks or 1
+    own_rows(plan.labeled, plan.unlabeled, Group(0, ranks), parts)
+    if settings.sync_batchnorm and ranks == 1:
+        raise InputError(
+            "--sync-batchnorm must come with several processes, got one: start the run with "
+            "torchrun, or leave it out"
+        )
+    if settings.allow_accumulation and ranks > 1:
+        raise InputError(
+            f"--allow-accumulation must come with one process, got {ranks}, of which one may run "
+            "out of memory while the others wait for it: choose a --micro-batch"
+        )
+    if settings.sam_control == "shuffled" and ranks > 1:
+        raise InputError(
+            f"--sam-control shuffled must come with one process, got {ranks}: it exchanges the "
+            "answers of all rows of a batch"
+        )
+    return parts, ranks
 
 
 def check_device(settings: RunSettings) -> torch.device:
@@ -156,7 +187,7 @@ def check_patch_fits(
         raise InputError(
             f"the patch must fit into memory: {rows} rows of {'x'.join(map(str, patch))} need at "
             f"least {_gib(need)} for the network's activations, got {_gib(free)} free on {device}: "
-            "choose a smaller --patch or --batch"
+            "choose a smaller --patch or --batch, or fewer rows at once with --micro-batch"
         )
 
 

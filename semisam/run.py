@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
-import platform
-import sys
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from filelock import FileLock, Timeout
 
-from semisam import __version__
+from semisam.accumulation import count_parts
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.card import Card, card_of, read_card, write_card
 from semisam.checkpoint import CHECKPOINT, PREVIOUS
+from semisam.claim import claim, locked
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
 from semisam.controls import NEED_TRUTH
 from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.store import VolumeStore, data_hash
+from semisam.distributed import ALONE, Group, own_device, own_rows
 from semisam.errors import InputError
 from semisam.evaluation import evaluate, summarise
 from semisam.files import replace_file, writable_folder, write_json
 from semisam.framework import Framework
 from semisam.inference import published_stride
+from semisam.plan import Plan, Summary
 from semisam.preflight import check_run
+from semisam.record import cost_of, split_hash, versions
 from semisam.seeding import derive_seed
-from semisam.trainer import Plan, Summary, Trainer
+from semisam.synced_norm import sync_batchnorm
+from semisam.trainer import Trainer
 
 MODEL = "model.pt"
 CARD = "model.json"
@@ -43,69 +43,135 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the phase (check, train, evaluate), done, total and the figures of the moment."""
 
 
-def execute(settings: RunSettings, folder: Path, progress: Progress | None = None) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a run needs beside its settings.
+
+    Attributes:
+        store: the scans.
+        framework: the method, its weights drawn.
+        plan: how the batch is divided.
+        hashes: of the volumes by name.
+    """
+
+    store: VolumeStore
+    framework: Framework
+    plan: BatchPlan
+    hashes: Mapping[str, str]
+
+
+def execute(
+    settings: RunSettings, folder: Path, progress: Progress | None = None, group: Group = ALONE
+) -> Path:
     """Run what is not done yet of a run and return the path of its ``result.json``.
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
     ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result is left as it is;
     one with a checkpoint goes on from there.
 
+    Args:
+        settings: of the run.
+        folder: of the run.
+        progress: told how far it is.
+        group: the processes that run it together, each in a call of its own.
+
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder is
             another run's or in use.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
-    writable_folder(folder)
-    with _locked(folder):
-        _claim(folder, settings)
-        result = folder / RESULT
-        if result.exists():
+    result = folder / RESULT
+    with contextlib.ExitStack() as held:
+
+        def finished() -> bool:
+            check_size(settings, group)
+            writable_folder(folder)
+            held.enter_context(locked(folder))
+            claim(folder, settings)
+            return result.exists()
+
+        if group.of_writer(finished):
             return result
-        dataset = open_dataset(settings)
-        split = dataset.split()
-        labeled, unlabeled = choose_labeled(
-            split, settings.labels, settings.subset, dataset.has_label
+        here = settings.model_copy(
+            update={"device": group.agreed(lambda: own_device(settings.device, group))}
         )
-        with _initial_seed(settings):
-            framework = make_framework(settings, dataset.channels, dataset.num_classes)
-        oracle = settings.sam_control in NEED_TRUTH
-        store = VolumeStore(
-            dataset, labeled=labeled, unlabeled=unlabeled, test=split.test, oracle=oracle
-        )
-        hashes = store.check(lambda done, total: report("check", done, total, {}))
-        plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
-        cases = {"labeled": labeled, "unlabeled": unlabeled, "test": split.test}
-        write_json(folder / SPLIT, {part: list(names) for part, names in cases.items()})
-        training = train(settings, framework, store, plan, folder, report)
-        rows = score(settings, framework, store, folder, report)
-        write_json(
-            result,
-            {
-                "settings": settings.model_dump(mode="json"),
-                "options": {
-                    "method": method_options(settings),
-                    "semisam": {} if settings.sam == "none" else semisam_options(settings),
-                },
-                "run": settings.identity(data_hash(hashes)),
-                "data": {
-                    "dataset": dataset.name,
-                    "note": dataset.note,
-                    "hash": data_hash(hashes),
-                    "split_hash": split_hash(labeled, unlabeled, split.test),
-                    "labeled": len(labeled),
-                    "unlabeled": len(unlabeled),
-                    "test": len(split.test),
-                    "labeled_cases": list(labeled),
-                },
-                "metrics": summarise(rows),
-                "training": training.means,
-                "cost": _cost(settings, training, rows),
-                "versions": versions(),
-            },
-        )
-        for name in (CHECKPOINT, PREVIOUS):
-            (folder / name).unlink(missing_ok=True)
+        run = group.agreed(lambda: prepare(here, report))
+        store = run.store
+        cases = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
+        if group.writer:
+            write_json(folder / SPLIT, {part: list(names) for part, names in cases.items()})
+        training = train(here, run.framework, store, run.plan, folder, report, group)
+        rows = score(here, run.framework, store, folder, report, group)
+
+        def write() -> None:
+            about = _about(settings, run, training, rows)
+            write_json(result, about | {"cost": cost_of(here, training, rows)})
+            for name in (CHECKPOINT, PREVIOUS):
+                (folder / name).unlink(missing_ok=True)
+
+        group.of_writer(write)
         return result
+
+
+def check_size(settings: RunSettings, group: Group) -> None:
+    """Refuse settings of another number of processes than there are."""
+    if (settings.ranks or 1) != group.size:
+        wanted = settings.ranks or 1
+        raise InputError(
+            f"the run must be on {wanted} process{'es' if wanted > 1 else ''} as its settings say, "
+            f"got {group.size}: start it with torchrun --nproc-per-node {wanted}"
+        )
+
+
+def prepare(settings: RunSettings, report: Progress) -> Prepared:
+    """Open and check all that a run needs."""
+    dataset = open_dataset(settings)
+    split = dataset.split()
+    labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
+    with _initial_seed(settings):
+        framework = make_framework(settings, dataset.channels, dataset.num_classes)
+    if settings.sync_batchnorm:
+        sync_batchnorm(framework, torch.device(settings.device))
+    store = VolumeStore(
+        dataset,
+        labeled=labeled,
+        unlabeled=unlabeled,
+        test=split.test,
+        oracle=settings.sam_control in NEED_TRUTH,
+    )
+    hashes = store.check(lambda done, total: report("check", done, total, {}))
+    plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
+    return Prepared(store, framework, plan, hashes)
+
+
+def _about(
+    settings: RunSettings, run: Prepared, training: Summary, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the result but for its cost."""
+    store = run.store
+    labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
+    about = {
+        "settings": settings.model_dump(mode="json"),
+        "options": {
+            "method": method_options(settings),
+            "semisam": {} if settings.sam == "none" else semisam_options(settings),
+        },
+        "run": settings.identity(data_hash(run.hashes)),
+        "data": {
+            "dataset": store.dataset.name,
+            "note": store.dataset.note,
+            "hash": data_hash(run.hashes),
+            "split_hash": split_hash(labeled, unlabeled, test),
+            "labeled": len(labeled),
+            "unlabeled": len(unlabeled),
+            "test": len(test),
+            "labeled_cases": list(labeled),
+        },
+        "metrics": summarise(rows),
+        "training": training.means,
+        "versions": versions(),
+    }
+    return about | ({"accumulated": True} if training.accumulated else {})
 
 
 def train(
@@ -115,8 +181,10 @@ def train(
     plan: BatchPlan,
     folder: Path,
     report: Progress,
+    group: Group = ALONE,
 ) -> Summary:
     """Train, or load what was trained before, and leave ``model.pt`` in the folder."""
+    parts = count_parts(settings.batch, settings.micro_batch)
     source = BatchSource(
         store,
         store.labeled,
@@ -126,6 +194,7 @@ def train(
         seed=settings.seed,
         augment=settings.augment,
         truth=settings.sam_control in NEED_TRUTH,
+        rows=own_rows(plan.labeled, plan.unlabeled, group, parts),
     )
     trainer = Trainer(
         framework,
@@ -141,15 +210,18 @@ def train(
             device=settings.device,
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
+            parts=parts,
+            allow_accumulation=bool(settings.allow_accumulation),
         ),
         folder,
         prefetch=Prefetcher,
+        group=group,
     )
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
-    with replace_file(folder / MODEL) as temporary:
-        torch.save(framework.state_dict(), temporary)
-    dataset = store.dataset
-    write_card(folder / CARD, card_of(dataset, store.image(store.labeled[0])))
+    if group.writer:
+        with replace_file(folder / MODEL) as temporary:
+            torch.save(framework.state_dict(), temporary)
+        write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
     return summary
 
 
@@ -159,15 +231,18 @@ def score(
     store: VolumeStore,
     folder: Path,
     report: Progress,
+    group: Group = ALONE,
 ) -> list[dict[str, Any]]:
-    """Evaluate on the test cases and write ``cases.csv``."""
+    """Evaluate on the test cases, each rank on its part of them, and write ``cases.csv``."""
+    # Without synchronised BatchNorm the ranks' statistics differ: rank 0's are deployed.
+    group.share_state(framework)
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
     rows = evaluate(
         framework,
         store,
-        store.test,
+        store.test[group.rank :: group.size],
         settings.patch,
         window_stride(settings),
         device=torch.device(settings.device),
@@ -176,7 +251,12 @@ def score(
         predictions=predictions,
         on_case=lambda done, total: report("evaluate", done, total, {}),
     )
-    write_cases(folder / CASES, rows)
+    if group.size > 1:
+        order = {case: place for place, case in enumerate(store.test)}
+        scored = [row for part in group.gather(rows) for row in part]
+        rows = sorted(scored, key=lambda row: order[row["case"]])
+    if group.writer:
+        write_cases(folder / CASES, rows)
     return rows
 
 
@@ -217,84 +297,8 @@ def window_stride(settings: RunSettings) -> tuple[int, ...]:
     return tuple(settings.stride or published_stride(settings.patch))
 
 
-def split_hash(*groups: tuple[str, ...]) -> str:
-    """Return a hash of which cases are labeled, unlabeled and test, in their order."""
-    text = "\n\n".join("\n".join(group) for group in groups)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of all that a number may depend on."""
-    found = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-image")}
-    return {
-        "semisam": __version__,
-        "python": platform.python_version(),
-        **found,
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def _cost(settings: RunSettings, training: Summary, rows: list[dict[str, Any]]) -> dict[str, float]:
-    seconds_by_case = {row["case"]: row["seconds"] for row in rows}
-    cost = {
-        "train_seconds": training.seconds,
-        "wait_share": training.waited / training.seconds if training.seconds else 0.0,
-        "predict_seconds_per_case": sum(seconds_by_case.values()) / len(seconds_by_case),
-        "peak_memory_gib": _peak_memory() / 2**30,
-    }
-    if settings.device.startswith("cuda"):
-        cost["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(settings.device) / 2**30
-    if "sam_seconds" in training.means:
-        total = training.means["sam_seconds"] * settings.iterations
-        cost["sam_seconds_share"] = total / training.seconds
-        cost["sam_calls"] = training.means["sam_calls"] * settings.iterations
-    return cost
-
-
-def _claim(folder: Path, settings: RunSettings) -> None:
-    """Write the settings, or refuse a folder that belongs to other ones."""
-    path = folder / "settings.json"
-    if not path.exists():
-        write_json(path, settings.model_dump(mode="json"))
-        return
-    ours = settings.model_dump(mode="json")
-    theirs = read_settings(folder).model_dump(mode="json")
-    free = {"data", "device", "checkpoint_every", "save_predictions"}
-    other = sorted(key for key in ours if key not in free and ours[key] != theirs[key])
-    if other:
-        raise InputError(
-            f"the output folder must be empty or of the same run, got {folder}, a run with other "
-            f"{', '.join(other)}: name another folder"
-        )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the system lets go of the lock when the process ends, however it ends."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            f"the output folder must not be in use, got {folder}, where another process is at "
-            "work: wait for it or name another folder"
-        ) from None
-
-
 @contextlib.contextmanager
 def _initial_seed(settings: RunSettings) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         yield
-
-
-def _peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -5,26 +5,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from semisam.accumulation import (
+    Buffers,
+    OutOfMemory,
+    divides,
+    is_out_of_memory,
+    merged_figures,
+    micro_batches,
+    out_of_memory,
+)
 from semisam.checkpoint import TrainLog, load_checkpoint, save_checkpoint
+from semisam.distributed import ALONE, Group, Share, sharing
 from semisam.errors import InputError, SemisamError
 from semisam.framework import Framework
+from semisam.plan import Plan, Summary
+from semisam.precision import autocast, to_channels_last
 from semisam.schedules import step_decay
 from semisam.seeding import derive_seed
 from semisam.shallow import guard_shallow
+from semisam.signals import deferred_interrupt
 from semisam.types import Batch, Clock
-
-Precision = Literal["bf16", "fp16", "fp32"]
 
 
 class Batches(Protocol):
@@ -52,50 +59,6 @@ class Interrupted(SemisamError):
         self.step = step
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How to train.
-
-    Args:
-        iterations: optimizer steps ``T``.
-        lr: SGD's initial learning rate.
-        lr_step: the rate is divided by ten each so many iterations.
-        momentum: SGD's.
-        weight_decay: SGD's.
-        clip: maximal gradient norm; ``None`` for no clipping.
-        precision: ``bf16`` and ``fp16`` run the network under autocast.
-        device: a torch device.
-        seed: of dropout and noise; every step draws from a generator seeded by (seed, step).
-        checkpoint_every: iterations between checkpoints.
-    """
-
-    iterations: int = 6000
-    lr: float = 0.01
-    lr_step: int = 2500
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    clip: float | None = None
-    precision: Precision = "bf16"
-    device: str = "cpu"
-    seed: int = 0
-    checkpoint_every: int = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a finished training took, resumed parts included.
-
-    Attributes:
-        seconds: of training.
-        waited: of these, for batches.
-        means: of every loss and figure, over the steps that gave it.
-    """
-
-    seconds: float
-    waited: float
-    means: dict[str, float]
-
-
 class Trainer:
     """Trains a Framework in a folder, resuming from what lies there.
 
@@ -106,10 +69,11 @@ class Trainer:
 
     Args:
         framework: the method; moved to the plan's device.
-        batches: batches by step.
+        batches: batches by step; with several processes, of this rank's rows of them.
         plan: how to train.
         folder: where checkpoint and log lie.
         prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
+        group: the processes of the run; rank 0 writes the folder, which all of them read.
     """
 
     def __init__(
@@ -120,8 +84,12 @@ class Trainer:
         folder: Path,
         *,
         prefetch: Prefetch | None = None,
+        group: Group = ALONE,
     ) -> None:
         self.plan = plan
+        self.group = group
+        self.parts = plan.parts
+        self.accumulated = False
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
@@ -159,14 +127,16 @@ class Trainer:
             Interrupted: after Ctrl-C, when the checkpoint is written.
             Diverged: if a loss is not finite.
             InputError: if the folder's checkpoint is of another run.
+            OutOfMemory: if a step does not fit.
         """
-        start = self._resume()
+        start = self.group.agreed(self._resume)
+        self.group.agreed(lambda: self._check_start(start))
         self.framework.train()
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
-            TrainLog(self.folder, start) as log,
+            self._open_log(start) as log,
             self._prefetch(self._batches, start, self.plan.iterations) as stream,
-            deferred_interrupt() as interrupted,
+            deferred_interrupt(patient=self.group.size > 1) as interrupted,
         ):
             for step, batch, waited in stream:
                 began = time.perf_counter()
@@ -175,44 +145,104 @@ class Trainer:
                 self._seconds += time.perf_counter() - began + waited
                 self._waited += waited
                 self._add(figures)
-                log.write(step, figures)
                 last = done == self.plan.iterations
-                if last or interrupted() or done % self.plan.checkpoint_every == 0:
-                    log.flush()
-                    self.save(done)
+                # Asked once: all ranks stop after the same step, and only after a checkpoint.
+                stop = self.group.any(interrupted())
+                if log is not None:
+                    log.write(step, figures)
+                    if last or stop or done % self.plan.checkpoint_every == 0:
+                        log.flush()
+                        self.save(done)
                 if on_step is not None:
                     on_step(done, figures)
-                if interrupted() and not last:
+                if stop and not last:
                     raise Interrupted(done)
-        return Summary(self._seconds, self._waited, self._means())
+        return Summary(self._seconds, self._waited, self._means(), self.accumulated)
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """Make one optimizer step and return its losses and figures for the log."""
         plan = self.plan
         clock = Clock(step, plan.iterations)
-        torch.manual_seed(derive_seed(plan.seed, "step", step))
         lr = step_decay(clock, plan.lr, plan.lr_step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with autocast(self.device, plan.precision):
-            result = self.framework.training_step(self._to_device(batch), clock)
-        objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+        losses, metrics = self._gradients(batch, clock)
+        if self.group.size > 1:
+            self.group.average_gradients(self.framework)
+            of_ranks = self.group.gather((losses, metrics))
+            losses, metrics = (merged_figures(each) for each in zip(*of_ranks, strict=True))
         if plan.clip is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.framework.parameters(), plan.clip)
-        figures = {name: float(loss.detach()) for name, loss in result.losses.items()}
-        total = float(objective.detach())
-        if not math.isfinite(total):
+        if not math.isfinite(losses["loss"]):
+            figures = {name: value for name, value in losses.items() if name != "loss"}
             raise Diverged(
-                f"the loss is {total} at iteration {step} ({figures}): lower the learning rate, "
-                "clip the gradient, or use --precision fp32"
+                f"the loss is {losses['loss']} at iteration {step} ({figures}): lower the learning "
+                "rate, clip the gradient, or use --precision fp32"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.framework.after_update(clock)
-        return {"loss": total, **figures, "lr": lr, **result.metrics}
+        accumulation = {"micro_batches": float(self.parts)} if self.parts > 1 else {}
+        return {**losses, "lr": lr, **metrics, **accumulation}
+
+    def _gradients(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
+        """Leave the gradients of the batch and return its losses and metrics; halve if need be."""
+        may_halve = (
+            self.plan.allow_accumulation and not self.accumulated and divides(batch, 2 * self.parts)
+        )
+        before = Buffers.of(self.framework) if may_halve else None
+        failure: OutOfMemory | None = None
+        try:
+            return self._backward(batch, clock)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            allowed = self.plan.allow_accumulation
+            failure = out_of_memory(error, batch, self.parts, allowed=allowed)
+        # The error is let go of by now, and with it the activations that its traceback holds.
+        self.optimizer.zero_grad(set_to_none=True)
+        if before is None:
+            raise failure
+        before.restore(self.framework)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.parts *= 2
+        self.accumulated = True
+        return self._gradients(batch, clock)
+
+    def _backward(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
+        """Accumulate the gradients of the batch's parts; return the losses and the metrics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: list[dict[str, float]] = []
+        metrics: list[Mapping[str, float]] = []
+        for part, rows in enumerate(micro_batches(batch, self.parts)):
+            with (
+                sharing(self._seeded_share(clock.step, part)),
+                autocast(self.device, self.plan.precision),
+            ):
+                result = self.framework.training_step(self._to_device(rows), clock)
+            objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
+            mean = objective if self.parts == 1 else objective / self.parts
+            self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+            figures = {name: float(loss.detach()) for name, loss in result.losses.items()}
+            losses.append({"loss": float(objective.detach()), **figures})
+            metrics.append(result.metrics)
+            # Its activations must not wait for the next part's.
+            del result, objective, mean
+        return merged_figures(losses), merged_figures(metrics)
+
+    def _seeded_share(self, step: int, part: int) -> Share:
+        """Seed torch for a part of a step and return which one it is.
+
+        A rank draws dropout and noise of its own; see `drawn_alike` for what all share.
+        """
+        group = self.group
+        keys: tuple[int | str, ...] = ("step", step, *(("part", part) if part else ()))
+        own = keys if group.size == 1 else (*keys, "rank", group.rank)
+        torch.manual_seed(derive_seed(self.plan.seed, *own))
+        seed = derive_seed(self.plan.seed, *keys)
+        return Share(group.rank, group.size, part, self.parts, seed)
 
     def save(self, done: int) -> None:
         """Write the checkpoint beside and rename it; the one before is kept."""
@@ -225,6 +255,8 @@ class Trainer:
             "seconds": self._seconds,
             "waited": self._waited,
             "sums": self._sums,
+            "parts": self.parts,
+            "accumulated": self.accumulated,
         }
         save_checkpoint(self.folder, state)
 
@@ -246,7 +278,19 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self._seconds, self._waited = state["seconds"], state["waited"]
         self._sums = dict(state["sums"])
+        self.parts = state.get("parts", self.parts)
+        self.accumulated = state.get("accumulated", False)
         return int(state["step"])
+
+    def _check_start(self, start: int) -> None:
+        if len(set(self.group.gather(start))) > 1:
+            raise InputError(
+                f"all processes must see one output folder, got {self.folder}, whose checkpoint "
+                "is another on some: name a folder that every machine shares"
+            )
+
+    def _open_log(self, start: int) -> contextlib.AbstractContextManager[TrainLog | None]:
+        return TrainLog(self.folder, start) if self.group.writer else contextlib.nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
         moved = {
@@ -266,14 +310,6 @@ class Trainer:
             self._sums[key] = (total + value, count + 1)
 
 
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Return the autocast context of a precision; none for fp32."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype)
-
-
 @contextlib.contextmanager
 def _no_prefetch(batches: Batches, start: int, stop: int) -> Iterator[Stream]:
     def stream() -> Iterator[tuple[int, Batch, float]]:
@@ -285,46 +321,5 @@ def _no_prefetch(batches: Batches, start: int, stop: int) -> Iterator[Stream]:
     yield stream()
 
 
-@contextlib.contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM finish the step in hand; a second Ctrl-C stops at once.
-
-    A grid ends its runs by SIGTERM after the terminal has sent them Ctrl-C: two signals of two
-    kinds are one wish to stop, not an impatient one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    seen: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if number == signal.SIGINT:
-            signal.signal(number, before[signal.SIGINT])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _cuda_devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-def to_channels_last(image: Tensor) -> Tensor:
-    """Return a 5-D tensor in ``channels_last_3d``, any other as it is."""
-    if image.ndim != 5:
-        return image
-    image = image.contiguous(memory_format=torch.channels_last_3d)
-    if image.shape[1] == 1:
-        # One channel is contiguous in both formats, and PyTorch takes it for the other one: the
-        # first convolution's output, the largest there is, would then be copied twice.
-        strides = list(image.stride())
-        strides[1] = 1
-        image = image.as_strided(image.shape, strides)
-    return image

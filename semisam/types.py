@@ -54,6 +54,13 @@ class Clock:
         return min(self.step / self.total, 1.0) if self.total else 1.0
 
 
+class Total(float):
+    """A figure of a step that is added up over the parts of its batch, where others are averaged.
+
+    Such as a count of calls: a batch may be taken in micro-batches or divided over processes.
+    """
+
+
 @dataclass(frozen=True)
 class Step:
     """What a method computed on one batch.
@@ -63,7 +70,8 @@ class Step:
         probs: ``(B, K, *S)`` differentiable probabilities, the map that ``forward`` would deploy.
         uncertainty: ``(B, 1, *S)`` in [0, 1], detached; ``None``: the branch takes the entropy of
             ``probs`` divided by ``ln K``.
-        metrics: unweighted figures for the log; no part of the objective.
+        metrics: unweighted figures for the log; no part of the objective. Where the batch is taken
+            in parts they are averaged, and a `Total` is added up.
     """
 
     losses: Mapping[str, Tensor]

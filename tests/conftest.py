@@ -46,12 +46,10 @@ def sam_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"sam": sam, "medsam": sam, "sam2": str(save_sam2(root / "sam2"))}
 
 
-@pytest.fixture
-def tiny_la(tmp_path: Path) -> Path:
-    """A folder in the published Left Atrium layout: four training and two test cases, tiny."""
+def write_tiny_la(folder: Path) -> Path:
+    """Write four training and two test cases in the published Left Atrium layout, tiny."""
     phantom = Phantom(cases=4, test_cases=2, size=32)
     split = phantom.split()
-    folder = tmp_path / "la"
     for case in (*split.train, *split.test):
         (folder / case).mkdir(parents=True)
         with h5py.File(folder / case / "mri_norm2.h5", "w") as file:
@@ -60,6 +58,12 @@ def tiny_la(tmp_path: Path) -> Path:
     (folder / "train.list").write_text("\n".join(split.train) + "\n")
     (folder / "test.list").write_text("\n".join(split.test) + "\n")
     return folder
+
+
+@pytest.fixture
+def tiny_la(tmp_path: Path) -> Path:
+    """A folder in the published Left Atrium layout: four training and two test cases, tiny."""
+    return write_tiny_la(tmp_path / "la")
 
 
 @pytest.fixture

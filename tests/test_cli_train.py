@@ -50,7 +50,7 @@ def test_options_of_plugins_and_branch_arrive(tiny_la, tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):
-    def interrupt(settings, folder, progress):
+    def interrupt(settings, folder, progress, group):
         raise Interrupted(1)
 
     monkeypatch.setattr("semisam.run.execute", interrupt)

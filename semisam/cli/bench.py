@@ -85,8 +85,10 @@ def command(
     from semisam.cli.options import check_names, common_settings, suggested_settings
     from semisam.controls import CONTROLS
     from semisam.defaults import DEFAULT_BACKEND
+    from semisam.distributed import check_alone
     from semisam.files import writable_folder
 
+    check_alone("bench")
     sams = sams or ("none", DEFAULT_BACKEND)
     executor = take_executor(given)
     common, options = common_settings(given, methods, sams)

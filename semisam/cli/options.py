@@ -80,6 +80,17 @@ _OPTIONS = (
     click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
     click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
     click.option("--labeled-rows", type=int, help="Labeled rows among them (half)."),
+    click.option(
+        "--micro-batch",
+        type=int,
+        help="Rows at once, gradients accumulated; BatchNorm and Dice see no more (the batch).",
+    ),
+    click.option(
+        "--allow-accumulation",
+        is_flag=True,
+        default=None,
+        help="Halve the micro-batch, once, if a step does not fit into memory.",
+    ),
     click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
     click.option("--lr-step", type=int, help="Iterations between divisions of it by ten (2500)."),
     click.option("--clip", type=float, help="Maximal gradient norm (no clipping)."),

@@ -35,11 +35,14 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     from pathlib import Path
 
     from semisam.cli.display import console, progress_bars
+    from semisam.distributed import check_alone
     from semisam.files import writable_folder
+    from semisam.signals import deferred_interrupt
     from semisam.synthsam.pretrain import Pretraining, make_plan
     from semisam.synthsam.weights import save_weights
-    from semisam.trainer import Interrupted, deferred_interrupt
+    from semisam.trainer import Interrupted
 
+    check_alone("pretrain")
     plan, initial = make_plan({k: v for k, v in given.items() if v is not None}, init)
     folder = writable_folder(Path(out))
     training = Pretraining(plan, folder, _device(device), initial)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from semisam.cli.options import run_options
+
+if TYPE_CHECKING:
+    from semisam.config import RunSettings
+    from semisam.distributed import Group
 
 
 @click.command("train", short_help="Train one method on one labeled subset.")
@@ -28,6 +32,12 @@ from semisam.cli.options import run_options
     show_default=True,
     help="No method but a control of the branch, for attribution.",
 )
+@click.option(
+    "--sync-batchnorm",
+    is_flag=True,
+    default=None,
+    help="With several processes (torchrun): BatchNorm over the rows of all of them.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--subset", type=int, default=0, show_default=True, help="0: the first of the list.")
 @click.option("--out", required=True, metavar="FOLDER", help="The run's folder.")
@@ -38,6 +48,7 @@ def command(
     sam: str,
     sam_weight: str,
     sam_control: str,
+    sync_batchnorm: bool | None,
     seed: int,
     subset: int,
     out: str,
@@ -46,24 +57,57 @@ def command(
     """Train one method, evaluate it on the test cases, and keep both in a folder.
 
     A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is.
+
+    Several GPUs share a run that torchrun starts on them: torchrun --nproc-per-node 2 -m semisam
+    train ... Each takes its rows of every batch.
     """
     import json
 
     from semisam.allocator import keep_memory
     from semisam.bench import grid
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import console
     from semisam.cli.options import common_settings, suggested_settings
+    from semisam.distributed import process_group
     from semisam.files import writable_folder
-    from semisam.run import execute
-    from semisam.trainer import Interrupted
+
+    def settings_of(group: Group) -> tuple[Any, Path]:
+        common, options = common_settings(given, [method], [sam])
+        if group.size > 1:
+            common["ranks"] = group.size
+        axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight], [sam_control])
+        settings = grid.expand(axes, common, suggested_settings(common), options)[0]
+        return settings, writable_folder(Path(out))
 
     keep_memory()
-    common, options = common_settings(given, [method], [sam])
-    axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight], [sam_control])
-    settings = grid.expand(axes, common, suggested_settings(common), options)[0]
-    folder = writable_folder(Path(out))
-    if settings.data is None:
-        console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
+    if sync_batchnorm:
+        given["sync_batchnorm"] = True
+    with process_group() as group:
+        # One process speaks for all.
+        console.quiet = not group.writer
+        settings, folder = group.agreed(lambda: settings_of(group))
+        if settings.data is None:
+            console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
+        result = _execute(settings, folder, group)
+    found = json.loads(result.read_text())
+    metrics = found["metrics"]
+    console.print(
+        f"Dice {100 * metrics['dice']:.2f} %, Jaccard {100 * metrics['jaccard']:.2f} %, "
+        f"ASD {metrics['asd_voxel']:.2f} voxels, 95HD {metrics['hd95_voxel']:.2f} voxels "
+        f"on the test cases. Written: {result}"
+    )
+    if found.get("accumulated"):
+        console.print("A step did not fit into memory: its batch was taken in micro-batches.")
+
+
+def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
+    """Run it, with progress bars; exit if it is interrupted.
+
+    What all processes meet at once, rank 0 alone says.
+    """
+    from semisam.cli.display import progress_bars
+    from semisam.run import execute
+    from semisam.trainer import Diverged, Interrupted
+
     with progress_bars() as bars:
         tasks = {}
 
@@ -73,18 +117,17 @@ def command(
             bars.update(tasks[phase], completed=done, loss=figures.get("loss"))
 
         try:
-            result = execute(settings, folder, show)
+            return execute(settings, folder, show, group)
         except Interrupted as stop:
             bars.stop()
-            click.echo(
-                f"Interrupted after {stop.step} of {settings.iterations} iterations; a checkpoint "
-                f"is in {folder}: run the same command again to go on from it.",
-                err=True,
-            )
+            if group.writer:
+                click.echo(
+                    f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
+                    f"checkpoint is in {folder}: run the same command again to go on from it.",
+                    err=True,
+                )
             raise SystemExit(130) from None
-    metrics = json.loads(result.read_text())["metrics"]
-    console.print(
-        f"Dice {100 * metrics['dice']:.2f} %, Jaccard {100 * metrics['jaccard']:.2f} %, "
-        f"ASD {metrics['asd_voxel']:.2f} voxels, 95HD {metrics['hd95_voxel']:.2f} voxels "
-        f"on the test cases. Written: {result}"
-    )
+        except Diverged:
+            if group.writer:
+                raise
+            raise SystemExit(1) from None

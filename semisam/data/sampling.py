@@ -90,6 +90,8 @@ class BatchSource:
         seed: a non-negative integer.
         augment: whether to draw orientations; without, all are the identity.
         truth: make batches with the labels of all rows, for a control; the store must allow it.
+        rows: numbers of the batch's rows to make, labeled first; ``None``: all. Several processes
+            make theirs, each row as it is in the whole batch.
 
     Raises:
         InputError: the plan asks for rows of a stream that has no cases.
@@ -106,14 +108,15 @@ class BatchSource:
         seed: int,
         augment: bool = True,
         truth: bool = False,
+        rows: Sequence[int] | None = None,
     ) -> None:
-        for kind, rows, cases in (
+        for kind, asked, cases in (
             ("labeled", plan.labeled, labeled),
             ("unlabeled", plan.unlabeled, unlabeled),
         ):
-            if rows and not cases:
+            if asked and not cases:
                 raise InputError(
-                    f"a batch with {rows} {kind} row(s) requires {kind} cases, got none; name some"
+                    f"a batch with {asked} {kind} row(s) requires {kind} cases, got none; name some"
                 )
         self.store = store
         self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
@@ -122,6 +125,7 @@ class BatchSource:
         self.seed = seed
         self.augment = augment
         self.truth = truth
+        self.rows = range(plan.labeled + plan.unlabeled) if rows is None else tuple(rows)
 
     def cases(self, step: int) -> tuple[str, ...]:
         """Return the cases of a step's rows, labeled first."""
@@ -140,12 +144,14 @@ class BatchSource:
         Raises:
             InputError: a volume does not have as many axes as the patch.
         """
-        cases = self.cases(step)
+        every = self.cases(step)
+        cases = [every[row] for row in self.rows]
+        labeled = sum(row < self.plan.labeled for row in self.rows)
         channels = self.store.image(cases[0]).array.shape[0]
         image = np.empty((len(cases), channels, *self.patch), np.float32)
-        known = len(cases) if self.truth else self.plan.labeled
+        known = len(cases) if self.truth else labeled
         label = np.empty((known, *self.patch), np.int64)
-        for row, case in enumerate(cases):
+        for place, (row, case) in enumerate(zip(self.rows, cases, strict=True)):
             is_labeled = row < self.plan.labeled
             volume = self.store.image(case).array
             if volume.ndim - 1 != len(self.patch):
@@ -163,14 +169,13 @@ class BatchSource:
                 orientation = 0
             window = _draw_window(volume.shape[1:], shape_before(self.patch, orientation), rng)
             cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
-            _place(cut, image[row], len(self.patch))
-            if row < known:
-                _place(
-                    orient(self.store.label(case)[window], orientation), label[row], len(self.patch)
-                )
+            _place(cut, image[place], len(self.patch))
+            if place < known:
+                known_label = orient(self.store.label(case)[window], orientation)
+                _place(known_label, label[place], len(self.patch))
         labels = torch.from_numpy(label)
         if self.truth:
-            return OracleBatch(torch.from_numpy(image), labels[: self.plan.labeled], labels)
+            return OracleBatch(torch.from_numpy(image), labels[:labeled], labels)
         return Batch(torch.from_numpy(image), labels)
 
 

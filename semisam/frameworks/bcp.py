@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from semisam.distributed import drawn_alike, gather_rows, take_own
 from semisam.ema import ema_decay_at, ema_update, frozen_copy
 from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import masked_supervised_loss, supervised_loss
@@ -112,23 +113,28 @@ class BidirectionalCopyPaste(Framework):
     def _paste_labeled(self, batch: Batch, box: Tensor) -> Step:
         labeled = batch.num_labeled
         image, label = batch.image[:labeled], batch.label
-        logits = self.student(torch.where(box, image.roll(-1, 0), image))["logits"]
+        # The next row may be another process's.
+        next_image = take_own(gather_rows(image).roll(-1, 0))
+        next_label = take_own(gather_rows(label).roll(-1, 0))
+        logits = self.student(torch.where(box, next_image, image))["logits"]
         probs = logits.softmax(1)
-        ce, dice = supervised_loss(logits, probs, torch.where(box, label.roll(-1, 0), label))
+        ce, dice = supervised_loss(logits, probs, torch.where(box, next_label, label))
         w, none = self.supervised_weight, probs.new_zeros(())
         losses = {"ce": w * ce, "dice": w * dice, "pseudo_ce": none, "pseudo_dice": none}
         # Row i's box lies in the mix before.
-        probs = torch.where(box, probs.roll(1, 0), probs)
+        probs = torch.where(box, take_own(gather_rows(probs).roll(1, 0)), probs)
         if labeled < len(batch.image):
             probs = torch.cat([probs, self(batch.image[labeled:])])
         return Step(losses, probs)
 
     def _paste_both_ways(self, batch: Batch, box: Tensor) -> Step:
-        labeled, unlabeled = batch.num_labeled, len(batch.image) - batch.num_labeled
-        pair = torch.arange(max(labeled, unlabeled), device=box.device)
+        # Rows of all processes, of whose pairs this one takes its part.
+        own = batch.image[batch.num_labeled :]
+        source, target = gather_rows(batch.image[: batch.num_labeled]), gather_rows(own)
+        labeled, unlabeled = len(source), len(target)
+        pair = take_own(torch.arange(max(labeled, unlabeled), device=box.device))
         known, pasted, ground = pair % labeled, pair % unlabeled, (pair + 1) % unlabeled
-        source, target = batch.image[:labeled], batch.image[labeled:]
-        label, pseudo = batch.label[known], self._pseudo_label(target)
+        label, pseudo = gather_rows(batch.label)[known], gather_rows(self._pseudo_label(own))
         inward = torch.where(box, target[pasted], source[known])
         outward = torch.where(box, source[known], target[ground])
 
@@ -142,7 +148,9 @@ class BidirectionalCopyPaste(Framework):
         ce_out, dice_out = masked_supervised_loss(logits[1], probs[1], pseudo[ground], outside)
         losses["pseudo_ce"] = self.alpha * w * (ce_in + ce_out)
         losses["pseudo_dice"] = self.alpha * w * (dice_in + dice_out)
-        return Step(losses, reassemble(probs[0], probs[1], box, labeled, unlabeled))
+        inside, around = (gather_rows(each) for each in probs)
+        maps = reassemble(inside, around, box, labeled, unlabeled)
+        return Step(losses, torch.cat([take_own(maps[:labeled]), take_own(maps[labeled:])]))
 
     @torch.no_grad()
     def _pseudo_label(self, image: Tensor) -> Tensor:
@@ -161,9 +169,13 @@ def draw_box(shape: Sequence[int], beta: float) -> Tensor:
     Drawn from torch's default generator; the paper's mask ``M`` is its negation.
     """
     box = torch.ones(tuple(shape), dtype=torch.bool)
-    for axis, size in enumerate(shape):
-        length = max(int(size * beta), 1)
-        first = int(torch.randint(0, size - length + 1, ()))
+    lengths = [max(int(size * beta), 1) for size in shape]
+    with drawn_alike():
+        starts = [
+            int(torch.randint(0, size - length + 1, ()))
+            for size, length in zip(shape, lengths, strict=True)
+        ]
+    for axis, (size, length, first) in enumerate(zip(shape, lengths, starts, strict=True)):
         along = torch.zeros(size, dtype=torch.bool)
         along[first : first + length] = True
         box &= along.view(-1, *[1] * (len(shape) - axis - 1))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta
 
+from semisam.distributed import drawn_alike, gather_rows, take_own
 from semisam.ema import ema_decay_at, ema_update, frozen_copy
 from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import mean_squared_difference, supervised_loss
@@ -91,9 +92,13 @@ class InterpolationConsistencyTraining(Framework):
         """Return ``ce``, ``dice`` and ``consistency``."""
         image, labeled = batch.image, batch.num_labeled
         unlabeled = len(image) - labeled
-        pool = image[labeled - 1 :] if unlabeled == 1 else image[labeled:]
+        # Partners may be rows of another process.
+        pool = gather_rows(image[labeled:])
+        if len(pool) == 1:
+            pool = image[labeled - 1 :]
         share, shift = draw_mix(self.alpha, len(pool))
-        logits = self.student(torch.cat([image[:labeled], mix(pool, share, shift)]))["logits"]
+        mixed = take_own(mix(pool, share, shift))
+        logits = self.student(torch.cat([image[:labeled], mixed]))["logits"]
         probs = logits.softmax(1)
         ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
         w = self.supervised_weight
@@ -101,7 +106,8 @@ class InterpolationConsistencyTraining(Framework):
         if not unlabeled:
             return Step({**losses, "consistency": probs.new_zeros(())}, probs)
 
-        target = mix(self._teach(pool), share, shift)
+        taught = gather_rows(self._teach(take_own(pool)))
+        target = take_own(mix(taught, share, shift))
         consistency = mean_squared_difference(probs[labeled:], target)
         losses["consistency"] = self.consistency_weight(clock) * consistency
         return Step(losses, torch.cat([probs[:labeled], self(image[labeled:])]))
@@ -123,8 +129,9 @@ def draw_mix(alpha: float, rows: int) -> tuple[float, int]:
 
     From torch's default generator. The shift lies in 1 .. rows - 1: no row is its own partner.
     """
-    share = float(Beta(alpha, alpha).sample())
-    return share, int(torch.randint(1, rows, ())) if rows > 2 else 1
+    with drawn_alike():
+        share = float(Beta(alpha, alpha).sample())
+        return share, int(torch.randint(1, rows, ())) if rows > 2 else 1
 
 
 def mix(rows: Tensor, share: float, shift: int) -> Tensor:

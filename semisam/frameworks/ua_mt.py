@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from semisam.distributed import global_sums
 from semisam.framework import NetBuilder
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.losses import entropy
@@ -121,4 +122,5 @@ def masked_consistency(student: Tensor, teacher: Tensor, sure: Tensor) -> Tensor
     """
     mask = sure.to(student.dtype)
     squared = (student - teacher).square() * mask
-    return squared.sum() / (student.shape[1] * mask.sum() + 1e-16)
+    total, voxels = global_sums(squared.sum(), mask.sum())
+    return total / (student.shape[1] * voxels + 1e-16)

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from semisam.distributed import global_means
 from semisam.framework import Framework, NetBuilder, check_not_negative
 from semisam.losses import supervised_loss
 from semisam.schedules import Ramp
@@ -126,5 +127,6 @@ def pyramid_consistency(log_probs: Tensor, divergence_of: Direction) -> tuple[Te
     weight = (-divergence).exp()
     squared = (probs - average).square() * weight
     voxels = tuple(range(1, squared.ndim))
-    rectified = squared.mean(voxels) / (weight.mean(voxels) + 1e-8)
+    above, below = global_means(squared.mean(voxels), weight.mean(voxels))
+    rectified = above / (below + 1e-8)
     return rectified.mean(), divergence.mean()

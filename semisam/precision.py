@@ -1,0 +1,33 @@
+"""How tensors reach the network: autocast and memory format."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["bf16", "fp16", "fp32"]
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """Return the autocast context of a precision; none for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype)
+
+
+def to_channels_last(image: Tensor) -> Tensor:
+    """Return a 5-D tensor in ``channels_last_3d``, any other as it is."""
+    if image.ndim != 5:
+        return image
+    image = image.contiguous(memory_format=torch.channels_last_3d)
+    if image.shape[1] == 1:
+        # One channel is contiguous in both formats, and PyTorch takes it for the other one: the
+        # first convolution's output, the largest there is, would then be copied twice.
+        strides = list(image.stride())
+        strides[1] = 1
+        image = image.as_strided(image.shape, strides)
+    return image

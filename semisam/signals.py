@@ -1,0 +1,40 @@
+"""Signals that end a training politely."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM finish the step in hand; a second Ctrl-C stops at once.
+
+    A grid ends its runs by SIGTERM after the terminal has sent them Ctrl-C: two signals of two
+    kinds are one wish to stop, not an impatient one.
+
+    Args:
+        patient: a second Ctrl-C is the same wish too: torchrun passes on to its processes what
+            the terminal has sent them already.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if number == signal.SIGINT and not patient:
+            signal.signal(number, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,287 @@
+"""Micro-batches: the same gradient where it can be the same, and the way out of a full memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from semisam.accumulation import (
+    OutOfMemory,
+    count_parts,
+    is_out_of_memory,
+    merged_figures,
+    micro_batches,
+)
+from semisam.checkpoint import LOG
+from semisam.config import departures, make_settings
+from semisam.errors import InputError
+from semisam.framework import Framework
+from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.run import execute
+from semisam.testing import random_batch, tiny_builder
+from semisam.trainer import Plan, Trainer
+from semisam.types import OracleBatch, Step, Total
+
+PLAN = Plan(iterations=5, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
+REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+
+
+class Batches:
+    def batch(self, step):
+        return random_batch(shape=(6, 8, 4), seed=step)
+
+
+class OnlyMeans(Framework):
+    """All its losses are means over rows, and no row sees another."""
+
+    def __init__(self, build, num_classes):
+        super().__init__(build, num_classes)
+        self.net = build(logits=num_classes)
+        self.updates = 0
+
+    def forward(self, image):
+        return self.net(image)["logits"].softmax(1)
+
+    def training_step(self, batch, clock):
+        logits = self.net(batch.image)["logits"]
+        ce = F.cross_entropy(logits[: batch.num_labeled], batch.label)
+        flat = logits[batch.num_labeled :].softmax(1).square().mean()
+        figures = {"rows": Total(len(batch.image)), "share": float(len(batch.image))}
+        return Step({"ce": ce, "flat": -flat}, logits.softmax(1), metrics=figures)
+
+    def after_update(self, clock):
+        self.updates += 1
+
+
+class Hungry(MeanTeacher):
+    """Takes so many rows at once and no more, and says so when BatchNorm has seen them."""
+
+    most = 2
+
+    def training_step(self, batch, clock):
+        step = super().training_step(batch, clock)
+        if clock.step >= 2 and len(batch.image) > self.most:
+            raise RuntimeError(REFUSED)
+        return step
+
+
+def _means(folder, parts):
+    torch.manual_seed(0)
+    framework = OnlyMeans(tiny_builder(norm="none", dropout=0.0), 2)
+    folder.mkdir()
+    trainer = Trainer(framework, Batches(), replace(PLAN, parts=parts), folder)
+    return trainer, trainer.fit()
+
+
+def _hungry(folder, most=2, **plan):
+    torch.manual_seed(0)
+    framework = Hungry(tiny_builder(), 2)
+    framework.most = most
+    folder.mkdir(exist_ok=True)
+    return Trainer(framework, Batches(), replace(PLAN, **plan), folder)
+
+
+def _figures(folder):
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def _equal(one, other):
+    first, second = one.framework.state_dict(), other.framework.state_dict()
+    return all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_gradients_of_means_are_those_of_the_whole_batch(tmp_path):
+    whole, _ = _means(tmp_path / "whole", 1)
+    parts, summary = _means(tmp_path / "parts", 2)
+    for a, b in zip(whole.framework.parameters(), parts.framework.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert parts.framework.updates == PLAN.iterations
+    assert not summary.accumulated
+    ours, theirs = _figures(tmp_path / "parts"), _figures(tmp_path / "whole")
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["loss"] == pytest.approx(a["ce"] + a["flat"], rel=1e-5)
+        assert (a["rows"], a["share"], b["rows"], b["share"]) == (4, 2, 4, 4)
+        assert a["micro_batches"] == 2 and "micro_batches" not in b
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_micro_batches_divide_both_kinds_of_rows(truth):
+    batch = random_batch(labeled=2, unlabeled=4)
+    if truth:
+        labels = torch.arange(6).view(6, 1, 1, 1).expand(6, *batch.label.shape[1:])
+        batch = OracleBatch(batch.image, labels[:2], labels)
+    first, second = micro_batches(batch, 2)
+    assert torch.equal(first.image, batch.image[[0, 2, 3]])
+    assert torch.equal(second.image, batch.image[[1, 4, 5]])
+    assert torch.equal(second.label, batch.label[1:])
+    if truth:
+        assert second.truth[:, 0, 0, 0].tolist() == [1, 4, 5]
+    assert next(micro_batches(batch, 1)) is batch
+
+
+def test_figures_of_parts_are_averaged_and_counts_added():
+    merged = merged_figures([{"loss": 1.0, "calls": Total(2)}, {"loss": 3.0, "calls": Total(3)}])
+    assert merged == {"loss": 2.0, "calls": 5.0} and isinstance(merged["calls"], Total)
+    assert merged_figures([{"rare": 1.0}, {}]) == {"rare": 1.0}
+
+
+@pytest.mark.parametrize("micro", [3, 8])
+def test_a_micro_batch_divides_the_batch(micro):
+    assert count_parts(4, None) == 1 and count_parts(4, 2) == 2
+    with pytest.raises(InputError, match=f"--micro-batch must divide --batch, 4, got {micro}"):
+        count_parts(4, micro)
+
+
+def test_a_run_in_micro_batches_is_another_and_departs(tiny_settings, tmp_path):
+    settings = tiny_settings.model_copy(update={"micro_batch": 2, "patch": (32, 32, 32)})
+    result = json.loads(execute(settings, tmp_path / "run").read_text())
+    assert result["training"]["micro_batches"] == 2
+    assert settings.identity("d") != settings.model_copy(update={"micro_batch": None}).identity("d")
+    assert "micro_batch=2" in departures(settings)
+    assert "accumulated" not in result
+
+
+def test_rows_that_do_not_divide_are_refused_before_training(tiny_settings, tmp_path):
+    settings = tiny_settings.model_copy(update={"labels": 1, "micro_batch": 2})
+    with pytest.raises(InputError, match="over 2 micro-batches, got 1 labeled rows"):
+        execute(settings, tmp_path / "run")
+
+
+def test_settings_of_before_keep_their_identity():
+    """The hash of a run is what result stores and folder names hold."""
+    paper = make_settings({"labels": 2, "method": "mt", "protocol": "paper"})
+    assert paper.identity("d") == "8fa08f2abdbb"
+    assert make_settings({"labels": 2, "method": "mt"}).identity("d") == "a94cd4a18cc8"
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_once(tmp_path):
+    trainer = _hungry(tmp_path / "run", allow_accumulation=True)
+    summary = trainer.fit()
+    assert summary.accumulated
+    # As if the first two steps had been whole and the others in parts from the start.
+    by_hand = _hungry(tmp_path / "by hand", most=4)
+    for step in range(PLAN.iterations):
+        by_hand.parts = 1 if step < 2 else 2
+        by_hand.framework.train()
+        by_hand.step(Batches().batch(step), step)
+    assert _equal(trainer, by_hand)
+    counts = [line.get("micro_batches") for line in _figures(tmp_path / "run")]
+    assert counts == [None, None, 2, 2, 2]
+
+
+def test_a_resumed_run_stays_in_micro_batches(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def die(done, figures):
+        if done == 4:
+            raise Killed
+
+    whole = _hungry(tmp_path / "whole", allow_accumulation=True)
+    whole.fit()
+    with pytest.raises(Killed):
+        _hungry(tmp_path / "run", allow_accumulation=True).fit(die)
+    again = _hungry(tmp_path / "run", allow_accumulation=True, most=4)
+    assert again.fit().accumulated
+    assert _equal(whole, again)
+
+
+def test_without_leave_one_sentence_tells_the_ways_out(tmp_path):
+    with pytest.raises(OutOfMemory) as caught:
+        _hungry(tmp_path / "run").fit()
+    said = str(caught.value)
+    assert "must fit into memory, got 4 rows of 6x8x4 at once" in said and REFUSED in said
+    assert "--micro-batch" in said and "--allow-accumulation" in said and "--patch" in said
+    assert caught.value.__context__ is None
+
+
+def test_memory_that_still_runs_out_ends_the_run(tmp_path):
+    with pytest.raises(OutOfMemory, match="got 2 rows") as caught:
+        _hungry(tmp_path / "run", most=1, allow_accumulation=True).fit()
+    assert "--allow-accumulation" not in str(caught.value)
+
+
+def test_a_result_says_that_it_was_accumulated(tiny_settings, tmp_path, monkeypatch):
+    step = MeanTeacher.training_step
+
+    def hungry(self, batch, clock):
+        if len(batch.image) > 2:
+            raise MemoryError
+        return step(self, batch, clock)
+
+    monkeypatch.setattr(MeanTeacher, "training_step", hungry)
+    settings = tiny_settings.model_copy(
+        update={"allow_accumulation": True, "patch": (32, 32, 32), "iterations": 2}
+    )
+    result = json.loads(execute(settings, tmp_path / "run").read_text())
+    assert result["accumulated"] is True
+    assert result["training"]["micro_batches"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "yes"),
+    [
+        (MemoryError(), True),
+        (RuntimeError(f"[enforce fail at alloc_cpu.cpp:118] err == 0. {REFUSED}"), True),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried"), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("not enough memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, yes):
+    assert is_out_of_memory(error) is yes
+
+
+LIMITED = """
+import dataclasses, resource, sys
+from pathlib import Path
+import torch
+from semisam.accumulation import OutOfMemory
+from semisam.frameworks.supervised import Supervised
+from semisam.networks.vnet import VNet
+from semisam.testing import random_batch
+from semisam.trainer import Plan, Trainer
+
+torch.set_num_threads(1)
+
+class Batches:
+    def batch(self, step):
+        return random_batch(labeled=4, unlabeled=0, shape=(64, 64, 64), seed=step)
+
+framework = Supervised(lambda **heads: VNet(1, heads, filters=8), 2)
+plan = Plan(iterations=1, precision="fp32")
+trainer = Trainer(framework, Batches(), plan, Path(sys.argv[1]) / "measure")
+framework.train()
+trainer.parts = 2  # the most that this process has had is then what half a batch needs
+trainer.step(Batches().batch(0), 0)
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmPeak"))
+limit = peak * 1024 + 128 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for allow in (True, False):
+    folder = Path(sys.argv[1]) / f"{allow}"
+    folder.mkdir()
+    try:
+        plan = dataclasses.replace(plan, allow_accumulation=allow)
+        print("accumulated", Trainer(framework, Batches(), plan, folder).fit().accumulated)
+    except OutOfMemory as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_real_limit_on_memory(tmp_path):
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    accumulated, refused = done.stdout.splitlines()
+    assert "must fit into memory, got 4 rows of 64x64x64" in refused
+    assert accumulated == "accumulated True"
