@@ -136,6 +136,8 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
         return
     room = figure.get_figwidth() * 13.0  # characters of the legend's size
     columns = max(1, min(len(labels), int(room / (max(map(len, labels)) + 7))))
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1))  # not at the axes' cost
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6)
 
 
