@@ -12,10 +12,7 @@ import torch
 
 from semisam.errors import InputError
 from semisam.files import replace_file
-
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
-LOG = "train.jsonl"
+from semisam.names import CHECKPOINT, LOG, PREVIOUS
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:

@@ -19,25 +19,31 @@ from filelock import FileLock, Timeout
 from semisam import __version__
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.card import Card, card_of, read_card, write_card
-from semisam.checkpoint import CHECKPOINT, PREVIOUS
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
 from semisam.controls import NEED_TRUTH
 from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.store import VolumeStore, data_hash
-from semisam.errors import InputError
+from semisam.errors import InputError, InUse
 from semisam.evaluation import evaluate, summarise
-from semisam.files import replace_file, writable_folder, write_json
+from semisam.files import remove_leftovers, replace_file, writable_folder, write_json
 from semisam.framework import Framework
 from semisam.inference import published_stride
+from semisam.names import (
+    CARD,
+    CASES,
+    CHECKPOINT,
+    LOCK,
+    MODEL,
+    PREVIOUS,
+    RESULT,
+    SETTINGS,
+    SPLIT,
+)
 from semisam.preflight import check_run
 from semisam.seeding import derive_seed
 from semisam.trainer import Plan, Summary, Trainer
 
-MODEL = "model.pt"
-CARD = "model.json"
-RESULT = "result.json"
-CASES = "cases.csv"
-SPLIT = "split.json"
+_PATIENCE = 0.5
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the phase (check, train, evaluate), done, total and the figures of the moment."""
@@ -52,7 +58,8 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder is
-            another run's or in use.
+            another run's.
+        InUse: another process is at work there.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     writable_folder(folder)
@@ -61,6 +68,7 @@ def execute(settings: RunSettings, folder: Path, progress: Progress | None = Non
         result = folder / RESULT
         if result.exists():
             return result
+        remove_leftovers(folder)
         dataset = open_dataset(settings)
         split = dataset.split()
         labeled, unlabeled = choose_labeled(
@@ -254,7 +262,7 @@ def _cost(settings: RunSettings, training: Summary, rows: list[dict[str, Any]]) 
 
 def _claim(folder: Path, settings: RunSettings) -> None:
     """Write the settings, or refuse a folder that belongs to other ones."""
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     if not path.exists():
         write_json(path, settings.model_dump(mode="json"))
         return
@@ -273,10 +281,11 @@ def _claim(folder: Path, settings: RunSettings) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder; the system lets go of the lock when the process ends, however it ends."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        # Who only asks whether a run is at work holds the lock for a moment: not a reason to fail.
+        with FileLock(folder / LOCK, timeout=_PATIENCE, poll_interval=0.02):
             yield
     except Timeout:
-        raise InputError(
+        raise InUse(
             f"the output folder must not be in use, got {folder}, where another process is at "
             "work: wait for it or name another folder"
         ) from None

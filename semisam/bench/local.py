@@ -1,8 +1,10 @@
-"""Runs of a grid on this machine: one process each, idempotent, none in the way of the others."""
+"""Runs of a grid on this machine: one process each, idempotent, none in the way of the others.
+
+Another grid may be at work in the same folder: see `semisam.bench.sharing`.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,19 +16,26 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from semisam.bench.grid import Run
-from semisam.bench.worker import ERROR, INTERRUPTED, PROGRESS
-from semisam.files import write_json
-from semisam.run import RESULT
+from semisam.bench.sharing import in_use, read_progress, wait_for
+from semisam.bench.store import read_result
+from semisam.bench.worker import BUSY, ERROR, FULL, INTERRUPTED, PROGRESS
+from semisam.errors import InputError
+from semisam.files import full_disk, is_full, write_json
+from semisam.names import RESULT, SETTINGS
 
 LOG = "run.log"
 _POLL = 0.25
 
-Status = Literal["done", "kept", "failed", "interrupted"]
+Status = Literal["done", "kept", "shared", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``kept`` was finished earlier and not run again."""
+    """How a run ended.
+
+    ``kept`` was finished earlier and not run again; ``shared`` was finished meanwhile, by another
+    process.
+    """
 
     run: Run
     status: Status
@@ -50,7 +59,7 @@ def run_all(runs: Sequence[Run], folder: Path, display: Display, jobs: int = 1) 
     """Execute every run that has no result yet.
 
     A run that fails does not stop the rest. After Ctrl-C the running ones write a checkpoint and
-    end, and the rest is not started.
+    end, and the rest is not started. A run that another process executes is put last, and awaited.
 
     Args:
         runs: of the grid.
@@ -61,38 +70,71 @@ def run_all(runs: Sequence[Run], folder: Path, display: Display, jobs: int = 1) 
     stop = threading.Event()
     lock = threading.Lock()
 
-    def one(run: Run) -> Outcome:
-        outcome = _run_one(run, folder / run.name, display, stop, jobs)
+    def one(run: Run, wait: bool) -> Outcome | None:
+        try:
+            outcome = _run_one(run, folder / run.name, display, stop, jobs, wait)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            outcome = Outcome(run, "failed", full_disk(folder))
         with lock:
-            display.ended(outcome)
+            if outcome is not None:
+                display.ended(outcome)
         return outcome
 
+    ended: dict[str, Outcome] = {}
     with ThreadPoolExecutor(jobs, thread_name_prefix="run") as pool:
-        futures = [pool.submit(one, run) for run in runs]
-        try:
-            return [future.result() for future in futures]
-        except KeyboardInterrupt:
-            # The terminal has sent the signal to the children too; they are given time to save.
-            stop.set()
-            return [future.result() for future in futures]
+        for wait in (False, True):
+            futures = [pool.submit(one, run, wait) for run in runs if run.name not in ended]
+            try:
+                outcomes = [future.result() for future in futures]
+            except KeyboardInterrupt:
+                # The terminal has sent the signal to the children too: they get time to save.
+                stop.set()
+                outcomes = [future.result() for future in futures]
+            ended |= {outcome.run.name: outcome for outcome in outcomes if outcome is not None}
+    return [ended[run.name] for run in runs]
 
 
-def _run_one(run: Run, folder: Path, display: Display, stop: threading.Event, jobs: int) -> Outcome:
-    if (folder / RESULT).exists():
-        return Outcome(run, "kept")
-    if stop.is_set():
-        return Outcome(run, "interrupted")
-    folder.mkdir(parents=True, exist_ok=True)
-    # The folder's name is the run's identity, so settings that lie there differ in nothing that
-    # counts: the data may have moved, or the device be another.
-    write_json(folder / "settings.json", run.settings.model_dump(mode="json"))
-    display.started(run)
-    code = _spawn(run, folder, display, stop, jobs)
-    if (folder / RESULT).exists():
-        return Outcome(run, "done")
-    if code == INTERRUPTED or stop.is_set():
-        return Outcome(run, "interrupted")
-    return Outcome(run, "failed", _reason(folder, code))
+def _run_one(
+    run: Run, folder: Path, display: Display, stop: threading.Event, jobs: int, wait: bool
+) -> Outcome | None:
+    """Return how the run ended; ``None``: another process executes it, and we do not wait."""
+    shown = False
+    while True:
+        if (folder / RESULT).exists():
+            return _finished(run, folder, "shared" if shown else "kept")
+        if stop.is_set():
+            return Outcome(run, "interrupted")
+        busy = in_use(folder)
+        if busy and not wait:
+            return None
+        if not shown:
+            shown = True
+            display.started(run)
+        if busy:
+            wait_for(folder, stop, lambda state: display.moved(run, state))
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        # The folder's name is the run's identity, so settings that lie there differ in nothing
+        # that counts: the data may have moved, or the device be another.
+        write_json(folder / SETTINGS, run.settings.model_dump(mode="json"))
+        code = _spawn(run, folder, display, stop, jobs)
+        if code == BUSY:  # another process was faster
+            continue
+        if (folder / RESULT).exists():
+            return _finished(run, folder, "done")
+        if code == INTERRUPTED or stop.is_set():
+            return Outcome(run, "interrupted")
+        return Outcome(run, "failed", _reason(folder, code))
+
+
+def _finished(run: Run, folder: Path, status: Status) -> Outcome:
+    try:
+        read_result(folder / RESULT)
+    except InputError as error:
+        return Outcome(run, "failed", str(error))
+    return Outcome(run, status)
 
 
 def _spawn(run: Run, folder: Path, display: Display, stop: threading.Event, jobs: int) -> int:
@@ -118,21 +160,15 @@ def _spawn(run: Run, folder: Path, display: Display, stop: threading.Event, jobs
             if stop.is_set() and not told:
                 told = True
                 process.terminate()
-            state = _read_progress(folder / PROGRESS)
+            state = read_progress(folder / PROGRESS)
             if state is not None:
                 display.moved(run, state)
 
 
-def _read_progress(path: Path) -> dict[str, Any] | None:
-    try:
-        state: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return state
-
-
 def _reason(folder: Path, code: int) -> str:
-    error = _read_progress(folder / ERROR)
+    if code == FULL:  # there may have been no room for the reason
+        return full_disk(folder)
+    error = read_progress(folder / ERROR)
     if error is not None:
         return str(error["error"])
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"

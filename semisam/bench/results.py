@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from semisam.bench.statistics import compare, holm
+from semisam.bench.store import read_result
 from semisam.config import RunSettings, departures
+from semisam.errors import InputError
 from semisam.files import replace_file
-from semisam.run import CASES, RESULT
+from semisam.names import CASES, RESULT
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
@@ -30,25 +33,54 @@ _GROUP = [
 ]
 
 
-def collect(folders: Iterable[Path]) -> pd.DataFrame:
+OnFault = Callable[[str], None]
+
+
+def _ignore(fault: str) -> None:
+    """Be told of a fault and say nothing."""
+
+
+def collect(folders: Iterable[Path], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return one row a finished run: every setting, metrics, cost, versions and hashes.
 
     Args:
         folders: run folders; those without a result are passed over.
+        on_fault: told of each result that cannot be read, and is passed over too.
     """
-    rows = [_flatten(json.loads(path.read_text())) for path in _results(folders)]
+    rows = []
+    for path in _results(folders):
+        try:
+            rows.append(_flatten(read_result(path)))
+        except InputError as error:
+            on_fault(str(error))
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            on_fault(f"{path}: a result of this version of semisam is required, got {reason}")
     return pd.DataFrame(rows)
 
 
-def collect_cases(folders: Iterable[Path]) -> pd.DataFrame:
+def collect_cases(folders: Iterable[Path], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
     frames = []
     for path in _results(folders):
-        frame = pd.read_csv(path.with_name(CASES), dtype={"case": str})
-        means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
-        means.insert(0, "run", json.loads(path.read_text())["run"])
+        try:
+            run = read_result(path)["run"]
+        except InputError:  # `collect` has told
+            continue
+        scores = path.with_name(CASES)
+        try:
+            frame = pd.read_csv(scores, dtype={"case": str})
+            means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            on_fault(
+                f"{scores}: the scores of a finished run are required, got {error}: delete "
+                f"{path.name} beside it and give the same command again to run it anew"
+            )
+            continue
+        means.insert(0, "run", run)
         frames.append(means)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    columns = ["run", "case", *TABLE_METRICS]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
@@ -127,6 +159,8 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     with_sam = _by_case(cases, pairs["run"], "dice")
     without = _by_case(cases, pairs["run_bare"], "dice")
     common = with_sam.index.intersection(without.index, sort=False)
+    if common.empty:  # the scores of one of them are lost
+        return nothing
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
     return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from semisam.bench.results import collect, collect_cases, comparison
+from semisam.bench.results import OnFault, collect, collect_cases, comparison
 from semisam.bench.statistics import ALPHA
 from semisam.errors import InputError
 
@@ -18,20 +18,24 @@ PAPER = "paper, Table II"
 """Marks a row that is the paper's own."""
 
 
-def load(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the comparison table and the results of all finished runs of a bench folder.
+
+    Args:
+        folder: the bench's.
+        on_fault: told of each result that cannot be read, and is left out.
 
     Raises:
         InputError: if the folder holds no finished run.
     """
     folders = sorted(path.parent for path in folder.glob("runs/*/result.json"))
-    if not folders:
+    results = collect(folders, on_fault)
+    if results.empty:
         raise InputError(
             f"the output folder of `semisam bench` with at least one finished run is required, got "
             f"{folder}: name that folder, or finish a run"
         )
-    results = collect(folders)
-    return comparison(results, collect_cases(folders)), results
+    return comparison(results, collect_cases(folders, on_fault)), results
 
 
 def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:

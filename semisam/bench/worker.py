@@ -13,12 +13,16 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from semisam.errors import SemisamError
-from semisam.files import write_json
+from semisam.errors import InUse, SemisamError
+from semisam.files import full_disk, is_full, write_json
 
 PROGRESS = "progress.json"
 ERROR = "error.json"
 INTERRUPTED = 130
+FULL = 74
+BUSY = 75
+"""Exit codes: stopped with a checkpoint; the disk is full; another process executes the run."""
+
 _INTERVAL = 0.5
 
 
@@ -37,34 +41,48 @@ class ProgressFile:
         self._next = now + _INTERVAL
         state = {"phase": phase, "done": done, "total": total, "loss": figures.get("loss")}
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self._path)
+        with contextlib.suppress(OSError):  # a full disk: nothing hangs on these lines
+            temporary.write_text(json.dumps(state))
+            temporary.replace(self._path)
 
 
 def main(folder: Path) -> int:
     """Execute the run whose settings lie in the folder; return the exit code."""
     from semisam.allocator import keep_memory
+    from semisam.bench.sharing import in_use
     from semisam.config import read_settings
     from semisam.run import execute
     from semisam.trainer import Interrupted
 
     keep_memory()
     _end_with_parent()
+    if in_use(folder):
+        return BUSY
     (folder / ERROR).unlink(missing_ok=True)
+    code = 0
     try:
         execute(read_settings(folder), folder, ProgressFile(folder))
+    except InUse:
+        return BUSY  # what lies there is the other process's
     except (Interrupted, KeyboardInterrupt):
-        return INTERRUPTED
+        code = INTERRUPTED
     except SemisamError as error:
-        write_json(folder / ERROR, {"error": str(error)})
-        return 2
+        code = _failed(folder, str(error), 2)
     except Exception as error:
-        traceback.print_exc()
-        write_json(folder / ERROR, {"error": f"{type(error).__name__}: {error}"})
-        return 1
-    finally:
-        (folder / PROGRESS).unlink(missing_ok=True)
-    return 0
+        if is_full(error):
+            code = _failed(folder, full_disk(folder), FULL)
+        else:
+            traceback.print_exc()
+            code = _failed(folder, f"{type(error).__name__}: {error}", 1)
+    (folder / PROGRESS).unlink(missing_ok=True)
+    return code
+
+
+def _failed(folder: Path, reason: str, code: int) -> int:
+    """Leave the reason for the grid, if the disk has room for it."""
+    with contextlib.suppress(OSError):
+        write_json(folder / ERROR, {"error": reason})
+    return code
 
 
 def _end_with_parent() -> None:

@@ -107,6 +107,7 @@ class GridDisplay:
         words = {
             "done": "[green]done[/green]",
             "kept": "[green]finished earlier[/green]",
+            "shared": "[green]done by another process[/green]",
             "failed": "[red]failed[/red]",
             "interrupted": "[yellow]not finished[/yellow]",
         }
