@@ -252,7 +252,7 @@ def _check_result(path: Path, result: Any) -> None:
 
 def _no_result(path: Path, found: str) -> InputError:
     return InputError(
-        f"{path}: the file must be as semisam wrote it, got {found}: delete it and give the same "
+        f"{path}: the file must be as semisam wrote it, got {found}: delete that file and give the "
         "command again to run it anew"
     )
 

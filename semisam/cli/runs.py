@@ -120,9 +120,7 @@ def _table(runs: list[RunInfo]) -> Iterator[str]:
             f"{_size(run.size):>6}"
         )
         if run.state in ("failed", "damaged"):
-            yield from textwrap.wrap(
-                run.detail, _WIDTH - 9, initial_indent=" " * 9, subsequent_indent=" " * 9
-            )
+            yield from _wrapped(run.detail, " " * 9)
     states = [run.state for run in runs]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     yield f"{len(runs)} run{'s' * (len(runs) != 1)}" + (": " if runs else "") + ", ".join(counts)
@@ -131,7 +129,7 @@ def _table(runs: list[RunInfo]) -> Iterator[str]:
 def _described(run: RunInfo, parts: Mapping[str, Any]) -> Iterator[str]:
     yield click.style(run.name, bold=True)
     state = click.style(run.state, fg=_COLOURS.get(run.state, "red"))
-    yield from textwrap.wrap(f"{state} {run.detail}".rstrip(), _WIDTH)
+    yield from _wrapped(f"{state} {run.detail}".rstrip())
     yield f"{_size(run.size)}, last changed {_age(time.time() - run.modified)} ago"
     for title, values in parts.items():
         if not values:
@@ -140,11 +138,15 @@ def _described(run: RunInfo, parts: Mapping[str, Any]) -> Iterator[str]:
         yield click.style(title, bold=True)
         widest = max(len(key) for key in values)
         for key, value in values.items():
-            indent = " " * (widest + 4)
             head = f"  {key:<{widest}}  "
-            yield from textwrap.wrap(
-                _value(value), _WIDTH, initial_indent=head, subsequent_indent=indent
-            ) or [head.rstrip()]
+            lines = _wrapped(_value(value), " " * len(head)) or [head]
+            yield from (head + lines[0][len(head) :], *lines[1:])
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _value(value: Any) -> str:
