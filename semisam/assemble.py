@@ -18,6 +18,7 @@ from semisam.config import (
     RunSettings,
     backend_options,
     method_options,
+    prompter_options,
     semisam_options,
 )
 from semisam.controls import CONTROLS
@@ -133,14 +134,12 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     """Build the promptable segmenter and the prompter of the settings."""
     model_options = plugins.check_options("backend", settings.sam, backend_options(settings))
-    prompter_options = plugins.check_options(
-        "prompter", settings.prompter, settings.prompter_options
-    )
+    click_options = plugins.check_options("prompter", settings.prompter, prompter_options(settings))
     backend = plugins.load("backend", settings.sam)
     prompter = plugins.load("prompter", settings.prompter)
     return (
         _construct(f"the backend {settings.sam}", lambda: backend(**model_options)),
-        _construct(f"the prompter {settings.prompter}", lambda: prompter(**prompter_options)),
+        _construct(f"the prompter {settings.prompter}", lambda: prompter(**click_options)),
     )
 
 

@@ -19,18 +19,20 @@ from semisam.backend import Backend, Prompter
 from semisam.errors import PluginError
 from semisam.framework import Framework, check_not_negative
 from semisam.gate import Quality, gate, measure
-from semisam.losses import entropy
+from semisam.losses import dice_loss, entropy
 from semisam.schedules import Ramp
 from semisam.seeding import derive_seed
 from semisam.types import Batch, Clock, Prompt, Step, View
 
 
 class SemiSAM(Framework):
-    """The losses of ``inner`` plus ``lambda_s mean_U (p - SAM(prompts(p)))^2``.
+    """The losses of ``inner`` plus ``lambda_s mean_U d(p, SAM(prompts(p)))``.
 
     For every unlabeled row and foreground class, the method's own probability map is the proposal;
     the prompter turns it into a prompt without seeing any label; the promptable model's answer
-    becomes a target. ``lambda_s = weight exp(-5 t/T)`` fades out (paper, below equation 3).
+    becomes a target. In the paper ``d`` is the squared difference, and ``lambda_s = 0.1
+    exp(-5 t/T)`` fades out (below equation 3): the constructor's defaults. Protocol ``default``
+    takes the Dice loss with a weight that stays (see `semisam.protocols`).
 
     The log holds how good the answers are on the *labeled* rows, whose truth training may see
     (``sam_dice``, beside ``proposal_dice`` of the method itself): the rows are asked as the
@@ -55,6 +57,11 @@ class SemiSAM(Framework):
         backend: a promptable segmenter.
         prompter: makes prompts of a kind that the backend accepts.
         weight: ``lambda_s`` at the start; 0.1 in the paper.
+        loss: ``mse``: the squared difference, over all voxels, as in the paper; ``dice``: one minus
+            the Dice of proposal and answer, which an organ of few voxels moves as much as a large
+            one.
+        ramp_rate: how fast ``lambda_s`` fades: ``exp(-ramp_rate t/T)``; 5 in the paper, 0 for a
+            weight that stays.
         ramp_power: exponent on the fraction of training: 1 in the paper, 2 in the published code.
         ramp_every: the ramp advances once in that many iterations (published: 150).
         target: ``hard``: the answer's mask, as published; ``soft``: its probability.
@@ -77,6 +84,8 @@ class SemiSAM(Framework):
         prompter: Prompter,
         *,
         weight: float = 0.1,
+        loss: Literal["mse", "dice"] = "mse",
+        ramp_rate: float = 5.0,
         ramp_power: float = 1.0,
         ramp_every: int = 1,
         target: Literal["hard", "soft"] = "hard",
@@ -90,10 +99,11 @@ class SemiSAM(Framework):
         super().__init__(build=_builds_nothing, num_classes=inner.num_classes)
         check_pair(backend, prompter)
         self.inner = inner
-        self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every)
+        check_not_negative(weight=weight, floor=floor, ramp_rate=ramp_rate)
+        self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every, rate=ramp_rate)
+        self.loss = loss
         self.target = target
         self.gated = gated
-        check_not_negative(weight=weight, floor=floor)
         if every < 1 or measure_every < 0:
             raise ValueError(
                 f"every must be at least 1 and measure_every not negative, got {every} and "
@@ -138,7 +148,8 @@ class SemiSAM(Framework):
                 metrics["sam_gate"] = sum(shares.values()) / len(shares)
         pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in answers[i].items()}
         if pairs:
-            loss = sam_loss(list(pairs.values()), self.target, [shares[k] for _, k in pairs])
+            kept = [shares[k] for _, k in pairs]
+            loss = sam_loss(list(pairs.values()), self.target, kept, self.loss)
         metrics["sam_asked"] = float(len(pairs))
         metrics["sam_skipped"] = float(len(rows) * len(classes) - len(pairs))
         metrics["sam_calls"] = float(calls)
@@ -239,21 +250,26 @@ def sam_loss(
     pairs: list[tuple[Tensor, Tensor]],
     target: Literal["hard", "soft"],
     shares: list[float] | None = None,
+    loss: Literal["mse", "dice"] = "mse",
 ) -> Tensor:
-    """Return ``mean (p - y)^2`` over (proposal, answer) pairs of ``(*S)`` maps in [0, 1].
+    """Return the mean of ``d(p, y)`` over (proposal, answer) pairs of ``(*S)`` maps in [0, 1].
 
     Args:
         pairs: the differentiable proposal and the backend's answer, one pair per row and class.
         target: ``hard``: ``y = [answer > 0.5]``; ``soft``: ``y`` is the answer.
         shares: what each pair's term is multiplied by; ``None`` for 1.
+        loss: ``mse``: ``d`` is the mean of ``(p - y)^2``; ``dice``: ``1 - D(p, y)``.
     """
     prob = torch.stack([p for p, _ in pairs])
     answer = torch.stack([a for _, a in pairs])
     y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
-    squared = (prob - y).square()
+    if loss == "dice":
+        terms = torch.stack([dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
+    else:
+        terms = (prob - y).square().flatten(1).mean(1)
     if shares is None or all(share == 1.0 for share in shares):
-        return squared.mean()
-    return (squared.flatten(1).mean(1) * squared.new_tensor(shares)).mean()
+        return terms.mean()
+    return (terms * terms.new_tensor(shares)).mean()
 
 
 def _quality(

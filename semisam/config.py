@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from semisam.errors import InputError
-from semisam.protocols import PROTOCOLS
+from semisam.protocols import DEFAULT, PROTOCOLS
 
 Options = dict[str, Any]
 
@@ -53,11 +53,11 @@ class RunSettings(BaseModel):
     network_options: Options = Field(default_factory=dict)
     sam: str = "none"
     sam_options: Options = Field(default_factory=dict)
-    prompter: str = "uncertainty-points"
+    prompter: str = "center-points"
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
     sam_control: Literal["oracle", "truth", "shuffled"] | None = None
-    protocol: Annotated[str, AfterValidator(_known_protocol)] = "paper"
+    protocol: Annotated[str, AfterValidator(_known_protocol)] = DEFAULT
 
     labels: int = Field(ge=1)
     subset: int = Field(default=0, ge=0)
@@ -119,7 +119,7 @@ def make_settings(
             method.
     """
     prescribed = _prescribed(
-        str(explicit.get("protocol", "paper")),
+        str(explicit.get("protocol", DEFAULT)),
         str(explicit.get("method", RunSettings.model_fields["method"].default)),
         own_patch="patch" in explicit,
     )
@@ -159,14 +159,16 @@ _PRESCRIBABLE = (
     *("iterations", "patch", "batch", "labeled_rows", "augment", "lr", "lr_step", "momentum"),
     *("weight_decay", "clip", "precision", "stride", "largest_component"),
 )
+# Of the branch, so without a meaning for a bare run.
+_PRESCRIBABLE_FOR_SAM = ("prompter",)
 
 
 def departures(settings: RunSettings) -> tuple[str, ...]:
     """Return how a run departs from its protocol, e.g. ``("iterations=1000", "dtc.beta=0.5")``.
 
     Compared are the settings of training and test and the options of method, network and branch
-    with what the protocol alone would have given; of ``paper`` those are the defaults. What the
-    data suggest departs like what a user sets.
+    with what the protocol alone would have given. What the data suggest departs like what a user
+    sets.
     """
     protocol = PROTOCOLS[settings.protocol]
     alone = RunSettings.model_validate(
@@ -176,9 +178,10 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
             "labels": settings.labels,
         }
     )
+    bare = settings.sam == "none"
     changed = {
         name: getattr(settings, name)
-        for name in _PRESCRIBABLE
+        for name in (*_PRESCRIBABLE, *(() if bare else _PRESCRIBABLE_FOR_SAM))
         if getattr(settings, name) != getattr(alone, name)
     }
     if "patch" in changed and settings.stride is None:
@@ -187,8 +190,10 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
         (settings.method, settings.method_options, protocol.methods.get(settings.method, {})),
         (settings.network, settings.network_options, {}),
     ]
-    if settings.sam != "none":
+    if not bare:
         places.append(("semisam", settings.semisam_options, protocol.semisam))
+        about_prompter = protocol.prompters.get(settings.prompter, {})
+        places.append((settings.prompter, settings.prompter_options, about_prompter))
         about_sam = protocol.backends.get(settings.sam, {})
         chosen = {k: v for k, v in settings.sam_options.items() if k in about_sam}
         places.append((settings.sam, chosen, about_sam))
@@ -219,6 +224,18 @@ def backend_options(settings: RunSettings) -> Options:
     """Return the promptable model's options: the protocol's, overridden by the user's."""
     prescribed = PROTOCOLS[settings.protocol].backends.get(settings.sam, {})
     return {**prescribed, **settings.sam_options}
+
+
+def prompter_options(settings: RunSettings) -> Options:
+    """Return the prompter's options: the protocol's, overridden by the user's."""
+    prescribed = PROTOCOLS[settings.protocol].prompters.get(settings.prompter, {})
+    return {**prescribed, **settings.prompter_options}
+
+
+def prescribed_prompter(protocol: str) -> str:
+    """Return the prompter that a protocol takes where the user names none."""
+    known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
+    return str(known.run.get("prompter", RunSettings.model_fields["prompter"].default))
 
 
 def read_settings(folder: Path) -> RunSettings:

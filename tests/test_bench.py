@@ -40,18 +40,18 @@ def _bench(tmp_path, *args):
 
 def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic")
-    result, out = _bench(tmp_path, *args, "--sam-weight", "paper,gated")
+    result, out = _bench(tmp_path, *args, "--sam-weight", "plain,gated")
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out / "table.csv", keep_default_na=False)
     assert table[["sam", "sam_weight"]].to_numpy().tolist() == [
         ["none", ""],
         ["geodesic", "gated"],
-        ["geodesic", "paper"],
+        ["geodesic", "plain"],
     ]
     logs = {path.parent.name.split("-n")[0]: path for path in out.glob("runs/*/train.jsonl")}
     assert set(logs) == {"mt", "mt+geodesic", "mt+geodesic-gated"}
     result, _ = _bench(tmp_path, *args, "--sam-weight", "strong")
-    assert result.exit_code != 0 and "must be of paper, gated; got strong" in result.output
+    assert result.exit_code != 0 and "must be of plain, gated; got strong" in result.output
 
 
 def test_controls_are_named_in_the_table(tiny_la, tmp_path):

@@ -82,6 +82,56 @@ def test_the_loss_is_the_papers(classes):
     assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
 
 
+@pytest.mark.parametrize("target", ["hard", "soft"])
+def test_the_dice_loss_is_the_mean_over_pairs(target):
+    generator = torch.Generator().manual_seed(0)
+    pairs = [tuple(torch.rand(2, 5, 4, 3, generator=generator)) for _ in range(3)]
+    want = []
+    for p, answer in pairs:
+        y = (answer > 0.5).float() if target == "hard" else answer
+        want.append(1 - (2 * (p * y).sum() + 1e-5) / ((p * p).sum() + (y * y).sum() + 1e-5))
+    assert float(sam_loss(pairs, target, None, "dice")) == pytest.approx(float(sum(want)) / 3)
+    shares = [0.0, 1.0, 0.5]
+    weighed = sum(s * float(w) for s, w in zip(shares, want, strict=True)) / 3
+    assert float(sam_loss(pairs, target, shares, "dice")) == pytest.approx(weighed)
+
+
+def test_a_small_organ_moves_the_dice_loss_as_much_as_a_large_one():
+    def slope(side):
+        prob = torch.full((16, 16, 16), 0.01)
+        prob[:side, :side, :side] = 0.4
+        prob.requires_grad_()
+        answer = torch.zeros(16, 16, 16)
+        answer[:side, :side, :side] = 1
+        terms = {
+            loss: torch.autograd.grad(sam_loss([(prob, answer)], "hard", None, loss), prob)[0]
+            for loss in ("dice", "mse")
+        }
+        return {loss: -float(g[:side, :side, :side].sum()) for loss, g in terms.items()}
+
+    small, large = slope(2), slope(12)
+    assert 0.8 < small["dice"] / large["dice"] < 1.25
+    assert small["mse"] / large["mse"] == pytest.approx((2 / 12) ** 3, rel=1e-4)
+
+
+def test_an_empty_answer_does_not_push_the_dice_loss():
+    prob = torch.full((6, 6, 6), 0.6, requires_grad=True)
+    sam_loss([(prob, torch.zeros(6, 6, 6))], "hard", None, "dice").backward()
+    assert float(prob.grad.abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize("step", [0, 5000, 9999])
+def test_a_weight_that_stays(step):
+    branch = SemiSAM(
+        _framework(), RecordingBackend(), RecordingPrompter(), weight=0.5, loss="dice", ramp_rate=0
+    )
+    found = branch.training_step(_batch(), Clock(step, 10000))
+    assert found.metrics["sam_weight"] == 0.5
+    answer = (torch.linspace(-3, 3, 6) > 0).float().view(-1, 1, 1).expand(6, 8, 4)
+    want = sam_loss([(found.probs[i, 1], answer) for i in (2, 3)], "hard", None, "dice")
+    assert float(found.losses["sam"]) == pytest.approx(0.5 * float(want))
+
+
 def test_soft_targets_are_the_answers_probability():
     pair = [(torch.tensor([0.2, 0.9]), torch.tensor([0.6, 0.3]))]
     hard = ((0.2 - 1) ** 2 + (0.9 - 0) ** 2) / 2
@@ -379,7 +429,9 @@ def test_below_the_floor_nothing_is_asked():
     sum(step.losses.values()).backward()
 
 
-@pytest.mark.parametrize("option", [{"every": 0}, {"floor": -0.1}, {"measure_every": -1}])
+@pytest.mark.parametrize(
+    "option", [{"every": 0}, {"floor": -0.1}, {"measure_every": -1}, {"ramp_rate": -1.0}]
+)
 def test_branch_options_out_of_range(option):
     with pytest.raises(ValueError, match=r"must|not"):
         SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(), **option)

@@ -21,6 +21,7 @@ from semisam.config import (
     departures,
     make_settings,
     method_options,
+    prompter_options,
     semisam_options,
 )
 from semisam.data.phantom import Phantom
@@ -117,6 +118,36 @@ def test_options_of_the_branch_are_the_published_ones():
     given = plugins.check_keywords(SemiSAM, "semisam", semisam_options(settings))
     # 0.5 * consistency_weight_sam, whose end value is 0.1
     assert given == {"weight": 0.05, "target": "hard", "ramp_power": 2.0, "ramp_every": 150}
+
+
+def test_the_protocols_of_the_branch():
+    """``paper``: its equations are the constructor's defaults; ``default``: what worked best."""
+    branch = {
+        protocol: make_settings({"labels": 2, "sam": "geodesic", "protocol": protocol})
+        for protocol in ("paper", "default", "published")
+    }
+    assert branch["default"] == make_settings({"labels": 2, "sam": "geodesic"})
+    assert semisam_options(branch["paper"]) == {}
+    assert semisam_options(branch["default"]) == {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
+    assert {name: s.prompter for name, s in branch.items()} == {
+        "paper": "uncertainty-points",
+        "default": "center-points",
+        "published": "uncertainty-points",
+    }
+    assert prompter_options(branch["default"]) == {"points": 3, "max_uncertainty": 1.0}
+    assert prompter_options(branch["paper"]) == {}
+    for settings in branch.values():
+        assert departures(settings.model_copy(update={"iterations": 9})) == ("iterations=9",)
+    other = make_settings(
+        {
+            **{"labels": 2, "sam": "geodesic", "prompter": "box"},
+            **{"prompter_options": {"margin": 3}, "semisam_options": {"weight": 0.5}},
+        }
+    )
+    # The weight is the protocol's own.
+    assert departures(other) == ("prompter=box", "box.margin=3")
+    bare = make_settings({"labels": 2, "prompter": "box"})
+    assert departures(bare) == ()
 
 
 @pytest.mark.parametrize("t", [0, 149, 150, 1500, 2999, 3000, 5850, 5999])

@@ -26,7 +26,7 @@ class Axes:
         labels: numbers of labeled cases.
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
-        sam_weights: of the branch: ``paper``, or ``gated`` by the quality of its answers.
+        sam_weights: of the branch: ``plain``, or ``gated`` by the quality of its answers.
         sam_controls: ``none`` for the branch itself; see `semisam.controls`.
     """
 
@@ -35,7 +35,7 @@ class Axes:
     labels: Sequence[int] = (1, 2, 4)
     subsets: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
-    sam_weights: Sequence[str] = ("paper",)
+    sam_weights: Sequence[str] = ("plain",)
     sam_controls: Sequence[str] = ("none",)
 
 

@@ -187,7 +187,7 @@ def _flatten(result: dict[str, Any]) -> dict[str, Any]:
             continue
         row[key] = json.dumps(value) if isinstance(value, list | dict) else value
     gated = result["options"]["semisam"].get("gated", False)
-    row["sam_weight"] = "gated" if gated else "paper"
+    row["sam_weight"] = "gated" if gated else "plain"
     row["sam_control"] = row.get("sam_control") or ""
     if row["sam"] == "none":
         row["prompter"] = row["sam_weight"] = ""

@@ -36,10 +36,10 @@ Examples:
     "--sam-weight",
     "sam_weights",
     type=Names(),
-    default="paper",
+    default="plain",
     show_default=True,
-    help="paper: lambda_s fades out; gated: scaled by how good SAM's answers are on labeled rows. "
-    "Or both: paper,gated.",
+    help="plain: lambda_s as the protocol says; gated: scaled by how good SAM's answers are on "
+    "labeled rows. Or both: plain,gated.",
 )
 @click.option(
     "--sam-control",
@@ -90,7 +90,7 @@ def command(
     sams = sams or ("none", DEFAULT_BACKEND)
     common, options = common_settings(given, methods, sams)
     suggested = suggested_settings(common)
-    check_names("--sam-weight", sam_weights, ("paper", "gated"))
+    check_names("--sam-weight", sam_weights, ("plain", "gated"))
     check_names("--sam-control", sam_controls, tuple(CONTROLS))
     axes = grid.Axes(methods, sams, labels, subsets, seeds, sam_weights, sam_controls)
     runs = grid.expand(axes, common, suggested, options)

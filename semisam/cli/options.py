@@ -63,11 +63,12 @@ _OPTIONS = (
     click.option("--data", metavar="FOLDER", help="Scans; without it, generated phantoms."),
     click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells."),
     click.option("--network", metavar="NAME", help="Network plugin (vnet)."),
-    click.option("--prompter", metavar="NAME", help="Prompter plugin (uncertainty-points)."),
+    click.option("--prompter", metavar="NAME", help="Prompter plugin (center-points)."),
     click.option(
         "--protocol",
         metavar="NAME",
-        help="paper (default): its equations; published: each method's own code.",
+        help="default: the branch as it worked best here; paper: its equations; published: each "
+        "method's own code.",
     ),
     click.option(
         "--sam-every", type=int, help="Ask SAM once in so many iterations, at as many times (1)."
@@ -200,7 +201,9 @@ def common_settings(
     from semisam import plugins
     from semisam.assemble import recognise_dataset
     from semisam.branch import SemiSAM
+    from semisam.config import prescribed_prompter
     from semisam.errors import InputError
+    from semisam.protocols import DEFAULT
 
     options = assignments(given.get("assignments", ()))
     common = {
@@ -217,11 +220,12 @@ def common_settings(
         if "dataset" not in common:
             common["dataset"] = recognise_dataset(path)
     common.setdefault("dataset", "phantom")
+    prompter = common.get("prompter", prescribed_prompter(common.get("protocol", DEFAULT)))
     common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     for kind, default in (
         ("dataset", "phantom"),
         ("network", "vnet"),
-        ("prompter", "uncertainty-points"),
+        ("prompter", prompter),
     ):
         name = common.get(kind, default)
         if name in options:
@@ -233,7 +237,7 @@ def common_settings(
     if idle:
         taking_part = [
             *(*methods, *(s for s in sams if s != "none"), common["dataset"]),
-            *(common.get("network", "vnet"), common.get("prompter", "uncertainty-points"), BRANCH),
+            *(common.get("network", "vnet"), prompter, BRANCH),
         ]
         wrong = ", ".join(f"{name}{plugins.nearest(name, taking_part)}" for name in idle)
         raise InputError(

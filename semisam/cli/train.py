@@ -16,10 +16,10 @@ from semisam.cli.options import run_options
 @click.option("--sam", default="none", show_default=True, metavar="NAME", help="Backend plugin.")
 @click.option(
     "--sam-weight",
-    type=click.Choice(["paper", "gated"]),
-    default="paper",
+    type=click.Choice(["plain", "gated"]),
+    default="plain",
     show_default=True,
-    help="paper: lambda_s fades out; gated: scaled by how good SAM's answers are on labeled rows.",
+    help="plain: lambda_s as the protocol says; gated: scaled by how good SAM's answers are.",
 )
 @click.option(
     "--sam-control",
