@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from semisam import __version__
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.card import Card, card_of, read_card, write_card
+from semisam.checkpoint import save_tensors
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
 from semisam.controls import NEED_TRUTH
 from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher
@@ -155,7 +156,7 @@ def train(
     )
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
     with replace_file(folder / MODEL) as temporary:
-        torch.save(framework.state_dict(), temporary)
+        save_tensors(framework.state_dict(), temporary)
     dataset = store.dataset
     write_card(folder / CARD, card_of(dataset, store.image(store.labeled[0])))
     return summary

@@ -15,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from rich.console import Console
+from scan_files import write_msd
 
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.results import collect, collect_cases, comparison
@@ -52,6 +53,37 @@ def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     assert set(logs) == {"mt", "mt+geodesic", "mt+geodesic-gated"}
     result, _ = _bench(tmp_path, *args, "--sam-weight", "strong")
     assert result.exit_code != 0 and "must be of plain, gated; got strong" in result.output
+
+
+def test_several_classes_are_told_apart(tmp_path):
+    write_msd(tmp_path / "scans", "msd", channels=1, cases=5)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        main,
+        [
+            *("bench", "--data", str(tmp_path / "scans"), "--out", str(out), *TINY),
+            *("--method", "mt", "--labels", "2", "--sam", "none,geodesic"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "table.csv", keep_default_na=False)
+    assert table["sam"].tolist() == ["none", "geodesic"]
+    for metric in ("dice", "jaccard", "asd_voxel", "hd95_voxel"):
+        parts = table[[f"{metric}:organ", f"{metric}:lesion"]].mean(axis=1)
+        assert parts.to_numpy() == pytest.approx(table[metric].to_numpy(), rel=1e-4)
+    for path in out.glob("runs/*/cases.csv"):
+        scores = pd.read_csv(path)
+        assert scores["class"].tolist() == ["organ", "lesion"] * (len(scores) // 2)
+        metrics = json.loads(path.with_name("result.json").read_text())["metrics"]
+        of_class = scores[scores["class"] == "lesion"]["dice"]
+        assert metrics["dice:lesion"] == pytest.approx(of_class.mean())
+    # The branch asks about each class: one answer a class and unlabeled scan.
+    log = next(out.glob("runs/mt+geodesic-*/train.jsonl")).read_text().splitlines()
+    assert all(json.loads(line)["sam_calls"] > 0 for line in log)
+    said = " ".join(result.output.split())
+    assert "Dice [%] by class: mt, 2/3: organ" in said
+    markdown = CliRunner().invoke(main, ["table", str(out), "--format", "md"]).output
+    assert "Dice organ [%]" in markdown and "Dice lesion [%]" in markdown
 
 
 def test_controls_are_named_in_the_table(tiny_la, tmp_path):

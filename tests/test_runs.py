@@ -16,7 +16,9 @@ from semisam.bench.describing import describe
 from semisam.bench.grid import Run
 from semisam.bench.results import collect
 from semisam.cli.main import main
+from semisam.config import RunSettings
 from semisam.errors import InputError
+from semisam.protocols import DEFAULT
 from semisam.run import execute
 from semisam.trainer import Interrupted
 
@@ -29,18 +31,30 @@ def _semisam(*args):
     return CliRunner().invoke(main, [*map(str, args)])
 
 
-@pytest.fixture
-def grid(tiny_settings, tmp_path):
-    """A folder with one run in each state; the running one is held by the test."""
-    runs = tmp_path / "out" / "runs"
-    execute(tiny_settings, runs / DONE)
+@pytest.fixture(scope="module")
+def five_runs(tmp_path_factory):
+    """A folder with the files of one run in each state."""
+    folder = tmp_path_factory.mktemp("grid")
+    settings = RunSettings(
+        dataset="phantom",
+        dataset_options={"cases": 4, "test_cases": 2, "size": 32},
+        method="mt",
+        labels=2,
+        network_options={"filters": 2},
+        iterations=4,
+        patch=(16, 16, 16),
+        stride=(16, 16, 16),
+        checkpoint_every=2,
+    )
+    runs = folder / "out" / "runs"
+    execute(settings, runs / DONE)
 
     def interrupt(phase, done, total, figures):
         if phase == "train" and done == 3:
             raise Interrupted(done)
 
     with pytest.raises(Interrupted):
-        execute(tiny_settings.model_copy(update={"seed": 1}), runs / STOPPED, interrupt)
+        execute(settings.model_copy(update={"seed": 1}), runs / STOPPED, interrupt)
     for name in (FAILED, RUNNING, DAMAGED):
         shutil.copytree(runs / STOPPED, runs / name)
     (runs / FAILED / "error.json").write_text(json.dumps({"error": "the loss is nan: " * 12}))
@@ -48,8 +62,15 @@ def grid(tiny_settings, tmp_path):
     state = {"phase": "train", "done": 3, "total": 4}
     (runs / RUNNING / "progress.json").write_text(json.dumps(state))
     (runs / "notes").mkdir()
-    with FileLock(runs / RUNNING / ".lock"):
-        yield tmp_path / "out"
+    return folder / "out"
+
+
+@pytest.fixture
+def grid(five_runs, tmp_path):
+    """A copy of the folder; its running run is held by the test."""
+    out = shutil.copytree(five_runs, tmp_path / "out")
+    with FileLock(out / "runs" / RUNNING / ".lock"):
+        yield out
 
 
 def test_each_state_is_told_in_80_columns(grid):
@@ -194,5 +215,5 @@ def test_lost_scores_leave_the_row_and_name_the_file(grid):
     result = _semisam("table", grid, "--format", "csv")
     assert result.exit_code == 0, result.output
     assert "cases.csv: the scores of a finished run are required" in result.output
-    row = [line for line in result.output.splitlines() if line.startswith("paper,mt")]
+    row = [line for line in result.output.splitlines() if line.startswith(f"{DEFAULT},mt")]
     assert len(row) == 1

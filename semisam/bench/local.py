@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from semisam.bench.grid import Run
 from semisam.bench.sharing import in_use, read_progress, wait_for
 from semisam.bench.store import read_result
-from semisam.bench.worker import BUSY, ERROR, FULL, INTERRUPTED, PROGRESS
+from semisam.bench.worker import BUSY, ERROR, FULL, INTERRUPTED, NOTES, PROGRESS
 from semisam.errors import InputError
 from semisam.files import full_disk, is_full, write_json
 from semisam.names import RESULT, SETTINGS
@@ -34,7 +34,7 @@ class Outcome:
     """How a run ended.
 
     ``kept`` was finished earlier and not run again; ``shared`` was finished meanwhile, by another
-    process.
+    process. The message is why it failed, or what is to be said of a run that is done.
     """
 
     run: Run
@@ -123,18 +123,19 @@ def _run_one(
         if code == BUSY:  # another process was faster
             continue
         if (folder / RESULT).exists():
-            return _finished(run, folder, "done")
+            notes = (read_progress(folder / NOTES) or {}).get("notes", [])
+            return _finished(run, folder, "done", "; ".join(notes))
         if code == INTERRUPTED or stop.is_set():
             return Outcome(run, "interrupted")
         return Outcome(run, "failed", _reason(folder, code))
 
 
-def _finished(run: Run, folder: Path, status: Status) -> Outcome:
+def _finished(run: Run, folder: Path, status: Status, message: str = "") -> Outcome:
     try:
         read_result(folder / RESULT)
     except InputError as error:
         return Outcome(run, "failed", str(error))
-    return Outcome(run, status)
+    return Outcome(run, status, message)
 
 
 def _spawn(run: Run, folder: Path, display: Display, stop: threading.Event, jobs: int) -> int:

@@ -92,6 +92,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     points; ``empty`` counts empty predictions over all runs.
 
     ``<metric>_sd`` is over runs; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
+    With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
     is Wilcoxon's, and ``gain_p_holm`` the same corrected for all gains of the table.
 
@@ -106,6 +107,12 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     for metric in TABLE_METRICS:
         scale = 100.0 if metric in _PERCENT else 1.0
         frame[metric] = frame[f"metrics.{metric}"] * scale
+    parts = [
+        (metric, column, column.removeprefix("metrics."))
+        for metric in TABLE_METRICS
+        for column in frame.columns
+        if column.startswith(f"metrics.{metric}:")
+    ]
     rows = []
     for key, group in frame.groupby(_GROUP, sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(_GROUP, key, strict=True))
@@ -114,6 +121,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             row[metric] = group[metric].mean()
             row[f"{metric}_sd"] = group[metric].std(ddof=1)
             row[f"{metric}_sd_cases"] = _by_case(scaled, group["run"], metric).std(ddof=1)
+        for metric, column, name in parts:
+            row[name] = group[column].mean() * (100.0 if metric in _PERCENT else 1.0)
         row["empty"] = int(group["metrics.empty_predictions"].sum())
         row |= _gain(frame, group, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()

@@ -94,6 +94,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Labeled/unlabeled": f"{row['labeled']}/{row['unlabeled']}",
         "Runs": "" if is_paper else f"{row['runs']:.0f}",
         **{title: mean_sd(row[m], row[f"{m}_sd"]) for title, m in metrics.items()},
+        **{f"Dice {name} [%]": mean_sd(dice, math.nan) for name, dice in by_class(row).items()},
         "Empty": "" if is_paper else f"{row['empty']:.0f}",
         "Gain [Dice]": gain(row),
     }
@@ -109,6 +110,16 @@ def method_name(row: Mapping[Any, Any]) -> str:
     if isinstance(row["sam_control"], str) and row["sam_control"]:
         parts.append(f"control: {row['sam_control']}")
     return f"{row['method']} + SemiSAM ({', '.join(parts)})"
+
+
+def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
+    """Return a metric of each class, where a table has several."""
+    start = f"{metric}:"
+    return {
+        key.removeprefix(start): value
+        for key, value in row.items()
+        if key.startswith(start) and not math.isnan(value)
+    }
 
 
 def mean_sd(mean: float, sd: float, between: str = " ") -> str:

@@ -10,14 +10,17 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from semisam.errors import InUse, SemisamError
+from semisam.errors import InUse, SemisamError, SemisamWarning
 from semisam.files import full_disk, is_full, write_json
 
 PROGRESS = "progress.json"
 ERROR = "error.json"
+NOTES = "notes.json"
 INTERRUPTED = 130
 FULL = 74
 BUSY = 75
@@ -58,7 +61,9 @@ def main(folder: Path) -> int:
     _end_with_parent()
     if in_use(folder):
         return BUSY
-    (folder / ERROR).unlink(missing_ok=True)
+    for name in (ERROR, NOTES):
+        (folder / name).unlink(missing_ok=True)
+    _pass_on_warnings(folder)
     code = 0
     try:
         execute(read_settings(folder), folder, ProgressFile(folder))
@@ -76,6 +81,20 @@ def main(folder: Path) -> int:
             code = _failed(folder, f"{type(error).__name__}: {error}", 1)
     (folder / PROGRESS).unlink(missing_ok=True)
     return code
+
+
+def _pass_on_warnings(folder: Path) -> None:
+    """Leave semisam's own warnings for the grid, too: few read the log of a run that went well."""
+    show, notes = warnings.showwarning, []
+
+    def note(message: Warning | str, category: type[Warning], *about: Any) -> None:
+        show(message, category, *about)
+        if issubclass(category, SemisamWarning):
+            notes.append(str(message))
+            with contextlib.suppress(OSError):
+                write_json(folder / NOTES, {"notes": notes})
+
+    warnings.showwarning = note
 
 
 def _failed(folder: Path, reason: str, code: int) -> int:

@@ -129,6 +129,8 @@ def _report(outcomes: list[Any]) -> None:
     for outcome in outcomes:
         if outcome.status == "failed":
             click.echo(f"Failed: {outcome.run.name}: {outcome.message}", err=True)
+        elif outcome.message:
+            click.echo(f"Note: {outcome.message}", err=True)
     stopped = sum(outcome.status == "interrupted" for outcome in outcomes)
     if stopped:
         click.echo(

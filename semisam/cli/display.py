@@ -154,8 +154,21 @@ def print_table(table: pd.DataFrame) -> None:
         )
     console.print(shown)
     measured = table[table["protocol"] != PAPER]
-    for line in (*gain_lines(measured), *protocol_lines(measured)):
+    for line in (*class_lines(measured), *gain_lines(measured), *protocol_lines(measured)):
         console.print(escape(line))
+
+
+def class_lines(table: pd.DataFrame) -> list[str]:
+    """Return the Dice of each class, a line a row of the table, if there are several classes."""
+    from semisam.bench.tables import by_class, method_name
+
+    lines = []
+    for row in table.to_dict("records"):
+        parts = ", ".join(f"{name} {dice:.2f}" for name, dice in by_class(row).items())
+        if parts:
+            place = f"{method_name(row)}, {row['labeled']}/{row['unlabeled']}"
+            lines.append(f"Dice [%] by class: {place}: {parts}.")
+    return lines
 
 
 def gain_lines(table: pd.DataFrame) -> list[str]:
