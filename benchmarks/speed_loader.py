@@ -153,7 +153,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--batches", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,15 +184,19 @@ def main():
         for name in ("la", "prepared"):
             add(f"published / {name}, processor time", found["published"][0] / found[name][0], "")
         data, names = many_prepared(root / "fast", cases, root / "many_fast")
-        whole, anonymous = growth(source(data, names), 2500)
-        add("memory, prepared, 10,000 cases: growth", whole, "MiB")
-        add("memory, prepared, 10,000 cases: growth without mapped files", anonymous, "MiB")
+        whole, anonymous = growth(source(data, names), 1000)
+        add("memory, prepared, 10,000 cases, 4,000 read: growth", whole, "MiB")
+        add(
+            "memory, prepared, 10,000 cases, 4,000 read: growth without mapped files",
+            anonymous,
+            "MiB",
+        )
         data, names = many_h5(folder, cases, root / "many_h5")
         loader = source(data, names, CACHE)
-        whole, _ = growth(loader, 120)
-        add("memory, la, 10,000 cases, 480 read: growth", whole, "MiB")
+        whole, _ = growth(loader, 80)
+        add("memory, la, 10,000 cases, 320 read: growth", whole, "MiB")
         add(
-            "memory, la, 10,000 cases, 480 read: cache of 512 MiB",
+            "memory, la, 10,000 cases, 320 read: cache of 512 MiB",
             loader.store.cached_bytes / 2**20,
             "MiB",
         )

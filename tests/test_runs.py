@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -217,3 +220,51 @@ def test_lost_scores_leave_the_row_and_name_the_file(grid):
     assert "cases.csv: the scores of a finished run are required" in result.output
     row = [line for line in result.output.splitlines() if line.startswith(f"{DEFAULT},mt")]
     assert len(row) == 1
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from semisam.files import write_json
+import json
+result, runs, who = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), sys.argv[3]
+for number in range(int(sys.argv[4])):
+    run = runs / f"mt-n2-subset0-seed0-{who}{number:011x}"
+    run.mkdir()
+    write_json(run / "settings.json", result["settings"])
+    write_json(run / "result.json", {**result, "run": f"{who}{number:011x}"})
+"""
+
+
+def test_many_processes_write_and_no_reader_ever_sees_half_a_run(five_runs, tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    result = five_runs / "runs" / DONE / "result.json"
+    # The first one would go on for ever: it is killed in the middle of its work.
+    counts = {"a": 10**6, "b": 60, "c": 60, "d": 60}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(result), str(runs), who, str(count)])
+        for who, count in counts.items()
+    ]
+    deadline = time.monotonic() + 240
+    seen: set[str] = set()
+    try:
+        while any(writer.poll() is None for writer in writers[1:]):
+            assert time.monotonic() < deadline
+            listed = store.list_runs(tmp_path)
+            assert {run.state for run in listed} <= {"done", "stopped"}
+            names = {run.name for run in listed}
+            assert seen <= names  # none is away for the moment that a file of it is renamed
+            seen = names
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    assert [writer.returncode for writer in writers[1:]] == [0, 0, 0]
+    listed = store.list_runs(tmp_path)
+    done = [run for run in listed if run.state == "done"]
+    assert len(done) >= len(listed) - 1  # the one that the killed writer was at
+    assert sum(run.name[-12] != "a" for run in done) == 180
+    faults = []
+    assert len(collect((runs / run.name for run in listed), faults.append)) == len(done)
+    assert faults == []

@@ -173,12 +173,16 @@ def _measure(path: str) -> tuple[set[str], float, int]:
     modified, size = 0.0, 0
     with os.scandir(path) as entries:
         for entry in entries:
-            names.add(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                _, newest, inside = _measure(entry.path)
-                modified, size = max(modified, newest), size + inside
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    _, newest, inside = _measure(entry.path)
+                    modified, size = max(modified, newest), size + inside
+                    names.add(entry.name)
+                    continue
+                stat = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # written beside, it has its own name by now
                 continue
-            stat = entry.stat(follow_symlinks=False)
+            names.add(entry.name)
             size += stat.st_size
             if entry.name != LOCK and stat.st_mtime > modified:
                 modified = stat.st_mtime

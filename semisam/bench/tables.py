@@ -78,7 +78,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         table: of `load`, with or without rows of `paper_rows`.
     """
     rows = [_row(row) for row in table.to_dict("records")]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from semisam.errors import InUse, SemisamError, SemisamWarning
 from semisam.files import full_disk, is_full, write_json
@@ -85,10 +85,18 @@ def main(folder: Path) -> int:
 
 def _pass_on_warnings(folder: Path) -> None:
     """Leave semisam's own warnings for the grid, too: few read the log of a run that went well."""
-    show, notes = warnings.showwarning, []
+    show = warnings.showwarning
+    notes: list[str] = []
 
-    def note(message: Warning | str, category: type[Warning], *about: Any) -> None:
-        show(message, category, *about)
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        show(message, category, filename, lineno, file, line)
         if issubclass(category, SemisamWarning):
             notes.append(str(message))
             with contextlib.suppress(OSError):
