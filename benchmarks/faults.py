@@ -39,7 +39,7 @@ GRID = (
 WHOM = ("all", "grid", "run")
 MEASURED = ("seconds", "memory")
 _PATIENCE = 300.0
-_LATEST = 14.0
+_LATEST = 12.0
 
 
 def command(out, *more):

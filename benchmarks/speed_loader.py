@@ -101,7 +101,7 @@ def timed(loaders, batches):
 def wait_share(dataset, cases, steps, folder):
     """Return seconds a step and the share of them that waited for batches."""
     torch.manual_seed(0)
-    framework = MeanTeacher(lambda heads: VNet(1, heads), num_classes=2)
+    framework = MeanTeacher(lambda **heads: VNet(1, heads), num_classes=2)
     plan = Plan(iterations=steps, device="cpu", checkpoint_every=10**6)
     trainer = Trainer(framework, source(dataset, cases), plan, folder, prefetch=Prefetcher)
     summary = trainer.fit()
