@@ -137,7 +137,7 @@ def test_clean_says_what_and_deletes_only_when_told(grid, tmp_path):
     outside.mkdir()
     (outside / "settings.json").write_text("{}")
     (runs / "linked").symlink_to(outside)
-    (runs / STOPPED / "tensorboard").symlink_to(outside)
+    (runs / STOPPED / "linked").symlink_to(outside)
     (runs / DONE / "checkpoint.pt").write_bytes(b"x" * 10)
     (runs / DONE / ".model.pt.12345678.tmp").write_bytes(b"x")
     (runs / RUNNING / ".model.pt.12345678.tmp").write_bytes(b"x")
@@ -186,7 +186,7 @@ def test_clean_follows_no_link_to_the_runs(grid, tmp_path):
         ("", "Expecting value"),
         ("[1]", "a list"),
         ('{"settings": {}}', "nothing under 'options'"),
-        (b"\xff\xfe", "can't decode"),
+        (b'{"run": "\xff"}', "can't decode"),
     ],
 )
 def test_a_foreign_result_is_named_and_skipped(grid, text, found):
