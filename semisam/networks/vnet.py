@@ -129,28 +129,10 @@ class _Block(nn.Module):
         return cast(Tensor, self.conv(x))
 
 
-class _Conv(nn.Conv3d):
-    """A 3x3x3 convolution whose weight gradient is right for every size.
-
-    oneDNN's bfloat16 kernel (as in PyTorch 2.13, on CPUs with AVX-512 BF16) reads memory that
-    nobody wrote for the weight gradient of an input whose first axis is twice the padding: it is
-    another one each time, and NaN at times. Such an input is tiny: float32 costs nothing there.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
-            return super().forward(input)
-        if input.device.type != "cpu" or input.shape[2] != 2:
-            return super().forward(input)
-        with torch.autocast("cpu", enabled=False):
-            output = super().forward(input.float())
-        return output.to(torch.get_autocast_dtype("cpu"))
-
-
 def _convs(stages: int, c_in: int, c_out: int) -> _Block:
     layers: list[nn.Module] = []
     for stage in range(stages):
-        layers += [_Conv(c_in if stage == 0 else c_out, c_out, 3, padding=1)]
+        layers += [nn.Conv3d(c_in if stage == 0 else c_out, c_out, 3, padding=1)]
         layers += [nn.BatchNorm3d(c_out), InPlaceReLU()]
     return _Block(*layers)
 
