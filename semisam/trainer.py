@@ -21,6 +21,7 @@ from semisam.errors import InputError, SemisamError
 from semisam.framework import Framework
 from semisam.schedules import step_decay
 from semisam.seeding import derive_seed
+from semisam.shallow import guard_shallow
 from semisam.types import Batch, Clock
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -124,6 +125,7 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
+        guard_shallow(self.framework)
         for module in framework.modules():
             # In place, and only weights of convolutions in three dimensions have the format.
             for parameter in module.parameters(recurse=False):

@@ -62,7 +62,10 @@ OPTIONS = {
     "unknown method, nearest": (("--method", "supervise"), r"did you mean supervised"),
     "unknown backend": (("--sam", "sam9"), r"backend must be an installed plugin, got 'sam9'"),
     "unknown prompter": (("--sam", "geodesic", "--prompter", "boxes"), r"did you mean box"),
-    "unknown protocol": (("--protocol", "papers"), r"must be one of paper, published.*'papers'"),
+    "unknown protocol": (
+        ("--protocol", "papers"),
+        r"must be one of default, paper, published.*'papers'",
+    ),
     "too many labels": (("--labels", "5"), r"at most the number of training cases, 4, got 5"),
     "no labels": (("--labels", "0"), r"labels: .*greater than or equal to 1, got 0"),
     "labels that are none": (("--labels", "two"), r"whole numbers separated by commas"),

@@ -232,9 +232,9 @@ def test_a_protocol_names_methods_that_there_are(protocol):
 
 def test_labeled_rows_are_no_setting_where_none_is_given():
     """Runs finished before there was such a setting are still the same runs."""
-    old = RunSettings(labels=1)
-    assert old.identity("d") == RunSettings(labels=1, labeled_rows=None).identity("d")
-    assert old.identity("d") != RunSettings(labels=1, labeled_rows=1).identity("d")
+    old = RunSettings(labels=1, protocol="paper", prompter="uncertainty-points")
+    assert old.identity("d") == old.model_copy(update={"labeled_rows": None}).identity("d")
+    assert old.identity("d") != old.model_copy(update={"labeled_rows": 1}).identity("d")
     assert old.identity("d") == "ffe8c23959f6"
 
 

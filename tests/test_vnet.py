@@ -30,15 +30,20 @@ def _golden(shared, name):
 @pytest.mark.parametrize("name", GOLDENS)
 def test_equals_published_in_eval_and_train_mode(shared, name):
     data, state = _golden(shared, name)
-    net = from_published(state)
+    # In float64, since float32 kernels differ between CPUs. So was the golden's own training pass
+    # rounded, whose statistics of a few coarse voxels multiply that: it is 2.5e-5 off.
+    net = from_published(state).double()
     net.dropout.p = 0.0
-    image = torch.from_numpy(data["image"])
-    for mode, key in ((False, "output_eval"), (True, "output_train_no_dropout")):
+    image = torch.from_numpy(data["image"]).double()
+    for mode, key, atol in (
+        (False, "output_eval", 1e-6),
+        (True, "output_train_no_dropout", 5e-5),
+    ):
         net.train(mode)
         out = net(image)
         for number, read in GOLDENS[name].items():
-            want = torch.from_numpy(data[f"{key}_{number}"])
-            torch.testing.assert_close(read(out), want, rtol=0, atol=1e-5)
+            want = torch.from_numpy(data[f"{key}_{number}"]).double()
+            torch.testing.assert_close(read(out).double(), want, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Convolutions of few slices have the gradient of float32 in a training in bfloat16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from semisam.networks.vnet import VNet
+from semisam.shallow import GuardedConv3d, guard_shallow
+from semisam.testing import random_batch
+
+
+def _litter(value):
+    """Leave freed memory behind that holds a value, for what reads memory it never wrote."""
+    kept = [torch.full((1 << k,), value) for k in range(4, 22) for _ in range(3)]
+    del kept
+
+
+def _gradient(conv, image, upstream, *, bf16):
+    conv.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = conv(image)
+    _litter(float("nan"))
+    output.backward(upstream.to(output.dtype))
+    return output, conv.weight.grad.clone()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [
+        *((3, (2, n, m)) for n, m in ((2, 2), (3, 5), (8, 8), (16, 3))),
+        *((5, (depth, 6, 5)) for depth in (3, 4)),
+    ],
+)
+def test_the_gradient_is_that_of_float32(kernel, shape):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(16, 8, kernel, padding=kernel // 2)
+    guard_shallow(conv)
+    image = torch.randn(3, 16, *shape).contiguous(memory_format=torch.channels_last_3d)
+    upstream = torch.randn(3, 8, *shape).bfloat16().float()
+    output, got = _gradient(conv, image, upstream, bf16=True)
+    _, want = _gradient(conv, image, upstream, bf16=False)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_deeper_volumes_and_float32_are_left_to_pytorch():
+    torch.manual_seed(0)
+    plain = nn.Conv3d(4, 4, 3, padding=1)
+    guarded = nn.Conv3d(4, 4, 3, padding=1)
+    guarded.load_state_dict(plain.state_dict())
+    guard_shallow(guarded)
+    assert type(guarded) is GuardedConv3d
+    for depth, bf16 in ((3, True), (8, True), (2, False)):
+        image = torch.randn(2, 4, depth, 4, 4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            assert torch.equal(guarded(image), plain(image))
+
+
+def test_a_network_trains_alike_whatever_lay_in_memory():
+    def gradients(litter):
+        torch.manual_seed(0)
+        net = VNet(1, {"logits": 2}, filters=4)
+        guard_shallow(net)
+        net.train()
+        image = random_batch(shape=(32, 16, 16)).image
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = net(image)["logits"].square().mean()
+        _litter(litter)
+        loss.backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    zeros, large = gradients(0.0), gradients(1e4)
+    assert zeros and all(torch.equal(a, b) for a, b in zip(zeros, large, strict=True))
