@@ -53,7 +53,7 @@ def find_rubbish(folder: Path, kinds: Sequence[str] = KINDS) -> list[Rubbish]:
             f"the folder itself is required, got the link {root if root.is_symlink() else folder}: "
             "name what it points to"
         )
-    found = []
+    found: list[Rubbish] = []
     for run in list_runs(folder):
         found += _of_run(run, root / run.name)
     for place in dict.fromkeys((folder, root)):
