@@ -20,6 +20,7 @@ from scan_files import write_msd
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.results import collect, collect_cases, comparison
 from semisam.cli.main import main
+from semisam.evaluation import METRICS, summarise
 
 TINY = [
     "--patch",
@@ -77,13 +78,28 @@ def test_several_classes_are_told_apart(tmp_path):
         metrics = json.loads(path.with_name("result.json").read_text())["metrics"]
         of_class = scores[scores["class"] == "lesion"]["dice"]
         assert metrics["dice:lesion"] == pytest.approx(of_class.mean())
-    # The branch asks about each class: one answer a class and unlabeled scan.
+    # The branch looks at both classes of both unlabeled rows, and passes over what is not proposed.
     log = next(out.glob("runs/mt+geodesic-*/train.jsonl")).read_text().splitlines()
-    assert all(json.loads(line)["sam_calls"] > 0 for line in log)
+    steps = [json.loads(line) for line in log]
+    assert {step["sam_asked"] + step["sam_skipped"] for step in steps} == {2 * 2}
     said = " ".join(result.output.split())
     assert "Dice [%] by class: mt, 2/3: organ" in said
     markdown = CliRunner().invoke(main, ["table", str(out), "--format", "md"]).output
     assert "Dice organ [%]" in markdown and "Dice lesion [%]" in markdown
+
+
+def test_the_classes_of_a_case_are_averaged_and_each_is_told():
+    values = {("x", "organ"): 0.8, ("x", "lesion"): 0.4, ("y", "organ"): 0.6, ("y", "lesion"): 0.2}
+    rows = [
+        {"case": case, "class": name, **dict.fromkeys(METRICS, value), "empty_prediction": False}
+        for (case, name), value in values.items()
+    ]
+    found = summarise(rows)
+    assert found["dice"] == pytest.approx(0.5)
+    assert found["dice_sd_cases"] == pytest.approx(0.02**0.5)
+    assert found["dice:organ"] == pytest.approx(0.7)
+    assert found["hd95_mm:lesion"] == pytest.approx(0.3)
+    assert not [key for key in summarise(rows[::2]) if ":" in key]  # one class is the mean itself
 
 
 def test_controls_are_named_in_the_table(tiny_la, tmp_path):
