@@ -83,7 +83,7 @@ def test_several_classes_are_told_apart(tmp_path):
     steps = [json.loads(line) for line in log]
     assert {step["sam_asked"] + step["sam_skipped"] for step in steps} == {2 * 2}
     said = " ".join(result.output.split())
-    assert "Dice [%] by class: mt, 2/3: organ" in said
+    assert "Dice [%] by class: mt, 2/3: lesion " in said
     markdown = CliRunner().invoke(main, ["table", str(out), "--format", "md"]).output
     assert "Dice organ [%]" in markdown and "Dice lesion [%]" in markdown
 
