@@ -5,17 +5,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from semisam.errors import InputError
+from semisam.errors import InputError, SemisamWarning
 from semisam.files import replace_file
+from semisam.names import CHECKPOINT, LOG, PREVIOUS
 
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
-LOG = "train.jsonl"
+
+def save_tensors(state: Any, path: Path) -> None:
+    """Write what `torch.save` writes; a full disk is an `OSError`, as with any other file.
+
+    Given a name, torch writes by itself and tells a full disk as some `RuntimeError` or other.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # Its archive fails once more as it is closed; what failed first is the reason.
+            reason: BaseException | None = error
+            while reason is not None and not isinstance(reason, OSError):
+                reason = reason.__cause__ or reason.__context__
+            if reason is None:
+                raise
+            raise reason from None
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -25,7 +41,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """
     path = folder / CHECKPOINT
     with replace_file(path) as temporary:
-        torch.save(state, temporary)
+        save_tensors(state, temporary)
         if path.exists():
             _keep(path, folder / PREVIOUS)
 
@@ -45,7 +61,7 @@ def _keep(path: Path, previous: Path) -> None:
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Return the newest readable checkpoint of a folder, or ``None`` if there is none.
 
-    A checkpoint that cannot be read falls back to the one before it.
+    A checkpoint that cannot be read falls back to the one before it, with a `SemisamWarning`.
 
     Raises:
         InputError: if there are checkpoints and none can be read.
@@ -59,6 +75,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         except Exception as error:  # torch reports a damaged file in many ways
             problems.append(f"{path.name}: {str(error).splitlines()[0]}")
             continue
+        if problems:
+            warnings.warn(
+                f"{folder}: the newest checkpoint cannot be read ({problems[0]}): the run goes on "
+                f"from the one before, after {state.get('step')} iterations",
+                SemisamWarning,
+                stacklevel=2,
+            )
         return state
     if problems:
         raise InputError(

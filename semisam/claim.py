@@ -9,13 +9,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from semisam.config import RunSettings, read_settings
-from semisam.errors import InputError
+from semisam.errors import InputError, InUse
 from semisam.files import write_json
+from semisam.names import LOCK, SETTINGS
+
+_PATIENCE = 0.5
 
 
 def claim(folder: Path, settings: RunSettings) -> None:
     """Write the settings, or refuse a folder that belongs to other ones."""
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     if not path.exists():
         write_json(path, settings.model_dump(mode="json"))
         return
@@ -34,10 +37,11 @@ def claim(folder: Path, settings: RunSettings) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder; the system lets go of the lock when the process ends, however it ends."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        # Who only asks whether a run is at work holds the lock for a moment: not a reason to fail.
+        with FileLock(folder / LOCK, timeout=_PATIENCE, poll_interval=0.02):
             yield
     except Timeout:
-        raise InputError(
+        raise InUse(
             f"the output folder must not be in use, got {folder}, where another process is at "
             "work: wait for it or name another folder"
         ) from None

@@ -12,6 +12,10 @@ class InputError(SemisamError):
     """
 
 
+class InUse(InputError):
+    """Another process is at work in the folder; it lets go when it ends, however it ends."""
+
+
 class PluginError(SemisamError):
     """A plugin is unknown, broken, colliding or wrongly configured."""
 

@@ -122,7 +122,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
     """Return mean and SD over cases of every metric, the classes of a case averaged first.
 
     Keys are ``<metric>`` and ``<metric>_sd_cases`` (``n - 1``; 0 for a single case), and
-    ``empty_predictions``, the number of (case, class) pairs with nothing predicted.
+    ``empty_predictions``, the number of (case, class) pairs with nothing predicted; where there are
+    several classes also ``<metric>:<class>``, the mean over cases of one of them.
     """
     rows = list(rows)
     by_case: dict[str, list[Mapping[str, Any]]] = {}
@@ -133,5 +134,10 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
         values = [math.fsum(r[metric] for r in group) / len(group) for group in by_case.values()]
         summary[metric] = math.fsum(values) / len(values)
         summary[f"{metric}_sd_cases"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    names = list(dict.fromkeys(row["class"] for row in rows))
+    for name in names if len(names) > 1 else ():
+        of_class = [row for row in rows if row["class"] == name]
+        for metric in METRICS:
+            summary[f"{metric}:{name}"] = math.fsum(r[metric] for r in of_class) / len(of_class)
     summary["empty_predictions"] = sum(bool(row["empty_prediction"]) for row in rows)
     return summary

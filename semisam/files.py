@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from semisam.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -34,6 +37,27 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON with stable order, beside and renamed."""
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write beside; the folder must be held."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):  # a folder or somebody else's: in nobody's way
+            path.unlink()
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def full_disk(where: Path | str | None) -> str:
+    """Return the sentence about a full disk."""
+    what = "" if where is None else f" for {where}"
+    return (
+        f"the disk must have room, got a full one{what}: make room and give the same command "
+        "again; it goes on where it was, and nothing is left half-written"
+    )
 
 
 def writable_folder(path: Path) -> Path:

@@ -14,7 +14,7 @@ import torch
 from semisam.accumulation import count_parts
 from semisam.assemble import choose_labeled, make_framework, open_dataset
 from semisam.card import Card, card_of, read_card, write_card
-from semisam.checkpoint import CHECKPOINT, PREVIOUS
+from semisam.checkpoint import save_tensors
 from semisam.claim import claim, locked
 from semisam.config import RunSettings, method_options, read_settings, semisam_options
 from semisam.controls import NEED_TRUTH
@@ -23,21 +23,16 @@ from semisam.data.store import VolumeStore, data_hash
 from semisam.distributed import ALONE, Group, own_device, own_rows
 from semisam.errors import InputError
 from semisam.evaluation import evaluate, summarise
-from semisam.files import replace_file, writable_folder, write_json
+from semisam.files import remove_leftovers, replace_file, writable_folder, write_json
 from semisam.framework import Framework
 from semisam.inference import published_stride
+from semisam.names import CARD, CASES, CHECKPOINT, MODEL, PREVIOUS, RESULT, SPLIT
 from semisam.plan import Plan, Summary
 from semisam.preflight import check_run
 from semisam.record import cost_of, split_hash, versions
 from semisam.seeding import derive_seed
 from semisam.synced_norm import sync_batchnorm
 from semisam.trainer import Trainer
-
-MODEL = "model.pt"
-CARD = "model.json"
-RESULT = "result.json"
-CASES = "cases.csv"
-SPLIT = "split.json"
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the phase (check, train, evaluate), done, total and the figures of the moment."""
@@ -77,7 +72,8 @@ def execute(
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder is
-            another run's or in use.
+            another run's.
+        InUse: another process is at work there.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
@@ -88,7 +84,10 @@ def execute(
             writable_folder(folder)
             held.enter_context(locked(folder))
             claim(folder, settings)
-            return result.exists()
+            if result.exists():
+                return True
+            remove_leftovers(folder)
+            return False
 
         if group.of_writer(finished):
             return result
@@ -220,7 +219,7 @@ def train(
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
     if group.writer:
         with replace_file(folder / MODEL) as temporary:
-            torch.save(framework.state_dict(), temporary)
+            save_tensors(framework.state_dict(), temporary)
         write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
     return summary
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from rich.console import Console
+from scan_files import write_msd
 
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.results import collect, collect_cases, comparison
 from semisam.cli.main import main
+from semisam.evaluation import METRICS, summarise
 
 TINY = [
     "--patch",
@@ -52,6 +54,52 @@ def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     assert set(logs) == {"mt", "mt+geodesic", "mt+geodesic-gated"}
     result, _ = _bench(tmp_path, *args, "--sam-weight", "strong")
     assert result.exit_code != 0 and "must be of plain, gated; got strong" in result.output
+
+
+def test_several_classes_are_told_apart(tmp_path):
+    write_msd(tmp_path / "scans", "msd", channels=1, cases=5)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        main,
+        [
+            *("bench", "--data", str(tmp_path / "scans"), "--out", str(out), *TINY),
+            *("--method", "mt", "--labels", "2", "--sam", "none,geodesic"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "table.csv", keep_default_na=False)
+    assert table["sam"].tolist() == ["none", "geodesic"]
+    for metric in ("dice", "jaccard", "asd_voxel", "hd95_voxel"):
+        parts = table[[f"{metric}:organ", f"{metric}:lesion"]].mean(axis=1)
+        assert parts.to_numpy() == pytest.approx(table[metric].to_numpy(), rel=1e-4)
+    for path in out.glob("runs/*/cases.csv"):
+        scores = pd.read_csv(path)
+        assert scores["class"].tolist() == ["organ", "lesion"] * (len(scores) // 2)
+        metrics = json.loads(path.with_name("result.json").read_text())["metrics"]
+        of_class = scores[scores["class"] == "lesion"]["dice"]
+        assert metrics["dice:lesion"] == pytest.approx(of_class.mean())
+    # The branch looks at both classes of both unlabeled rows, and passes over what is not proposed.
+    log = next(out.glob("runs/mt+geodesic-*/train.jsonl")).read_text().splitlines()
+    steps = [json.loads(line) for line in log]
+    assert {step["sam_asked"] + step["sam_skipped"] for step in steps} == {2 * 2}
+    said = " ".join(result.output.split())
+    assert "Dice [%] by class: mt, 2/3: lesion " in said
+    markdown = CliRunner().invoke(main, ["table", str(out), "--format", "md"]).output
+    assert "Dice organ [%]" in markdown and "Dice lesion [%]" in markdown
+
+
+def test_the_classes_of_a_case_are_averaged_and_each_is_told():
+    values = {("x", "organ"): 0.8, ("x", "lesion"): 0.4, ("y", "organ"): 0.6, ("y", "lesion"): 0.2}
+    rows = [
+        {"case": case, "class": name, **dict.fromkeys(METRICS, value), "empty_prediction": False}
+        for (case, name), value in values.items()
+    ]
+    found = summarise(rows)
+    assert found["dice"] == pytest.approx(0.5)
+    assert found["dice_sd_cases"] == pytest.approx(0.02**0.5)
+    assert found["dice:organ"] == pytest.approx(0.7)
+    assert found["hd95_mm:lesion"] == pytest.approx(0.3)
+    assert not [key for key in summarise(rows[::2]) if ":" in key]  # one class is the mean itself
 
 
 def test_controls_are_named_in_the_table(tiny_la, tmp_path):

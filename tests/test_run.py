@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.checkpoint import CHECKPOINT
 from semisam.config import RunSettings, make_settings
 from semisam.data.phantom import Phantom
 from semisam.errors import InputError, PluginError
+from semisam.names import CHECKPOINT
 from semisam.run import execute, load_run
 from semisam.trainer import Interrupted
 

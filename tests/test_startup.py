@@ -104,3 +104,12 @@ def test_module_and_version():
         check=True,
     )
     assert done.stdout.strip() == f"semisam, version {__version__}"
+
+
+def test_runs_are_listed_without_heavy_imports(tmp_path):
+    run = tmp_path / "runs" / "mt-n2"
+    run.mkdir(parents=True)
+    (run / "settings.json").write_text('{"method": "mt", "sam": "none", "iterations": 9}')
+    for command in (["list", str(tmp_path)], ["show", str(tmp_path), "mt"]):
+        done = guarded("runs", *command)
+        assert done.returncode == 0 and "stopped" in done.stdout, done.stderr

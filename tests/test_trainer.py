@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from semisam.branch import SemiSAM
-from semisam.checkpoint import CHECKPOINT, LOG, PREVIOUS
 from semisam.errors import InputError
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
+from semisam.names import CHECKPOINT, LOG, PREVIOUS
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import FakeBackend, random_batch, tiny_builder
 from semisam.trainer import Diverged, Interrupted, Plan, Trainer

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from semisam.bench.statistics import compare, holm
+from semisam.bench.store import read_result
 from semisam.config import RunSettings, departures, show_value
 from semisam.controls import NEED_TRUTH
+from semisam.errors import InputError
 from semisam.files import replace_file
+from semisam.names import CASES, RESULT
 from semisam.protocols import PROTOCOLS
-from semisam.run import CASES, RESULT
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
@@ -43,25 +46,54 @@ _PAIRED_ON = tuple(
 )
 
 
-def collect(folders: Iterable[Path]) -> pd.DataFrame:
+OnFault = Callable[[str], None]
+
+
+def _ignore(fault: str) -> None:
+    """Be told of a fault and say nothing."""
+
+
+def collect(folders: Iterable[Path], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return one row a finished run: every setting, metrics, cost, versions and hashes.
 
     Args:
         folders: run folders; those without a result are passed over.
+        on_fault: told of each result that cannot be read, and is passed over too.
     """
-    rows = [_flatten(json.loads(path.read_text())) for path in _results(folders)]
+    rows = []
+    for path in _results(folders):
+        try:
+            rows.append(_flatten(read_result(path)))
+        except InputError as error:
+            on_fault(str(error))
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            on_fault(f"{path}: a result of this version of semisam is required, got {reason}")
     return pd.DataFrame(rows)
 
 
-def collect_cases(folders: Iterable[Path]) -> pd.DataFrame:
+def collect_cases(folders: Iterable[Path], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
     frames = []
     for path in _results(folders):
-        frame = pd.read_csv(path.with_name(CASES), dtype={"case": str})
-        means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
-        means.insert(0, "run", json.loads(path.read_text())["run"])
+        try:
+            run = read_result(path)["run"]
+        except InputError:  # `collect` has told
+            continue
+        scores = path.with_name(CASES)
+        try:
+            frame = pd.read_csv(scores, dtype={"case": str})
+            means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            on_fault(
+                f"{scores}: the scores of a finished run are required, got {error}: delete "
+                f"{path.name} beside it and give the same command again to run it anew"
+            )
+            continue
+        means.insert(0, "run", run)
         frames.append(means)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    columns = ["run", "case", *TABLE_METRICS]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
@@ -74,6 +106,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     ``data`` is empty, or tells apart the data of runs that otherwise look the same.
 
     ``<metric>_sd`` is over runs; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
+    With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
     is Wilcoxon's, and ``gain_p_holm`` the same corrected for all gains of the table.
 
@@ -88,6 +121,12 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     for metric in TABLE_METRICS:
         scale = 100.0 if metric in _PERCENT else 1.0
         frame[metric] = frame[f"metrics.{metric}"] * scale
+    parts = [
+        (metric, column, column.removeprefix("metrics."))
+        for metric in TABLE_METRICS
+        for column in frame.columns
+        if column.startswith(f"metrics.{metric}:")
+    ]
     rows = []
     for key, group in frame.groupby(list(GROUP), sort=False, dropna=False):
         row: dict[str, Any] = dict(zip(GROUP, key, strict=True))
@@ -96,6 +135,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             row[metric] = group[metric].mean()
             row[f"{metric}_sd"] = group[metric].std(ddof=1)
             row[f"{metric}_sd_cases"] = _by_case(scaled, group["run"], metric).std(ddof=1)
+        for metric, column, name in parts:
+            row[name] = group[column].mean() * (100.0 if metric in _PERCENT else 1.0)
         row["empty"] = int(group["metrics.empty_predictions"].sum())
         row |= _gain(frame, group, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()
@@ -155,6 +196,8 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     with_sam = _by_case(cases, pairs["run"], "dice")
     without = _by_case(cases, pairs["run_bare"], "dice")
     common = with_sam.index.intersection(without.index, sort=False)
+    if common.empty:  # the scores of one of them are lost
+        return nothing
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
     return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
 

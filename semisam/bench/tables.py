@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from semisam.bench.results import collect, collect_cases, comparison
+from semisam.bench.results import OnFault, collect, collect_cases, comparison
 from semisam.bench.statistics import ALPHA
 from semisam.errors import InputError
 
@@ -20,20 +20,24 @@ PAPER = "paper, Table II"
 """Marks a row that is the paper's own."""
 
 
-def load(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the comparison table and the results of all finished runs of a bench folder.
+
+    Args:
+        folder: the bench's.
+        on_fault: told of each result that cannot be read, and is left out.
 
     Raises:
         InputError: if the folder holds no finished run.
     """
     folders = sorted(path.parent for path in folder.glob("runs/*/result.json"))
-    if not folders:
+    results = collect(folders, on_fault)
+    if results.empty:
         raise InputError(
             f"the output folder of `semisam bench` with at least one finished run is required, got "
             f"{folder}: name that folder, or finish a run"
         )
-    results = collect(folders)
-    return comparison(results, collect_cases(folders)), results
+    return comparison(results, collect_cases(folders, on_fault)), results
 
 
 def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -135,7 +139,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         table: of `load`, with or without rows of `paper_rows`.
     """
     rows = [_row(row) for row in table.to_dict("records")]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:
@@ -152,6 +156,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Runs": "" if is_paper else f"{row['runs']:.0f}",
         **{title: mean_sd(row[m], row[f"{m}_sd"]) for title, m in metrics.items()},
         "SD of Dice over cases": _number(row.get("dice_sd_cases")),
+        **{f"Dice {name} [%]": mean_sd(dice, math.nan) for name, dice in by_class(row).items()},
         "Empty": "" if is_paper else f"{row['empty']:.0f}",
         "Gain [Dice]": gain(row),
         "p (Holm)": p_value(row),
@@ -183,6 +188,16 @@ def method_name(row: Mapping[Any, Any]) -> str:
     if isinstance(row["sam_control"], str) and row["sam_control"]:
         parts.append(f"control: {row['sam_control']}")
     return f"{row['method']} + SemiSAM ({', '.join(parts)}){options}"
+
+
+def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
+    """Return a metric of each class, where a table has several."""
+    start = f"{metric}:"
+    return {
+        key.removeprefix(start): value
+        for key, value in row.items()
+        if key.startswith(start) and not math.isnan(value)
+    }
 
 
 def mean_sd(mean: float, sd: float, between: str = " ") -> str:

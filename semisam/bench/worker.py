@@ -11,21 +11,27 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from semisam.errors import SemisamError
-from semisam.files import write_json
+from semisam.errors import InUse, SemisamError, SemisamWarning
+from semisam.files import full_disk, is_full, write_json
+from semisam.names import LOCK
 
 if TYPE_CHECKING:
     from semisam.config import RunSettings
 
 PROGRESS = "progress.json"
 ERROR = "error.json"
+NOTES = "notes.json"
 LOG = "run.log"
-LOCK = ".lock"
 INTERRUPTED = 130
+FULL = 74
+BUSY = 75
+"""Exit codes: stopped with a checkpoint; the disk is full; another process executes the run."""
+
 _INTERVAL = 0.5
 
 
@@ -44,8 +50,9 @@ class ProgressFile:
         self._next = now + _INTERVAL
         state = {"phase": phase, "done": done, "total": total, "loss": figures.get("loss")}
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self._path)
+        with contextlib.suppress(OSError):  # a full disk: nothing hangs on these lines
+            temporary.write_text(json.dumps(state))
+            temporary.replace(self._path)
 
 
 def main(
@@ -60,27 +67,64 @@ def main(
         parent: the process that started this one, whose end ends the run; ``None``: who it is now.
     """
     from semisam.allocator import keep_memory
+    from semisam.bench.sharing import in_use
     from semisam.run import execute
     from semisam.trainer import Interrupted
 
     keep_memory()
     _end_with_parent(os.getppid() if parent is None else parent)
+    _wait_for(folder, wait)
+    if in_use(folder):
+        return BUSY
+    for name in (ERROR, NOTES):
+        (folder / name).unlink(missing_ok=True)
+    _pass_on_warnings(folder)
+    code = 0
     try:
-        _wait_for(folder, wait)
-        (folder / ERROR).unlink(missing_ok=True)
         execute(_settings(folder, device), folder, ProgressFile(folder))
+    except InUse:
+        return BUSY  # what lies there is the other process's
     except (Interrupted, KeyboardInterrupt):
-        return INTERRUPTED
+        code = INTERRUPTED
     except SemisamError as error:
-        write_json(folder / ERROR, {"error": str(error)})
-        return 2
+        code = _failed(folder, str(error), 2)
     except Exception as error:
-        traceback.print_exc()
-        write_json(folder / ERROR, {"error": f"{type(error).__name__}: {error}"})
-        return 1
-    finally:
-        (folder / PROGRESS).unlink(missing_ok=True)
-    return 0
+        if is_full(error):
+            code = _failed(folder, full_disk(folder), FULL)
+        else:
+            traceback.print_exc()
+            code = _failed(folder, f"{type(error).__name__}: {error}", 1)
+    (folder / PROGRESS).unlink(missing_ok=True)
+    return code
+
+
+def _pass_on_warnings(folder: Path) -> None:
+    """Leave semisam's own warnings for the grid, too: few read the log of a run that went well."""
+    show = warnings.showwarning
+    notes: list[str] = []
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        show(message, category, filename, lineno, file, line)
+        if issubclass(category, SemisamWarning):
+            notes.append(str(message))
+            with contextlib.suppress(OSError):
+                write_json(folder / NOTES, {"notes": notes})
+
+    warnings.showwarning = note
+
+
+def _failed(folder: Path, reason: str, code: int) -> int:
+    """Leave the reason for the grid, if the disk has room for it."""
+    with contextlib.suppress(OSError):
+        write_json(folder / ERROR, {"error": reason})
+    return code
 
 
 def _wait_for(folder: Path, seconds: float) -> None:

@@ -78,7 +78,7 @@ def command(
     Runs the grid methods x labels x SAM (its weights and controls) x subsets x seeds, each run in a
     process of its own, and writes results.csv (a row a run) and table.csv (the comparison) into the
     output folder. A run finished earlier is not run again; one that was stopped goes on where it
-    was.
+    was; one that another bench in the same folder is at work on is awaited.
     """
     from semisam.bench import grid, results
     from semisam.cli.display import GridDisplay, console, print_table
@@ -117,11 +117,16 @@ def command(
     frame = results.collect(folder / run.name for run in named)
     if not frame.empty:
         results.write(frame, Path(out) / "results.csv", digits=10)
-        table = results.comparison(frame, results.collect_cases(folder / r.name for r in named))
+        cases = results.collect_cases((folder / r.name for r in named), _left_out)
+        table = results.comparison(frame, cases)
         results.write(table, Path(out) / "table.csv")
         print_table(table)
         console.print(f"Written: {Path(out) / 'table.csv'}, {Path(out) / 'results.csv'}")
     _report(outcomes)
+
+
+def _left_out(fault: str) -> None:
+    click.echo(f"Left out of the gains: {fault}", err=True)
 
 
 def _report(outcomes: list[Any]) -> None:
@@ -129,6 +134,8 @@ def _report(outcomes: list[Any]) -> None:
     for outcome in outcomes:
         if outcome.status == "failed":
             click.echo(f"Failed: {outcome.run.name}: {outcome.message}", err=True)
+        elif outcome.message:
+            click.echo(f"Note: {outcome.message}", err=True)
     stopped = sum(outcome.status == "interrupted" for outcome in outcomes)
     if stopped:
         click.echo(

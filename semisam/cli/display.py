@@ -107,6 +107,7 @@ class GridDisplay:
         words = {
             "done": "[green]done[/green]",
             "kept": "[green]finished earlier[/green]",
+            "shared": "[green]done by another process[/green]",
             "failed": "[red]failed[/red]",
             "interrupted": "[yellow]not finished[/yellow]",
         }
@@ -128,7 +129,7 @@ def print_table(table: pd.DataFrame) -> None:
             _comparison(part.rows, f"Comparison: mean ± SD over seeds and labeled subsets{title}")
         )
     measured = table[table["protocol"] != PAPER]
-    for line in (*gain_lines(measured), *protocol_lines(measured)):
+    for line in (*class_lines(measured), *gain_lines(measured), *protocol_lines(measured)):
         console.print(escape(line))
 
 
@@ -162,6 +163,19 @@ def _comparison(table: pd.DataFrame, title: str) -> Table:
             gain(row, "\n"),
         )
     return shown
+
+
+def class_lines(table: pd.DataFrame) -> list[str]:
+    """Return the Dice of each class, a line a row of the table, if there are several classes."""
+    from semisam.bench.tables import by_class, method_name
+
+    lines = []
+    for row in table.to_dict("records"):
+        parts = ", ".join(f"{name} {dice:.2f}" for name, dice in by_class(row).items())
+        if parts:
+            place = f"{method_name(row)}, {row['labeled']}/{row['unlabeled']}"
+            lines.append(f"Dice [%] by class: {place}: {parts}.")
+    return lines
 
 
 def print_zero_shot(table: pd.DataFrame) -> None:

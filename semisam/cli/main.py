@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "table": ("semisam.cli.table:command", "The table of finished runs, in any format."),
     "report": ("semisam.cli.report:command", "Tables and figures of finished runs, as one page."),
+    "runs": ("semisam.cli.runs:command", "What lies in a folder of runs: list, show, clean."),
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
@@ -80,6 +81,13 @@ class MainGroup(LazyGroup):
                 click.echo(traceback.format_exc(), err=True)
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2 if isinstance(error, InputError | PluginError) else 1)
+        except OSError as error:
+            from semisam.files import full_disk, is_full
+
+            if not is_full(error):
+                raise
+            click.echo(f"Error: {full_disk(error.filename)}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

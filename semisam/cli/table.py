@@ -33,7 +33,9 @@ def command(folder: str, kind: str, paper: bool, out: str | None) -> None:
 
     if out is not None and kind == "terminal":
         raise InputError("-o needs --format csv, md, latex or html, got the terminal's")
-    table, results = tables.load(Path(folder))
+    table, results = tables.load(
+        Path(folder), lambda fault: click.echo(f"Left out: {fault}", err=True)
+    )
     told = ""
     if paper:
         rows, told = tables.paper_rows(table, results)

@@ -22,10 +22,9 @@ from semisam.bench.results import (
 )
 from semisam.bench.tables import Section, method_name, paper_rows, sections
 from semisam.bench.worker import ERROR
-from semisam.checkpoint import LOG
 from semisam.config import RunSettings, read_settings
 from semisam.errors import InputError
-from semisam.run import CASES, RESULT
+from semisam.names import CASES, LOG, RESULT
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The fast form: the same voxels, the same weights, whole or not there at all."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from semisam.config import RunSettings
 from semisam.data.folder import ScanFolder
 from semisam.data.msd import Decathlon
 from semisam.data.phantom import Phantom
-from semisam.data.prepare import prepare
+from semisam.data.prepare import is_unfinished, prepare
 from semisam.data.prepared import Prepared
 from semisam.data.store import VolumeStore
 from semisam.errors import InputError
@@ -104,6 +107,34 @@ def test_deterministic_and_resumed(source, ready, tmp_path, monkeypatch):
     assert done and len(records) == 6
     now = {path.name: path.stat().st_mtime_ns for path in again.rglob("*.npy")}
     assert sum(now[name] == at for name, at in done.items()) >= 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_killed_in_the_middle_and_started_again_the_files_are_the_same(tmp_path):
+    source = write_msd(tmp_path / "scans", cases=40)
+    whole = tmp_path / "whole"
+    prepare(Decathlon(source), {}, whole)
+    for attempt in range(10):  # a machine may be so busy that it is done before we look again
+        killed = tmp_path / f"killed-{attempt}"
+        command = [sys.executable, "-m", "semisam", "data", "prepare", str(source), str(killed)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        try:
+            while not list((killed / "volumes").glob("*.json")) and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        finally:
+            process.kill()
+            process.wait()
+        if is_unfinished(killed):
+            break
+    assert is_unfinished(killed), "it was done before it could be killed"
+    (killed / "volumes" / ".a.image.npy.0123.tmp").write_bytes(b"half")  # as a kill may leave it
+    with pytest.raises(InputError, match="one that was stopped"):
+        Prepared(killed)
+    result = CliRunner().invoke(main, ["data", "prepare", str(source), str(killed)])
+    assert result.exit_code == 0, result.output
+    assert contents(killed) == contents(whole)
 
 
 def test_what_changed_is_renewed(source, ready):

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from semisam.bench.grid import Run
 
-Status = Literal["done", "kept", "failed", "interrupted"]
+Status = Literal["done", "kept", "shared", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``kept`` was finished earlier and not run again."""
+    """How a run ended.
+
+    ``kept`` was finished earlier and not run again; ``shared`` was finished meanwhile, by another
+    process. The message is why it failed, or what is to be said of a run that is done.
+    """
 
     run: Run
     status: Status

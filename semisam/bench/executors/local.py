@@ -1,4 +1,7 @@
-"""Runs of a grid on this machine: one process each, idempotent, none in the way of the others."""
+"""Runs of a grid on this machine: one process each, idempotent, none in the way of the others.
+
+Another grid may be at work in the same folder: see `semisam.bench.sharing`.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,16 @@ from pathlib import Path
 from semisam.bench.executors.contract import Display, Outcome
 from semisam.bench.executors.runs import (
     POLL,
+    finished,
     is_finished,
     judge,
     prepare,
-    read_state,
     worker_command,
 )
 from semisam.bench.grid import Run
-from semisam.bench.worker import LOG, PROGRESS
+from semisam.bench.sharing import in_use, read_progress, wait_for
+from semisam.bench.worker import BUSY, LOG, PROGRESS
+from semisam.files import full_disk, is_full
 
 
 class Local:
@@ -43,39 +48,69 @@ class Local:
             self._devices.put(devices[job % len(devices)] if devices else None)
 
     def run_all(self, runs: Sequence[Run], folder: Path, display: Display) -> list[Outcome]:
-        """Execute every run that has no result yet; see `Executor`."""
+        """Execute every run that has no result yet; see `Executor`.
+
+        A run that another process executes is put last, and awaited.
+        """
         stop = threading.Event()
         lock = threading.Lock()
 
-        def one(run: Run) -> Outcome:
-            outcome = self._run_one(run, folder / run.name, display, stop)
-            with lock:
-                display.ended(outcome)
+        def one(run: Run, wait: bool) -> Outcome | None:
+            try:
+                outcome = self._run_one(run, folder / run.name, display, stop, wait)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                outcome = Outcome(run, "failed", full_disk(folder))
+            if outcome is not None:
+                with lock:
+                    display.ended(outcome)
             return outcome
 
+        ended: dict[str, Outcome] = {}
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="run") as pool:
-            futures = [pool.submit(one, run) for run in runs]
-            try:
-                return [future.result() for future in futures]
-            except KeyboardInterrupt:
-                # The terminal has sent the signal to the children too; they are given time to save.
-                stop.set()
-                return [future.result() for future in futures]
+            for wait in (False, True):
+                futures = [pool.submit(one, run, wait) for run in runs if run.name not in ended]
+                try:
+                    outcomes = [future.result() for future in futures]
+                except KeyboardInterrupt:
+                    # The terminal has sent the signal to the children too: they get time to save.
+                    stop.set()
+                    outcomes = [future.result() for future in futures]
+                ended |= {outcome.run.name: outcome for outcome in outcomes if outcome is not None}
+        return [ended[run.name] for run in runs]
 
-    def _run_one(self, run: Run, folder: Path, display: Display, stop: threading.Event) -> Outcome:
-        if is_finished(folder):
-            return Outcome(run, "kept")
-        if stop.is_set():
-            return Outcome(run, "interrupted")
+    def _run_one(
+        self, run: Run, folder: Path, display: Display, stop: threading.Event, wait: bool
+    ) -> Outcome | None:
+        """Return how the run ended; ``None``: another process executes it, and we do not wait."""
+        shown = False
+        while True:
+            if is_finished(folder):
+                return finished(run, folder, "shared" if shown else "kept")
+            if stop.is_set():
+                return Outcome(run, "interrupted")
+            busy = in_use(folder)
+            if busy and not wait:
+                return None
+            if not shown:
+                shown = True
+                display.started(run)
+            if busy:
+                wait_for(folder, stop, lambda state: display.moved(run, state))
+                continue
+            code = self._execute(run, folder, display, stop)
+            if code != BUSY:  # else another process was faster
+                return judge(run, folder, code, stop.is_set())
+
+    def _execute(self, run: Run, folder: Path, display: Display, stop: threading.Event) -> int:
         device = self._devices.get()
         try:
             settings = run.settings.model_copy(update={"device": device} if device else {})
             prepare(replace(run, settings=settings), folder)
-            display.started(run)
-            code = self._spawn(run, folder, display, stop)
+            return self._spawn(run, folder, display, stop)
         finally:
             self._devices.put(device)
-        return judge(run, folder, code, stop.is_set())
 
     def _spawn(self, run: Run, folder: Path, display: Display, stop: threading.Event) -> int:
         environment = dict(os.environ)
@@ -100,6 +135,6 @@ class Local:
                 if stop.is_set() and not told:
                     told = True
                     process.terminate()
-                state = read_state(folder / PROGRESS)
+                state = read_progress(folder / PROGRESS)
                 if state is not None:
                     display.moved(run, state)

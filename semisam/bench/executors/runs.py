@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from semisam.bench.executors.contract import Display, Outcome
+from semisam.bench.executors.contract import Display, Outcome, Status
 from semisam.bench.grid import Run
-from semisam.bench.worker import ERROR, INTERRUPTED, LOCK, LOG, PROGRESS
-from semisam.checkpoint import CHECKPOINT
-from semisam.files import write_json
-from semisam.run import RESULT
+from semisam.bench.sharing import read_progress
+from semisam.bench.store import read_result
+from semisam.bench.worker import BUSY, ERROR, FULL, INTERRUPTED, LOG, NOTES, PROGRESS
+from semisam.errors import InputError
+from semisam.files import full_disk, write_json
+from semisam.names import CHECKPOINT, LOCK, RESULT, SETTINGS
 
 POLL = 0.25
 """Seconds between two looks at the progress of runs."""
@@ -33,7 +33,7 @@ def prepare(run: Run, folder: Path) -> None:
     counts: the data may have moved, or the device be another.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "settings.json", run.settings.model_dump(mode="json"))
+    write_json(folder / SETTINGS, run.settings.model_dump(mode="json"))
     for name in (ERROR, PROGRESS):  # of an earlier attempt
         (folder / name).unlink(missing_ok=True)
 
@@ -58,34 +58,39 @@ def judge(run: Run, folder: Path, code: int, stopped: bool = False) -> Outcome:
         stopped: the user wished it to end.
     """
     if is_finished(folder):
-        return Outcome(run, "done")
+        return finished(run, folder, "done")
     if code == INTERRUPTED or stopped:
         return Outcome(run, "interrupted")
     return Outcome(run, "failed", reason(folder, code))
 
 
+def finished(run: Run, folder: Path, status: Status) -> Outcome:
+    """Return the outcome of a run that has its result, with what it has to say about it."""
+    try:
+        read_result(folder / RESULT)
+    except InputError as error:
+        return Outcome(run, "failed", str(error))
+    notes = (read_progress(folder / NOTES) or {}).get("notes", []) if status == "done" else []
+    return Outcome(run, status, "; ".join(notes))
+
+
 def reason(folder: Path, code: int) -> str:
     """Return why the run of a folder failed: its own sentence, else what its process tells."""
+    if code == FULL:  # there may have been no room for the sentence
+        return full_disk(folder)
+    if code == BUSY:
+        return f"another process is at work in {folder}: give the same command again later"
     return error_of(folder) or f"{how(code)}; see {folder / LOG}"
 
 
 def error_of(folder: Path) -> str:
     """Return the sentence in which the run of a folder failed, if it wrote one."""
-    return str((read_state(folder / ERROR) or {"error": ""})["error"])
+    return str((read_progress(folder / ERROR) or {"error": ""})["error"])
 
 
 def how(code: int) -> str:
     """Return what an exit code says."""
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """Return the content of a small JSON file that another process may be writing."""
-    try:
-        state: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return state
 
 
 def checkpoint_stamp(folder: Path) -> int:
@@ -126,7 +131,7 @@ class Watch:
 
     def look(self, run: Run, folder: Path) -> None:
         """Show how far a run is, if it has begun."""
-        state = read_state(folder / PROGRESS)
+        state = read_progress(folder / PROGRESS)
         if state is None:
             return
         if run.name not in self._shown:

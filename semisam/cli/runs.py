@@ -1,0 +1,194 @@
+"""``semisam runs``: what lies in a folder of runs."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semisam.cli.options import Names
+
+if TYPE_CHECKING:
+    from semisam.bench.store import RunInfo
+
+_WIDTH = 80
+_COLOURS = {"done": "green", "running": "cyan", "stopped": "yellow"}
+
+
+@click.group("runs")
+def command() -> None:
+    """Tell what lies in a folder of runs, and tidy it.
+
+    FOLDER is the --out of `semisam bench`, or any folder with run folders in it.
+    """
+
+
+@command.command("list", short_help="Every run: state, method, labels, Dice, age, size.")
+@click.argument("folder")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_command(folder: str, as_json: bool) -> None:
+    """List the runs of FOLDER, finished or not.
+
+    A run is done, running (another process holds it), stopped (the same bench command goes on with
+    it), failed (why is said) or damaged (a file of it cannot be read; it is in no table).
+    """
+    from semisam.bench.store import list_runs
+
+    runs = list_runs(Path(folder))
+    if as_json:
+        _print_json({"folder": folder, "runs": [_plain(run) for run in runs]})
+        return
+    # Not by rich: it takes a millisecond a row, and there may be ten thousand.
+    click.echo("\n".join(_table(runs)))
+
+
+@command.command("show", short_help="One run: settings, metrics, cost, last losses, versions.")
+@click.argument("folder")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def show_command(folder: str, name: str, as_json: bool) -> None:
+    """Show all of one run of FOLDER; NAME is its name or hash, or the start of either."""
+    from semisam.bench.describing import describe
+    from semisam.bench.store import find_run
+
+    run = find_run(Path(folder), name)
+    parts = describe(Path(folder), run)
+    if as_json:
+        _print_json({**_plain(run), **parts})
+        return
+    click.echo("\n".join(_described(run, parts)))
+
+
+@command.command("clean", short_help="What could be deleted; with --yes, delete it.")
+@click.argument("folder")
+@click.option(
+    "--what",
+    type=Names(),
+    default="failed,stopped,checkpoints,leftovers",
+    show_default=True,
+    help="failed and stopped: whole runs; checkpoints: of finished runs; leftovers: half-written "
+    "files of killed processes.",
+)
+@click.option("--yes", is_flag=True, help="Delete.")
+def clean_command(folder: str, what: tuple[str, ...], yes: bool) -> None:
+    """Say what could be deleted from FOLDER, and delete it with --yes.
+
+    A run that is at work is never touched, nor anything outside FOLDER; of a link, only the link
+    itself goes.
+    """
+    from semisam.bench import cleaning
+    from semisam.cli.options import check_names
+
+    check_names("--what", what, cleaning.KINDS)
+    found = cleaning.find_rubbish(Path(folder), what)
+    if not found:
+        click.echo("Nothing to delete.")
+        return
+    freed = 0
+    for rubbish in found:
+        gone = cleaning.delete(rubbish) if yes else True
+        freed += rubbish.size if gone else 0
+        verb = ("Deleted" if gone else "Left, in use") if yes else "Would delete"
+        click.echo(f"{verb}: {rubbish.path} ({_size(rubbish.size)}; {rubbish.why})")
+    click.echo(
+        f"{_size(freed)} {'freed' if yes else 'to free'}." + ("" if yes else " Give --yes for it.")
+    )
+
+
+def _table(runs: list[RunInfo]) -> Iterator[str]:
+    """Yield lines of at most 80 columns."""
+    yield (
+        f"{'run':<8} {'method':<22} {'lab':>3} {'sub':>3} {'seed':>4} {'state':<17} {'Dice':>5} "
+        f"{'age':>4} {'size':>6}"
+    )
+    now = time.time()
+    for run in runs:
+        detail = run.detail.rpartition(" ")[2] if run.state in ("running", "stopped") else ""
+        state = f"{run.state} {detail}".rstrip()
+        if len(state) > 17:
+            state = state[:16] + "…"
+        method = run.method if len(run.method) <= 22 else run.method[:21] + "…"
+        dice = "" if run.dice is None else f"{100 * run.dice:.2f}"
+        coloured = click.style(f"{state:<17}", fg=_COLOURS.get(run.state, "red"))
+        yield (
+            f"{run.short:<8} {method:<22} {_text(run.labels):>3} {_text(run.subset):>3} "
+            f"{_text(run.seed):>4} {coloured} {dice:>5} {_age(now - run.modified):>4} "
+            f"{_size(run.size):>6}"
+        )
+        if run.state in ("failed", "damaged"):
+            yield from _wrapped(run.detail, " " * 9)
+    states = [run.state for run in runs]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    yield f"{len(runs)} run{'s' * (len(runs) != 1)}" + (": " if runs else "") + ", ".join(counts)
+
+
+def _described(run: RunInfo, parts: Mapping[str, Any]) -> Iterator[str]:
+    yield click.style(run.name, bold=True)
+    state = click.style(run.state, fg=_COLOURS.get(run.state, "red"))
+    yield from _wrapped(f"{state} {run.detail}".rstrip())
+    yield f"{_size(run.size)}, last changed {_age(time.time() - run.modified)} ago"
+    for title, values in parts.items():
+        if not values:
+            continue
+        yield ""
+        yield click.style(title, bold=True)
+        widest = max(len(key) for key in values)
+        for key, value in values.items():
+            head = f"  {key:<{widest}}  "
+            lines = _wrapped(_value(value), " " * len(head)) or [head]
+            yield from (head + lines[0][len(head) :], *lines[1:])
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        numbers = all(isinstance(item, int) for item in value)
+        return ("x" if numbers else ", ").join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_value(item)}" for key, item in value.items()) or "-"
+    return "-" if value is None else str(value)
+
+
+def _plain(run: RunInfo) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(run)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2))
+
+
+def _text(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _age(seconds: float) -> str:
+    """Return ``45s``, ``12m``, ``3h``, ``40d``."""
+    for unit, size, most in (("s", 1, 100), ("m", 60, 100), ("h", 3600, 48)):
+        if seconds < most * size:
+            return f"{max(0, int(seconds / size))}{unit}"
+    return f"{int(seconds / 86400)}d"
+
+
+def _size(count: float) -> str:
+    """Return ``950 B``, ``3.2 MB``."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 999.5:
+            shown = f"{count:.0f}" if unit == "B" or count >= 9.95 else f"{count:.1f}"
+            return f"{shown} {unit}"
+        count /= 1000
+    return f"{count:.0f} TB"
