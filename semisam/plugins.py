@@ -7,6 +7,7 @@ no other registry. The options of a plugin are the keyword-only parameters of it
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -275,8 +276,11 @@ def _group(kind: str) -> str:
 
 
 def _from_entry_point(kind: str, point: metadata.EntryPoint) -> Plugin:
-    # A half-removed distribution may have lost its METADATA, and with it name and version.
-    fields = point.dist.metadata if point.dist is not None else None
+    # A half-removed distribution may have lost its METADATA, and with it name and version. The
+    # backport importlib_metadata, where something has imported it, raises instead of None.
+    fields = None
+    with contextlib.suppress(FileNotFoundError):
+        fields = point.dist.metadata if point.dist is not None else None
     distribution = (fields and fields["Name"]) or "unknown"
     version = (fields and fields["Version"]) or "unknown"
     builtin = re.sub(r"[-_.]+", "-", distribution).lower() == BUILTIN_DISTRIBUTION

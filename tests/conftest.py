@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 
 import semisam
 from semisam.config import RunSettings
-from semisam.data.phantom import Phantom
 from semisam.scaffold import write_project
 
 
@@ -46,23 +44,11 @@ def sam_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"sam": sam, "medsam": sam, "sam2": str(save_sam2(root / "sam2"))}
 
 
-def write_tiny_la(folder: Path) -> Path:
-    """Write four training and two test cases in the published Left Atrium layout, tiny."""
-    phantom = Phantom(cases=4, test_cases=2, size=32)
-    split = phantom.split()
-    for case in (*split.train, *split.test):
-        (folder / case).mkdir(parents=True)
-        with h5py.File(folder / case / "mri_norm2.h5", "w") as file:
-            file["image"] = phantom.image(case).array[0]
-            file["label"] = phantom.label(case)
-    (folder / "train.list").write_text("\n".join(split.train) + "\n")
-    (folder / "test.list").write_text("\n".join(split.test) + "\n")
-    return folder
-
-
 @pytest.fixture
 def tiny_la(tmp_path: Path) -> Path:
     """A folder in the published Left Atrium layout: four training and two test cases, tiny."""
+    from tiny_la import write_tiny_la
+
     return write_tiny_la(tmp_path / "la")
 
 

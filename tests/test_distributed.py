@@ -32,7 +32,7 @@ LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
     """The report of one launch of two processes, and its folder."""
-    from conftest import write_tiny_la
+    from tiny_la import write_tiny_la
 
     out = tmp_path_factory.mktemp("distributed")
     data = write_tiny_la(out / "la")

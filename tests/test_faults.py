@@ -92,7 +92,10 @@ def test_killed_at_any_moment_and_started_again_the_table_is_the_same(tmp_path, 
         if list(out.glob("runs/*/checkpoint.pt")):
             break
     (checkpoint,) = out.glob("runs/*/checkpoint.pt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    # Beside and renamed: killed between two steps of a write, both checkpoints are one file.
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(checkpoint.read_bytes()[:-1000])
+    damaged.replace(checkpoint)
     again = subprocess.run(
         _command(out), check=True, capture_output=True, encoding="utf-8", timeout=PATIENCE
     )
@@ -172,7 +175,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tiny_sett
     with pytest.raises(Interrupted):
         execute(settings, tmp_path / "run", interrupt)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    # Beside and renamed: killed between two steps of a write, both checkpoints are one file.
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(checkpoint.read_bytes()[:-1000])
+    damaged.replace(checkpoint)
     with pytest.warns(SemisamWarning, match="goes on from the one before, after 2 iterations"):
         result = execute(settings, tmp_path / "run")
     one, other = (json.loads(path.read_text())["metrics"] for path in (whole, result))

@@ -64,7 +64,7 @@ def _report(folder, *arguments):
     out = folder / "page"
     result = CliRunner().invoke(main, ["report", str(folder), "--out", str(out), *arguments])
     assert result.exit_code == 0, result.output
-    return (out / "report.html").read_text()
+    return (out / "report.html").read_text(encoding="utf-8")
 
 
 def _text(html):
@@ -174,7 +174,7 @@ def test_it_says_how_to_make_it_again(real):
     assert command.startswith("semisam bench --method mt --labels 2 --sam none,geodesic --seeds 0")
     for option in ("--patch 16x16x16", "--set phantom.size=32", "--set vnet.filters=2", "fp32"):
         assert option in command
-    result = json.loads((real[0] / "runs" / "bare" / "result.json").read_text())
+    result = json.loads((real[0] / "runs" / "bare" / "result.json").read_text(encoding="utf-8"))
     assert result["versions"]["torch"] in _text(html) and result["data"]["hash"][:16] in html
 
 
@@ -228,7 +228,7 @@ def test_without_models_and_without_the_data(real, tmp_path):
     torch.save({}, copy / "wrapped" / "model.pt")
     assert "the model of wrapped cannot be used: " in refused()
     for path in copy.glob("*/*.json"):
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         settings = raw.get("settings", raw)
         if "dataset" in settings:
             settings.update(dataset="la", data=str(tmp_path / "gone"), dataset_options={})
