@@ -589,10 +589,11 @@ def test_a_failed_run_stops_no_other_on_dask_and_says_its_sentence(tmp_path):
     """What a worker returns is judged by what the run wrote, not by its code."""
     from semisam.bench.executors.dask_task import NO_FOLDER
     from semisam.bench.executors.runs import judge
+    from semisam.bench.store import PARTS
 
     settings = RunSettings(data=str(tmp_path), dataset="la", method="mt", labels=1)
     run = Run(settings, "run")
     write_json(tmp_path / "error.json", {"error": "the loss is nan"})
     assert judge(run, tmp_path, 1) == Outcome(run, "failed", "the loss is nan")
-    (tmp_path / "result.json").write_text("{}")
+    write_json(tmp_path / "result.json", {"run": "x", **{part: {} for part in PARTS}})
     assert judge(run, tmp_path, NO_FOLDER) == Outcome(run, "done")

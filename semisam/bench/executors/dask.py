@@ -20,6 +20,7 @@ from semisam.bench.executors.runs import (
     POLL,
     Watch,
     checkpoint_stamp,
+    finished,
     is_finished,
     judge,
     prepare,
@@ -89,7 +90,7 @@ class Dask:
         todo = []
         for run in runs:
             if is_finished(folder / run.name):
-                end(Outcome(run, "kept"))
+                end(finished(run, folder / run.name, "kept"))
             else:
                 todo.append(run)
         tasks: dict[str, Any] = {}
@@ -178,7 +179,7 @@ class Dask:
 def _outcome(run: Run, folder: Path, task: Any) -> Outcome:
     """Return how a run ended whose task is over."""
     if is_finished(folder):
-        return Outcome(run, "done")
+        return finished(run, folder, "done")
     if task.status == "finished":
         code = task.result()
         if code == dask_task.NO_FOLDER:

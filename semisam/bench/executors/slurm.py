@@ -19,6 +19,7 @@ from semisam.bench.executors.runs import (
     POLL,
     Watch,
     checkpoint_stamp,
+    finished,
     error_of,
     is_finished,
     prepare,
@@ -133,7 +134,7 @@ class Slurm:
                 for job in list(grid.jobs.values()):
                     watch.look(job.run, job.folder)
                     if is_finished(job.folder):
-                        grid.end(Outcome(job.run, "done"))
+                        grid.end(finished(job.run, job.folder, "done"))
                 time.sleep(POLL)
                 self._update(grid)
         except KeyboardInterrupt:
@@ -147,7 +148,7 @@ class Slurm:
         while grid.waiting and (self._jobs is None or len(grid.jobs) < self._jobs):
             run, folder = grid.waiting[0]
             if is_finished(folder):
-                grid.end(Outcome(run, "kept"))
+                grid.end(finished(run, folder, "kept"))
             elif (number := _alive(found, _job_name(folder))) is not None:
                 found.pop(number)  # known from now on; its run may need another one later
                 grid.jobs[run.name] = _Job(run, folder, number, checkpoint_stamp(folder))
@@ -226,7 +227,7 @@ class Slurm:
         if job.state != "CANCELLED":
             wait_shown(job.folder)
         if is_finished(job.folder):
-            grid.end(Outcome(job.run, "done"))
+            grid.end(finished(job.run, job.folder, "done"))
         elif error := error_of(job.folder):
             grid.end(Outcome(job.run, "failed", error))
         elif job.state == "CANCELLED":
