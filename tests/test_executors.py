@@ -29,6 +29,7 @@ from semisam.bench.executors.local import Local
 from semisam.bench.executors.runs import is_finished
 from semisam.bench.executors.slurm import Slurm, sbatch_option
 from semisam.bench.grid import Axes, Run, check, expand
+from semisam.bench.store import PARTS
 from semisam.cli.executors import take_executor
 from semisam.cli.main import main
 from semisam.config import RunSettings
@@ -43,6 +44,11 @@ GRID = {
     **{"dataset": "phantom", "precision": "fp32"},
 }
 PHANTOM = ("phantom.cases=4", "phantom.test_cases=2", "phantom.size=32")
+
+RESULT = {"run": "x", **{part: {} for part in PARTS}}
+# Beside and renamed, as semisam writes it.
+FINISH = f"""echo '{json.dumps(RESULT)}' > "$1/new"; mv "$1/new" "$1/result.json"
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -415,7 +421,7 @@ def test_ctrl_c_cancels_the_jobs(slurm, tmp_path, quick):
 
 
 def test_the_jobs_of_a_grid_that_died_are_found_again(slurm, tmp_path, quick):
-    wait = 'while [ ! -e "$1/go" ]; do sleep 0.02; done; echo {} > "$1/result.json"'
+    wait = 'while [ ! -e "$1/go" ]; do sleep 0.02; done; ' + FINISH
     (run,) = quick(wait)
 
     class Gone(Slurm):
@@ -433,7 +439,7 @@ def test_the_jobs_of_a_grid_that_died_are_found_again(slurm, tmp_path, quick):
 
 def test_a_limit_on_submitted_jobs_is_told_and_waited_for(slurm, tmp_path, quick):
     (slurm / "limit").write_text("1")
-    runs = quick('sleep 0.2; echo {} > "$1/result.json"', 3)
+    runs = quick("sleep 0.2; " + FINISH, 3)
     display = Recorder()
     outcomes = Slurm({}, every=0.05).run_all(runs, tmp_path / "out", display)
     assert [outcome.status for outcome in outcomes] == ["done"] * 3
@@ -460,9 +466,9 @@ def test_a_slurm_that_does_not_answer_is_one_sentence_before_anything_starts(slu
 def test_a_pause_of_squeue_is_no_end_of_jobs(slurm, tmp_path, quick):
     line = """
     touch "$(dirname "$(dirname "$1")")/slurm/down"; sleep 0.5
-    rm "$(dirname "$(dirname "$1")")/slurm/down"; echo {} > "$1/result.json"
+    rm "$(dirname "$(dirname "$1")")/slurm/down"
     """
-    (outcome,) = Slurm({}, every=0.05).run_all(quick(line), tmp_path / "out", Recorder())
+    (outcome,) = Slurm({}, every=0.05).run_all(quick(line + FINISH), tmp_path / "out", Recorder())
     assert outcome.status == "done"
 
 
@@ -589,11 +595,10 @@ def test_a_failed_run_stops_no_other_on_dask_and_says_its_sentence(tmp_path):
     """What a worker returns is judged by what the run wrote, not by its code."""
     from semisam.bench.executors.dask_task import NO_FOLDER
     from semisam.bench.executors.runs import judge
-    from semisam.bench.store import PARTS
 
     settings = RunSettings(data=str(tmp_path), dataset="la", method="mt", labels=1)
     run = Run(settings, "run")
     write_json(tmp_path / "error.json", {"error": "the loss is nan"})
     assert judge(run, tmp_path, 1) == Outcome(run, "failed", "the loss is nan")
-    write_json(tmp_path / "result.json", {"run": "x", **{part: {} for part in PARTS}})
+    write_json(tmp_path / "result.json", RESULT)
     assert judge(run, tmp_path, NO_FOLDER) == Outcome(run, "done")
