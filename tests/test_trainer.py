@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,18 +90,19 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
     folder.mkdir()
     save, count = torch.save, 0
 
-    def torn(state, path):
+    def torn(state, file):
         nonlocal count
         count += 1
         if count < 3:
-            save(state, path)
+            save(state, file)
             return
         if moment == "written":
-            save(state, path)
+            save(state, file)
         elif moment == "renamed":
             # As if the disk had lost the end of the file after the rename.
-            save(state, path)
-            data = path.read_bytes()
+            save(state, file)
+            file.flush()
+            data = Path(file.name).read_bytes()
             (folder / CHECKPOINT).write_bytes(data[: len(data) // 2])
         raise Killed
 
