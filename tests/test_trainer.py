@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from semisam.branch import SemiSAM
-from semisam.errors import InputError
+from semisam.errors import InputError, SemisamWarning
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
 from semisam.names import CHECKPOINT, LOG, PREVIOUS
@@ -112,7 +113,9 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
     monkeypatch.undo()
     assert (folder / CHECKPOINT).exists() and (folder / PREVIOUS).exists()
     again = _trainer(folder)
-    again.fit()
+    told = pytest.warns(SemisamWarning, match="the newest checkpoint cannot be read")
+    with told if moment == "renamed" else contextlib.nullcontext():
+        again.fit()
     assert _equal(_state(whole), _state(again))
     assert not list(folder.glob(".*.tmp"))
 
