@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rows import write_rows
+
 HELD_OUT = 16
 PAPER = ["--protocol", "paper"]
 DEFAULT = ["--protocol", "default"]
@@ -131,10 +133,7 @@ def main() -> None:
                 known[tuple(str(row[k]) for k in key)] = row
                 rows = list(known.values())
                 print(*row.values(), flush=True)
-                with args.csv.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write_rows(args.csv, rows)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ likely in its inside. "5+5 points" are drawn at random in the label and near it,
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
 import time
@@ -28,6 +27,7 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 import torch
+from rows import write_rows
 from scipy import ndimage
 from skimage import segmentation
 
@@ -298,13 +298,6 @@ def table(name, kind, record):
     return rows
 
 
-def write(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -322,7 +315,7 @@ def main():
         for kind, volumes in kinds.items():
             record = measure(make, volumes, more, args.seed)
             rows += table(name, kind, record)
-    write(args.out, rows)
+    write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

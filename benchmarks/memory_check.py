@@ -9,7 +9,6 @@ the command's process.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from rows import write_rows
 
 _CHILD = """
 import resource, sys
@@ -72,10 +72,7 @@ def main():
             )
             print(rows[-1], flush=True)
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
+from rows import write_rows
 from speed_metrics import metrics_ratio
-from speed_steps import PUBLISHED, measure, write
+from speed_steps import PUBLISHED, measure
 
 
 def help_seconds(repeats=7):
@@ -50,8 +51,8 @@ def main():
         steps.append(measure(name, repeats=8, warmup=3))
         print(" ".join(f"{key} {value}" for key, value in steps[-1].items()), flush=True)
     if arguments.out is not None:
-        write(arguments.out, rows)
-        write(arguments.out.with_name("speed_steps.csv"), steps)
+        write_rows(arguments.out, rows)
+        write_rows(arguments.out.with_name("speed_steps.csv"), steps)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ import time
 from pathlib import Path
 
 import torch
+from rows import write_rows
 from speed_sam_med3d import plain_encode, published_size
-from speed_steps import write
 from torch.nn import functional as F
 
 from semisam.allocator import keep_memory
@@ -234,7 +234,7 @@ def main():
     }
     print(" ".join(f"{key} {value}" for key, value in row.items()))
     if arguments.out is not None:
-        write(arguments.out, [row])
+        write_rows(arguments.out, [row])
 
 
 if __name__ == "__main__":

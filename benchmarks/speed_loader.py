@@ -17,7 +17,6 @@ waits for its batches. ``memory``: how much one process grows while it makes bat
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from rows import write_rows
 from torch.utils.data import default_collate
 
 from semisam.data.la import FILE_NAME, LeftAtrium
@@ -205,10 +205,7 @@ def main():
         add("training on the CPU, step", seconds, "s")
         add("training on the CPU, waiting for batches", 100 * share, "%")
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

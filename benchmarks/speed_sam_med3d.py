@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from rows import write_rows
 
 from semisam.backends._sam_med3d.decoder import MaskDecoder
 from semisam.backends._sam_med3d.encoder import ImageEncoder
@@ -141,10 +141,7 @@ def main():
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
                 rows.append(row)
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

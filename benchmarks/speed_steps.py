@@ -17,7 +17,6 @@ precision that is timed.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import statistics
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import write_rows
 from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
 from torch.nn import functional as F
@@ -331,14 +331,7 @@ def main():
         rows.append(measure(name, arguments.repeats, arguments.warmup))
         print(" ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     if arguments.out is not None:
-        write(arguments.out, rows)
-
-
-def write(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

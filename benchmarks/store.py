@@ -9,7 +9,6 @@ bytes long, `result.json` and `settings.json` as long as real ones), one in a hu
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -17,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from rows import write_rows
 
 from semisam.config import RunSettings
 
@@ -96,10 +97,7 @@ def main():
             print(row, flush=True)
             rows.append(row)
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

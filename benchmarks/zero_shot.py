@@ -19,7 +19,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from classical_backends import load, measure, table, write
+from classical_backends import load, measure, table
+from rows import write_rows
 
 from semisam import plugins
 from semisam.cli.options import assignments
@@ -58,7 +59,7 @@ def main():
             lambda make=make, options=options: make(**options), volumes, True, args.seed
         )
         rows += table(shown, kind, record)
-    write(args.out, rows)
+    write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

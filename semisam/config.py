@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from semisam.errors import InputError
+from semisam.names import SETTINGS
 from semisam.protocols import DEFAULT, PROTOCOLS
 
 Options = dict[str, Any]
@@ -258,7 +259,7 @@ def read_settings(folder: Path) -> RunSettings:
     Raises:
         InputError: if there is none or it is not of a run.
     """
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     try:
         return RunSettings.model_validate_json(path.read_text())
     except (OSError, ValidationError) as error:

@@ -113,16 +113,24 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
     return parts, ranks
 
 
+def device_fault(name: str) -> str | None:
+    """Return why torch cannot use a device here; ``None``: it can."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
 def check_device(settings: RunSettings) -> torch.device:
     """Return the torch device, or refuse one that is not there or cannot run the precision."""
-    try:
-        device = torch.device(settings.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    fault = device_fault(settings.device)
+    if fault is not None:
         raise InputError(
-            f"--device must be one that torch can use here, got {settings.device} "
-            f"({str(error).splitlines()[0]}): use cpu, or leave it out"
-        ) from None
+            f"--device must be one that torch can use here, got {settings.device} ({fault}): use "
+            "cpu, or leave it out"
+        )
+    device = torch.device(settings.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise InputError(
             f"fp16 training needs a GPU, got the device {device}: use --precision bf16 or fp32"

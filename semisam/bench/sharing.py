@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def wait_for(
         state = read_progress(folder / PROGRESS)
         if state is not None:
             on_move({**state, "phase": f"another process, {state['phase']}"})
+
+
+def wait_idle(folders: Sequence[Path], seconds: float) -> None:
+    """Wait until no process is at work in any of these run folders, but not for ever."""
+    from filelock import FileLock, Timeout
+
+    deadline = time.monotonic() + seconds
+    for folder in folders:
+        if not (folder / LOCK).exists():
+            continue
+        try:
+            with FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic())):
+                pass
+        except Timeout:
+            return
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:

@@ -7,18 +7,18 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from semisam.errors import InUse, SemisamError, SemisamWarning
 from semisam.files import full_disk, is_full, write_json
-from semisam.names import LOCK
 
 if TYPE_CHECKING:
     from semisam.config import RunSettings
@@ -33,6 +33,37 @@ BUSY = 75
 """Exit codes: stopped with a checkpoint; the disk is full; another process executes the run."""
 
 _INTERVAL = 0.5
+
+
+def worker_command(folder: Path, *more: str) -> list[str]:
+    """Return the command that executes the run of a folder with this Python."""
+    return [sys.executable, "-m", "semisam.bench.worker", str(folder), *more]
+
+
+def attend(
+    process: subprocess.Popen[bytes],
+    stop: threading.Event,
+    poll: float,
+    look: Callable[[], None] = lambda: None,
+) -> int:
+    """Wait for a process that executes a run, end it if told to stop, and return its code.
+
+    Args:
+        process: of a `worker_command`.
+        stop: ends the run, which saves first.
+        poll: seconds between two looks.
+        look: called at every look.
+    """
+    told = False
+    while True:
+        try:
+            return process.wait(poll)
+        except subprocess.TimeoutExpired:
+            pass
+        if stop.is_set() and not told:
+            told = True
+            process.terminate()
+        look()
 
 
 class ProgressFile:
@@ -67,13 +98,15 @@ def main(
         parent: the process that started this one, whose end ends the run; ``None``: who it is now.
     """
     from semisam.allocator import keep_memory
-    from semisam.bench.sharing import in_use
+    from semisam.bench.sharing import in_use, wait_idle
     from semisam.run import execute
     from semisam.trainer import Interrupted
 
     keep_memory()
     _end_with_parent(os.getppid() if parent is None else parent)
-    _wait_for(folder, wait)
+    if wait > 0:
+        # A run that lost its parent finishes the step in hand and saves before it ends.
+        wait_idle([folder], wait)
     if in_use(folder):
         return BUSY
     for name in (ERROR, NOTES):
@@ -125,20 +158,6 @@ def _failed(folder: Path, reason: str, code: int) -> int:
     with contextlib.suppress(OSError):
         write_json(folder / ERROR, {"error": reason})
     return code
-
-
-def _wait_for(folder: Path, seconds: float) -> None:
-    """Wait, but not for ever, until no other process is at work in the folder.
-
-    One that lost its parent finishes the step in hand and saves before it ends. Whether the folder
-    is free in the end, the run itself finds out.
-    """
-    from filelock import FileLock, Timeout
-
-    if seconds <= 0 or not (folder / LOCK).exists():
-        return
-    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=seconds):
-        pass
 
 
 def _settings(folder: Path, device: str | None) -> RunSettings:

@@ -128,18 +128,16 @@ def _refuse_idle(name: str, own: dict[str, Any]) -> None:
 
 def _check_devices(devices: list[str]) -> None:
     """Refuse a device that is not there before a run finds it missing."""
-    import torch
-
     from semisam.errors import InputError
+    from semisam.preflight import device_fault
 
     for device in devices:
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
+        fault = device_fault(device)
+        if fault is not None:
             raise InputError(
-                f"--device must name devices that torch can use here, got {device} "
-                f"({str(error).splitlines()[0]}): use cpu, or leave it out"
-            ) from None
+                f"--device must name devices that torch can use here, got {device} ({fault}): use "
+                "cpu, or leave it out"
+            )
 
 
 def _one_device(name: str, devices: list[str]) -> str:

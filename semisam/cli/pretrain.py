@@ -76,16 +76,16 @@ def _device(name: str | None) -> Any:
     import torch
 
     from semisam.errors import InputError
+    from semisam.preflight import device_fault
 
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    fault = device_fault(device)
+    if fault is not None:
         raise InputError(
-            f"--device must be one that torch can use here, got {name!r} "
-            f"({str(error).splitlines()[0]}): try --device cpu"
-        ) from error
-    return device
+            f"--device must be one that torch can use here, got {name!r} ({fault}): try "
+            "--device cpu"
+        )
+    return torch.device(device)
 
 
 def _scores(figures: Any) -> str:

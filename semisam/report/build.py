@@ -14,7 +14,7 @@ from semisam.report.page import Group, Section, render
 from semisam.report.pictures import pictures
 from semisam.report.runs import Bench, Part, read_bench
 from semisam.report.scores import ABOUT_CASES, by_case, dice_against_labels
-from semisam.report.style import Gallery, Look, looks, styled
+from semisam.report.style import Gallery, Look, Made, looks, styled
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -151,14 +151,25 @@ def _merged(groups: list[Group]) -> list[Group]:
     return found
 
 
-def _training(making: _Making, logs: Logs) -> Section:
+def _logged(
+    making: _Making,
+    what: str,
+    stem: str,
+    logs: Logs,
+    draw: Callable[[Logs, Part, int, Mapping[str, Look], Gallery, str], list[Made]],
+) -> list[Group]:
+    """Return what is drawn of the logs of each part and number of labels, where there is any."""
     groups = []
-    for number, part, labels, step in _each(making, "drawing training curves"):
-        name = f"training-{number}-n{labels}"
-        made = training_curves(logs, part, labels, making.look, making.gallery, name)
+    for number, part, labels, step in _each(making, what):
+        made = draw(logs, part, labels, making.look, making.gallery, f"{stem}-{number}-n{labels}")
         if made:
             groups.append(Group(_title(making, part, labels), made))
         step()
+    return groups
+
+
+def _training(making: _Making, logs: Logs) -> Section:
+    groups = _logged(making, "drawing training curves", "training", logs, training_curves)
     lines = [
         f"{log.damaged} line{'s' * (log.damaged > 1)} of the log of {_folder(making, run)} could "
         "not be read and were passed over."
@@ -178,13 +189,7 @@ def _folder(making: _Making, run: str) -> str:
 
 
 def _quality(making: _Making, logs: Logs) -> Section:
-    groups = []
-    for number, part, labels, step in _each(making, "drawing SAM's answers"):
-        name = f"sam-{number}-n{labels}"
-        made = sam_quality(logs, part, labels, making.look, making.gallery, name)
-        if made:
-            groups.append(Group(_title(making, part, labels), made))
-        step()
+    groups = _logged(making, "drawing SAM's answers", "sam", logs, sam_quality)
     lines = [
         "SAM is asked about labeled rows too, only to be measured; nothing of it enters the loss."
     ]

@@ -24,7 +24,7 @@ from semisam.bench.tables import Section, method_name, paper_rows, sections
 from semisam.bench.worker import ERROR
 from semisam.config import RunSettings, read_settings
 from semisam.errors import InputError
-from semisam.names import CASES, LOG, RESULT
+from semisam.names import CASES, LOG, RESULT, SETTINGS
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def read_log(run: RunFolder) -> Log:
 
 def _run_folders(folder: Path) -> list[Path]:
     """Return the run folders: of a bench, of a folder of runs, or the folder itself."""
-    marks = (RESULT, "settings.json")
+    marks = (RESULT, SETTINGS)
     if any((folder / mark).is_file() for mark in marks):
         return [folder]
     for parent in (folder / "runs", folder):

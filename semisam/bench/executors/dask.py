@@ -17,6 +17,7 @@ from distributed import Client, KilledWorker
 from semisam.bench.executors import dask_task
 from semisam.bench.executors.contract import Display, Outcome
 from semisam.bench.executors.runs import (
+    PATIENCE,
     POLL,
     Watch,
     checkpoint_stamp,
@@ -24,10 +25,10 @@ from semisam.bench.executors.runs import (
     is_finished,
     judge,
     prepare,
-    wait_idle,
     wait_shown,
 )
 from semisam.bench.grid import Run
+from semisam.bench.sharing import wait_idle
 from semisam.bench.worker import INTERRUPTED
 from semisam.errors import InputError
 
@@ -122,7 +123,7 @@ class Dask:
             left = [run for run in todo if run.name not in outcomes]
             self._client.cancel([tasks[run.name] for run in left if run.name in tasks], force=True)
             time.sleep(2 * POLL)  # the workers hear of it
-            wait_idle([folder / run.name for run in left])
+            wait_idle([folder / run.name for run in left], PATIENCE)
             for run in left:
                 end(judge(run, folder / run.name, INTERRUPTED))
         finally:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from distributed import WorkerPlugin, get_worker
 
-from semisam.bench.worker import LOG
+from semisam.bench.worker import LOG, attend, worker_command
+from semisam.names import SETTINGS
 
 RESOURCE = "semisam"
 """What a worker of the grid's own cluster has one of, so that it executes one run at a time."""
@@ -65,7 +65,7 @@ def execute(folder: str, cwd: str, device: str) -> int:
     """
     worker = get_worker()
     place = Path(folder)
-    if not (place / "settings.json").is_file():
+    if not (place / SETTINGS).is_file():
         return NO_FOLDER
     plugin = worker.plugins[StopRuns.name]
     unwanted = plugin.unwanted.get(str(worker.get_current_task()), threading.Event())
@@ -73,23 +73,14 @@ def execute(folder: str, cwd: str, device: str) -> int:
     if RESOURCE in worker.state.total_resources:
         # Dask gives its processes one thread for arithmetic, for tasks that share the worker.
         environment["OMP_NUM_THREADS"] = str(worker.state.nthreads)
-    module = [sys.executable, "-m", "semisam.bench.worker", folder]
     options = [f"--wait={_WAIT}", f"--device={device}", f"--parent={os.getpid()}"]
     with (place / LOG).open("ab") as log:
         process = subprocess.Popen(
-            [*module, *options],
+            worker_command(place, *options),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
             cwd=cwd if Path(cwd).is_dir() else None,
         )
-        told = False
-        while True:
-            try:
-                return process.wait(_POLL)
-            except subprocess.TimeoutExpired:
-                pass
-            if unwanted.is_set() and not told:
-                told = True
-                process.terminate()
+        return attend(process, unwanted, _POLL)

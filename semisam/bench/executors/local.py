@@ -21,11 +21,10 @@ from semisam.bench.executors.runs import (
     is_finished,
     judge,
     prepare,
-    worker_command,
 )
 from semisam.bench.grid import Run
 from semisam.bench.sharing import in_use, read_progress, wait_for
-from semisam.bench.worker import BUSY, LOG, PROGRESS
+from semisam.bench.worker import BUSY, LOG, PROGRESS, attend, worker_command
 from semisam.files import full_disk, is_full
 
 
@@ -118,6 +117,12 @@ class Local:
             # Jobs share the cores; without this each would start a thread per core.
             share = max(1, (os.cpu_count() or 1) // self.jobs)
             environment.setdefault("OMP_NUM_THREADS", str(share))
+
+        def look() -> None:
+            state = read_progress(folder / PROGRESS)
+            if state is not None:
+                display.moved(run, state)
+
         with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 worker_command(folder, f"--parent={os.getpid()}"),
@@ -126,15 +131,4 @@ class Local:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-            told = False
-            while True:
-                try:
-                    return process.wait(POLL)
-                except subprocess.TimeoutExpired:
-                    pass
-                if stop.is_set() and not told:
-                    told = True
-                    process.terminate()
-                state = read_progress(folder / PROGRESS)
-                if state is not None:
-                    display.moved(run, state)
+            return attend(process, stop, POLL, look)

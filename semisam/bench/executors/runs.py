@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from semisam.bench.executors.contract import Display, Outcome, Status
 from semisam.bench.grid import Run
@@ -16,7 +12,7 @@ from semisam.bench.store import read_result
 from semisam.bench.worker import BUSY, ERROR, FULL, INTERRUPTED, LOG, NOTES, PROGRESS
 from semisam.errors import InputError
 from semisam.files import full_disk, write_json
-from semisam.names import CHECKPOINT, LOCK, RESULT, SETTINGS
+from semisam.names import CHECKPOINT, RESULT, SETTINGS
 
 POLL = 0.25
 """Seconds between two looks at the progress of runs."""
@@ -36,11 +32,6 @@ def prepare(run: Run, folder: Path) -> None:
     write_json(folder / SETTINGS, run.settings.model_dump(mode="json"))
     for name in (ERROR, PROGRESS):  # of an earlier attempt
         (folder / name).unlink(missing_ok=True)
-
-
-def worker_command(folder: Path, *more: str) -> list[str]:
-    """Return the command that executes the run of a folder with this Python."""
-    return [sys.executable, "-m", "semisam.bench.worker", str(folder), *more]
 
 
 def is_finished(folder: Path) -> bool:
@@ -107,19 +98,6 @@ def wait_shown(folder: Path, seconds: float = SHARED) -> None:
     while not (is_finished(folder) or (folder / ERROR).exists()) and time.monotonic() < deadline:
         time.sleep(POLL)
         list(folder.iterdir())  # a network file system looks again
-
-
-def wait_idle(folders: Sequence[Path], seconds: float = PATIENCE) -> None:
-    """Wait until no process is at work in any of these run folders, but not for ever."""
-    deadline = time.monotonic() + seconds
-    for folder in folders:
-        if not (folder / LOCK).exists():
-            continue
-        try:
-            with FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic())):
-                pass
-        except Timeout:
-            return
 
 
 class Watch:

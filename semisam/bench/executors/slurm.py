@@ -23,12 +23,11 @@ from semisam.bench.executors.runs import (
     finished,
     is_finished,
     prepare,
-    wait_idle,
     wait_shown,
-    worker_command,
 )
 from semisam.bench.grid import Run
-from semisam.bench.worker import LOG
+from semisam.bench.sharing import wait_idle
+from semisam.bench.worker import LOG, worker_command
 from semisam.errors import InputError, SemisamError
 
 _SCRIPT = Path(__file__).with_name("slurm_job.sh")
