@@ -46,6 +46,8 @@ class RunSettings(BaseModel):
         allow_accumulation: halve that number where the memory does not suffice.
         ranks: processes that share the run, each with its rows of every batch; ``None``: one.
         sync_batchnorm: BatchNorm's statistics are of all ranks' rows; else a rank's own.
+        norm_batches: training batches from which BatchNorm's statistics are taken afresh after the
+            last iteration; 0 or ``None``: the running averages of training stay.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -86,6 +88,7 @@ class RunSettings(BaseModel):
     allow_accumulation: bool | None = None
     ranks: int | None = Field(default=None, ge=2)
     sync_batchnorm: bool | None = None
+    norm_batches: int | None = Field(default=None, ge=0)
 
     device: str = "cpu"
     checkpoint_every: int = Field(default=100, ge=1)
@@ -111,7 +114,7 @@ _NOT_IDENTITY = {"data", "device", "checkpoint_every", "save_predictions"}
 # Added after the first results: where it is not set, a run is the one that it was before.
 _LATER = {
     *("labeled_rows", "sam_control"),
-    *("micro_batch", "allow_accumulation", "ranks", "sync_batchnorm"),
+    *("micro_batch", "allow_accumulation", "ranks", "sync_batchnorm", "norm_batches"),
 }
 
 
@@ -171,6 +174,7 @@ def _prescribed(protocol: str, method: str, *, own_patch: bool) -> Options:
 _PRESCRIBABLE = (
     *("iterations", "patch", "batch", "labeled_rows", "augment", "lr", "lr_step", "momentum"),
     *("weight_decay", "clip", "precision", "stride", "largest_component", "micro_batch"),
+    "norm_batches",
 )
 # Of the branch, so without a meaning for a bare run.
 _PRESCRIBABLE_FOR_SAM = ("prompter",)

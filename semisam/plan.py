@@ -27,6 +27,8 @@ class Plan:
             of rows), are then of a micro-batch.
         allow_accumulation: a step that does not fit into memory is taken again in twice as many
             parts, and so are those after it; once in a run.
+        norm_batches: batches from which BatchNorm's statistics are taken afresh after the last
+            step (see `semisam.batchnorm`); 0: the running averages stay.
     """
 
     iterations: int = 6000
@@ -41,6 +43,7 @@ class Plan:
     checkpoint_every: int = 100
     parts: int = 1
     allow_accumulation: bool = False
+    norm_batches: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

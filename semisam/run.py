@@ -211,6 +211,7 @@ def train(
             checkpoint_every=settings.checkpoint_every,
             parts=parts,
             allow_accumulation=bool(settings.allow_accumulation),
+            norm_batches=settings.norm_batches or 0,
         ),
         folder,
         prefetch=Prefetcher,

@@ -21,7 +21,9 @@ from semisam.accumulation import (
     micro_batches,
     out_of_memory,
 )
+from semisam.batchnorm import renew_statistics
 from semisam.checkpoint import TrainLog, load_checkpoint, save_checkpoint
+from semisam.convolution import speed_up
 from semisam.distributed import ALONE, Group, Share, sharing
 from semisam.errors import InputError, SemisamError
 from semisam.framework import Framework
@@ -29,7 +31,6 @@ from semisam.plan import Plan, Summary
 from semisam.precision import autocast, to_channels_last
 from semisam.schedules import step_decay
 from semisam.seeding import derive_seed
-from semisam.shallow import guard_shallow
 from semisam.signals import deferred_interrupt
 from semisam.types import Batch, Clock
 
@@ -62,6 +63,8 @@ class Interrupted(SemisamError):
 class Trainer:
     """Trains a Framework in a folder, resuming from what lies there.
 
+    After the last step it may take BatchNorm's statistics afresh (`Plan.norm_batches`).
+
     The folder receives ``checkpoint.pt`` (and the one before it), ``train.jsonl`` with every loss
     of every step, and TensorBoard events where tensorboard is installed. Batches, dropout, noise
     and prompts are functions of (seed, step), so a run that was killed anywhere and started again
@@ -93,7 +96,7 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
-        guard_shallow(self.framework)
+        speed_up(self.framework)
         for module in framework.modules():
             # In place, and only weights of convolutions in three dimensions have the format.
             for parameter in module.parameters(recurse=False):
@@ -157,7 +160,30 @@ class Trainer:
                     on_step(done, figures)
                 if stop and not last:
                     raise Interrupted(done)
+            self._renew_norms()
         return Summary(self._seconds, self._waited, self._means(), self.accumulated)
+
+    def _renew_norms(self) -> None:
+        """Take BatchNorm's statistics from the batches that would have come next.
+
+        No checkpoint holds them: a run that is killed here takes them again from its last one.
+        """
+        first, count = self.plan.iterations, self.plan.norm_batches
+        if not count:
+            return
+        began = time.perf_counter()
+
+        def images() -> Iterator[torch.Tensor]:
+            for step in range(first, first + count):
+                for rows in micro_batches(self._batches.batch(step), self.parts):
+                    yield self._to_device(rows).image
+
+        with (
+            sharing(self._seeded_share(first, 0)),
+            autocast(self.device, self.plan.precision),
+        ):
+            renew_statistics(self.framework, images(), self.framework)
+        self._seconds += time.perf_counter() - began
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """Make one optimizer step and return its losses and figures for the log."""

@@ -94,6 +94,12 @@ _OPTIONS = (
     click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
     click.option("--lr-step", type=int, help="Iterations between divisions of it by ten (2500)."),
     click.option("--clip", type=float, help="Maximal gradient norm (no clipping)."),
+    click.option(
+        "--norm-batches",
+        type=int,
+        help="Batches for BatchNorm's statistics after training; 0: running averages (16, or 0 "
+        "with paper and published).",
+    ),
     click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="(bf16)"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one)."),
     click.option("--stride", type=Size(), help="Test window's stride (18/18/4 at 112/112/80)."),

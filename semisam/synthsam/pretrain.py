@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from semisam.checkpoint import load_checkpoint, save_checkpoint
+from semisam.convolution import speed_up
 from semisam.errors import InputError
 from semisam.files import replace_file
 from semisam.seeding import derive_seed
-from semisam.shallow import guard_shallow
 from semisam.synthsam.generator import MIN_SIZE, Volume, draw_volume
 from semisam.synthsam.network import SynthSAMNet, to_subvoxels
 from semisam.synthsam.prompts import STRIDE
@@ -116,7 +116,7 @@ class Pretraining:
         if initial is not None:
             self.net.load_state_dict(dict(initial))
         self.net.to(device)
-        guard_shallow(self.net)
+        speed_up(self.net)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True
