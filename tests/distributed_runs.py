@@ -34,7 +34,9 @@ from semisam.testing import random_batch, tiny_builder
 from semisam.trainer import Interrupted, Plan, Trainer
 from semisam.types import Batch
 
-PLAN = Plan(iterations=2, checkpoint_every=9, lr_step=1, precision="fp32", seed=4, clip=5.0)
+PLAN = Plan(
+    iterations=2, checkpoint_every=9, lr_step=1, precision="fp32", seed=4, clip=5.0, norm_batches=2
+)
 # Method, options, labeled and unlabeled rows, the branch, micro-batches. The branch is None, a
 # protocol's name, or options of a branch whose prompter passes over some rows.
 CASES = {
