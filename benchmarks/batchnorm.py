@@ -1,0 +1,72 @@
+"""What trained runs reach with BatchNorm's running averages and with statistics taken afresh.
+
+    python benchmarks/batchnorm.py RUN... --out benchmarks/results/batchnorm.csv
+
+Runs trained with ``--norm-batches 0``. Each is scored on the first ``--cases`` of its test cases,
+with windows half a patch apart, as it was saved and after `renew_statistics` from so many batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rows import write_rows
+
+from semisam.batchnorm import renew_statistics
+from semisam.convolution import speed_up
+from semisam.data.sampling import BatchSource
+from semisam.evaluation import evaluate, summarise
+from semisam.precision import autocast, to_channels_last
+from semisam.run import load_run, prepare
+
+COUNTS = (0, 4, 16, 64)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--cases", type=int, default=8)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    rows = []
+    for folder in args.runs:
+        settings, method, _ = load_run(folder)
+        speed_up(method)
+        bare = settings.model_copy(update={"sam": "none", "sam_control": None})
+        run = prepare(bare, lambda *told: None)
+        store, patch = run.store, settings.patch
+        source = BatchSource(
+            *(store, store.labeled, store.unlabeled, run.plan, patch),
+            seed=settings.seed,
+            augment=settings.augment,
+        )
+        first = settings.iterations
+        for count in COUNTS:
+            images = (to_channels_last(source.batch(first + n).image) for n in range(count))
+            if count:
+                with autocast(device, settings.precision):
+                    renew_statistics(method, images, method)
+            found = evaluate(
+                *(method, store, store.test[: args.cases], patch, tuple(n // 2 for n in patch)),
+                device=device,
+                precision=settings.precision,
+            )
+            scores = summarise(found)
+            row = {
+                "run": folder.name,
+                "norm_batches": count,
+                "cases": len(store.test[: args.cases]),
+                "dice": f"{100 * scores['dice']:.2f}",
+                "empty": scores["empty_predictions"],
+            }
+            print(*row.values(), flush=True)
+            rows.append(row)
+            write_rows(args.out, rows)
+
+
+if __name__ == "__main__":
+    main()
