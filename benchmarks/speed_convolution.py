@@ -3,7 +3,8 @@
     python benchmarks/speed_convolution.py --out benchmarks/results/speed_convolution.csv
 
 The same network, image and random numbers; processor time on one thread, medians over
-``--repeats``. ``weights_equal`` says whether every gradient but those of biases is the same bit for bit.
+``--repeats``. ``weights_equal`` says whether every gradient but those of biases is the
+same bit for bit.
 """
 
 from __future__ import annotations

@@ -158,7 +158,10 @@ def test_settings_of_before_keep_their_identity():
     """The hash of a run is what result stores and folder names hold."""
     paper = make_settings({"labels": 2, "method": "mt", "protocol": "paper"})
     assert paper.identity("d") == "8fa08f2abdbb"
-    assert make_settings({"labels": 2, "method": "mt"}).identity("d") == "a94cd4a18cc8"
+    running = make_settings({"labels": 2, "method": "mt", "norm_batches": None})
+    assert running.identity("d") == "a94cd4a18cc8"
+    # The default has another result since it takes BatchNorm's statistics afresh.
+    assert make_settings({"labels": 2, "method": "mt"}).identity("d") == "ba3bce62c65c"
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_once(tmp_path):
@@ -290,7 +293,8 @@ def test_a_real_limit_on_memory(tmp_path):
 
     half, whole = map(int, run(0))
     assert whole - half > 200_000, "between the two there is no room for a limit"
-    done = run((half + whole) // 2 * 1024)
+    # Freed memory lies in pieces, so the halves need somewhat more than they do alone.
+    done = run((half + 3 * whole) // 4 * 1024)
     accumulated, refused = done
     assert "must fit into memory, got 4 rows of 64x64x64" in refused
     assert accumulated == "accumulated True"
