@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
@@ -30,11 +29,3 @@ def keep_memory() -> bool:
         return False
     options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
     return all([mallopt(option, value) == 1 for option, value in options])
-
-
-def give_back_memory() -> None:
-    """Return what is free to the system, where the C library can: for a step that did not fit."""
-    if not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

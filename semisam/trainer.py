@@ -21,7 +21,6 @@ from semisam.accumulation import (
     micro_batches,
     out_of_memory,
 )
-from semisam.allocator import give_back_memory
 from semisam.batchnorm import renew_statistics
 from semisam.checkpoint import TrainLog, load_checkpoint, save_checkpoint
 from semisam.convolution import speed_up
@@ -229,7 +228,6 @@ class Trainer:
             failure = out_of_memory(error, batch, self.parts, allowed=allowed)
         # The error is let go of by now, and with it the activations that its traceback holds.
         self.optimizer.zero_grad(set_to_none=True)
-        give_back_memory()
         if before is None:
             raise failure
         before.restore(self.framework)

@@ -293,8 +293,7 @@ def test_a_real_limit_on_memory(tmp_path):
 
     half, whole = map(int, run(0))
     assert whole - half > 200_000, "between the two there is no room for a limit"
-    # Freed memory lies in pieces, so the halves need somewhat more than they do alone.
-    done = run((half + 3 * whole) // 4 * 1024)
+    done = run((half + whole) // 2 * 1024)
     accumulated, refused = done
     assert "must fit into memory, got 4 rows of 64x64x64" in refused
     assert accumulated == "accumulated True"

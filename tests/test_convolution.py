@@ -122,12 +122,14 @@ def test_gradients_of_gradients(name):
     found = []
     for _ in range(2):
         conv.zero_grad()
-        (of_image,) = torch.autograd.grad(conv(image).square().sum(), image, create_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = conv(image).float()
+        (of_image,) = torch.autograd.grad(output.square().sum(), image, create_graph=True)
         of_image.square().sum().backward()
         found.append((conv.weight.grad.clone(), conv.bias.grad.clone()))
         speed_up(conv)
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(ours, theirs, rtol=3e-2, atol=0.3)
 
 
 def test_float64_stays_itself_under_autocast():
@@ -141,5 +143,6 @@ def test_a_frozen_network_with_a_trained_bias():
     conv = nn.Conv3d(2, 2, 2, stride=2)
     conv.weight.requires_grad_(False)
     speed_up(conv)
-    conv(torch.randn(1, 2, 4, 4, 4)).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(torch.randn(1, 2, 4, 4, 4)).sum().backward()
     torch.testing.assert_close(conv.bias.grad, torch.full((2,), 8.0))
