@@ -4,8 +4,7 @@ Two faults of PyTorch's own (seen with 2.13 and oneDNN's kernels) are kept away 
 
 - **The gradient of the bias costs more than the other two.** Asked for all three gradients at
   once, ``convolution_backward`` takes a slow way for kernels with a stride and for transposed
-  ones: 360 ms in the place of 80 ms for a V-Net's first downsampling at 128^3. The gradient of a
-  bias is a sum, and is taken as one.
+  ones (``benchmarks/speed_convolution.py``). The gradient of a bias is a sum, and is taken as one.
 - **Few slices.** On CPUs that compute in bfloat16 without AMX, oneDNN's kernel for the gradient of
   the weights (``jit_bf16:avx512_core_bf16``) reads memory that nobody has written where the
   padding on either side reaches over the whole first axis: two slices under a 3x3x3 kernel, three
@@ -37,18 +36,15 @@ class FastConv3d(nn.Conv3d):
         return output.to(torch.get_autocast_dtype(kind))
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if bias is None or self.padding_mode != "zeros" or not _trains(input, bias):
-            return self._as_pytorch(input, weight, bias)
-        if isinstance(self.padding, str):  # "same" may pad one side more
-            return self._as_pytorch(input, weight, bias)
+        # "same" may pad one side more than the other.
+        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if bias is None or not plain or not _trains(input, bias):
+            output: Tensor = super()._conv_forward(input, weight, bias)
+            return output
         return _convolution(
             *(input, weight, bias, self.stride, self.padding, self.dilation),
             *(False, (0,) * len(self.stride), self.groups),
         )
-
-    def _as_pytorch(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        output: Tensor = super()._conv_forward(input, weight, bias)
-        return output
 
     def _is_shallow(self, input: Tensor) -> bool:
         padding = self.padding if isinstance(self.padding, tuple) else self.kernel_size

@@ -129,7 +129,7 @@ def test_gradients_of_gradients(name):
         found.append((conv.weight.grad.clone(), conv.bias.grad.clone()))
         speed_up(conv)
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=3e-2, atol=0.3)
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
 
 
 def test_float64_stays_itself_under_autocast():
