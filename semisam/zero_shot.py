@@ -5,7 +5,10 @@ say so. Nothing here is reachable from training.
 
 References:
     Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric medical
-    images." 2023. https://arxiv.org/abs/2310.15161 (the clicks)
+    images." 2023. https://arxiv.org/abs/2310.15161 (the clicks, and what a model is told of those
+    before: ``validation.py`` of the authors' code, whose default is ``published`` here)
+    Sofiiuk, Petrov, Konushin. "Reviving iterative training with mask guidance for interactive
+    segmentation." ICIP 2022. https://arxiv.org/abs/2102.06583 (the first two of them)
     Zhang et al. SemiSAM, Table I. https://arxiv.org/abs/2312.06316
 """
 
@@ -14,8 +17,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+import edt
 import numpy as np
 import pandas as pd
 import torch
@@ -28,8 +32,12 @@ from semisam.seeding import derive_seed
 from semisam.types import Prompt
 
 Bools = NDArray[np.bool_]
+Clicks = Literal["published", "random"]
+Memory = Literal["clicks", "mask", "both"]
+Click = tuple[tuple[int, ...], int]
 
 NOTE = "clicks simulated from the truth of the test cases"
+_DEEP = 2  # clicks of a dialogue that SAM-Med3D's evaluation draws from the inside of the error
 
 
 @dataclass(frozen=True)
@@ -54,25 +62,33 @@ PAPER = (
 )
 
 
-def next_click(
-    truth: Bools, answer: Bools, rng: np.random.Generator
-) -> tuple[tuple[int, ...], int] | None:
-    """Return the next simulated click as SAM-Med3D draws it, or ``None`` where nothing is wrong.
+def random_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
+    """Return a click drawn uniformly from all that is wrong, missed and surplus together.
 
-    A voxel drawn uniformly from all that is wrong, missed and surplus together; its sign is the
-    truth at that voxel. Against an empty answer that is a voxel of the target.
+    Its sign is the truth at that voxel. Against an empty answer that is a voxel of the target.
 
     Args:
         truth: ``(*S)``.
         answer: ``(*S)``, the model's last one; empty before the first click.
         rng: the source of randomness.
+
+    Returns:
+        The voxel and its sign, 1 for foreground; ``None`` where nothing is wrong.
     """
-    wrong = np.flatnonzero(truth != answer)
-    if not len(wrong):
-        return None
-    at = int(wrong[rng.integers(len(wrong))])
-    point = tuple(int(i) for i in np.unravel_index(at, truth.shape))
-    return point, int(truth.flat[at])
+    return _draw(truth, truth != answer, rng)
+
+
+def deep_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
+    """Return a click drawn from the inside of whichever error is deeper, the missed or the surplus.
+
+    From where that error is more than half as deep as at its deepest voxel. Arguments and result
+    are those of `random_click`.
+    """
+    depths = [_depth(error) for error in (truth & ~answer, answer & ~truth)]
+    missed, surplus = (float(depth.max()) for depth in depths)
+    # A tie goes to the surplus, as published.
+    depth = depths[0] if missed > surplus else depths[1]
+    return _draw(truth, depth > max(missed, surplus) / 2, rng)
 
 
 def interact(
@@ -81,12 +97,15 @@ def interact(
     truth: Bools,
     counts: Sequence[int],
     rng: np.random.Generator,
+    clicks: Clicks = "published",
 ) -> list[tuple[int, Bools, float, float]]:
     """Ask a backend click by click about one target of one volume.
 
-    The image is encoded once and all clicks made so far are given each time. A backend that works
-    slice by slice (it has a ``slice_axis``) gets a click on every slice that holds the target,
-    which is the paper's "N points".
+    The image is encoded once. Each time the backend is given what it was trained to be given, which
+    its attribute ``memory`` tells: all the clicks so far (``clicks``, where it has none), the
+    newest one and its own last answer as the mask prompt (``mask``), or all of these (``both``). A
+    backend that works slice by slice (it has a ``slice_axis``) gets a click on every slice that
+    holds the target, which is the paper's "N points".
 
     Args:
         backend: any promptable segmenter.
@@ -94,6 +113,8 @@ def interact(
         truth: ``(*S)``, not empty.
         counts: numbers of clicks at which the answer is wanted, ascending.
         rng: of the clicks.
+        clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
+            and `random_click` always where it goes slice by slice; ``random``: that everywhere.
 
     Returns:
         Per count: the count, the answer ``(*S)``, and the seconds of encoding and answering.
@@ -102,22 +123,30 @@ def interact(
     embedding = backend.encode(image)
     encoding = time.perf_counter() - began
     axis = getattr(backend, "slice_axis", None)
+    memory: Memory = getattr(backend, "memory", "clicks")
     planes = _planes(truth, axis)
+    deep = _DEEP if clicks == "published" and axis is None else 0
     answer = np.zeros_like(truth)
+    mask: torch.Tensor | None = None
     points: list[tuple[int, ...]] = []
     labels: list[int] = []
-    found = []
+    found, answering = [], 0.0
     for count in range(1, max(counts) + 1):
-        for plane in planes:
-            click = next_click(truth[plane], answer[plane], rng)
-            if click is not None:
-                points.append(_whole(click[0], plane))
-                labels.append(click[1])
-        began = time.perf_counter()
-        prompt = Prompt(points=torch.tensor(points), labels=torch.tensor(labels))
-        answer = backend.segment(embedding, prompt).cpu().numpy() > 0
+        draw = deep_click if count <= deep else random_click
+        made = [(draw(truth[plane], answer[plane], rng), plane) for plane in planes]
+        new = [(_whole(click[0], plane), click[1]) for click, plane in made if click is not None]
+        if new:
+            kept = 0 if memory == "mask" else len(points)
+            points = points[:kept] + [point for point, _ in new]
+            labels = labels[:kept] + [label for _, label in new]
+            prompt = Prompt(torch.tensor(points), torch.tensor(labels), mask=mask)
+            began = time.perf_counter()
+            logits = backend.segment(embedding, prompt)
+            answer = logits.cpu().numpy() > 0
+            answering = time.perf_counter() - began
+            mask = None if memory == "clicks" else logits.sigmoid()
         if count in counts:
-            found.append((count, answer, encoding, time.perf_counter() - began))
+            found.append((count, answer, encoding, answering))
     return found
 
 
@@ -127,6 +156,7 @@ def run(
     counts: Sequence[int],
     seeds: Sequence[int],
     on_volume: Callable[[int, int], None] | None = None,
+    clicks: Clicks = "published",
 ) -> pd.DataFrame:
     """Ask every backend about every test case.
 
@@ -139,6 +169,7 @@ def run(
         counts: numbers of clicks.
         seeds: of the clicks.
         on_volume: called with (volumes done, volumes in all).
+        clicks: how they are drawn; see `interact`.
 
     Returns:
         One row per backend, seed, case, class and count; a class that a case lacks is left out.
@@ -155,7 +186,8 @@ def run(
                     if not truth.any():
                         continue
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
-                    asked = interact(backend, torch.tensor(image.array), truth, counts, rng)
+                    volume = torch.tensor(image.array)
+                    asked = interact(backend, volume, truth, counts, rng, clicks)
                     for count, answer, encoding, answering in asked:
                         scores = evaluate_mask(answer, truth, image.geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
@@ -168,7 +200,9 @@ def run(
     return pd.DataFrame(rows)
 
 
-def summary(cases: pd.DataFrame, slices: Sequence[str] = ()) -> pd.DataFrame:
+def summary(
+    cases: pd.DataFrame, slices: Sequence[str] = (), clicks: Clicks = "published"
+) -> pd.DataFrame:
     """Return mean and SD over cases per backend and number of clicks, in percent.
 
     A case's value is its mean over classes and seeds. Seconds are medians.
@@ -176,6 +210,7 @@ def summary(cases: pd.DataFrame, slices: Sequence[str] = ()) -> pd.DataFrame:
     Args:
         cases: what `run` returns.
         slices: backends that got their clicks on every slice; their counts are shown as "5N".
+        clicks: how they were drawn.
     """
     rows: list[dict[str, Any]] = []
     for (backend, count), group in cases.groupby(["backend", "points"], sort=False):
@@ -191,6 +226,7 @@ def summary(cases: pd.DataFrame, slices: Sequence[str] = ()) -> pd.DataFrame:
         row["seeds"] = group["seed"].nunique()
         row["encode_seconds"] = group["encode_seconds"].median()
         row["answer_seconds"] = group["answer_seconds"].median()
+        row["clicks"] = clicks
         row["prompts"] = NOTE
         rows.append(row)
     return pd.DataFrame(rows)
@@ -200,6 +236,21 @@ def paper_rows() -> pd.DataFrame:
     """Return the paper's rows in the shape of `summary`."""
     source = "SemiSAM paper, Table I (full resolution, 128^3 crop)"
     return pd.DataFrame([{**asdict(row), "source": source} for row in PAPER])
+
+
+def _draw(truth: Bools, where: Bools, rng: np.random.Generator) -> Click | None:
+    """Return a voxel of ``where`` and its sign."""
+    found = np.flatnonzero(where)
+    if not len(found):
+        return None
+    at = int(found[rng.integers(len(found))])
+    return tuple(int(i) for i in np.unravel_index(at, truth.shape)), int(truth.flat[at])
+
+
+def _depth(error: Bools) -> NDArray[np.float32]:
+    """Return how far from what is right each voxel is, beyond the volume's border included."""
+    depth: NDArray[np.float32] = edt.edt(np.ascontiguousarray(error), black_border=True)
+    return depth
 
 
 def _planes(truth: Bools, axis: int | None) -> list[tuple[Any, ...]]:

@@ -42,18 +42,85 @@ def _truth():
     return truth
 
 
-def test_clicks_lie_where_the_answer_is_wrong_and_their_sign_is_the_truth():
+@pytest.mark.parametrize("draw", [zero_shot.random_click, zero_shot.deep_click])
+def test_clicks_lie_where_the_answer_is_wrong_and_their_sign_is_the_truth(draw):
     truth, rng = _truth(), np.random.default_rng(0)
     answer = np.roll(truth, 2, axis=0)
-    seen = set()
     for _ in range(50):
-        point, label = zero_shot.next_click(truth, answer, rng)
+        point, label = draw(truth, answer, rng)
         assert truth[point] != answer[point] and label == truth[point]
-        seen.add(label)
-    assert seen == {0, 1}
-    first, label = zero_shot.next_click(truth, np.zeros_like(truth), rng)
+    first, label = draw(truth, np.zeros_like(truth), rng)
     assert truth[first] and label == 1
-    assert zero_shot.next_click(truth, truth, rng) is None
+    assert draw(truth, truth, rng) is None
+
+
+def test_random_clicks_are_of_both_signs():
+    truth, rng = _truth(), np.random.default_rng(0)
+    answer = np.roll(truth, 2, axis=0)
+    assert {zero_shot.random_click(truth, answer, rng)[1] for _ in range(50)} == {0, 1}
+
+
+def test_deep_clicks_lie_in_the_inner_half_of_the_deeper_error():
+    truth = np.zeros((20, 12, 12), bool)
+    truth[3:12, 2:11, 2:11] = True  # 9 voxels across: 5 deep in the middle
+    answer = truth.copy()
+    answer[3:6] = False  # missed, 3 voxels thick: 2 deep
+    answer[13:20, 2:11, 2:11] = True  # surplus up to the border, 7 thick: 4 deep
+    rng = np.random.default_rng(0)
+    drawn = {zero_shot.deep_click(truth, answer, rng) for _ in range(200)}
+    assert {label for _, label in drawn} == {0}
+    # Deeper than 2 means the third layer at least; the volume's border counts as one.
+    assert {point[0] for point, _ in drawn} == {15, 16, 17}
+    assert {point[1] for point, _ in drawn} == {4, 5, 6, 7, 8}
+    answer[13:20] = False
+    assert {zero_shot.deep_click(truth, answer, rng)[1] for _ in range(20)} == {1}
+
+
+def test_the_published_dialogue_clicks_deep_twice_and_then_anywhere(monkeypatch):
+    drawn = []
+    for name in ("deep_click", "random_click"):
+        real = getattr(zero_shot, name)
+        monkeypatch.setattr(
+            zero_shot, name, lambda *given, name=name, real=real: drawn.append(name) or real(*given)
+        )
+    truth = _truth()
+
+    def names(clicks, axis=None):
+        drawn.clear()
+        backend = Perfect(truth, reach=0)
+        if axis is not None:
+            backend.slice_axis = axis
+        image = torch.zeros(1, *truth.shape)
+        zero_shot.interact(backend, image, truth, [4], np.random.default_rng(0), clicks)
+        return list(drawn)
+
+    assert names("published") == 2 * ["deep_click"] + 2 * ["random_click"]
+    assert names("random") == 4 * ["random_click"]
+    assert set(names("published", axis=0)) == {"random_click"}
+
+
+@pytest.mark.parametrize(
+    ("memory", "lengths", "masks"),
+    [
+        (None, [1, 2, 3], [False, False, False]),
+        ("mask", [1, 1, 1], [False, True, True]),
+        ("both", [1, 2, 3], [False, True, True]),
+    ],
+)
+def test_a_backend_is_told_of_earlier_clicks_as_it_was_trained(memory, lengths, masks):
+    truth = _truth()
+    backend = Perfect(truth, reach=0)
+    if memory is not None:
+        backend.memory = memory
+    image = torch.zeros(1, *truth.shape)
+    zero_shot.interact(backend, image, truth, [3], np.random.default_rng(0))
+    assert [len(p.labels) for p in backend.prompts] == lengths
+    assert [p.mask is not None for p in backend.prompts] == masks
+    for before, prompt in zip(backend.prompts, backend.prompts[1:], strict=False):
+        if prompt.mask is not None:
+            want = backend.segment(None, before).sigmoid()
+            backend.prompts.pop()
+            assert torch.equal(prompt.mask, want)
 
 
 def test_a_volume_is_encoded_once_and_all_clicks_are_kept():
@@ -76,7 +143,8 @@ def test_nothing_more_is_asked_once_all_is_right():
     found = zero_shot.interact(
         backend, torch.zeros(1, *truth.shape), truth, [1, 3], np.random.default_rng(1)
     )
-    assert [len(p.labels) for p in backend.prompts] == [1, 1, 1]
+    assert [len(p.labels) for p in backend.prompts] == [1]
+    assert [count for count, *_ in found] == [1, 3]
     assert all(np.array_equal(answer, truth) for _, answer, *_ in found)
 
 
@@ -100,6 +168,7 @@ def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_pat
     assert "clicks simulated from the truth of the test cases" in result.output
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["points"].tolist() == [1, 3]
+    assert (table["clicks"] == "published").all()
     assert (table["prompts"] == zero_shot.NOTE).all() and (table["source"] == "measured").all()
     cases = pd.read_csv(tmp_path / "out" / "cases.csv")
     assert len(cases) == 2 * 2 * 2

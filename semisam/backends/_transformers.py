@@ -175,6 +175,7 @@ class PictureModel(ABC):
     """
 
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
+    memory = "both"  # of earlier clicks: the clicks, and its last answer
     keep_aspect: bool = False
     resampling: str = "bilinear"
 

@@ -98,6 +98,7 @@ class SamMed3D:
 
     ndim: int = 3
     accepts: frozenset[str] = frozenset({"points", "mask"})
+    memory = "mask"  # how it was trained and is evaluated: the newest click, and its last answer
 
     def __init__(
         self,

@@ -116,6 +116,7 @@ class SliceWise:
         if not 0 <= clip < 50:
             raise InputError(f"clip must be in [0, 50) percent; got {clip}: take about 0.5")
         self.accepts = model.accepts
+        self.memory = getattr(model, "memory", "clicks")
         self.slice_axis = axis
         self._model = model
         self._propagate = propagate and not model.accepts.isdisjoint({"box", "mask"})

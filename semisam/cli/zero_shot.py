@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from semisam.cli.options import Names, Numbers
+
+if TYPE_CHECKING:
+    from semisam.zero_shot import Clicks
 
 
 @click.command("zero-shot", short_help="Ask promptable models alone, by clicks from the truth.")
@@ -22,6 +25,13 @@ from semisam.cli.options import Names, Numbers
     default="1,2,5,10",
     show_default=True,
     help="Clicks per volume; per slice for models that work slice by slice.",
+)
+@click.option(
+    "--clicks",
+    type=click.Choice(["published", "random"]),
+    default="published",
+    show_default=True,
+    help="As SAM-Med3D is evaluated (two deep inside the error, then anywhere in it), or anywhere.",
 )
 @click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Of the clicks.")
 @click.option("--cases", type=click.IntRange(min=1), help="Only the first so many test cases.")
@@ -38,6 +48,7 @@ def command(
     dataset: str | None,
     names: tuple[str, ...] | None,
     points: tuple[int, ...],
+    clicks: Clicks,
     seeds: tuple[int, ...],
     cases: int | None,
     assignments: tuple[str, ...],
@@ -47,7 +58,8 @@ def command(
 
     The clicks are simulated from the TRUTH of the test cases, as SAM-Med3D does: the first in the
     target, each further one where the answer is wrong. It is the only command in which truth makes
-    prompts; what it measures is the model, not a method. Writes cases.csv and table.csv.
+    prompts; what it measures is the model, not a method. Each model is told of earlier clicks as it
+    was trained: by the clicks, by its last answer, or both. Writes cases.csv and table.csv.
     """
     from semisam import zero_shot
     from semisam.allocator import keep_memory
@@ -79,9 +91,10 @@ def command(
             sorted(points),
             seeds,
             lambda done, total: bars.update(task, completed=done, total=total),
+            clicks,
         )
     slices = [n for n, b in backends.items() if getattr(b, "slice_axis", None) is not None]
-    table = zero_shot.summary(rows, slices)
+    table = zero_shot.summary(rows, slices, clicks)
     if opened.name == "la":
         import pandas as pd
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from semisam.errors import InputError, PluginError
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.types import Prompt
+from semisam.zero_shot import interact
 
 SHAPE = (20, 28, 9)
 
@@ -317,3 +319,23 @@ def test_without_transformers_it_says_what_to_install(
     assert plugins.describe_options("backend", name)[0].name == "checkpoint"
     with pytest.raises(PluginError, match=r"needs the package transformers.*pip install 'semisam"):
         backend()
+
+
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_zero_shot_shows_it_all_clicks_and_its_last_answer(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = request.getfixturevalue(name)
+    prompts: list[Prompt] = []
+    segment = backend.segment
+
+    def spied(embedding: Any, prompt: Prompt) -> torch.Tensor:
+        prompts.append(prompt)
+        return segment(embedding, prompt)
+
+    monkeypatch.setattr(backend, "segment", spied)
+    truth = np.zeros(SHAPE, bool)
+    truth[4:12, 6:18, 2:4] = True
+    interact(backend, scan(), truth, [3], np.random.default_rng(0))
+    assert [p.points is not None and len(p.points) for p in prompts] == [2, 4, 6]
+    assert [p.mask is not None for p in prompts] == [False, True, True]

@@ -22,6 +22,7 @@ from semisam.errors import InputError
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import BackendContract, random_batch, tiny_builder
 from semisam.types import Clock, Prompt
+from semisam.zero_shot import interact
 
 CASES = ("one_point", "three_points_mask", "two_points_multimask")
 
@@ -450,3 +451,23 @@ def test_the_protocols_take_the_papers_way(checkpoint):
     settings = make_settings({**explicit, "sam_options": own})
     backend, _ = make_pair(settings)
     assert backend.normalise and "sam-med3d.normalise=True" in departures(settings)
+
+
+def test_zero_shot_shows_it_the_newest_click_and_its_last_answer(backend, monkeypatch):
+    asked = []
+    segment = backend.segment
+
+    def spied(embedding, prompt):
+        asked.append((prompt, segment(embedding, prompt)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(backend, "segment", spied)
+    truth = np.zeros((20, 16, 12), bool)
+    truth[5:15, 4:12, 3:9] = True
+    image = torch.randn(1, *truth.shape, generator=torch.Generator().manual_seed(0))
+    interact(backend, image, truth, [3], np.random.default_rng(0))
+    prompts = [prompt for prompt, _ in asked]
+    assert [len(prompt.points) for prompt in prompts] == [1, 1, 1]
+    assert prompts[0].mask is None
+    for (_, answer), prompt in zip(asked, prompts[1:], strict=False):
+        assert torch.equal(prompt.mask, answer.sigmoid())

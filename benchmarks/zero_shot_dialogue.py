@@ -1,0 +1,74 @@
+"""What SynthSAM makes of earlier clicks: on synthetic volumes, paired, by two kinds of clicks.
+
+    python benchmarks/zero_shot_dialogue.py --out benchmarks/results/zero_shot_dialogue.csv
+
+The volumes are of the stream that SynthSAM is validated on, those from ``--skip`` on. ``memory``
+is what the model is given beside the newest click: the clicks before it, or its last answer as the
+mask prompt too; ``views`` is 4 where the answers on three mirror images are averaged in. All rows
+of a volume and a kind of clicks start from the same first click. ``gain`` is the mean over volumes
+of the difference to the first row, ``gain_se`` its standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from rows import write_rows
+
+from semisam.backends.synthsam import SynthSAM
+from semisam.synthsam.generator import draw_volume
+from semisam.synthsam.pretrain import VALIDATION
+from semisam.synthsam.session import dice_score
+from semisam.zero_shot import interact
+
+COUNTS = (1, 2, 5, 10)
+VARIANTS = (("clicks", False), ("both", False), ("clicks", True), ("both", True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=48)
+    parser.add_argument("--skip", type=int, default=400)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    scores = defaultdict(list)
+    for number in range(args.skip, args.skip + args.cases):
+        volume = draw_volume(0, VALIDATION + number, (64, 64, 48))
+        truth = volume.target.numpy().astype(bool)
+        for clicks in ("published", "random"):
+            for memory, flips in VARIANTS:
+                backend = SynthSAM(flips=flips)
+                backend.memory = memory
+                rng = np.random.default_rng(number)
+                found = interact(backend, volume.image[None], truth, COUNTS, rng, clicks)
+                scores[clicks, memory, flips].append([dice_score(a, truth) for _, a, *_ in found])
+        print(number, flush=True)
+    write_rows(args.out, [row for kind in ("published", "random") for row in table(kind, scores)])
+
+
+def table(clicks, scores):
+    """Return a row per variant and number of clicks, each beside the first variant."""
+    base = 100 * np.array(scores[(clicks, *VARIANTS[0])])
+    for memory, flips in VARIANTS:
+        dice = 100 * np.array(scores[clicks, memory, flips])
+        for column, count in enumerate(COUNTS):
+            gain = (dice - base)[:, column]
+            yield {
+                "clicks": clicks,
+                "memory": memory,
+                "views": 4 if flips else 1,
+                "points": count,
+                "dice": round(float(dice[:, column].mean()), 2),
+                "gain": round(float(gain.mean()), 2),
+                "gain_se": round(float(gain.std(ddof=1) / len(gain) ** 0.5), 2),
+                "volumes": len(gain),
+            }
+
+
+if __name__ == "__main__":
+    main()
