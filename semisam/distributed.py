@@ -12,9 +12,10 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 # One rank may score longer than another: a rank that dies is torchrun's to notice.
 _PATIENCE = datetime.timedelta(days=1)
+_lost_a_rank = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,12 +314,23 @@ def process_group() -> Iterator[Group]:
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
+        global _lost_a_rank
+        _lost_a_rank = True
         raise SemisamError(
             "another process of the run has ended, and so does this one: see what it said, and run "
             "the same command again to go on from the last checkpoint"
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def end(code: int) -> NoReturn:
+    """Exit, at once if a rank was lost: gloo's threads may abort the interpreter's own end."""
+    if _lost_a_rank:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

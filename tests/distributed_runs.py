@@ -24,7 +24,7 @@ from semisam.allocator import keep_memory
 from semisam.backends.geodesic import Geodesic
 from semisam.branch import SemiSAM
 from semisam.cli.main import main as command_line
-from semisam.distributed import own_rows, process_group
+from semisam.distributed import end, own_rows, process_group
 from semisam.errors import SemisamError
 from semisam.networks.vnet import VNet
 from semisam.prompters.uncertainty_points import UncertaintyPoints
@@ -239,5 +239,4 @@ if __name__ == "__main__":
         if not (folder / "report.json").exists():
             raise
         (folder / "lost.txt").write_text(str(error))
-        # The threads of a group that has lost a rank may abort the interpreter's own end.
-        os._exit(0)
+        end(0)

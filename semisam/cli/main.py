@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -106,4 +107,11 @@ def main(debug: bool) -> None:
 
 def run() -> None:
     """Run the command line; the console script's entry point."""
-    main(prog_name="semisam")
+    try:
+        main(prog_name="semisam")
+    except SystemExit as stop:
+        # Imported by the commands that need it alone.
+        distributed = sys.modules.get("semisam.distributed")
+        if distributed is None or not isinstance(stop.code, int):
+            raise
+        distributed.end(stop.code)
