@@ -72,6 +72,7 @@ class SynthSAM:
 
     ndim: int = 3
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
+    memory = "both"  # of earlier clicks; chosen by benchmarks/zero_shot_dialogue.py
 
     def __init__(
         self, *, weights: str | None = None, flips: bool = False, smoothness: float = 8.0
