@@ -17,7 +17,9 @@ class Backend(Protocol):
     """A promptable segmenter. It owns its module, if any, and is none.
 
     So its weights stay out of ``parameters()`` and ``state_dict()`` of the method it guides. A
-    backend keeps no state between images: all of it is in the embedding.
+    backend keeps no state between images: all of it is in the embedding. It may have a
+    ``slice_axis``, if it works slice by slice, and a ``memory``, what it is told of earlier clicks:
+    `semisam.zero_shot.interact` reads both.
 
     Attributes:
         ndim: 3, or 2 for slice models.
