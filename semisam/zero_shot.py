@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import edt
 import numpy as np
 import pandas as pd
 import torch
@@ -29,6 +28,7 @@ from semisam.backend import Backend
 from semisam.data.store import VolumeStore
 from semisam.metrics import evaluate_mask
 from semisam.seeding import derive_seed
+from semisam.synthsam.user import deepness
 from semisam.types import Prompt
 
 Bools = NDArray[np.bool_]
@@ -84,7 +84,7 @@ def deep_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click |
     From where that error is more than half as deep as at its deepest voxel. Arguments and result
     are those of `random_click`.
     """
-    depths = [_depth(error) for error in (truth & ~answer, answer & ~truth)]
+    depths = [deepness(error) for error in (truth & ~answer, answer & ~truth)]
     missed, surplus = (float(depth.max()) for depth in depths)
     # A tie goes to the surplus, as published.
     depth = depths[0] if missed > surplus else depths[1]
@@ -245,12 +245,6 @@ def _draw(truth: Bools, where: Bools, rng: np.random.Generator) -> Click | None:
         return None
     at = int(found[rng.integers(len(found))])
     return tuple(int(i) for i in np.unravel_index(at, truth.shape)), int(truth.flat[at])
-
-
-def _depth(error: Bools) -> NDArray[np.float32]:
-    """Return how far from what is right each voxel is, beyond the volume's border included."""
-    depth: NDArray[np.float32] = edt.edt(np.ascontiguousarray(error), black_border=True)
-    return depth
 
 
 def _planes(truth: Bools, axis: int | None) -> list[tuple[Any, ...]]:
