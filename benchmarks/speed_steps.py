@@ -143,7 +143,7 @@ class _UncertaintyAwareMeanTeacher(_MeanTeacher):
         with torch.no_grad():
             ema = F.softmax(teacher(self.noisy(unlabeled))["logits"], dim=1)
         repeated = unlabeled.repeat(2, 1, 1, 1, 1)
-        preds = torch.zeros(8 * 2, 2, *SHAPE)
+        preds = torch.zeros(8 * 2, 2, *SHAPE, device=repeated.device)
         for i in range(4):
             with torch.no_grad():
                 preds[4 * i : 4 * (i + 1)] = teacher(self.noisy(repeated))["logits"]
@@ -176,7 +176,7 @@ class _DualTaskConsistency(_Published):
         label = self.batch.label
         heads = self.framework.net(self.batch.image)
         distance, soft = torch.tanh(heads["sdf"]), F.softmax(heads["logits"], dim=1)[:, 1:]
-        truth = torch.from_numpy(_compute_sdf(label.cpu().numpy())).float()
+        truth = torch.from_numpy(_compute_sdf(label.cpu().numpy())).float().to(label.device)
         dice = _dice(soft[:2, 0], label == 1)
         sdf = F.mse_loss(distance[:2, 0], truth)
         consistency = torch.mean((torch.sigmoid(-1500 * distance) - soft) ** 2)
@@ -203,7 +203,7 @@ class _DualTaskMutualLearning(_Published):
         inside = torch.sigmoid(-1500 * distance)
         # The labels of all four rows, as there; the benchmark's unlabeled rows repeat the labeled.
         truth = torch.from_numpy(_compute_sdf(label.repeat(2, 1, 1, 1).cpu().numpy())).float()
-        torch.norm(distance[:, 0].detach() - truth, 1)
+        torch.norm(distance[:, 0].detach() - truth.to(label.device), 1)
         ce, dice = _supervise(outputs[:2], soft[:2], label)
         shared = weight * torch.mean((inside - soft[:, 1:]) ** 2)
         segmentation = 0.5 * (ce + dice) + shared

@@ -130,7 +130,7 @@ class SemiSAM(Framework):
         rows = range(batch.num_labeled, len(batch.image))
         if self.weight.weight == 0 or not rows:
             return step
-        started = time.perf_counter()
+        started = _now(batch.image.device)
         weight = self.weight(clock)
         metrics = {**step.metrics, "sam_weight": weight}
         metrics |= {"sam_calls": Total(), "sam_seconds": Total()}
@@ -157,7 +157,8 @@ class SemiSAM(Framework):
         metrics["sam_skipped"] = Total(len(rows) * len(classes) - len(pairs))
         metrics["sam_calls"] = Total(calls)
         # Processes ask at the same time.
-        metrics["sam_seconds"] = Total((time.perf_counter() - started) / current_share().ranks)
+        seconds = _now(batch.image.device) - started
+        metrics["sam_seconds"] = Total(seconds / current_share().ranks)
         losses = {**step.losses, "sam": self.every * weight * loss}
         return replace(step, losses=losses, metrics=metrics)
 
@@ -315,6 +316,16 @@ def _figures(qualities: Collection[Quality]) -> dict[str, float]:
 
 def _names(kinds: frozenset[str]) -> str:
     return ", ".join(sorted(kinds)) or "nothing"
+
+
+def _now(device: torch.device) -> float:
+    """Return the time in seconds when a device has done what it was told to.
+
+    A GPU is still at the method's own forward pass when the branch begins.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _builds_nothing(**heads: int) -> torch.nn.Module:
