@@ -3,9 +3,9 @@
     python benchmarks/speed_gpu.py [--out benchmarks/results/speed_gpu.csv]
 
 - ``step``: 4 volumes of 112x112x80 (2 labeled), the published V-Net with 16 filters, SGD; the
-  published step of ``speed_steps.py`` in fp32 as PyTorch computes it by default (its convolutions in
-  TF32) against `Trainer.step` as it trains, in bf16. ``branch`` adds SemiSAM with synthsam and the
-  default prompts, asked in every step; ``share`` is its part of the step.
+  published step of ``speed_steps.py`` in fp32 as PyTorch computes it by default (its convolutions
+  in TF32) against `Trainer.step` as it trains, in bf16. ``branch`` adds SemiSAM with synthsam and
+  the default prompts, asked in every step; ``share`` is its part of the step.
 - ``sam-med3d``: the image encoder of the published size as published, whose windows of 512 tokens
   are padded to 2,744, against the folded one, in fp32 and bf16.
 - ``synthsam``: one image of 112x112x80, its encoding and an answer to one click.

@@ -219,8 +219,10 @@ def train(
     )
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
     if group.writer:
+        # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
+        weights = {name: value.cpu() for name, value in framework.state_dict().items()}
         with replace_file(folder / MODEL) as temporary:
-            save_tensors(framework.state_dict(), temporary)
+            save_tensors(weights, temporary)
         write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
     return summary
 

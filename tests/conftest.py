@@ -34,6 +34,14 @@ def _two_threads() -> None:
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what names no device run on the CPU, where a result is the same bit for bit."""
+    if request.path.name != "test_gpu.py":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def sam_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of a small SAM (for ``sam`` and ``medsam``) and SAM 2 with random weights."""

@@ -27,6 +27,7 @@ from semisam.types import Prompt
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 SHAPE = (32, 32, 16)
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 METHODS = sorted(plugins.list_plugins("framework"))
 
 

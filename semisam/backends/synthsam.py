@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from semisam.backends._smooth import Floats, smooth
 from semisam.errors import InputError
 from semisam.synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.synthsam.prompts import STRIDE, Guide, Marks, make_guide
+from semisam.synthsam.prompts_gpu import GpuGuide, GpuMarks, make_gpu_guide, smooth_on_gpu
 from semisam.synthsam.weights import load_weights
 from semisam.types import Prompt
 
@@ -37,14 +39,15 @@ class Embedding:
         shape: ``(*S)`` of the image.
         device: where the image came from and where the answer goes.
         guide: distances and intensities on the coarse grid.
-        ties: per axis, how strongly face neighbours are smoothed together, one shorter there.
+        ties: per axis, how strongly face neighbours are smoothed together, one shorter there;
+            arrays, or tensors of a GPU.
         features: of the network, a row per view.
     """
 
     shape: tuple[int, ...]
     device: torch.device
-    guide: Guide
-    ties: tuple[Floats, ...]
+    guide: Guide | GpuGuide
+    ties: tuple[Any, ...]
     features: Features
 
 
@@ -104,7 +107,8 @@ class SynthSAM:
         net = self._load(image.device)
         with _autocast(image.device):
             features = net.encode(views)
-        return Embedding(shape, image.device, make_guide(volume), _ties(volume), features)
+        guide = make_gpu_guide(volume) if _is_gpu(volume) else make_guide(volume)
+        return Embedding(shape, image.device, guide, _ties(volume), features)
 
     @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
@@ -117,7 +121,8 @@ class SynthSAM:
         positive, negative = clicks(prompt, 3)
         if not len(positive) and prompt.box is None and prompt.mask is None:
             return torch.full(embedding.shape, _NOTHING, device=embedding.device)
-        marks = Marks(embedding.guide)
+        guide = embedding.guide
+        marks = GpuMarks(guide) if isinstance(guide, GpuGuide) else Marks(guide)
         marks.add(positive, 1)
         marks.add(negative, 0)
         mask = None if prompt.mask is None else _coarse(prompt.mask)
@@ -139,13 +144,20 @@ class SynthSAM:
         if self.smoothness == 0:
             return logits
         parts = to_subvoxels(logits[None, None])[0]
-        odds = parts.mean(0).cpu().numpy()
-        pins = np.zeros(odds.size, np.float32)
+        mean = parts.mean(0)
+        pins = np.zeros(mean.numel(), np.float32)
         for label, clicked in enumerate(cells):
             pins[clicked] = _SURE if label else -_SURE
-        held = pins.reshape(odds.shape)
-        moved = smooth(odds, held, held != 0, embedding.ties, self.smoothness) - odds
-        parts = parts + torch.from_numpy(moved).to(parts)
+        held = pins.reshape(mean.shape)
+        if isinstance(embedding.guide, GpuGuide):
+            pulled = torch.from_numpy(held).to(mean)
+            ties = embedding.ties
+            smoothed = smooth_on_gpu(mean, pulled, pulled != 0, ties, self.smoothness)
+            parts = parts + (smoothed - mean)
+        else:
+            odds = mean.cpu().numpy()
+            moved = smooth(odds, held, held != 0, embedding.ties, self.smoothness) - odds
+            parts = parts + torch.from_numpy(moved).to(parts)
         return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
 
     def _load(self, device: torch.device) -> SynthSAMNet:
@@ -196,9 +208,19 @@ def _even(volume: Tensor) -> Tensor:
     return functional.pad(volume[None, None], sides, mode="replicate")[0, 0]
 
 
-def _ties(volume: Tensor) -> tuple[Floats, ...]:
+def _is_gpu(image: Tensor) -> bool:
+    return image.device.type != "cpu"
+
+
+def _ties(volume: Tensor) -> tuple[Any, ...]:
     """Return how alike face neighbours of the coarse grid are, in units of the mean step."""
-    coarse = functional.avg_pool3d(volume[None, None], STRIDE)[0, 0].cpu().numpy()
+    grey = functional.avg_pool3d(volume[None, None], STRIDE)[0, 0]
+    if _is_gpu(volume):
+        changes = [grey.diff(dim=axis).abs() for axis in range(3)]
+        unit = torch.stack([c.sum() for c in changes]).sum() / sum(c.numel() for c in changes)
+        unit = _EDGE * unit.clamp_min(1e-6)
+        return tuple((-(c / unit).square()).exp() + 1e-3 for c in changes)
+    coarse = grey.numpy()
     steps = [np.abs(np.diff(coarse, axis=axis)) for axis in range(3)]
     mean = sum(float(s.sum()) for s in steps) / max(sum(s.size for s in steps), 1)
     scale = np.float32(_EDGE * max(mean, 1e-6))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import edt
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 
 def largest_component(mask: Tensor) -> Tensor:
     """Return the largest face-connected piece of a non-empty ``(*S)`` bool mask."""
-    pieces, count = ndimage.label(mask.cpu().numpy())
+    whole = mask.cpu().numpy()
+    box = _bounding_box(whole)
+    pieces, count = ndimage.label(whole[box])
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
-    return torch.from_numpy(pieces == sizes.argmax()).to(mask.device)
+    largest = np.zeros(whole.shape, bool)
+    largest[box] = pieces == sizes.argmax()
+    return torch.from_numpy(largest).to(mask.device)
 
 
 def deepest_points(mask: Tensor, count: int) -> Tensor:
@@ -31,12 +36,28 @@ def deepest_points(mask: Tensor, count: int) -> Tensor:
     Returns:
         ``(n, d)`` int64 voxel indices with ``n <= count``, on the mask's device.
     """
-    left = np.array(mask.cpu().numpy(), copy=True, order="C")
+    whole = mask.cpu().numpy()
+    if not whole.any():
+        return torch.empty((0, mask.ndim), dtype=torch.int64, device=mask.device)
+    box = _bounding_box(whole)
+    corner = [part.start for part in box]
+    # A border is outside as the rest of the image is: the depths are those of the whole.
+    left = np.array(whole[box], copy=True, order="C")
     points = []
     for _ in range(min(count, int(left.sum()))):
         depth = edt.edt(left, black_border=True)
         point = np.unravel_index(int(depth.argmax()), depth.shape)
-        points.append(point)
+        points.append(np.add(point, corner))
         left[point] = False
     found = torch.tensor(np.array(points, np.int64).reshape(-1, mask.ndim))
     return found.to(mask.device)
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return where the smallest box around a non-empty mask lies."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        inside = np.flatnonzero(mask.any(others))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(box)

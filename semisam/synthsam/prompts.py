@@ -29,11 +29,11 @@ CHANNELS = 13
 """Of a prompt: positive then negative of disk, distance, near and far geodesic distance and
 likeness; then the contest of the two geodesic distances, the box and the mask."""
 
-_FLAT = 0.3  # the length of a step without contrast, where the mean step adds 1
-_FAREST = 40.0  # geodesic length beyond which all is equally far
-_NEAR, _FAR = 4.0, 12.0  # decay of geodesic closeness
-_REACH = 6.0  # decay of Euclidean closeness, coarse voxels
-_ALIKE = 0.35  # of the intensities' deviation
+FLAT = 0.3  # the length of a step without contrast, where the mean step adds 1
+FAREST = 40.0  # geodesic length beyond which all is equally far
+NEAR, FAR = 4.0, 12.0  # decay of geodesic closeness
+REACH = 6.0  # decay of Euclidean closeness, coarse voxels
+ALIKE = 0.35  # of the intensities' deviation
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Marks:
         self.cells: list[list[int]] = [[], []]
         # Index 0: negative clicks, 1: positive ones.
         self._near = np.full((2, *guide.grid), 1e6, np.float32)
-        self._geodesic = np.full((2, *guide.grid), _FAREST, np.float32)
+        self._geodesic = np.full((2, *guide.grid), FAREST, np.float32)
         self._alike = np.zeros((2, *guide.grid), np.float32)
         self._axes = [np.arange(n, dtype=np.float32) for n in guide.grid]
 
@@ -91,11 +91,11 @@ class Marks:
             )
             square = x[:, None, None] + y[:, None] + z
             np.minimum(self._near[label], square, out=self._near[label])
-        found = dijkstra(self.guide.graph, indices=cells, min_only=True, limit=_FAREST)
-        far = np.minimum(found, _FAREST).astype(np.float32).reshape(grid)
+        found = dijkstra(self.guide.graph, indices=cells, min_only=True, limit=FAREST)
+        far = np.minimum(found, FAREST).astype(np.float32).reshape(grid)
         np.minimum(self._geodesic[label], far, out=self._geodesic[label])
         for level in np.unique(self.guide.grey.ravel()[cells]):
-            alike = np.exp(-0.5 * np.square((self.guide.grey - level) / np.float32(_ALIKE)))
+            alike = np.exp(-0.5 * np.square((self.guide.grey - level) / np.float32(ALIKE)))
             np.maximum(self._alike[label], alike, out=self._alike[label])
 
     def channels(self, box: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -110,9 +110,9 @@ class Marks:
         to_back, to_fore = self._geodesic
         for sign, label in enumerate((1, 0)):
             maps[0 + sign] = np.exp(-0.5 * self._near[label])
-            maps[2 + sign] = np.exp(-np.sqrt(self._near[label]) / np.float32(_REACH))
-            maps[4 + sign] = np.exp(-self._geodesic[label] / np.float32(_NEAR))
-            maps[6 + sign] = np.exp(-self._geodesic[label] / np.float32(_FAR))
+            maps[2 + sign] = np.exp(-np.sqrt(self._near[label]) / np.float32(REACH))
+            maps[4 + sign] = np.exp(-self._geodesic[label] / np.float32(NEAR))
+            maps[6 + sign] = np.exp(-self._geodesic[label] / np.float32(FAR))
             maps[8 + sign] = self._alike[label]
         maps[10] = (to_back - to_fore) / (to_back + to_fore + 1)
         if box is not None:
@@ -137,7 +137,7 @@ def _graph(coarse: Floats) -> Any:
     for axis, step in enumerate(steps):
         near = index.take(range(grid[axis] - 1), axis).ravel()
         far = index.take(range(1, grid[axis]), axis).ravel()
-        length = _FLAT + step.ravel() / max(mean, 1e-6)
+        length = FLAT + step.ravel() / max(mean, 1e-6)
         rows += [near, far]
         columns += [far, near]
         lengths += [length, length]
