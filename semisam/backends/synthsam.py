@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
-from semisam.backends._smooth import Floats, smooth
+from semisam.backends._smooth import smooth
 from semisam.errors import InputError
 from semisam.synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.synthsam.prompts import STRIDE, Guide, Marks, make_guide
