@@ -207,8 +207,8 @@ class Pretraining:
         """Hold one dialogue about each volume, and learn from two of its rounds."""
         plan, step = self.plan, self.step
         rng = np.random.default_rng([plan.seed, 0, step])
-        users = [np.random.default_rng([plan.seed, 0, step, n]) for n in range(9)]
-        sessions = [Session(v, user) for v, user in zip(volumes, users, strict=False)]
+        users = [np.random.default_rng([plan.seed, 0, step, n]) for n in range(len(volumes))]
+        sessions = [Session(v, user) for v, user in zip(volumes, users, strict=True)]
         images = torch.stack([v.image for v in volumes])[:, None].to(self.device)
         target = to_subvoxels(torch.stack([v.target for v in volumes])[:, None].float())
         target = target.to(self.device)
@@ -315,7 +315,9 @@ def draw_batch(plan: Plan, step: int) -> list[Volume]:
     shape, count, _ = SHAPES[rng.choice(len(SHAPES), p=chances / chances.sum())]
     if plan.shape is not None:
         shape, count = plan.shape, 1
-    return [draw_volume(plan.seed, 16 * step + n, shape) for n in range(count * plan.batch)]
+    # No volume comes in two steps.
+    apart = max(16, 3 * plan.batch)
+    return [draw_volume(plan.seed, apart * step + n, shape) for n in range(count * plan.batch)]
 
 
 def _plain(value: Any) -> Any:

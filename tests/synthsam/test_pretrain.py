@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from semisam.cli.main import main
 from semisam.errors import InputError
 from semisam.synthsam.network import SynthSAMNet
-from semisam.synthsam.pretrain import Plan, Pretraining
+from semisam.synthsam.pretrain import Plan, Pretraining, draw_batch
 from semisam.synthsam.weights import load_weights, save_weights
 
 SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
@@ -56,6 +56,14 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
     third = load_file(other / "synthsam.safetensors")
     moved = max(float((third[k].float() - first[k].float()).abs().max()) for k in first)
     assert 0 < moved < 0.01, "one step from the given weights"
+
+
+def test_a_large_batch_has_a_user_for_every_volume(tmp_path):
+    done = pretrain("--steps", "1", "--batch", "17", "--out", str(tmp_path), *SMALL)
+    assert done.exit_code == 0, done.output
+    plan = Plan(batch=17, shape=(16, 16, 16))
+    last, first = draw_batch(plan, 0)[-1], draw_batch(plan, 1)[0]
+    assert not torch.equal(last.image, first.image)
 
 
 @pytest.mark.parametrize(
