@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from speed_sam_med3d import published_size, rounded
 from semisam import plugins
 from semisam.backends.synthsam import SynthSAM
 from semisam.branch import SemiSAM
-from semisam.trainer import Plan, Trainer
 from semisam.types import Batch, Prompt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "backends"))
@@ -42,19 +40,19 @@ METHODS = ("supervised", "mt", "ua-mt", "dtc")
 
 
 def timed(sides, repeats, warmup=5):
-    """Return each side's median seconds, its last result and its peak memory in GiB."""
-    times, results, peaks = {name: [] for name in sides}, {}, {}
+    """Return each side's median seconds and its peak memory in GiB; sides take turns."""
+    times, peaks = {name: [] for name in sides}, {}
     for turn in range(warmup + repeats):
         for name, call in sides.items():
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
             began = time.perf_counter()
-            results[name] = call()
+            call()
             torch.cuda.synchronize()
             if turn >= warmup:
                 times[name].append(time.perf_counter() - began)
             peaks[name] = torch.cuda.max_memory_allocated() / 2**30
-    return {name: statistics.median(t) for name, t in times.items()}, results, peaks
+    return {name: statistics.median(t) for name, t in times.items()}, peaks
 
 
 def published_step(name):
@@ -65,48 +63,43 @@ def published_step(name):
     return step
 
 
-class Ours:
-    """The step as the trainer makes it."""
+def with_sam(framework):
+    """Return a method with the branch of the default protocol's prompts around it."""
+    prompter = plugins.load("prompter", "center-points")()
+    return SemiSAM(framework, SynthSAM(), prompter, measure_every=0)
 
-    def __init__(self, name, sam=False, precision="bf16"):
-        torch.manual_seed(0)
-        method = plugins.load("framework", name)
-        framework = method(speed_steps._build, 2)
-        if sam:
-            prompter = plugins.load("prompter", "center-points")()
-            framework = SemiSAM(framework, SynthSAM(), prompter, measure_every=0)
-        batch = speed_steps._blobs()
-        few = not framework.uses_unlabeled
-        self.batch = Batch(batch.image[:2], batch.label) if few else batch
-        plan = Plan(iterations=speed_steps.STEPS, precision=precision, device="cuda")
-        self.trainer = Trainer(framework, None, plan, Path(tempfile.mkdtemp()))
-        self.trainer.framework.train()
-        self.step, self.sam_seconds = 0, []
 
-    def __call__(self):
-        figures = self.trainer.step(self.batch, self.step)
-        self.sam_seconds.append(figures.get("sam_seconds", 0.0))
-        self.step += 1
-        return figures["loss"]
+def rows_of(what, sides, repeats, plain=None, share=lambda side, seconds: ""):
+    """Yield a row for each side; ``plain`` is the one that ratios are against."""
+    times, peaks = timed(sides, repeats)
+    for side, value in times.items():
+        yield {
+            "what": what,
+            "side": side,
+            "milliseconds": round(1e3 * value, 2),
+            "ratio": round(times[plain] / value, 2) if plain else "",
+            "peak_gib": round(peaks[side], 2),
+            "share": share(side, value),
+        }
 
 
 def step_rows(methods, repeats):
     """Measure a training step of each method."""
     speed_steps.SHAPE = SHAPE
     for name in methods:
-        branch = Ours(name, sam=True)
-        sides = {"published": published_step(name), "ours": Ours(name), "branch": branch}
-        seconds, _, peaks = timed(sides, repeats)
-        share = statistics.median(branch.sam_seconds[-repeats:]) / seconds["branch"]
-        for side, value in seconds.items():
-            yield {
-                "what": f"step of {name}",
-                "side": side,
-                "milliseconds": round(1e3 * value, 2),
-                "ratio": round(seconds["published"] / value, 2),
-                "peak_gib": round(peaks[side], 2),
-                "share": round(share, 2) if side == "branch" else "",
-            }
+        branch, asked = speed_steps._Ours(name, "bf16", "cuda", with_sam), []
+
+        def step(branch=branch, asked=asked):
+            branch()
+            asked.append(branch.figures["sam_seconds"])
+
+        def share(side, seconds, asked=asked):
+            part = statistics.median(asked[-repeats:]) / seconds
+            return round(part, 2) if side == "branch" else ""
+
+        ours = speed_steps._Ours(name, "bf16", "cuda")
+        sides = {"published": published_step(name), "ours": ours, "branch": step}
+        yield from rows_of(f"step of {name}", sides, repeats, "published", share)
 
 
 @torch.inference_mode()
@@ -119,16 +112,7 @@ def sam_med3d_rows(repeats):
         "fp32": lambda: net.encode(image),
         "bf16": lambda: half.encode(image),
     }
-    seconds, _, peaks = timed(sides, repeats)
-    for side, value in seconds.items():
-        yield {
-            "what": "sam-med3d, encoding",
-            "side": side,
-            "milliseconds": round(1e3 * value, 2),
-            "ratio": round(seconds["published"] / value, 2),
-            "peak_gib": round(peaks[side], 2),
-            "share": "",
-        }
+    yield from rows_of("sam-med3d, encoding", sides, repeats, "published")
 
 
 def synthsam_rows(repeats):
@@ -141,16 +125,7 @@ def synthsam_rows(repeats):
         "encoding": lambda: backend.encode(image),
         "answer": lambda: backend.segment(embedding, click),
     }
-    seconds, _, peaks = timed(sides, repeats)
-    for side, value in seconds.items():
-        yield {
-            "what": "synthsam",
-            "side": side,
-            "milliseconds": round(1e3 * value, 2),
-            "ratio": "",
-            "peak_gib": round(peaks[side], 2),
-            "share": "",
-        }
+    yield from rows_of("synthsam", sides, repeats)
 
 
 def main():

@@ -225,21 +225,21 @@ PUBLISHED = {
 
 
 class _Ours:
-    def __init__(self, name, precision):
+    def __init__(self, name, precision, device="cpu", wrap=lambda framework: framework):
         torch.manual_seed(0)
-        method = plugins.load("framework", name)
-        framework = method(_build, 2)
+        framework = wrap(plugins.load("framework", name)(_build, 2))
         batch = _blobs()
-        self.batch = batch if method.uses_unlabeled else Batch(batch.image[:2], batch.label)
-        plan = Plan(iterations=STEPS, precision=precision)
+        few = not framework.uses_unlabeled
+        self.batch = Batch(batch.image[:2], batch.label) if few else batch
+        plan = Plan(iterations=STEPS, precision=precision, device=device)
         self.trainer = Trainer(framework, None, plan, Path(tempfile.mkdtemp()))
         self.trainer.framework.train()
-        self.step = 0
+        self.step, self.figures = 0, {}
 
     def __call__(self):
-        figures = self.trainer.step(self.batch, self.step)
+        self.figures = self.trainer.step(self.batch, self.step)
         self.step += 1
-        return figures["loss"]
+        return self.figures["loss"]
 
 
 def serve(name, side):

@@ -27,7 +27,6 @@ from semisam.types import Prompt
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 SHAPE = (32, 32, 16)
-TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 METHODS = sorted(plugins.list_plugins("framework"))
 
 
@@ -179,7 +178,10 @@ run()
 """
 
 
-def _bench(tmp_path, *options, start=("-m", "semisam")):
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "semisam")
+
+
+def _train(tmp_path, *options, start=("-m", "semisam")):
     command = [
         *(sys.executable, *start, "train", "--method", "mt", "--labels", "2"),
         *("--iterations", "3", "--out", str(tmp_path / "out"), *options),
@@ -191,14 +193,14 @@ def test_a_full_gpu_is_one_sentence(tmp_path):
     free = 3e8 / torch.cuda.get_device_properties(0).total_memory
     (tmp_path / "starved.py").write_text(_STARVED)
     start = (str(tmp_path / "starved.py"), f"{free:.6f}")
-    done = _bench(tmp_path, "--device", "cuda", "--patch", "96x96x96", start=start)
+    done = _train(tmp_path, "--device", "cuda", "--patch", "96x96x96", start=start)
     assert done.returncode != 0
     assert "must fit into memory" in done.stderr and "--micro-batch" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path):
-    done = _bench(tmp_path, "--device", "cuda:7")
+    done = _train(tmp_path, "--device", "cuda:7")
     assert done.returncode == 2
     assert "--device must be one that torch can use here, got cuda:7" in done.stderr
     assert "Traceback" not in done.stderr
@@ -206,30 +208,12 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there is a GPU for each process")
 def test_more_processes_than_gpus_are_refused(tmp_path):
-    start = (
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "semisam",
-    )
-    done = _bench(tmp_path, "--device", "cuda", start=start)
+    done = _train(tmp_path, "--device", "cuda", start=TORCHRUN)
     assert done.returncode != 0
     assert "cuda:1" in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train_one_model(tmp_path):
-    start = (
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "semisam",
-    )
-    done = _bench(tmp_path, "--device", "cuda", "--sync-batchnorm", start=start)
+    done = _train(tmp_path, "--device", "cuda", "--sync-batchnorm", start=TORCHRUN)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semisam.backends._seeds import Bools
 
@@ -66,6 +68,42 @@ def smooth(
         before, power = power, float(np.vdot(residual, scaled))
         direction = scaled + np.float32(power / before) * direction
     return np.asarray(x, np.float32)
+
+
+def smooth_tensors(
+    odds: Tensor, pins: Tensor, pinned: Tensor, weights: tuple[Tensor, ...], smoothness: float
+) -> Tensor:
+    """Do what `smooth` does, of positive ``smoothness``, in tensors that never leave a GPU."""
+    hold = torch.where(pinned, 3.0, 1 / smoothness)
+    target = torch.where(pinned, pins, odds)
+    shifts = [(w, axis, odds.shape[axis] - 1) for axis, w in enumerate(weights)]
+
+    def spread(flows: list[Tensor], rear: float) -> Tensor:
+        total = torch.zeros_like(odds)
+        for (_, axis, size), flow in zip(shifts, flows, strict=True):
+            total.narrow(axis, 0, size).add_(flow)
+            total.narrow(axis, 1, size).add_(flow, alpha=rear)
+        return total
+
+    def apply(x: Tensor) -> Tensor:
+        flows = [weight * x.diff(dim=axis) for weight, axis, _ in shifts]
+        return hold * x - spread(flows, -1.0)
+
+    diagonal = hold + spread(list(weights), 1.0)
+    x = target
+    residual = hold * target - apply(x)
+    direction = scaled = residual / diagonal
+    power = (residual * scaled).sum()
+    for _ in range(_ITERATIONS):
+        # No number leaves the GPU: where all is solved, steps of length 0 follow.
+        image = apply(direction)
+        length = power / (direction * image).sum().clamp_min(1e-12)
+        x = x + length * direction
+        residual = residual - length * image
+        scaled = residual / diagonal
+        before, power = power, (residual * scaled).sum()
+        direction = scaled + power / before.clamp_min(1e-12) * direction
+    return x
 
 
 def _halves(axis: int, ndim: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

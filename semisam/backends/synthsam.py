@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
-from semisam.backends._smooth import smooth
+from semisam.backends._smooth import smooth, smooth_tensors
 from semisam.errors import InputError
 from semisam.synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.synthsam.prompts import STRIDE, Guide, Marks, make_guide
-from semisam.synthsam.prompts_gpu import GpuGuide, GpuMarks, make_gpu_guide, smooth_on_gpu
+from semisam.synthsam.prompts_gpu import GpuGuide, GpuMarks, make_gpu_guide, relative_steps
 from semisam.synthsam.weights import load_weights
 from semisam.types import Prompt
 
@@ -152,7 +152,7 @@ class SynthSAM:
         if isinstance(embedding.guide, GpuGuide):
             pulled = torch.from_numpy(held).to(mean)
             ties = embedding.ties
-            smoothed = smooth_on_gpu(mean, pulled, pulled != 0, ties, self.smoothness)
+            smoothed = smooth_tensors(mean, pulled, pulled != 0, ties, self.smoothness)
             parts = parts + (smoothed - mean)
         else:
             odds = mean.cpu().numpy()
@@ -216,10 +216,7 @@ def _ties(volume: Tensor) -> tuple[Any, ...]:
     """Return how alike face neighbours of the coarse grid are, in units of the mean step."""
     grey = functional.avg_pool3d(volume[None, None], STRIDE)[0, 0]
     if _is_gpu(volume):
-        changes = [grey.diff(dim=axis).abs() for axis in range(3)]
-        unit = torch.stack([c.sum() for c in changes]).sum() / sum(c.numel() for c in changes)
-        unit = _EDGE * unit.clamp_min(1e-6)
-        return tuple((-(c / unit).square()).exp() + 1e-3 for c in changes)
+        return tuple((-(step / _EDGE).square()).exp() + 1e-3 for step in relative_steps(grey))
     coarse = grey.numpy()
     steps = [np.abs(np.diff(coarse, axis=axis)) for axis in range(3)]
     mean = sum(float(s.sum()) for s in steps) / max(sum(s.size for s in steps), 1)

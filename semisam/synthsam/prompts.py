@@ -56,9 +56,22 @@ class Guide:
 
 def make_guide(image: Tensor) -> Guide:
     """Prepare an image ``(*S)`` of zero mean and unit deviation and even extents."""
+    coarse, smooth = coarsened(image)
+    return Guide(smooth.cpu().numpy(), _graph(coarse.cpu().numpy()))
+
+
+def coarsened(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an image ``(*S)`` on the coarse grid, as it is and smoothed, ``(*s)`` each."""
     coarse = functional.avg_pool3d(image[None, None].float(), STRIDE)
     smooth = functional.avg_pool3d(coarse, 3, 1, padding=1, count_include_pad=False)
-    return Guide(smooth[0, 0].cpu().numpy(), _graph(coarse[0, 0].cpu().numpy()))
+    return coarse[0, 0], smooth[0, 0]
+
+
+def box_cells(box: Tensor) -> tuple[slice, ...]:
+    """Return the coarse voxels that a half-open box ``(2, 3)`` of the fine grid touches."""
+    low, high = box.cpu().numpy()
+    sides = zip(low // STRIDE, -(-high // STRIDE), strict=True)
+    return tuple(slice(max(int(a), 0), max(int(b), 0)) for a, b in sides)
 
 
 class Marks:
@@ -116,10 +129,8 @@ class Marks:
             maps[8 + sign] = self._alike[label]
         maps[10] = (to_back - to_fore) / (to_back + to_fore + 1)
         if box is not None:
-            low, high = box.cpu().numpy()
             maps[11] = -1
-            cells = zip(low // STRIDE, -(-high // STRIDE), strict=True)
-            maps[11][tuple(slice(max(int(a), 0), max(int(b), 0)) for a, b in cells)] = 1
+            maps[11][box_cells(box)] = 1
         result = torch.from_numpy(maps)
         if mask is not None:
             result[12] = 2 * mask.float().cpu() - 1

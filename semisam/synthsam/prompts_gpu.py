@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from semisam.synthsam.prompts import (
     ALIKE,
@@ -26,11 +25,12 @@ from semisam.synthsam.prompts import (
     REACH,
     STRIDE,
     Indices,
+    box_cells,
+    coarsened,
 )
 
 _ROUNDS = 4  # between two looks at whether a path is still getting shorter
 _SHORTER = 1e-3  # what counts as shorter, in coarse voxels: more than rounding
-_ITERATIONS = 30  # of conjugate gradients, as in `semisam.backends._smooth`
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,21 @@ class GpuGuide:
 
 def make_gpu_guide(image: Tensor) -> GpuGuide:
     """Prepare an image ``(*S)`` of zero mean and unit deviation and even extents."""
-    coarse = functional.avg_pool3d(image[None, None].float(), STRIDE)
-    smooth = functional.avg_pool3d(coarse, 3, 1, padding=1, count_include_pad=False)
-    grey = coarse[0, 0]
-    steps = [grey.diff(dim=axis).abs() for axis in range(3)]
-    count = sum(step.numel() for step in steps)
-    mean = (torch.stack([step.sum() for step in steps]).sum() / max(count, 1)).clamp_min(1e-6)
+    coarse, smooth = coarsened(image)
     sums = []
-    for axis, step in enumerate(steps):
-        length = torch.zeros_like(grey)
-        length.narrow(axis, 1, grey.shape[axis] - 1).copy_(FLAT + step / mean)
+    for axis, step in enumerate(relative_steps(coarse)):
+        length = torch.zeros_like(coarse)
+        length.narrow(axis, 1, coarse.shape[axis] - 1).copy_(FLAT + step)
         sums.append(length.cumsum(axis))
-    return GpuGuide(smooth[0, 0], tuple(sums))
+    return GpuGuide(smooth, tuple(sums))
+
+
+def relative_steps(coarse: Tensor) -> list[Tensor]:
+    """Return per axis how much face neighbours of ``(*s)`` differ, in units of the mean step."""
+    steps = [coarse.diff(dim=axis).abs() for axis in range(coarse.ndim)]
+    count = sum(step.numel() for step in steps)
+    mean = torch.stack([step.sum() for step in steps]).sum() / max(count, 1)
+    return [step / mean.clamp_min(1e-6) for step in steps]
 
 
 class GpuMarks:
@@ -126,10 +129,8 @@ class GpuMarks:
         to_fore, to_back = far
         maps[10] = (to_back - to_fore) / (to_back + to_fore + 1)
         if box is not None:
-            low, high = box.cpu().numpy()
             maps[11] = -1
-            cells = zip(low // STRIDE, -(-high // STRIDE), strict=True)
-            maps[11][tuple(slice(max(int(a), 0), max(int(b), 0)) for a, b in cells)] = 1
+            maps[11][box_cells(box)] = 1
         if mask is not None:
             maps[12] = 2 * mask.to(maps) - 1
         return maps
@@ -153,39 +154,3 @@ def shortest_paths(sums: tuple[Tensor, ...], start: Tensor) -> Tensor:
                 found = torch.minimum(ahead, behind)
         if float((before - found).max()) < _SHORTER:
             return found
-
-
-def smooth_on_gpu(
-    odds: Tensor, pins: Tensor, pinned: Tensor, weights: tuple[Tensor, ...], smoothness: float
-) -> Tensor:
-    """Do what `semisam.backends._smooth.smooth` does, which says what and why, in tensors."""
-    hold = torch.where(pinned, 3.0, 1 / smoothness)
-    target = torch.where(pinned, pins, odds)
-    shifts = [(w, axis, odds.shape[axis] - 1) for axis, w in enumerate(weights)]
-
-    def spread(flows: list[Tensor], rear: float) -> Tensor:
-        total = torch.zeros_like(odds)
-        for (_, axis, size), flow in zip(shifts, flows, strict=True):
-            total.narrow(axis, 0, size).add_(flow)
-            total.narrow(axis, 1, size).add_(flow, alpha=rear)
-        return total
-
-    def apply(x: Tensor) -> Tensor:
-        flows = [weight * x.diff(dim=axis) for weight, axis, _ in shifts]
-        return hold * x - spread(flows, -1.0)
-
-    diagonal = hold + spread(list(weights), 1.0)
-    x = target
-    residual = hold * target - apply(x)
-    direction = scaled = residual / diagonal
-    power = (residual * scaled).sum()
-    for _ in range(_ITERATIONS):
-        # No number leaves the GPU: where all is solved, steps of length 0 follow.
-        image = apply(direction)
-        length = power / (direction * image).sum().clamp_min(1e-12)
-        x = x + length * direction
-        residual = residual - length * image
-        scaled = residual / diagonal
-        before, power = power, (residual * scaled).sum()
-        direction = scaled + power / before.clamp_min(1e-12) * direction
-    return x

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from semisam.backends import synthsam
-from semisam.backends._smooth import smooth
+from semisam.backends._smooth import smooth, smooth_tensors
 from semisam.synthsam.generator import draw_volume
 from semisam.synthsam.prompts import FAREST, Marks, make_guide
-from semisam.synthsam.prompts_gpu import GpuMarks, make_gpu_guide, shortest_paths, smooth_on_gpu
+from semisam.synthsam.prompts_gpu import GpuMarks, make_gpu_guide, shortest_paths
 from semisam.types import Prompt
 
 VOLUME = draw_volume(3, 4, (48, 40, 32))
@@ -69,11 +69,11 @@ def test_smoothing_is_the_same():
     weights = tuple(rng.random(shape).astype(np.float32) for shape in shapes)
     one = smooth(odds, pins, pinned, weights, 8.0)
     tensors = [torch.from_numpy(x) for x in (odds, pins, pinned)]
-    other = smooth_on_gpu(*tensors, tuple(map(torch.from_numpy, weights)), 8.0)
+    other = smooth_tensors(*tensors, tuple(map(torch.from_numpy, weights)), 8.0)
     np.testing.assert_allclose(other.numpy(), one, rtol=0, atol=1e-3)
     level = torch.full((4, 4, 4), 2.0)
     ties = tuple(torch.ones(s) for s in ((3, 4, 4), (4, 3, 4), (4, 4, 3)))
-    same = smooth_on_gpu(level, torch.zeros_like(level), level > 3, ties, 8.0)
+    same = smooth_tensors(level, torch.zeros_like(level), level > 3, ties, 8.0)
     torch.testing.assert_close(same, level)
 
 
