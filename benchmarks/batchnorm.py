@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from rows import write_rows
 
-from semisam.batchnorm import renew_statistics
-from semisam.convolution import speed_up
-from semisam.data.sampling import BatchSource
-from semisam.evaluation import evaluate, summarise
-from semisam.precision import autocast, to_channels_last
-from semisam.run import load_run, prepare
+from semisam.data.loading.sampling import BatchSource
+from semisam.inference.evaluation import evaluate, summarise
+from semisam.networks.batchnorm import renew_statistics
+from semisam.networks.convolution import speed_up
+from semisam.networks.precision import autocast, to_channels_last
+from semisam.run.execute import load_run, prepare
 
 COUNTS = (0, 4, 16, 64)
 

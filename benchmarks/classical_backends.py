@@ -32,7 +32,7 @@ from scipy import ndimage
 from skimage import segmentation
 
 from semisam.backends.geodesic import Geodesic
-from semisam.types import Prompt
+from semisam.core.types import Prompt
 
 CLICKS = (1, 2, 5, 10)
 CROP = (64, 64, 48)

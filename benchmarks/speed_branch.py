@@ -36,17 +36,17 @@ from rows import write_rows
 from speed_sam_med3d import plain_encode, published_size
 from torch.nn import functional as F
 
-from semisam.allocator import keep_memory
 from semisam.backends.sam_med3d import SamMed3D
-from semisam.branch import SemiSAM
+from semisam.core.losses import entropy
+from semisam.core.seeding import derive_seed
+from semisam.core.types import Batch, View
 from semisam.frameworks.mean_teacher import MeanTeacher
-from semisam.losses import entropy
+from semisam.frameworks.semisam import SemiSAM
 from semisam.networks.vnet import VNet
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.seeding import derive_seed
 from semisam.testing import random_batch
-from semisam.trainer import Plan, Trainer
-from semisam.types import Batch, View
+from semisam.training.allocator import keep_memory
+from semisam.training.trainer import Plan, Trainer
 
 STEPS = 6000  # of the imagined run, whose beginning is measured
 

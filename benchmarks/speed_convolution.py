@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from rows import write_rows
 
-from semisam.allocator import keep_memory
-from semisam.convolution import speed_up
+from semisam.networks.convolution import speed_up
 from semisam.networks.vnet import VNet
+from semisam.training.allocator import keep_memory
 
 SIZES = (((64, 64, 48), 4), ((112, 112, 80), 2))
 

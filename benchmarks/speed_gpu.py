@@ -27,10 +27,10 @@ import torch
 from rows import write_rows
 from speed_sam_med3d import published_size, rounded
 
-from semisam import plugins
 from semisam.backends.synthsam import SynthSAM
-from semisam.branch import SemiSAM
-from semisam.types import Batch, Prompt
+from semisam.core.types import Batch, Prompt
+from semisam.frameworks.semisam import SemiSAM
+from semisam.plugins import registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "backends"))
 from plain_sam_med3d import plain_encode
@@ -65,7 +65,7 @@ def published_step(name):
 
 def with_sam(framework):
     """Return a method with the branch of the default protocol's prompts around it."""
-    prompter = plugins.load("prompter", "center-points")()
+    prompter = registry.load("prompter", "center-points")()
     return SemiSAM(framework, SynthSAM(), prompter, measure_every=0)
 
 

@@ -29,14 +29,14 @@ import torch
 from rows import write_rows
 from torch.utils.data import default_collate
 
-from semisam.data.la import FILE_NAME, LeftAtrium
-from semisam.data.prepare import MANIFEST, prepare
-from semisam.data.prepared import Prepared
-from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher
-from semisam.data.store import VolumeStore
+from semisam.data.datasets.la import FILE_NAME, LeftAtrium
+from semisam.data.datasets.prepared import Prepared
+from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
+from semisam.data.loading.store import VolumeStore
+from semisam.data.tools.prepare import MANIFEST, prepare
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.networks.vnet import VNet
-from semisam.trainer import Plan, Trainer
+from semisam.training.trainer import Plan, Trainer
 
 PATCH = (112, 112, 80)
 CASES = 10_000

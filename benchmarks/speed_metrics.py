@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from semisam.metrics import CaseMetrics, evaluate_mask
+from semisam.metrics.scores import CaseMetrics, evaluate_mask
 
 BoolArray = NDArray[np.bool_]
 T = TypeVar("T")

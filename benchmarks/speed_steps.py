@@ -33,13 +33,13 @@ from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
 from torch.nn import functional as F
 
-from semisam import plugins
-from semisam.allocator import keep_memory
+from semisam.core.seeding import derive_seed
+from semisam.core.types import Batch
 from semisam.networks.vnet import VNet
-from semisam.seeding import derive_seed
+from semisam.plugins import registry
 from semisam.testing import random_batch
-from semisam.trainer import Plan, Trainer
-from semisam.types import Batch
+from semisam.training.allocator import keep_memory
+from semisam.training.trainer import Plan, Trainer
 
 SHAPE = (64, 64, 48)
 STEPS = 6000  # of the imagined run, whose beginning is measured
@@ -67,7 +67,7 @@ class _Published:
     def __init__(self, framework_name):
         torch.manual_seed(0)
         # Built by our class, so that the initial weights are the same; trained by this one.
-        self.framework = plugins.load("framework", framework_name)(_build, 2)
+        self.framework = registry.load("framework", framework_name)(_build, 2)
         self.batch, self.step = _blobs(), 0
         trained = [p for p in self.framework.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -227,7 +227,7 @@ PUBLISHED = {
 class _Ours:
     def __init__(self, name, precision, device="cpu", wrap=lambda framework: framework):
         torch.manual_seed(0)
-        framework = wrap(plugins.load("framework", name)(_build, 2))
+        framework = wrap(registry.load("framework", name)(_build, 2))
         batch = _blobs()
         few = not framework.uses_unlabeled
         self.batch = Batch(batch.image[:2], batch.label) if few else batch

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rows import write_rows
 
-from semisam.config import RunSettings
+from semisam.run.settings import RunSettings
 
 
 def make(folder, count):

@@ -22,10 +22,10 @@ import torch
 from classical_backends import load, measure, table
 from rows import write_rows
 
-from semisam import plugins
 from semisam.cli.options import assignments
-from semisam.synthsam.generator import draw_volume
-from semisam.synthsam.pretrain import VALIDATION
+from semisam.plugins import registry
+from semisam.pretraining.generator import draw_volume
+from semisam.pretraining.pretrain import VALIDATION
 
 
 def main():
@@ -52,8 +52,8 @@ def main():
         volumes = load(args.data, args.cases, args.skip, args.split)
     rows = []
     for name in args.backend.split(","):
-        options = plugins.check_options("backend", name, given.get(name, {}))
-        make = plugins.load("backend", name)
+        options = registry.check_options("backend", name, given.get(name, {}))
+        make = registry.load("backend", name)
         shown = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
         record = measure(
             lambda make=make, options=options: make(**options), volumes, True, args.seed

@@ -20,10 +20,10 @@ import torch
 from rows import write_rows
 
 from semisam.backends.synthsam import SynthSAM
-from semisam.synthsam.generator import draw_volume
-from semisam.synthsam.pretrain import VALIDATION
-from semisam.synthsam.session import dice_score
-from semisam.zero_shot import interact
+from semisam.bench.zero_shot import interact
+from semisam.pretraining.generator import draw_volume
+from semisam.pretraining.pretrain import VALIDATION
+from semisam.pretraining.session import dice_score
 
 COUNTS = (1, 2, 5, 10)
 VARIANTS = (("clicks", False), ("both", False), ("clicks", True), ("both", True))

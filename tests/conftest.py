@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import semisam
-from semisam.config import RunSettings
-from semisam.scaffold import write_project
+from semisam.plugins.scaffold import write_project
+from semisam.run.settings import RunSettings
 
 
 @pytest.fixture(scope="session")

@@ -18,21 +18,21 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 
-import semisam.distributed
-from semisam import plugins
-from semisam.allocator import keep_memory
+import semisam.training.distributed
 from semisam.backends.geodesic import Geodesic
-from semisam.branch import SemiSAM
 from semisam.cli.main import main as command_line
-from semisam.distributed import end, own_rows, process_group
-from semisam.errors import SemisamError
+from semisam.core.errors import SemisamError
+from semisam.core.types import Batch
+from semisam.frameworks.semisam import SemiSAM
 from semisam.networks.vnet import VNet
+from semisam.plugins import registry
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.protocols import PROTOCOLS
-from semisam.synced_norm import sync_batchnorm
+from semisam.run.protocols import PROTOCOLS
 from semisam.testing import random_batch, tiny_builder
-from semisam.trainer import Interrupted, Plan, Trainer
-from semisam.types import Batch
+from semisam.training.allocator import keep_memory
+from semisam.training.distributed import end, own_rows, process_group
+from semisam.training.synced_norm import sync_batchnorm
+from semisam.training.trainer import Interrupted, Plan, Trainer
 
 PLAN = Plan(
     iterations=2, checkpoint_every=9, lr_step=1, precision="fp32", seed=4, clip=5.0, norm_batches=2
@@ -98,13 +98,13 @@ def make(case):
         return VNet(1, heads, filters=2, dropout=0.0)
 
     build = v_net if "V-Net" in case else tiny_builder(dropout=0.0)
-    framework = plugins.load("framework", method)(build, 2, **options)
+    framework = registry.load("framework", method)(build, 2, **options)
     if isinstance(branch, str):
         protocol = PROTOCOLS[branch]
         name = protocol.run["prompter"]
         # The map of a method that has learned nothing is nowhere sure.
         options = {"max_uncertainty": 1.0, **protocol.prompters.get(name, {})}
-        prompter = plugins.load("prompter", name)(**options)
+        prompter = registry.load("prompter", name)(**options)
         framework = SemiSAM(framework, Geodesic(), prompter, seed=3, **protocol.semisam)
     elif branch is not None:
         prompter = Sometimes(max_uncertainty=1.0)
@@ -194,7 +194,7 @@ def interrupted(group, out):
 
 def by_command(group, out, data):
     """Run the command line in every process; return each one's exit code and output."""
-    semisam.distributed.process_group = lambda: nullcontext(group)
+    semisam.training.distributed.process_group = lambda: nullcontext(group)
     tiny = ["--patch", "16x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"]
     tiny += ["--device", "cpu", "--precision", "fp32", "--iterations", "2", "--labels", "2"]
     tiny += ["--data", str(data), "--method", "mt"]

@@ -12,22 +12,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from semisam.accumulation import (
+from semisam.core.errors import InputError
+from semisam.core.framework import Framework
+from semisam.core.types import OracleBatch, Step, Total
+from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.run.execute import execute
+from semisam.run.settings import departures, make_settings
+from semisam.testing import random_batch, tiny_builder
+from semisam.training.accumulation import (
     OutOfMemory,
     count_parts,
     is_out_of_memory,
     merged_figures,
     micro_batches,
 )
-from semisam.checkpoint import LOG
-from semisam.config import departures, make_settings
-from semisam.errors import InputError
-from semisam.framework import Framework
-from semisam.frameworks.mean_teacher import MeanTeacher
-from semisam.run import execute
-from semisam.testing import random_batch, tiny_builder
-from semisam.trainer import Plan, Trainer
-from semisam.types import OracleBatch, Step, Total
+from semisam.training.checkpoint import LOG
+from semisam.training.trainer import Plan, Trainer
 
 PLAN = Plan(iterations=5, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
 REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
@@ -248,11 +248,11 @@ LIMITED = """
 import dataclasses, resource, sys
 from pathlib import Path
 import torch
-from semisam.accumulation import OutOfMemory
+from semisam.training.accumulation import OutOfMemory
 from semisam.frameworks.supervised import Supervised
 from semisam.networks.vnet import VNet
 from semisam.testing import random_batch
-from semisam.trainer import Plan, Trainer
+from semisam.training.trainer import Plan, Trainer
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from semisam.batchnorm import renew_statistics
 from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.networks.batchnorm import renew_statistics
 from semisam.testing import random_batch, tiny_builder
-from semisam.trainer import Plan, Trainer
+from semisam.training.trainer import Plan, Trainer
 
 PLAN = Plan(iterations=3, checkpoint_every=2, precision="fp32", norm_batches=4)
 

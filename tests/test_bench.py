@@ -20,7 +20,7 @@ from scan_files import write_msd
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.results import collect, collect_cases, comparison
 from semisam.cli.main import main
-from semisam.evaluation import METRICS, summarise
+from semisam.inference.evaluation import METRICS, summarise
 
 TINY = [
     "--patch",

@@ -11,14 +11,14 @@ import torch
 from scipy import ndimage
 from torch.distributions import Beta
 
+from semisam.core.losses import masked_supervised_loss
+from semisam.core.types import Batch, Clock
 from semisam.frameworks.bcp import BidirectionalCopyPaste, draw_box, reassemble
 from semisam.frameworks.cps import CrossPseudoSupervision
 from semisam.frameworks.ict import InterpolationConsistencyTraining, draw_mix, mix
 from semisam.frameworks.urpc import UncertaintyRectifiedPyramidConsistency, pyramid_consistency
-from semisam.losses import masked_supervised_loss
-from semisam.plugins import describe_options
+from semisam.plugins.registry import describe_options
 from semisam.testing import random_batch, tiny_builder
-from semisam.types import Batch, Clock
 
 CLOCK = Clock(700, 1000)
 RAMP = math.exp(-5 * 0.3)

@@ -8,17 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from semisam.branch import SemiSAM, check_pair, merge_prompts, sam_loss
-from semisam.controls import OracleSAM, ShuffledSAM, TruthSAM
-from semisam.errors import PluginError, SemisamError
+from semisam.core.errors import PluginError, SemisamError
+from semisam.core.types import Batch, Clock, OracleBatch, Prompt, View
+from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
+from semisam.frameworks.controls import OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.frameworks.semisam import SemiSAM, check_pair, merge_prompts, sam_loss
 from semisam.frameworks.supervised import Supervised
-from semisam.gate import Quality, gate, measure, pooled_dice
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.corrective_points import CorrectivePoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import random_batch, tiny_builder
-from semisam.types import Batch, Clock, OracleBatch, Prompt, View
 
 # A fifth of the way, at a step that does not measure the labeled rows.
 CLOCK = Clock(2001, 10005)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from semisam.cli import main as cli
 from semisam.cli import plugins as cli_plugins
-from semisam.errors import InputError, PluginError, SemisamError
+from semisam.core.errors import InputError, PluginError, SemisamError
 
 BROKEN = "import a_library_that_is_not_there"
 

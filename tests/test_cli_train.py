@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from semisam import __version__
 from semisam.cli.main import COMMANDS, main
-from semisam.trainer import Interrupted
+from semisam.training.trainer import Interrupted
 
 TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2")
 
@@ -53,7 +53,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):
     def interrupt(settings, folder, progress, group):
         raise Interrupted(1)
 
-    monkeypatch.setattr("semisam.run.execute", interrupt)
+    monkeypatch.setattr("semisam.run.execute.execute", interrupt)
     result = _train(tiny_la, tmp_path / "run")
     assert result.exit_code == 130
     assert "Interrupted after 1 of 2 iterations" in result.stderr

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from scan_files import scan, write, write_folder, write_msd
 
-from semisam import plugins
-from semisam.branch import SemiSAM
-from semisam.data.phantom import Phantom
-from semisam.data.prepare import prepare
+from semisam.data.datasets.phantom import Phantom
+from semisam.data.tools.prepare import prepare
+from semisam.frameworks.semisam import SemiSAM
+from semisam.plugins import registry
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import (
     BackendContract,
@@ -36,7 +36,7 @@ def test_the_tests_below_miss_no_builtin():
         "dataset": {"la", "la-raw", "folder", "msd", "prepared", "phantom"},
     }
     builtin = {
-        kind: {p.name for p in plugins.list_plugins(kind).values() if p.builtin}
+        kind: {p.name for p in registry.list_plugins(kind).values() if p.builtin}
         for kind in plugins.GROUPS
     }
     assert builtin == tested
@@ -44,103 +44,103 @@ def test_the_tests_below_miss_no_builtin():
 
 class TestSupervised(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "supervised")(build, num_classes)
+        return registry.load("framework", "supervised")(build, num_classes)
 
 
 class TestMeanTeacher(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "mt")(build, num_classes)
+        return registry.load("framework", "mt")(build, num_classes)
 
 
 class TestMeanTeacherAsPublished(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "mt")(
+        return registry.load("framework", "mt")(
             build, num_classes, consistency_rows="all", ramp_power=2, ramp_every=150
         )
 
 
 class TestMeanTeacherWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
-        inner = plugins.load("framework", "mt")(build, num_classes)
+        inner = registry.load("framework", "mt")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
 class TestSupervisedWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
-        inner = plugins.load("framework", "supervised")(build, num_classes)
+        inner = registry.load("framework", "supervised")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
 class TestUncertaintyAwareMeanTeacher(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "ua-mt")(build, num_classes)
+        return registry.load("framework", "ua-mt")(build, num_classes)
 
 
 class TestDualTaskConsistency(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "dtc")(build, num_classes)
+        return registry.load("framework", "dtc")(build, num_classes)
 
 
 class TestDualTaskMutualLearning(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "dtml")(build, num_classes)
+        return registry.load("framework", "dtml")(build, num_classes)
 
 
 class TestEntropyMinimisation(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "ent-mini")(build, num_classes)
+        return registry.load("framework", "ent-mini")(build, num_classes)
 
 
 class TestCrossPseudoSupervision(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "cps")(build, num_classes)
+        return registry.load("framework", "cps")(build, num_classes)
 
 
 class TestUncertaintyRectifiedPyramidConsistency(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "urpc")(build, num_classes)
+        return registry.load("framework", "urpc")(build, num_classes)
 
 
 class TestInterpolationConsistencyTraining(FrameworkContract):
     def make(self, build, num_classes):
-        return plugins.load("framework", "ict")(build, num_classes)
+        return registry.load("framework", "ict")(build, num_classes)
 
 
 class TestBidirectionalCopyPaste(FrameworkContract):
     probs_are_deployed = False  # put together from mixed images, of whose faces forward knows none
 
     def make(self, build, num_classes):
-        return plugins.load("framework", "bcp")(build, num_classes)
+        return registry.load("framework", "bcp")(build, num_classes)
 
 
 class TestBidirectionalCopyPasteWithSemiSAM(FrameworkContract):
     probs_are_deployed = False
 
     def make(self, build, num_classes):
-        inner = plugins.load("framework", "bcp")(build, num_classes)
+        inner = registry.load("framework", "bcp")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
 class TestUncertaintyAwareMeanTeacherWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
-        inner = plugins.load("framework", "ua-mt")(build, num_classes)
+        inner = registry.load("framework", "ua-mt")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
 class TestDualTaskConsistencyWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
-        inner = plugins.load("framework", "dtc")(build, num_classes)
+        inner = registry.load("framework", "dtc")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
 class TestGeodesic(BackendContract):
     def make(self):
-        return plugins.load("backend", "geodesic")()
+        return registry.load("backend", "geodesic")()
 
 
 class TestSynthSAM(BackendContract):
     def make(self):
-        return plugins.load("backend", "synthsam")()
+        return registry.load("backend", "synthsam")()
 
 
 class TestSam(BackendContract):
@@ -149,7 +149,7 @@ class TestSam(BackendContract):
         self.checkpoint = sam_checkpoints["sam"]
 
     def make(self):
-        return plugins.load("backend", "sam")(checkpoint=self.checkpoint)
+        return registry.load("backend", "sam")(checkpoint=self.checkpoint)
 
 
 class TestMedSAM(BackendContract):
@@ -158,7 +158,7 @@ class TestMedSAM(BackendContract):
         self.checkpoint = sam_checkpoints["medsam"]
 
     def make(self):
-        return plugins.load("backend", "medsam")(checkpoint=self.checkpoint)
+        return registry.load("backend", "medsam")(checkpoint=self.checkpoint)
 
 
 class TestSam2(BackendContract):
@@ -167,54 +167,54 @@ class TestSam2(BackendContract):
         self.checkpoint = sam_checkpoints["sam2"]
 
     def make(self):
-        return plugins.load("backend", "sam2")(checkpoint=self.checkpoint)
+        return registry.load("backend", "sam2")(checkpoint=self.checkpoint)
 
 
 class TestUncertaintyPoints(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "uncertainty-points")()
+        return registry.load("prompter", "uncertainty-points")()
 
 
 class TestRandomPoints(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "random-points")()
+        return registry.load("prompter", "random-points")()
 
 
 class TestCenterPoints(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "center-points")()
+        return registry.load("prompter", "center-points")()
 
 
 class TestBoxAndPoints(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "box+points")()
+        return registry.load("prompter", "box+points")()
 
 
 class TestMaskAndPoints(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "mask+points")()
+        return registry.load("prompter", "mask+points")()
 
 
 class TestCorrectivePoints(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "corrective-points")()
+        return registry.load("prompter", "corrective-points")()
 
 
 class TestBox(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "box")()
+        return registry.load("prompter", "box")()
 
 
 class TestMask(PrompterContract):
     def make(self):
-        return plugins.load("prompter", "mask")()
+        return registry.load("prompter", "mask")()
 
 
 class TestVNet(NetworkContract):
     shape = (32, 16, 48)
 
     def make(self, in_channels, heads):
-        return plugins.load("network", "vnet")(in_channels, heads, filters=2)
+        return registry.load("network", "vnet")(in_channels, heads, filters=2)
 
 
 class TestPhantom(DatasetContract):
@@ -233,7 +233,7 @@ class TestScanFolder(DatasetContract):
         self.folder = write_folder(tmp_path)
 
     def make(self):
-        return plugins.load("dataset", "folder")(self.folder, spacing=(1.2, 1.0, 1.4))
+        return registry.load("dataset", "folder")(self.folder, spacing=(1.2, 1.0, 1.4))
 
 
 class TestDecathlon(DatasetContract):
@@ -242,17 +242,17 @@ class TestDecathlon(DatasetContract):
         self.folder = write_msd(tmp_path)
 
     def make(self):
-        return plugins.load("dataset", "msd")(self.folder)
+        return registry.load("dataset", "msd")(self.folder)
 
 
 class TestPrepared(DatasetContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):
-        prepare(plugins.load("dataset", "msd")(write_msd(tmp_path / "scans")), {}, tmp_path / "x")
+        prepare(registry.load("dataset", "msd")(write_msd(tmp_path / "scans")), {}, tmp_path / "x")
         self.folder = tmp_path / "x"
 
     def make(self):
-        return plugins.load("dataset", "prepared")(self.folder)
+        return registry.load("dataset", "prepared")(self.folder)
 
 
 class TestRawLeftAtrium(DatasetContract):
@@ -265,7 +265,7 @@ class TestRawLeftAtrium(DatasetContract):
         self.folder = tmp_path
 
     def make(self):
-        return plugins.load("dataset", "la-raw")(self.folder)
+        return registry.load("dataset", "la-raw")(self.folder)
 
 
 class TestLeftAtrium(DatasetContract):
@@ -274,4 +274,4 @@ class TestLeftAtrium(DatasetContract):
         self.folder = shared / "data" / "la_full_sample"
 
     def make(self):
-        return plugins.load("dataset", "la")(self.folder)
+        return registry.load("dataset", "la")(self.folder)

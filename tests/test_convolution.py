@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from semisam.convolution import FastConv3d, FastConvTranspose3d, speed_up
+from semisam.networks.convolution import FastConv3d, FastConvTranspose3d, speed_up
 from semisam.networks.vnet import VNet
 from semisam.testing import random_batch
 

@@ -17,14 +17,14 @@ import torch
 from click.testing import CliRunner
 
 from semisam.cli.main import main
-from semisam.config import departures, make_settings
-from semisam.data.la import LeftAtrium
-from semisam.data.sampling import BatchPlan, BatchSource
-from semisam.data.store import VolumeStore
-from semisam.distributed import Group, Share, own_device, own_rows
-from semisam.errors import InputError
-from semisam.run import execute
-from semisam.synced_norm import sync_batchnorm
+from semisam.core.errors import InputError
+from semisam.data.datasets.la import LeftAtrium
+from semisam.data.loading.sampling import BatchPlan, BatchSource
+from semisam.data.loading.store import VolumeStore
+from semisam.run.execute import execute
+from semisam.run.settings import departures, make_settings
+from semisam.training.distributed import Group, Share, own_device, own_rows
+from semisam.training.synced_norm import sync_batchnorm
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from semisam.scaffold import write_project
+from semisam.plugins.scaffold import write_project
 
 
 def test_the_example_is_what_new_writes(example_plugin, tmp_path):

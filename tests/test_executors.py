@@ -32,9 +32,9 @@ from semisam.bench.grid import Axes, Run, check, expand
 from semisam.bench.store import PARTS
 from semisam.cli.executors import take_executor
 from semisam.cli.main import main
-from semisam.config import RunSettings
-from semisam.errors import InputError
-from semisam.files import write_json
+from semisam.core.errors import InputError
+from semisam.core.files import write_json
+from semisam.run.settings import RunSettings
 
 PATIENCE = 240
 """Seconds after which a test gives up; two slow cores that import torch take a while."""

@@ -15,11 +15,11 @@ import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
 
-from semisam.archive import _EXPRESSION, checked_archive
 from semisam.cli.main import main
-from semisam.errors import InputError
-from semisam.export import card_path, load_exported
-from semisam.run import execute, load_run
+from semisam.core.errors import InputError
+from semisam.inference.archive import _EXPRESSION, checked_archive
+from semisam.inference.export import card_path, load_exported
+from semisam.run.execute import execute, load_run
 
 
 def _invoke(*args):
@@ -29,7 +29,7 @@ def _invoke(*args):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A run of a second, and its export; made once, since tracing takes a few."""
-    from semisam.config import RunSettings
+    from semisam.run.settings import RunSettings
 
     folder = tmp_path_factory.mktemp("export")
     settings = RunSettings(

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from semisam.bench import store
-from semisam.checkpoint import save_checkpoint, save_tensors
-from semisam.errors import SemisamWarning
-from semisam.run import execute
-from semisam.trainer import Interrupted
+from semisam.core.errors import SemisamWarning
+from semisam.run.execute import execute
+from semisam.training.checkpoint import save_checkpoint, save_tensors
+from semisam.training.trainer import Interrupted
 
 PATIENCE = 240.0
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL, no limits there")

@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from semisam import plugins
 from semisam.backends.geodesic import Geodesic
 from semisam.backends.synthsam import SynthSAM
-from semisam.branch import SemiSAM
-from semisam.inference import sliding_window
+from semisam.core.types import Prompt
+from semisam.frameworks.semisam import SemiSAM
+from semisam.inference.sliding_window import sliding_window
 from semisam.networks.vnet import VNet
+from semisam.plugins import registry
+from semisam.pretraining.pretrain import Plan as PretrainPlan
+from semisam.pretraining.pretrain import Pretraining
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.run import execute
-from semisam.synthsam.pretrain import Plan as PretrainPlan
-from semisam.synthsam.pretrain import Pretraining
+from semisam.run.execute import execute
 from semisam.testing import random_batch
-from semisam.trainer import Interrupted, Plan, Trainer
-from semisam.types import Prompt
+from semisam.training.trainer import Interrupted, Plan, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 SHAPE = (32, 32, 16)
-METHODS = sorted(plugins.list_plugins("framework"))
+METHODS = sorted(registry.list_plugins("framework"))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def _framework(name):
     torch.manual_seed(0)
     # Dropout draws other numbers on a GPU.
     build = lambda **heads: VNet(1, heads, filters=4, dropout=0.0)  # noqa: E731
-    return plugins.load("framework", name)(build, 2)
+    return registry.load("framework", name)(build, 2)
 
 
 def _losses(framework, device, folder, steps=3, **options):
@@ -114,7 +114,7 @@ def test_sam_med3d_answers_as_on_the_cpu(tmp_path):
 
 @pytest.mark.parametrize("name", ["sam", "sam2"])
 def test_two_dimensional_models_answer_as_on_the_cpu(sam_checkpoints, name):
-    make = plugins.load("backend", name)
+    make = registry.load("backend", name)
     one, other = _answers(lambda: make(checkpoint=sam_checkpoints[name]))
     assert ((one > 0) == (other > 0)).float().mean() > 0.98
 

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from semisam.backends._hub import check_sum, hub_file
 from semisam.backends.sam_med3d import REPOSITORY, SamMed3D
-from semisam.errors import InputError, SemisamWarning
-from semisam.hub import check_sum, hub_file
+from semisam.core.errors import InputError, SemisamWarning
 
 NAME = "weights.pth"
 CONTENT = bytes(range(256)) * 300
@@ -126,6 +126,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("semisam.hub.replace_file", refuse)
+    monkeypatch.setattr("semisam.backends._hub.replace_file", refuse)
     with pytest.warns(SemisamWarning, match="stays unchecked"):
         check_sum(path)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from semisam.inference import (
+from semisam.inference.sliding_window import (
     published_stride,
     sliding_window,
     window_starts,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from semisam.data.io import Geometry, read_image, write_nifti
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.images.files import Geometry, read_image, write_nifti
 
 
 def rotation(*angles: float) -> np.ndarray:

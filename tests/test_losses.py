@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.losses import dice_loss, entropy, foreground_dice_loss, supervised_loss
+from semisam.core.ema import ema_decay_at, ema_update, frozen_copy
+from semisam.core.losses import dice_loss, entropy, foreground_dice_loss, supervised_loss
 
 
 def test_published_values(shared):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from semisam.core.types import Batch, Clock
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
 from semisam.testing import random_batch, tiny_builder
-from semisam.types import Batch, Clock
 
 CLOCK = Clock(700, 1000)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from semisam.metrics import (
+from semisam.metrics.scores import (
     evaluate_labelmap,
     evaluate_mask,
     largest_component,

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from semisam.cli.main import main
-from semisam.errors import InputError
-from semisam.scaffold import write_project
+from semisam.core.errors import InputError
+from semisam.plugins.scaffold import write_project
 
 NAMES = {"framework": "pi-model", "backend": "near-and-like", "prompter": "surest"}
 

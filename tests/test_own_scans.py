@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from scan_files import write_msd
 
 from semisam.cli.main import main
-from semisam.data.io import read_image
+from semisam.data.images.files import read_image
 
 TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2", "--sam", "none")
 TINY += ("--set", "vnet.filters=2", "--device", "cpu")

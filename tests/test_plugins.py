@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from semisam.errors import PluginError
-from semisam.plugins import (
+from semisam.core.errors import PluginError
+from semisam.plugins.registry import (
     GROUPS,
     all_plugins,
     check_options,
@@ -24,7 +24,7 @@ MODULE = '''
 from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
-from semisam.framework import Framework
+from semisam.core.framework import Framework
 if TYPE_CHECKING:
     from nowhere import NetBuilder
 
@@ -343,8 +343,8 @@ def test_every_listed_builtin_documents_every_option():
 
 def test_listing_imports_no_torch():
     code = (
-        "import sys; from semisam import plugins; "
-        "[plugins.all_plugins(kind) for kind in plugins.GROUPS]; "
+        "import sys; from semisam.plugins import registry; "
+        "[registry.all_plugins(kind) for kind in registry.GROUPS]; "
         "sys.exit(bool({'torch', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

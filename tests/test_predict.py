@@ -14,17 +14,17 @@ import torch
 from click.testing import CliRunner
 from skimage.io import imread
 
-from semisam.card import Card, orientation_code, read_card
 from semisam.cli.main import main
-from semisam.config import RunSettings
-from semisam.data.io import Geometry
-from semisam.data.recipe import Recipe, orientation
-from semisam.errors import InputError
-from semisam.inputs import gather_scans
+from semisam.core.errors import InputError
+from semisam.data.images.files import Geometry
+from semisam.data.images.preprocessing import Recipe, orientation
+from semisam.inference.card import Card, orientation_code, read_card
+from semisam.inference.inputs import gather_scans
+from semisam.inference.predictor import Deployed, read_scan, segment
+from semisam.inference.preview import write_preview
 from semisam.networks.vnet import VNet
-from semisam.prediction import Deployed, read_scan, segment
-from semisam.preview import write_preview
-from semisam.run import execute
+from semisam.run.execute import execute
+from semisam.run.settings import RunSettings
 
 
 @pytest.fixture

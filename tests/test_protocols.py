@@ -9,14 +9,22 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from semisam import plugins
 from semisam.bench.grid import Axes, expand
 from semisam.bench.results import collect, collect_cases, comparison
 from semisam.bench.tables import protocol_lines
-from semisam.branch import SemiSAM
 from semisam.cli.bench import _about_settings
 from semisam.cli.main import main
-from semisam.config import (
+from semisam.core.errors import InputError
+from semisam.core.schedules import Ramp
+from semisam.core.types import Clock
+from semisam.data.datasets.phantom import Phantom
+from semisam.data.loading.sampling import BatchPlan, BatchSource, plan_batch
+from semisam.data.loading.store import VolumeStore
+from semisam.frameworks.semisam import SemiSAM
+from semisam.plugins import registry
+from semisam.run.execute import window_stride
+from semisam.run.protocols import PROTOCOLS, Protocol
+from semisam.run.settings import (
     RunSettings,
     departures,
     make_settings,
@@ -24,14 +32,6 @@ from semisam.config import (
     prompter_options,
     semisam_options,
 )
-from semisam.data.phantom import Phantom
-from semisam.data.sampling import BatchPlan, BatchSource, plan_batch
-from semisam.data.store import VolumeStore
-from semisam.errors import InputError
-from semisam.protocols import PROTOCOLS, Protocol
-from semisam.run import window_stride
-from semisam.schedules import Ramp
-from semisam.types import Clock
 
 # Read off the repositories: the Left Atrium scripts of UA-MT, DTC and DTML, SemiSAM's for
 # supervised and mt, SSL4MIS in 3D for ent-mini on the others' schedule. Rows: labeled + unlabeled.
@@ -92,7 +92,7 @@ def test_run_settings_are_the_published_ones(method, suggested):
     assert (settings.momentum, settings.weight_decay, settings.clip) == (0.9, 1e-4, None)
     assert settings.precision == "fp32" and settings.augment
     assert window_stride(settings) == (18, 18, 4)
-    uses = plugins.load("framework", method).uses_unlabeled
+    uses = registry.load("framework", method).uses_unlabeled
     plan = plan_batch(settings.batch, 2, 78, uses, settings.labeled_rows)
     assert (plan.labeled, plan.unlabeled) == rows
     assert departures(settings) == ()
@@ -100,13 +100,13 @@ def test_run_settings_are_the_published_ones(method, suggested):
 
 @pytest.mark.parametrize("method", RUNS)
 def test_options_of_the_method_are_the_published_ones(method):
-    loaded = plugins.load("framework", method)
+    loaded = registry.load("framework", method)
     defaults = {
         name: p.default
         for name, p in inspect.signature(loaded).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     }
-    given = plugins.check_options("framework", method, method_options(_published(method)))
+    given = registry.check_options("framework", method, method_options(_published(method)))
     want = dict(OPTIONS[method])
     if "ramp_power" in defaults:
         want |= {"ramp_power": 2.0, "ramp_every": 150}
@@ -115,7 +115,7 @@ def test_options_of_the_method_are_the_published_ones(method):
 
 def test_options_of_the_branch_are_the_published_ones():
     settings = _published("mt", sam="geodesic")
-    given = plugins.check_keywords(SemiSAM, "semisam", semisam_options(settings))
+    given = registry.check_keywords(SemiSAM, "semisam", semisam_options(settings))
     # 0.5 * consistency_weight_sam, whose end value is 0.1
     assert given == {"weight": 0.05, "target": "hard", "ramp_power": 2.0, "ramp_every": 150}
 
@@ -179,7 +179,7 @@ def test_order_of_what_is_merged():
     )
     suggested = {"iterations": 2, "lr": 0.2, "momentum": 0.2, "clip": 0.2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("semisam.config.PROTOCOLS", {**PROTOCOLS, name: protocol})
+        patch.setattr("semisam.run.settings.PROTOCOLS", {**PROTOCOLS, name: protocol})
         given = {"labels": 1, "protocol": name, "clip": 0.5}
         dtc = make_settings({**given, "method": "dtc"}, suggested)
         other = make_settings({**given, "method": "mt"}, suggested)
@@ -224,7 +224,7 @@ def test_a_method_that_the_protocol_does_not_describe_is_refused():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_protocol_names_methods_that_there_are(protocol):
     described = PROTOCOLS[protocol]
-    assert set(described.runs) <= set(described.methods) <= set(plugins.list_plugins("framework"))
+    assert set(described.runs) <= set(described.methods) <= set(registry.list_plugins("framework"))
     assert set(described.run) | {k for run in described.runs.values() for k in run} <= set(
         RunSettings.model_fields
     )

@@ -14,15 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from semisam.bench.report.choice import Predictor, choose
+from semisam.bench.report.curves import smoothed, window_of
+from semisam.bench.report.facts import commands
+from semisam.bench.report.runs import read_bench, read_log
+from semisam.bench.report.style import looks
 from semisam.cli.main import main
-from semisam.config import RunSettings, make_settings
-from semisam.errors import InputError
-from semisam.report.choice import Predictor, choose
-from semisam.report.curves import smoothed, window_of
-from semisam.report.facts import commands
-from semisam.report.runs import read_bench, read_log
-from semisam.report.style import looks
-from semisam.run import execute
+from semisam.core.errors import InputError
+from semisam.run.execute import execute
+from semisam.run.settings import RunSettings, make_settings
 
 HOSTILE = "<script>alert('$x_{')</script>"
 CITED = "https://arxiv.org/abs/2312.06316"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.config import RunSettings, make_settings
-from semisam.data.phantom import Phantom
-from semisam.errors import InputError, PluginError
-from semisam.names import CHECKPOINT
-from semisam.run import execute, load_run
-from semisam.trainer import Interrupted
+from semisam.core.errors import InputError, PluginError
+from semisam.core.layout import CHECKPOINT
+from semisam.data.datasets.phantom import Phantom
+from semisam.run.execute import execute, load_run
+from semisam.run.settings import RunSettings, make_settings
+from semisam.training.trainer import Interrupted
 
 
 def _model(folder):
@@ -191,7 +191,7 @@ def test_all_faults_of_the_settings_are_listed_at_once():
 
 
 def test_protocols_are_data_and_the_user_wins(tiny_settings):
-    from semisam.config import method_options, semisam_options
+    from semisam.run.settings import method_options, semisam_options
 
     published = make_settings({"labels": 1, "method": "mt", "protocol": "published"})
     assert published.largest_component

@@ -20,11 +20,11 @@ from semisam.bench.executors.local import Local
 from semisam.bench.grid import Run
 from semisam.bench.results import collect
 from semisam.cli.main import main
-from semisam.config import RunSettings
-from semisam.errors import InputError
-from semisam.protocols import DEFAULT
-from semisam.run import execute
-from semisam.trainer import Interrupted
+from semisam.core.errors import InputError
+from semisam.run.execute import execute
+from semisam.run.protocols import DEFAULT
+from semisam.run.settings import RunSettings
+from semisam.training.trainer import Interrupted
 
 DONE, STOPPED = "mt-n2-subset0-seed0-00000000aaaa", "mt-n2-subset0-seed1-00000000bbbb"
 FAILED, RUNNING = "mt-n2-subset0-seed2-0000000fcccc", "mt-n2-subset0-seed3-00000000dddd"
@@ -226,7 +226,7 @@ def test_lost_scores_leave_the_row_and_name_the_file(grid):
 _WRITER = """
 import sys
 from pathlib import Path
-from semisam.files import write_json
+from semisam.core.files import write_json
 import json
 result, runs, who = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), sys.argv[3]
 for number in range(int(sys.argv[4])):

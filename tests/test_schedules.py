@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from semisam.schedules import Ramp, step_decay
-from semisam.types import Clock
+from semisam.core.schedules import Ramp, step_decay
+from semisam.core.types import Clock
 
 STEPS = (0, 1500, 3000, 4500, 6000)
 

@@ -10,14 +10,14 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from semisam.core.types import Clock
+from semisam.frameworks._sdf import signed_distance, signed_distances
 from semisam.frameworks.dtc import DualTaskConsistency
 from semisam.frameworks.dtml import DualTaskMutualLearning
 from semisam.frameworks.ent_mini import EntropyMinimisation
 from semisam.frameworks.supervised import Supervised
 from semisam.frameworks.ua_mt import UncertaintyAwareMeanTeacher
-from semisam.sdf import signed_distance, signed_distances
 from semisam.testing import random_batch, tiny_builder
-from semisam.types import Clock
 
 CLOCK = Clock(700, 1000)
 LAMBDA_C = 0.1 * math.exp(-5 * 0.3)

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semisam.framework import Framework, NetBuilder
+from semisam.core.framework import Framework, NetBuilder
+from semisam.core.types import Batch, Clock, Prompt, Step, View
 from semisam.testing import (
     BackendContract,
     DatasetContract,
@@ -28,7 +29,6 @@ from semisam.testing import (
     tiny_builder,
 )
 from semisam.testing.samples import TinyNet
-from semisam.types import Batch, Clock, Prompt, Step, View
 
 
 class Toy(Framework):

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from semisam.branch import SemiSAM
-from semisam.errors import InputError, SemisamWarning
+from semisam.core.errors import InputError, SemisamWarning
+from semisam.core.layout import CHECKPOINT, LOG, PREVIOUS
+from semisam.core.types import Clock
 from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.frameworks.semisam import SemiSAM
 from semisam.frameworks.supervised import Supervised
-from semisam.names import CHECKPOINT, LOG, PREVIOUS
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import FakeBackend, random_batch, tiny_builder
-from semisam.trainer import Diverged, Interrupted, Plan, Trainer
-from semisam.types import Clock
+from semisam.training.trainer import Diverged, Interrupted, Plan, Trainer
 
 PLAN = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.errors import InputError
+from semisam.core.errors import InputError
 from semisam.networks.vnet import VNet, from_published, load_published
 
 GOLDENS = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from semisam import zero_shot
+from semisam.bench import zero_shot
 from semisam.cli.main import main
 
 
@@ -179,8 +179,8 @@ def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_pat
 
 def test_the_same_seed_gives_the_same_clicks():
     from semisam.backends.geodesic import Geodesic
-    from semisam.data.phantom import Phantom
-    from semisam.data.store import VolumeStore
+    from semisam.data.datasets.phantom import Phantom
+    from semisam.data.loading.store import VolumeStore
 
     frames = []
     for _ in range(2):

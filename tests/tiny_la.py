@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from semisam.data.phantom import Phantom
+from semisam.data.datasets.phantom import Phantom
 
 
 def write_tiny_la(folder: Path) -> Path:

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from semisam.errors import InputError
-from semisam.types import Prompt
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from semisam.types import Prompt
+from semisam.core.types import Prompt
 
 
 def window(image: Tensor, clip: float) -> Tensor:

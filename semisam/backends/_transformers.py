@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semisam.backends._slices import mask_box
-from semisam.errors import InputError, PluginError
-from semisam.types import Prompt
+from semisam.core.errors import InputError, PluginError
+from semisam.core.types import Prompt
 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, with which SAM and SAM 2 were trained
 _STD = (0.229, 0.224, 0.225)

@@ -24,8 +24,8 @@ from semisam.backends._seeds import (
     mark,
 )
 from semisam.backends._smooth import smooth
-from semisam.errors import InputError
-from semisam.types import Prompt
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 
 Floats = NDArray[np.float32]
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semisam.backends._cube import Cube, cube_around, resample, scaled_shape
+from semisam.backends._hub import hub_file
 from semisam.backends._sam_med3d.network import SamMed3DNet, load_published
 from semisam.backends._seeds import check_prompt
-from semisam.errors import InputError
-from semisam.hub import hub_file
-from semisam.types import Prompt
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 
 REPOSITORY = "blueyo0/SAM-Med3D"
 NAMES = ("sam_med3d", "sam_med3d_turbo")

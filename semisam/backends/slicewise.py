@@ -20,8 +20,8 @@ from semisam.backends._slices import (
     split,
     window,
 )
-from semisam.errors import InputError
-from semisam.types import Prompt
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 
 _NOTHING = -10.0  # the log odds on a slice that nothing asks about
 _KEPT = 0.5  # the Dice with the slice before, and the model's own IoU estimate, below which it ends

@@ -16,12 +16,17 @@ from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
 from semisam.backends._smooth import smooth, smooth_tensors
-from semisam.errors import InputError
-from semisam.synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.synthsam.prompts import STRIDE, Guide, Marks, make_guide
-from semisam.synthsam.prompts_gpu import GpuGuide, GpuMarks, make_gpu_guide, relative_steps
-from semisam.synthsam.weights import load_weights
-from semisam.types import Prompt
+from semisam.backends._synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.backends._synthsam.prompts import STRIDE, Guide, Marks, make_guide
+from semisam.backends._synthsam.prompts_gpu import (
+    GpuGuide,
+    GpuMarks,
+    make_gpu_guide,
+    relative_steps,
+)
+from semisam.backends._synthsam.weights import load_weights
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 
 EMBEDDED = Path(__file__).parent / "weights" / "synthsam.safetensors"
 _NOTHING = -4.0  # the log odds everywhere where nothing says foreground
@@ -54,7 +59,7 @@ class Embedding:
 class SynthSAM:
     """Segments what clicks, a box or a mask point at, in any scan, by a network.
 
-    The network has learned from volumes drawn by `semisam.synthsam.generator` and from no scan of
+    The network has learned from volumes drawn by `semisam.pretraining.generator` and from no scan of
     any person, so no data set is in it and it can be judged on all of them. It sees the image once
     (`encode`); each prompt then costs a light decoder, which is also told the geodesic distance
     from the clicks. Clicks are one set, their order does not matter. ``semisam pretrain synthsam``

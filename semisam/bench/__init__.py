@@ -1,1 +1,4 @@
-"""Grids of runs, the results store and the comparison table."""
+"""Many runs: study, grid, executors, results, tables, statistics, zero-shot, report.
+
+Here lives what needs more than one run.
+"""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from semisam.bench.sharing import in_use
 from semisam.bench.store import RunInfo, list_runs, runs_of
-from semisam.errors import InputError
-from semisam.names import CHECKPOINT, LOCK, PREVIOUS
+from semisam.core.errors import InputError
+from semisam.core.layout import CHECKPOINT, LOCK, PREVIOUS
 
 KINDS = ("failed", "stopped", "checkpoints", "leftovers")
 """Failed and stopped runs; checkpoints of finished ones; half-written files of killed processes."""

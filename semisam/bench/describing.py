@@ -8,8 +8,8 @@ from typing import Any
 
 from semisam.bench.sharing import read_progress
 from semisam.bench.store import PARTS, RunInfo, read_result, runs_of
-from semisam.errors import InputError
-from semisam.names import LOG, RESULT, SETTINGS
+from semisam.core.errors import InputError
+from semisam.core.layout import LOG, RESULT, SETTINGS
 
 _LOG_END = 65536
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from semisam.assemble import choose_labeled, make_framework, open_dataset
-from semisam.config import RunSettings, make_settings
-from semisam.data.store import VolumeStore, data_hash
-from semisam.preflight import check_run
+from semisam.data.loading.store import VolumeStore, data_hash
+from semisam.run.build import choose_labeled, make_framework, open_dataset
+from semisam.run.preflight import check_run
+from semisam.run.settings import RunSettings, make_settings
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Axes:
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
         sam_weights: of the branch: ``plain``, or ``gated`` by the quality of its answers.
-        sam_controls: ``none`` for the branch itself; see `semisam.controls`.
+        sam_controls: ``none`` for the branch itself; see `semisam.frameworks.controls`.
     """
 
     methods: Sequence[str]

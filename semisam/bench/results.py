@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from semisam.bench.statistics import compare, holm
 from semisam.bench.store import read_result
-from semisam.config import RunSettings, departures, show_value
-from semisam.controls import NEED_TRUTH
-from semisam.errors import InputError
-from semisam.files import replace_file
-from semisam.names import CASES, RESULT
-from semisam.protocols import PROTOCOLS
+from semisam.core.errors import InputError
+from semisam.core.files import replace_file
+from semisam.core.layout import CASES, RESULT
+from semisam.frameworks.controls import NEED_TRUTH
+from semisam.run.protocols import PROTOCOLS
+from semisam.run.settings import RunSettings, departures, show_value
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam.bench.worker import PROGRESS
-from semisam.names import LOCK
+from semisam.core.layout import LOCK
 
 _POLL = 0.25
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from semisam.bench.sharing import in_use, read_progress
 from semisam.bench.worker import ERROR, PROGRESS
-from semisam.errors import InputError
-from semisam.names import CHECKPOINT, LOCK, PREVIOUS, RESULT, SETTINGS
+from semisam.core.errors import InputError
+from semisam.core.layout import CHECKPOINT, LOCK, PREVIOUS, RESULT, SETTINGS
 
 State = Literal["done", "running", "stopped", "failed", "damaged"]
 
@@ -106,7 +106,7 @@ def find_run(folder: Path, wanted: str) -> RunInfo:
     if len(found) == 1:
         return _info(named[found[0]], *_measure(named[found[0]].path))
     if not found:
-        from semisam.plugins import nearest
+        from semisam.plugins.registry import nearest
 
         raise InputError(
             f"the name of a run in {folder}, its hash, or the start of either is required, got "

@@ -14,7 +14,7 @@ import pandas as pd
 
 from semisam.bench.results import OnFault, collect, collect_cases, comparison
 from semisam.bench.statistics import ALPHA
-from semisam.errors import InputError
+from semisam.core.errors import InputError
 
 PAPER = "paper, Table II"
 """Marks a row that is the paper's own."""

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from semisam.errors import InUse, SemisamError, SemisamWarning
-from semisam.files import full_disk, is_full, write_json
+from semisam.core.errors import InUse, SemisamError, SemisamWarning
+from semisam.core.files import full_disk, is_full, write_json
 
 if TYPE_CHECKING:
-    from semisam.config import RunSettings
+    from semisam.run.settings import RunSettings
 
 PROGRESS = "progress.json"
 ERROR = "error.json"
@@ -97,10 +97,10 @@ def main(
         device: of this machine, instead of the settings'; ``auto``: a GPU if there is one.
         parent: the process that started this one, whose end ends the run; ``None``: who it is now.
     """
-    from semisam.allocator import keep_memory
     from semisam.bench.sharing import in_use, wait_idle
-    from semisam.run import execute
-    from semisam.trainer import Interrupted
+    from semisam.run.execute import execute
+    from semisam.training.allocator import keep_memory
+    from semisam.training.trainer import Interrupted
 
     keep_memory()
     _end_with_parent(os.getppid() if parent is None else parent)
@@ -161,7 +161,7 @@ def _failed(folder: Path, reason: str, code: int) -> int:
 
 
 def _settings(folder: Path, device: str | None) -> RunSettings:
-    from semisam.config import read_settings
+    from semisam.run.settings import read_settings
 
     settings = read_settings(folder)
     if device is None:

@@ -1,1 +1,4 @@
-"""The command line: click commands only; heavy imports stay inside the commands."""
+"""The command line: each command parses, calls one function and prints.
+
+No logic lives here, and no command makes up settings to reach a function.
+"""

@@ -12,7 +12,7 @@ from semisam.cli.executors import executor_options, take_executor
 from semisam.cli.options import Names, Numbers, run_options
 
 if TYPE_CHECKING:
-    from semisam.config import RunSettings
+    from semisam.run.settings import RunSettings
 
 _EXAMPLES = """\b
 Examples:
@@ -83,10 +83,10 @@ def command(
     from semisam.bench import grid, results
     from semisam.cli.display import GridDisplay, console, print_table
     from semisam.cli.options import check_names, common_settings, suggested_settings
-    from semisam.controls import CONTROLS
-    from semisam.defaults import DEFAULT_BACKEND
-    from semisam.distributed import check_alone
-    from semisam.files import writable_folder
+    from semisam.core.files import writable_folder
+    from semisam.frameworks.controls import CONTROLS
+    from semisam.run.defaults import DEFAULT_BACKEND
+    from semisam.training.distributed import check_alone
 
     check_alone("bench")
     sams = sams or ("none", DEFAULT_BACKEND)
@@ -170,6 +170,6 @@ def _about_settings(
 
 
 def _list(settings: Mapping[str, Any]) -> str:
-    from semisam.config import show_value
+    from semisam.run.settings import show_value
 
     return ", ".join(f"{key} {show_value(value)}" for key, value in sorted(settings.items()))

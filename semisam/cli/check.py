@@ -12,7 +12,7 @@ from semisam.cli.options import dataset_options
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from semisam.data.report import Report
+    from semisam.data.tools.report import Report
 
 
 @click.command("check", short_help="Look at every file of a folder of scans; say what is wrong.")
@@ -31,9 +31,9 @@ def command(
 
     from semisam.cli.display import console, progress_bars
     from semisam.cli.options import named_dataset
-    from semisam.data.check import check_folder
-    from semisam.errors import InputError
-    from semisam.files import write_json
+    from semisam.core.errors import InputError
+    from semisam.core.files import write_json
+    from semisam.data.tools.check import check_folder
 
     # Its warnings of a damaged file come in many lines; the report has one for it.
     sitk: Any = SimpleITK  # its functions carry no types

@@ -41,7 +41,7 @@ def command(name: str, out: str, jobs: int, url: str | None, timeout: float) -> 
     )
 
     from semisam.cli.display import console
-    from semisam.data.download import LA_CITATION, LA_URL, download_la, la_manifest
+    from semisam.data.tools.download import LA_CITATION, LA_URL, download_la, la_manifest
 
     entries = la_manifest()
     columns = (

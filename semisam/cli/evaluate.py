@@ -35,17 +35,17 @@ def command(
     """
     import torch
 
-    from semisam.allocator import keep_memory
-    from semisam.assemble import open_dataset, recognise_dataset
     from semisam.cli.display import console, progress_bars
-    from semisam.config import RunSettings, make_settings
-    from semisam.data.store import VolumeStore
-    from semisam.errors import InputError
-    from semisam.evaluation import evaluate, summarise
-    from semisam.files import writable_folder
-    from semisam.preflight import check_device
-    from semisam.published import PublishedVNet
-    from semisam.run import load_run, window_stride, write_cases
+    from semisam.core.errors import InputError
+    from semisam.core.files import writable_folder
+    from semisam.data.loading.store import VolumeStore
+    from semisam.inference.evaluation import evaluate, summarise
+    from semisam.networks.published import PublishedVNet
+    from semisam.run.build import open_dataset, recognise_dataset
+    from semisam.run.execute import load_run, window_stride, write_cases
+    from semisam.run.preflight import check_device
+    from semisam.run.settings import RunSettings, make_settings
+    from semisam.training.allocator import keep_memory
 
     keep_memory()
     path = Path(run)

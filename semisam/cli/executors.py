@@ -87,7 +87,7 @@ def slurm_options(given: tuple[str, ...]) -> dict[str, str]:
     Raises:
         InputError: if one has an empty value.
     """
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
 
     found = {}
     for text in given:
@@ -100,7 +100,7 @@ def slurm_options(given: tuple[str, ...]) -> dict[str, str]:
 
 def _refuse_idle(name: str, own: dict[str, Any]) -> None:
     """Refuse options of another executor than the one asked for."""
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
 
     takes = {
         "local": {"jobs"},
@@ -128,8 +128,8 @@ def _refuse_idle(name: str, own: dict[str, Any]) -> None:
 
 def _check_devices(devices: list[str]) -> None:
     """Refuse a device that is not there before a run finds it missing."""
-    from semisam.errors import InputError
-    from semisam.preflight import device_fault
+    from semisam.core.errors import InputError
+    from semisam.run.preflight import device_fault
 
     for device in devices:
         fault = device_fault(device)
@@ -141,7 +141,7 @@ def _check_devices(devices: list[str]) -> None:
 
 
 def _one_device(name: str, devices: list[str]) -> str:
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
 
     if len(devices) > 1:
         raise InputError(
@@ -152,7 +152,7 @@ def _one_device(name: str, devices: list[str]) -> str:
 
 
 def _need_dask() -> None:
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
 
     missing = [n for n in ("distributed", "dask_jobqueue") if importlib.util.find_spec(n) is None]
     if missing:

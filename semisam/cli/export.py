@@ -20,7 +20,7 @@ def command(run: str, target: str) -> None:
     torch.export.load runs what a file says: open with it only models that you trust.
     """
     from semisam.cli.display import console
-    from semisam.export import export_run
+    from semisam.inference.export import export_run
 
     card = export_run(Path(run), Path(target))
     size = Path(target).stat().st_size / 1e6

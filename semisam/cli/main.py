@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from semisam import __version__
-from semisam.errors import InputError, PluginError, SemisamError
+from semisam.core.errors import InputError, PluginError, SemisamError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "bench": (
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import one command."""
         if cmd_name not in self.table:
-            from semisam.plugins import nearest
+            from semisam.plugins.registry import nearest
 
             ctx.fail(f"No such command {cmd_name!r}{nearest(cmd_name, self.table)}.")
         module, _, attribute = self.table[cmd_name][0].partition(":")
@@ -83,7 +83,7 @@ class MainGroup(LazyGroup):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2 if isinstance(error, InputError | PluginError) else 1)
         except OSError as error:
-            from semisam.files import full_disk, is_full
+            from semisam.core.files import full_disk, is_full
 
             if not is_full(error):
                 raise
@@ -111,7 +111,7 @@ def run() -> None:
         main(prog_name="semisam")
     except SystemExit as stop:
         # Imported by the commands that need it alone.
-        distributed = sys.modules.get("semisam.distributed")
+        distributed = sys.modules.get("semisam.training.distributed")
         if distributed is None or not isinstance(stop.code, int):
             raise
         distributed.end(stop.code)

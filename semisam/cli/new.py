@@ -16,7 +16,7 @@ def command(kind: str, name: str, out: str) -> None:
     """
     from pathlib import Path
 
-    from semisam.scaffold import write_project
+    from semisam.plugins.scaffold import write_project
 
     folder = write_project(kind, name, Path(out))
     click.echo(

@@ -153,16 +153,16 @@ def named_dataset(
         InputError: no plugin recognises the folder, or ``--set`` names another plugin.
         PluginError: the plugin has no such option, or not of that type.
     """
-    from semisam import plugins
-    from semisam.assemble import recognise_dataset
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
+    from semisam.plugins import registry
+    from semisam.run.build import recognise_dataset
 
     name = dataset or recognise_dataset(path)
     options = assignments(given)
     idle = sorted(set(options) - {name})
     if idle:
         raise InputError(f"--set must name the dataset {name} here, got {', '.join(idle)}")
-    return name, plugins.check_options("dataset", name, options.get(name, {}))
+    return name, registry.check_options("dataset", name, options.get(name, {}))
 
 
 def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -171,7 +171,7 @@ def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None
     Raises:
         InputError: naming the option and what it knows.
     """
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
 
     wrong = [name for name in names if name not in known]
     if wrong:
@@ -184,7 +184,7 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
     Raises:
         InputError: if one is not of the form ``plugin.option=value``.
     """
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
 
     found: dict[str, dict[str, str]] = {}
     for text in given:
@@ -215,12 +215,12 @@ def common_settings(
     """
     import torch
 
-    from semisam import plugins
-    from semisam.assemble import recognise_dataset
-    from semisam.branch import SemiSAM
-    from semisam.config import prescribed_prompter
-    from semisam.errors import InputError
-    from semisam.protocols import DEFAULT
+    from semisam.core.errors import InputError
+    from semisam.frameworks.semisam import SemiSAM
+    from semisam.plugins import registry
+    from semisam.run.build import recognise_dataset
+    from semisam.run.protocols import DEFAULT
+    from semisam.run.settings import prescribed_prompter
 
     options = assignments(given.get("assignments", ()))
     common = {
@@ -247,30 +247,30 @@ def common_settings(
         name = common.get(kind, default)
         if name in options:
             given_here = options.pop(name)
-            common[f"{kind}_options"] = plugins.check_options(kind, name, given_here)
+            common[f"{kind}_options"] = registry.check_options(kind, name, given_here)
     if BRANCH in options:
-        common["semisam_options"] = plugins.check_keywords(SemiSAM, BRANCH, options.pop(BRANCH))
+        common["semisam_options"] = registry.check_keywords(SemiSAM, BRANCH, options.pop(BRANCH))
     idle = sorted(set(options) - set(methods) - set(sams))
     if idle:
         taking_part = [
             *(*methods, *(s for s in sams if s != "none"), common["dataset"]),
             *(common.get("network", "vnet"), prompter, BRANCH),
         ]
-        wrong = ", ".join(f"{name}{plugins.nearest(name, taking_part)}" for name in idle)
+        wrong = ", ".join(f"{name}{registry.nearest(name, taking_part)}" for name in idle)
         raise InputError(
             f"--set must name a plugin that takes part, got {wrong}; here these do: "
             f"{', '.join(taking_part)}"
         )
     # Typed from here on: 0.9 and 0.90 are the same setting, so the same run.
     kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
-    typed = {n: plugins.check_options(kinds[n], n, given) for n, given in options.items()}
+    typed = {n: registry.check_options(kinds[n], n, given) for n, given in options.items()}
     return common, typed
 
 
 def suggested_settings(common: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the dataset suggests where the user says nothing."""
-    from semisam.assemble import open_dataset
-    from semisam.config import make_settings
+    from semisam.run.build import open_dataset
+    from semisam.run.settings import make_settings
 
     probe = {key: common[key] for key in ("data", "dataset", "dataset_options") if key in common}
     return dict(open_dataset(make_settings({**probe, "labels": 1})).suggested)

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from semisam import plugins as registry
-from semisam.errors import PluginError
-from semisam.plugins import GROUPS, Plugin
-from semisam.protocols import PROTOCOLS
+from semisam.core.errors import PluginError
+from semisam.plugins import registry
+from semisam.plugins.registry import GROUPS, Plugin
+from semisam.run.protocols import PROTOCOLS
 
 
 @click.command("plugins")
@@ -68,7 +68,7 @@ def _describe(plugin: Plugin) -> dict[str, Any]:
     described: dict[str, Any] = asdict(plugin)
     if plugin.problem:
         return described
-    from semisam import _options
+    from semisam.plugins import options as _options
 
     described["summary"] = _options.summary(registry.load(plugin.kind, plugin.name))
     described["options"] = [

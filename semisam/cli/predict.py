@@ -35,16 +35,16 @@ def command(
     mask back. Where the training scans carry no orientation, as the published h5 files, they are
     taken to run to the left, the posterior and the superior.
     """
-    from semisam.allocator import keep_memory
     from semisam.cli.display import console, progress_bars
-    from semisam.config import RunSettings
-    from semisam.data.io import write_nifti
-    from semisam.errors import InputError
-    from semisam.files import writable_folder
-    from semisam.inputs import check_outputs, gather_scans
-    from semisam.prediction import class_file_names, load_model, read_scan, segment
-    from semisam.preflight import check_device
-    from semisam.preview import write_preview
+    from semisam.core.errors import InputError
+    from semisam.core.files import writable_folder
+    from semisam.data.images.files import write_nifti
+    from semisam.inference.inputs import check_outputs, gather_scans
+    from semisam.inference.predictor import class_file_names, load_model, read_scan, segment
+    from semisam.inference.preview import write_preview
+    from semisam.run.preflight import check_device
+    from semisam.run.settings import RunSettings
+    from semisam.training.allocator import keep_memory
 
     keep_memory()
     check_device(RunSettings(labels=1, precision="fp32", device=device))

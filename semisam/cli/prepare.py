@@ -19,18 +19,18 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
     DST is then a --data of its own, and training from it ends in the very same weights. The same
     command again goes on where it was stopped and renews what has changed.
     """
-    from semisam import plugins
     from semisam.cli.display import console, progress_bars
     from semisam.cli.options import named_dataset
-    from semisam.data.prepare import prepare
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
+    from semisam.data.tools.prepare import prepare
+    from semisam.plugins import registry
 
     name, options = named_dataset(Path(source), dataset, assignments)
     if name == "prepared":
         raise InputError(f"SRC must be scans as they came, got {source}, which is prepared already")
     if Path(target).resolve() == Path(source).resolve():
         raise InputError(f"DST must be another folder than SRC, got {target} for both")
-    opened = plugins.load("dataset", name)(Path(source), **options)
+    opened = registry.load("dataset", name)(Path(source), **options)
     with progress_bars() as bars:
         task = bars.add_task("preparing", total=None)
         manifest = prepare(

@@ -34,13 +34,13 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     """
     from pathlib import Path
 
+    from semisam.backends._synthsam.weights import save_weights
     from semisam.cli.display import console, progress_bars
-    from semisam.distributed import check_alone
-    from semisam.files import writable_folder
-    from semisam.signals import deferred_interrupt
-    from semisam.synthsam.pretrain import Pretraining, make_plan
-    from semisam.synthsam.weights import save_weights
-    from semisam.trainer import Interrupted
+    from semisam.core.files import writable_folder
+    from semisam.pretraining.pretrain import Pretraining, make_plan
+    from semisam.training.distributed import check_alone
+    from semisam.training.signals import deferred_interrupt
+    from semisam.training.trainer import Interrupted
 
     check_alone("pretrain")
     plan, initial = make_plan({k: v for k, v in given.items() if v is not None}, init)
@@ -75,8 +75,8 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
 def _device(name: str | None) -> Any:
     import torch
 
-    from semisam.errors import InputError
-    from semisam.preflight import device_fault
+    from semisam.core.errors import InputError
+    from semisam.run.preflight import device_fault
 
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
     fault = device_fault(device)

@@ -31,9 +31,9 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
     test case, training curves, the quality of SAM's answers, pictures of test cases, settings and
     the command to reproduce. figures/ beside it has each figure as PNG and PDF.
     """
+    from semisam.bench.report.build import Options, default_out, make_report
     from semisam.cli.display import console, progress_bars
-    from semisam.errors import InputError
-    from semisam.report.build import Options, default_out, make_report
+    from semisam.core.errors import InputError
 
     folder = Path(runs)
     place = default_out(folder) if out is None else Path(out)

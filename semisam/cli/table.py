@@ -28,8 +28,8 @@ def command(folder: str, kind: str, paper: bool, out: str | None) -> None:
 
     from semisam.bench import tables
     from semisam.cli.display import console, print_table
-    from semisam.errors import InputError
-    from semisam.files import replace_file, writable_folder
+    from semisam.core.errors import InputError
+    from semisam.core.files import replace_file, writable_folder
 
     if out is not None and kind == "terminal":
         raise InputError("-o needs --format csv, md, latex or html, got the terminal's")

@@ -10,8 +10,8 @@ import click
 from semisam.cli.options import run_options
 
 if TYPE_CHECKING:
-    from semisam.config import RunSettings
-    from semisam.distributed import Group
+    from semisam.run.settings import RunSettings
+    from semisam.training.distributed import Group
 
 
 @click.command("train", short_help="Train one method on one labeled subset.")
@@ -63,12 +63,12 @@ def command(
     """
     import json
 
-    from semisam.allocator import keep_memory
     from semisam.bench import grid
     from semisam.cli.display import console
     from semisam.cli.options import common_settings, suggested_settings
-    from semisam.distributed import process_group
-    from semisam.files import writable_folder
+    from semisam.core.files import writable_folder
+    from semisam.training.allocator import keep_memory
+    from semisam.training.distributed import process_group
 
     def settings_of(group: Group) -> tuple[Any, Path]:
         common, options = common_settings(given, [method], [sam])
@@ -105,8 +105,8 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
     What all processes meet at once, rank 0 alone says.
     """
     from semisam.cli.display import progress_bars
-    from semisam.run import execute
-    from semisam.trainer import Diverged, Interrupted
+    from semisam.run.execute import execute
+    from semisam.training.trainer import Diverged, Interrupted
 
     with progress_bars() as bars:
         tasks = {}

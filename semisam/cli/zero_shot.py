@@ -10,7 +10,7 @@ import click
 from semisam.cli.options import Names, Numbers
 
 if TYPE_CHECKING:
-    from semisam.zero_shot import Clicks
+    from semisam.bench.zero_shot import Clicks
 
 
 @click.command("zero-shot", short_help="Ask promptable models alone, by clicks from the truth.")
@@ -61,14 +61,14 @@ def command(
     prompts; what it measures is the model, not a method. Each model is told of earlier clicks as it
     was trained: by the clicks, by its last answer, or both. Writes cases.csv and table.csv.
     """
-    from semisam import zero_shot
-    from semisam.allocator import keep_memory
+    from semisam.bench import zero_shot
     from semisam.bench.results import write
     from semisam.cli.display import console, print_zero_shot, progress_bars
-    from semisam.data.store import VolumeStore
-    from semisam.defaults import DEFAULT_BACKEND
-    from semisam.errors import InputError
-    from semisam.files import writable_folder
+    from semisam.core.errors import InputError
+    from semisam.core.files import writable_folder
+    from semisam.data.loading.store import VolumeStore
+    from semisam.run.defaults import DEFAULT_BACKEND
+    from semisam.training.allocator import keep_memory
 
     keep_memory()
     names = names or (DEFAULT_BACKEND,)
@@ -110,11 +110,11 @@ def _open(
     data: str | None, dataset: str | None, names: tuple[str, ...], given: tuple[str, ...]
 ) -> tuple[dict[str, Any], Any]:
     """Return the backends by name, and the dataset, their options checked."""
-    from semisam import plugins
-    from semisam.assemble import open_dataset, recognise_dataset
     from semisam.cli.options import assignments
-    from semisam.config import make_settings
-    from semisam.errors import InputError
+    from semisam.core.errors import InputError
+    from semisam.plugins import registry
+    from semisam.run.build import open_dataset, recognise_dataset
+    from semisam.run.settings import make_settings
 
     options = assignments(given)
     path = None if data is None else Path(data)
@@ -125,20 +125,20 @@ def _open(
             f"--set must name a backend or the dataset, got {', '.join(idle)}: here these take "
             f"part: {', '.join([*names, dataset])}"
         )
-    checked = {n: plugins.check_options("backend", n, options.get(n, {})) for n in names}
+    checked = {n: registry.check_options("backend", n, options.get(n, {})) for n in names}
     for name in names:
         # Every slice of the target gets its own clicks here, as in the paper: none is carried over.
-        if any(option.name == "propagate" for option in plugins.describe_options("backend", name)):
+        if any(option.name == "propagate" for option in registry.describe_options("backend", name)):
             checked[name].setdefault("propagate", False)
     settings = make_settings(
         {
             "data": None if path is None else str(path),
             "dataset": dataset,
-            "dataset_options": plugins.check_options("dataset", dataset, options.get(dataset, {})),
+            "dataset_options": registry.check_options("dataset", dataset, options.get(dataset, {})),
             "labels": 1,
         }
     )
-    backends = {name: plugins.load("backend", name)(**checked[name]) for name in names}
+    backends = {name: registry.load("backend", name)(**checked[name]) for name in names}
     blind = [name for name, backend in backends.items() if "points" not in backend.accepts]
     if blind:
         raise InputError(

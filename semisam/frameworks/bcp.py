@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semisam.distributed import drawn_alike, gather_rows, take_own
-from semisam.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.framework import Framework, NetBuilder, check_not_negative
-from semisam.losses import masked_supervised_loss, supervised_loss
-from semisam.metrics import largest_components
-from semisam.types import Batch, Clock, Step
+from semisam.core.ema import ema_decay_at, ema_update, frozen_copy
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import masked_supervised_loss, supervised_loss
+from semisam.core.types import Batch, Clock, Step
+from semisam.metrics.scores import largest_components
+from semisam.training.distributed import drawn_alike, gather_rows, take_own
 
 
 class BidirectionalCopyPaste(Framework):

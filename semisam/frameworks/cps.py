@@ -12,10 +12,10 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from semisam.framework import Framework, NetBuilder, check_not_negative
-from semisam.losses import supervised_loss
-from semisam.schedules import Ramp
-from semisam.types import Batch, Clock, Step
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import supervised_loss
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
 
 
 class CrossPseudoSupervision(Framework):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder, check_not_negative
-from semisam.losses import foreground_dice_loss, mean_squared_difference
-from semisam.schedules import Ramp
-from semisam.sdf import signed_distances
-from semisam.types import Batch, Clock, Step
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import foreground_dice_loss, mean_squared_difference
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
+from semisam.frameworks._sdf import signed_distances
 
 STEEPNESS = 1500.0
 

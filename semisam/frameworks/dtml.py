@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import foreground_dice_loss, mean_squared_difference, supervised_loss
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
 from semisam.frameworks.dtc import inside_probability
-from semisam.losses import foreground_dice_loss, mean_squared_difference, supervised_loss
-from semisam.schedules import Ramp
-from semisam.types import Batch, Clock, Step
 
 
 class DualTaskMutualLearning(Framework):

@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semisam.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.framework import Framework, NetBuilder, check_not_negative
-from semisam.losses import mean_squared_difference, supervised_loss
-from semisam.schedules import Ramp
-from semisam.types import Batch, Clock, Step
+from semisam.core.ema import ema_decay_at, ema_update, frozen_copy
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import mean_squared_difference, supervised_loss
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
 
 
 class MeanTeacher(Framework):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder, check_not_negative
-from semisam.losses import supervised_loss
-from semisam.types import Batch, Clock, Step
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import supervised_loss
+from semisam.core.types import Batch, Clock, Step
 
 
 class Supervised(Framework):

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semisam.distributed import global_sums
-from semisam.framework import NetBuilder
+from semisam.core.framework import NetBuilder
+from semisam.core.losses import entropy
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
 from semisam.frameworks.mean_teacher import MeanTeacher
-from semisam.losses import entropy
-from semisam.schedules import Ramp
-from semisam.types import Batch, Clock, Step
+from semisam.training.distributed import global_sums
 
 
 class UncertaintyAwareMeanTeacher(MeanTeacher):

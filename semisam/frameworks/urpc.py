@@ -15,11 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from semisam.distributed import global_means
-from semisam.framework import Framework, NetBuilder, check_not_negative
-from semisam.losses import supervised_loss
-from semisam.schedules import Ramp
-from semisam.types import Batch, Clock, Step
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.losses import supervised_loss
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
+from semisam.training.distributed import global_means
 
 Direction = Literal["scale", "average"]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semisam.errors import InputError
-from semisam.framework import check_head_levels, head_level
+from semisam.core.errors import InputError
+from semisam.core.framework import check_head_levels, head_level
 from semisam.networks.activation import InPlaceReLU
 
 _STRIDE = 16  # four halvings

@@ -1,1 +1,4 @@
-"""What turns a proposal into a prompt for a promptable model."""
+"""Prompt strategies: one strategy, one file.
+
+A prompter turns one class of a proposal into a `Prompt`. It sees a `View`, which has no label.
+"""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semisam.errors import InputError
-from semisam.types import Prompt
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 
 
 def check_fraction(name: str, value: float) -> None:

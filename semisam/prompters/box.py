@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from semisam.core.types import Prompt, View
 from semisam.prompters._components import largest_component
 from semisam.prompters._points import bounding_box, check_count, check_fraction, grow_box
-from semisam.types import Prompt, View
 
 
 class BoxPrompter:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from semisam.core.types import Prompt, View
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.types import Prompt, View
 
 
 class BoxAndPoints:

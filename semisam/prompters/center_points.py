@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from semisam.core.types import Prompt, View
 from semisam.prompters._components import deepest_points, largest_component
 from semisam.prompters._points import check_count, check_fraction
-from semisam.types import Prompt, View
 
 
 class CenterPoints:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from semisam.core.types import Prompt, View
 from semisam.prompters._points import check_count, check_fraction, sample
-from semisam.types import Prompt, View
 
 
 class CorrectivePoints:

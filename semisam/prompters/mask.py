@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from semisam.types import Prompt, View
+from semisam.core.types import Prompt, View
 
 
 class MaskPrompter:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from semisam.core.types import Prompt, View
 from semisam.prompters.mask import MaskPrompter
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.types import Prompt, View
 
 
 class MaskAndPoints:

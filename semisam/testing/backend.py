@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from semisam.backend import PROMPT_KINDS, Backend
-from semisam.types import Prompt
+from semisam.core.backend import PROMPT_KINDS, Backend
+from semisam.core.types import Prompt
 
 
 class FakeBackend:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from semisam.data.dataset import Dataset
+    from semisam.data.datasets.dataset import Dataset
 
 
 class DatasetContract:

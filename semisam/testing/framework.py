@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
+from semisam.core.framework import Framework, NetBuilder
+from semisam.core.types import Batch, Clock, Step
 from semisam.testing.backend import FakeBackend
 from semisam.testing.prompter import FakePrompter
 from semisam.testing.samples import random_batch, tiny_builder
-from semisam.types import Batch, Clock, Step
 
 _TOTAL = 100
 _CLOCKS = (Clock(0, _TOTAL), Clock(_TOTAL // 2, _TOTAL), Clock(_TOTAL - 1, _TOTAL))
@@ -195,7 +195,7 @@ class FrameworkContract:
 
     def test_wrapped_with_weight_zero_is_the_bare_method(self) -> None:
         """``SemiSAM(..., weight=0)`` changes no bit of losses, gradients and weights."""
-        from semisam.branch import SemiSAM
+        from semisam.frameworks.semisam import SemiSAM
 
         bare = self._framework()
         wrapped = SemiSAM(

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semisam.backend import PROMPT_KINDS, Prompter
-from semisam.types import Prompt, View
+from semisam.core.backend import PROMPT_KINDS, Prompter
+from semisam.core.types import Prompt, View
 
 
 class FakePrompter:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semisam.framework import NetBuilder, check_head_levels, head_level
-from semisam.types import Batch
+from semisam.core.framework import NetBuilder, check_head_levels, head_level
+from semisam.core.types import Batch
 
 
 def tiny_builder(

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from semisam.backends.geodesic import Geodesic
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 from semisam.testing import BackendContract
-from semisam.types import Prompt
 
 
 class TestContractOnTwoChannels(BackendContract):

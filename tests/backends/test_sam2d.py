@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from tiny_sam import SIDE
 from torch.nn import functional
 
-from semisam import plugins
 from semisam.backends._transformers import Frame
 from semisam.backends.medsam import MedSAM, MedSamPictures
 from semisam.backends.sam import Sam
 from semisam.backends.sam2 import Sam2
-from semisam.branch import check_pair
-from semisam.errors import InputError, PluginError
+from semisam.bench.zero_shot import interact
+from semisam.core.errors import InputError, PluginError
+from semisam.core.types import Prompt
+from semisam.frameworks.semisam import check_pair
+from semisam.plugins import registry
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.types import Prompt
-from semisam.zero_shot import interact
 
 SHAPE = (20, 28, 9)
 
@@ -136,7 +136,7 @@ def test_many_slices_at_once_equal_one_by_one(
     at = [(3, 4, 0), (9, 9, 0), (5, 20, 2), (15, 2, 3), (8, 8, 3), (4, 4, 3), (7, 25, 7)]
     prompt = clicks(*at, labels=[1, 0, 1, 1, 0, 1, 1])
     options = {"checkpoint": sam_checkpoints[name], "propagate": False}
-    backends = [plugins.load("backend", name)(batch=n, **options) for n in (1, 4)]
+    backends = [registry.load("backend", name)(batch=n, **options) for n in (1, 4)]
     one, many = (b.segment(b.encode(image), prompt) for b in backends)
     assert torch.allclose(one, many, atol=1e-4)
     for i in (0, 2, 3, 7):
@@ -315,8 +315,8 @@ def test_without_transformers_it_says_what_to_install(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    backend = plugins.load("backend", name)  # listing, checking and describing work without
-    assert plugins.describe_options("backend", name)[0].name == "checkpoint"
+    backend = registry.load("backend", name)  # listing, checking and describing work without
+    assert registry.describe_options("backend", name)[0].name == "checkpoint"
     with pytest.raises(PluginError, match=r"needs the package transformers.*pip install 'semisam"):
         backend()
 

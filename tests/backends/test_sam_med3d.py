@@ -9,20 +9,20 @@ import torch
 from plain_sam_med3d import plain_encode, plain_window
 from torch.nn import functional as F
 
-from semisam import plugins
-from semisam.assemble import make_pair
 from semisam.backends._cube import cube_around, resample, scaled_shape
 from semisam.backends._sam_med3d import network
 from semisam.backends._sam_med3d.encoder import WindowAttention
 from semisam.backends._sam_med3d.network import SamMed3DNet, from_published, load_published
 from semisam.backends.sam_med3d import SamMed3D
-from semisam.branch import SemiSAM
-from semisam.config import departures, make_settings
-from semisam.errors import InputError
+from semisam.bench.zero_shot import interact
+from semisam.core.errors import InputError
+from semisam.core.types import Clock, Prompt
+from semisam.frameworks.semisam import SemiSAM
+from semisam.plugins import registry
 from semisam.prompters.uncertainty_points import UncertaintyPoints
+from semisam.run.build import make_pair
+from semisam.run.settings import departures, make_settings
 from semisam.testing import BackendContract, random_batch, tiny_builder
-from semisam.types import Clock, Prompt
-from semisam.zero_shot import interact
 
 CASES = ("one_point", "three_points_mask", "two_points_multimask")
 
@@ -73,7 +73,7 @@ class TestContract(BackendContract):
         self.options = {"checkpoint": str(checkpoint)}
 
     def make(self):
-        return plugins.load("backend", "sam-med3d")(**self.options)
+        return registry.load("backend", "sam-med3d")(**self.options)
 
 
 class TestContractResampled(TestContract):
@@ -424,7 +424,7 @@ def test_refusals_say_the_way_out(backend, checkpoint):
 
 
 def test_the_branch_asks_it_and_holds_none_of_it(backend):
-    inner = plugins.load("framework", "mt")(tiny_builder(norm="none"), 3)
+    inner = registry.load("framework", "mt")(tiny_builder(norm="none"), 3)
     branch = SemiSAM(inner, backend, UncertaintyPoints(max_uncertainty=1.0))
     step = branch.training_step(random_batch(3, shape=(20, 24, 17)), Clock(0, 10))
     assert step.metrics["sam_asked"] > 0 and float(step.losses["sam"].detach()) > 0

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from semisam.backends.slicewise import SliceWise
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
 from semisam.testing import BackendContract
-from semisam.types import Prompt
 
 SHAPE = (6, 7, 8)
 

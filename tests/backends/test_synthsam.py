@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from semisam.backends.synthsam import EMBEDDED, SynthSAM
-from semisam.data.phantom import make_case
-from semisam.errors import InputError
-from semisam.synthsam.user import deepness
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
+from semisam.data.datasets.phantom import make_case
+from semisam.pretraining.user import deepness
 from semisam.testing import BackendContract
-from semisam.types import Prompt
 
 # What the embedded weights reached on this phantom, less a margin.
 ONE_CLICK, BOX, MASK = 0.8, 0.75, 0.8

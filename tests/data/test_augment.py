@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from semisam.data.augment import ORIENTATIONS, draw_orientation, orient, shape_before
+from semisam.data.loading.augmentation import ORIENTATIONS, draw_orientation, orient, shape_before
 
 PLANE = np.arange(6).reshape(2, 3)
 

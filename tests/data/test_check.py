@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from scan_files import OBLIQUE, scan, write, write_folder, write_msd
 
 from semisam.cli.main import main
-from semisam.data.check import check_folder
+from semisam.data.tools.check import check_folder
 
 PLACE = ((1.0, 1.0, 1.5), (3.0, -4.0, 5.0), OBLIQUE)
 

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 
 from semisam.cli.main import main
-from semisam.data import download
-from semisam.data.download import Entry, Report, download_la, la_manifest
-from semisam.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError
+from semisam.data.tools import download
+from semisam.data.tools.download import Entry, Report, download_la, la_manifest
 
 SIZE = 300_000
 CASES = {f"CASE{i}": np.random.default_rng(i).bytes(SIZE + i) for i in range(4)}

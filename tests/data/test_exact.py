@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from semisam.data.exact import Draws, blurred, z_scored
+from semisam.data.datasets.exact import Draws, blurred, z_scored
 
 
 def test_draws_are_uniform_and_normal():

@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk
 from scan_files import scan, write, write_series
 
-from semisam.data.headers import read_header
-from semisam.data.io import read_image
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.images.files import read_image
+from semisam.data.images.headers import read_header
 
 
 def test_headers_without_voxels(tmp_path):

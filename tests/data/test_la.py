@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from semisam.data.la import LeftAtrium
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.datasets.la import LeftAtrium
 
 
 def write_case(folder, case, *, depth=8, label=True, attr=None, **extra):

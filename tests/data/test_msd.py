@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scan_files import scan, write, write_msd
 
-from semisam.assemble import recognise_dataset
-from semisam.data.msd import Decathlon
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.datasets.msd import Decathlon
+from semisam.run.build import recognise_dataset
 
 
 @pytest.mark.parametrize("channels", [1, 2])

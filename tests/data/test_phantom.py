@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from semisam.data.phantom import Phantom, make_case
-from semisam.data.store import array_hash
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.datasets.phantom import Phantom, make_case
+from semisam.data.loading.store import array_hash
 
 IMAGE_HASH = "0389ce9bda907bcd0fbf0c82c49388b7809a272e84d9de2a09801e3f03ffaa97"
 LABEL_HASH = "ede164e2291aa1236fd78746970aeb42572929426f07f008e98af264bf4e9466"

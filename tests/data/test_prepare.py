@@ -11,17 +11,17 @@ import torch
 from click.testing import CliRunner
 from scan_files import scan, write, write_folder, write_msd
 
-from semisam.assemble import recognise_dataset
 from semisam.cli.main import main
-from semisam.config import RunSettings
-from semisam.data.folder import ScanFolder
-from semisam.data.msd import Decathlon
-from semisam.data.phantom import Phantom
-from semisam.data.prepare import is_unfinished, prepare
-from semisam.data.prepared import Prepared
-from semisam.data.store import VolumeStore
-from semisam.errors import InputError
-from semisam.run import execute
+from semisam.core.errors import InputError
+from semisam.data.datasets.folder import ScanFolder
+from semisam.data.datasets.msd import Decathlon
+from semisam.data.datasets.phantom import Phantom
+from semisam.data.datasets.prepared import Prepared
+from semisam.data.loading.store import VolumeStore
+from semisam.data.tools.prepare import is_unfinished, prepare
+from semisam.run.build import recognise_dataset
+from semisam.run.execute import execute
+from semisam.run.settings import RunSettings
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk
 from scan_files import OBLIQUE, scan
 
-from semisam.data.io import Geometry
-from semisam.data.recipe import Placement, Recipe
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.images.files import Geometry
+from semisam.data.images.preprocessing import Placement, Recipe
 
 AS_IT_IS = Recipe(None, ("none",), crop="none")
 

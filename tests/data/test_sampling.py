@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.data.augment import orient
-from semisam.data.dataset import Dataset, Image, Split
-from semisam.data.io import Geometry
-from semisam.data.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
-from semisam.data.store import VolumeStore
-from semisam.errors import InputError
-from semisam.types import Batch
+from semisam.core.errors import InputError
+from semisam.core.types import Batch
+from semisam.data.datasets.dataset import Dataset, Image, Split
+from semisam.data.images.files import Geometry
+from semisam.data.loading.augmentation import orient
+from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
+from semisam.data.loading.store import VolumeStore
 
 
 class Coded(Dataset):

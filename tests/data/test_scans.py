@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scan_files import OBLIQUE, scan, write, write_folder, write_msd, write_series
 
-from semisam.assemble import choose_labeled, recognise_dataset
-from semisam.data.folder import ScanFolder
-from semisam.data.io import read_image
-from semisam.data.la_raw import RawLeftAtrium
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.datasets.folder import ScanFolder
+from semisam.data.datasets.la_raw import RawLeftAtrium
+from semisam.data.images.files import read_image
+from semisam.run.build import choose_labeled, recognise_dataset
 
 
 @pytest.fixture

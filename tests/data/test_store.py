@@ -7,12 +7,12 @@ import h5py
 import numpy as np
 import pytest
 
-from semisam.data.dataset import Dataset, Image, Split
-from semisam.data.io import Geometry
-from semisam.data.la import LeftAtrium
-from semisam.data.sampling import BatchPlan, BatchSource
-from semisam.data.store import LabelLeak, VolumeStore, array_hash, data_hash
-from semisam.errors import InputError
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Dataset, Image, Split
+from semisam.data.datasets.la import LeftAtrium
+from semisam.data.images.files import Geometry
+from semisam.data.loading.sampling import BatchPlan, BatchSource
+from semisam.data.loading.store import LabelLeak, VolumeStore, array_hash, data_hash
 
 SHAPE = (12, 10, 8)
 CASES = ("lab0", "lab1", "un0", "un1", "test0")

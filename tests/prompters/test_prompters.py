@@ -3,8 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from semisam.backend import PROMPT_KINDS, Prompter
-from semisam.errors import InputError
+from semisam.core.backend import PROMPT_KINDS, Prompter
+from semisam.core.errors import InputError
+from semisam.core.types import View
 from semisam.prompters._components import deepest_points
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.box_points import BoxAndPoints
@@ -14,7 +15,6 @@ from semisam.prompters.mask import MaskPrompter
 from semisam.prompters.mask_points import MaskAndPoints
 from semisam.prompters.random_points import RandomPoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
-from semisam.types import View
 
 Make = Callable[[], Prompter]
 ALL: list[Make] = [

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from semisam.synthsam.generator import LARGEST, SMALLEST, draw_volume
+from semisam.pretraining.generator import LARGEST, SMALLEST, draw_volume
 
 SHAPE = (48, 40, 32)
 

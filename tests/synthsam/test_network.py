@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.synthsam.generator import Volume, draw_volume
-from semisam.synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.synthsam.prompts import CHANNELS, Marks, make_guide
-from semisam.synthsam.session import Session
-from semisam.synthsam.user import click, proposal
+from semisam.backends._synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.backends._synthsam.prompts import CHANNELS, Marks, make_guide
+from semisam.pretraining.generator import Volume, draw_volume
+from semisam.pretraining.session import Session
+from semisam.pretraining.user import click, proposal
 
 SHAPE = (32, 26, 22)
 

@@ -5,11 +5,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from semisam.backends._synthsam.network import SynthSAMNet
+from semisam.backends._synthsam.weights import load_weights, save_weights
 from semisam.cli.main import main
-from semisam.errors import InputError
-from semisam.synthsam.network import SynthSAMNet
-from semisam.synthsam.pretrain import Plan, Pretraining, draw_batch
-from semisam.synthsam.weights import load_weights, save_weights
+from semisam.core.errors import InputError
+from semisam.pretraining.pretrain import Plan, Pretraining, draw_batch
 
 SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
 
@@ -27,7 +27,7 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
     # Stopped, as by Ctrl-C, after two of four steps.
     plan = Plan(steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=1)
     parts.mkdir()
-    from semisam.trainer import Interrupted
+    from semisam.training.trainer import Interrupted
 
     seen = []
     with pytest.raises(Interrupted):

@@ -8,10 +8,10 @@ import torch
 
 from semisam.backends import synthsam
 from semisam.backends._smooth import smooth, smooth_tensors
-from semisam.synthsam.generator import draw_volume
-from semisam.synthsam.prompts import FAREST, Marks, make_guide
-from semisam.synthsam.prompts_gpu import GpuMarks, make_gpu_guide, shortest_paths
-from semisam.types import Prompt
+from semisam.backends._synthsam.prompts import FAREST, Marks, make_guide
+from semisam.backends._synthsam.prompts_gpu import GpuMarks, make_gpu_guide, shortest_paths
+from semisam.core.types import Prompt
+from semisam.pretraining.generator import draw_volume
 
 VOLUME = draw_volume(3, 4, (48, 40, 32))
 

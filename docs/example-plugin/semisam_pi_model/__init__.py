@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semisam.framework import Framework, NetBuilder
-from semisam.losses import mean_squared_difference, supervised_loss
-from semisam.schedules import Ramp
-from semisam.types import Batch, Clock, Step
+from semisam.core.framework import Framework, NetBuilder
+from semisam.core.losses import mean_squared_difference, supervised_loss
+from semisam.core.schedules import Ramp
+from semisam.core.types import Batch, Clock, Step
 
 
 class PiModel(Framework):

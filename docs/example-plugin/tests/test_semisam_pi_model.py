@@ -2,7 +2,7 @@
 
 import pytest
 from semisam.testing import FrameworkContract, random_batch, tiny_builder
-from semisam.types import Clock
+from semisam.core.types import Clock
 
 from semisam_pi_model import PiModel
 

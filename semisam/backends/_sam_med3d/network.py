@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from semisam.backends._sam_med3d.decoder import MaskDecoder
 from semisam.backends._sam_med3d.encoder import ImageEncoder
 from semisam.backends._sam_med3d.prompts import PromptEncoder
-from semisam.errors import InputError
+from semisam.core.errors import InputError
 
 # What published checkpoints hold beside tensors: the trainer's settings and its schedule.
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [

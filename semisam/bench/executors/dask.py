@@ -30,7 +30,7 @@ from semisam.bench.executors.runs import (
 from semisam.bench.grid import Run
 from semisam.bench.sharing import wait_idle
 from semisam.bench.worker import INTERRUPTED
-from semisam.errors import InputError
+from semisam.core.errors import InputError
 
 CLUSTERS = {
     "slurm": ("SLURMCluster", "sbatch"),

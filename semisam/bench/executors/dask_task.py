@@ -11,7 +11,7 @@ from typing import Any
 from distributed import WorkerPlugin, get_worker
 
 from semisam.bench.worker import LOG, attend, worker_command
-from semisam.names import SETTINGS
+from semisam.core.layout import SETTINGS
 
 RESOURCE = "semisam"
 """What a worker of the grid's own cluster has one of, so that it executes one run at a time."""

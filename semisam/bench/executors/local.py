@@ -25,7 +25,7 @@ from semisam.bench.executors.runs import (
 from semisam.bench.grid import Run
 from semisam.bench.sharing import in_use, read_progress, wait_for
 from semisam.bench.worker import BUSY, LOG, PROGRESS, attend, worker_command
-from semisam.files import full_disk, is_full
+from semisam.core.files import full_disk, is_full
 
 
 class Local:

@@ -28,7 +28,7 @@ from semisam.bench.executors.runs import (
 from semisam.bench.grid import Run
 from semisam.bench.sharing import wait_idle
 from semisam.bench.worker import LOG, worker_command
-from semisam.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError
 
 _SCRIPT = Path(__file__).with_name("slurm_job.sh")
 _WAIT = 300

@@ -1,0 +1,63 @@
+"""The file that SynthSAM's weights travel in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from semisam.backends._synthsam.network import SynthSAMNet
+from semisam.core.errors import InputError
+from semisam.core.files import replace_file
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write weights as safetensors in half precision, beside and renamed.
+
+    Args:
+        path: of the file.
+        weights: by name, as in the network's state dict.
+        about: the file's metadata.
+    """
+    halves = {k: v.detach().cpu().half().contiguous() for k, v in weights.items()}
+    with replace_file(path) as temporary:
+        temporary.write_bytes(save(halves, dict(about)))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read weights that fit `SynthSAMNet`, as float32.
+
+    A safetensors file holds arrays and no code, so a file from anywhere is safe to try.
+
+    Raises:
+        InputError: there is no such file, or it is none of SynthSAM's.
+    """
+    if not path.is_file():
+        raise InputError(f"weights must be a safetensors file, got {path}, which is none")
+    try:
+        found = load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"weights must be a safetensors file, got {path} ({error}): it may be cut short, "
+            "copy it again"
+        ) from error
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in SynthSAMNet().state_dict().items()}
+    shapes = {k: tuple(v.shape) for k, v in found.items()}
+    unlike = sorted(k for k in wanted.keys() | shapes.keys() if wanted.get(k) != shapes.get(k))
+    if unlike:
+        first = unlike[0]
+        raise InputError(
+            f"weights must be of SynthSAM's network, got {path}, where {first} is "
+            f"{shapes.get(first, 'missing')} instead of {wanted.get(first, 'absent')}: name a file "
+            "that `semisam pretrain synthsam` wrote"
+        )
+    floats = {k: v.float() for k, v in found.items()}
+    if not all(math.isfinite(float(v.sum())) for v in floats.values()):
+        raise InputError(f"weights must be finite numbers, got {path}, where some are not")
+    return floats

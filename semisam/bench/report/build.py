@@ -1,0 +1,254 @@
+"""The report of a bench folder, from its runs to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from semisam.bench.report.choice import RULE, RULE_ALONE, Predictor, Shown, choose
+from semisam.bench.report.curves import Logs, read_logs, sam_quality, training_curves
+from semisam.bench.report.page import Group, Section, render
+from semisam.bench.report.pictures import pictures
+from semisam.bench.report.runs import Bench, Part, read_bench
+from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_labels
+from semisam.bench.report.style import Gallery, Look, Made, looks, styled
+from semisam.core.errors import InputError
+from semisam.core.files import replace_file, writable_folder
+
+PAGE = "report.html"
+FIGURES = "figures"
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the report is to hold.
+
+    Attributes:
+        predict: compute masks that are not saved.
+        cases: at most so many test cases are shown in pictures.
+        data: where the scans lie now; ``None``: where the runs read them.
+    """
+
+    predict: bool = True
+    cases: int = 6
+    data: Path | None = None
+
+
+@dataclass
+class _Making:
+    """What every section needs."""
+
+    bench: Bench
+    look: Mapping[str, Look]
+    gallery: Gallery
+    options: Options
+    progress: Progress
+
+
+def make_report(folder: Path, out: Path, options: Options, progress: Progress) -> Path:
+    """Write ``report.html`` and ``figures/`` and return the path of the page.
+
+    Args:
+        folder: the output folder of ``semisam bench``, or a run's.
+        out: where page and figures go.
+        options: what it is to hold.
+        progress: told how far it is.
+
+    Raises:
+        InputError: if the folder holds no run, or nothing can be written to ``out``.
+    """
+    bench = read_bench(folder)
+    writable_folder(out)
+    gallery = Gallery(writable_folder(out / FIGURES))
+    look = looks(row for part in bench.parts for row in part.rows)
+    making = _Making(bench, look, gallery, options, progress)
+    with styled():
+        logs = read_logs(bench.runs, _counter(progress, "reading logs", len(bench.runs)))
+        sections = [
+            _against_labels(making),
+            _cases(making),
+            _training(making, logs),
+            _quality(making, logs),
+            _qualitative(making),
+        ]
+    page = out / PAGE
+    with replace_file(page) as temporary:
+        temporary.write_text(render(bench, sections), encoding="utf-8")
+    return page
+
+
+def _counter(progress: Progress, what: str, total: int) -> Callable[[], None]:
+    done = 0
+
+    def one() -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, total)
+
+    return one
+
+
+def _heading(making: _Making, part: Part) -> str:
+    """Return the part's title where there are several."""
+    return part.title if len(making.bench.parts) > 1 else ""
+
+
+def _labels(part: Part) -> list[int]:
+    return sorted({row.labels for row in part.rows})
+
+
+def _each(making: _Making, what: str) -> list[tuple[int, Part, int, Callable[[], None]]]:
+    """Return every part and its numbers of labels, and what to call when one is drawn."""
+    places = [
+        (number, part, labels)
+        for number, part in enumerate(making.bench.parts, start=1)
+        for labels in _labels(part)
+    ]
+    step = _counter(making.progress, what, len(places))
+    return [(number, part, labels, step) for number, part, labels in places]
+
+
+def _title(making: _Making, part: Part, labels: int) -> str:
+    whose = _heading(making, part)
+    return f"{labels} labeled" + (f". {whose}" if whose else "")
+
+
+def _against_labels(making: _Making) -> Section:
+    groups = []
+    for number, part in enumerate(making.bench.parts, start=1):
+        name = f"dice-labels-{number}"
+        made = dice_against_labels(making.bench, part, making.look, making.gallery, name)
+        if made is not None:
+            groups.append(Group(_heading(making, part), [made]))
+    lines = [] if groups else ["No run is finished, so there are no scores."]
+    return Section("labels", "Dice against labels", lines, groups)
+
+
+def _cases(making: _Making) -> Section:
+    groups = []
+    for number, part, labels, step in _each(making, "drawing test cases"):
+        name = f"cases-{number}-n{labels}"
+        made = by_case(making.bench, part, labels, making.look, making.gallery, name)
+        if made is not None:
+            groups.append(Group(_heading(making, part), [made]))
+        step()
+    lines = [ABOUT_CASES if groups else "No run is finished, so there are no scores of test cases."]
+    return Section("cases", "Every test case", lines, _merged(groups))
+
+
+def _merged(groups: list[Group]) -> list[Group]:
+    """Put neighbours of one heading together, so that their figures stand side by side."""
+    found: list[Group] = []
+    for group in groups:
+        if found and found[-1].heading == group.heading:
+            found[-1].figures.extend(group.figures)
+        else:
+            found.append(Group(group.heading, list(group.figures)))
+    return found
+
+
+def _logged(
+    making: _Making,
+    what: str,
+    stem: str,
+    logs: Logs,
+    draw: Callable[[Logs, Part, int, Mapping[str, Look], Gallery, str], list[Made]],
+) -> list[Group]:
+    """Return what is drawn of the logs of each part and number of labels, where there is any."""
+    groups = []
+    for number, part, labels, step in _each(making, what):
+        made = draw(logs, part, labels, making.look, making.gallery, f"{stem}-{number}-n{labels}")
+        if made:
+            groups.append(Group(_title(making, part, labels), made))
+        step()
+    return groups
+
+
+def _training(making: _Making, logs: Logs) -> Section:
+    groups = _logged(making, "drawing training curves", "training", logs, training_curves)
+    lines = [
+        f"{log.damaged} line{'s' * (log.damaged > 1)} of the log of {_folder(making, run)} could "
+        "not be read and were passed over."
+        for run, log in logs.by_run.items()
+        if log.damaged
+    ]
+    missing = [_folder(making, run) for run, log in logs.by_run.items() if log.frame.empty]
+    if missing and groups:
+        lines.append(f"Without a readable log: {', '.join(missing)}.")
+    if not groups:
+        lines.append("No finished run has a readable log, so there are no training curves.")
+    return Section("training", "Training", lines, groups)
+
+
+def _folder(making: _Making, run: str) -> str:
+    return making.bench.folder_of(run).path.name
+
+
+def _quality(making: _Making, logs: Logs) -> Section:
+    groups = _logged(making, "drawing SAM's answers", "sam", logs, sam_quality)
+    lines = [
+        "SAM is asked about labeled rows too, only to be measured; nothing of it enters the loss."
+    ]
+    if not groups:
+        lines = ["No finished run with SemiSAM has logged how good SAM's answers were."]
+    return Section("sam", "SAM's pseudo-labels over the training", lines, groups)
+
+
+def _qualitative(making: _Making) -> Section:
+    bench, options = making.bench, making.options
+    chosen: list[tuple[int, Part, list[Shown]]] = []
+    left = options.cases
+    for number, part in enumerate(bench.parts, start=1):
+        shown = choose(bench, part, left)
+        left -= len(shown)
+        chosen.append((number, part, shown))
+    total = sum(len(shown) for _, _, shown in chosen)
+    alone = any(one.wrapped is None for _, _, shown in chosen for one in shown)
+    lines = [RULE_ALONE if alone else RULE, f"At most {options.cases} cases are shown (--cases)."]
+    predictor = Predictor(bench, options.data, compute=options.predict)
+    step = _counter(making.progress, "segmenting and drawing test cases", total)
+    groups, problems = [], []
+    for number, part, shown in chosen:
+        name = f"pictures-{number}"
+        found = pictures(bench, shown, predictor, making.gallery, name, step)
+        problems += found.problems
+        if found.made:
+            groups.append(Group(_heading(making, part), found.made))
+    if not total:
+        lines = ["No test case is shown: " + _why_none(bench, options)]
+    told = list(dict.fromkeys(problems))
+    if told and not groups:
+        lines = []
+    lines += [f"{_count(groups, total)} could be shown: {'; '.join(told)}."] if told else []
+    return Section("pictures", "Test cases in pictures", lines, groups)
+
+
+def _count(groups: list[Group], total: int) -> str:
+    made = sum(len(group.figures) for group in groups)
+    return f"{made} of {total} cases" if made else "No test case"
+
+
+def _why_none(bench: Bench, options: Options) -> str:
+    return (
+        "none was wanted (--cases 0)."
+        if bench.parts and not options.cases
+        else ("no run is finished.")
+    )
+
+
+def default_out(folder: Path) -> Path:
+    """Return where a report goes if nothing is said: ``report`` in the folder of the runs.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"the output folder of `semisam bench` is required, got {folder} (no such folder): "
+            "check the path"
+        )
+    return folder / "report"

@@ -1,0 +1,230 @@
+"""Which test cases are shown, by a stated rule, and where their masks come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from semisam.bench.report.runs import Bench, Part, Row, RunFolder
+from semisam.bench.results import paired
+from semisam.core.errors import InputError, SemisamError
+from semisam.data.datasets.dataset import Dataset, Image
+from semisam.data.datasets.scans import read_label
+from semisam.inference.evaluation import predict_probabilities
+from semisam.metrics.scores import largest_components
+from semisam.run.build import open_dataset
+from semisam.run.execute import load_run, window_stride
+from semisam.run.settings import RunSettings
+
+Labels = NDArray[np.uint8]
+
+RULE = (
+    "Of each number of labels, fewest first, one pair of a method without and with SemiSAM, in the "
+    "table's order, then the next pair of each; of a pair, its runs of the lowest seed on the "
+    "lowest labeled subset; of these, the test case with the median Dice with SemiSAM (of an even "
+    "number, the lower one), the case that gains most and the one that loses most or, where none "
+    "loses, gains least."
+)
+RULE_ALONE = (
+    "Where a method has no run with SemiSAM beside it: its test cases with the median, the highest "
+    "and the lowest Dice."
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A test case to show.
+
+    Attributes:
+        case: its name.
+        why: e.g. ``["median"]``.
+        bare: the row without SemiSAM, or the only one.
+        wrapped: the row with SemiSAM.
+        runs: identities of the runs shown, of ``bare`` and ``wrapped``.
+    """
+
+    case: str
+    why: list[str]
+    bare: Row
+    wrapped: Row | None
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A test case with its truth and predictions on the image's own grid."""
+
+    image: Image
+    truth: Labels
+    predicted: list[Labels]
+    source: list[str]
+
+
+def choose(bench: Bench, part: Part, most: int) -> list[Shown]:
+    """Return at most so many test cases to show, by `RULE`."""
+    by_labels: dict[int, list[tuple[Row, Row | None]]] = {}
+    for bare, wrapped in _pairs(part):
+        by_labels.setdefault(bare.labels, []).append((bare, wrapped))
+    columns = [by_labels[n] for n in sorted(by_labels)]
+    turns = max(map(len, columns), default=0)
+    chosen: list[Shown] = []
+    for turn in range(turns):
+        for column in columns:
+            if turn < len(column):
+                chosen += _cases_of(bench, *column[turn])
+    return chosen[:most]
+
+
+def _pairs(part: Part) -> Iterator[tuple[Row, Row | None]]:
+    """Give the pairs of a part; where there is none at all, its rows alone."""
+    pairs = [(part.rows[r.bare], r) for r in part.rows if r.bare is not None]
+    if pairs:
+        yield from pairs
+    else:
+        yield from ((row, None) for row in part.rows)
+
+
+def _cases_of(bench: Bench, bare: Row, wrapped: Row | None) -> list[Shown]:
+    order = ["subset", "seed"]
+    first = bare.runs.sort_values(order)
+    runs = [str(first["run"].iloc[0])]
+    if wrapped is not None:
+        both = paired(wrapped.runs, bare.runs).sort_values(order)
+        if both.empty:
+            return []
+        runs = [str(both["run_bare"].iloc[0]), str(both["run"].iloc[0])]
+    scores = [_dice(bench, run) for run in runs]
+    names = scores[0].index
+    if wrapped is not None:
+        names = names.intersection(scores[1].index, sort=False)
+    if names.empty:
+        return []
+    last = scores[-1][names].sort_values(kind="stable")
+    median = str(last.index[(len(last) - 1) // 2])
+    why = {median: ["median Dice" + (" with SemiSAM" if wrapped is not None else "")]}
+    if wrapped is None:
+        extremes = {"highest Dice": last.index[-1], "lowest Dice": last.index[0]}
+    else:
+        gain = scores[1][names] - scores[0][names]
+        least = "largest loss" if gain.min() < 0 else "smallest gain"
+        most = "largest gain" if gain.max() > 0 else "smallest loss"
+        extremes = {most: gain.idxmax(), least: gain.idxmin()}
+    for reason, case in extremes.items():
+        why.setdefault(str(case), []).append(reason)
+    return [Shown(case, reasons, bare, wrapped, runs) for case, reasons in why.items()]
+
+
+def _dice(bench: Bench, run: str) -> pd.Series[float]:
+    chosen = bench.cases[bench.cases["run"] == run]
+    return chosen.drop_duplicates("case").set_index("case")["dice"]
+
+
+class Predictor:
+    """Gives masks of test cases: saved ones, else computed from the run's model.
+
+    Args:
+        bench: the runs.
+        data: where the scans lie now; ``None``: where the runs read them.
+        compute: whether a model may be asked where no prediction is saved.
+    """
+
+    def __init__(self, bench: Bench, data: Path | None, *, compute: bool) -> None:
+        self._bench, self._data, self._compute = bench, data, compute
+        self._datasets: dict[str, Dataset] = {}
+        self._models: dict[str, tuple[RunSettings, Any]] = {}
+
+    def masks(self, shown: Shown) -> Masks:
+        """Return the masks of a case.
+
+        Raises:
+            InputError: the data are gone, or there is neither a prediction nor a model.
+        """
+        folders = [self._bench.folder_of(run) for run in shown.runs]
+        dataset = self._dataset(folders[0])
+        try:
+            image, truth = dataset.image(shown.case), dataset.label(shown.case)
+        except (SemisamError, KeyError, ValueError, OSError) as error:
+            raise InputError(f"{shown.case} cannot be read any more: {_line(error)}") from None
+        found = [self._mask(folder, shown.case, image, dataset) for folder in folders]
+        masks = [mask for mask, _ in found]
+        for mask in (truth, *masks):
+            if mask.shape != image.array.shape[1:]:
+                raise InputError(f"{shown.case}: the scan has another size than when it was scored")
+        return Masks(image, truth, masks, [source for _, source in found])
+
+    def _dataset(self, folder: RunFolder) -> Dataset:
+        assert folder.settings is not None
+        settings = folder.settings
+        if self._data is not None and settings.data is not None:
+            settings = settings.model_copy(update={"data": str(self._data)})
+        key = repr((settings.dataset, settings.data, settings.dataset_options))
+        if key not in self._datasets:
+            gone = settings.data is not None and not Path(settings.data).is_dir()
+            if gone:
+                raise InputError("the scans are not where the runs read them")
+            try:
+                self._datasets[key] = open_dataset(settings)
+            except SemisamError as error:
+                raise InputError(f"the scans cannot be read any more: {_line(error)}") from None
+        return self._datasets[key]
+
+    def _mask(
+        self, folder: RunFolder, case: str, image: Image, dataset: Dataset
+    ) -> tuple[Labels, str]:
+        path = folder.path / "predictions" / f"{case}.nii.gz"
+        if path.is_file():
+            try:
+                mask, _ = read_label(path)
+            except (SemisamError, ValueError, OSError) as error:
+                raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
+            return (image.placement.label(mask) if image.placement else mask), "saved"
+        if not self._compute:
+            raise InputError("no prediction is saved, and none was to be computed (--no-predict)")
+        if folder.run not in self._models:
+            try:
+                settings, framework, _ = load_run(folder.path)
+            except InputError:
+                raise
+            except (SemisamError, RuntimeError) as error:  # its plugin is gone, or has changed
+                message = f"the model of {folder.path.name} cannot be used: {_line(error)}"
+                raise InputError(message) from None
+            self._models[folder.run] = settings, framework
+        settings, framework = self._models[folder.run]
+        probs = predict_probabilities(
+            framework,
+            image,
+            settings.patch,
+            window_stride(settings),
+            device=torch.device("cpu"),
+            precision="fp32" if settings.precision == "fp16" else settings.precision,
+        )
+        found: Labels = probs.argmax(0).to(torch.uint8).cpu().numpy()
+        if settings.largest_component:
+            found = largest_components(found, dataset.num_classes).astype(np.uint8)
+        return found, "computed"
+
+
+def dice(mask: Labels, truth: Labels) -> float:
+    """Return the mean Dice of the foreground classes, in percent."""
+    scores: list[float] = []
+    for value in range(1, int(max(truth.max(), mask.max(), 1)) + 1):
+        one, other = mask == value, truth == value
+        both = int(one.sum()) + int(other.sum())
+        scores.append(200.0 * int((one & other).sum()) / both if both else 100.0)
+    return sum(scores) / len(scores)
+
+
+def recorded(bench: Bench, shown: Shown) -> Sequence[float]:
+    """Return the Dice that the runs recorded for a case, in percent."""
+    return [100.0 * float(_dice(bench, run)[shown.case]) for run in shown.runs]
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,144 @@
+"""The pictures of a test case: outlines on three slices, and surfaces of truth and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from semisam.bench.report.choice import Masks, Predictor, Shown, dice, recorded
+from semisam.bench.report.runs import Bench
+from semisam.bench.report.style import TRUTH, WITH, WITHOUT, Gallery, Made, legend_above, new_figure
+from semisam.bench.report.surfaces import common_bounds, draw_slice, draw_surface
+from semisam.bench.tables import method_name
+from semisam.core.errors import InputError
+from semisam.data.images.preprocessing import orientation
+
+Labels = NDArray[np.uint8]
+
+_WIDTH = 7.2  # of a picture, in inches
+_PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
+_SAME_DICE = 0.5  # points by which a computed mask may differ from the run's on other hardware
+
+
+@dataclass(frozen=True)
+class Qualitative:
+    """The pictures of a part, and what kept others from being made, a sentence each."""
+
+    made: list[Made]
+    problems: list[str]
+
+
+def pictures(
+    bench: Bench,
+    shown: list[Shown],
+    predictor: Predictor,
+    gallery: Gallery,
+    name: str,
+    on_case: Callable[[], None],
+) -> Qualitative:
+    """Draw the chosen test cases; a case that cannot be drawn is told of and passed over."""
+    made: list[Made] = []
+    problems: list[str] = []
+    for number, one in enumerate(shown, start=1):
+        try:
+            masks = predictor.masks(one)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            figure = _draw(one, masks)
+            caption, alt = _caption(bench, one, masks), f"{one.case}, {', '.join(one.why)}"
+            made.append(gallery.add(f"{name}-case-{number}", caption, alt, figure, wide=True))
+        on_case()
+    return Qualitative(made, list(dict.fromkeys(problems)))
+
+
+def _draw(shown: Shown, masks: Masks) -> Figure:
+    titles = ["truth", "without SemiSAM", "with SemiSAM"]
+    colors = [TRUTH, WITHOUT, WITH]
+    if shown.wrapped is None:
+        titles, colors = ["truth", "prediction"], [TRUTH, WITHOUT]
+    image, maps, spacing = _upright(masks)
+    solid = image.ndim == 3
+    planes = _PLANES if solid else (("slice", -1, (0, 1)),)
+    # Slices side by side, all in one scale, as wide as the figure or as high as is bearable.
+    sides = [tuple(image.shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
+    height = max(down for _, down in sides) * _WIDTH / sum(right for right, _ in sides)
+    height = min(height, 4.0) + 0.35
+    figure = new_figure(_WIDTH, height + (2.1 if solid else 0.0) + 0.35)
+    upper: Any = figure
+    if solid:
+        upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(height + 0.35, 2.1)))
+        bounds = common_bounds(maps, spacing)
+        for number, (mask, title, color) in enumerate(zip(maps, titles, colors, strict=True), 1):
+            ax = lower.add_subplot(1, len(maps), number, projection="3d")
+            draw_surface(ax, mask, spacing, color, bounds)
+            ax.set_title(title if mask.any() else f"{title}: empty", loc="center", y=0.98)
+    middle = _middle(maps[0])
+    low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
+    # The truth is the broad line below: told from the others by more than its colour.
+    widths = (2.6, 1.3, 1.3)
+    grid = upper.add_gridspec(1, len(planes), width_ratios=[right for right, _ in sides])
+    for number, (name, across, (right, down)) in enumerate(planes):
+        ax = upper.add_subplot(grid[number])
+        index: tuple[Any, ...] = tuple(
+            middle[a] if a == across else slice(None) for a in range(image.ndim)
+        )
+        outlines = [(m[index], c, w) for m, c, w in zip(maps, colors, widths, strict=False)]
+        size = (spacing[right], spacing[down])
+        draw_slice(ax, image[index], outlines, size, (low, high))
+        ax.set_title(name, loc="center")
+        if down == 2:
+            ax.invert_yaxis()  # superior is up; anterior is already
+    handles = [
+        Line2D([], [], color=color, lw=w + 1) for color, w in zip(colors, widths, strict=False)
+    ]
+    legend_above(figure, handles, titles)
+    return figure
+
+
+def _upright(masks: Masks) -> tuple[NDArray[np.float32], list[Labels], tuple[float, ...]]:
+    """Return image, truth and predictions with axes to the left, posterior and superior."""
+    axes, flips = orientation(masks.image.geometry)
+    against = tuple(a for a, flip in enumerate(flips) if flip)
+
+    def turned(array: NDArray[Any]) -> NDArray[Any]:
+        return np.flip(array.transpose(axes), against)
+
+    spacing = tuple(masks.image.geometry.spacing[axis] for axis in axes)
+    maps = [turned(mask) for mask in (masks.truth, *masks.predicted)]
+    return turned(masks.image.array[0]), maps, spacing
+
+
+def _middle(truth: Labels) -> tuple[int, ...]:
+    """Return the voxel of the truth that is nearest to its centre, else the grid's middle."""
+    voxels = np.argwhere(truth)
+    if not len(voxels):
+        return tuple(n // 2 for n in truth.shape)
+    nearest = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
+    return tuple(int(i) for i in nearest)
+
+
+def _caption(bench: Bench, shown: Shown, masks: Masks) -> str:
+    row = shown.bare if shown.wrapped is None else shown.wrapped
+    found = [dice(mask, masks.truth) for mask in masks.predicted]
+    if shown.wrapped is None:
+        figures = f"Dice {found[0]:.1f} %"
+    else:
+        figures = f"Dice {found[0]:.1f} % without, {found[1]:.1f} % with SemiSAM"
+    text = (
+        f"{shown.case} ({', '.join(shown.why)}). {method_name(row.figures)}, {row.labels} labeled. "
+        f"{figures}. Slices through the middle of the truth."
+    )
+    was = recorded(bench, shown)
+    if any(abs(a - b) > _SAME_DICE for a, b in zip(found, was, strict=True)):
+        text += (
+            f" The runs recorded {', '.join(f'{value:.1f}' for value in was)} %: these masks are "
+            f"{' and '.join(dict.fromkeys(masks.source))}, and are not the ones that were scored."
+        )
+    return text

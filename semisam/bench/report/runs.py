@@ -1,0 +1,253 @@
+"""What lies in a bench folder: finished runs, unfinished ones, damaged ones, and their logs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from semisam.bench.results import (
+    GROUP,
+    TABLE_METRICS,
+    collect,
+    collect_cases,
+    comparison,
+    keyed,
+    paired,
+)
+from semisam.bench.tables import Section, method_name, paper_rows, sections
+from semisam.bench.worker import ERROR
+from semisam.core.errors import InputError
+from semisam.core.layout import CASES, LOG, RESULT, SETTINGS
+from semisam.run.settings import RunSettings, read_settings
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its folder shows it.
+
+    Attributes:
+        path: the folder.
+        state: ``finished``, ``failed``, ``unfinished`` or ``damaged``.
+        message: why it failed or what is damaged; empty otherwise.
+        settings: ``None`` where they cannot be read.
+        result: of a finished run.
+    """
+
+    path: Path
+    state: str
+    message: str
+    settings: RunSettings | None
+    result: Mapping[str, Any] | None
+
+    @property
+    def run(self) -> str:
+        """Identity of a finished run; the folder's name of any other."""
+        return str(self.result["run"]) if self.result is not None else self.path.name
+
+
+@dataclass(frozen=True)
+class Log:
+    """``train.jsonl`` of a run: a row a step, and how many lines could not be read."""
+
+    frame: pd.DataFrame
+    damaged: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the comparison table, and the runs behind it.
+
+    Attributes:
+        name: as the table shows it.
+        figures: of the table.
+        runs: their results, a row each.
+        bare: index of the row without SemiSAM that its gain is taken over, if there is one.
+    """
+
+    name: str
+    figures: Mapping[str, Any]
+    runs: pd.DataFrame
+    bare: int | None
+
+    @property
+    def method(self) -> str:
+        """The method's name, without SemiSAM."""
+        return str(self.figures["method"])
+
+    @property
+    def with_sam(self) -> bool:
+        """Whether the branch is around it."""
+        return bool(self.figures["sam"] != "none")
+
+    @property
+    def labels(self) -> int:
+        """Labeled cases."""
+        return int(self.figures["labeled"])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that may be compared, with the paper's where they may stand beside them."""
+
+    title: str
+    table: pd.DataFrame
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that a bench folder holds.
+
+    Attributes:
+        folder: it.
+        runs: every run's folder.
+        table: the comparison of the finished ones, as `semisam table` makes it.
+        results: a row a finished run.
+        cases: a row a test case and run, Dice and Jaccard in [0, 1].
+        parts: the table in parts.
+        about_paper: why the paper's rows are or are not there; empty without finished runs.
+    """
+
+    folder: Path
+    runs: list[RunFolder]
+    table: pd.DataFrame
+    results: pd.DataFrame
+    cases: pd.DataFrame
+    parts: list[Part]
+    about_paper: str
+
+    def folder_of(self, run: str) -> RunFolder:
+        """Return the folder of a finished run by its identity."""
+        return next(r for r in self.runs if r.state == "finished" and r.run == run)
+
+
+def read_bench(folder: Path) -> Bench:
+    """Read the output folder of ``semisam bench``, or a single run's.
+
+    Raises:
+        InputError: if it holds no run.
+    """
+    runs = [_read_run(path) for path in _run_folders(folder)]
+    finished = [run.path for run in runs if run.state == "finished"]
+    empty = pd.DataFrame()
+    if not finished:
+        return Bench(folder, runs, empty, empty, empty, [], "")
+    results, cases = collect(finished), collect_cases(finished)
+    table = comparison(results, cases)
+    paper, about = paper_rows(table, results)
+    whole = table if paper.empty else pd.concat([table, paper], ignore_index=True)
+    frame = keyed(results)
+    parts = [_part(section, frame) for section in sections(whole)]
+    return Bench(folder, runs, table, results, cases, parts, about)
+
+
+def read_log(run: RunFolder) -> Log:
+    """Read a run's log, passing over lines that are damaged, as a killed run leaves them."""
+    steps: dict[int, dict[str, float]] = {}
+    damaged = 0
+    try:
+        lines = (run.path / LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            raw = json.loads(line)
+            step = int(raw["step"])
+            figures = {
+                str(name): float(value)
+                for name, value in raw.items()
+                if name != "step" and isinstance(value, int | float)
+            }
+        except (ValueError, KeyError, TypeError, OverflowError):
+            damaged += 1
+            continue
+        steps[step] = {n: v for n, v in figures.items() if math.isfinite(v)}
+    frame = pd.DataFrame.from_dict(steps, orient="index").sort_index()
+    return Log(frame, damaged)
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """Return the run folders: of a bench, of a folder of runs, or the folder itself."""
+    marks = (RESULT, SETTINGS)
+    if any((folder / mark).is_file() for mark in marks):
+        return [folder]
+    for parent in (folder / "runs", folder):
+        found = {path.parent for mark in marks for path in parent.glob(f"*/{mark}")}
+        if found:
+            return sorted(found)
+    raise InputError(
+        f"the output folder of `semisam bench` or of a run is required, got {folder} "
+        f"({'no run in it' if folder.is_dir() else 'no such folder'}): name the folder that holds "
+        "runs/"
+    )
+
+
+def _read_run(path: Path) -> RunFolder:
+    try:
+        settings = read_settings(path)
+    except InputError:
+        settings = None
+    if (path / RESULT).exists():
+        try:
+            result = _usable(path)
+        except Exception as error:  # a damaged file is reported in many ways
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return RunFolder(path, "damaged", f"its results cannot be read: {reason}", None, None)
+        made = RunSettings.model_validate_json(json.dumps(result["settings"]))
+        return RunFolder(path, "finished", "", made, result)
+    if (path / ERROR).exists():
+        try:
+            message = str(json.loads((path / ERROR).read_text())["error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            message = "how cannot be read"
+        return RunFolder(path, "failed", message, settings, None)
+    return RunFolder(path, "unfinished", "", settings, None)
+
+
+def _usable(path: Path) -> dict[str, Any]:
+    """Return a result that the table can be made of, or raise whatever is wrong with it."""
+    result: dict[str, Any] = json.loads((path / RESULT).read_text())
+    collect([path])
+    frame = collect_cases([path])
+    if frame.empty or frame[list(TABLE_METRICS)].isna().to_numpy().any():
+        raise ValueError(f"{CASES} holds no scores of every case")
+    numbers = [result["metrics"][name] for name in (*TABLE_METRICS, "empty_predictions")]
+    numbers += [result["data"][name] for name in ("labeled", "unlabeled")]
+    numbers += [result["cost"][name] for name in ("train_seconds", "peak_memory_gib")]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"{RESULT} holds text where numbers are required")
+    return result
+
+
+def _part(section: Section, frame: pd.DataFrame) -> Part:
+    groups = {
+        tuple(map(str, key)): group
+        for key, group in frame.groupby(list(GROUP), sort=False, dropna=False)
+    }
+    found = []
+    for raw in section.rows.to_dict("records"):
+        figures = {str(name): value for name, value in raw.items()}
+        group = groups.get(tuple(str(figures[name]) for name in GROUP))
+        if group is not None:  # else it is the paper's
+            found.append((figures, group))
+    rows = []
+    for figures, group in found:
+        bare = None
+        if figures["sam"] != "none" and not math.isnan(figures["gain_dice"]):
+            bare = _bare_of(group, [other for _, other in found])
+        rows.append(Row(method_name(figures), figures, group, bare))
+    return Part(section.title, section.rows, rows)
+
+
+def _bare_of(group: pd.DataFrame, others: list[pd.DataFrame]) -> int | None:
+    """Return which of the groups holds the runs that the gain is taken over."""
+    for index, other in enumerate(others):
+        if other.iloc[0]["sam"] == "none" and not paired(group, other).empty:
+            return index
+    return None

@@ -1,0 +1,215 @@
+"""Figures of the test scores: Dice against labels, and every test case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from semisam.bench.report.runs import Bench, Part, Row
+from semisam.bench.report.style import INK, MUTED, Gallery, Look, Made, legend_above, new_figure
+from semisam.bench.report.style import shortened as short
+from semisam.bench.statistics import bootstrap_interval
+
+Floats = NDArray[np.float64]
+
+
+def case_scores(bench: Bench, row: Row) -> pd.Series[float]:
+    """Return Dice in percent per test case, the mean of the row's runs."""
+    chosen = bench.cases[bench.cases["run"].isin(row.runs["run"])]
+    means: pd.Series[float] = 100.0 * chosen.groupby("case", sort=False)["dice"].mean()
+    return means
+
+
+def dice_against_labels(
+    bench: Bench, part: Part, look: Mapping[str, Look], gallery: Gallery, name: str
+) -> Made | None:
+    """Draw Dice against the number of labels, a line a method, with and without SemiSAM."""
+    if not part.rows:
+        return None
+    labels = sorted({row.labels for row in part.rows})
+    series: dict[str, list[Row]] = {}
+    for row in part.rows:
+        series.setdefault(row.name, []).append(row)
+    figure = new_figure(5.6, 3.7)
+    ax = figure.add_subplot()
+    handles, spreads = [], set()
+    for number, (title, rows) in enumerate(series.items()):
+        how = look[title]
+        shift = 0.0 if len(series) == 1 else 0.30 * (number / (len(series) - 1) - 0.5)
+        rows = sorted(rows, key=lambda row: row.labels)
+        x = [labels.index(row.labels) + shift for row in rows]
+        y = [float(row.figures["dice"]) for row in rows]
+        ax.plot(x, y, color=how.color, linestyle=how.line, zorder=2)
+        for place, row in zip(x, rows, strict=True):
+            low, high, kind = _spread(bench, row)
+            spreads.add(kind)
+            # A thick bar for runs and a thin one with ends for cases cannot be mixed up.
+            width, cap = (4.0, 0.0) if kind == "runs" else (1.1, 3.0)
+            ax.errorbar(
+                *([place], [float(row.figures["dice"])]),
+                yerr=[[max(low, 0.0)], [max(high, 0.0)]],
+                fmt="none",
+                ecolor=how.color,
+                elinewidth=width,
+                capsize=cap,
+                alpha=0.45 if kind == "runs" else 0.9,
+                zorder=1,
+            )
+        ax.plot(x, y, how.marker, color=how.color, markerfacecolor=how.face, zorder=3)
+        handles.append(_handle(how))
+    ax.set_xticks(range(len(labels)), [str(n) for n in labels])
+    ax.set_xlim(-0.5, len(labels) - 0.5)
+    ax.set_ylim(bottom=max(0.0, ax.get_ylim()[0]), top=min(100.0, ax.get_ylim()[1]))
+    ax.set_xlabel("labeled cases")
+    ax.set_ylabel("Dice on the test cases [%]")
+    ax.grid(axis="x", visible=False)
+    legend_above(figure, handles, [short(title) for title in series])
+    return gallery.add(
+        name, _about_spreads(spreads), "Dice against the number of labeled cases", figure, wide=True
+    )
+
+
+def _handle(how: Look) -> Line2D:
+    return Line2D(
+        *([], []),
+        color=how.color,
+        linestyle=how.line,
+        marker=how.marker,
+        markerfacecolor=how.face,
+    )
+
+
+def _spread(bench: Bench, row: Row) -> tuple[float, float, str]:
+    """Return how far a row's bar reaches down and up, and of what it is."""
+    if not math.isnan(row.figures["dice_sd"]):
+        return float(row.figures["dice_sd"]), float(row.figures["dice_sd"]), "runs"
+    values: Floats = np.asarray(case_scores(bench, row), dtype=np.float64)
+    if len(values) < 2:
+        return 0.0, 0.0, "none"
+    low, high = bootstrap_interval(values)
+    return float(values.mean() - low), float(high - values.mean()), "cases"
+
+
+def _about_spreads(kinds: set[str]) -> str:
+    texts = {
+        "runs": "Thick bars: ± one SD over runs (seeds and labeled subsets).",
+        "cases": "Thin bars with ends: 95 % bootstrap interval of the mean over test cases, of "
+        "rows with a single run; it says nothing of other seeds or labeled scans.",
+        "none": "A single run on a single test case has no bar.",
+    }
+    lines = [texts[kind] for kind in ("runs", "cases", "none") if kind in kinds]
+    head = "Dashed with hollow marks: without SemiSAM; solid with filled marks: with it."
+    return " ".join([head, *lines])
+
+
+ABOUT_CASES = (
+    "A dot is a test case, the mean of the row's runs; boxes: quartiles and median; whiskers: all "
+    "but outliers beyond 1.5 times the box. A line joins a case without and with SemiSAM: solid "
+    "where it gained, dotted where it lost."
+)
+
+
+def by_case(
+    bench: Bench, part: Part, labels: int, look: Mapping[str, Look], gallery: Gallery, name: str
+) -> Made | None:
+    """Draw every test case at a number of labels: dots, boxes, and a line from bare to SemiSAM."""
+    blocks = _blocks([row for row in part.rows if row.labels == labels], part.rows)
+    if not blocks:
+        return None
+    lines = [row for block in blocks for row in block]
+    longest = max(len(short(row.name)) for row in lines)
+    figure = new_figure(4.9, 0.75 + 0.6 * len(lines) + 0.2 * len(blocks))
+    ax = figure.add_subplot()
+    ticks, place, told = [], 0.0, []
+    for block in blocks:
+        drawn: list[tuple[float, pd.Series[float]]] = []
+        for row in block:
+            values = case_scores(bench, row)
+            _box_and_dots(ax, np.asarray(values, dtype=np.float64), place, look[row.name])
+            ticks.append((place, row))
+            drawn.append((place, values))
+            place += 1.0
+        if len(drawn) == 2:
+            gained, lost = _pair_lines(ax, *drawn)
+            told.append(f"{block[1].name}: {gained} gained, {lost} lost.")
+        place += 0.35
+    ax.set_yticks([y for y, _ in ticks], [_two_lines(row.name, longest) for _, row in ticks])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(place - 0.6, -0.6)
+    ax.set_xlabel(f"Dice of a test case [%], {labels} labeled")
+    ax.grid(axis="y", visible=False)
+    alt = f"Dice of each test case, {labels} labeled"
+    return gallery.add(name, " ".join([f"{labels} labeled.", *told]), alt, figure)
+
+
+def _blocks(rows: Sequence[Row], every: Sequence[Row]) -> list[list[Row]]:
+    """Return pairs of a bare row and one with SemiSAM, and single rows that have no partner."""
+    blocks: list[list[Row]] = []
+    paired = set()
+    for row in rows:
+        if row.with_sam:
+            bare = None if row.bare is None else every[row.bare]
+            blocks.append([row] if bare is None else [bare, row])
+            paired.add(bare.name if bare is not None else "")
+    single = [[row] for row in rows if not row.with_sam and row.name not in paired]
+    return sorted(single + blocks, key=lambda block: block[0].name)
+
+
+def _box_and_dots(ax: Any, values: Floats, place: float, how: Look) -> None:
+    if len(values) > 3:
+        box = ax.boxplot(
+            *([values],),
+            positions=[place],
+            vert=False,
+            widths=0.5,
+            showfliers=False,
+            manage_ticks=False,
+            patch_artist=True,
+            zorder=1,
+        )
+        for part in ("boxes", "whiskers", "caps", "medians"):
+            for artist in box[part]:
+                artist.set(color=how.color, linewidth=1.0)
+        box["boxes"][0].set(facecolor=how.color, alpha=0.18)
+        box["medians"][0].set(linewidth=2.2, color=INK)
+    ax.plot(
+        *(values, np.full(len(values), place)),
+        how.marker,
+        color=how.color,
+        markerfacecolor=how.face,
+        markersize=4.5,
+        markeredgewidth=1.0,
+        zorder=3,
+    )
+
+
+def _pair_lines(
+    ax: Any, bare: tuple[float, pd.Series[float]], wrapped: tuple[float, pd.Series[float]]
+) -> tuple[int, int]:
+    """Join the cases of two rows, and return how many gained and how many lost."""
+    common = bare[1].index.intersection(wrapped[1].index, sort=False)
+    gains = wrapped[1][common] - bare[1][common]
+    for case in common:
+        without, having = float(bare[1][case]), float(wrapped[1][case])
+        style = "-" if having >= without else ":"
+        ax.plot(
+            *([without, having], [bare[0], wrapped[0]]),
+            color=MUTED,
+            linestyle=style,
+            linewidth=0.8,
+            alpha=0.7,
+            zorder=2,
+        )
+    return int((gains > 0).sum()), int((gains < 0).sum())
+
+
+def _two_lines(name: str, longest: int) -> str:
+    """Return a name for an axis: what SemiSAM asks on a line of its own."""
+    text = short(name)
+    return text.replace(" + SemiSAM", "\n+ SemiSAM", 1) if longest > 16 else text

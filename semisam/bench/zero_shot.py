@@ -1,0 +1,264 @@
+"""The interactive baseline of the paper's Table I: a promptable model alone, asked by the truth.
+
+This is the one place in semisam where the truth makes prompts, for test cases only, and its tables
+say so. Nothing here is reachable from training.
+
+References:
+    Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric medical
+    images." 2023. https://arxiv.org/abs/2310.15161 (the clicks, and what a model is told of those
+    before: ``validation.py`` of the authors' code, whose default is ``published`` here)
+    Sofiiuk, Petrov, Konushin. "Reviving iterative training with mask guidance for interactive
+    segmentation." ICIP 2022. https://arxiv.org/abs/2102.06583 (the first two of them)
+    Zhang et al. SemiSAM, Table I. https://arxiv.org/abs/2312.06316
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from semisam.core.backend import Backend
+from semisam.core.seeding import derive_seed
+from semisam.core.types import Prompt
+from semisam.data.loading.store import VolumeStore
+from semisam.metrics.scores import evaluate_mask
+from semisam.pretraining.user import deepness
+
+Bools = NDArray[np.bool_]
+Clicks = Literal["published", "random"]
+Memory = Literal["clicks", "mask", "both"]
+Click = tuple[tuple[int, ...], int]
+
+NOTE = "clicks simulated from the truth of the test cases"
+_DEEP = 2  # clicks of a dialogue that SAM-Med3D's evaluation draws from the inside of the error
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of the paper's Table I, at full resolution; N is the number of slices (about 60)."""
+
+    model: str
+    points: str
+    dice: float
+    jaccard: float
+
+
+PAPER = (
+    PaperRow("SAM", "N", 41.98, 27.00),
+    PaperRow("SAM", "2N", 46.11, 30.41),
+    PaperRow("SAM", "5N", 58.90, 42.32),
+    PaperRow("SAM", "10N", 71.38, 56.03),
+    PaperRow("SAM-Med3D", "1", 56.51, 40.74),
+    PaperRow("SAM-Med3D", "2", 63.96, 48.47),
+    PaperRow("SAM-Med3D", "5", 70.28, 55.13),
+    PaperRow("SAM-Med3D", "10", 73.78, 59.27),
+)
+
+
+def random_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
+    """Return a click drawn uniformly from all that is wrong, missed and surplus together.
+
+    Its sign is the truth at that voxel. Against an empty answer that is a voxel of the target.
+
+    Args:
+        truth: ``(*S)``.
+        answer: ``(*S)``, the model's last one; empty before the first click.
+        rng: the source of randomness.
+
+    Returns:
+        The voxel and its sign, 1 for foreground; ``None`` where nothing is wrong.
+    """
+    return _draw(truth, truth != answer, rng)
+
+
+def deep_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
+    """Return a click drawn from the inside of whichever error is deeper, the missed or the surplus.
+
+    From where that error is more than half as deep as at its deepest voxel. Arguments and result
+    are those of `random_click`.
+    """
+    depths = [deepness(error) for error in (truth & ~answer, answer & ~truth)]
+    missed, surplus = (float(depth.max()) for depth in depths)
+    # A tie goes to the surplus, as published.
+    depth = depths[0] if missed > surplus else depths[1]
+    return _draw(truth, depth > max(missed, surplus) / 2, rng)
+
+
+def interact(
+    backend: Backend,
+    image: torch.Tensor,
+    truth: Bools,
+    counts: Sequence[int],
+    rng: np.random.Generator,
+    clicks: Clicks = "published",
+) -> list[tuple[int, Bools, float, float]]:
+    """Ask a backend click by click about one target of one volume.
+
+    The image is encoded once. Each time the backend is given what it was trained to be given, which
+    its attribute ``memory`` tells: all the clicks so far (``clicks``, where it has none), the
+    newest one and its own last answer as the mask prompt (``mask``), or all of these (``both``). A
+    backend that works slice by slice (it has a ``slice_axis``) gets a click on every slice that
+    holds the target, which is the paper's "N points".
+
+    Args:
+        backend: any promptable segmenter.
+        image: ``(C, *S)``.
+        truth: ``(*S)``, not empty.
+        counts: numbers of clicks at which the answer is wanted, ascending.
+        rng: of the clicks.
+        clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
+            and `random_click` always where it goes slice by slice; ``random``: that everywhere.
+
+    Returns:
+        Per count: the count, the answer ``(*S)``, and the seconds of encoding and answering.
+    """
+    began = time.perf_counter()
+    embedding = backend.encode(image)
+    encoding = time.perf_counter() - began
+    axis = getattr(backend, "slice_axis", None)
+    memory: Memory = getattr(backend, "memory", "clicks")
+    planes = _planes(truth, axis)
+    deep = _DEEP if clicks == "published" and axis is None else 0
+    answer = np.zeros_like(truth)
+    mask: torch.Tensor | None = None
+    points: list[tuple[int, ...]] = []
+    labels: list[int] = []
+    found, answering = [], 0.0
+    for count in range(1, max(counts) + 1):
+        draw = deep_click if count <= deep else random_click
+        made = [(draw(truth[plane], answer[plane], rng), plane) for plane in planes]
+        new = [(_whole(click[0], plane), click[1]) for click, plane in made if click is not None]
+        if new:
+            kept = 0 if memory == "mask" else len(points)
+            points = points[:kept] + [point for point, _ in new]
+            labels = labels[:kept] + [label for _, label in new]
+            prompt = Prompt(torch.tensor(points), torch.tensor(labels), mask=mask)
+            began = time.perf_counter()
+            logits = backend.segment(embedding, prompt)
+            answer = logits.cpu().numpy() > 0
+            answering = time.perf_counter() - began
+            mask = None if memory == "clicks" else logits.sigmoid()
+        if count in counts:
+            found.append((count, answer, encoding, answering))
+    return found
+
+
+def run(
+    backends: Mapping[str, Backend],
+    store: VolumeStore,
+    counts: Sequence[int],
+    seeds: Sequence[int],
+    on_volume: Callable[[int, int], None] | None = None,
+    clicks: Clicks = "published",
+) -> pd.DataFrame:
+    """Ask every backend about every test case.
+
+    The clicks' randomness depends on seed, case and class alone, so every backend starts from the
+    same first click.
+
+    Args:
+        backends: by the name they have in the table.
+        store: its test cases are asked about.
+        counts: numbers of clicks.
+        seeds: of the clicks.
+        on_volume: called with (volumes done, volumes in all).
+        clicks: how they are drawn; see `interact`.
+
+    Returns:
+        One row per backend, seed, case, class and count; a class that a case lacks is left out.
+    """
+    dataset = store.dataset
+    rows: list[dict[str, Any]] = []
+    total, done = len(backends) * len(seeds) * len(store.test), 0
+    for name, backend in backends.items():
+        for seed in seeds:
+            for case in store.test:
+                image, label = store.image(case), store.label(case)
+                for k in range(1, dataset.num_classes):
+                    truth = label == k
+                    if not truth.any():
+                        continue
+                    rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
+                    volume = torch.tensor(image.array)
+                    asked = interact(backend, volume, truth, counts, rng, clicks)
+                    for count, answer, encoding, answering in asked:
+                        scores = evaluate_mask(answer, truth, image.geometry.spacing)
+                        what = {"backend": name, "seed": seed, "case": case}
+                        shown = {"class": dataset.class_names[k], "points": count}
+                        cost = {"encode_seconds": encoding, "answer_seconds": answering}
+                        rows.append({**what, **shown, **asdict(scores), **cost})
+                done += 1
+                if on_volume is not None:
+                    on_volume(done, total)
+    return pd.DataFrame(rows)
+
+
+def summary(
+    cases: pd.DataFrame, slices: Sequence[str] = (), clicks: Clicks = "published"
+) -> pd.DataFrame:
+    """Return mean and SD over cases per backend and number of clicks, in percent.
+
+    A case's value is its mean over classes and seeds. Seconds are medians.
+
+    Args:
+        cases: what `run` returns.
+        slices: backends that got their clicks on every slice; their counts are shown as "5N".
+        clicks: how they were drawn.
+    """
+    rows: list[dict[str, Any]] = []
+    for (backend, count), group in cases.groupby(["backend", "points"], sort=False):
+        row: dict[str, Any] = {
+            "model": backend,
+            "source": "measured",
+            "points": f"{count}N" if backend in slices else str(count),
+        }
+        for metric in ("dice", "jaccard"):
+            by_case = 100 * group.groupby("case")[metric].mean()
+            row[metric], row[f"{metric}_sd"] = by_case.mean(), by_case.std(ddof=1)
+        row["cases"] = group["case"].nunique()
+        row["seeds"] = group["seed"].nunique()
+        row["encode_seconds"] = group["encode_seconds"].median()
+        row["answer_seconds"] = group["answer_seconds"].median()
+        row["clicks"] = clicks
+        row["prompts"] = NOTE
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def paper_rows() -> pd.DataFrame:
+    """Return the paper's rows in the shape of `summary`."""
+    source = "SemiSAM paper, Table I (full resolution, 128^3 crop)"
+    return pd.DataFrame([{**asdict(row), "source": source} for row in PAPER])
+
+
+def _draw(truth: Bools, where: Bools, rng: np.random.Generator) -> Click | None:
+    """Return a voxel of ``where`` and its sign."""
+    found = np.flatnonzero(where)
+    if not len(found):
+        return None
+    at = int(found[rng.integers(len(found))])
+    return tuple(int(i) for i in np.unravel_index(at, truth.shape)), int(truth.flat[at])
+
+
+def _planes(truth: Bools, axis: int | None) -> list[tuple[Any, ...]]:
+    """Return what is clicked in separately: the volume, or each slice that holds the target."""
+    if axis is None:
+        return [(Ellipsis,)]
+    others = tuple(a for a in range(truth.ndim) if a != axis % truth.ndim)
+    hit = np.flatnonzero(truth.any(axis=others))
+    return [(*(slice(None),) * (axis % truth.ndim), int(i)) for i in hit]
+
+
+def _whole(point: tuple[int, ...], plane: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return the voxel of the volume that a click on a plane stands for."""
+    if plane == (Ellipsis,):
+        return point
+    axis = len(plane) - 1
+    return (*point[:axis], plane[-1], *point[axis:])

@@ -1,0 +1,114 @@
+"""The contract of a training method: all that a method's author must read."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from semisam.core.types import Batch, Clock, Step
+
+
+class NetBuilder(Protocol):
+    """Builds one network with named heads.
+
+    ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC asks
+    ``build(logits=K, sdf=K - 1)``. Outputs are raw (no softmax, no tanh) float32.
+
+    A head whose name ends in ``_level<i>``, i = 1, 2, ..., is read from the decoder ``i`` halvings
+    below full resolution and interpolated (linearly in every axis, ``align_corners=False``) to the
+    image's size: URPC asks ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``.
+    A network refuses a level that it has not with a ValueError that names the head.
+    """
+
+    def __call__(self, **heads: int) -> nn.Module:
+        """Return a freshly initialised module with these heads."""
+        ...
+
+
+class Framework(nn.Module, ABC):
+    """A method that trains a segmentation network from labeled and unlabeled volumes.
+
+    A subclass takes its options as keyword-only constructor arguments with the paper's defaults;
+    they are its whole configuration. Randomness comes from torch's default generator, which the
+    trainer seeds anew for every step from the run's seed: a method needs no generator of its own.
+
+    Several processes may share a run, each with some rows of a batch. Losses that are means over
+    rows are averaged over them, without the method's doing. One that divides by another sum over
+    the batch takes it from `semisam.training.distributed.global_sums`, one that pairs rows gets them by
+    ``gather_rows``, and what is drawn once for all rows is drawn in ``drawn_alike``.
+
+    Args:
+        build: builds a network with named heads.
+        num_classes: classes counting background, at least 2.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    """False: the trainer hands over labeled rows alone."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes counts background, so at least 2; got {num_classes}")
+        self.num_classes = num_classes
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the probabilities as deployed: ``(B, C, *S)`` to ``(B, K, *S)``."""
+
+    @abstractmethod
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return weighted losses and the differentiable probability map of one batch."""
+
+    def after_update(self, clock: Clock) -> None:
+        """Run after each optimizer step: an EMA teacher is moved here."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups: by default all that require a gradient."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+def head_level(name: str) -> int:
+    """Return the halvings below full resolution at which a head of this name is read.
+
+    ``logits_level2`` is read at level 2; any name without such an ending at full resolution, 0.
+    """
+    ending = re.search(r"_level([1-9][0-9]*)$", name)
+    return int(ending.group(1)) if ending else 0
+
+
+def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
+    """Refuse a head at a level that a network has not.
+
+    Args:
+        heads: their names.
+        levels: the deepest level of the network; 0 for one without deep heads.
+        network: its name, for the error.
+
+    Raises:
+        ValueError: naming the head and the levels that there are.
+    """
+    for name in heads:
+        if head_level(name) > levels:
+            has = f"heads at levels up to {levels}" if levels else "heads at full resolution only"
+            raise ValueError(
+                f"{network} has {has}, got a request for the head {name}: ask for fewer levels or "
+                "choose another network"
+            )
+
+
+def check_not_negative(**options: float) -> None:
+    """Refuse options, such as the weight of a loss, that must not be below 0.
+
+    Args:
+        options: values by the option's name.
+
+    Raises:
+        ValueError: naming the first that is.
+    """
+    for name, value in options.items():
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")

@@ -1,0 +1,200 @@
+"""Left atrium scans in the layout that UA-MT published and most later work trains on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.images.files import Geometry
+
+FILE_NAME = "mri_norm2.h5"
+PUBLISHED_SPACING = 0.625
+HALF_DEPTH = 44  # the published volumes have 88 slices; 44 is the half-resolution copy
+
+
+class LeftAtrium(Dataset):
+    """The 2018 Atrial Segmentation Challenge as published with UA-MT (Yu et al., MICCAI 2019).
+
+    Layout: ``<path>/<case>/mri_norm2.h5`` with the keys ``image``, float32 ``(W, H, D)``, z-scored,
+    and ``label``, 0 or 1, beside the lists ``train.list`` and ``test.list`` with one case a line.
+    The published files were cropped in the plane around the truth, of test cases too; their
+    results are therefore not those of a full scan, which `note` says in every table.
+
+    Args:
+        path: the folder with the lists.
+        spacing: isotropic voxel size in mm. An attribute ``spacing`` of the h5 file goes before
+            it; without either it is 0.625 mm, or 1.25 mm where there are 44 slices (the published
+            volumes all have 88 slices of 0.625 mm).
+
+    Raises:
+        InputError: a list is missing, empty, names a case twice or one outside the folder.
+    """
+
+    name: ClassVar[str] = "la"
+    note: str = "LA 2018, published crop around the truth"
+
+    def __init__(self, path: Path | None = None, *, spacing: float | None = None) -> None:
+        if path is None:
+            raise InputError(
+                "the left atrium dataset requires a folder with train.list, test.list and "
+                f"<case>/{FILE_NAME}, got no path; give its path"
+            )
+        if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
+            raise InputError(
+                f"spacing must be a positive number of mm, got {spacing}; leave it out for "
+                f"{PUBLISHED_SPACING}"
+            )
+        super().__init__(path)
+        self.folder = path
+        self.spacing = spacing
+        self.num_classes = 2
+        self.channels = 1
+        self.class_names = ("background", "left atrium")
+        self._split = _read_split(path)
+        self.suggested = self._suggest()
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Return whether there are a ``train.list`` and a ``<case>/mri_norm2.h5``."""
+        return (path / "train.list").is_file() and any(path.glob(f"*/{FILE_NAME}"))
+
+    def split(self) -> Split:
+        """Return the cases of ``train.list`` and ``test.list``."""
+        return self._split
+
+    def image(self, case: str) -> Image:
+        """Read the ``image`` of one file, ``(1, W, H, D)``, and nothing of its ``label``."""
+        with _opened(self._file(case), self.source(case)) as file:
+            node = _node(file, "image", self.source(case))
+            array = node[()].astype(np.float32, copy=False)
+            given = file.attrs.get("spacing", node.attrs.get("spacing"))
+        if array.ndim != 3:
+            raise InputError(
+                f"{self.source(case)}: 'image' must be a volume (W, H, D), got shape "
+                f"{array.shape}; write the file anew"
+            )
+        spacing = self._spacing(given, array.shape[2], self.source(case))
+        return Image(array[None], Geometry(spacing=spacing), has_geometry=False)
+
+    def label(self, case: str) -> NDArray[np.uint8]:
+        """Read the ``label`` of one file, ``(W, H, D)``."""
+        source = self.source(case)
+        with _opened(self._file(case), source) as file:
+            return as_label(_node(file, "label", source)[()], source)
+
+    def has_label(self, case: str) -> bool:
+        """Return whether the file has the key ``label``."""
+        with _opened(self._file(case), self.source(case)) as file:
+            return "label" in file
+
+    def source(self, case: str) -> str:
+        """Return the path of the case's file."""
+        return str(self._file(case))
+
+    def _file(self, case: str) -> Path:
+        return self.folder / case / FILE_NAME
+
+    def _suggest(self) -> dict[str, Any]:
+        """Return the paper's 80 mm patch and a laptop's schedule where the scans are halved.
+
+        The published full-resolution volumes take the paper's settings as they are.
+        """
+        try:
+            with h5py.File(self._file(self._split.train[0])) as file:
+                depth = int(file["image"].shape[2])
+        except (OSError, KeyError, AttributeError, IndexError):
+            return {}  # the check of the volumes will say what is wrong with it
+        return {"patch": (64, 64, 48), "iterations": 1000} if depth == HALF_DEPTH else {}
+
+    def _spacing(self, given: Any, depth: int, source: str) -> tuple[float, ...]:
+        if given is None:
+            by_depth = 2 * PUBLISHED_SPACING if depth == HALF_DEPTH else PUBLISHED_SPACING
+            return (by_depth if self.spacing is None else self.spacing,) * 3
+        try:
+            values = tuple(float(v) for v in np.ravel(given))
+        except (TypeError, ValueError):
+            values = ()
+        if len(values) not in (1, 3) or not all(math.isfinite(v) and v > 0 for v in values):
+            raise InputError(
+                f"{source}: the attribute 'spacing' must be one or three positive numbers of mm, "
+                f"got {given}; correct or remove it"
+            )
+        return values if len(values) == 3 else values * 3
+
+
+@contextmanager
+def _opened(path: Path, source: str) -> Iterator[h5py.File]:
+    """Open an h5 file for reading; what h5py then raises is told in one sentence."""
+    if not path.is_file():
+        raise InputError(
+            f"{source}: the file is missing; copy it there or take its case out of the list"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{source}: the file must be a whole HDF5 file, got '{error}'; it seems cut off or "
+            "damaged, copy it again"
+        ) from error
+
+
+def _node(file: h5py.File, key: str, source: str) -> h5py.Dataset:
+    node = file.get(key)
+    if not isinstance(node, h5py.Dataset):
+        keys = ", ".join(sorted(file)) or "none"
+        raise InputError(
+            f"{source}: the file must have the key '{key}', got the keys: {keys}; write it anew "
+            "with 'image' and 'label'"
+        )
+    return node
+
+
+def _read_split(path: Path) -> Split:
+    train, test = _read_list(path / "train.list"), _read_list(path / "test.list")
+    both = sorted(set(train) & set(test))
+    if both:
+        raise InputError(
+            f"{path}: no case may be in both train.list and test.list, got {both[0]}; take it out "
+            "of one of them"
+        )
+    return Split(train, test)
+
+
+def _read_list(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise InputError(
+            f"{path}: the list is missing; write one case a line, as in the published layout"
+        )
+    cases: dict[str, None] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        case = line.strip().removesuffix(f"/{FILE_NAME}").rstrip("/")
+        if not line.strip():
+            continue
+        if not _stays_inside(case):
+            raise InputError(
+                f"{path}: a case must be a folder beside the list, got '{line.strip()}'; give its "
+                "name relative to the list, without '..'"
+            )
+        if case in cases:
+            raise InputError(f"{path}: each case may be listed once, got {case} twice; remove one")
+        cases[case] = None
+    if not cases:
+        raise InputError(f"{path}: the list must name at least one case, got none; add one")
+    return tuple(cases)
+
+
+def _stays_inside(case: str) -> bool:
+    """Return whether a name is relative and never climbs, read as POSIX and as Windows would."""
+    windows = PureWindowsPath(case)
+    absolute = PurePosixPath(case).is_absolute() or bool(windows.drive or windows.root)
+    return bool(windows.parts) and not absolute and ".." not in windows.parts

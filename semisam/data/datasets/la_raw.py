@@ -1,0 +1,65 @@
+"""The 2018 Atrial Segmentation Challenge as its organisers gave it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Split
+from semisam.data.datasets.scans import Layout, ScanDataset, ScanFiles
+from semisam.data.datasets.splits import Fault
+
+IMAGE, LABEL = "lgemri.nrrd", "laendo.nrrd"
+_TRAINING, _TESTING = "Training Set", "Testing Set"
+_FOREGROUND = 255
+
+
+class RawLeftAtrium(ScanDataset):
+    """Whole scans of the left atrium, not cropped around the truth as the published copy is.
+
+    Layout: ``<path>/<case>/lgemri.nrrd`` and ``laendo.nrrd`` with 255 as the atrium, or the same
+    in the folders ``Training Set`` and ``Testing Set``, which are then the split. The published
+    ``train.list`` and ``test.list`` beside the cases are taken as they are.
+    """
+
+    name: ClassVar[str] = "la-raw"
+    note: str = "LA 2018, whole scans"
+    aligned_labels: bool = False  # the challenge's labels were written without a place
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Return whether there is a ``<case>/lgemri.nrrd``, directly or in ``Training Set``."""
+        return any(any(folder.glob(f"*/{IMAGE}")) for folder in (path, path / _TRAINING))
+
+    @classmethod
+    def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
+        """Find the cases' folders."""
+        parts = [sorted(p.glob(f"*/{IMAGE}")) for p in (path, path / _TRAINING, path / _TESTING)]
+        if not any(parts):
+            raise InputError(f"{path}: there must be <case>/{IMAGE}, got none; give their folder")
+        cases: dict[str, ScanFiles] = {}
+        faults: list[Fault] = []
+        for image in (image for part in parts for image in part):
+            case, label = image.parent.name, image.with_name(LABEL)
+            if case in cases:
+                faults.append(
+                    Fault(
+                        str(image), f"each case may be there once, got {case} twice", "remove one"
+                    )
+                )
+            cases[case] = ScanFiles((image,), label if label.is_file() else None)
+        test = tuple(image.parent.name for image in parts[2])
+        held_out = bool(test) and all(cases[case].label is not None for case in test)
+        rest = tuple(case for case in cases if case not in set(test))
+        names = ("background", *(classes or ("left atrium",)))
+        split = Split(rest, test) if held_out else None
+        return Layout(cases, names, ("mr",), split, tuple(faults))
+
+    @classmethod
+    def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return 1 for the challenge's 255."""
+        return np.where(label == _FOREGROUND, np.uint8(1), label)

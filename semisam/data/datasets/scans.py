@@ -1,0 +1,273 @@
+"""Datasets of image files in any format that SimpleITK reads: what `folder` and `msd` share."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.datasets.splits import Fault, find_split
+from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
+from semisam.data.images.alignment import misfit, same_place
+from semisam.data.images.files import Geometry, read_image
+from semisam.data.images.preprocessing import Crop, Modality, Placement, Recipe
+
+ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".gipl.gz", ".gipl", ".mnc"),
+    *(".dcm", ".tiff", ".tif", ".png"),
+)
+"""Of the files that count as images; others are left alone."""
+
+
+_LOOKED_AT = 5  # files of a folder: a note may lie beside the slices
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """The files of one case.
+
+    Attributes:
+        images: one per channel, or one that holds all.
+        label: ``None`` where there is none.
+    """
+
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder's names and lists say, before any image is opened.
+
+    Attributes:
+        cases: by name, in the dataset's order.
+        classes: background first.
+        modalities: one per channel.
+        split: that the dataset states itself, if it does.
+        faults: what is wrong already.
+    """
+
+    cases: Mapping[str, ScanFiles]
+    classes: tuple[str, ...]
+    modalities: tuple[Modality, ...]
+    split: Split | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+class ScanDataset(Dataset):
+    """Scans in files of their own, brought to one orientation, spacing and range of intensities.
+
+    Args:
+        path: the folder.
+        spacing: mm per axis of the images (left, posterior, superior), or one number for all;
+            without it the median of the training scans.
+        modality: mr (z-score over the image), ct (window, then [-1, 1]) or none (as stored), of
+            every channel; auto takes what the dataset states, else mr.
+        window: lower and upper end in HU of what ct keeps.
+        crop: padding cuts off what holds nothing but the scan's lowest value, body all that is
+            darker than tissue, none nothing. The label is not looked at.
+        classes: names of the foreground classes 1, 2, ..., where the dataset states none.
+        test_share: of the labeled cases that are drawn for the test where no split is given.
+        split_seed: of that draw.
+        fold: of nnU-Net's splits_final.json, where there is one.
+
+    Raises:
+        InputError: an option is out of range, or names, lists or headers of the folder are wrong.
+    """
+
+    recipe: Recipe
+    aligned_labels: bool = True
+    """Whether a label's file says where it lies; else its image's geometry is taken."""
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        spacing: tuple[float, ...] | None = None,
+        modality: Literal["auto", "mr", "ct", "none"] = "auto",
+        window: tuple[float, float] = (-160.0, 240.0),
+        crop: Crop = "padding",
+        classes: tuple[str, ...] = (),
+        test_share: float = 0.2,
+        split_seed: int = 0,
+        fold: int = 0,
+    ) -> None:
+        if path is None:
+            raise InputError(f"the dataset {self.name} requires a folder, got no path; give one")
+        super().__init__(path)
+        _check_options(spacing, window, test_share)
+        self.layout = layout = self.discover(path, classes)
+        labeled = {case: files.label is not None for case, files in layout.cases.items()}
+        self._split, faults = find_split(
+            path, labeled, layout.split, fold=fold, test_share=test_share, seed=split_seed
+        )
+        self.faults = (*layout.faults, *faults)
+        if self.faults:
+            more = len(self.faults) - 1
+            hint = f" (and {more} more: `semisam data check` lists them)" if more else ""
+            raise InputError(f"{self.faults[0]}{hint}")
+        self.class_names = layout.classes
+        self.num_classes = len(layout.classes)
+        self.channels = len(layout.modalities)
+        grids = grids_of(layout.cases[case].images[0] for case in self._split.train)
+        modalities = layout.modalities
+        if modality != "auto":
+            modalities = (modality,) * self.channels
+        self.recipe = Recipe(common_spacing(spacing, grids), modalities, window, crop)
+        self.suggested = {"patch": fitting_patch(grids, self.recipe.spacing)}
+        self._placements: dict[str, Placement] = {}
+
+    @classmethod
+    @abstractmethod
+    def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
+        """Return what the folder's names say; opens no image.
+
+        Args:
+            path: the folder.
+            classes: names of the foreground classes, which go before those that it states.
+
+        Raises:
+            InputError: the folder says too little to go on.
+        """
+
+    def split(self) -> Split:
+        """Return the split of the lists, or the one that was drawn."""
+        return self._split
+
+    def image(self, case: str) -> Image:
+        """Read one image and bring it onto the dataset's grid."""
+        array, geometry = read_channels(self.layout.cases[case].images)
+        try:
+            image, own, placement = self.recipe.apply(array, geometry)
+        except InputError as error:
+            raise InputError(f"{self.source(case)}: {error}") from error
+        self._placements[case] = placement
+        return Image(image, own, has_geometry=True, placement=placement)
+
+    def label(self, case: str) -> NDArray[np.uint8]:
+        """Read one label map and bring it onto its image's grid."""
+        path = self.label_file(case)
+        label, geometry = read_label(path)
+        if case not in self._placements:  # the crop follows from the image
+            self.image(case)
+        placement = self._placements[case]
+        label = self.as_classes(label)
+        where = geometry if self.aligned_labels else placement.geometry
+        fault = misfit(label.shape, where, placement.shape, placement.geometry)
+        if fault:
+            raise InputError(f"{path}: {fault}")
+        try:
+            return placement.label(label)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    @classmethod
+    def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a label as its file holds it in the dataset's numbers of classes."""
+        return label
+
+    def has_label(self, case: str) -> bool:
+        """Return whether there is a label file."""
+        return self.layout.cases[case].label is not None
+
+    def source(self, case: str) -> str:
+        """Return the path of the case's (first) image."""
+        return str(self.layout.cases[case].images[0])
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        """Return the case's image and label files."""
+        files = self.layout.cases[case]
+        return (*files.images, *([files.label] if files.label else []))
+
+    def label_file(self, case: str) -> Path:
+        """Return the label's path.
+
+        Raises:
+            InputError: the case has no label.
+        """
+        path = self.layout.cases[case].label
+        if path is None:
+            raise InputError(f"{self.source(case)}: a label is required, got none; add it")
+        return path
+
+
+def read_channels(paths: Iterable[Path]) -> tuple[NDArray[np.float32], Geometry]:
+    """Read the channels of one scan, ``(C, *S)``, which must lie on one grid.
+
+    Raises:
+        InputError: one is unreadable, or two do not lie on one grid.
+    """
+    arrays: list[NDArray[np.float32]] = []
+    first: Geometry | None = None
+    for path in paths:
+        array, geometry = read_image(path, stacked=True)
+        arrays.append(array if array.ndim > len(geometry.spacing) else array[None])
+        first = first or geometry
+        if arrays[-1].shape[1:] != arrays[0].shape[1:] or not same_place(
+            geometry, first, array.shape[-len(geometry.spacing) :]
+        ):
+            raise InputError(
+                f"{path}: all channels of a scan must lie on one grid, got another than in the "
+                "first channel; resample it onto the first"
+            )
+    assert first is not None
+    return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)), first
+
+
+def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
+    """Read a label file ``(*S)``.
+
+    Raises:
+        InputError: it is unreadable, has channels, or holds what is no class.
+    """
+    array, geometry = read_image(path, stacked=True)
+    if array.ndim > len(geometry.spacing):
+        if len(array) != 1:
+            raise InputError(
+                f"{path}: a label must have one value per voxel, got {len(array)}; write the class "
+                "numbers 0, 1, 2, ... into one channel"
+            )
+        array = array[0]
+    return as_label(array, str(path)), geometry
+
+
+def without_ending(name: str) -> str | None:
+    """Return a file's name without its image ending; ``None`` of other files."""
+    low = name.lower()
+    for ending in ENDINGS:
+        if low.endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)]
+    return None
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def is_series(folder: Path) -> bool:
+    """Return whether one of a folder's first files is DICOM, by the mark after its preamble."""
+    files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
+    return any(_is_dicom(path) for path in itertools.islice(files, _LOOKED_AT))
+
+
+def _check_options(
+    spacing: tuple[float, ...] | None, window: tuple[float, float], test_share: float
+) -> None:
+    if spacing is not None and (len(spacing) not in (1, 2, 3) or min(spacing) <= 0):
+        raise InputError(
+            f"spacing must be one positive number of mm or one per axis, got {spacing}; leave it "
+            "out for the median of the scans"
+        )
+    if window[0] >= window[1]:
+        raise InputError(f"window must be a lower and an upper end in HU, got {window}; swap them")
+    if not 0 < test_share < 1:
+        raise InputError(f"test_share must be between 0 and 1, got {test_share}; choose 0.2")

@@ -1,0 +1,189 @@
+"""Which cases train and which test: lists that are given, or a seeded draw that is the same always.
+
+Names in lists and in JSON come from files that somebody else may have written: none may lead out
+of the dataset's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Split
+
+TRAIN_LIST, TEST_LIST = "train.list", "test.list"
+FOLDS = "splits_final.json"
+_LARGEST_JSON = 64 << 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong in a dataset.
+
+    Attributes:
+        file: where.
+        problem: what is required and what came.
+        remedy: what to do.
+    """
+
+    file: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}; {self.remedy}"
+
+
+def stays_inside(name: str) -> bool:
+    """Return whether a name is relative and never climbs, read as POSIX and as Windows would."""
+    windows = PureWindowsPath(name)
+    absolute = PurePosixPath(name).is_absolute() or bool(windows.drive or windows.root)
+    return bool(windows.parts) and not absolute and ".." not in windows.parts
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: it is missing, absurdly large or no JSON.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError("it is larger than any list of cases")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: a readable JSON file is required, got '{error}'; write it anew"
+        ) from error
+
+
+def find_split(
+    folder: Path,
+    labeled: Mapping[str, bool],
+    given: Split | None,
+    *,
+    fold: int = 0,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> tuple[Split, list[Fault]]:
+    """Return the split of a dataset's cases, and what is wrong with the one that is given.
+
+    The first of these that exists: ``train.list`` and ``test.list`` in the folder (``test.list``
+    alone: all others train), nnU-Net's ``splits_final.json``, ``given``, a seeded draw.
+
+    Args:
+        folder: of the dataset.
+        labeled: by case, in the order of the dataset, whether it has a label.
+        given: that the dataset states itself.
+        fold: of ``splits_final.json``: its validation cases are the test.
+        test_share: of the labeled cases, for the draw.
+        seed: of the draw.
+    """
+    if (folder / TEST_LIST).is_file():
+        split, faults = _from_lists(folder, labeled)
+    elif (folder / FOLDS).is_file():
+        split, faults = _from_folds(folder / FOLDS, labeled, fold)
+    elif given is not None:
+        split, faults = given, []
+    else:
+        split, faults = draw_split(labeled, test_share, seed), []
+    return split, faults + _faults_of(split, labeled, folder)
+
+
+def draw_split(labeled: Mapping[str, bool], test_share: float, seed: int) -> Split:
+    """Draw test cases among those that have a label; at least one where two have.
+
+    Each case has a rank of its own, made of seed and name, so that a new case moves no other but
+    where it takes a place itself. Training cases keep their order.
+    """
+    usable = [case for case, has in labeled.items() if has]
+    count = min(max(1, round(test_share * len(usable))), max(len(usable) - 1, 0))
+    ranked = sorted(usable, key=lambda case: hashlib.sha256(f"{seed}|{case}".encode()).digest())
+    test = set(ranked[:count])
+    return Split(
+        tuple(case for case in labeled if case not in test),
+        tuple(case for case in labeled if case in test),
+    )
+
+
+def _from_lists(folder: Path, labeled: Mapping[str, bool]) -> tuple[Split, list[Fault]]:
+    test, faults = _read_list(folder / TEST_LIST)
+    if not (folder / TRAIN_LIST).is_file():
+        return Split(tuple(c for c in labeled if c not in test), test), faults
+    train, more = _read_list(folder / TRAIN_LIST)
+    return Split(train, test), faults + more
+
+
+def _read_list(path: Path) -> tuple[tuple[str, ...], list[Fault]]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    # Lists of the published layout may name the file in the case's folder.
+    cases = [line.split("/mri_norm2.h5")[0].rstrip("/") for line in lines if line]
+    faults = [
+        Fault(str(path), f"each case may be listed once, got {case} twice", "remove one")
+        for case, count in Counter(cases).items()
+        if count > 1
+    ]
+    return tuple(dict.fromkeys(cases)), faults
+
+
+def _from_folds(path: Path, labeled: Mapping[str, bool], fold: int) -> tuple[Split, list[Fault]]:
+    raw = read_json(path)
+    try:
+        parts = [[str(case) for case in raw[fold][key]] for key in ("train", "val")]
+        if fold < 0:
+            raise IndexError(fold)
+    except (LookupError, TypeError):
+        count = len(raw) if isinstance(raw, list) else 0
+        raise InputError(
+            f"{path}: the fold must be one of {count}, each with 'train' and 'val', got {fold}; "
+            "set the dataset's option fold"
+        ) from None
+    # nnU-Net's folds know labeled cases alone: the others can only be unlabeled training cases.
+    rest = [c for c, has in labeled.items() if not has and c not in (*parts[0], *parts[1])]
+    return Split((*parts[0], *rest), tuple(parts[1])), []
+
+
+def _faults_of(split: Split, labeled: Mapping[str, bool], folder: Path) -> list[Fault]:
+    faults = [
+        Fault(
+            str(folder),
+            f"no case may be in both training and test, got {case}",
+            "take it out of one of them",
+        )
+        for case in sorted(set(split.train) & set(split.test))
+    ]
+    for case in dict.fromkeys((*split.train, *split.test)):
+        if case not in labeled:
+            faults.append(
+                Fault(
+                    str(folder),
+                    f"every case of the split must be in the folder, got '{case}'",
+                    "copy it there or take it out of the list",
+                )
+            )
+    for case in split.test:
+        if case in labeled and not labeled[case]:
+            faults.append(
+                Fault(
+                    str(folder),
+                    f"a test case must have a label, got {case} without one",
+                    "add its label or take it out of the test cases",
+                )
+            )
+    parts: Sequence[tuple[str, tuple[str, ...]]] = (("training", split.train), ("test", split.test))
+    faults += [
+        Fault(
+            str(folder),
+            f"there must be at least one {part} case, got none",
+            "at least two cases with a label are needed, one of them for the test",
+        )
+        for part, cases in parts
+        if not cases
+    ]
+    return faults

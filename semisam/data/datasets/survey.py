@@ -1,0 +1,79 @@
+"""What the headers of a set of scans tell of all of them, before a voxel is read."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from semisam.core.errors import InputError
+from semisam.data.images.files import Geometry
+from semisam.data.images.headers import read_header
+from semisam.data.images.preprocessing import orientation
+from semisam.data.images.resampling import resampled_size
+
+_LARGEST_PATCH, _PATCH_STEP = 128, 16
+
+
+def count_channels(path: Path) -> int:
+    """Return the channels of one image file, from its header."""
+    header = read_header(path)
+    return header.size[3] if len(header.size) == 4 else header.components
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and spacing of a scan after orienting."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+def grids_of(paths: Iterable[Path]) -> list[Grid]:
+    """Return the grids of scans, from their headers.
+
+    Raises:
+        InputError: a header is unreadable.
+    """
+    with ThreadPoolExecutor(8, thread_name_prefix="headers") as pool:
+        return list(pool.map(_grid, paths))
+
+
+def _grid(path: Path) -> Grid:
+    header = read_header(path)
+    ndim = min(len(header.size), 3)
+    try:
+        geometry = Geometry(header.spacing[:ndim], None, header.direction)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    axes, _ = orientation(geometry)
+    return Grid(
+        tuple(header.size[axis] for axis in axes), tuple(header.spacing[axis] for axis in axes)
+    )
+
+
+def common_spacing(given: tuple[float, ...] | None, grids: list[Grid]) -> tuple[float, ...]:
+    """Return the spacing that is asked for, one number standing for all axes, or the median."""
+    axes = len(grids[0].spacing)
+    if given is not None:
+        return given * axes if len(given) == 1 else given
+    columns = zip(*(grid.spacing for grid in grids if len(grid.spacing) == axes), strict=True)
+    # Rounded: a median of float32 spacings must not depend on their last bits.
+    return tuple(round(statistics.median(column), 4) for column in columns)
+
+
+def fitting_patch(grids: list[Grid], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
+    """Return a patch that the median scan holds, in steps that the network takes."""
+    if spacing is None:
+        return ()
+    sizes = [
+        resampled_size(grid.size, grid.spacing, spacing)
+        for grid in grids
+        if len(grid.size) == len(spacing)
+    ]
+    median = [statistics.median_low(column) for column in zip(*sizes, strict=True)]
+    return tuple(
+        min(_LARGEST_PATCH, max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median
+    )

@@ -1,0 +1,1 @@
+"""One scan: its file, header, orientation, spacing and intensities."""

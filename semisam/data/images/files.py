@@ -1,0 +1,202 @@
+"""Medical image files, read and written by SimpleITK.
+
+Arrays are indexed ``(i, j, k)`` = (x, y, z), the order of the file's own axes; SimpleITK's arrays
+are (z, y, x), and nothing outside this file sees that order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.core.files import replace_file
+from semisam.data.images.headers import read_header, series_files, unreadable
+
+sitk: Any = SimpleITK  # its functions carry no types
+
+_NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of an array lie in the patient, in ITK's (LPS) coordinates.
+
+    Attributes:
+        spacing: mm per voxel along each axis ``(i, j, k)`` of the array.
+        origin: mm, the centre of voxel ``(0, 0, 0)``; ``None``: zero.
+        direction: row-major ``d * d`` cosines whose columns are the array axes; ``None``: identity.
+    """
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...] | None = None
+    direction: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        ndim = len(self.spacing)
+        if ndim not in (2, 3) or not all(0 < s < math.inf for s in self.spacing):
+            raise InputError(f"spacing must be 2 or 3 positive mm, got {self.spacing}")
+        if self.origin is not None and len(self.origin) != ndim:
+            raise InputError(f"origin must have {ndim} numbers as spacing has, got {self.origin}")
+        if self.direction is not None:
+            _check_direction(self.direction, ndim)
+
+
+def read_image(
+    path: str | os.PathLike[str], *, stacked: bool = False
+) -> tuple[NDArray[np.float32], Geometry]:
+    """Read an image file of any format that SimpleITK knows, or a folder of one DICOM series.
+
+    Args:
+        path: the file or the folder.
+        stacked: take a fourth axis as channels, as the Medical Segmentation Decathlon stores them.
+
+    Returns:
+        ``(i, j, k)`` float32 (``(i, j)`` of a 2-D file), or ``(C, i, j, k)`` of an image with
+        several values per voxel, and where it lies.
+
+    Raises:
+        InputError: there is no such file, or it is not a readable 2-D or 3-D real image, or its
+            header claims more than the file or the memory can hold.
+    """
+    path = Path(path)
+    read_header(path)
+    try:
+        image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+        _check_whole(path)
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    ndim = image.GetDimension()
+    four = stacked and ndim == 4
+    if (ndim not in (2, 3) and not four) or "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(
+            f"a real image of 2 or 3 axes is required, got {image.GetPixelIDTypeAsString()} of "
+            f"size {image.GetSize()} in {path}; write one file per time point or part"
+        )
+    # Reversing every axis turns (z, y, x) into (x, y, z), and (z, y, x, C) into (C, x, y, z).
+    array = sitk.GetArrayViewFromImage(image).T
+    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    if four:
+        array = np.moveaxis(array, -1, 0)
+        spacing, origin = spacing[:3], origin[:3]
+        direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
+    try:
+        geometry = Geometry(spacing, origin, direction)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return np.ascontiguousarray(array, dtype=np.float32), geometry
+
+
+def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:
+    """Write a label map or an image as NIfTI: whole or not at all.
+
+    The file is written beside and renamed, so that a reader never sees half of it.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz`` (compressed); its folder exists.
+        array: ``(i, j, k)`` or ``(i, j)``, or with channels ``(C, *S)``. Booleans and integers are
+            stored in the smallest integer type that holds them, floats as float32.
+        geometry: where the voxels lie. NIfTI stores it in float32.
+
+    Raises:
+        InputError: the name, the folder, the shape or the type does not fit.
+    """
+    path = Path(path)
+    suffix = next((s for s in reversed(_NIFTI) if path.name.endswith(s)), None)
+    if suffix is None:
+        raise InputError(f"the name must end in .nii or .nii.gz, got {path.name}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder must exist, got {path.parent}; make it first")
+    image = _to_itk(np.asarray(array), geometry)
+    try:
+        with replace_file(path) as temporary:
+            # SimpleITK chooses the format by the ending, which a temporary name does not have.
+            named = temporary.with_name(temporary.name + suffix)
+            try:
+                sitk.WriteImage(image, str(named), useCompression=suffix == ".nii.gz")
+                named.replace(temporary)
+            finally:
+                named.unlink(missing_ok=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"a writable path is required, got {path} ({error})") from error
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a NIfTI file that ends early: SimpleITK fills what is missing with zeros."""
+    if not path.name.endswith(_NIFTI):
+        return
+    packed = path.name.endswith(".gz")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            header = file.read(348)
+            order = "<" if header[:4] == struct.pack("<i", 348) else ">"
+            if len(header) < 348 or struct.unpack_from(f"{order}i", header)[0] != 348:
+                return  # not NIfTI-1: left to SimpleITK
+            rank, *size = struct.unpack_from(f"{order}8h", header, 40)
+            (bits,) = struct.unpack_from(f"{order}h", header, 72)
+            (offset,) = struct.unpack_from(f"{order}f", header, 108)
+            file.seek(int(offset) + math.prod(size[:rank]) * bits // 8 - 1)
+            whole = len(file.read(1)) == 1
+    except (EOFError, OSError, zlib.error):
+        whole = False
+    if not whole:
+        raise InputError(
+            f"a whole file is required, got {path}, which ends before its last voxel; copy or "
+            "download it again"
+        )
+
+
+def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
+    if len(direction) != ndim * ndim:
+        raise InputError(f"direction must have {ndim * ndim} numbers, got {len(direction)}")
+    matrix = np.asarray(direction, dtype=np.float64).reshape(ndim, ndim)
+    if not np.allclose(matrix.T @ matrix, np.eye(ndim), atol=1e-4):
+        raise InputError(
+            f"the columns of direction must be orthogonal unit vectors, got {direction}; "
+            "resample a sheared image first"
+        )
+
+
+def _read_series(folder: Path) -> Any:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(series_files(folder))
+    return reader.Execute()
+
+
+def _to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
+    ndim = len(geometry.spacing)
+    channels = array.ndim == ndim + 1
+    if array.ndim not in (ndim, ndim + 1) or array.size == 0:
+        raise InputError(
+            f"the array must have the {ndim} axes of the geometry, or channels before them, "
+            f"got shape {array.shape}"
+        )
+    image = sitk.GetImageFromArray(np.ascontiguousarray(_storable(array).T), isVector=channels)
+    image.SetSpacing([float(x) for x in geometry.spacing])
+    if geometry.origin is not None:
+        image.SetOrigin([float(x) for x in geometry.origin])
+    if geometry.direction is not None:
+        image.SetDirection([float(x) for x in geometry.direction])
+    return image
+
+
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"the array must be of bool, int or float, got {array.dtype}")
+    low, high = int(array.min()), int(array.max())
+    for kind in (np.uint8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return array.astype(kind, copy=False)
+    raise InputError(f"integers must fit 32 bits, got values from {low} to {high}")

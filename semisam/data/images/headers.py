@@ -1,0 +1,192 @@
+"""What a file says of its image before a voxel is read, and whether that can be true.
+
+A header of a few bytes may claim a petabyte, or name a data file anywhere on the disk. Both are
+refused here, before memory is allocated or another file is opened.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import SimpleITK
+
+from semisam.core.errors import InputError
+
+sitk: Any = SimpleITK  # its functions carry no types
+
+_INFLATION = 1100  # deflate makes at most 1032 bytes of one
+_DEFLATED = (".nii", ".nii.gz", ".hdr", ".mhd", ".mha")  # NRRD may hold bzip2, which has no bound
+_TEXT_HEADERS = (".mhd", ".mha", ".nrrd", ".nhdr")
+_LONGEST_HEADER = 1 << 20
+_POSITION = "0020|0032"  # DICOM's ImagePositionPatient
+
+
+@dataclass(frozen=True)
+class Header:
+    """Size and place of an image, without its voxels.
+
+    Attributes:
+        size: voxels per axis of the file.
+        spacing: mm per axis.
+        components: values per voxel.
+        bytes_per_value: as stored.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    direction: tuple[float, ...]
+    components: int
+    bytes_per_value: int
+
+    @property
+    def values(self) -> int:
+        """Numbers in the image."""
+        return math.prod(self.size) * self.components
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an image file, or of a folder of one DICOM series.
+
+    Args:
+        path: the file or the folder.
+
+    Raises:
+        InputError: there is none, it is not readable, it names data elsewhere, or it claims more
+            voxels than the file can hold or the memory can take.
+    """
+    if not path.exists():
+        raise InputError(f"an image file or a DICOM folder is required, got no such path: {path}")
+    try:
+        header = _series_header(path) if path.is_dir() else _file_header(path)
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    need, free = 4 * header.values, psutil.virtual_memory().available  # read as float32
+    if need > free:
+        raise InputError(
+            f"an image that fits into memory is required, got {path}, whose header claims "
+            f"{_shape(header)} ({need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free); check "
+            "the file, or crop or resample it"
+        )
+    return header
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Return one sentence for what SimpleITK raised of a file."""
+    reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
+    return InputError(
+        f"a readable image is required, got {path}, which SimpleITK refuses ({reason}); it may be "
+        "cut off or damaged: copy it again, or convert it to NIfTI"
+    )
+
+
+def series_files(folder: Path) -> tuple[str, ...]:
+    """Return the files of the one DICOM series in a folder, in the order of the slices.
+
+    Raises:
+        InputError: the folder holds no series, or several.
+    """
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise InputError(
+            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}; "
+            "give the folder of one series, or the image file itself"
+        )
+    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+
+
+def _file_header(path: Path) -> Header:
+    stored = path.stat().st_size + _detached_bytes(path)
+    reader = _opened(str(path))
+    header = _header_of(reader)
+    claimed = header.values * header.bytes_per_value
+    if path.name.lower().endswith(_DEFLATED) and claimed > stored * _INFLATION:
+        raise InputError(
+            f"a whole file is required, got {path}, whose header claims {_shape(header)}, more "
+            f"than its {stored} bytes can hold; copy or download it again"
+        )
+    return header
+
+
+def _series_header(folder: Path) -> Header:
+    files = series_files(folder)
+    first = _opened(files[0])
+    header = _header_of(first)
+    size, spacing = [*header.size[:2], len(files)], list(header.spacing[:3])
+    if len(files) > 1:
+        second = _opened(files[1])
+        if first.HasMetaDataKey(_POSITION) and second.HasMetaDataKey(_POSITION):
+            spacing[2] = math.dist(_position(first), _position(second)) or spacing[2]
+    return replace(header, size=tuple(size), spacing=tuple(spacing))
+
+
+def _opened(name: str) -> Any:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _header_of(reader: Any) -> Header:
+    size = tuple(int(n) for n in reader.GetSize())
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    digits = "".join(c for c in kind if c.isdigit())
+    spacing = tuple(float(s) for s in reader.GetSpacing())
+    ndim, axes = len(size), min(len(size), 3)
+    cosines = reader.GetDirection()
+    direction = tuple(cosines[ndim * row + column] for row in range(axes) for column in range(axes))
+    components = int(reader.GetNumberOfComponents())
+    return Header(size, spacing, direction, components, int(digits or 32) // 8)
+
+
+def _position(reader: Any) -> list[float]:
+    return [float(x) for x in reader.GetMetaData(_POSITION).split("\\")]
+
+
+def _detached_bytes(path: Path) -> int:
+    """Return the size of the data file beside a header, 0 where the data follow the header.
+
+    Raises:
+        InputError: the header names anything but a file in its own folder.
+    """
+    name = path.name.lower()
+    if name.endswith(".hdr"):
+        beside = [path.with_suffix(end) for end in (".img", ".img.gz")]
+        return sum(p.stat().st_size for p in beside if p.is_file())
+    if not name.endswith(_TEXT_HEADERS):
+        return 0
+    data = _data_file(path)
+    if data is None:
+        return 0
+    inside = data not in ("", ".", "..") and not any(c in data for c in "/\\:") and "%" not in data
+    if not inside or data.split()[0].upper() == "LIST":
+        raise InputError(
+            f"a header must name one data file in its own folder, got '{data}' in {path}; write "
+            "header and data as one file, for example as NIfTI"
+        )
+    beside_it = path.parent / data
+    return beside_it.stat().st_size if beside_it.is_file() else 0
+
+
+def _data_file(path: Path) -> str | None:
+    """Return the data file that a MetaImage or NRRD header names; ``None``: its own."""
+    with path.open("rb") as file:
+        text = file.read(_LONGEST_HEADER)
+    is_nrrd = text.startswith(b"NRRD")
+    for line in text.split(b"\n"):
+        if is_nrrd and not line.strip():
+            return None  # the voxels begin
+        key, mark, value = line.partition(b":" if is_nrrd else b"=")
+        key = key.strip().lower().replace(b" ", b"")
+        if mark and key in (b"datafile", b"elementdatafile"):
+            name = os.fsdecode(value.strip())
+            return None if name.upper() == "LOCAL" else name
+    return None
+
+
+def _shape(header: Header) -> str:
+    return " x ".join(map(str, header.size))

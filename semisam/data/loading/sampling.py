@@ -1,0 +1,288 @@
+"""Batches as a pure function of (seed, step): a resumed run sees what the whole one would have."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.core.types import Batch, OracleBatch
+from semisam.data.loading.augmentation import draw_orientation, orient, shape_before
+from semisam.data.loading.store import VolumeStore
+
+_ORDER, _CROP = 0, 1  # what a random stream is for
+_LABELED, _UNLABELED = 0, 1  # whose stream it is
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How many labeled and unlabeled rows a batch has."""
+
+    labeled: int
+    unlabeled: int
+
+
+def plan_batch(
+    batch_size: int,
+    num_labeled: int,
+    num_unlabeled: int,
+    uses_unlabeled: bool,
+    labeled_rows: int | None = None,
+) -> BatchPlan:
+    """Divide a batch into labeled and unlabeled rows.
+
+    Half and half unless told otherwise, but never more labeled rows than labeled cases: a batch of
+    4 is 2 + 2, or 1 + 3 with one labeled case. A method without unlabeled data gets the labeled
+    rows that its neighbours in the table get, and no others. Without unlabeled cases all rows are
+    labeled.
+
+    Args:
+        batch_size: rows of a semi-supervised batch.
+        num_labeled: labeled training cases.
+        num_unlabeled: unlabeled training cases.
+        uses_unlabeled: the method's `Framework.uses_unlabeled`.
+        labeled_rows: labeled rows of a semi-supervised batch; ``None``: half of it.
+
+    Raises:
+        InputError: no labeled case, or a batch too small for one row of each kind.
+    """
+    if num_labeled < 1:
+        raise InputError(
+            f"training requires at least 1 labeled case, got {num_labeled}; name some as labeled"
+        )
+    smallest = 2 if num_unlabeled else 1
+    if batch_size < smallest:
+        raise InputError(f"the batch size must be at least {smallest}, got {batch_size}; raise it")
+    if num_unlabeled == 0:
+        return BatchPlan(batch_size, 0)
+    if labeled_rows is not None and not 0 < labeled_rows < batch_size:
+        raise InputError(
+            f"--labeled-rows must be at least 1 and leave an unlabeled row in a batch of "
+            f"{batch_size}, got {labeled_rows}: choose fewer, or a larger --batch"
+        )
+    labeled = min(labeled_rows or batch_size // 2, num_labeled)
+    return BatchPlan(labeled, batch_size - labeled if uses_unlabeled else 0)
+
+
+class BatchSource:
+    """Makes the batch of any step, in any order, from any thread.
+
+    Each stream (labeled, unlabeled) goes through its cases in permutations, one per pass, drawn
+    from (seed, stream, pass): every case occurs equally often. Each row is a patch cut uniformly
+    at random, in one of eight orientations, drawn from (seed, stream, step, row). A volume smaller
+    than the patch is padded with zeros on both sides, and only up to the patch.
+
+    Args:
+        store: where the volumes are.
+        labeled: labeled cases.
+        unlabeled: unlabeled cases; their labels are not read.
+        plan: rows of each kind.
+        patch: spatial shape of a patch, in voxels.
+        seed: a non-negative integer.
+        augment: whether to draw orientations; without, all are the identity.
+        truth: make batches with the labels of all rows, for a control; the store must allow it.
+        rows: numbers of the batch's rows to make, labeled first; ``None``: all. Several processes
+            make theirs, each row as it is in the whole batch.
+
+    Raises:
+        InputError: the plan asks for rows of a stream that has no cases.
+    """
+
+    def __init__(
+        self,
+        store: VolumeStore,
+        labeled: Sequence[str],
+        unlabeled: Sequence[str],
+        plan: BatchPlan,
+        patch: tuple[int, ...],
+        *,
+        seed: int,
+        augment: bool = True,
+        truth: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        for kind, asked, cases in (
+            ("labeled", plan.labeled, labeled),
+            ("unlabeled", plan.unlabeled, unlabeled),
+        ):
+            if asked and not cases:
+                raise InputError(
+                    f"a batch with {asked} {kind} row(s) requires {kind} cases, got none; name some"
+                )
+        self.store = store
+        self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
+        self.plan = plan
+        self.patch = tuple(patch)
+        self.seed = seed
+        self.augment = augment
+        self.truth = truth
+        self.rows = range(plan.labeled + plan.unlabeled) if rows is None else tuple(rows)
+
+    def cases(self, step: int) -> tuple[str, ...]:
+        """Return the cases of a step's rows, labeled first."""
+        return (
+            *_scheduled(self.labeled, self.plan.labeled, step, self.seed, _LABELED),
+            *_scheduled(self.unlabeled, self.plan.unlabeled, step, self.seed, _UNLABELED),
+        )
+
+    def batch(self, step: int) -> Batch:
+        """Return one step's batch on the CPU.
+
+        Returns:
+            Image ``(B, C, *patch)`` float32 and label ``(L, *patch)`` int64, labeled rows first;
+            with ``truth`` an `OracleBatch`.
+
+        Raises:
+            InputError: a volume does not have as many axes as the patch.
+        """
+        every = self.cases(step)
+        cases = [every[row] for row in self.rows]
+        labeled = sum(row < self.plan.labeled for row in self.rows)
+        channels = self.store.image(cases[0]).array.shape[0]
+        image = np.empty((len(cases), channels, *self.patch), np.float32)
+        known = len(cases) if self.truth else labeled
+        label = np.empty((known, *self.patch), np.int64)
+        for place, (row, case) in enumerate(zip(self.rows, cases, strict=True)):
+            is_labeled = row < self.plan.labeled
+            volume = self.store.image(case).array
+            if volume.ndim - 1 != len(self.patch):
+                raise InputError(
+                    f"{self.store.dataset.source(case)}: a patch {self.patch} requires a volume of "
+                    f"{len(self.patch)} axes, got {volume.shape[1:]}; give the patch as many axes"
+                )
+            # Rows are counted per stream, so that the labeled patches of a run do not depend on
+            # whether the method also takes unlabeled ones.
+            stream = _LABELED if is_labeled else _UNLABELED
+            nth = row if is_labeled else row - self.plan.labeled
+            rng = _generator(self.seed, _CROP, stream, step, nth)
+            orientation = draw_orientation(rng)
+            if not self.augment:
+                orientation = 0
+            window = _draw_window(volume.shape[1:], shape_before(self.patch, orientation), rng)
+            cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
+            _place(cut, image[place], len(self.patch))
+            if place < known:
+                known_label = orient(self.store.label(case)[window], orientation)
+                _place(known_label, label[place], len(self.patch))
+        labels = torch.from_numpy(label)
+        if self.truth:
+            return OracleBatch(torch.from_numpy(image), labels[:labeled], labels)
+        return Batch(torch.from_numpy(image), labels)
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _scheduled(
+    cases: tuple[str, ...], rows: int, step: int, seed: int, stream: int
+) -> Iterator[str]:
+    """Yield the cases at positions ``step * rows`` and on of an endless chain of permutations."""
+    for position in range(step * rows, (step + 1) * rows):
+        which_pass, index = divmod(position, len(cases))
+        order = _generator(seed, _ORDER, stream, which_pass).permutation(len(cases))
+        yield cases[int(order[index])]
+
+
+def _draw_window(
+    shape: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator
+) -> tuple[slice, ...]:
+    """Draw the place of a crop uniformly; along an axis shorter than the crop, take it all."""
+    starts = [
+        int(rng.integers(max(have - want, 0) + 1)) for have, want in zip(shape, size, strict=True)
+    ]
+    return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
+
+
+def _place(cut: NDArray[Any], out: NDArray[Any], spatial: int) -> None:
+    """Copy a cut into the middle of ``out``, zeros around; the only copy of the voxels."""
+    leading = out.ndim - spatial
+    if cut.shape == out.shape:
+        out[...] = cut
+        return
+    out[...] = 0
+    inner = []
+    for have, want in zip(cut.shape[leading:], out.shape[leading:], strict=True):
+        before = (want - have) // 2
+        inner.append(slice(before, before + have))
+    out[(slice(None),) * leading + tuple(inner)] = cut
+
+
+class _HasBatch(Protocol):
+    def batch(self, step: int) -> Batch: ...
+
+
+class Prefetcher:
+    """Makes the batches of steps ``start`` to ``stop - 1`` ahead, in one background thread.
+
+    Iterating yields ``(step, batch, seconds_waited)``: the same batches as calling
+    ``source.batch`` in turn, and how long the consumer stood still for each. What the thread
+    raises is raised to the consumer. Leaving the ``with`` block ends the thread, early or late.
+
+    Args:
+        source: a `BatchSource` or anything with ``batch(step)``.
+        start: the first step.
+        stop: one past the last step.
+        depth: how many batches to hold ready.
+    """
+
+    def __init__(self, source: _HasBatch, start: int, stop: int, *, depth: int = 3) -> None:
+        self._source = source
+        self._steps = range(start, stop)
+        self._unseen = iter(self._steps)
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._produce, name="prefetch", daemon=True)
+
+    def __enter__(self) -> Prefetcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[tuple[int, Batch, float]]:
+        if self._thread.ident is None:
+            raise RuntimeError("a Prefetcher is to be iterated inside its `with` block")
+        for step in self._unseen:
+            before = time.perf_counter()
+            item = self._queue.get()
+            waited = time.perf_counter() - before
+            if isinstance(item, BaseException):
+                self._unseen = iter(())  # nothing more will come
+                raise item
+            yield step, item, waited
+
+    def _produce(self) -> None:
+        for step in self._steps:
+            try:
+                item: Batch | BaseException = self._source.batch(step)
+            except BaseException as error:
+                item = error
+            if not self._put(item) or isinstance(item, BaseException):
+                return
+
+    def _put(self, item: Batch | BaseException) -> bool:
+        """Wait for room, but never longer than the consumer stays."""
+        while not self._leave.is_set():
+            try:
+                self._queue.put(item, timeout=0.05)
+            except queue.Full:
+                continue
+            return True
+        return False

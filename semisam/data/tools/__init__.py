@@ -1,0 +1,1 @@
+"""Work on whole folders of scans: check, prepare, download."""

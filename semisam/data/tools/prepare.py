@@ -1,0 +1,220 @@
+"""Copies of a dataset's volumes as the trainer reads them: uncompressed, so that a patch is cheap.
+
+Every file is written beside and renamed, and the manifest comes last: whatever happens before,
+there is no prepared dataset, and the next attempt goes on from the cases that are done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.core.files import replace_file, writable_folder, write_json
+from semisam.data.datasets.dataset import Dataset
+from semisam.data.images.preprocessing import geometry_to_json
+from semisam.data.loading.store import array_hash, check_image, check_label, told
+
+FORMAT = "semisam-prepared-1"
+MANIFEST, UNFINISHED, VOLUMES = "manifest.json", "unfinished.json", "volumes"
+_LOCK = ".lock"
+
+
+def prepare(
+    dataset: Dataset,
+    options: Mapping[str, Any],
+    folder: Path,
+    on_case: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a dataset's prepared copy, or what is missing of it, and return its manifest.
+
+    Args:
+        dataset: the source; all its images are read, and all labels that exist.
+        options: that it was opened with.
+        folder: where to; new, empty, or begun from the same dataset and options.
+        on_case: called with (cases done, cases in all) after each case.
+
+    Raises:
+        InputError: the folder is something else or in use, or a volume cannot be trained on.
+    """
+    _refuse_foreign(dataset, options, folder)
+    writable_folder(folder / VOLUMES)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            return _prepare(dataset, options, folder, on_case)
+    except Timeout:
+        raise InputError(
+            f"the folder must not be in use, got {folder}, which another process prepares: wait "
+            "for it or name another folder"
+        ) from None
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a preparation was stopped before it wrote its manifest."""
+    return (folder / UNFINISHED).is_file() and not (folder / MANIFEST).is_file()
+
+
+def _prepare(
+    dataset: Dataset,
+    options: Mapping[str, Any],
+    folder: Path,
+    on_case: Callable[[int, int], None] | None,
+) -> Path:
+    identity = _identity(dataset, options)
+    write_json(folder / UNFINISHED, identity)
+    split = dataset.split()
+    cases = (*split.train, *split.test)
+    for leftover in (folder / VOLUMES).glob(".*.tmp"):  # of a process that was killed
+        leftover.unlink()
+    records: dict[str, Any] = {}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="prepare") as pool:
+        futures = [pool.submit(_case, dataset, identity, folder, case) for case in cases]
+        try:
+            for done, (case, future) in enumerate(zip(cases, futures, strict=True), start=1):
+                records[case] = future.result()
+                if on_case is not None:
+                    on_case(done, len(cases))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    manifest = folder / MANIFEST
+    write_json(
+        manifest,
+        {
+            **identity,
+            "note": dataset.note,
+            "class_names": list(dataset.class_names),
+            "channels": dataset.channels,
+            "suggested": _plain(dict(dataset.suggested)),
+            "split": {"train": list(split.train), "test": list(split.test)},
+            "cases": records,
+        },
+    )
+    _remove_others(folder / VOLUMES, records)
+    (folder / UNFINISHED).unlink()
+    return manifest
+
+
+def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str) -> Any:
+    """Write one case's files, unless they are there and as new as their source."""
+    key = _key(case)
+    record_path = folder / VOLUMES / f"{key}.json"
+    stamp = _stamp(dataset, identity, case)
+    try:
+        known = json.loads(record_path.read_text())
+        if known["stamp"] == stamp and all(_is_whole(folder, f) for f in _files(known["record"])):
+            return known["record"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not done yet, or by another version
+    source = dataset.source(case)
+    image = told(source, lambda: dataset.image(case))
+    check_image(image.array, dataset.channels, source)
+    record: dict[str, Any] = {
+        "image": _save(folder, f"{VOLUMES}/{key}.image.npy", image.array),
+        "label": None,
+        "geometry": _plain(geometry_to_json(image.geometry)),
+        "has_geometry": image.has_geometry,
+        "placement": None if image.placement is None else _plain(image.placement.to_json()),
+    }
+    if told(source, lambda: dataset.has_label(case)):
+        label = told(source, lambda: dataset.label(case))
+        check_label(label, image.array.shape[1:], dataset.num_classes, source)
+        record["label"] = _save(folder, f"{VOLUMES}/{key}.label.npy", label)
+    write_json(record_path, {"stamp": stamp, "record": record})
+    return record
+
+
+def _save(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """Write an array in C order, whole or not at all, and return its entry of the manifest."""
+    array = np.ascontiguousarray(array)
+    with replace_file(folder / name) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    size = (folder / name).stat().st_size
+    return {"file": name, "sha256": array_hash(array), "bytes": size, "shape": list(array.shape)}
+
+
+def _files(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [record[part] for part in ("image", "label") if record[part] is not None]
+
+
+def _is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:
+    path = folder / str(entry["file"])
+    return path.is_file() and path.stat().st_size == int(entry["bytes"])
+
+
+def _identity(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two preparations must share for one to go on from the other."""
+    recipe = None if dataset.recipe is None else _plain(asdict(dataset.recipe))
+    return {
+        "format": FORMAT,
+        "dataset": dataset.name,
+        "options": _plain(dict(options)),
+        "recipe": recipe,
+    }
+
+
+def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
+    """Return a hash that changes when the case's files or the way they are read do."""
+    files: list[Any] = []
+    for path in dataset.files(case):
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            state = file.stat()
+            files.append([file.name, state.st_size, state.st_mtime_ns])
+    text = json.dumps([identity, case, dataset.num_classes, files], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key(case: str) -> str:
+    """Return a file name for a case that any file system takes and no other case has."""
+    readable = re.sub(r"[^A-Za-z0-9-]+", "_", case)[:60]
+    return f"{readable}-{hashlib.sha256(case.encode()).hexdigest()[:10]}"
+
+
+def _refuse_foreign(dataset: Dataset, options: Mapping[str, Any], folder: Path) -> None:
+    """Raise an `InputError` unless the folder is new, empty or of this very preparation."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"a folder is required, got the file {folder}: name another")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    for name in (UNFINISHED, MANIFEST):
+        try:
+            known = json.loads((folder / name).read_text())
+        except (OSError, ValueError):
+            continue
+        ours = _identity(dataset, options)
+        # The recipe may follow from the scans: cases that were added may move it.
+        other = [key for key in ("format", "dataset", "options") if known.get(key) != ours[key]]
+        if not other:
+            return
+        raise InputError(
+            f"the folder must be new or prepared from the same dataset and options, got {folder} "
+            f"with another {', '.join(other)}: name another folder"
+        )
+    raise InputError(
+        f"the folder must be new, empty or a prepared one, got {folder} with other files in it: "
+        "name another folder"
+    )
+
+
+def _remove_others(volumes: Path, records: Mapping[str, Any]) -> None:
+    """Remove the files of cases that the source no longer has."""
+    keep = {Path(entry["file"]).name for r in records.values() for entry in _files(r)}
+    keep |= {f"{_key(case)}.json" for case in records}
+    for path in volumes.iterdir():
+        if path.name not in keep:
+            path.unlink()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON gives it back, so that both compare equal."""
+    return json.loads(json.dumps(value))

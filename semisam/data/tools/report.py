@@ -1,0 +1,171 @@
+"""What a check finds: the facts of each case, and the faults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.splits import Fault
+from semisam.data.loading.store import array_hash
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What one case holds.
+
+    Attributes:
+        case: its name.
+        part: ``train``, ``test``, or empty where it is in neither.
+        source: the path of its image.
+        labeled: it has a label.
+        shape: ``S``; empty where the image is unreadable.
+        spacing: mm per axis.
+        intensities: least and largest finite value per channel, before normalising where the
+            dataset normalises.
+        voxels: voxels per value of the label.
+        image_hash: SHA-256 of the voxels.
+        faults: of its files.
+    """
+
+    case: str
+    part: str
+    source: str
+    labeled: bool
+    shape: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    intensities: tuple[tuple[float, float], ...] = ()
+    voxels: Mapping[int, int] = field(default_factory=dict)
+    image_hash: str = ""
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a dataset holds.
+
+    Attributes:
+        dataset: name of its plugin.
+        path: the folder.
+        class_names: background first; empty where the dataset cannot say.
+        cases: in the dataset's order.
+        faults: all, those of single cases included.
+    """
+
+    dataset: str
+    path: str
+    class_names: tuple[str, ...]
+    cases: tuple[CaseReport, ...]
+    faults: tuple[Fault, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        plain = asdict(self)
+        for case in plain["cases"]:
+            case.pop("faults")
+            case["voxels"] = {str(value): count for value, count in case["voxels"].items()}
+        return plain
+
+
+def with_image(
+    report: CaseReport, image: NDArray[np.float32], spacing: tuple[float, ...]
+) -> CaseReport:
+    """Return the report with what an image ``(C, *S)`` adds to it."""
+    ranges = []
+    for channel in image:
+        low, high = float(channel.min()), float(channel.max())
+        if not np.isfinite([low, high]).all():
+            finite = channel[np.isfinite(channel)]
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        ranges.append((low, high))
+    return replace(
+        report,
+        shape=image.shape[1:],
+        spacing=tuple(float(s) for s in spacing),
+        intensities=tuple(ranges),
+        image_hash=array_hash(image),
+    )
+
+
+def image_faults(image: NDArray[np.float32], channels: int, source: str) -> list[Fault]:
+    """Return what is wrong with an image ``(C, *S)`` alone."""
+    faults = []
+    if len(image) != channels:
+        problem = f"every image must have {channels} channel(s), got {len(image)}"
+        faults.append(Fault(source, problem, "write all images with the same channels"))
+    wrong = int(image.size - np.isfinite(image).sum())
+    if wrong:
+        problem = f"every voxel must be finite, got {wrong} that are NaN or infinite"
+        faults.append(Fault(source, problem, "replace them, for example by 0"))
+    elif image.min() == image.max():
+        problem = f"an image must have contrast, got {image.min():g} everywhere"
+        faults.append(Fault(source, problem, "export the scan again or take the case out"))
+    return faults
+
+
+def count_voxels(label: NDArray[np.uint8]) -> dict[int, int]:
+    """Return the voxels of each value that a label ``(*S)`` holds."""
+    counts = np.bincount(label.ravel(), minlength=1)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def label_faults(voxels: Mapping[int, int], classes: tuple[str, ...], source: str) -> list[Fault]:
+    """Return what is wrong with a label alone, from its voxels per value."""
+    faults = []
+    unknown = [value for value in voxels if value >= len(classes)]
+    if unknown:
+        problem = (
+            f"a label must hold the classes 0 to {len(classes) - 1} ({', '.join(classes)}), got "
+            f"{', '.join(map(str, unknown))} too"
+        )
+        remedy = "renumber the label, or name more classes (classes.list, dataset.json)"
+        faults.append(Fault(source, problem, remedy))
+    if not any(voxels.get(value) for value in voxels if value):
+        problem = "a label must contain a foreground class, got background alone"
+        faults.append(
+            Fault(source, problem, "correct it, or remove it: the case is unlabeled then")
+        )
+    return faults
+
+
+def duplicates(reports: Sequence[CaseReport]) -> list[Fault]:
+    """Return a fault per image that another case holds too, voxel by voxel."""
+    first: dict[str, CaseReport] = {}
+    faults = []
+    for report in reports:
+        other = first.setdefault(report.image_hash, report) if report.image_hash else report
+        if other is report:
+            continue
+        leak = {report.part, other.part} == {"train", "test"}
+        told_of = ", and one trains while the other tests" if leak else ""
+        problem = f"no two cases may hold the same image, got that of {other.source}{told_of}"
+        faults.append(Fault(report.source, problem, "take one of the two out"))
+    return faults
+
+
+def odd_axes(reports: Sequence[CaseReport]) -> list[Fault]:
+    """Return a fault per image with another number of axes than most have."""
+    axes = Counter(len(report.shape) for report in reports if report.shape)
+    if len(axes) < 2:
+        return []
+    usual = axes.most_common(1)[0][0]
+    return [
+        Fault(
+            report.source,
+            f"every image must have {usual} axes as most have, got {len(report.shape)}",
+            "take the case out or export it as a volume",
+        )
+        for report in reports
+        if report.shape and len(report.shape) != usual
+    ]
+
+
+def fault_of(file: str, error: InputError) -> Fault:
+    """Take an error's sentence apart: the file, the problem and what to do."""
+    problem, _, remedy = str(error).removeprefix(f"{file}: ").rpartition("; ")
+    return Fault(file, problem or remedy, remedy if problem else "correct it")

@@ -1,0 +1,332 @@
+"""SemiSAM: the SAM-assisted consistency branch, around any method.
+
+References:
+    Zhang, Yang, Liu, Cheng, Qi. "SemiSAM: Enhancing semi-supervised medical image segmentation via
+    SAM-assisted consistency regularization." 2023. https://arxiv.org/abs/2312.06316
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from semisam.core.backend import Backend, Prompter
+from semisam.core.errors import PluginError
+from semisam.core.framework import Framework, check_not_negative
+from semisam.core.losses import entropy, volume_dice_loss
+from semisam.core.schedules import Ramp
+from semisam.core.seeding import derive_seed
+from semisam.core.types import Batch, Clock, Prompt, Step, Total, View
+from semisam.frameworks._gate import Quality, gate, measure
+from semisam.training.distributed import current_share, global_counts
+
+
+class SemiSAM(Framework):
+    """The losses of ``inner`` plus ``lambda_s mean_U d(p, SAM(prompts(p)))``.
+
+    For every unlabeled row and foreground class, the method's own probability map is the proposal;
+    the prompter turns it into a prompt without seeing any label; the promptable model's answer
+    becomes a target. In the paper ``d`` is the squared difference, and ``lambda_s = 0.1
+    exp(-5 t/T)`` fades out (below equation 3): the constructor's defaults. Protocol ``default``
+    takes the Dice loss with a weight that stays (see `semisam.run.protocols`).
+
+    The log holds how good the answers are on the *labeled* rows, whose truth training may see
+    (``sam_dice``, beside ``proposal_dice`` of the method itself): the rows are asked as the
+    unlabeled ones are, and nothing of it enters the objective. With ``gated`` that measure also
+    scales ``lambda_s``, per class (see `semisam.frameworks._gate`).
+
+    It is a Framework and wraps one: state dict, parameters, deployment are those of ``inner``, so
+    checkpoints of the wrapped and the bare method are interchangeable. With ``weight`` 0 the two
+    are bit-identical: the branch draws from generators of its own, one per row and step, and no
+    state passes from one row to the next.
+
+    Differs from the published code: prompts come from the student's foreground probabilities
+    (published: from the labels of the unlabeled cases, or from the background channel); uncertainty
+    is a map that selects prompt candidates (published: one scalar, or unused); the loss has a
+    gradient; every row starts without a previous mask; the answer's mask is its probability above
+    0.5 (published: above 0.622, a logit above 0.5); the prompts are the prompter's (published: ten
+    clicks, each corrected by the label). The loss is taken over the foreground
+    channels, which for two classes is the published mean over both.
+
+    Args:
+        inner: any method.
+        backend: a promptable segmenter.
+        prompter: makes prompts of a kind that the backend accepts.
+        weight: ``lambda_s`` at the start; 0.1 in the paper.
+        loss: ``mse``: the squared difference, over all voxels, as in the paper; ``dice``: one minus
+            the Dice of proposal and answer, which an organ of few voxels moves as much as a large
+            one.
+        ramp_rate: how fast ``lambda_s`` fades: ``exp(-ramp_rate t/T)``; 5 in the paper, 0 for a
+            weight that stays.
+        ramp_power: exponent on the fraction of training: 1 in the paper, 2 in the published code.
+        ramp_every: the ramp advances once in that many iterations (published: 150).
+        target: ``hard``: the answer's mask, as published; ``soft``: its probability.
+        gated: scale ``lambda_s`` by how good the answers are found to be on this batch.
+        measure_every: iterations between measures on the labeled rows; 0 for none. With ``gated``
+            every iteration that asks measures.
+        every: the model is asked once in that many iterations, with as many times the weight.
+        floor: the model is not asked any more where ``lambda_s`` is below this.
+        seed: of the prompts.
+
+    Raises:
+        ValueError: if an option is out of range.
+        PluginError: if the prompter makes a kind of prompt that the backend does not accept.
+    """
+
+    def __init__(
+        self,
+        inner: Framework,
+        backend: Backend,
+        prompter: Prompter,
+        *,
+        weight: float = 0.1,
+        loss: Literal["mse", "dice"] = "mse",
+        ramp_rate: float = 5.0,
+        ramp_power: float = 1.0,
+        ramp_every: int = 1,
+        target: Literal["hard", "soft"] = "hard",
+        gated: bool = False,
+        measure_every: int = 10,
+        every: int = 1,
+        floor: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        # Not Framework.__init__'s contract: the branch builds no network, it is given a method.
+        super().__init__(build=_builds_nothing, num_classes=inner.num_classes)
+        check_pair(backend, prompter)
+        self.inner = inner
+        check_not_negative(weight=weight, floor=floor, ramp_rate=ramp_rate)
+        self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every, rate=ramp_rate)
+        self.loss = loss
+        self.target = target
+        self.gated = gated
+        if every < 1 or measure_every < 0:
+            raise ValueError(
+                f"every must be at least 1 and measure_every not negative, got {every} and "
+                f"{measure_every}"
+            )
+        self.measure_every = measure_every
+        self.every = every
+        self.floor = floor
+        self.seed = seed
+        self._backend = backend
+        self._prompter = prompter
+        # A method without an unlabeled term needs unlabeled rows as soon as the branch adds one.
+        self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return what the inner method deploys."""
+        probs: Tensor = self.inner(image)
+        return probs
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        """Return the inner method's step with one more loss, ``sam``."""
+        step = self.inner.training_step(Batch(batch.image, batch.label), clock)
+        rows = range(batch.num_labeled, len(batch.image))
+        if self.weight.weight == 0 or not rows:
+            return step
+        started = _now(batch.image.device)
+        weight = self.weight(clock)
+        metrics = {**step.metrics, "sam_weight": weight}
+        metrics |= {"sam_calls": Total(), "sam_seconds": Total()}
+        loss = step.probs.new_zeros(())
+        if clock.step % self.every or weight < self.floor:
+            return replace(step, losses={**step.losses, "sam": loss}, metrics=metrics)
+        due = self.measure_every > 0 and clock.step % (self.measure_every * self.every) == 0
+        measured = range(batch.num_labeled) if self.gated or due else ()
+        answers, calls = self._answers(batch, step, [*rows, *measured], clock)
+        classes = range(1, self.num_classes)
+        shares = dict.fromkeys(classes, 1.0)
+        if measured:
+            quality = {k: _quality(step.probs.detach(), batch.label, answers, k) for k in classes}
+            metrics |= _figures(quality.values())
+            if self.gated:
+                shares = {k: gate(q) for k, q in quality.items()}
+                metrics["sam_gate"] = sum(shares.values()) / len(shares)
+        pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in answers[i].items()}
+        if pairs:
+            kept = [shares[k] for _, k in pairs]
+            loss = sam_loss(list(pairs.values()), self.target, kept, self.loss)
+        loss = _mean_over_ranks(loss, len(pairs), step.probs)
+        metrics["sam_asked"] = Total(len(pairs))
+        metrics["sam_skipped"] = Total(len(rows) * len(classes) - len(pairs))
+        metrics["sam_calls"] = Total(calls)
+        # Processes ask at the same time.
+        seconds = _now(batch.image.device) - started
+        metrics["sam_seconds"] = Total(seconds / current_share().ranks)
+        losses = {**step.losses, "sam": self.every * weight * loss}
+        return replace(step, losses=losses, metrics=metrics)
+
+    def after_update(self, clock: Clock) -> None:
+        """Run the inner method's."""
+        self.inner.after_update(clock)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the inner method's."""
+        return self.inner.param_groups()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the inner method's: the branch has no state of its own."""
+        return self.inner.state_dict(*args, **kwargs)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load the inner method's."""
+        return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _answers(
+        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
+    ) -> tuple[dict[int, dict[int, Tensor]], int]:
+        """Return the answers by row and class, and how often the model was asked."""
+        probs, uncertainty = self._proposal(batch, step)
+        answers: dict[int, dict[int, Tensor]] = {}
+        calls = 0
+        for i in rows:
+            # The prompts of a row do not depend on how the batch is divided.
+            number = current_share().row(i, batch.num_labeled, len(batch.image))
+            answers[i], asked = self._ask(
+                batch.image[i], probs[i], uncertainty[i, 0], clock.step, number
+            )
+            calls += asked
+        return answers, calls
+
+    def _proposal(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the maps ``(B, K, *S)`` and their uncertainty ``(B, 1, *S)`` to ask with."""
+        probs = step.probs.detach()
+        return probs, entropy(probs) if step.uncertainty is None else step.uncertainty
+
+    @torch.no_grad()
+    def _ask(
+        self, image: Tensor, probs: Tensor, uncertainty: Tensor, step: int, row: int
+    ) -> tuple[dict[int, Tensor], int]:
+        """Return the answer ``(*S)`` in [0, 1] of each class worth asking, and the calls made."""
+        rng = torch.Generator(device=probs.device)
+        rng.manual_seed(derive_seed(self.seed, "prompts", step, row))
+        embedding: Any = None
+        answers: dict[int, Tensor] = {}
+        calls = 0
+        for k in range(1, self.num_classes):
+            prompt: Prompt | None = None
+            for _ in range(self._prompter.rounds):
+                asked = self._prompter(View(probs[k], uncertainty, answers.get(k)), rng)
+                if asked is None:
+                    break
+                prompt = merge_prompts(prompt, asked)
+                if embedding is None:
+                    embedding = self._backend.encode(image)
+                logits = self._backend.segment(embedding, prompt)
+                calls += 1
+                answers[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
+        return answers, calls
+
+
+def check_pair(backend: Backend, prompter: Prompter) -> None:
+    """Refuse a prompter that makes prompts which the backend does not accept."""
+    extra = prompter.emits - backend.accepts
+    if extra:
+        raise PluginError(
+            f"the backend {type(backend).__name__} accepts {_names(backend.accepts)}, got the "
+            f"prompter {type(prompter).__name__}, which makes {_names(prompter.emits)}: choose "
+            f"another prompter or backend"
+        )
+
+
+def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
+    """Collect the points of all rounds; the newest box and mask replace the older."""
+    if old is None:
+        return new
+    points, labels = new.points, new.labels
+    if old.points is not None and old.labels is not None:
+        points = old.points if points is None else torch.cat([old.points, points])
+        labels = old.labels if labels is None else torch.cat([old.labels, labels])
+    return Prompt(
+        points,
+        labels,
+        old.box if new.box is None else new.box,
+        old.mask if new.mask is None else new.mask,
+    )
+
+
+def sam_loss(
+    pairs: list[tuple[Tensor, Tensor]],
+    target: Literal["hard", "soft"],
+    shares: list[float] | None = None,
+    loss: Literal["mse", "dice"] = "mse",
+) -> Tensor:
+    """Return the mean of ``d(p, y)`` over (proposal, answer) pairs of ``(*S)`` maps in [0, 1].
+
+    Args:
+        pairs: the differentiable proposal and the backend's answer, one pair per row and class.
+        target: ``hard``: ``y = [answer > 0.5]``; ``soft``: ``y`` is the answer.
+        shares: what each pair's term is multiplied by; ``None`` for 1.
+        loss: ``mse``: ``d`` is the mean of ``(p - y)^2``; ``dice``: ``1 - D(p, y)``.
+    """
+    prob = torch.stack([p for p, _ in pairs])
+    answer = torch.stack([a for _, a in pairs])
+    y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
+    if loss == "dice":
+        terms = torch.stack([volume_dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
+    else:
+        terms = (prob - y).square().flatten(1).mean(1)
+    if shares is None or all(share == 1.0 for share in shares):
+        return terms.mean()
+    return (terms * terms.new_tensor(shares)).mean()
+
+
+def _mean_over_ranks(loss: Tensor, pairs: int, probs: Tensor) -> Tensor:
+    """Weigh the mean over a rank's pairs, so that the mean over ranks is that over all pairs."""
+    ranks = current_share().ranks
+    if ranks == 1:
+        return loss
+    (everywhere,) = global_counts(pairs)
+    if not everywhere:
+        return loss
+    if not pairs:
+        # Of no value, but a backward pass through what the ranks exchange must be one of all.
+        return 0.0 * probs.sum()
+    return loss * (pairs * ranks / everywhere)
+
+
+def _quality(
+    probs: Tensor, label: Tensor, answers: Mapping[int, Mapping[int, Tensor]], k: int
+) -> Quality:
+    """Measure class ``k``: ``answers`` by row and class, labeled rows first."""
+    masks = [(row, per_class[k] > 0.5) for row, per_class in answers.items() if k in per_class]
+    labeled = [(row, mask) for row, mask in masks if row < len(label)]
+    unlabeled = [(row, mask) for row, mask in masks if row >= len(label)]
+    return measure(probs[:, k] > 0.5, label, labeled, unlabeled, k)
+
+
+def _figures(qualities: Collection[Quality]) -> dict[str, float]:
+    """Return the means over classes for the log; a figure that no class has is left out."""
+    named = {
+        "sam_dice": [q.answer for q in qualities],
+        "proposal_dice": [q.proposal for q in qualities],
+        "sam_agreement": [q.agreement_unlabeled for q in qualities],
+    }
+    found = {name: [v for v in values if v is not None] for name, values in named.items()}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
+
+
+def _names(kinds: frozenset[str]) -> str:
+    return ", ".join(sorted(kinds)) or "nothing"
+
+
+def _now(device: torch.device) -> float:
+    """Return the time in seconds when a device has done what it was told to.
+
+    A GPU is still at the method's own forward pass when the branch begins.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _builds_nothing(**heads: int) -> torch.nn.Module:
+    raise TypeError(f"the branch builds no network of its own, got a request for {heads}")

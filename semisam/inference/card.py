@@ -1,0 +1,129 @@
+"""What deployment must know of a trained model beside its settings and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from semisam.core.files import write_json
+from semisam.data.datasets.dataset import Dataset, Image
+from semisam.data.images.files import Geometry
+from semisam.data.images.preprocessing import Modality, Recipe, orientation
+
+_TOWARDS, _AWAY = "LPS", "RAI"  # ITK's axes, and their opposites
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model's images are, and what its classes mean.
+
+    Attributes:
+        channels: image channels.
+        class_names: background first.
+        spacing: mm per axis of the images that it was trained on.
+        orientation: where the axes of those images run to, e.g. ``LPS``: index 0 to the left,
+            1 to the posterior, 2 to the superior. ``None``: not known, taken as ``LPS``, which is
+            what the published Left Atrium volumes are.
+        recipe: how the images were made of scans. ``None``: they came ready from their files, and
+            a new scan is brought to the spacing and z-scored per channel.
+    """
+
+    channels: int
+    class_names: tuple[str, ...]
+    spacing: tuple[float, ...]
+    orientation: str | None = None
+    recipe: Recipe | None = None
+
+    def preparation(self) -> Recipe:
+        """Return what makes an image of a new scan, in LPS."""
+        if self.recipe is not None:
+            return self.recipe
+        # Spacing is along the images' axes, and the recipe's along LPS.
+        spacing = self.spacing
+        if self.orientation is not None:
+            spacing = tuple(spacing[list(self.axes_of_lps()[0]).index(a)] for a in range(3))
+        modality: Modality = "mr"
+        return Recipe(spacing, (modality,) * self.channels, crop="none")
+
+    def axes_of_lps(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Return which LPS axis each axis of the images is, and whether it runs against it."""
+        if self.orientation is None:
+            ndim = len(self.spacing)
+            return tuple(range(ndim)), (False,) * ndim
+        pairs = [
+            (_TOWARDS.find(letter), False) if letter in _TOWARDS else (_AWAY.find(letter), True)
+            for letter in self.orientation
+        ]
+        return tuple(axis for axis, _ in pairs), tuple(flip for _, flip in pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Card:
+        """Read what `to_json` wrote; what older cards lack is not known.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no card.
+        """
+        code, recipe = raw.get("orientation"), raw.get("recipe")
+        names = tuple(str(name) for name in raw["class_names"])
+        spacing = tuple(float(s) for s in raw["spacing"])
+        if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
+            raise ValueError("channels, class_names and spacing of a model are required")
+        if code is not None:
+            both = [{_TOWARDS.find(c), _AWAY.find(c)} for c in str(code)]
+            if len(spacing) != 3 or sorted(max(pair) for pair in both) != [0, 1, 2]:
+                raise ValueError(f"an orientation such as LPS is required, got {code}")
+        return cls(
+            channels=int(raw["channels"]),
+            class_names=names,
+            spacing=spacing,
+            orientation=code,
+            recipe=None if recipe is None else Recipe.from_json(recipe),
+        )
+
+
+def card_of(dataset: Dataset, image: Image) -> Card:
+    """Return the card of a model that was trained on a dataset, one of whose images this is."""
+    code = None
+    if len(image.geometry.spacing) == 3:
+        if dataset.recipe is not None:
+            code = _TOWARDS
+        elif image.has_geometry:
+            code = orientation_code(image.geometry)
+    return Card(
+        dataset.channels, tuple(dataset.class_names), image.geometry.spacing, code, dataset.recipe
+    )
+
+
+def orientation_code(geometry: Geometry) -> str:
+    """Return where the three axes of an array run to, each to the nearest of ITK's.
+
+    The letters are L or R, P or A, S or I (left, right, posterior, anterior, superior, inferior);
+    nibabel's ``aff2axcodes`` says the same of the same file.
+    """
+    axes, flips = orientation(geometry)
+    letters = [""] * 3
+    for world, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+        letters[axis] = _AWAY[world] if flip else _TOWARDS[world]
+    return "".join(letters)
+
+
+def read_card(path: Path) -> Card:
+    """Read a run's card.
+
+    Raises:
+        OSError: there is none.
+        KeyError, TypeError, ValueError: it is no card.
+    """
+    return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Write a run's card, beside and renamed."""
+    write_json(path, card.to_json())

@@ -1,0 +1,122 @@
+"""Which scans a command line means: files, DICOM folders, folders of either, channels in files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.folder import LABEL_ENDING
+from semisam.data.datasets.la import FILE_NAME
+from semisam.data.datasets.scans import is_series, without_ending
+
+_CHANNEL = re.compile(r"_(\d{4})$")
+_WHOLE = -1  # in place of a channel's number: a file that holds all of them
+
+
+def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each scan by the name that its mask will have.
+
+    An input is an image file, a folder of one DICOM series, or a folder of these (labels that lie
+    beside their images are left out). For a model of several channels, ``<scan>_0000.nii.gz``,
+    ``<scan>_0001.nii.gz`` ... are one scan, as nnU-Net names them; a file without such a number
+    holds all channels. The published layout calls every file ``mri_norm2.h5``: there the folder is
+    the name.
+
+    Args:
+        inputs: as given.
+        channels: that the model needs.
+
+    Raises:
+        InputError: an input does not exist or is no scan, channels are missing, or two scans have
+            one name and would overwrite each other.
+    """
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing:
+        raise InputError(f"every input must exist, got {', '.join(missing)}: check the path")
+    paths = [_absolute(path) for given in inputs for path in _expanded(given)]
+    scans: dict[str, tuple[Path, ...]] = {}
+    for stem, group in _grouped(dict.fromkeys(paths), channels).items():
+        if stem.name in scans:
+            raise _same_name(stem.name, scans[stem.name][0], group[0])
+        scans[stem.name] = group
+    return scans
+
+
+def check_outputs(folder: Path, scans: dict[str, tuple[Path, ...]]) -> None:
+    """Refuse an output folder where a mask would take the place of a scan.
+
+    Raises:
+        InputError: naming the scan.
+    """
+    given = {path.resolve() for group in scans.values() for path in group}
+    for name in scans:
+        target = (folder / f"{name}.nii.gz").resolve()
+        if target in given:
+            raise InputError(
+                f"no mask may overwrite a scan, got {folder} as the output of {target}: name "
+                "another folder with -o"
+            )
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path that has a name, which is the link's where it is one."""
+    whole = path.absolute()
+    return path.resolve() if whole.name in ("", "..") else whole
+
+
+def _expanded(path: Path) -> list[Path]:
+    if not path.is_dir() or is_series(path):
+        return [path]
+    found = []
+    for entry in sorted(path.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        name = without_ending(entry.name)
+        wanted = is_series(entry) if entry.is_dir() else name is not None
+        if wanted and not (name or "").endswith(LABEL_ENDING):
+            found.append(entry)
+    if not found:
+        raise InputError(
+            f"a folder must hold one DICOM series or image files, got none in {path}: name the "
+            "scans themselves"
+        )
+    return found
+
+
+def _grouped(paths: Iterable[Path], channels: int) -> dict[Path, tuple[Path, ...]]:
+    """Return the files of each scan by folder and name."""
+    groups: dict[Path, dict[int, Path]] = {}
+    for path in paths:
+        stem, number = path.parent / _stem(path), _WHOLE
+        match = _CHANNEL.search(stem.name) if channels > 1 else None
+        if match is not None:
+            stem, number = stem.with_name(stem.name[: match.start()]), int(match[1])
+        group = groups.setdefault(stem, {})
+        if group and (number in group or number == _WHOLE or _WHOLE in group):
+            raise _same_name(stem.name, next(iter(group.values())), path)
+        group[number] = path
+    for stem, group in groups.items():
+        if _WHOLE not in group and sorted(group) != list(range(channels)):
+            got = ", ".join(f"_{number:04d}" for number in sorted(group))
+            raise InputError(
+                f"the model needs {channels} channels, {stem.name}_0000 to "
+                f"{stem.name}_{channels - 1:04d}, got {got}: name all files of the scan"
+            )
+    return {stem: tuple(group[n] for n in sorted(group)) for stem, group in groups.items()}
+
+
+def _same_name(name: str, one: Path, other: Path) -> InputError:
+    return InputError(
+        f"each scan needs a name of its own, got {one} and {other}, which would both be written "
+        f"as {name}.nii.gz: predict them into different folders"
+    )
+
+
+def _stem(path: Path) -> str:
+    if path.name == FILE_NAME:
+        return path.parent.name
+    if path.is_dir():
+        return path.name
+    return without_ending(path.name) or (path.stem or path.name)

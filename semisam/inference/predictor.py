@@ -1,0 +1,255 @@
+"""New scans through a trained model, and back onto their own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import SimpleITK
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Image
+from semisam.data.datasets.scans import read_channels
+from semisam.data.images.files import Geometry
+from semisam.data.images.preprocessing import Placement
+from semisam.data.loading.store import check_image
+from semisam.inference.card import Card
+from semisam.inference.evaluation import predict_probabilities
+from semisam.metrics.scores import largest_components
+from semisam.networks.precision import Precision
+
+sitk: Any = SimpleITK  # its functions carry no types
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A trained model as it segments new scans.
+
+    Attributes:
+        network: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
+        card: what it was trained on.
+        patch: voxels of the sliding window.
+        stride: voxels between windows.
+        precision: that the network runs in.
+        largest_component: keep the largest component of each class only.
+        source: its path.
+    """
+
+    network: nn.Module
+    card: Card
+    patch: tuple[int, ...]
+    stride: tuple[int, ...]
+    precision: Precision
+    largest_component: bool
+    source: Path
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan as its file holds it, and as the network is to see it.
+
+    Attributes:
+        array: ``(C, *S)`` float32 of the file.
+        geometry: of the file.
+        image: what the network sees.
+        placement: how the image lies in the file; ``None``: they are one grid.
+    """
+
+    array: NDArray[np.float32]
+    geometry: Geometry
+    image: Image
+    placement: Placement | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model finds in a scan, on the scan's own grid.
+
+    Attributes:
+        labelmap: ``(*S)``, the class numbers.
+        probabilities: ``(K, *S)`` float32.
+    """
+
+    labelmap: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+
+
+def load_model(path: Path, device: str = "cpu") -> Deployed:
+    """Open a run folder, or an exported model with its card.
+
+    Raises:
+        InputError: if it is neither, or damaged.
+    """
+    if path.is_file():
+        from semisam.inference.export import load_exported
+
+        return load_exported(path, device)
+    from semisam.run.execute import load_run, window_stride
+
+    settings, framework, card = load_run(path, device)
+    # Only a GPU runs fp16.
+    on_cpu = torch.device(device).type == "cpu"
+    precision: Precision = "fp32" if settings.precision == "fp16" and on_cpu else settings.precision
+    return Deployed(
+        framework,
+        card,
+        settings.patch,
+        window_stride(settings),
+        precision,
+        settings.largest_component,
+        path,
+    )
+
+
+def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
+    """Read a scan and make of it what the model was trained on.
+
+    An h5 of the published layout is already normalised and lies on the training grid. Any other
+    file goes the way of the training scans: to their orientation, spacing and intensities.
+
+    Args:
+        paths: one file per channel, or one with all: what SimpleITK reads, a folder of one DICOM
+            series, or ``mri_norm2.h5``.
+        card: of the model.
+
+    Raises:
+        InputError: if it cannot be read, or is not what the model takes.
+    """
+    name, ndim = ", ".join(map(str, paths)), len(card.spacing)
+    if paths[0].suffix == ".h5":
+        array = _read_h5(paths[0])
+        array = array[None] if array.ndim == ndim else array
+        _check(array, array.ndim - 1, card, name)
+        geometry = Geometry(card.spacing)
+        return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
+    array, geometry = read_channels(paths)
+    _check(array, len(geometry.spacing), card, name)
+    made, _, placement = card.preparation().apply(array, geometry)
+    axes, flips = card.axes_of_lps()
+    turned = np.flip(
+        made.transpose(0, *(axis + 1 for axis in axes)),
+        tuple(axis + 1 for axis, flip in enumerate(flips) if flip),
+    )
+    spacing = tuple(placement.spacing[axis] for axis in axes)
+    image = Image(np.ascontiguousarray(turned), Geometry(spacing), has_geometry=False)
+    return Scan(array, geometry, image, placement)
+
+
+def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
+    """Segment a scan.
+
+    Probabilities are brought back to the scan's grid first, linearly, and the class with the
+    largest is taken there: the mask is as fine as the scan, not as the model's grid.
+    """
+    on_device = torch.device(device)
+    probs = predict_probabilities(
+        model.network,
+        scan.image,
+        model.patch,
+        model.stride,
+        device=on_device,
+        precision=model.precision,
+    )
+    whole = probs.cpu().numpy()
+    if scan.placement is not None:
+        axes, flips = model.card.axes_of_lps()
+        straight = np.flip(whole, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
+        whole = restored(
+            straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes))), scan.placement
+        )
+    labelmap = whole.argmax(0).astype(np.uint8)
+    if model.largest_component:
+        labelmap = largest_components(labelmap, len(whole)).astype(np.uint8)
+    return Prediction(labelmap, whole)
+
+
+def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    """Bring probabilities ``(K, *S')`` of an image's grid onto its file's, ``(K, *S)``.
+
+    Outside the crop all is background.
+    """
+    own = tuple(stop - start for start, stop in placement.box)
+    oriented = np.zeros((len(probs), *(placement.shape[axis] for axis in placement.axes)), "f4")
+    oriented[0] = 1.0
+    for row, channel in zip(oriented, probs, strict=True):
+        row[tuple(slice(start, stop) for start, stop in placement.box)] = (
+            channel
+            if own == placement.size
+            else _resample(channel, placement.spacing, placement.oriented_spacing, own)
+        )
+    flips = tuple(axis + 1 for axis, flip in enumerate(placement.flips) if flip)
+    order = (0, *(int(a) + 1 for a in np.argsort(placement.axes)))
+    return np.ascontiguousarray(np.flip(oriented, flips).transpose(order))
+
+
+def class_file_names(card: Card) -> Mapping[int, str]:
+    """Return each foreground class's name as part of a file name; no two are one."""
+    names: dict[int, str] = {}
+    for number, title in enumerate(card.class_names[1:], start=1):
+        plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in title)
+        names[number] = plain if plain and plain not in names.values() else f"class-{number}"
+    return names
+
+
+def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None:
+    needed = len(card.spacing)
+    size = " x ".join(map(str, array.shape[1:]))
+    if ndim != needed:
+        raise InputError(
+            f"the model needs an image of {needed} axes, got {name} with {ndim} ({size}): "
+            f"{'give the whole volume' if ndim < needed else 'give single slices'}"
+        )
+    if needed == 3 and 1 in array.shape[1:]:
+        raise InputError(
+            f"the model needs a volume, got {name} with a single slice ({size}): give the folder "
+            "of the whole series, or the volume"
+        )
+    if len(array) != card.channels:
+        raise InputError(
+            f"the model needs {card.channels} channel(s), got {name} with {len(array)}: give one "
+            "file with all of them, or one file each named <scan>_0000, <scan>_0001, ..."
+        )
+    check_image(array, card.channels, name)
+
+
+def _resample(
+    channel: NDArray[np.float32],
+    spacing: tuple[float, ...],
+    target: tuple[float, ...],
+    size: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """Resample ``(*S)`` linearly between grids whose first voxels share their outer face.
+
+    Beyond the outermost centres the value is continued.
+    """
+    ndim = len(size)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(channel.T))
+    image.SetSpacing([float(s) for s in spacing])
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    resampler.SetSize([int(n) for n in size])
+    resampler.SetOutputSpacing([float(s) for s in target])
+    resampler.SetOutputOrigin([(b - a) / 2 for a, b in zip(spacing, target, strict=True)])
+    resampler.SetOutputDirection(np.eye(ndim).ravel().tolist())
+    result: NDArray[np.float32] = sitk.GetArrayFromImage(resampler.Execute(image)).T
+    return result
+
+
+def _read_h5(path: Path) -> NDArray[np.float32]:
+    try:
+        with h5py.File(path) as file:
+            array: NDArray[np.float32] = file["image"][()].astype(np.float32, copy=False)
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"an h5 file with the key 'image' is required, got {path} "
+            f"({str(error).splitlines()[0]}): check the file"
+        ) from None
+    return array

@@ -1,0 +1,318 @@
+"""Finding, loading and configuring plugins through five entry-point groups.
+
+Listing reads the metadata of the installed distributions and imports nothing; a plugin is imported
+when it is used. Built-ins are listed in ``pyproject.toml`` as a third party lists its own: there is
+no other registry. The options of a plugin are the keyword-only parameters of its constructor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any
+
+from semisam.core.errors import PluginError
+
+GROUPS: Mapping[str, str] = {
+    "framework": "semisam.frameworks",
+    "backend": "semisam.backends",
+    "prompter": "semisam.prompters",
+    "network": "semisam.networks",
+    "dataset": "semisam.datasets",
+}
+
+BUILTIN_DISTRIBUTION = "semisam"
+
+RESERVED_NAMES: Mapping[str, Mapping[str, str]] = {"backend": {"none": "no SAM"}}
+"""Names with a meaning of their own: a plugin that takes one is refused."""
+
+NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "backend": {
+        "nninteractive": (
+            "its package (2.6) reads the checkpoint with torch.load(weights_only=False), which "
+            "runs whatever code the file holds, answers with masks alone and brings some fifty "
+            "packages, a web server among them; its weights are licensed CC BY-NC-SA 4.0, so for "
+            "non-commercial use only"
+        )
+    }
+}
+"""Names that a user may expect, and why they are missing; a third party may list them."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point, as its distribution's metadata states it.
+
+    Attributes:
+        kind: a key of ``GROUPS``.
+        name: what a user writes.
+        value: ``module:attribute``.
+        distribution: the distribution that lists it.
+        version: of the distribution.
+        builtin: whether semisam itself lists it.
+        problem: why it is refused when used; ``None``: it is not.
+    """
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+    builtin: bool
+    problem: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Entry point and distribution, for messages."""
+        return (
+            f"entry point {self.name} = {self.value} in {GROUPS[self.kind]} "
+            f"of distribution {self.distribution} {self.version}"
+        )
+
+
+def all_plugins(kind: str) -> list[Plugin]:
+    """Return every entry point of a kind, refused ones included, sorted by name.
+
+    Raises:
+        PluginError: there is no such kind.
+    """
+    by_name: dict[str, list[Plugin]] = {}
+    for point in metadata.entry_points(group=_group(kind)):
+        plugin = _from_entry_point(kind, point)
+        same = by_name.setdefault(plugin.name, [])
+        if plugin not in same:
+            same.append(plugin)
+    return [p for name in sorted(by_name) for p in _judge(by_name[name])]
+
+
+def list_plugins(kind: str) -> dict[str, Plugin]:
+    """Return the plugins of a kind by name, without importing any.
+
+    One entry per name: of a shadowed built-in the built-in, of a collision the first with its
+    ``problem`` set; ``all_plugins`` returns the others too.
+
+    Raises:
+        PluginError: there is no such kind.
+    """
+    found: dict[str, Plugin] = {}
+    for plugin in all_plugins(kind):  # a built-in comes before those that shadow it
+        found.setdefault(plugin.name, plugin)
+    return found
+
+
+def find(kind: str, name: str) -> Plugin:
+    """Return the plugin that a name stands for, without importing it.
+
+    Raises:
+        PluginError: no such kind or name, or the name is refused.
+    """
+    plugins = list_plugins(kind)
+    if name not in plugins:
+        if reason := NOT_BUILT_IN.get(kind, {}).get(name):
+            raise PluginError(
+                f"{kind} {name!r} is not built in: {reason}. A plugin of that name may be installed"
+            )
+        raise PluginError(
+            f"{kind} must be an installed plugin, got {name!r}{nearest(name, plugins)}; "
+            f"installed: {', '.join(plugins) or 'none'}"
+        )
+    plugin = plugins[name]
+    if plugin.problem:
+        raise PluginError(f"{kind} {name!r} is refused: {plugin.problem}")
+    return plugin
+
+
+def load(kind: str, name: str) -> Callable[..., Any]:
+    """Import a plugin and return its class (or factory).
+
+    Raises:
+        PluginError: unknown, refused, broken, not callable, or a framework that is no
+            ``Framework`` or whose constructor takes ``**kwargs``.
+    """
+    return load_plugin(find(kind, name))
+
+
+def load_plugin(plugin: Plugin) -> Callable[..., Any]:
+    """Import one listed plugin; see ``load``."""
+    if plugin.problem:
+        raise PluginError(f"{plugin.kind} {plugin.name!r} is refused: {plugin.problem}")
+    point = metadata.EntryPoint(plugin.name, plugin.value, GROUPS[plugin.kind])
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise PluginError(
+            f"{plugin.kind} {plugin.name!r} could not be loaded ({plugin.origin}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not callable(loaded):
+        raise PluginError(
+            f"{plugin.kind} {plugin.name!r} must be a class or a function that makes one, "
+            f"got {type(loaded).__name__} ({plugin.origin})"
+        )
+    if plugin.kind == "framework":
+        _check_framework(plugin, loaded)
+    return loaded  # type: ignore[no-any-return]
+
+
+def check_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options against the plugin's constructor before any data is read.
+
+    Values may be TOML's own types, taken strictly (``true`` is no number), or strings as the
+    command line gives them (``"0.3"``, ``"true"``, ``"1,2,3"``, ``"none"``), which are converted.
+
+    Args:
+        kind: a key of ``GROUPS``.
+        name: of the plugin, which is imported.
+        options: by the names of the constructor's keyword-only parameters.
+
+    Returns:
+        The given options, converted to the types that the constructor names.
+
+    Raises:
+        PluginError: an unknown or missing option or a wrong type; all faults in one message.
+    """
+    return check_keywords(load(kind, name), f"{kind} {name!r}", options, kind)
+
+
+def check_keywords(
+    loaded: Callable[..., Any], what: str, options: Mapping[str, Any], kind: str = ""
+) -> dict[str, Any]:
+    """Check options against any constructor's keyword-only parameters, as `check_options` does.
+
+    Args:
+        loaded: a class or function.
+        what: how a message calls it.
+        options: by parameter name.
+        kind: whose reserved parameters are no options, if it is a plugin.
+
+    Raises:
+        PluginError: all faults in one message.
+    """
+    from semisam.plugins import options as _options
+
+    known = _options.parameters(kind, loaded)
+    faults = [
+        f"option {option} does not exist{nearest(option, known)}"
+        for option in options
+        if option not in known
+    ]
+    faults += [
+        f"option {parameter.name} is required"
+        for parameter in known.values()
+        if parameter.required and parameter.name not in options
+    ]
+    checked: dict[str, Any] = {}
+    for option, value in options.items():
+        if option in known:
+            try:
+                checked[option] = _options.coerce(value, known[option])
+                if isinstance(checked[option], float) and not math.isfinite(checked[option]):
+                    faults.append(f"option {option} must be finite, got {value!r}")
+            except ValueError as error:
+                faults.append(str(error))
+    if faults:
+        exists = ", ".join(known) or "none"
+        raise PluginError(f"{what}: {'; '.join(faults)} (its options: {exists})")
+    return checked
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a plugin.
+
+    Attributes:
+        name: the constructor's keyword.
+        type: its annotation as text.
+        default: its default; meaningless where ``required``.
+        doc: what the docstring's ``Args`` says of it, else empty.
+        required: it has no default.
+    """
+
+    name: str
+    type: str
+    default: Any
+    doc: str
+    required: bool = False
+
+
+def describe_options(kind: str, name: str) -> list[Option]:
+    """Return the options of a plugin in the constructor's order; imports the plugin.
+
+    Raises:
+        PluginError: as ``load``.
+    """
+    from semisam.plugins import options as _options
+
+    loaded = load(kind, name)
+    docs = _options.documented_arguments(loaded)
+    return [
+        Option(
+            p.name,
+            p.type_name,
+            None if p.required else p.default,
+            docs.get(p.name, ""),
+            p.required,
+        )
+        for p in _options.parameters(kind, loaded).values()
+    ]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean x?)"`` for the closest known name, else an empty string."""
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
+
+
+def _group(kind: str) -> str:
+    if kind not in GROUPS:
+        raise PluginError(f"the kind of a plugin must be one of {', '.join(GROUPS)}, got {kind!r}")
+    return GROUPS[kind]
+
+
+def _from_entry_point(kind: str, point: metadata.EntryPoint) -> Plugin:
+    # A half-removed distribution may have lost its METADATA, and with it name and version. The
+    # backport importlib_metadata, where something has imported it, raises instead of None.
+    fields = None
+    with contextlib.suppress(FileNotFoundError):
+        fields = point.dist.metadata if point.dist is not None else None
+    distribution = (fields and fields["Name"]) or "unknown"
+    version = (fields and fields["Version"]) or "unknown"
+    builtin = re.sub(r"[-_.]+", "-", distribution).lower() == BUILTIN_DISTRIBUTION
+    return Plugin(kind, point.name, point.value, distribution, version, builtin)
+
+
+def _judge(same_name: list[Plugin]) -> list[Plugin]:
+    """Set the problems of the plugins that share one kind and name; a built-in comes first."""
+    kind, name = same_name[0].kind, same_name[0].name
+    if meaning := RESERVED_NAMES.get(kind, {}).get(name):
+        return [replace(p, problem=f"{name!r} is reserved ({meaning}); refused") for p in same_name]
+    builtin = [p for p in same_name if p.builtin]
+    others = sorted((p for p in same_name if not p.builtin), key=lambda p: p.distribution)
+    if builtin:
+        return builtin + [replace(p, problem="shadows a built-in; refused") for p in others]
+    if len(others) == 1:
+        return others
+    claims = " and ".join(f"{p.distribution} ({p.value})" for p in others)
+    return [replace(p, problem=f"listed by {claims}; uninstall one") for p in others]
+
+
+def _check_framework(plugin: Plugin, loaded: Callable[..., Any]) -> None:
+    from semisam.core.framework import Framework
+    from semisam.plugins import options as _options
+
+    if isinstance(loaded, type) and not issubclass(loaded, Framework):
+        raise PluginError(
+            f"framework {plugin.name!r} must be a subclass of semisam.core.framework.Framework, "
+            f"got {loaded.__name__} ({plugin.origin})"
+        )
+    if _options.takes_any_keyword(loaded):
+        raise PluginError(
+            f"framework {plugin.name!r} must name its options as keyword-only arguments, got a "
+            f"constructor with **kwargs, under which a misspelt option passes ({plugin.origin})"
+        )

@@ -1,0 +1,74 @@
+"""Plugin projects made from templates."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from semisam import __version__
+from semisam.core.errors import InputError
+from semisam.core.files import writable_folder
+from semisam.plugins.registry import GROUPS, RESERVED_NAMES, list_plugins
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_TRY = {
+    "framework": "semisam bench --method $NAME --labels 2 --sam none",
+    "backend": "semisam bench --method mt --labels 2 --sam none,$NAME",
+    "prompter": "semisam bench --method mt --labels 2 --prompter $NAME",
+}
+
+
+def write_project(kind: str, name: str, out: Path) -> Path:
+    """Write a plugin project, whole or not at all, and return its folder.
+
+    Args:
+        kind: ``framework``, ``backend`` or ``prompter``.
+        name: of the plugin: lower-case words with hyphens.
+        out: the folder that receives ``semisam-<name>``.
+
+    Raises:
+        InputError: if the name cannot be one, is taken, or the folder is there already.
+    """
+    if not _NAME.fullmatch(name) or name in RESERVED_NAMES.get(kind, {}):
+        raise InputError(
+            f"a plugin's name must be lower-case words with hyphens, such as my-method, and not "
+            f"reserved, got {name!r}"
+        )
+    if name in list_plugins(kind):
+        raise InputError(f"the name must be free, got {name!r}, an installed {kind}: take another")
+    folder = writable_folder(out) / f"semisam-{name}"
+    if folder.exists():
+        raise InputError(f"the project's folder must not exist yet, got {folder}: take another")
+    module = f"semisam_{name.replace('-', '_')}"
+    words = {
+        "KIND": kind,
+        "GROUP": GROUPS[kind].removeprefix("semisam."),
+        "NAME": name,
+        "TITLE": name.replace("-", " ").capitalize(),
+        "CLASS": "".join(part.capitalize() for part in name.split("-")),
+        "MODULE": module,
+        "DISTRIBUTION": folder.name,
+        "VERSION": __version__,
+    }
+    words["TRY"] = Template(_TRY[kind]).substitute(words)
+    files = {
+        "pyproject.toml": "pyproject.toml.txt",
+        "README.md": "README.md.txt",
+        f"{module}/__init__.py": f"{kind}.py.txt",
+        f"tests/test_{module}.py": f"{kind}_test.py.txt",
+    }
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        for target, template in files.items():
+            path = beside / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = (resources.files("semisam.plugins.templates") / template).read_text()
+            path.write_text(Template(text).substitute(words))
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder

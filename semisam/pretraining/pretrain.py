@@ -1,0 +1,324 @@
+"""Train SynthSAM from nothing but two numbers: a seed and a count of steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semisam.backends._synthsam.network import SynthSAMNet, to_subvoxels
+from semisam.backends._synthsam.prompts import STRIDE
+from semisam.backends._synthsam.weights import load_weights
+from semisam.core.errors import InputError
+from semisam.core.files import replace_file
+from semisam.core.seeding import derive_seed
+from semisam.networks.convolution import speed_up
+from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
+from semisam.pretraining.session import Session, answer_loss, ask, dice_score, see
+from semisam.training.checkpoint import load_checkpoint, save_checkpoint
+from semisam.training.trainer import Interrupted
+
+LOG = "pretrain.jsonl"
+CLICKS = (1, 2, 5, 10)
+SHAPES = (
+    # voxels, volumes per step, how often
+    ((64, 64, 48), 2, 0.45),
+    ((80, 80, 32), 2, 0.15),
+    ((96, 64, 32), 2, 0.10),
+    ((48, 48, 48), 3, 0.12),
+    ((108, 76, 44), 1, 0.18),
+)
+_ROUNDS, _CHANCES = (2, 3, 4, 6, 8), (0.25, 0.25, 0.2, 0.2, 0.1)
+VALIDATION = 1 << 40
+"""Indices of volumes from here on are never trained on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that training depends on; step ``t`` is a pure function of it and ``t``.
+
+    Attributes:
+        steps: of the optimizer. The learning rate rises, stays, and falls over the last part, so
+            that a run can be prolonged or cut short until the fall begins (Hagele et al., "Scaling
+            Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024).
+        seed: of volumes, users and weights.
+        lr: of AdamW where it is highest.
+        warmup: steps over which the learning rate rises.
+        cooldown: part of the steps over which it falls to 0.
+        ema: decay of the averaged weights, which are the ones kept.
+        batch: factor on the volumes per step.
+        init: digest of the weights that training starts from, if it does not from nothing.
+        shape: the only shape to train on, for tests.
+        validate_every: steps between validations.
+        validation: volumes of the fixed validation set.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    steps: int = 6000
+    seed: int = 0
+    lr: float = 1e-3
+    warmup: int = 150
+    cooldown: float = 0.3
+    ema: float = 0.998
+    batch: int = 1
+    init: str | None = None
+    shape: tuple[int, int, int] | None = None
+    validate_every: int = 500
+    validation: int = 24
+    checkpoint_every: int = 200
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        rising = min(1.0, (step + 1) / max(self.warmup, 1))
+        fall = max(1, round(self.cooldown * self.steps))
+        left = min(1.0, (self.steps - step) / fall)
+        # The square root's fall was the best of those compared in the paper.
+        return self.lr * rising * (1 - math.sqrt(1 - left))
+
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+class Pretraining:
+    """A training that goes on from its folder's checkpoint.
+
+    Args:
+        plan: what to do.
+        folder: where checkpoints and the log go.
+        device: to train on.
+        initial: weights to start from, by name; None: drawn from the seed.
+
+    Raises:
+        InputError: the folder's checkpoint is of another plan or cannot be read.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        device: torch.device,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.plan, self.folder, self.device = plan, folder, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(plan.seed, "synthsam weights"))
+            self.net = SynthSAMNet()
+        if initial is not None:
+            self.net.load_state_dict(dict(initial))
+        self.net.to(device)
+        speed_up(self.net)
+        self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True
+        )
+        self.step, self.seconds = 0, 0.0
+        self._resume()
+
+    def run(self, report: Report, stopping: Callable[[], bool] = bool) -> dict[str, Tensor]:
+        """Train to the end and return the averaged weights.
+
+        Args:
+            report: is told the step just done and its figures.
+            stopping: whether to end after the step in hand.
+
+        Raises:
+            Interrupted: if it was to end early; a checkpoint is written.
+        """
+        log = self.folder / LOG
+        lines = log.read_text().splitlines() if log.exists() else []
+        with replace_file(log) as temporary:
+            # A killed run leaves lines past its checkpoint, the last perhaps cut.
+            kept = [f"{line}\n" for line in lines[: self.step]]
+            temporary.write_text("".join(kept))
+        ahead = ThreadPoolExecutor(2) if self.device.type != "cpu" else None
+        try:
+            coming: Future[list[Volume]] | None = None
+            while self.step < self.plan.steps:
+                started = time.perf_counter()
+                volumes = coming.result() if coming else draw_batch(self.plan, self.step)
+                coming = ahead.submit(draw_batch, self.plan, self.step + 1) if ahead else None
+                figures = self._train(volumes)
+                self.step += 1
+                done = self.step == self.plan.steps
+                if done or self.step % self.plan.validate_every == 0:
+                    figures |= self.validate()
+                self.seconds += time.perf_counter() - started
+                line = {"step": self.step - 1, "seconds": round(self.seconds, 1), **figures}
+                with log.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                report(self.step, figures)
+                if done or stopping() or self.step % self.plan.checkpoint_every == 0:
+                    self.save()
+                if stopping() and not done:
+                    raise Interrupted(self.step)
+        finally:
+            if ahead:
+                ahead.shutdown(cancel_futures=True)
+        return self.average
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = {
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "seconds": self.seconds,
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.folder, state)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the Dice of the averaged weights on volumes that are never trained on."""
+        net = SynthSAMNet().to(self.device)
+        net.load_state_dict(self.average)
+        net.eval()
+        shape = self.plan.shape or SHAPES[0][0]
+        scores: dict[str, list[float]] = {}
+        for n in range(self.plan.validation):
+            volume = draw_volume(0, VALIDATION + n, shape)
+            features = see(net, volume.image[None, None].to(self.device))
+            for name, session in _questions(volume, n):
+                answer = ask(net, features, [session])[0].cpu()
+                score = dice_score(answer.numpy() > 0, session.parts)
+                scores.setdefault(f"dice_{name}", []).append(score)
+            session = Session(volume, np.random.default_rng([0, n]))
+            session.first_click()
+            for count in range(1, max(CLICKS) + 1):
+                answer = ask(net, features, [session])[0].cpu()
+                if count in CLICKS:
+                    score = dice_score(answer.numpy() > 0, session.parts)
+                    scores.setdefault(f"dice_{count}", []).append(score)
+                session.correct(answer, 1)
+        return {name: float(np.mean(found)) for name, found in scores.items()}
+
+    def _train(self, volumes: list[Volume]) -> dict[str, float]:
+        """Hold one dialogue about each volume, and learn from two of its rounds."""
+        plan, step = self.plan, self.step
+        rng = np.random.default_rng([plan.seed, 0, step])
+        users = [np.random.default_rng([plan.seed, 0, step, n]) for n in range(len(volumes))]
+        sessions = [Session(v, user) for v, user in zip(volumes, users, strict=True)]
+        images = torch.stack([v.image for v in volumes])[:, None].to(self.device)
+        target = to_subvoxels(torch.stack([v.target for v in volumes])[:, None].float())
+        target = target.to(self.device)
+        rounds = int(rng.choice(_ROUNDS, p=_CHANCES))
+        learned = {rounds - 1, 0 if rng.random() < 0.5 else int(rng.integers(rounds - 1))}
+        self.net.train()
+        features = see(self.net, images)
+        frozen = features.detach()
+        losses, answers = [], images[:0]
+        for session in sessions:
+            session.open()
+        for n in range(rounds):
+            for session, logits in zip(sessions, answers, strict=False):
+                session.correct(logits, 1 if rng.random() < 0.6 else int(rng.integers(2, 5)))
+                if rng.random() < 0.3:
+                    session.remember(logits)
+            with torch.set_grad_enabled(n in learned):
+                found = ask(self.net, features if n in learned else frozen, sessions)
+                if n in learned:
+                    losses.append(answer_loss(found, target))
+            answers = found.detach().cpu()
+        loss = torch.stack(losses).mean()
+        norm = self._update(loss)
+        return {
+            "loss": float(losses[-1].detach()),
+            "first_loss": float(losses[0].detach()),
+            "norm": norm,
+            "lr": plan.rate(step),
+        }
+
+    def _update(self, loss: Tensor) -> float:
+        self.optimizer.param_groups[0]["lr"] = self.plan.rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            current = self.net.state_dict()
+            pairs = [(self.average[name], value) for name, value in current.items()]
+            torch._foreach_lerp_([a for a, _ in pairs], [v for _, v in pairs], 1 - decay)
+        return norm
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return
+        ours, theirs = asdict(self.plan), dict(state["plan"])
+        # What may change on the way: how long, and how often it is looked at.
+        free = {"steps", "cooldown", "validate_every", "validation", "checkpoint_every"}
+        unlike = [k for k in ours if k not in free and _plain(ours[k]) != _plain(theirs.get(k))]
+        if unlike:
+            raise InputError(
+                f"{self.folder} holds a training with {unlike[0]} {theirs.get(unlike[0])}, got "
+                f"{ours[unlike[0]]}: give the same, or another folder"
+            )
+        self.net.load_state_dict(state["net"])
+        self.average = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def make_plan(
+    options: Mapping[str, Any], init: str | None = None
+) -> tuple[Plan, dict[str, Tensor] | None]:
+    """Return a plan and the weights to start from.
+
+    Args:
+        options: fields of the plan.
+        init: a file of weights to start from.
+
+    Raises:
+        InputError: the shape does not suit the network, or the file is not one of SynthSAM's.
+    """
+    shape = options.get("shape")
+    if shape is not None and (
+        len(shape) != 3 or min(shape) < MIN_SIZE or any(n % STRIDE for n in shape)
+    ):
+        raise InputError(
+            f"the shape must be three even numbers of at least {MIN_SIZE}, got "
+            f"{'x'.join(map(str, shape))}: for example 64x64x48"
+        )
+    if init is None:
+        return Plan(**options), None
+    path = Path(init)
+    weights = load_weights(path)
+    return Plan(**options, init=hashlib.sha256(path.read_bytes()).hexdigest()), weights
+
+
+def _questions(volume: Volume, number: int) -> Iterator[tuple[str, Session]]:
+    """Ask about a volume of the validation set in ways other than click by click."""
+    points, mask, box = (Session(volume, np.random.default_rng([k, number])) for k in (1, 2, 3))
+    points.scatter(5)
+    mask.propose()
+    box.draw_box(slack=0)
+    yield from (("points", points), ("mask", mask), ("box", box))
+
+
+def draw_batch(plan: Plan, step: int) -> list[Volume]:
+    """Draw the volumes of one step."""
+    rng = np.random.default_rng([plan.seed, 0, step, 1 << 20])
+    chances = np.array([chance for _, _, chance in SHAPES])
+    shape, count, _ = SHAPES[rng.choice(len(SHAPES), p=chances / chances.sum())]
+    if plan.shape is not None:
+        shape, count = plan.shape, 1
+    # No volume comes in two steps.
+    apart = max(16, 3 * plan.batch)
+    return [draw_volume(plan.seed, apart * step + n, shape) for n in range(count * plan.batch)]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

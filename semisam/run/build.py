@@ -1,0 +1,153 @@
+"""From settings to objects: dataset, network, method, branch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from semisam.core.backend import Backend, Prompter
+from semisam.core.errors import InputError, PluginError
+from semisam.core.framework import Framework, NetBuilder
+from semisam.core.seeding import derive_seed
+from semisam.data.datasets.dataset import Dataset, Split
+from semisam.frameworks.controls import CONTROLS
+from semisam.frameworks.semisam import SemiSAM
+from semisam.plugins import registry
+from semisam.run.settings import (
+    Options,
+    RunSettings,
+    backend_options,
+    method_options,
+    prompter_options,
+    semisam_options,
+)
+
+
+def recognise_dataset(path: Path | None) -> str:
+    """Return the name of the dataset plugin that reads this folder; ``phantom`` for none.
+
+    Raises:
+        InputError: if the folder is none, or no plugin or several recognise it.
+    """
+    if path is None:
+        return "phantom"
+    if not path.is_dir():
+        what = "a file" if path.exists() else "nothing there"
+        raise InputError(f"--data must be a folder of scans, got {path} ({what}): check the path")
+    names = [
+        name
+        for name, plugin in registry.list_plugins("dataset").items()
+        if plugin.problem is None and registry.load("dataset", name).recognises(path)  # type: ignore[attr-defined]
+    ]
+    if len(names) != 1:
+        known = ", ".join(registry.list_plugins("dataset"))
+        raise InputError(
+            f"--data must be a layout that one dataset plugin recognises (installed: {known}), got "
+            f"{path}, which {' and '.join(names) if names else 'none of them'} recognises: name "
+            "one with --dataset; the published Left Atrium layout has train.list, test.list and "
+            "<case>/mri_norm2.h5"
+        )
+    return names[0]
+
+
+def open_dataset(settings: RunSettings) -> Dataset:
+    """Open the settings' dataset."""
+    options = registry.check_options("dataset", settings.dataset, settings.dataset_options)
+    path = None if settings.data is None else Path(settings.data)
+    dataset: Dataset = registry.load("dataset", settings.dataset)(path, **options)
+    return dataset
+
+
+def choose_labeled(
+    split: Split, labels: int, subset: int, has_label: Callable[[str], bool]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the labeled and the unlabeled training cases.
+
+    Subset 0 is the first ``labels`` of the list, as published; subset k > 0 the first ``labels`` of
+    the k-th seeded permutation, so that the labeled cases of a larger number contain those of a
+    smaller one. Cases without a label are passed over: they can only be unlabeled.
+
+    Args:
+        split: of the dataset.
+        labels: how many are to be labeled.
+        subset: which of the draws.
+        has_label: whether a label exists; asked only until there are enough.
+
+    Raises:
+        InputError: if there are fewer training cases with a label than labels.
+    """
+    cases = list(split.train)
+    if labels > len(cases):
+        raise InputError(
+            f"--labels must be at most the number of training cases, {len(cases)}, got {labels}"
+        )
+    if subset:
+        rng = np.random.Generator(np.random.Philox(derive_seed("subset", subset)))
+        cases = [cases[i] for i in rng.permutation(len(cases))]
+    labeled = tuple(itertools.islice(filter(has_label, cases), labels))
+    if len(labeled) < labels:
+        raise InputError(
+            f"--labels must be at most the number of training cases that have a label, "
+            f"{len(labeled)} of {len(cases)}, got {labels}: ask for fewer or label more cases"
+        )
+    chosen = set(labeled)
+    return labeled, tuple(case for case in cases if case not in chosen)
+
+
+def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
+    """Return a builder of the settings' network for images of so many channels."""
+    options = registry.check_options("network", settings.network, settings.network_options)
+    network = registry.load("network", settings.network)
+
+    def build(**heads: int) -> nn.Module:
+        module: nn.Module = network(channels, heads, **options)
+        return module
+
+    return build
+
+
+def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
+    """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
+    options = registry.check_options("framework", settings.method, method_options(settings))
+    build = network_builder(settings, channels)
+    method = registry.load("framework", settings.method)
+    framework: Framework = _construct(
+        f"the method {settings.method}", lambda: method(build, num_classes, **options)
+    )
+    if settings.sam == "none":
+        return framework
+    backend, prompter = make_pair(settings)
+    branch: Options = registry.check_keywords(SemiSAM, "semisam", semisam_options(settings))
+    control = CONTROLS[settings.sam_control or "none"]
+    seeded = {"seed": settings.seed, **branch}
+    wrapped: Framework = _construct(
+        "the SemiSAM branch", lambda: control(framework, backend, prompter, **seeded)
+    )
+    return wrapped
+
+
+def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
+    """Build the promptable segmenter and the prompter of the settings."""
+    model_options = registry.check_options("backend", settings.sam, backend_options(settings))
+    click_options = registry.check_options(
+        "prompter", settings.prompter, prompter_options(settings)
+    )
+    backend = registry.load("backend", settings.sam)
+    prompter = registry.load("prompter", settings.prompter)
+    return (
+        _construct(f"the backend {settings.sam}", lambda: backend(**model_options)),
+        _construct(f"the prompter {settings.prompter}", lambda: prompter(**click_options)),
+    )
+
+
+def _construct(what: str, make: Callable[[], Any]) -> Any:
+    """Call a constructor; a value that it refuses is the user's to correct."""
+    try:
+        return make()
+    except ValueError as error:
+        raise PluginError(f"{what} refuses its options: {error}") from error

@@ -1,0 +1,306 @@
+"""One run, from settings to a result, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semisam.core.errors import InputError
+from semisam.core.files import remove_leftovers, replace_file, writable_folder, write_json
+from semisam.core.framework import Framework
+from semisam.core.layout import CARD, CASES, CHECKPOINT, MODEL, PREVIOUS, RESULT, SPLIT
+from semisam.core.seeding import derive_seed
+from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
+from semisam.data.loading.store import VolumeStore, data_hash
+from semisam.frameworks.controls import NEED_TRUTH
+from semisam.inference.card import Card, card_of, read_card, write_card
+from semisam.inference.evaluation import evaluate, summarise
+from semisam.inference.sliding_window import published_stride
+from semisam.run.build import choose_labeled, make_framework, open_dataset
+from semisam.run.folder import claim, locked
+from semisam.run.preflight import check_run
+from semisam.run.record import cost_of, split_hash, versions
+from semisam.run.settings import RunSettings, method_options, read_settings, semisam_options
+from semisam.training.accumulation import count_parts
+from semisam.training.checkpoint import save_tensors
+from semisam.training.distributed import ALONE, Group, own_device, own_rows
+from semisam.training.plan import Plan, Summary
+from semisam.training.synced_norm import sync_batchnorm
+from semisam.training.trainer import Trainer
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+"""Called with the phase (check, train, evaluate), done, total and the figures of the moment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a run needs beside its settings.
+
+    Attributes:
+        store: the scans.
+        framework: the method, its weights drawn.
+        plan: how the batch is divided.
+        hashes: of the volumes by name.
+    """
+
+    store: VolumeStore
+    framework: Framework
+    plan: BatchPlan
+    hashes: Mapping[str, str]
+
+
+def execute(
+    settings: RunSettings, folder: Path, progress: Progress | None = None, group: Group = ALONE
+) -> Path:
+    """Run what is not done yet of a run and return the path of its ``result.json``.
+
+    The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
+    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result is left as it is;
+    one with a checkpoint goes on from there.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        progress: told how far it is.
+        group: the processes that run it together, each in a call of its own.
+
+    Raises:
+        InputError: before training starts, if settings or data cannot be used, or the folder is
+            another run's.
+        InUse: another process is at work there.
+    """
+    report: Progress = progress or (lambda phase, done, total, figures: None)
+    result = folder / RESULT
+    with contextlib.ExitStack() as held:
+
+        def finished() -> bool:
+            check_size(settings, group)
+            writable_folder(folder)
+            held.enter_context(locked(folder))
+            claim(folder, settings)
+            if result.exists():
+                return True
+            remove_leftovers(folder)
+            return False
+
+        if group.of_writer(finished):
+            return result
+        here = settings.model_copy(
+            update={"device": group.agreed(lambda: own_device(settings.device, group))}
+        )
+        run = group.agreed(lambda: prepare(here, report))
+        store = run.store
+        cases = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
+        if group.writer:
+            write_json(folder / SPLIT, {part: list(names) for part, names in cases.items()})
+        training = train(here, run.framework, store, run.plan, folder, report, group)
+        rows = score(here, run.framework, store, folder, report, group)
+
+        def write() -> None:
+            about = _about(settings, run, training, rows)
+            write_json(result, about | {"cost": cost_of(here, training, rows)})
+            for name in (CHECKPOINT, PREVIOUS):
+                (folder / name).unlink(missing_ok=True)
+
+        group.of_writer(write)
+        return result
+
+
+def check_size(settings: RunSettings, group: Group) -> None:
+    """Refuse settings of another number of processes than there are."""
+    if (settings.ranks or 1) != group.size:
+        wanted = settings.ranks or 1
+        raise InputError(
+            f"the run must be on {wanted} process{'es' if wanted > 1 else ''} as its settings say, "
+            f"got {group.size}: start it with torchrun --nproc-per-node {wanted}"
+        )
+
+
+def prepare(settings: RunSettings, report: Progress) -> Prepared:
+    """Open and check all that a run needs."""
+    dataset = open_dataset(settings)
+    split = dataset.split()
+    labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
+    with _initial_seed(settings):
+        framework = make_framework(settings, dataset.channels, dataset.num_classes)
+    if settings.sync_batchnorm:
+        sync_batchnorm(framework, torch.device(settings.device))
+    store = VolumeStore(
+        dataset,
+        labeled=labeled,
+        unlabeled=unlabeled,
+        test=split.test,
+        oracle=settings.sam_control in NEED_TRUTH,
+    )
+    hashes = store.check(lambda done, total: report("check", done, total, {}))
+    plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
+    return Prepared(store, framework, plan, hashes)
+
+
+def _about(
+    settings: RunSettings, run: Prepared, training: Summary, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the result but for its cost."""
+    store = run.store
+    labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
+    about = {
+        "settings": settings.model_dump(mode="json"),
+        "options": {
+            "method": method_options(settings),
+            "semisam": {} if settings.sam == "none" else semisam_options(settings),
+        },
+        "run": settings.identity(data_hash(run.hashes)),
+        "data": {
+            "dataset": store.dataset.name,
+            "note": store.dataset.note,
+            "hash": data_hash(run.hashes),
+            "split_hash": split_hash(labeled, unlabeled, test),
+            "labeled": len(labeled),
+            "unlabeled": len(unlabeled),
+            "test": len(test),
+            "labeled_cases": list(labeled),
+        },
+        "metrics": summarise(rows),
+        "training": training.means,
+        "versions": versions(),
+    }
+    return about | ({"accumulated": True} if training.accumulated else {})
+
+
+def train(
+    settings: RunSettings,
+    framework: Framework,
+    store: VolumeStore,
+    plan: BatchPlan,
+    folder: Path,
+    report: Progress,
+    group: Group = ALONE,
+) -> Summary:
+    """Train, or load what was trained before, and leave ``model.pt`` in the folder."""
+    parts = count_parts(settings.batch, settings.micro_batch)
+    source = BatchSource(
+        store,
+        store.labeled,
+        store.unlabeled,
+        plan,
+        settings.patch,
+        seed=settings.seed,
+        augment=settings.augment,
+        truth=settings.sam_control in NEED_TRUTH,
+        rows=own_rows(plan.labeled, plan.unlabeled, group, parts),
+    )
+    trainer = Trainer(
+        framework,
+        source,
+        Plan(
+            iterations=settings.iterations,
+            lr=settings.lr,
+            lr_step=settings.lr_step,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            precision=settings.precision,
+            device=settings.device,
+            seed=settings.seed,
+            checkpoint_every=settings.checkpoint_every,
+            parts=parts,
+            allow_accumulation=bool(settings.allow_accumulation),
+            norm_batches=settings.norm_batches or 0,
+        ),
+        folder,
+        prefetch=Prefetcher,
+        group=group,
+    )
+    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
+    if group.writer:
+        # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
+        weights = {name: value.cpu() for name, value in framework.state_dict().items()}
+        with replace_file(folder / MODEL) as temporary:
+            save_tensors(weights, temporary)
+        write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
+    return summary
+
+
+def score(
+    settings: RunSettings,
+    framework: Framework,
+    store: VolumeStore,
+    folder: Path,
+    report: Progress,
+    group: Group = ALONE,
+) -> list[dict[str, Any]]:
+    """Evaluate on the test cases, each rank on its part of them, and write ``cases.csv``."""
+    # Without synchronised BatchNorm the ranks' statistics differ: rank 0's are deployed.
+    group.share_state(framework)
+    predictions = folder / "predictions" if settings.save_predictions else None
+    if predictions is not None:
+        predictions.mkdir(exist_ok=True)
+    rows = evaluate(
+        framework,
+        store,
+        store.test[group.rank :: group.size],
+        settings.patch,
+        window_stride(settings),
+        device=torch.device(settings.device),
+        precision=settings.precision,
+        largest_component=settings.largest_component,
+        predictions=predictions,
+        on_case=lambda done, total: report("evaluate", done, total, {}),
+    )
+    if group.size > 1:
+        order = {case: place for place, case in enumerate(store.test)}
+        scored = [row for part in group.gather(rows) for row in part]
+        rows = sorted(scored, key=lambda row: order[row["case"]])
+    if group.writer:
+        write_cases(folder / CASES, rows)
+    return rows
+
+
+def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the per-case CSV, beside and renamed."""
+    with replace_file(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
+    """Open a trained run: its settings, the method on a device, ready to deploy, and its card.
+
+    The training data need not be there any more.
+
+    Raises:
+        InputError: if the folder holds no trained run.
+    """
+    settings = read_settings(folder)
+    try:
+        card = read_card(folder / CARD)
+        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
+    except Exception as error:  # a missing or damaged file is reported in many ways
+        raise InputError(
+            f"a finished run with {MODEL} and {CARD} is required, got {folder} "
+            f"({str(error).splitlines()[0]}): run the same command again to finish it"
+        ) from None
+    # Deployment needs no promptable model, and the branch has no state of its own.
+    bare = settings.model_copy(update={"sam": "none"})
+    framework = make_framework(bare, card.channels, len(card.class_names))
+    framework.load_state_dict(state)
+    return settings, framework.to(device).eval(), card
+
+
+def window_stride(settings: RunSettings) -> tuple[int, ...]:
+    """Return the sliding window's stride: the settings', or the published one scaled."""
+    return tuple(settings.stride or published_stride(settings.patch))
+
+
+@contextlib.contextmanager
+def _initial_seed(settings: RunSettings) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        yield

@@ -1,0 +1,203 @@
+"""What can be known before training: a sentence then instead of a crash in the middle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from semisam.core.errors import InputError
+from semisam.core.framework import Framework
+from semisam.data.loading.sampling import BatchPlan, plan_batch
+from semisam.data.loading.store import VolumeStore
+from semisam.run.build import network_builder
+from semisam.run.settings import RunSettings
+from semisam.training.accumulation import count_parts
+from semisam.training.distributed import Group, own_rows
+
+
+def check_run(
+    settings: RunSettings,
+    store: VolumeStore,
+    framework: Framework,
+    labeled: int,
+    unlabeled: int,
+    *,
+    here: bool = True,
+) -> BatchPlan:
+    """Check what can be known before training and return how the batch is divided.
+
+    Args:
+        settings: of the run.
+        store: its volumes.
+        framework: its method.
+        labeled: how many labeled cases it has.
+        unlabeled: how many unlabeled ones.
+        here: it will train on this machine; else device and memory are those of another.
+
+    Raises:
+        InputError: a patch that the network, its BatchNorm or the memory cannot take; a device
+            that is not there.
+    """
+    device = check_device(settings) if here else None
+    dataset = store.dataset
+    axes = store.image(store.test[0]).array.ndim - 1
+    for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
+        if len(size) != axes:
+            raise InputError(
+                f"--{name} must have one size per axis of the scans, {axes}, got "
+                f"{'x'.join(map(str, size))}"
+            )
+    build = network_builder(settings, dataset.channels)
+    plan = plan_batch(
+        settings.batch, labeled, unlabeled, framework.uses_unlabeled, settings.labeled_rows
+    )
+    with torch.device("meta"):
+        stride = getattr(build(logits=dataset.num_classes), "stride", 1)
+    if any(size % stride for size in settings.patch):
+        raise InputError(
+            f"the network {settings.network} needs patch sizes that are multiples of {stride}, got "
+            f"{'x'.join(map(str, settings.patch))}: choose another --patch"
+        )
+    parts, ranks = check_parts(settings, plan)
+    rows = (plan.labeled + plan.unlabeled) // parts
+    # A teacher sees the unlabeled rows alone.
+    fewest = min(rows, plan.unlabeled // parts or rows)
+    fewest //= 1 if settings.sync_batchnorm else ranks
+    if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
+        raise InputError(
+            f"BatchNorm needs more than one value per channel at the lowest resolution, got "
+            f"{fewest} row of {'x'.join(map(str, settings.patch))}: choose a larger --patch"
+        )
+    if device is None:
+        return plan
+    check_patch_fits(
+        lambda: build(logits=dataset.num_classes),
+        max(rows // ranks // (2 if settings.allow_accumulation else 1), 1),
+        dataset.channels,
+        settings.patch,
+        device,
+        settings.precision != "fp32",
+    )
+    return plan
+
+
+def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
+    """Return the micro-batches of a batch and the processes of the run.
+
+    Raises:
+        InputError: if the rows cannot be divided equally over them, or an option goes with one
+            process, or with several, alone.
+    """
+    parts, ranks = count_parts(settings.batch, settings.micro_batch), settings.ranks or 1
+    own_rows(plan.labeled, plan.unlabeled, Group(0, ranks), parts)
+    if settings.sync_batchnorm and ranks == 1:
+        raise InputError(
+            "--sync-batchnorm must come with several processes, got one: start the run with "
+            "torchrun, or leave it out"
+        )
+    if settings.allow_accumulation and ranks > 1:
+        raise InputError(
+            f"--allow-accumulation must come with one process, got {ranks}, of which one may run "
+            "out of memory while the others wait for it: choose a --micro-batch"
+        )
+    if settings.sam_control == "shuffled" and ranks > 1:
+        raise InputError(
+            f"--sam-control shuffled must come with one process, got {ranks}: it exchanges the "
+            "answers of all rows of a batch"
+        )
+    return parts, ranks
+
+
+def device_fault(name: str) -> str | None:
+    """Return why torch cannot use a device here; ``None``: it can."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def check_device(settings: RunSettings) -> torch.device:
+    """Return the torch device, or refuse one that is not there or cannot run the precision."""
+    fault = device_fault(settings.device)
+    if fault is not None:
+        raise InputError(
+            f"--device must be one that torch can use here, got {settings.device} ({fault}): use "
+            "cpu, or leave it out"
+        )
+    device = torch.device(settings.device)
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise InputError(
+            f"fp16 training needs a GPU, got the device {device}: use --precision bf16 or fp32"
+        )
+    return device
+
+
+def saved_bytes(net: nn.Module, image: Tensor) -> int:
+    """Return the bytes that autograd keeps for one forward pass, without running it.
+
+    Args:
+        net: a module on the meta device.
+        image: ``(B, C, *S)`` on the meta device.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no identity is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = net(image)
+    del out
+    parameters = {p.untyped_storage()._cdata for p in net.parameters()}
+    return sum(s.nbytes() for key, s in storages.items() if key not in parameters)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that is free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def check_patch_fits(
+    make_net: Callable[[], nn.Module],
+    rows: int,
+    channels: int,
+    patch: Sequence[int],
+    device: torch.device,
+    half: bool,
+) -> None:
+    """Refuse a patch whose activations alone exceed the free memory.
+
+    Args:
+        make_net: makes the student network; called under the meta device.
+        rows: rows of a batch.
+        channels: image channels.
+        patch: voxels.
+        device: where training runs.
+        half: activations take two bytes a value.
+
+    Raises:
+        InputError: with the estimate, what is free and how to need less.
+    """
+    with torch.device("meta"):
+        need = saved_bytes(make_net(), torch.empty(rows, channels, *patch))
+    need = need // 2 if half else need
+    free = available_bytes(device)
+    if need > free:
+        raise InputError(
+            f"the patch must fit into memory: {rows} rows of {'x'.join(map(str, patch))} need at "
+            f"least {_gib(need)} for the network's activations, got {_gib(free)} free on {device}: "
+            "choose a smaller --patch or --batch, or fewer rows at once with --micro-batch"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{math.ceil(size / 2**30 * 10) / 10} GiB"

@@ -1,0 +1,65 @@
+"""What a result says beside its metrics: cost, versions, the cases."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import psutil
+import torch
+
+from semisam import __version__
+from semisam.run.settings import RunSettings
+from semisam.training.plan import Summary
+
+
+def split_hash(*groups: tuple[str, ...]) -> str:
+    """Return a hash of which cases are labeled, unlabeled and test, in their order."""
+    text = "\n\n".join("\n".join(group) for group in groups)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that a number may depend on."""
+    found = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-image")}
+    return {
+        "semisam": __version__,
+        "python": platform.python_version(),
+        **found,
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def cost_of(
+    settings: RunSettings, training: Summary, rows: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Return what the run took; of several processes, memory and SAM's time are rank 0's."""
+    seconds_by_case = {row["case"]: row["seconds"] for row in rows}
+    cost = {
+        "train_seconds": training.seconds,
+        "wait_share": training.waited / training.seconds if training.seconds else 0.0,
+        "predict_seconds_per_case": sum(seconds_by_case.values()) / len(seconds_by_case),
+        "peak_memory_gib": _peak_memory() / 2**30,
+    }
+    if settings.device.startswith("cuda"):
+        cost["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(settings.device) / 2**30
+    if "sam_seconds" in training.means:
+        total = training.means["sam_seconds"] * settings.iterations
+        cost["sam_seconds_share"] = total / training.seconds
+        cost["sam_calls"] = training.means["sam_calls"] * settings.iterations
+    return cost
+
+
+def _peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,351 @@
+"""One training loop for every method: it knows nothing of SAM, datasets or tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from semisam.core.errors import InputError, SemisamError
+from semisam.core.framework import Framework
+from semisam.core.schedules import step_decay
+from semisam.core.seeding import derive_seed
+from semisam.core.types import Batch, Clock
+from semisam.networks.batchnorm import renew_statistics
+from semisam.networks.convolution import speed_up
+from semisam.networks.precision import autocast, to_channels_last
+from semisam.training.accumulation import (
+    Buffers,
+    OutOfMemory,
+    divides,
+    is_out_of_memory,
+    merged_figures,
+    micro_batches,
+    out_of_memory,
+)
+from semisam.training.checkpoint import TrainLog, load_checkpoint, save_checkpoint
+from semisam.training.distributed import ALONE, Group, Share, sharing
+from semisam.training.plan import Plan, Summary
+from semisam.training.signals import deferred_interrupt
+
+
+class Batches(Protocol):
+    """Batches as a pure function of the step."""
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of this step, on the CPU."""
+        ...
+
+
+Stream = Iterable[tuple[int, Batch, float]]
+"""Steps with their batch and the seconds that were waited for it."""
+Prefetch = Callable[[Batches, int, int], contextlib.AbstractContextManager[Stream]]
+
+
+class Diverged(SemisamError):
+    """The loss is no longer a finite number."""
+
+
+class Interrupted(SemisamError):
+    """Training was stopped by the user; a checkpoint was written."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"interrupted after {step} iterations, a checkpoint is written")
+        self.step = step
+
+
+class Trainer:
+    """Trains a Framework in a folder, resuming from what lies there.
+
+    After the last step it may take BatchNorm's statistics afresh (`Plan.norm_batches`).
+
+    The folder receives ``checkpoint.pt`` (and the one before it), ``train.jsonl`` with every loss
+    of every step, and TensorBoard events where tensorboard is installed. Batches, dropout, noise
+    and prompts are functions of (seed, step), so a run that was killed anywhere and started again
+    ends in the same weights, bit for bit, as one never killed.
+
+    Args:
+        framework: the method; moved to the plan's device.
+        batches: batches by step; with several processes, of this rank's rows of them.
+        plan: how to train.
+        folder: where checkpoint and log lie.
+        prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
+        group: the processes of the run; rank 0 writes the folder, which all of them read.
+    """
+
+    def __init__(
+        self,
+        framework: Framework,
+        batches: Batches,
+        plan: Plan,
+        folder: Path,
+        *,
+        prefetch: Prefetch | None = None,
+        group: Group = ALONE,
+    ) -> None:
+        self.plan = plan
+        self.group = group
+        self.parts = plan.parts
+        self.accumulated = False
+        self.folder = folder
+        self.device = torch.device(plan.device)
+        self.framework = framework.to(self.device)
+        speed_up(self.framework)
+        for module in framework.modules():
+            # In place, and only weights of convolutions in three dimensions have the format.
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim == 5:
+                    parameter.data = parameter.contiguous(
+                        memory_format=torch.channels_last_3d
+                    ).detach()
+        self.optimizer = torch.optim.SGD(
+            framework.param_groups(),
+            lr=plan.lr,
+            momentum=plan.momentum,
+            weight_decay=plan.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=plan.precision == "fp16" and self.device.type == "cuda"
+        )
+        self._batches = batches
+        self._prefetch = prefetch or _no_prefetch
+        self._seconds = 0.0
+        self._waited = 0.0
+        # Sum and count by name: some figures are not there in every step.
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def fit(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> Summary:
+        """Train to the plan's end, from the last checkpoint if there is one.
+
+        Args:
+            on_step: called with the number of finished steps and the step's figures.
+
+        Raises:
+            Interrupted: after Ctrl-C, when the checkpoint is written.
+            Diverged: if a loss is not finite.
+            InputError: if the folder's checkpoint is of another run.
+            OutOfMemory: if a step does not fit.
+        """
+        start = self.group.agreed(self._resume)
+        self.group.agreed(lambda: self._check_start(start))
+        self.framework.train()
+        with (
+            torch.random.fork_rng(devices=_cuda_devices(self.device)),
+            self._open_log(start) as log,
+            self._prefetch(self._batches, start, self.plan.iterations) as stream,
+            deferred_interrupt(patient=self.group.size > 1) as interrupted,
+        ):
+            for step, batch, waited in stream:
+                began = time.perf_counter()
+                figures = self.step(batch, step)
+                done = step + 1
+                self._seconds += time.perf_counter() - began + waited
+                self._waited += waited
+                self._add(figures)
+                last = done == self.plan.iterations
+                # Asked once: all ranks stop after the same step, and only after a checkpoint.
+                stop = self.group.any(interrupted())
+                if log is not None:
+                    log.write(step, figures)
+                    if last or stop or done % self.plan.checkpoint_every == 0:
+                        log.flush()
+                        self.save(done)
+                if on_step is not None:
+                    on_step(done, figures)
+                if stop and not last:
+                    raise Interrupted(done)
+            self._renew_norms()
+        return Summary(self._seconds, self._waited, self._means(), self.accumulated)
+
+    def _renew_norms(self) -> None:
+        """Take BatchNorm's statistics from the batches that would have come next.
+
+        No checkpoint holds them: a run that is killed here takes them again from its last one.
+        """
+        first, count = self.plan.iterations, self.plan.norm_batches
+        if not count:
+            return
+        began = time.perf_counter()
+
+        def images() -> Iterator[torch.Tensor]:
+            for step in range(first, first + count):
+                for rows in micro_batches(self._batches.batch(step), self.parts):
+                    yield self._to_device(rows).image
+
+        with (
+            sharing(self._seeded_share(first, 0)),
+            autocast(self.device, self.plan.precision),
+        ):
+            renew_statistics(self.framework, images(), self.framework)
+        self._seconds += time.perf_counter() - began
+
+    def step(self, batch: Batch, step: int) -> dict[str, float]:
+        """Make one optimizer step and return its losses and figures for the log."""
+        plan = self.plan
+        clock = Clock(step, plan.iterations)
+        lr = step_decay(clock, plan.lr, plan.lr_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        losses, metrics = self._gradients(batch, clock)
+        if self.group.size > 1:
+            self.group.average_gradients(self.framework)
+            of_ranks = self.group.gather((losses, metrics))
+            losses, metrics = (merged_figures(each) for each in zip(*of_ranks, strict=True))
+        if plan.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.framework.parameters(), plan.clip)
+        if not math.isfinite(losses["loss"]):
+            figures = {name: value for name, value in losses.items() if name != "loss"}
+            raise Diverged(
+                f"the loss is {losses['loss']} at iteration {step} ({figures}): lower the learning "
+                "rate, clip the gradient, or use --precision fp32"
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.framework.after_update(clock)
+        accumulation = {"micro_batches": float(self.parts)} if self.parts > 1 else {}
+        return {**losses, "lr": lr, **metrics, **accumulation}
+
+    def _gradients(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
+        """Leave the gradients of the batch and return its losses and metrics; halve if need be."""
+        may_halve = (
+            self.plan.allow_accumulation and not self.accumulated and divides(batch, 2 * self.parts)
+        )
+        before = Buffers.of(self.framework) if may_halve else None
+        failure: OutOfMemory | None = None
+        try:
+            return self._backward(batch, clock)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            allowed = self.plan.allow_accumulation
+            failure = out_of_memory(error, batch, self.parts, allowed=allowed)
+        # The error is let go of by now, and with it the activations that its traceback holds.
+        self.optimizer.zero_grad(set_to_none=True)
+        if before is None:
+            raise failure
+        before.restore(self.framework)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.parts *= 2
+        self.accumulated = True
+        return self._gradients(batch, clock)
+
+    def _backward(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
+        """Accumulate the gradients of the batch's parts; return the losses and the metrics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: list[dict[str, float]] = []
+        metrics: list[Mapping[str, float]] = []
+        for part, rows in enumerate(micro_batches(batch, self.parts)):
+            with (
+                sharing(self._seeded_share(clock.step, part)),
+                autocast(self.device, self.plan.precision),
+            ):
+                result = self.framework.training_step(self._to_device(rows), clock)
+            objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
+            mean = objective if self.parts == 1 else objective / self.parts
+            self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+            figures = {name: float(loss.detach()) for name, loss in result.losses.items()}
+            losses.append({"loss": float(objective.detach()), **figures})
+            metrics.append(result.metrics)
+            # Its activations must not wait for the next part's.
+            del result, objective, mean
+        return merged_figures(losses), merged_figures(metrics)
+
+    def _seeded_share(self, step: int, part: int) -> Share:
+        """Seed torch for a part of a step and return which one it is.
+
+        A rank draws dropout and noise of its own; see `drawn_alike` for what all share.
+        """
+        group = self.group
+        keys: tuple[int | str, ...] = ("step", step, *(("part", part) if part else ()))
+        own = keys if group.size == 1 else (*keys, "rank", group.rank)
+        torch.manual_seed(derive_seed(self.plan.seed, *own))
+        seed = derive_seed(self.plan.seed, *keys)
+        return Share(group.rank, group.size, part, self.parts, seed)
+
+    def save(self, done: int) -> None:
+        """Write the checkpoint beside and rename it; the one before is kept."""
+        state = {
+            "step": done,
+            "plan": dataclasses.asdict(self.plan),
+            "framework": self.framework.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "seconds": self._seconds,
+            "waited": self._waited,
+            "sums": self._sums,
+            "parts": self.parts,
+            "accumulated": self.accumulated,
+        }
+        save_checkpoint(self.folder, state)
+
+    def _resume(self) -> int:
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return 0
+        same = {"iterations", "lr", "lr_step", "momentum", "weight_decay", "clip", "seed"}
+        ours = dataclasses.asdict(self.plan)
+        other = sorted(key for key in same if state["plan"].get(key) != ours[key])
+        if other:
+            raise InputError(
+                f"{self.folder}: its checkpoint is of a run with other settings ("
+                + ", ".join(f"{k} {state['plan'].get(k)}, now {ours[k]}" for k in other)
+                + "): choose another folder or the same settings"
+            )
+        self.framework.load_state_dict(state["framework"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self._seconds, self._waited = state["seconds"], state["waited"]
+        self._sums = dict(state["sums"])
+        self.parts = state.get("parts", self.parts)
+        self.accumulated = state.get("accumulated", False)
+        return int(state["step"])
+
+    def _check_start(self, start: int) -> None:
+        if len(set(self.group.gather(start))) > 1:
+            raise InputError(
+                f"all processes must see one output folder, got {self.folder}, whose checkpoint "
+                "is another on some: name a folder that every machine shares"
+            )
+
+    def _open_log(self, start: int) -> contextlib.AbstractContextManager[TrainLog | None]:
+        return TrainLog(self.folder, start) if self.group.writer else contextlib.nullcontext()
+
+    def _to_device(self, batch: Batch) -> Batch:
+        moved = {
+            field.name: to_channels_last(
+                getattr(batch, field.name).to(self.device, non_blocking=True)
+            )
+            for field in dataclasses.fields(batch)
+        }
+        return dataclasses.replace(batch, **moved)
+
+    def _means(self) -> dict[str, float]:
+        return {key: total / count for key, (total, count) in self._sums.items()}
+
+    def _add(self, figures: dict[str, float]) -> None:
+        for key, value in figures.items():
+            total, count = self._sums.get(key, (0.0, 0))
+            self._sums[key] = (total + value, count + 1)
+
+
+@contextlib.contextmanager
+def _no_prefetch(batches: Batches, start: int, stop: int) -> Iterator[Stream]:
+    def stream() -> Iterator[tuple[int, Batch, float]]:
+        for step in range(start, stop):
+            began = time.perf_counter()
+            batch = batches.batch(step)
+            yield step, batch, time.perf_counter() - began
+
+    yield stream()
+
+
+def _cuda_devices(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
