@@ -6,7 +6,7 @@
 ViT-B on a cube of 128 voxels per axis, random weights: the time does not depend on them.
 
 - ``encode``: the image encoder as published, which pads windows of 512 tokens to 2,744 (written
-  out in ``tests/backends/plain_sam_med3d.py``), against the one that folds the padding into one
+  out in ``tests/plain_sam_med3d.py``), against the one that folds the padding into one
   token, in fp32 and bf16. ``difference`` is the largest of the two embeddings, ``size`` the
   largest number in the plain one.
 - ``answer``: 8 prompts on one image, one after the other against all together.
