@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,11 @@ class SamMed3D:
         self.precision = precision
         self._net = load_published(_find(checkpoint))
         self._device: torch.device | None = None  # moved there, and rounded, at the first image
+
+    @classmethod
+    def sources(cls, *, checkpoint: str = "sam_med3d", **options: Any) -> dict[str, Path]:
+        """Return the checkpoint's file, downloaded where it is only a name."""
+        return {"checkpoint": _find(checkpoint)}
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:

@@ -94,6 +94,11 @@ class SynthSAM:
         self._views = _VIEWS if flips else _VIEWS[:1]
         self._load(torch.device("cpu"))
 
+    @classmethod
+    def sources(cls, *, weights: str | None = None, **options: Any) -> dict[str, Path]:
+        """Return the weights that decide the answers: the user's, or those of the package."""
+        return {"weights": EMBEDDED if weights is None else Path(weights)}
+
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:
         """Encode one image ``(C, *S)`` once.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from semisam.core.errors import InputError
 from semisam.data.loading.store import VolumeStore, data_hash
+from semisam.frameworks.controls import CONTROLS
+from semisam.plugins.registry import nearest
 from semisam.run.build import choose_labeled, make_framework, open_dataset
 from semisam.run.preflight import check_run
-from semisam.run.settings import RunSettings, make_settings
+from semisam.run.request import Request
+from semisam.run.settings import RunSettings
+
+SAM_WEIGHTS = ("plain", "gated")
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,19 @@ class Run:
     name: str
 
 
-def expand(
-    axes: Axes,
-    common: Mapping[str, Any],
-    suggested: Mapping[str, Any],
-    options: Mapping[str, Mapping[str, Any]],
-) -> list[RunSettings]:
+def expand(axes: Axes, asked: Request) -> list[RunSettings]:
     """Return the settings of every run, the cheap and telling ones first.
 
     Args:
         axes: what the grid runs over.
-        common: settings that the user gave for all runs.
-        suggested: settings that the dataset suggests where the user gave none.
-        options: constructor options by plugin name, given to the method or backend of that name.
+        asked: what all runs have in common.
+
+    Raises:
+        InputError: a setting or a name is wrong.
+        PluginError: a plugin or an option is wrong.
     """
-    runs = []
+    check_names("--sam-weight", axes.sam_weights, SAM_WEIGHTS)
+    check_names("--sam-control", axes.sam_controls, tuple(CONTROLS))
     order = itertools.product(
         axes.seeds,
         axes.subsets,
@@ -71,26 +74,34 @@ def expand(
         axes.sam_weights,
         axes.sam_controls,
     )
-    for seed, subset, labels, method, sam, sam_weight, control in order:
-        explicit = {
-            **common,
-            "method": method,
-            "method_options": dict(options.get(method, {})),
-            "labels": labels,
-            "subset": subset,
-            "seed": seed,
-            "sam": sam,
-            "sam_options": {} if sam == "none" else dict(options.get(sam, {})),
-            "sam_control": None if "none" in (sam, control) else control,
-        }
-        if sam == "none":
-            # A bare run is the same whatever the branch's options: it must not be run twice.
-            for key in ("prompter", "prompter_options", "semisam_options"):
-                explicit.pop(key, None)
-        elif sam_weight == "gated":
-            explicit["semisam_options"] = {**common.get("semisam_options", {}), "gated": True}
-        runs.append(make_settings(explicit, suggested))
+    runs = [
+        asked.resolve(
+            method=method,
+            labels=labels,
+            sam=sam,
+            sam_weight=sam_weight,
+            sam_control=control,
+            subset=subset,
+            seed=seed,
+        )
+        for seed, subset, labels, method, sam, sam_weight, control in order
+    ]
+    # A bare run is the same whatever the branch's options: it must not be run twice.
     return list({run.model_dump_json(): run for run in runs}.values())
+
+
+def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a name that an option does not know.
+
+    Raises:
+        InputError: naming the option and what it knows.
+    """
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise InputError(
+            f"{option} must be of {', '.join(known)}, got {', '.join(wrong)}"
+            f"{nearest(wrong[0], known)}. Correct the name."
+        )
 
 
 def check(

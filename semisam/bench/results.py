@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
 from semisam.bench.statistics import compare, holm
-from semisam.bench.store import read_result
-from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.layout import CASES, RESULT
 from semisam.frameworks.controls import NEED_TRUTH
-from semisam.run.protocols import PROTOCOLS
-from semisam.run.settings import RunSettings, departures, show_value
+from semisam.run.folder import RunFolder
+from semisam.run.settings import NOT_IDENTITY, OF_THE_BRANCH, RunSettings
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 _PERCENT = {"dice", "jaccard"}
@@ -33,16 +30,13 @@ GROUP = (
     "prompter",
     "labeled",
     "unlabeled",
+    "made_by",
     "choices",
     "departures",
 )
 """What the runs of a row have in common: they differ in seed and labeled subset alone."""
-_OF_THE_BRANCH = {
-    *("sam", "sam_options", "sam_control", "prompter", "prompter_options", "semisam_options"),
-}
-_OF_THE_PLACE = {"data", "device", "checkpoint_every", "save_predictions"}
 _PAIRED_ON = tuple(
-    name for name in RunSettings.model_fields if name not in _OF_THE_BRANCH | _OF_THE_PLACE
+    name for name in RunSettings.model_fields if name not in OF_THE_BRANCH | NOT_IDENTITY
 )
 
 
@@ -53,44 +47,44 @@ def _ignore(fault: str) -> None:
     """Be told of a fault and say nothing."""
 
 
-def collect(folders: Iterable[Path], on_fault: OnFault = _ignore) -> pd.DataFrame:
+def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return one row a finished run: every setting, metrics, cost, versions and hashes.
 
     Args:
-        folders: run folders; those without a result are passed over.
-        on_fault: told of each result that cannot be read, and is passed over too.
+        runs: those that are not done are passed over.
+        on_fault: called with a sentence about each result that cannot be used and is left out.
     """
     rows = []
-    for path in _results(folders):
+    for run in runs:
+        if run.state == "damaged":
+            on_fault(run.detail)
+        if run.result is None:
+            continue
         try:
-            rows.append(_flatten(read_result(path)))
-        except InputError as error:
-            on_fault(str(error))
-        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            rows.append(_flatten(run.result))
+        except (KeyError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            on_fault(f"{path}: a result of this version of semisam is required, got {reason}")
+            on_fault(f"{run.path / RESULT}: the result must be of this version, got {reason}.")
     return pd.DataFrame(rows)
 
 
-def collect_cases(folders: Iterable[Path], on_fault: OnFault = _ignore) -> pd.DataFrame:
+def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
     frames = []
-    for path in _results(folders):
-        try:
-            run = read_result(path)["run"]
-        except InputError:  # `collect` has told
+    for run in runs:
+        if run.result is None:
             continue
-        scores = path.with_name(CASES)
+        scores = run.path / CASES
         try:
             frame = pd.read_csv(scores, dtype={"case": str})
             means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
         except (OSError, ValueError, KeyError, TypeError) as error:
             on_fault(
-                f"{scores}: the scores of a finished run are required, got {error}: delete "
-                f"{path.name} beside it and give the same command again to run it anew"
+                f"{scores}: the scores of a finished run must be there, got {error}. Delete "
+                f"{RESULT} of that run and give the same command again to run it once more."
             )
             continue
-        means.insert(0, "run", run)
+        means.insert(0, "run", run.run)
         frames.append(means)
     columns = ["run", "case", *TABLE_METRICS]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -144,7 +138,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         for name in ("sam_seconds_share", "sam_calls"):
             # No run of the grid has it where none asked a promptable model.
             row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
-        for name in ("choices", "departures"):
+        for name in ("made_by", "choices", "departures"):
             row[name] = row.pop(name)  # the longest columns last
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -181,7 +175,26 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     frame["data_key"] = frame["data_key"].fillna(groups.transform("first")).fillna("")
     several = bool((groups.nunique() > 1).any())
     frame["data"] = frame["data_key"].str[:8] if several else ""
+    frame["made_by"] = _made_by(frame)
     return frame
+
+
+def _made_by(frame: pd.DataFrame) -> pd.Series[Any]:
+    """Return what tells apart runs of other versions, plugins or weights; empty without any."""
+    texts = [
+        "; ".join(f"{k} {v[:12]}" for k, v in {**json.loads(a), **json.loads(b)}.items())
+        for a, b in zip(
+            frame.get("sources", pd.Series("{}", frame.index)).replace("", "{}"),
+            frame.get("sam_sources", pd.Series("{}", frame.index)).replace("", "{}"),
+            strict=True,
+        )
+    ]
+    made = pd.Series(texts, frame.index, dtype=object)
+    plugins = [
+        frame[name].astype(str) for name in ("dataset", "method", "network", "sam") if name in frame
+    ]
+    several = bool((made.groupby([*plugins, frame["prompter"]]).nunique() > 1).any())
+    return made if several else pd.Series("", frame.index, dtype=object)
 
 
 def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
@@ -224,40 +237,21 @@ def _none_first(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.where(column != "none", "") if column.name == "sam" else column
 
 
-def _results(folders: Iterable[Path]) -> list[Path]:
-    return [path for path in (folder / RESULT for folder in folders) if path.is_file()]
-
-
-def _flatten(result: dict[str, Any]) -> dict[str, Any]:
+def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"run": result["run"]}
-    for key, value in result["settings"].items():
+    settings = result["settings"]
+    for key, value in settings.items():
         if key == "data":  # a path of one machine; the hash tells which data they are
             continue
-        row[key] = json.dumps(value) if isinstance(value, list | dict) else value
-    gated = result["options"]["semisam"].get("gated", False)
-    row["sam_weight"] = "gated" if gated else "plain"
+        row[key] = json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+    bare = settings["sam"] == "none"
+    row["sam_weight"] = "gated" if settings["semisam_options"].get("gated") else "plain"
     row["sam_control"] = row.get("sam_control") or ""
-    if row["sam"] == "none":
+    if bare:
         row["prompter"] = row["sam_weight"] = ""
-    row["options"] = json.dumps(result["options"])
-    settings = RunSettings.model_validate_json(json.dumps(result["settings"]))
-    forced = ("accumulated",) if result.get("accumulated") else ()
-    row["departures"] = "; ".join((*departures(settings), *forced))
-    row["choices"] = "; ".join(_choices(settings))
+    row["departures"] = "; ".join(settings["departures"])
+    row["choices"] = "; ".join(settings["choices"])
     for part in ("data", "metrics", "training", "cost", "versions"):
         for key, value in result[part].items():
             row[f"{part}.{key}"] = " ".join(value) if isinstance(value, list) else value
     return row
-
-
-def _choices(settings: RunSettings) -> list[str]:
-    """Return what was chosen that no protocol prescribes, e.g. ``["phantom.size=32"]``."""
-    chosen = [] if settings.network == "vnet" else [f"network={settings.network}"]
-    places = [(settings.dataset, settings.dataset_options)]
-    if settings.sam != "none":
-        prescribed = PROTOCOLS[settings.protocol].backends.get(settings.sam, {})
-        free = {k: v for k, v in settings.sam_options.items() if k not in prescribed}
-        places += [(settings.sam, free), (settings.prompter, settings.prompter_options)]
-    for place, options in places:
-        chosen += [f"{place}.{name}={show_value(value)}" for name, value in options.items()]
-    return chosen

@@ -15,6 +15,7 @@ import pandas as pd
 from semisam.bench.results import OnFault, collect, collect_cases, comparison
 from semisam.bench.statistics import ALPHA
 from semisam.core.errors import InputError
+from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
 """Marks a row that is the paper's own."""
@@ -30,14 +31,14 @@ def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.Data
     Raises:
         InputError: if the folder holds no finished run.
     """
-    folders = sorted(path.parent for path in folder.glob("runs/*/result.json"))
-    results = collect(folders, on_fault)
+    runs = list_runs(folder)
+    results = collect(runs, on_fault)
     if results.empty:
         raise InputError(
-            f"the output folder of `semisam bench` with at least one finished run is required, got "
-            f"{folder}: name that folder, or finish a run"
+            f"the folder must hold at least one finished run, got {folder}. Name the --out of "
+            "`semisam bench`, or finish a run."
         )
-    return comparison(results, collect_cases(folders, on_fault)), results
+    return comparison(results, collect_cases(runs, on_fault)), results
 
 
 def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -97,22 +98,26 @@ def sections(table: pd.DataFrame) -> list[Section]:
     several_data = len({key[1:3] for key in places}) > 1
     found = []
     for place in places:
-        protocol, dataset, data, common = place
+        protocol, dataset, data, made_by, common = place
         title = f"Protocol {protocol}"
         if common:
             title += f", departing from it in {', '.join(common)}"
         if several_data and dataset:
             title += f"; data: {dataset}" + (f", {data}" if data else "")
+        title += f"; made by {made_by}" if made_by else ""
         rows = table[[key == place for key in keys]].reset_index(drop=True)
         found.append(Section(title, rows))
     return found
 
 
-def _section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, tuple[str, ...]]:
+def _section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, ...]]:
     common = tuple(part for part, own in _parts(row) if not own)
     if row["protocol"] == PAPER:
-        return "paper", "la", "", common
-    return str(row["protocol"]), _text(row, "dataset"), _text(row, "data"), common
+        return "paper", "la", "", "", common
+    place = (str(row["protocol"]), _text(row, "dataset"), _text(row, "data"))
+    # Weights of a backend separate only its own rows, which its name does.
+    version = next((t for t in _text(row, "made_by").split("; ") if t.startswith("results ")), "")
+    return *place, version, common
 
 
 def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from semisam.bench.sharing import in_use, wait_idle
 from semisam.core.errors import InUse, SemisamError, SemisamWarning
 from semisam.core.files import full_disk, is_full, write_json
 from semisam.core.layout import ERROR, NOTES, PROGRESS
+from semisam.run.lock import in_use, wait_idle
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings

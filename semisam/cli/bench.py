@@ -9,128 +9,125 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semisam.cli.executors import executor_options, take_executor
-from semisam.cli.options import Names, Numbers, run_options
+from semisam.cli.options import Names, Numbers, given_settings, run_options
 
 if TYPE_CHECKING:
+    from semisam.bench.study import Grid
     from semisam.run.settings import RunSettings
 
+_OUT = "runs/bench"
 _EXAMPLES = """\b
 Examples:
   semisam bench --method mt --labels 1,2
   semisam bench --data LA --method supervised,mt --labels 1,2,4 --out runs/la
+  semisam bench runs/la --seeds 0,1,2
 """
 
 
 @click.command(
     "bench", short_help="Run a grid of methods and labels; make its table.", epilog=_EXAMPLES
 )
-@click.option("--method", "methods", type=Names(), required=True, help="Methods to compare.")
-@click.option("--labels", type=Numbers(), default="1,2,4", show_default=True, help="Labeled cases.")
+@click.argument("study", required=False, metavar="[STUDY]")
+@click.option("--method", type=Names(), help="Methods to compare.")
+@click.option("--labels", type=Numbers(), help="Labeled cases. [default: 1,2,4]")
 @click.option(
     "--sam",
-    "sams",
     type=Names(),
-    default=None,
-    help="Promptable models; none is the bare method. [default: none and the embedded one]",
+    help="Backends; none is the bare method. [default: none and the embedded one]",
 )
 @click.option(
     "--sam-weight",
-    "sam_weights",
     type=Names(),
-    default="plain",
-    show_default=True,
-    help="plain: lambda_s as the protocol says; gated: scaled by how good SAM's answers are on "
-    "labeled rows. Or both: plain,gated.",
+    help="plain: as the protocol says; gated: scaled by the measured quality of SAM. [default: "
+    "plain]",
 )
 @click.option(
     "--sam-control",
-    "sam_controls",
     type=Names(),
-    default="none",
-    show_default=True,
-    help="Does the gain come from SAM? oracle: prompts from the truth; truth: the truth as its "
-    "answer; shuffled: answers swapped between volumes. No methods: named in the table.",
+    help="Controls of the branch, for attribution. oracle: prompts from the truth; truth: the "
+    "truth as target; shuffled: SAM's predictions swapped between volumes. [default: none]",
 )
-@click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Run seeds.")
+@click.option("--seeds", type=Numbers(), help="Run seeds. [default: 0]")
 @click.option(
     "--subsets",
     type=Numbers(),
-    default="0",
-    show_default=True,
-    help="Labeled subsets: 0 the first N of the list, k > 0 seeded draws.",
+    help="Labeled subsets: 0 is the first N of the list, k > 0 a seeded draw. [default: 0]",
 )
-@click.option("--out", default="runs/bench", show_default=True, help="Where all results go.")
+@click.option("--out", metavar="FOLDER", help=f"Where all results go. [default: {_OUT}]")
 @executor_options
 @run_options
-def command(
-    methods: tuple[str, ...],
-    labels: tuple[int, ...],
-    sams: tuple[str, ...] | None,
-    sam_weights: tuple[str, ...],
-    sam_controls: tuple[str, ...],
-    seeds: tuple[int, ...],
-    subsets: tuple[int, ...],
-    out: str,
-    **given: Any,
-) -> None:
+def command(study: str | None, out: str | None, **given: Any) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
     Runs the grid methods x labels x SAM (its weights and controls) x subsets x seeds, each run in a
-    process of its own, and writes results.csv (a row a run) and table.csv (the comparison) into the
-    output folder. A run finished earlier is not run again; one that was stopped goes on where it
-    was; one that another bench in the same folder is at work on is awaited.
+    process of its own, and writes results.csv (a row per run), table.csv (the comparison) and
+    study.toml (the grid) into the output folder. A finished run is kept; a stopped one resumes;
+    one that another bench in the same folder executes is awaited.
+
+    STUDY is a study.toml, or the folder of an earlier bench: its runs are finished, and values that
+    are given for its axes (--labels, --seeds and so on) are added.
     """
-    from semisam.bench import grid, results
+    from semisam.bench.study import execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
-    from semisam.cli.options import check_names, common_settings, suggested_settings
-    from semisam.core.files import writable_folder
-    from semisam.frameworks.controls import CONTROLS
-    from semisam.run.defaults import DEFAULT_BACKEND
     from semisam.training.distributed import check_alone
 
     check_alone("bench")
-    sams = sams or ("none", DEFAULT_BACKEND)
     executor = take_executor(given)
-    common, options = common_settings(given, methods, sams)
-    suggested = suggested_settings(common)
-    check_names("--sam-weight", sam_weights, ("plain", "gated"))
-    check_names("--sam-control", sam_controls, tuple(CONTROLS))
-    axes = grid.Axes(methods, sams, labels, subsets, seeds, sam_weights, sam_controls)
-    runs = grid.expand(axes, common, suggested, options)
-    folder = grid.runs_folder(writable_folder(Path(out)))
-
-    if "data" not in common:
-        console.print(
-            "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
-            "Figures from them say nothing about real scans."
-        )
-    for line in _about_settings(runs, common, suggested):
+    grids, folder = _grids(study, out, given)
+    for line in _about_data(grids):
         console.print(line)
     with console.status("Checking settings, plugins and scans") as status:
-        named = grid.check(
-            runs,
+        runs = prepare(
+            grids,
+            folder,
             lambda done, total: status.update(f"Checking the scans: {done} of {total}"),
             here=executor.here,
         )
-    with GridDisplay(len(named)) as display:
-        outcomes = executor.run_all(named, folder, display)
-    frame = results.collect(folder / run.name for run in named)
-    if not frame.empty:
-        results.write(frame, Path(out) / "results.csv", digits=10)
-        cases = results.collect_cases((folder / r.name for r in named), _left_out)
-        table = results.comparison(frame, cases)
-        results.write(table, Path(out) / "table.csv")
+    for line in _about_settings([run.settings for run in runs], grids):
+        console.print(line)
+    with GridDisplay(len(runs)) as display:
+        outcomes = execute(runs, folder, executor, display)
+    table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
+    if not table.empty:
         print_table(table)
-        console.print(f"Written: {Path(out) / 'table.csv'}, {Path(out) / 'results.csv'}")
+        console.print(f"Written: {folder / 'table.csv'}, {folder / 'results.csv'}")
     _report(outcomes)
 
 
-def _left_out(fault: str) -> None:
-    click.echo(f"Left out of the gains: {fault}", err=True)
+def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[list[Grid], Path]:
+    """Return the grids that the command line asks for, and their folder."""
+    from semisam.bench.grid import Axes
+    from semisam.bench.study import AXES, Grid, read_study
+    from semisam.core.errors import InputError
+
+    axes = {name: given[name] for name in AXES if given[name] is not None}
+    settings, options = given_settings(given)
+    if study is not None:
+        settings.pop("device", None)
+        idle = [f"--{name.replace('_', '-')}" for name in settings] + ["--set"] * bool(options)
+        if idle:
+            raise InputError(
+                f"the settings of a study must stay, got {', '.join(idle)}. Leave it out, or start "
+                "another study with --out."
+            )
+        path = Path(study)
+        folder = Path(out) if out else path if path.is_dir() else path.parent
+        return [grid.extended(axes) for grid in read_study(path)], folder
+    if "method" not in axes:
+        raise InputError("--method must name at least one method, got none. For example mt.")
+    axes.setdefault("sam", _default_sams())
+    chosen = Axes(**{AXES[name]: values for name, values in axes.items()})
+    return [Grid(chosen, settings, options)], Path(out or _OUT)
+
+
+def _default_sams() -> tuple[str, ...]:
+    from semisam.run.settings import DEFAULT_BACKEND
+
+    return ("none", DEFAULT_BACKEND)
 
 
 def _report(outcomes: list[Any]) -> None:
-    """Say what did not finish, and end with the exit code that fits."""
+    """Print what did not finish, and exit with the code that fits."""
     for outcome in outcomes:
         if outcome.status == "failed":
             click.echo(f"Failed: {outcome.run.name}: {outcome.message}", err=True)
@@ -140,7 +137,7 @@ def _report(outcomes: list[Any]) -> None:
     if stopped:
         click.echo(
             f"Interrupted; {stopped} of {len(outcomes)} runs are not finished, nothing is lost: "
-            "run the same command again to go on.",
+            "run the same command again to resume.",
             err=True,
         )
         raise SystemExit(130)
@@ -150,22 +147,33 @@ def _report(outcomes: list[Any]) -> None:
         raise SystemExit(1)
 
 
-def _about_settings(
-    runs: Sequence[RunSettings], common: Mapping[str, Any], suggested: Mapping[str, Any]
-) -> list[str]:
-    """Say which settings the user did not give, and who did."""
-    free = {key: value for key, value in suggested.items() if key not in common}
-    told = {k: v for k, v in free.items() if all(getattr(run, k) == v for run in runs)}
+def _about_data(grids: Sequence[Grid]) -> list[str]:
+    if any("data" in grid.settings for grid in grids):
+        return []
+    return [
+        "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
+        "Figures from them say nothing about real scans."
+    ]
+
+
+def _about_settings(runs: Sequence[RunSettings], grids: Sequence[Grid]) -> list[str]:
+    """Return which settings the user did not give, and where they come from."""
     lines = []
-    if told:
-        lines.append(f"Settings that suit these scans, unless you give others: {_list(told)}.")
-    beaten = {key: value for key, value in free.items() if key not in told}
-    if beaten:
-        lines.append(
-            f"Protocol {runs[0].protocol}, whatever would suit these scans ({_list(beaten)}):"
-        )
-        by_method = {run.method: {key: getattr(run, key) for key in beaten} for run in runs}
-        lines += [f"  {method}: {_list(own)}" for method, own in by_method.items()]
+    for grid in grids:
+        suggested = grid.asked.suggested
+        free = {key: value for key, value in suggested.items() if key not in grid.settings}
+        own = [run for run in runs if run.method in grid.axes.methods]
+        told = {k: v for k, v in free.items() if all(getattr(run, k) == v for run in own)}
+        if told:
+            lines.append(f"Settings that suit these scans, unless you give others: {_list(told)}.")
+        beaten = [key for key in free if key not in told]
+        if beaten:
+            values = {key: free[key] for key in beaten}
+            lines.append(
+                f"Protocol {own[0].protocol}, whatever would suit these scans ({_list(values)}):"
+            )
+            by_method = {run.method: {key: getattr(run, key) for key in beaten} for run in own}
+            lines += [f"  {method}: {_list(values)}" for method, values in by_method.items()]
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -29,59 +28,32 @@ def command(
     save_predictions: str | None,
     out: str | None,
 ) -> None:
-    """Score RUN, a run folder or a published V-Net checkpoint (.pth), on the test cases.
+    """Score RUN, a run or a published V-Net checkpoint (.pth), on the test cases.
 
     A published checkpoint needs --data and --patch. Nothing in a checkpoint is executed.
     """
-    import torch
-
     from semisam.cli.display import console, progress_bars
-    from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
-    from semisam.networks.published import PublishedVNet
-    from semisam.run.build import open_dataset, recognise_dataset
-    from semisam.run.execute import load_run, window_stride, write_cases
+    from semisam.run.execute import write_cases
     from semisam.run.preflight import check_device
-    from semisam.run.settings import RunSettings, make_settings
+    from semisam.run.scoring import open_scored
     from semisam.training.allocator import keep_memory
 
     keep_memory()
-    path = Path(run)
-    model: torch.nn.Module
-    if path.is_file():
-        if data is None or patch is None:
-            raise InputError(
-                f"a checkpoint file needs --data and --patch, got {path} without: the published "
-                "patch is 112x112x80"
-            )
-        settings = RunSettings(labels=1, precision="fp32")
-        model = PublishedVNet(path).to(device)
-        target = Path(out) if out else path.with_suffix(".evaluation.csv")
-    else:
-        settings, model, _ = load_run(path, device)
-        target = Path(out) if out else path / "evaluation.csv"
-    changes: dict[str, Any] = {
-        "device": device,
-        "patch": patch,
-        "stride": stride,
-        "largest_component": largest_component,
-    }
-    if data is not None:
-        changes |= {"data": data, "dataset": recognise_dataset(Path(data)), "dataset_options": {}}
-    kept = settings.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    settings = make_settings(kept)
-    check_device(settings)
-    dataset = open_dataset(settings)
-    test = dataset.split().test
-    store = VolumeStore(dataset, labeled=[], unlabeled=[], test=test)
-    classes = getattr(model, "num_classes", dataset.num_classes)
-    if classes != dataset.num_classes:
-        raise InputError(
-            f"the model must have the data's {dataset.num_classes} classes, got {classes}: name "
-            "the data that it was trained for"
-        )
+    on_device = check_device(device)
+    scored = open_scored(
+        run,
+        device,
+        data=data,
+        patch=patch,
+        stride=stride,
+        largest_component=largest_component,
+    )
+    target = Path(out) if out else scored.target
+    test = scored.dataset.split().test
+    store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=test)
     writable_folder(target.parent)
     predictions = writable_folder(Path(save_predictions)) if save_predictions else None
     with progress_bars() as bars:
@@ -89,14 +61,14 @@ def command(
         store.check(lambda done, total: bars.update(checking, completed=done))
         task = bars.add_task("evaluating", total=len(test))
         rows = evaluate(
-            model,
+            scored.model,
             store,
             test,
-            settings.patch,
-            window_stride(settings),
-            device=torch.device(device),
-            precision=settings.precision,
-            largest_component=settings.largest_component,
+            scored.patch,
+            scored.stride,
+            device=on_device,
+            precision=scored.precision,
+            largest_component=scored.largest_component,
             predictions=predictions,
             on_case=lambda done, total: bars.update(task, completed=done),
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from semisam.run.settings import Option, RunSettings, options_of_settings
 
-BRANCH = "semisam"
-"""The name under which ``--set`` reaches the SemiSAM branch's own options."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Names(click.ParamType[Any]):
@@ -59,73 +59,75 @@ class Size(click.ParamType[Any]):
             self.fail(f"voxels per axis such as 64x64x48 are required, got {value!r}", param, ctx)
 
 
-_OPTIONS = (
-    click.option("--data", metavar="FOLDER", help="Scans; without it, generated phantoms."),
-    click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells."),
-    click.option("--network", metavar="NAME", help="Network plugin (vnet)."),
-    click.option("--prompter", metavar="NAME", help="Prompter plugin (center-points)."),
-    click.option(
-        "--protocol",
-        metavar="NAME",
-        help="default: the branch as it worked best here; paper: its equations; published: each "
-        "method's own code.",
-    ),
-    click.option(
-        "--sam-every", type=int, help="Ask SAM once in so many iterations, at as many times (1)."
-    ),
-    click.option(
-        "--sam-floor", type=float, help="Ask SAM no more where lambda_s is below this (0)."
-    ),
-    click.option("--iterations", type=int, help="Optimizer steps (6000, or as the data suggest)."),
-    click.option("--patch", type=Size(), help="Training patch and test window, in voxels."),
-    click.option("--batch", type=int, help="Rows of a batch, labeled and unlabeled (4)."),
-    click.option("--labeled-rows", type=int, help="Labeled rows among them (half)."),
-    click.option(
-        "--micro-batch",
-        type=int,
-        help="Rows at once, gradients accumulated; BatchNorm and Dice see no more (the batch).",
-    ),
-    click.option(
-        "--allow-accumulation",
-        is_flag=True,
-        default=None,
-        help="Halve the micro-batch, once, if a step does not fit into memory.",
-    ),
-    click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
-    click.option("--lr-step", type=int, help="Iterations between divisions of it by ten (2500)."),
-    click.option("--clip", type=float, help="Maximal gradient norm (no clipping)."),
-    click.option(
-        "--norm-batches",
-        type=int,
-        help="Batches for BatchNorm's statistics after training; 0: running averages (16, or 0 "
-        "with paper and published).",
-    ),
-    click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="(bf16)"),
-    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one)."),
-    click.option("--stride", type=Size(), help="Test window's stride (18/18/4 at 112/112/80)."),
-    click.option(
-        "--largest-component/--all-components",
-        default=None,
-        help="Keep each predicted class's largest component only (no).",
-    ),
-    click.option("--save-predictions", is_flag=True, default=None, help="NIfTI per test case."),
-    click.option("--checkpoint-every", type=int, help="Iterations between checkpoints (100)."),
-    click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="PLUGIN.OPTION=VALUE",
-        help="An option of a method, backend, prompter, network, dataset, or of the branch itself "
-        f"({BRANCH}.weight=0.2). `semisam plugins NAME` lists them. Repeatable.",
-    ),
+_ASSIGNMENTS = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PLUGIN.OPTION=VALUE",
+    help="An option of a method, backend, prompter, network, dataset, or of the branch "
+    "(semisam.weight=0.2). `semisam plugins NAME` lists them. Repeatable.",
 )
 
 
 def run_options(function: F) -> F:
-    """Give a command the options of a run."""
-    for option in reversed(_OPTIONS):
+    """Give a command the options of a run: one for each setting that declares one."""
+    for option in reversed([*_setting_options(), _ASSIGNMENTS]):
         function = option(function)
     return function
+
+
+def _setting_options() -> Iterator[Callable[[F], F]]:
+    for name, option in options_of_settings().items():
+        if name == "iterations":
+            yield click.option(
+                "--sam-every",
+                type=int,
+                metavar="N",
+                help="Query SAM every N iterations and scale its loss weight by N. [default: 1]",
+            )
+            yield click.option(
+                "--sam-floor",
+                type=float,
+                metavar="WEIGHT",
+                help="Query SAM only while its loss weight is at least this. [default: 0]",
+            )
+        yield _click_option(name, option)
+
+
+def _click_option(name: str, option: Option) -> Callable[[F], F]:
+    field = RunSettings.model_fields[name]
+    kinds = [k for k in _flat(field.annotation) if k is not type(None)]
+    flag = f"--{name.replace('_', '-')}"
+    default = option.default if option.default is not None else _shown(field.default)
+    about = f"{option.help} [default: {default}]"
+    if kinds == [bool]:
+        names = f"{flag}/--{option.opposite}" if option.opposite else flag
+        return click.option(names, name, is_flag=True, default=None, help=about)
+    kind: Any = kinds[0]
+    metavar = None
+    if typing.get_origin(kind) is Literal:
+        kind = click.Choice(list(typing.get_args(kind)))
+    elif typing.get_origin(kind) is tuple:
+        kind = Size()
+    elif kind is str:
+        metavar = "FOLDER" if name == "data" else "NAME"
+    return click.option(flag, name, type=kind, metavar=metavar, help=about)
+
+
+def _flat(annotation: Any) -> list[Any]:
+    """Return the members of a union, bare of their constraints."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _flat(typing.get_args(annotation)[0])
+    members = typing.get_args(annotation)
+    if members and typing.get_origin(annotation) not in (Literal, tuple):
+        return [kind for member in members for kind in _flat(member)]
+    return [annotation]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
 
 
 def dataset_options(function: F) -> F:
@@ -165,112 +167,41 @@ def named_dataset(
     return name, registry.check_options("dataset", name, options.get(name, {}))
 
 
-def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a name that an option does not know.
-
-    Raises:
-        InputError: naming the option and what it knows.
-    """
-    from semisam.core.errors import InputError
-
-    wrong = [name for name in names if name not in known]
-    if wrong:
-        raise InputError(f"{option} must be of {', '.join(known)}; got {', '.join(wrong)}")
-
-
 def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
     """Parse ``--set`` values into options by plugin name.
 
     Raises:
-        InputError: if one is not of the form ``plugin.option=value``.
+        InputError: one is not of the form ``plugin.option=value``.
     """
     from semisam.core.errors import InputError
+    from semisam.run.request import by_plugin
 
-    found: dict[str, dict[str, str]] = {}
+    pairs = {}
     for text in given:
-        place, equals, value = text.partition("=")
-        plugin, dot, option = place.strip().rpartition(".")
-        if not (equals and dot and plugin and option):
+        name, equals, value = text.partition("=")
+        if not (equals and "." in name.strip(". ")):
             raise InputError(
-                f"--set must be of the form PLUGIN.OPTION=VALUE, got {text!r}: for example "
-                "--set mt.ema_decay=0.995"
+                f"--set must be of the form PLUGIN.OPTION=VALUE, got {text!r}. For example --set "
+                "mt.ema_decay=0.995."
             )
-        found.setdefault(plugin, {})[option.replace("-", "_")] = value.strip()
-    return found
+        pairs[name] = value.strip()
+    return by_plugin(pairs)
 
 
-def common_settings(
-    given: Mapping[str, Any], methods: Sequence[str], sams: Sequence[str]
+def given_settings(
+    given: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Turn the shared options into settings common to all runs, and options by plugin name.
+    """Return the settings that a command line gives, and the options by plugin name.
 
     Args:
         given: the values of `run_options`, ``None`` where the user gave none.
-        methods: that will run.
-        sams: backends that will run.
 
     Raises:
-        InputError: if ``--set`` names a plugin that takes no part.
-        PluginError: if a plugin has no such option, or not of that type.
+        InputError: ``--set`` cannot be read.
     """
-    import torch
-
-    from semisam.core.errors import InputError
-    from semisam.frameworks.semisam import SemiSAM
-    from semisam.plugins import registry
-    from semisam.run.build import recognise_dataset
-    from semisam.run.protocols import DEFAULT
-    from semisam.run.settings import prescribed_prompter
-
-    options = assignments(given.get("assignments", ()))
-    common = {
-        key: value for key, value in given.items() if value is not None and key != "assignments"
-    }
-    for option in ("every", "floor"):
-        value = common.pop(f"sam_{option}", None)
-        if value is not None:
-            options.setdefault(BRANCH, {})[option] = str(value)
-    if "data" in common:
-        path = Path(common["data"])
-        # Runs have processes of their own, whose working folder is not the concern of a result.
-        common["data"] = str(path.resolve())
-        if "dataset" not in common:
-            common["dataset"] = recognise_dataset(path)
-    common.setdefault("dataset", "phantom")
-    prompter = common.get("prompter", prescribed_prompter(common.get("protocol", DEFAULT)))
-    common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
-    for kind, default in (
-        ("dataset", "phantom"),
-        ("network", "vnet"),
-        ("prompter", prompter),
-    ):
-        name = common.get(kind, default)
-        if name in options:
-            given_here = options.pop(name)
-            common[f"{kind}_options"] = registry.check_options(kind, name, given_here)
-    if BRANCH in options:
-        common["semisam_options"] = registry.check_keywords(SemiSAM, BRANCH, options.pop(BRANCH))
-    idle = sorted(set(options) - set(methods) - set(sams))
-    if idle:
-        taking_part = [
-            *(*methods, *(s for s in sams if s != "none"), common["dataset"]),
-            *(common.get("network", "vnet"), prompter, BRANCH),
-        ]
-        wrong = ", ".join(f"{name}{registry.nearest(name, taking_part)}" for name in idle)
-        raise InputError(
-            f"--set must name a plugin that takes part, got {wrong}; here these do: "
-            f"{', '.join(taking_part)}"
-        )
-    # Typed from here on: 0.9 and 0.90 are the same setting, so the same run.
-    kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
-    typed = {n: registry.check_options(kinds[n], n, given) for n, given in options.items()}
-    return common, typed
-
-
-def suggested_settings(common: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the dataset suggests where the user says nothing."""
-    from semisam.run.build import open_dataset
-    from semisam.run.settings import make_settings
-
-    probe = {key: common[key] for key in ("data", "dataset", "dataset_options") if key in common}
-    return dict(open_dataset(make_settings({**probe, "labels": 1})).suggested)
+    settings = {name: given[name] for name in options_of_settings() if given[name] is not None}
+    options: dict[str, dict[str, Any]] = dict(assignments(given["assignments"]))
+    for name in ("every", "floor"):
+        if given[f"sam_{name}"] is not None:
+            options.setdefault("semisam", {})[name] = str(given[f"sam_{name}"])
+    return settings, options

@@ -43,11 +43,10 @@ def command(
     from semisam.inference.predictor import class_file_names, load_model, read_scan, segment
     from semisam.inference.preview import write_preview
     from semisam.run.preflight import check_device
-    from semisam.run.settings import RunSettings
     from semisam.training.allocator import keep_memory
 
     keep_memory()
-    check_device(RunSettings(labels=1, precision="fp32", device=device))
+    check_device(device)
     model = load_model(Path(run), device)
     scans = gather_scans([Path(text) for text in inputs], model.card.channels)
     folder = Path(out)

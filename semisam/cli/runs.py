@@ -1,4 +1,4 @@
-"""``semisam runs``: what lies in a folder of runs."""
+"""``semisam runs``: the runs of a folder."""
 
 from __future__ import annotations
 
@@ -10,96 +10,54 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.options import Names
-
 if TYPE_CHECKING:
-    from semisam.bench.store import RunInfo
+    from semisam.run.folder import RunFolder
 
 _WIDTH = 80
-_COLOURS = {"done": "green", "running": "cyan", "stopped": "yellow"}
+_COLOURS = {"done": "green", "running": "cyan", "waiting": "blue", "stopped": "yellow"}
 
 
 @click.group("runs")
 def command() -> None:
-    """Tell what lies in a folder of runs, and tidy it.
-
-    FOLDER is the --out of `semisam bench`, or any folder with run folders in it.
-    """
+    """List and show the runs of a folder."""
 
 
 @command.command("list", short_help="Every run: state, method, labels, Dice, age, size.")
 @click.argument("folder")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_command(folder: str, as_json: bool) -> None:
-    """List the runs of FOLDER, finished or not.
+    """List the runs of FOLDER, the --out of `semisam bench` or any folder of run folders.
 
-    A run is done, running (another process holds it), stopped (the same bench command goes on with
-    it), failed (why is said) or damaged (a file of it cannot be read; it is in no table).
+    A run is done; running (another process holds it); waiting (it has not begun); stopped (the same
+    command resumes it); failed (with the reason); or damaged (a file of it cannot be read, and it
+    is in no table).
     """
-    from semisam.bench.store import list_runs
+    from semisam.run.folder import list_runs
 
     runs = list_runs(Path(folder))
     if as_json:
-        _print_json({"folder": folder, "runs": [_plain(run) for run in runs]})
+        _print_json({"folder": folder, "runs": [run.summary() for run in runs]})
         return
     # Not by rich: it takes a millisecond a row, and there may be ten thousand.
     click.echo("\n".join(_table(runs)))
 
 
 @command.command("show", short_help="One run: settings, metrics, cost, last losses, versions.")
-@click.argument("folder")
-@click.argument("name")
+@click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def show_command(folder: str, name: str, as_json: bool) -> None:
-    """Show all of one run of FOLDER; NAME is its name or hash, or the start of either."""
-    from semisam.bench.describing import describe
-    from semisam.bench.store import find_run
+def show_command(run: str, as_json: bool) -> None:
+    """Show all of one RUN: its path, FOLDER#HASH, or the start of its path."""
+    from semisam.run.folder import find_run, read_run
 
-    run = find_run(Path(folder), name)
-    parts = describe(Path(folder), run)
+    found = read_run(find_run(run))
+    parts = found.describe()
     if as_json:
-        _print_json({**_plain(run), **parts})
+        _print_json({**found.summary(), **parts})
         return
-    click.echo("\n".join(_described(run, parts)))
+    click.echo("\n".join(_described(found, parts)))
 
 
-@command.command("clean", short_help="What could be deleted; with --yes, delete it.")
-@click.argument("folder")
-@click.option(
-    "--what",
-    type=Names(),
-    default="failed,stopped,checkpoints,leftovers",
-    show_default=True,
-    help="failed and stopped: whole runs; checkpoints: of finished runs; leftovers: half-written "
-    "files of killed processes.",
-)
-@click.option("--yes", is_flag=True, help="Delete.")
-def clean_command(folder: str, what: tuple[str, ...], yes: bool) -> None:
-    """Say what could be deleted from FOLDER, and delete it with --yes.
-
-    A run that is at work is never touched, nor anything outside FOLDER; of a link, only the link
-    itself goes.
-    """
-    from semisam.bench import cleaning
-    from semisam.cli.options import check_names
-
-    check_names("--what", what, cleaning.KINDS)
-    found = cleaning.find_rubbish(Path(folder), what)
-    if not found:
-        click.echo("Nothing to delete.")
-        return
-    freed = 0
-    for rubbish in found:
-        gone = cleaning.delete(rubbish) if yes else True
-        freed += rubbish.size if gone else 0
-        verb = ("Deleted" if gone else "Left, in use") if yes else "Would delete"
-        click.echo(f"{verb}: {rubbish.path} ({_size(rubbish.size)}; {rubbish.why})")
-    click.echo(
-        f"{_size(freed)} {'freed' if yes else 'to free'}." + ("" if yes else " Give --yes for it.")
-    )
-
-
-def _table(runs: list[RunInfo]) -> Iterator[str]:
+def _table(runs: list[RunFolder]) -> Iterator[str]:
     """Yield lines of at most 80 columns."""
     yield (
         f"{'run':<8} {'method':<22} {'lab':>3} {'sub':>3} {'seed':>4} {'state':<17} {'Dice':>5} "
@@ -115,8 +73,8 @@ def _table(runs: list[RunInfo]) -> Iterator[str]:
         dice = "" if run.dice is None else f"{100 * run.dice:.2f}"
         coloured = click.style(f"{state:<17}", fg=_COLOURS.get(run.state, "red"))
         yield (
-            f"{run.short:<8} {method:<22} {_text(run.labels):>3} {_text(run.subset):>3} "
-            f"{_text(run.seed):>4} {coloured} {dice:>5} {_age(now - run.modified):>4} "
+            f"{run.short:<8} {method:<22} {_text(run, 'labels'):>3} {_text(run, 'subset'):>3} "
+            f"{_text(run, 'seed'):>4} {coloured} {dice:>5} {_age(now - run.modified):>4} "
             f"{_size(run.size):>6}"
         )
         if run.state in ("failed", "damaged"):
@@ -126,7 +84,7 @@ def _table(runs: list[RunInfo]) -> Iterator[str]:
     yield f"{len(runs)} run{'s' * (len(runs) != 1)}" + (": " if runs else "") + ", ".join(counts)
 
 
-def _described(run: RunInfo, parts: Mapping[str, Any]) -> Iterator[str]:
+def _described(run: RunFolder, parts: Mapping[str, Any]) -> Iterator[str]:
     yield click.style(run.name, bold=True)
     state = click.style(run.state, fg=_COLOURS.get(run.state, "red"))
     yield from _wrapped(f"{state} {run.detail}".rstrip())
@@ -160,19 +118,14 @@ def _value(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _plain(run: RunInfo) -> dict[str, Any]:
-    import dataclasses
-
-    return dataclasses.asdict(run)
-
-
 def _print_json(value: Any) -> None:
     import json
 
     click.echo(json.dumps(value, indent=2))
 
 
-def _text(value: int | None) -> str:
+def _text(run: RunFolder, name: str) -> str:
+    value = run.whole(name)
     return "" if value is None else str(value)
 
 

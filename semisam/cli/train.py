@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.options import run_options
+from semisam.cli.options import given_settings, run_options
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train", short_help="Train one method on one labeled subset.")
-@click.option("--method", required=True, metavar="NAME", help="Framework plugin.")
+@click.option("--method", required=True, metavar="NAME", help="Method plugin.")
 @click.option("--labels", type=int, required=True, help="Labeled cases.")
 @click.option("--sam", default="none", show_default=True, metavar="NAME", help="Backend plugin.")
 @click.option(
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     type=click.Choice(["plain", "gated"]),
     default="plain",
     show_default=True,
-    help="plain: lambda_s as the protocol says; gated: scaled by how good SAM's answers are.",
+    help="plain: as the protocol says; gated: scaled by the measured quality of SAM.",
 )
 @click.option(
     "--sam-control",
     type=click.Choice(["none", "oracle", "truth", "shuffled"]),
     default="none",
     show_default=True,
-    help="No method but a control of the branch, for attribution.",
+    help="A control of the branch, for attribution.",
 )
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights and batches.")
 @click.option(
-    "--sync-batchnorm",
-    is_flag=True,
-    default=None,
-    help="With several processes (torchrun): BatchNorm over the rows of all of them.",
+    "--subset",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Labeled subset: 0 is the first of the list, k > 0 a seeded draw.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--subset", type=int, default=0, show_default=True, help="0: the first of the list.")
 @click.option("--out", required=True, metavar="FOLDER", help="The run's folder.")
 @run_options
 def command(
@@ -48,7 +48,6 @@ def command(
     sam: str,
     sam_weight: str,
     sam_control: str,
-    sync_batchnorm: bool | None,
     seed: int,
     subset: int,
     out: str,
@@ -56,53 +55,53 @@ def command(
 ) -> None:
     """Train one method, evaluate it on the test cases, and keep both in a folder.
 
-    A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is.
+    A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is. A
+    folder of a run with other settings, scans or weights is refused.
 
     Several GPUs share a run that torchrun starts on them: torchrun --nproc-per-node 2 -m semisam
     train ... Each takes its rows of every batch.
     """
     import json
 
-    from semisam.bench import grid
     from semisam.cli.display import console
-    from semisam.cli.options import common_settings, suggested_settings
-    from semisam.core.files import writable_folder
+    from semisam.run.request import request
     from semisam.training.allocator import keep_memory
     from semisam.training.distributed import process_group
 
-    def settings_of(group: Group) -> tuple[Any, Path]:
-        common, options = common_settings(given, [method], [sam])
+    def resolve(group: Group) -> RunSettings:
+        common, options = given_settings(given)
         if group.size > 1:
             common["ranks"] = group.size
-        axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight], [sam_control])
-        settings = grid.expand(axes, common, suggested_settings(common), options)[0]
-        return settings, writable_folder(Path(out))
+        return request(common, options, [method], [sam]).resolve(
+            method=method,
+            labels=labels,
+            sam=sam,
+            sam_weight=sam_weight,
+            sam_control=sam_control,
+            subset=subset,
+            seed=seed,
+        )
 
     keep_memory()
-    if sync_batchnorm:
-        given["sync_batchnorm"] = True
     with process_group() as group:
         # One process speaks for all.
         console.quiet = not group.writer
-        settings, folder = group.agreed(lambda: settings_of(group))
+        settings = group.agreed(lambda: resolve(group))
         if settings.data is None:
             console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
-        result = _execute(settings, folder, group)
-    found = json.loads(result.read_text())
-    metrics = found["metrics"]
+        result = _execute(settings, Path(out), group)
+    metrics = json.loads(result.read_text())["metrics"]
     console.print(
         f"Dice {100 * metrics['dice']:.2f} %, Jaccard {100 * metrics['jaccard']:.2f} %, "
         f"ASD {metrics['asd_voxel']:.2f} voxels, 95HD {metrics['hd95_voxel']:.2f} voxels "
         f"on the test cases. Written: {result}"
     )
-    if found.get("accumulated"):
-        console.print("A step did not fit into memory: its batch was taken in micro-batches.")
 
 
 def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
     """Run it, with progress bars; exit if it is interrupted.
 
-    What all processes meet at once, rank 0 alone says.
+    Rank 0 alone reports what all processes meet at once.
     """
     from semisam.cli.display import progress_bars
     from semisam.run.execute import execute
@@ -123,7 +122,7 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
             if group.writer:
                 click.echo(
                     f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
-                    f"checkpoint is in {folder}: run the same command again to go on from it.",
+                    f"checkpoint is in {folder}: run the same command again to resume from it.",
                     err=True,
                 )
             raise SystemExit(130) from None

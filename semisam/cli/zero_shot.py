@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="FOLDER", help="Scans; without it, generated phantoms.")
 @click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells.")
 @click.option(
-    "--backend", "names", type=Names(), default=None, help="Backends. [default: the embedded one]"
+    "--sam", "names", type=Names(), default=None, help="Backends. [default: the embedded one]"
 )
 @click.option(
     "--points",
@@ -67,7 +67,7 @@ def command(
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.loading.store import VolumeStore
-    from semisam.run.defaults import DEFAULT_BACKEND
+    from semisam.run.settings import DEFAULT_BACKEND
     from semisam.training.allocator import keep_memory
 
     keep_memory()
@@ -113,8 +113,7 @@ def _open(
     from semisam.cli.options import assignments
     from semisam.core.errors import InputError
     from semisam.plugins import registry
-    from semisam.run.build import open_dataset, recognise_dataset
-    from semisam.run.settings import make_settings
+    from semisam.run.build import open_plugin, recognise_dataset
 
     options = assignments(given)
     path = None if data is None else Path(data)
@@ -130,14 +129,6 @@ def _open(
         # Every slice of the target gets its own clicks here, as in the paper: none is carried over.
         if any(option.name == "propagate" for option in registry.describe_options("backend", name)):
             checked[name].setdefault("propagate", False)
-    settings = make_settings(
-        {
-            "data": None if path is None else str(path),
-            "dataset": dataset,
-            "dataset_options": registry.check_options("dataset", dataset, options.get(dataset, {})),
-            "labels": 1,
-        }
-    )
     backends = {name: registry.load("backend", name)(**checked[name]) for name in names}
     blind = [name for name, backend in backends.items() if "points" not in backend.accepts]
     if blind:
@@ -145,4 +136,4 @@ def _open(
             f"zero-shot asks by clicks, so a backend must accept points, got {', '.join(blind)}: "
             "leave it out"
         )
-    return backends, open_dataset(settings)
+    return backends, open_plugin(dataset, path, options.get(dataset, {}))

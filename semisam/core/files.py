@@ -39,6 +39,15 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object of a small JSON file, if the file is there and whole."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed had begun to write beside; the folder must be held."""
     for path in folder.glob("*.tmp"):

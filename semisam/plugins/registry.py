@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import PluginError
@@ -177,6 +179,65 @@ def check_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str,
         PluginError: an unknown or missing option or a wrong type; all faults in one message.
     """
     return check_keywords(load(kind, name), f"{kind} {name!r}", options, kind)
+
+
+def resolve_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option of a plugin as it will run: the given ones over the defaults.
+
+    A default that JSON cannot hold stays the constructor's own affair and is left out.
+
+    Args:
+        kind: a key of ``GROUPS``.
+        name: of the plugin, which is imported.
+        options: as `check_options` takes them.
+
+    Raises:
+        PluginError: as `check_options`.
+    """
+    return resolve_keywords(load(kind, name), f"{kind} {name!r}", options, kind)
+
+
+def resolve_keywords(
+    loaded: Callable[..., Any], what: str, options: Mapping[str, Any], kind: str = ""
+) -> dict[str, Any]:
+    """Return every keyword-only parameter of a constructor with its value, as `resolve_options`.
+
+    Raises:
+        PluginError: all faults in one message.
+    """
+    checked = check_keywords(loaded, what, options, kind)
+    return {**default_keywords(loaded, kind), **checked}
+
+
+def default_keywords(loaded: Callable[..., Any], kind: str = "") -> dict[str, Any]:
+    """Return the defaults of a constructor's options that JSON can hold."""
+    from semisam.plugins import options as _options
+
+    found = {}
+    for parameter in _options.parameters(kind, loaded).values():
+        if not parameter.required:
+            with contextlib.suppress(TypeError, ValueError):
+                json.dumps(parameter.default, allow_nan=False)
+                found[parameter.name] = parameter.default
+    return found
+
+
+def files_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files and folders that decide what a plugin computes, by option or own name.
+
+    A plugin class may name them in a class method ``sources(**options)``, those that it brings among
+    them; of any other, every option that is the path of something counts.
+
+    Args:
+        kind: a key of ``GROUPS``.
+        name: of the plugin, which is imported.
+        options: every option, as `resolve_options` returns them.
+    """
+    own = getattr(load(kind, name), "sources", None)
+    if own is not None:
+        return dict(own(**options))
+    texts = {key: value for key, value in options.items() if isinstance(value, str) and value}
+    return {key: Path(value) for key, value in texts.items() if Path(value).exists()}
 
 
 def check_keywords(

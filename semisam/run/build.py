@@ -18,14 +18,7 @@ from semisam.data.datasets.dataset import Dataset, Split
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
-from semisam.run.settings import (
-    Options,
-    RunSettings,
-    backend_options,
-    method_options,
-    prompter_options,
-    semisam_options,
-)
+from semisam.run.settings import Options, RunSettings
 
 
 def recognise_dataset(path: Path | None) -> str:
@@ -55,12 +48,17 @@ def recognise_dataset(path: Path | None) -> str:
     return names[0]
 
 
+def open_plugin(name: str, path: Path | None, options: Options) -> Dataset:
+    """Open a folder by a dataset plugin."""
+    checked = registry.check_options("dataset", name, options)
+    dataset: Dataset = registry.load("dataset", name)(path, **checked)
+    return dataset
+
+
 def open_dataset(settings: RunSettings) -> Dataset:
     """Open the settings' dataset."""
-    options = registry.check_options("dataset", settings.dataset, settings.dataset_options)
     path = None if settings.data is None else Path(settings.data)
-    dataset: Dataset = registry.load("dataset", settings.dataset)(path, **options)
-    return dataset
+    return open_plugin(settings.dataset, path, settings.dataset_options)
 
 
 def choose_labeled(
@@ -113,7 +111,7 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
 
 def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
     """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
-    options = registry.check_options("framework", settings.method, method_options(settings))
+    options = registry.check_options("framework", settings.method, settings.method_options)
     build = network_builder(settings, channels)
     method = registry.load("framework", settings.method)
     framework: Framework = _construct(
@@ -122,7 +120,7 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
     if settings.sam == "none":
         return framework
     backend, prompter = make_pair(settings)
-    branch: Options = registry.check_keywords(SemiSAM, "semisam", semisam_options(settings))
+    branch: Options = registry.check_keywords(SemiSAM, "semisam", settings.semisam_options)
     control = CONTROLS[settings.sam_control or "none"]
     seeded = {"seed": settings.seed, **branch}
     wrapped: Framework = _construct(
@@ -133,10 +131,8 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     """Build the promptable segmenter and the prompter of the settings."""
-    model_options = registry.check_options("backend", settings.sam, backend_options(settings))
-    click_options = registry.check_options(
-        "prompter", settings.prompter, prompter_options(settings)
-    )
+    model_options = registry.check_options("backend", settings.sam, settings.sam_options)
+    click_options = registry.check_options("prompter", settings.prompter, settings.prompter_options)
     backend = registry.load("backend", settings.sam)
     prompter = registry.load("prompter", settings.prompter)
     return (

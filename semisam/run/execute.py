@@ -14,7 +14,7 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.files import remove_leftovers, replace_file, writable_folder, write_json
 from semisam.core.framework import Framework
-from semisam.core.layout import CARD, CASES, CHECKPOINT, MODEL, PREVIOUS, RESULT, SPLIT
+from semisam.core.layout import CARD, CASES, CHECKPOINT, MODEL, PREVIOUS, RESULT
 from semisam.core.seeding import derive_seed
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
@@ -23,15 +23,15 @@ from semisam.inference.card import Card, card_of, read_card, write_card
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.inference.sliding_window import published_stride
 from semisam.run.build import choose_labeled, make_framework, open_dataset
-from semisam.run.folder import claim, locked
+from semisam.run.folder import claim, claim_data
+from semisam.run.lock import locked
 from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
-from semisam.run.settings import RunSettings, method_options, read_settings, semisam_options
+from semisam.run.settings import RunSettings, read_settings
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import save_tensors
 from semisam.training.distributed import ALONE, Group, own_device, own_rows
 from semisam.training.plan import Plan, Summary
-from semisam.training.synced_norm import sync_batchnorm
 from semisam.training.trainer import Trainer
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -61,8 +61,8 @@ def execute(
     """Run what is not done yet of a run and return the path of its ``result.json``.
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
-    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result is left as it is;
-    one with a checkpoint goes on from there.
+    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result stays as it is,
+    once settings and scans are seen to be the same; one with a checkpoint resumes.
 
     Args:
         settings: of the run.
@@ -71,34 +71,36 @@ def execute(
         group: the processes that run it together, each in a call of its own.
 
     Raises:
-        InputError: before training starts, if settings or data cannot be used, or the folder is
-            another run's.
+        InputError: before training starts, if settings or data cannot be used, or the folder
+            belongs to a run with other settings, scans or weights.
         InUse: another process is at work there.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
     with contextlib.ExitStack() as held:
 
-        def finished() -> bool:
+        def take() -> None:
             check_size(settings, group)
             writable_folder(folder)
             held.enter_context(locked(folder))
             claim(folder, settings)
-            if result.exists():
-                return True
             remove_leftovers(folder)
-            return False
 
-        if group.of_writer(finished):
-            return result
+        group.of_writer(take)
         here = settings.model_copy(
             update={"device": group.agreed(lambda: own_device(settings.device, group))}
         )
         run = group.agreed(lambda: prepare(here, report))
         store = run.store
-        cases = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
-        if group.writer:
-            write_json(folder / SPLIT, {part: list(names) for part, names in cases.items()})
+
+        def finished() -> bool:
+            parts = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
+            cases = {part: list(names) for part, names in parts.items()}
+            claim_data(folder, {**cases, "data": data_hash(run.hashes)})
+            return result.exists()
+
+        if group.of_writer(finished):
+            return result
         training = train(here, run.framework, store, run.plan, folder, report, group)
         rows = score(here, run.framework, store, folder, report, group)
 
@@ -129,8 +131,6 @@ def prepare(settings: RunSettings, report: Progress) -> Prepared:
     labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
-    if settings.sync_batchnorm:
-        sync_batchnorm(framework, torch.device(settings.device))
     store = VolumeStore(
         dataset,
         labeled=labeled,
@@ -151,10 +151,6 @@ def _about(
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
     about = {
         "settings": settings.model_dump(mode="json"),
-        "options": {
-            "method": method_options(settings),
-            "semisam": {} if settings.sam == "none" else semisam_options(settings),
-        },
         "run": settings.identity(data_hash(run.hashes)),
         "data": {
             "dataset": store.dataset.name,
@@ -210,8 +206,7 @@ def train(
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
             parts=parts,
-            allow_accumulation=bool(settings.allow_accumulation),
-            norm_batches=settings.norm_batches or 0,
+            norm_batches=settings.norm_batches,
         ),
         folder,
         prefetch=Prefetcher,

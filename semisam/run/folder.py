@@ -1,47 +1,407 @@
-"""Whose folder it is: one run's, and one process's at a time."""
+"""Run folders: the one place that reads them, names their states and finds them.
+
+The truth of a run is in its own folder, in files that are written beside and renamed. Nothing is
+kept elsewhere, so nothing can go out of date. No tensor is opened here: 10,000 runs are listed in
+a second or two.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from semisam.core.errors import InputError, InUse
-from semisam.core.files import write_json
-from semisam.core.layout import LOCK, SETTINGS
-from semisam.run.settings import RunSettings, read_settings
+from semisam.core.errors import InputError
+from semisam.core.files import read_json, write_json
+from semisam.core.layout import (
+    CHECKPOINT,
+    ERROR,
+    LOCK,
+    LOG,
+    PREVIOUS,
+    PROGRESS,
+    RESULT,
+    SETTINGS,
+    SPLIT,
+)
+from semisam.plugins.registry import nearest
+from semisam.run.lock import in_use
+from semisam.run.settings import NOT_IDENTITY, RunSettings, read_settings
 
-_PATIENCE = 0.5
+State = Literal["waiting", "running", "stopped", "failed", "damaged", "done"]
+STATES: tuple[State, ...] = ("done", "running", "waiting", "stopped", "failed", "damaged")
+
+PARTS = ("settings", "data", "metrics", "training", "cost", "versions")
+"""The parts of a result."""
+_HASHED = re.compile(r"-[0-9a-f]{12}$")
+_LOG_END = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run as its folder shows it.
+
+    Attributes:
+        path: of the folder.
+        state: ``done``; ``running``: another process holds it; ``waiting``: it has not begun;
+            ``stopped``: it resumes from its checkpoint; ``failed``: it ended with an error;
+            ``damaged``: a file of it cannot be read.
+        detail: progress, ``train 300/6000``; the reason of a failure; what is damaged.
+        step: iterations that are saved; ``None`` without any.
+        settings: as plain values; empty where they cannot be read.
+        result: of a run that is done.
+        modified: seconds since the epoch of its newest file.
+        size: bytes of all its files.
+    """
+
+    path: Path
+    state: State
+    detail: str
+    step: int | None
+    settings: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    modified: float
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def short(self) -> str:
+        """The first letters of the run's hash, or of its name where it has none."""
+        return self.name[-12:-4] if _HASHED.search(self.name) else self.name[:8]
+
+    @property
+    def run(self) -> str:
+        """Identity of a run that is done; the folder's name of any other."""
+        return self.name if self.result is None else str(self.result["run"])
+
+    @property
+    def dice(self) -> float | None:
+        """Mean Dice over the test cases in [0, 1]; ``None`` unless done."""
+        return None if self.result is None else float(self.result["metrics"]["dice"])
+
+    @property
+    def method(self) -> str:
+        """``mt + geodesic (gated)``, or ``?``."""
+        return _method(self.settings) if self.settings else "?"
+
+    def whole(self, name: str) -> int | None:
+        """Return a setting that is a whole number, if it can be read."""
+        value = self.settings.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def resolved(self) -> RunSettings:
+        """Return the settings as an object.
+
+        Raises:
+            InputError: they are not of a run.
+        """
+        try:
+            return RunSettings.model_validate_json(json.dumps(self.settings))
+        except ValidationError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the settings of {self.path} must be of this version, got {reason}."
+            ) from None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a list of runs shows, as plain values."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "detail": self.detail,
+            "step": self.step,
+            "method": self.method,
+            **{name: self.whole(name) for name in ("labels", "subset", "seed")},
+            "dice": self.dice,
+            "modified": self.modified,
+            "size": self.size,
+        }
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return the parts of the run that can be read, with ``losses`` of the last iteration."""
+        result = self.result or {}
+        parts = {"settings": dict(self.settings), "metrics": result.get("metrics", {})}
+        parts["losses"] = _last_line(self.path / LOG)
+        return parts | {part: result.get(part, {}) for part in PARTS if part not in parts}
 
 
 def claim(folder: Path, settings: RunSettings) -> None:
-    """Write the settings, or refuse a folder that belongs to other ones."""
+    """Write the settings into a run folder, or refuse a folder of other settings.
+
+    Raises:
+        InputError: the folder belongs to a run with other settings.
+    """
     path = folder / SETTINGS
-    if not path.exists():
-        write_json(path, settings.model_dump(mode="json"))
-        return
     ours = settings.model_dump(mode="json")
-    theirs = read_settings(folder).model_dump(mode="json")
-    free = {"data", "device", "checkpoint_every", "save_predictions"}
-    other = sorted(key for key in ours if key not in free and ours[key] != theirs[key])
-    if other:
+    if path.exists():
+        theirs = read_settings(folder).model_dump(mode="json")
+        other = sorted(k for k in ours if k not in NOT_IDENTITY and ours[k] != theirs[k])
+        if other:
+            raise InputError(
+                f"the output folder must be empty or of the same run, got {folder}, a run with "
+                f"{_differences(ours, theirs, other)}. Name another folder."
+            )
+    else:
+        write_json(path, ours)
+
+
+def claim_data(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write which cases and data a run uses, or refuse a folder that began with others.
+
+    Args:
+        folder: of the run, which this process holds.
+        about: ``data``, the hash of the scans, and the cases by part.
+
+    Raises:
+        InputError: the run began with other data.
+    """
+    before = read_json(folder / SPLIT)
+    if before is not None and before.get("data") != about["data"]:
         raise InputError(
-            f"the output folder must be empty or of the same run, got {folder}, a run with other "
-            f"{', '.join(other)}: name another folder"
+            f"the scans must be those that the run began with, got others for {folder}. Name "
+            "another folder, or give the run its scans back."
         )
+    write_json(folder / SPLIT, dict(about))
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the system lets go of the lock when the process ends, however it ends."""
+def runs_of(folder: Path) -> Path:
+    """Return where the runs of a folder are: in ``runs``, or right in it.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"the folder of runs must exist, got {folder}. Name the --out of `semisam bench`."
+        )
+    inner = folder / "runs"
+    return inner if inner.is_dir() else folder
+
+
+def list_runs(folder: Path) -> list[RunFolder]:
+    """Return the runs of a folder by name, or the one run that the folder is.
+
+    Links and folders without a run are passed over.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    if (folder / SETTINGS).is_file() or (folder / RESULT).is_file():
+        return [read_run(folder)]
+    return sorted(_each(runs_of(folder)), key=lambda run: run.name)
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read one run folder, whatever its state."""
+    return _read(str(path), *_measure(str(path)))
+
+
+def find_run(text: str) -> Path:
+    """Return the folder of the one run that a text names.
+
+    Args:
+        text: the path of a run folder; ``FOLDER#HASH``, the start of a run's hash or name in a
+            folder of runs; or the start of a path, ``FOLDER/NAME``. The folder of a bench that
+            holds a single run names that run.
+
+    Raises:
+        InputError: there is no such run, or several.
+    """
+    path = Path(text)
+    if (path / SETTINGS).is_file() or (path / RESULT).is_file():
+        return path
+    parent, mark, start = text.rpartition("#")
+    folder = Path(parent) if mark else path
+    if not mark and not path.is_dir():
+        folder, start = path.parent, path.name
+    if not folder.is_dir():
+        raise InputError(
+            f"the run must be the path of a run folder, or FOLDER#HASH, got {text} (no such "
+            "folder). Check the path."
+        )
+    with os.scandir(runs_of(folder)) as entries:
+        names = sorted(entry.name for entry in entries if _is_run(entry))
+    found = [start] if start in names else [n for n in names if start in _starts(n, len(start))]
+    if len(found) == 1:
+        return runs_of(folder) / found[0]
+    if not found:
+        raise InputError(
+            f"the run must be one of {folder}, got {start or text!r}{nearest(start, names)}. "
+            f"`semisam runs list {folder}` names them."
+        )
+    some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    raise InputError(
+        f"the run {start or text!r} must be one, got {len(found)} that match ({some}). Use a "
+        "longer start of the name or hash."
+    )
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a ``result.json``.
+
+    Raises:
+        InputError: it is damaged, or something else.
+    """
     try:
-        # Who only asks whether a run is at work holds the lock for a moment: not a reason to fail.
-        with FileLock(folder / LOCK, timeout=_PATIENCE, poll_interval=0.02):
-            yield
-    except Timeout:
-        raise InUse(
-            f"the output folder must not be in use, got {folder}, where another process is at "
-            "work: wait for it or name another folder"
-        ) from None
+        result = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_result(path, str(error)) from None
+    _check_result(path, result)
+    return dict(result)
+
+
+def _each(root: Path) -> Iterator[RunFolder]:
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not _is_run(entry):
+                continue
+            try:
+                found = _measure(entry.path)
+            except OSError:  # it was removed meanwhile, or is not ours to look into
+                continue
+            if RESULT in found[0] or SETTINGS in found[0]:
+                yield _read(entry.path, *found)
+
+
+def _is_run(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+
+
+def _measure(path: str) -> tuple[set[str], float, int]:
+    """Return the names in a folder, its newest file's time and all its files' bytes."""
+    names: set[str] = set()
+    modified, size = 0.0, 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    _, newest, inside = _measure(entry.path)
+                    modified, size = max(modified, newest), size + inside
+                    names.add(entry.name)
+                    continue
+                stat = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # written beside, it has its own name by now
+                continue
+            names.add(entry.name)
+            size += stat.st_size
+            if entry.name != LOCK and stat.st_mtime > modified:
+                modified = stat.st_mtime
+    return names, modified, size
+
+
+def _read(path: str, names: set[str], modified: float, size: int) -> RunFolder:
+    folder = Path(path)
+    name = RESULT if RESULT in names else SETTINGS
+    result: dict[str, Any] | None = None
+    settings: Mapping[str, Any] = {}
+    detail, step = "", None
+    state: State = "done"
+    try:
+        if name == RESULT:
+            result = read_result(folder / RESULT)
+            settings = result["settings"]
+            float(result["metrics"]["dice"])
+        else:
+            settings = json.loads((folder / SETTINGS).read_bytes())
+            state, detail, step = _unfinished(folder, names, settings)
+        _method(settings)
+    except InputError as error:
+        state, detail, settings, result = "damaged", str(error), {}, None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        state, detail = "damaged", str(_no_result(folder / name, reason))
+        settings, result = {}, None
+    return RunFolder(folder, state, detail, step, settings, result, modified, size)
+
+
+def _unfinished(
+    folder: Path, names: set[str], settings: Mapping[str, Any]
+) -> tuple[State, str, int | None]:
+    total = settings["iterations"]
+    progress = read_json(folder / PROGRESS) or {}
+    saved = bool(names & {CHECKPOINT, PREVIOUS})
+    step = progress.get("saved") if saved else None
+    step = step if isinstance(step, int) else None
+    if LOCK in names and in_use(folder):
+        phase = progress.get("phase")
+        how_far = f"{phase} {progress.get('done')}/{progress.get('total')}" if phase else "starting"
+        return "running", how_far, step
+    error = read_json(folder / ERROR) if ERROR in names else None
+    if error is not None:
+        return "failed", str(error.get("error", "")), step
+    if not saved and LOG not in names:
+        return "waiting", f"0/{total}", None
+    return "stopped", f"{'?' if saved and step is None else step or 0}/{total}", step
+
+
+def _check_result(path: Path, result: Any) -> None:
+    if not isinstance(result, dict):
+        raise _no_result(path, f"a {type(result).__name__}")
+    for part in PARTS:
+        if not isinstance(result.get(part), dict):
+            raise _no_result(path, f"nothing under {part!r}")
+    if not isinstance(result.get("run"), str):
+        raise _no_result(path, "nothing under 'run'")
+
+
+def _no_result(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{path}: the file must be as semisam wrote it, got {found}. Delete that file and give the "
+        "same command again to run it once more."
+    )
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    """Return ``mt + geodesic (gated)``."""
+    if settings["sam"] == "none":
+        return str(settings["method"])
+    gated = dict(settings.get("semisam_options") or {}).get("gated")
+    about = [*(["gated"] if gated else []), settings.get("sam_control") or ""]
+    shown = ", ".join(filter(None, about))
+    return f"{settings['method']} + {settings['sam']}" + (f" ({shown})" if shown else "")
+
+
+def _starts(name: str, letters: int) -> tuple[str, ...]:
+    """Return the first letters of a run's name, and of its hash where it has one."""
+    hashed = _HASHED.search(name)
+    return (name[:letters], *([name[-12:][:letters]] if hashed else []))
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: list[str]) -> str:
+    """Return the first differences of two runs' settings, with what the folder holds."""
+    found = []
+    for name in names:
+        one, other = ours[name], theirs[name]
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = sorted(k for k in one | other if one.get(k) != other.get(k))
+            found += [f"{name} {key} {other.get(key, 'unset')}" for key in keys]
+        else:
+            found.append(f"{name} {other}")
+    return ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    """Return the last whole line of a log, reading its end only."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_END))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            figures = json.loads(line)
+        except ValueError:  # cut off
+            continue
+        return figures if isinstance(figures, dict) else {}
+    return {}

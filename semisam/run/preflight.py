@@ -14,6 +14,7 @@ from semisam.core.errors import InputError
 from semisam.core.framework import Framework
 from semisam.data.loading.sampling import BatchPlan, plan_batch
 from semisam.data.loading.store import VolumeStore
+from semisam.networks.precision import Precision
 from semisam.run.build import network_builder
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
@@ -43,7 +44,7 @@ def check_run(
         InputError: a patch that the network, its BatchNorm or the memory cannot take; a device
             that is not there.
     """
-    device = check_device(settings) if here else None
+    device = check_device(settings.device, settings.precision) if here else None
     dataset = store.dataset
     axes = store.image(store.test[0]).array.ndim - 1
     for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
@@ -67,7 +68,7 @@ def check_run(
     rows = (plan.labeled + plan.unlabeled) // parts
     # A teacher sees the unlabeled rows alone.
     fewest = min(rows, plan.unlabeled // parts or rows)
-    fewest //= 1 if settings.sync_batchnorm else ranks
+    fewest //= ranks
     if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
             f"BatchNorm needs more than one value per channel at the lowest resolution, got "
@@ -77,7 +78,7 @@ def check_run(
         return plan
     check_patch_fits(
         lambda: build(logits=dataset.num_classes),
-        max(rows // ranks // (2 if settings.allow_accumulation else 1), 1),
+        max(rows // ranks, 1),
         dataset.channels,
         settings.patch,
         device,
@@ -95,16 +96,6 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
     """
     parts, ranks = count_parts(settings.batch, settings.micro_batch), settings.ranks or 1
     own_rows(plan.labeled, plan.unlabeled, Group(0, ranks), parts)
-    if settings.sync_batchnorm and ranks == 1:
-        raise InputError(
-            "--sync-batchnorm must come with several processes, got one: start the run with "
-            "torchrun, or leave it out"
-        )
-    if settings.allow_accumulation and ranks > 1:
-        raise InputError(
-            f"--allow-accumulation must come with one process, got {ranks}, of which one may run "
-            "out of memory while the others wait for it: choose a --micro-batch"
-        )
     if settings.sam_control == "shuffled" and ranks > 1:
         raise InputError(
             f"--sam-control shuffled must come with one process, got {ranks}: it exchanges the "
@@ -122,18 +113,22 @@ def device_fault(name: str) -> str | None:
     return None
 
 
-def check_device(settings: RunSettings) -> torch.device:
-    """Return the torch device, or refuse one that is not there or cannot run the precision."""
-    fault = device_fault(settings.device)
+def check_device(name: str, precision: Precision = "fp32") -> torch.device:
+    """Return the torch device, or refuse one that is not there or cannot run the precision.
+
+    Raises:
+        InputError: saying why.
+    """
+    fault = device_fault(name)
     if fault is not None:
         raise InputError(
-            f"--device must be one that torch can use here, got {settings.device} ({fault}): use "
-            "cpu, or leave it out"
+            f"--device must be one that torch can use here, got {name} ({fault}). Use cpu, or "
+            "leave it out."
         )
-    device = torch.device(settings.device)
-    if settings.precision == "fp16" and device.type != "cuda":
+    device = torch.device(name)
+    if precision == "fp16" and device.type != "cuda":
         raise InputError(
-            f"fp16 training needs a GPU, got the device {device}: use --precision bf16 or fp32"
+            f"--precision fp16 must come with a GPU, got the device {device}. Use bf16 or fp32."
         )
     return device
 

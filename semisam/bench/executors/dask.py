@@ -28,9 +28,9 @@ from semisam.bench.executors.runs import (
     wait_shown,
 )
 from semisam.bench.grid import Run
-from semisam.bench.sharing import wait_idle
 from semisam.bench.worker import INTERRUPTED
 from semisam.core.errors import InputError
+from semisam.run.lock import wait_idle
 
 CLUSTERS = {
     "slurm": ("SLURMCluster", "sbatch"),

@@ -23,10 +23,10 @@ from semisam.bench.executors.runs import (
     prepare,
 )
 from semisam.bench.grid import Run
-from semisam.bench.sharing import in_use, read_progress, wait_for
 from semisam.bench.worker import BUSY, LOG, attend, worker_command
-from semisam.core.files import full_disk, is_full
+from semisam.core.files import full_disk, is_full, read_json
 from semisam.core.layout import PROGRESS
+from semisam.run.lock import in_use, wait_for
 
 
 class Local:
@@ -120,7 +120,7 @@ class Local:
             environment.setdefault("OMP_NUM_THREADS", str(share))
 
         def look() -> None:
-            state = read_progress(folder / PROGRESS)
+            state = read_json(folder / PROGRESS)
             if state is not None:
                 display.moved(run, state)
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from semisam.bench.executors.contract import Display, Outcome, Status
 from semisam.bench.grid import Run
-from semisam.bench.sharing import read_progress
-from semisam.bench.store import read_result
 from semisam.bench.worker import BUSY, FULL, INTERRUPTED, LOG
 from semisam.core.errors import InputError
-from semisam.core.files import full_disk, write_json
+from semisam.core.files import full_disk, read_json, write_json
 from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, SETTINGS
+from semisam.run.folder import read_result
 
 POLL = 0.25
 """Seconds between two looks at the progress of runs."""
@@ -61,7 +60,7 @@ def finished(run: Run, folder: Path, status: Status) -> Outcome:
         read_result(folder / RESULT)
     except InputError as error:
         return Outcome(run, "failed", str(error))
-    notes = (read_progress(folder / NOTES) or {}).get("notes", []) if status == "done" else []
+    notes = (read_json(folder / NOTES) or {}).get("notes", []) if status == "done" else []
     return Outcome(run, status, "; ".join(notes))
 
 
@@ -76,7 +75,7 @@ def reason(folder: Path, code: int) -> str:
 
 def error_of(folder: Path) -> str:
     """Return the sentence in which the run of a folder failed, if it wrote one."""
-    return str((read_progress(folder / ERROR) or {"error": ""})["error"])
+    return str((read_json(folder / ERROR) or {"error": ""})["error"])
 
 
 def how(code: int) -> str:
@@ -109,7 +108,7 @@ class Watch:
 
     def look(self, run: Run, folder: Path) -> None:
         """Show how far a run is, if it has begun."""
-        state = read_progress(folder / PROGRESS)
+        state = read_json(folder / PROGRESS)
         if state is None:
             return
         if run.name not in self._shown:

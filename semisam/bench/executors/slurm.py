@@ -26,9 +26,9 @@ from semisam.bench.executors.runs import (
     wait_shown,
 )
 from semisam.bench.grid import Run
-from semisam.bench.sharing import wait_idle
 from semisam.bench.worker import LOG, worker_command
 from semisam.core.errors import InputError, SemisamError
+from semisam.run.lock import wait_idle
 
 _SCRIPT = Path(__file__).with_name("slurm_job.sh")
 _WAIT = 300

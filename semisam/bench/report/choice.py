@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from semisam.bench.report.runs import Bench, Part, Row, RunFolder
+from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.results import paired
 from semisam.core.errors import InputError, SemisamError
 from semisam.data.datasets.dataset import Dataset, Image
@@ -21,6 +21,7 @@ from semisam.inference.evaluation import predict_probabilities
 from semisam.metrics.scores import largest_components
 from semisam.run.build import open_dataset
 from semisam.run.execute import load_run, window_stride
+from semisam.run.folder import RunFolder
 from semisam.run.settings import RunSettings
 
 Labels = NDArray[np.uint8]
@@ -160,8 +161,7 @@ class Predictor:
         return Masks(image, truth, masks, [source for _, source in found])
 
     def _dataset(self, folder: RunFolder) -> Dataset:
-        assert folder.settings is not None
-        settings = folder.settings
+        settings = folder.resolved()
         if self._data is not None and settings.data is not None:
             settings = settings.model_copy(update={"data": str(self._data)})
         key = repr((settings.dataset, settings.data, settings.dataset_options))

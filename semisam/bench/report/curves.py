@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from semisam.bench.report.runs import Log, Part, Row, RunFolder, read_log
+from semisam.bench.report.runs import Log, Part, Row, read_log
 from semisam.bench.report.style import Gallery, Look, Made, legend_above, new_figure
 from semisam.bench.report.style import shortened as short
+from semisam.run.folder import RunFolder
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def read_logs(runs: Sequence[RunFolder], on_run: Callable[[], None]) -> Logs:
     """Read the logs of all finished runs."""
     found = {}
     for run in runs:
-        if run.state == "finished":
+        if run.state == "done":
             found[run.run] = read_log(run)
         on_run()
     return Logs(found)

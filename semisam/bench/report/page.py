@@ -12,11 +12,12 @@ import jinja2
 from markupsafe import Markup
 
 from semisam import __version__
-from semisam.bench.report.facts import commands, cost, settings_tables, states
+from semisam.bench.report.facts import cost, settings_tables, states, study
 from semisam.bench.report.runs import Bench, Part
 from semisam.bench.report.style import Made
 from semisam.bench.statistics import ALPHA
 from semisam.bench.tables import PAPER, method_name, notes, p_value
+from semisam.run.folder import STATES
 
 _METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 
@@ -64,7 +65,7 @@ def render(bench: Bench, sections: list[Section]) -> str:
         notes=_notes(bench),
         sections=sections,
         unfinished=states(bench),
-        commands=commands(bench),
+        study=study(bench),
         cost=[rows for part in bench.parts if (rows := cost(part))],
         common=common,
         others=others,
@@ -73,11 +74,8 @@ def render(bench: Bench, sections: list[Section]) -> str:
 
 
 def _summary(bench: Bench) -> str:
-    counts = {
-        state: sum(run.state == state for run in bench.runs)
-        for state in ("finished", "failed", "unfinished", "damaged")
-    }
-    text = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state == "finished")
+    counts = {state: sum(run.state == state for run in bench.runs) for state in STATES}
+    text = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state == "done")
     lines = [f"Runs: {text}."]
     if not bench.results.empty:
         names = sorted({str(name) for name in bench.results["data.dataset"]})

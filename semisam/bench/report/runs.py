@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -22,32 +23,8 @@ from semisam.bench.results import (
 )
 from semisam.bench.tables import Section, method_name, paper_rows, sections
 from semisam.core.errors import InputError
-from semisam.core.layout import CASES, ERROR, LOG, RESULT, SETTINGS
-from semisam.run.settings import RunSettings, read_settings
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """A run as its folder shows it.
-
-    Attributes:
-        path: the folder.
-        state: ``finished``, ``failed``, ``unfinished`` or ``damaged``.
-        message: why it failed or what is damaged; empty otherwise.
-        settings: ``None`` where they cannot be read.
-        result: of a finished run.
-    """
-
-    path: Path
-    state: str
-    message: str
-    settings: RunSettings | None
-    result: Mapping[str, Any] | None
-
-    @property
-    def run(self) -> str:
-        """Identity of a finished run; the folder's name of any other."""
-        return str(self.result["run"]) if self.result is not None else self.path.name
+from semisam.core.layout import CASES, LOG, RESULT
+from semisam.run.folder import RunFolder, list_runs
 
 
 @dataclass(frozen=True)
@@ -123,7 +100,7 @@ class Bench:
 
     def folder_of(self, run: str) -> RunFolder:
         """Return the folder of a finished run by its identity."""
-        return next(r for r in self.runs if r.state == "finished" and r.run == run)
+        return next(r for r in self.runs if r.state == "done" and r.run == run)
 
 
 def read_bench(folder: Path) -> Bench:
@@ -132,12 +109,20 @@ def read_bench(folder: Path) -> Bench:
     Raises:
         InputError: if it holds no run.
     """
-    runs = [_read_run(path) for path in _run_folders(folder)]
-    finished = [run.path for run in runs if run.state == "finished"]
+    runs, frames = [], []
+    for run in _runs(folder):
+        try:
+            frames.append(_scores(run) if run.state == "done" else pd.DataFrame())
+            runs.append(run)
+        except Exception as error:  # a damaged file is reported in many ways
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            detail = f"its results cannot be read: {reason}"
+            runs.append(dataclasses.replace(run, state="damaged", detail=detail, result=None))
+    results = collect(run for run in runs if run.state == "done")
     empty = pd.DataFrame()
-    if not finished:
+    if results.empty:
         return Bench(folder, runs, empty, empty, empty, [], "")
-    results, cases = collect(finished), collect_cases(finished)
+    cases = pd.concat([frame for frame in frames if not frame.empty], ignore_index=True)
     table = comparison(results, cases)
     paper, about = paper_rows(table, results)
     whole = table if paper.empty else pd.concat([table, paper], ignore_index=True)
@@ -171,57 +156,36 @@ def read_log(run: RunFolder) -> Log:
     return Log(frame, damaged)
 
 
-def _run_folders(folder: Path) -> list[Path]:
-    """Return the run folders: of a bench, of a folder of runs, or the folder itself."""
-    marks = (RESULT, SETTINGS)
-    if any((folder / mark).is_file() for mark in marks):
-        return [folder]
-    for parent in (folder / "runs", folder):
-        found = {path.parent for mark in marks for path in parent.glob(f"*/{mark}")}
-        if found:
-            return sorted(found)
-    raise InputError(
-        f"the output folder of `semisam bench` or of a run is required, got {folder} "
-        f"({'no run in it' if folder.is_dir() else 'no such folder'}): name the folder that holds "
-        "runs/"
-    )
+def _runs(folder: Path) -> list[RunFolder]:
+    """Return the runs of a bench, of a folder of runs, or the one run that the folder is."""
+    runs = list_runs(folder) if folder.is_dir() else []
+    if not runs:
+        raise InputError(
+            f"the folder must hold runs, got {folder} "
+            f"({'no run in it' if folder.is_dir() else 'no such folder'}). Name the --out of "
+            "`semisam bench`."
+        )
+    return runs
 
 
-def _read_run(path: Path) -> RunFolder:
-    try:
-        settings = read_settings(path)
-    except InputError:
-        settings = None
-    if (path / RESULT).exists():
-        try:
-            result = _usable(path)
-        except Exception as error:  # a damaged file is reported in many ways
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            return RunFolder(path, "damaged", f"its results cannot be read: {reason}", None, None)
-        made = RunSettings.model_validate_json(json.dumps(result["settings"]))
-        return RunFolder(path, "finished", "", made, result)
-    if (path / ERROR).exists():
-        try:
-            message = str(json.loads((path / ERROR).read_text())["error"])
-        except (OSError, ValueError, KeyError, TypeError):
-            message = "how cannot be read"
-        return RunFolder(path, "failed", message, settings, None)
-    return RunFolder(path, "unfinished", "", settings, None)
+def _scores(run: RunFolder) -> pd.DataFrame:
+    """Return the scores of a finished run, or raise whatever is wrong with its files."""
 
+    def fail(fault: str) -> None:
+        raise ValueError(fault)
 
-def _usable(path: Path) -> dict[str, Any]:
-    """Return a result that the table can be made of, or raise whatever is wrong with it."""
-    result: dict[str, Any] = json.loads((path / RESULT).read_text())
-    collect([path])
-    frame = collect_cases([path])
+    assert run.result is not None
+    run.resolved()
+    collect([run], fail)
+    frame = collect_cases([run], fail)
     if frame.empty or frame[list(TABLE_METRICS)].isna().to_numpy().any():
         raise ValueError(f"{CASES} holds no scores of every case")
-    numbers = [result["metrics"][name] for name in (*TABLE_METRICS, "empty_predictions")]
-    numbers += [result["data"][name] for name in ("labeled", "unlabeled")]
-    numbers += [result["cost"][name] for name in ("train_seconds", "peak_memory_gib")]
+    numbers = [run.result["metrics"][name] for name in (*TABLE_METRICS, "empty_predictions")]
+    numbers += [run.result["data"][name] for name in ("labeled", "unlabeled")]
+    numbers += [run.result["cost"][name] for name in ("train_seconds", "peak_memory_gib")]
     if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError(f"{RESULT} holds text where numbers are required")
-    return result
+    return frame
 
 
 def _part(section: Section, frame: pd.DataFrame) -> Part:

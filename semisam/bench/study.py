@@ -1,0 +1,371 @@
+"""A study: grids of runs in one folder, written there as ``study.toml``.
+
+The file holds every setting and option that the runs of a grid share, as they ran, so that the same
+file gives the same runs under a later version or on another machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tomlkit
+
+from semisam import __version__
+from semisam.bench import results
+from semisam.bench.executors.contract import Executor, Outcome
+from semisam.bench.executors.local import Local
+from semisam.bench.grid import Axes, Run, check, expand
+from semisam.core.errors import InputError, SemisamError
+from semisam.core.files import replace_file, writable_folder
+from semisam.core.layout import STUDY
+from semisam.plugins.registry import nearest
+from semisam.run.folder import list_runs
+from semisam.run.request import Request, by_plugin, request
+from semisam.run.resolve import BRANCH
+from semisam.run.settings import (
+    DEFAULT_BACKEND,
+    RESULTS_VERSION,
+    RunSettings,
+    options_of_settings,
+)
+
+AXES = {
+    "method": "methods",
+    "labels": "labels",
+    "sam": "sams",
+    "sam_weight": "sam_weights",
+    "sam_control": "sam_controls",
+    "seeds": "seeds",
+    "subsets": "subsets",
+}
+"""The axes of a grid by the name of their option, and as `Axes` has them."""
+_NUMBERS = ("labels", "seeds", "subsets")
+_OF_THE_PLACE = ("device",)
+_HEAD = """\
+# The runs of this folder: every setting and option that they share, as they ran.
+# `semisam bench FOLDER` finishes them, `semisam bench FOLDER --seeds 0,1,2` adds to them, and
+# `semisam bench study.toml --out OTHER` runs them again.
+"""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A product of axes under one set of settings.
+
+    Attributes:
+        axes: what it runs over.
+        settings: of all its runs.
+        options: by plugin name; ``semisam`` is the branch.
+    """
+
+    axes: Axes
+    settings: Mapping[str, Any]
+    options: Mapping[str, Mapping[str, Any]]
+
+    @functools.cached_property
+    def asked(self) -> Request:
+        """What its runs have in common, checked.
+
+        Raises:
+            InputError: a setting is wrong.
+            PluginError: a plugin or an option is wrong.
+        """
+        return request(self.settings, self.options, self.axes.methods, self.axes.sams)
+
+    def extended(self, more: Mapping[str, Sequence[Any]]) -> Grid:
+        """Return the grid with further values on some axes, by the names in `AXES`."""
+        changes = {
+            AXES[name]: tuple(dict.fromkeys([*getattr(self.axes, AXES[name]), *values]))
+            for name, values in more.items()
+        }
+        return dataclasses.replace(self, axes=dataclasses.replace(self.axes, **changes))
+
+    def as_it_runs(self, runs: Sequence[RunSettings]) -> Grid:
+        """Return the grid with every setting and option that its runs share.
+
+        Args:
+            runs: of the grid, resolved.
+        """
+        shared = {
+            name: getattr(runs[0], name)
+            for name in options_of_settings()
+            if name not in (*_OF_THE_PLACE, "prompter")
+            and len({repr(getattr(run, name)) for run in runs}) == 1
+        }
+        if len(prompters := {run.prompter for run in runs if run.sam != "none"}) == 1:
+            shared["prompter"] = prompters.pop()
+        options: dict[str, list[Mapping[str, Any]]] = {}
+        for run in runs:
+            options.setdefault(run.method, []).append(run.method_options)
+            options.setdefault(run.dataset, []).append(run.dataset_options)
+            options.setdefault(run.network, []).append(run.network_options)
+            if run.sam != "none":
+                options.setdefault(run.sam, []).append(run.sam_options)
+                options.setdefault(run.prompter, []).append(run.prompter_options)
+                branch = {k: v for k, v in run.semisam_options.items() if k != "gated"}
+                options.setdefault(BRANCH, []).append(branch)
+        common = {name: _common(found) for name, found in options.items()}
+        return Grid(self.axes, shared, {name: found for name, found in common.items() if found})
+
+
+def read_study(path: Path) -> list[Grid]:
+    """Read the grids of a ``study.toml``, or of the folder that holds one.
+
+    Raises:
+        InputError: there is none, it is no TOML, or a key of it is not known.
+    """
+    file = path / STUDY if path.is_dir() else path
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"the study must be a TOML file or a folder with {STUDY}, got {path} ({error}). Name "
+            "the --out of an earlier bench."
+        ) from None
+    _check_keys(file, found, ("semisam", "results_version", "grid"))
+    grids = found.get("grid")
+    if not (isinstance(grids, list) and grids and all(isinstance(g, dict) for g in grids)):
+        raise InputError(f"{file}: a study must have at least one [[grid]], got none. Add one.")
+    return [_grid(file, grid) for grid in grids]
+
+
+def write_study(folder: Path, grids: Iterable[Grid]) -> None:
+    """Write ``study.toml``, beside and renamed; grids that are equal are written once."""
+    written: list[dict[str, Any]] = []
+    for grid in grids:
+        plain = _plain(grid)
+        if plain not in written:
+            written.append(plain)
+    head = {"semisam": __version__, "results_version": RESULTS_VERSION}
+    with replace_file(folder / STUDY) as temporary:
+        text = _HEAD + tomlkit.dumps({**head, "grid": written})
+        temporary.write_text(text, encoding="utf-8")
+
+
+def prepare(
+    grids: Sequence[Grid],
+    folder: Path,
+    on_case: Callable[[int, int], None] | None = None,
+    *,
+    here: bool = True,
+) -> list[Run]:
+    """Check every run of some grids, add them to the folder's study and return them.
+
+    Args:
+        grids: to run.
+        folder: of the study; it is made if need be.
+        on_case: called with the number of cases read, and of all.
+        here: the runs will train on this machine; else device and memory are those of another.
+
+    Raises:
+        InputError: if any setting or volume cannot be used.
+        PluginError: if any plugin or option cannot be used.
+    """
+    writable_folder(folder)
+    named: dict[str, Run] = {}
+    ran = []
+    for grid in grids:
+        settings = expand(grid.axes, grid.asked)
+        named |= {run.name: run for run in check(settings, on_case, here=here)}
+        ran.append(grid.as_it_runs(settings))
+    before = read_study(folder) if (folder / STUDY).is_file() else []
+    kept = [grid for grid in before if not any(_covers(other, grid) for other in ran)]
+    write_study(folder, [*kept, *ran])
+    return list(named.values())
+
+
+def tabulate(folder: Path, on_fault: Callable[[str], None] | None = None) -> pd.DataFrame:
+    """Write ``results.csv`` and ``table.csv`` of all finished runs and return the comparison.
+
+    Args:
+        folder: of the study.
+        on_fault: called with a sentence about each result that cannot be used and is left out.
+    """
+    told = on_fault or (lambda fault: None)
+    runs = list_runs(folder)
+    frame = results.collect(runs, told)
+    if frame.empty:
+        return frame
+    results.write(frame, folder / "results.csv", digits=10)
+    table = results.comparison(frame, results.collect_cases(runs, told))
+    results.write(table, folder / "table.csv")
+    return table
+
+
+def bench(
+    methods: str | Sequence[str],
+    *,
+    labels: int | Sequence[int] = (1, 2, 4),
+    sams: str | Sequence[str] = ("none", DEFAULT_BACKEND),
+    sam_weights: str | Sequence[str] = ("plain",),
+    sam_controls: str | Sequence[str] = ("none",),
+    seeds: int | Sequence[int] = (0,),
+    subsets: int | Sequence[int] = (0,),
+    out: str | Path = "runs/bench",
+    options: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    progress: Callable[[str, Mapping[str, Any]], None] | None = None,
+    **given: Any,
+) -> pd.DataFrame:
+    """Compare methods, with and without SemiSAM, and return the comparison table.
+
+    Runs what is not finished yet of the grid, each run in a process of its own, as ``semisam
+    bench`` does.
+
+    Args:
+        methods: names of method plugins.
+        labels: numbers of labeled cases.
+        sams: names of backend plugins; ``none`` is the bare method.
+        sam_weights: ``plain``, ``gated`` or both.
+        sam_controls: ``none`` and controls of the branch.
+        seeds: of the runs.
+        subsets: labeled subsets; 0 is the first of the list.
+        out: folder of the study.
+        options: of plugins, e.g. ``{"mt.ema_decay": 0.995}``.
+        jobs: runs at a time.
+        progress: called with the name of a run and its progress: ``phase``, ``done``, ``total``,
+            ``figures``.
+        **given: any other setting by name, e.g. ``data="folder"``, ``iterations=500``.
+
+    Returns:
+        A row per method, backend and number of labels: mean and SD of each metric, and the gain.
+
+    Raises:
+        InputError: if a setting or a volume cannot be used.
+        PluginError: if a plugin or an option cannot be used.
+        SemisamError: if a run fails; the others are finished, and the table is written.
+    """
+    axes = Axes(
+        *(_several(methods), _several(sams), _several(labels), _several(subsets)),
+        *(_several(seeds), _several(sam_weights), _several(sam_controls)),
+    )
+    folder = Path(out)
+    runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder)
+    outcomes = execute(runs, folder, Local(jobs, []), _Calls(progress))
+    table = tabulate(folder)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        first = failed[0]
+        raise SemisamError(
+            f"{len(failed)} of {len(outcomes)} runs failed, the first {first.run.name}: "
+            f"{first.message}"
+        )
+    return table
+
+
+def execute(runs: Sequence[Run], folder: Path, executor: Executor, display: Any) -> list[Outcome]:
+    """Execute the runs of a study that are not finished and return how each ended.
+
+    Args:
+        runs: of `prepare`.
+        folder: of the study.
+        executor: where.
+        display: called with every start, move and end.
+    """
+    place = folder / "runs"
+    place.mkdir(exist_ok=True)
+    return executor.run_all(runs, place, display)
+
+
+class _Calls:
+    """A display that passes progress on to a function."""
+
+    def __init__(self, progress: Callable[[str, Mapping[str, Any]], None] | None) -> None:
+        self._progress = progress or (lambda name, state: None)
+
+    def started(self, run: Run) -> None:
+        """Report that a run begins."""
+        self._progress(run.name, {"phase": "start", "done": 0, "total": 1, "figures": {}})
+
+    def moved(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Report the progress of a run."""
+        self._progress(run.name, state)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Report how a run ended."""
+        state: dict[str, Any] = {"phase": outcome.status, "done": 1, "total": 1, "figures": {}}
+        self._progress(outcome.run.name, state)
+
+    def note(self, text: str) -> None:
+        """Report nothing: a note is for a person who watches."""
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return (value,) if isinstance(value, str | int) else tuple(value)
+
+
+def _common(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the options that have one value in all runs."""
+    return {
+        key: value
+        for key, value in found[0].items()
+        if all(key in other and other[key] == value for other in found)
+    }
+
+
+def _covers(one: Grid, other: Grid) -> bool:
+    """Return whether every run of ``other`` is one of ``one``."""
+    if _plain(one)["settings"] != _plain(other)["settings"]:
+        return False
+    mine, theirs = _plain(one)["options"], _plain(other)["options"]
+    same = all(mine.get(name) == options for name, options in theirs.items())
+    return same and all(
+        set(getattr(other.axes, name)) <= set(getattr(one.axes, name)) for name in AXES.values()
+    )
+
+
+def _plain(grid: Grid) -> dict[str, Any]:
+    """Return a grid as TOML holds it, which has no null."""
+    return {
+        **{name: list(getattr(grid.axes, field)) for name, field in AXES.items()},
+        "settings": {k: _value(v) for k, v in grid.settings.items() if v is not None},
+        "options": {
+            name: {k: "none" if v is None else _value(v) for k, v in options.items()}
+            for name, options in grid.options.items()
+        },
+    }
+
+
+def _value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _grid(file: Path, found: Mapping[str, Any]) -> Grid:
+    _check_keys(file, found, (*AXES, "settings", "options"))
+    axes: dict[str, tuple[Any, ...]] = {}
+    for name, field in AXES.items():
+        if name not in found:
+            continue
+        values = found[name] if isinstance(found[name], list) else [found[name]]
+        kind = int if name in _NUMBERS else str
+        wrong = [v for v in values if not isinstance(v, kind) or isinstance(v, bool)]
+        if wrong or not values:
+            what = "whole numbers" if kind is int else "names"
+            raise InputError(f"{file}: {name} must be a list of {what}, got {found[name]!r}.")
+        axes[field] = tuple(values)
+    if "methods" not in axes:
+        raise InputError(f"{file}: every [[grid]] must name a method. Add method = [...].")
+    axes.setdefault("sams", ("none", DEFAULT_BACKEND))
+    settings = dict(found.get("settings", {}))
+    _check_keys(file, settings, tuple(options_of_settings()))
+    options = found.get("options", {})
+    if not all(isinstance(values, dict) for values in options.values()):
+        raise InputError(f"{file}: options must be tables named by plugin, e.g. [grid.options.mt].")
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return Grid(Axes(**axes), sizes, options)
+
+
+def _check_keys(file: Path, found: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in found:
+        if key not in known:
+            raise InputError(
+                f"{file}: a key must be one of {', '.join(known)}, got {key}"
+                f"{nearest(key, known)}. Correct it."
+            )

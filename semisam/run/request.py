@@ -1,0 +1,200 @@
+"""From what a user gives, on the command line or in Python, to the settings of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semisam.core.errors import InputError
+from semisam.plugins import registry
+from semisam.run.build import open_plugin, recognise_dataset
+from semisam.run.protocols import DEFAULT
+from semisam.run.resolve import BRANCH, make_settings, prescribed_prompter
+from semisam.run.settings import RunSettings, options_of_settings
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the runs of a grid have in common before they are resolved.
+
+    Attributes:
+        settings: that the user gave.
+        suggested: that the dataset suggests where the user gave none.
+        options: by the name of the method or backend that takes them.
+    """
+
+    settings: Mapping[str, Any]
+    suggested: Mapping[str, Any]
+    options: Options
+
+    def resolve(
+        self,
+        *,
+        method: str,
+        labels: int,
+        sam: str = "none",
+        sam_weight: str = "plain",
+        sam_control: str = "none",
+        subset: int = 0,
+        seed: int = 0,
+    ) -> RunSettings:
+        """Return the settings of one run.
+
+        Raises:
+            InputError: a setting is wrong.
+            PluginError: a plugin or an option is wrong.
+        """
+        gate = {"gated": True} if sam_weight == "gated" and sam != "none" else {}
+        explicit = {
+            **self.settings,
+            "method": method,
+            "method_options": dict(self.options.get(method, {})),
+            "labels": labels,
+            "subset": subset,
+            "seed": seed,
+            "sam": sam,
+            "sam_options": {} if sam == "none" else dict(self.options.get(sam, {})),
+            "sam_control": None if sam_control == "none" else sam_control,
+            "semisam_options": {**self.settings.get("semisam_options", {}), **gate},
+        }
+        return make_settings(explicit, self.suggested)
+
+
+def request(
+    given: Mapping[str, Any], options: Options, methods: Sequence[str], sams: Sequence[str]
+) -> Request:
+    """Check what a user gives for all runs and fill in what the data tell.
+
+    Args:
+        given: settings by name, ``None`` where the user gave none.
+        options: by plugin name; ``semisam`` is the branch. A text is converted to the type of its
+            option.
+        methods: that will run.
+        sams: backends that will run.
+
+    Raises:
+        InputError: an unknown setting, a folder that no dataset plugin knows, or options of a
+            plugin that takes no part.
+        PluginError: a plugin has no such option, or not of that type.
+    """
+    common = {key: value for key, value in given.items() if value is not None}
+    _check_names(common)
+    for sam in sams:
+        if sam != "none":
+            registry.find("backend", sam)
+    if "data" in common:
+        path = Path(common["data"])
+        # Runs have processes of their own, whose working folder is not the concern of a result.
+        common["data"] = str(path.resolve())
+        if "dataset" not in common:
+            common["dataset"] = recognise_dataset(path)
+    common.setdefault("dataset", "phantom")
+    common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    free = {name: dict(values) for name, values in options.items()}
+    prompter = common.get("prompter", prescribed_prompter(common.get("protocol", DEFAULT)))
+    network = common.get("network", RunSettings.model_fields["network"].default)
+    for kind, name in (
+        ("dataset", common["dataset"]),
+        ("network", network),
+        ("prompter", prompter),
+    ):
+        if name in free:
+            common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
+    common["semisam_options"] = free.pop(BRANCH, {})
+    taking_part = [*methods, *(s for s in sams if s != "none")]
+    idle = [name for name in free if name not in taking_part]
+    if idle:
+        known = [*taking_part, common["dataset"], network, prompter, BRANCH]
+        wrong = ", ".join(f"{name}{registry.nearest(name, known)}" for name in idle)
+        raise InputError(
+            f"--set must name a plugin that takes part, {', '.join(known)}, got {wrong}. Correct "
+            "the name."
+        )
+    # Typed from here on: 0.9 and 0.90 are the same setting, so the same run.
+    kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
+    typed = {name: registry.check_options(kinds[name], name, free[name]) for name in free}
+    data = common.get("data")
+    dataset = open_plugin(
+        common["dataset"], None if data is None else Path(data), common.get("dataset_options", {})
+    )
+    return Request(common, dict(dataset.suggested), typed)
+
+
+def settings(
+    *,
+    method: str = "mt",
+    labels: int = 1,
+    sam: str = "none",
+    sam_weight: str = "plain",
+    sam_control: str = "none",
+    subset: int = 0,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> RunSettings:
+    """Return the resolved settings of one run, as ``semisam train`` would make them.
+
+    Args:
+        method: name of a method plugin.
+        labels: number of labeled cases.
+        sam: name of a backend plugin, or ``none`` for the bare method.
+        sam_weight: ``plain``, or ``gated`` by the measured quality of the backend.
+        sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``.
+        subset: 0: the first labeled cases of the list; k > 0: the k-th draw.
+        seed: of weights, batches, dropout, noise and prompts.
+        options: of plugins, e.g. ``{"mt.ema_decay": 0.995, "semisam.weight": 0.2}``.
+        **given: any other setting by name, e.g. ``data="folder"``, ``iterations=500``.
+
+    Raises:
+        InputError: a setting is wrong.
+        PluginError: a plugin or an option is wrong.
+
+    Example:
+        >>> import semisam
+        >>> chosen = semisam.settings(method="mt", labels=2, iterations=100)
+        >>> chosen.dataset, chosen.iterations, chosen.method_options["ema_decay"]
+        ('phantom', 100, 0.99)
+    """
+    asked = request(given, by_plugin(options or {}), [method], [sam])
+    return asked.resolve(
+        method=method,
+        labels=labels,
+        sam=sam,
+        sam_weight=sam_weight,
+        sam_control=sam_control,
+        subset=subset,
+        seed=seed,
+    )
+
+
+def by_plugin(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return options given as ``{"plugin.option": value}`` by plugin.
+
+    Raises:
+        InputError: a name is not of that form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in options.items():
+        plugin, _, option = name.strip().rpartition(".")
+        if not (plugin and option):
+            raise InputError(
+                f"an option must be named PLUGIN.OPTION, got {name!r}. For example mt.ema_decay."
+            )
+        found.setdefault(plugin, {})[option.replace("-", "_")] = value
+    return found
+
+
+def _check_names(common: Mapping[str, Any]) -> None:
+    known = [*options_of_settings(), "ranks"]
+    for name in common:
+        if name not in known:
+            raise InputError(
+                f"a setting must be one of {', '.join(known)}, got {name}"
+                f"{registry.nearest(name, known)}. Correct the name."
+            )

@@ -1,0 +1,256 @@
+"""From what a user, the protocol and the data say to the settings of a run.
+
+What a user sets beats the protocol, the protocol beats what the data suggest, and that beats the
+defaults. Every option of every plugin that takes part is recorded with its value, so that a run is
+what its record says, whatever a later version has for a default.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from semisam.core.errors import InputError
+from semisam.frameworks.semisam import SemiSAM
+from semisam.inference.sliding_window import published_stride
+from semisam.plugins import registry
+from semisam.run.protocols import DEFAULT, PROTOCOLS, Protocol
+from semisam.run.settings import (
+    AXES,
+    NOT_IDENTITY,
+    OF_THE_BRANCH,
+    RESULTS_VERSION,
+    Options,
+    RunSettings,
+    show_value,
+    validated,
+)
+
+BRANCH = "semisam"
+"""The name under which options reach the SemiSAM branch."""
+
+_KINDS = {"dataset": "dataset", "framework": "method", "network": "network"}
+_BRANCH_KINDS = {"backend": "sam", "prompter": "prompter"}
+"""The setting that names the plugin of a kind."""
+
+_PLUGINS = {"dataset", "network", "method", "sam", "prompter"}
+_TRAINING = tuple(
+    name
+    for name in RunSettings.model_fields
+    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_PLUGINS, "protocol", "sources"}
+    and not name.endswith("_options")
+)
+"""Settings of training and test, which a protocol may prescribe."""
+
+
+def make_settings(
+    explicit: Mapping[str, Any], suggested: Mapping[str, Any] | None = None
+) -> RunSettings:
+    """Resolve the settings of a run.
+
+    The protocol's settings of the method come over its settings of every method. A protocol's
+    patch may be larger than the scans: they are padded. A bare run has no branch, so options of
+    the branch do not count for it.
+
+    Args:
+        explicit: settings that the user gave; ``method_options`` and so on hold some options.
+        suggested: settings that the dataset suggests, e.g. a patch that fits its scans.
+
+    Raises:
+        InputError: listing every setting that is wrong, or if the protocol says nothing of the
+            method.
+        PluginError: a plugin or an option of it does not exist, or is of another type.
+    """
+    name = str(explicit.get("protocol", DEFAULT))
+    if name not in PROTOCOLS:
+        raise InputError(
+            f"--protocol must be one of {', '.join(PROTOCOLS)}, got {name}"
+            f"{registry.nearest(name, PROTOCOLS)}. Correct the name."
+        )
+    protocol = PROTOCOLS[name]
+    method = str(explicit.get("method", RunSettings.model_fields["method"].default))
+    if not protocol.describes(method):
+        raise InputError(
+            f"--protocol {name} must come with a method that it describes, "
+            f"{', '.join(protocol.methods)}, got {method}. Leave --protocol out."
+        )
+    given = validated(
+        {
+            **(suggested or {}),
+            **_prescribed(protocol, method, own_patch="patch" in explicit),
+            **explicit,
+        }
+    )
+    whole = given.model_copy(update=_resolved(given, protocol))
+    about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
+    return whole.model_copy(update=about)
+
+
+def prescribed_prompter(protocol: str) -> str:
+    """Return the prompter that a protocol takes where the user names none."""
+    known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
+    return str(known.run.get("prompter", RunSettings.model_fields["prompter"].default))
+
+
+def _prescribed(protocol: Protocol, method: str, *, own_patch: bool) -> Options:
+    """Return the run settings that a protocol prescribes for a method.
+
+    A stride belongs to the patch that it was published with. A patch of the user's own has the
+    published stride, scaled to it.
+    """
+    settings = protocol.run_settings(method)
+    if own_patch:
+        settings.pop("stride", None)
+    return settings
+
+
+def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
+    """Return every setting that is not decided yet, with every option of every plugin."""
+    found: dict[str, Any] = {
+        "stride": tuple(given.stride or published_stride(given.patch)),
+        "dataset_options": registry.resolve_options(
+            "dataset", given.dataset, given.dataset_options
+        ),
+        "method_options": registry.resolve_options(
+            "framework",
+            given.method,
+            {**protocol.methods.get(given.method, {}), **given.method_options},
+        ),
+        "network_options": registry.resolve_options(
+            "network", given.network, given.network_options
+        ),
+    }
+    names = {"dataset": given.dataset, "method": given.method, "network": given.network}
+    found["sources"] = {
+        "results": str(RESULTS_VERSION),
+        **_sources(_KINDS, names, found),
+    }
+    if given.sam == "none":
+        empty: dict[str, Any] = {
+            name: {} for name in ("sam_options", "prompter_options", "semisam_options")
+        }
+        return found | empty | {"prompter": "none", "sam_control": None, "sam_sources": {}}
+    found["sam_options"] = registry.resolve_options(
+        "backend", given.sam, {**protocol.backends.get(given.sam, {}), **given.sam_options}
+    )
+    found["prompter_options"] = registry.resolve_options(
+        "prompter",
+        given.prompter,
+        {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
+    )
+    branch = {**protocol.semisam, **given.semisam_options}
+    found["semisam_options"] = registry.resolve_keywords(SemiSAM, BRANCH, branch)
+    if "seed" not in given.semisam_options:
+        del found["semisam_options"]["seed"]  # it is the run's
+    names = {"sam": given.sam, "prompter": given.prompter}
+    found["sam_sources"] = _sources(_BRANCH_KINDS, names, found)
+    return found
+
+
+def _sources(
+    kinds: Mapping[str, str], names: Mapping[str, str], options: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the distributions of plugins that are not built in, and the digests of their files."""
+    found = {}
+    for kind, place in kinds.items():
+        name = names[place]
+        plugin = registry.find(kind, name)
+        if not plugin.builtin:
+            found[name] = f"{plugin.distribution} {plugin.version}"
+        for key, path in registry.files_of(kind, name, options[f"{place}_options"]).items():
+            found[f"{name}.{key}"] = digest(path)
+    return found
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder with their names.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        marks = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+        return _digest(str(path), marks)
+    except OSError as error:
+        raise InputError(
+            f"a file that an option names must be readable, got {path} ({error.strerror}). Check "
+            "the path."
+        ) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(root: str, marks: tuple[tuple[str, int, int], ...]) -> str:
+    """Return the digest of files; one that has not changed is read once in a process."""
+    if len(marks) == 1 and marks[0][0] == root:
+        return _digest_of_file(root)
+    parts = [f"{Path(path).relative_to(root)} {_digest_of_file(path)}" for path, *_ in marks]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest_of_file(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
+    """Return how resolved settings differ from what the protocol would have given.
+
+    What the data suggest departs like what a user sets. Several processes always depart: each
+    computes its losses on its own rows.
+    """
+    alone = RunSettings.model_validate(
+        {**_prescribed(protocol, settings.method, own_patch=False), "labels": settings.labels}
+    )
+    changed = {
+        name: getattr(settings, name)
+        for name in _TRAINING
+        if getattr(settings, name) != getattr(alone, name)
+    }
+    if settings.stride == tuple(alone.stride or published_stride(settings.patch)):
+        changed.pop("stride", None)
+    if settings.sam != "none" and settings.prompter != alone.prompter:
+        changed["prompter"] = settings.prompter
+    for place, name, value in _changed_options(settings, protocol):
+        if place != settings.sam or name in protocol.backends.get(place, {}):
+            changed[f"{place}.{name}"] = value
+    return tuple(f"{name}={show_value(value)}" for name, value in changed.items())
+
+
+def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
+    """Return what was chosen that no protocol prescribes."""
+    chosen = [] if settings.network == "vnet" else [f"network={settings.network}"]
+    for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):
+        chosen.append(f"{settings.dataset}.{name}={show_value(value)}")
+    for place, name, value in _changed_options(settings, protocol):
+        if place == settings.sam and name not in protocol.backends.get(place, {}):
+            chosen.append(f"{place}.{name}={show_value(value)}")
+    return tuple(chosen)
+
+
+def _changed_options(settings: RunSettings, protocol: Protocol) -> Iterator[tuple[str, str, Any]]:
+    """Yield place, name and value of each option that neither protocol nor default gives."""
+    s = settings
+    places: list[tuple[str, str, Options, Mapping[str, Any]]] = [
+        ("framework", s.method, s.method_options, protocol.methods.get(s.method, {})),
+        ("network", s.network, s.network_options, {}),
+    ]
+    if s.sam != "none":
+        places.append(("", BRANCH, s.semisam_options, protocol.semisam))
+        about = protocol.prompters.get(s.prompter, {})
+        places.append(("prompter", s.prompter, s.prompter_options, about))
+        places.append(("backend", s.sam, s.sam_options, protocol.backends.get(s.sam, {})))
+    for kind, place, options, prescribed in places:
+        for name, value in _unlike_default(kind, place, options, prescribed):
+            yield place, name, value
+
+
+def _unlike_default(
+    kind: str, name: str, options: Options, prescribed: Mapping[str, Any]
+) -> Iterable[tuple[str, Any]]:
+    loaded = registry.load(kind, name) if kind else SemiSAM
+    usual = {**registry.default_keywords(loaded, kind), **prescribed}
+    return [(key, value) for key, value in options.items() if usual.get(key) != value]

@@ -1,0 +1,113 @@
+"""A trained model and the data to score it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Dataset
+from semisam.inference.sliding_window import published_stride
+from semisam.networks.precision import Precision
+from semisam.networks.published import PublishedVNet
+from semisam.run.build import open_dataset, open_plugin, recognise_dataset
+from semisam.run.execute import load_run
+from semisam.run.folder import find_run
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model, the data set to score it on, and how.
+
+    Attributes:
+        model: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
+        dataset: with test cases of the model's classes.
+        patch: voxels of the sliding window.
+        stride: voxels between windows.
+        precision: that the network runs in.
+        largest_component: keep each class's largest component only.
+        target: where the scores go unless the user says otherwise.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    patch: tuple[int, ...]
+    stride: tuple[int, ...]
+    precision: Precision
+    largest_component: bool
+    target: Path
+
+
+def open_scored(
+    text: str,
+    device: str,
+    *,
+    data: str | None = None,
+    patch: tuple[int, ...] | None = None,
+    stride: tuple[int, ...] | None = None,
+    largest_component: bool | None = None,
+) -> Scored:
+    """Open a run, or a published V-Net checkpoint, and the data to score it on.
+
+    Args:
+        text: a run as `find_run` takes it, or the path of a checkpoint file.
+        device: for the model.
+        data: folder of the scans; ``None``: those that the run was trained on.
+        patch: of the window; ``None``: the run's.
+        stride: of the window; ``None``: the run's, or the published one of another patch.
+        largest_component: ``None``: as the run does.
+
+    Raises:
+        InputError: there is no such run, a checkpoint lacks data or patch, or the classes differ.
+    """
+    path = Path(text)
+    other = None if data is None else _open(Path(data))
+    if path.is_file():
+        if other is None or patch is None:
+            raise InputError(
+                f"a checkpoint file must come with --data and --patch, got {path} without. The "
+                "published patch is 112x112x80."
+            )
+        model = PublishedVNet(path)
+        return _checked(
+            Scored(
+                model.to(device),
+                other,
+                patch,
+                stride or tuple(published_stride(patch)),
+                "fp32",
+                bool(largest_component),
+                path.with_suffix(".evaluation.csv"),
+            ),
+            model.num_classes,
+        )
+    folder = find_run(text)
+    settings, framework, card = load_run(folder, device)
+    kept = None if patch is not None else settings.stride
+    window = patch or settings.patch
+    largest = settings.largest_component if largest_component is None else largest_component
+    scored = Scored(
+        framework,
+        other if other is not None else open_dataset(settings),
+        window,
+        stride or kept or tuple(published_stride(window)),
+        settings.precision,
+        largest,
+        folder / "evaluation.csv",
+    )
+    return _checked(scored, len(card.class_names))
+
+
+def _open(data: Path) -> Dataset:
+    return open_plugin(recognise_dataset(data), data, {})
+
+
+def _checked(scored: Scored, classes: int) -> Scored:
+    if classes != scored.dataset.num_classes:
+        raise InputError(
+            f"the model must have the data's {scored.dataset.num_classes} classes, got {classes}. "
+            "Name the data that it was trained for."
+        )
+    return scored
