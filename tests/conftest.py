@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import settings_of
 
 import semisam
 from semisam.plugins.scaffold import write_project
@@ -63,7 +64,7 @@ def tiny_la(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_settings(tiny_la: Path) -> RunSettings:
     """Settings of a run that takes a second."""
-    return RunSettings(
+    return settings_of(
         data=str(tiny_la),
         dataset="la",
         method="mt",

@@ -21,7 +21,8 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.run.build import make_pair
-from semisam.run.settings import departures, make_settings
+from semisam.run.resolve import make_settings
+from semisam.run.settings import departures
 from semisam.testing import BackendContract, random_batch, tiny_builder
 
 CASES = ("one_point", "three_points_mask", "two_points_multimask")

@@ -22,6 +22,8 @@ import pandas as pd
 import psutil
 import pytest
 from click.testing import CliRunner
+from semisam.bench.store import PARTS
+from tiny_runs import settings_of
 
 import semisam
 from semisam.bench.executors.contract import Executor, Outcome
@@ -29,12 +31,10 @@ from semisam.bench.executors.local import Local
 from semisam.bench.executors.runs import is_finished
 from semisam.bench.executors.slurm import Slurm, sbatch_option
 from semisam.bench.grid import Axes, Run, check, expand
-from semisam.bench.store import PARTS
 from semisam.cli.executors import take_executor
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.core.files import write_json
-from semisam.run.settings import RunSettings
 
 PATIENCE = 240
 """Seconds after which a test gives up; two slow cores that import torch take a while."""
@@ -380,7 +380,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], li
             return ["/bin/sh", "-c", line, "sh", str(folder)]
 
         monkeypatch.setattr(slurm, "worker_command", command)
-        settings = RunSettings(data=str(tmp_path), dataset="la", method="mt", labels=1)
+        settings = settings_of(data=str(tmp_path), dataset="la", method="mt", labels=1)
         return [Run(settings, f"run{i}") for i in range(number)]
 
     return jobs_do
@@ -596,7 +596,7 @@ def test_a_failed_run_stops_no_other_on_dask_and_says_its_sentence(tmp_path):
     from semisam.bench.executors.dask_task import NO_FOLDER
     from semisam.bench.executors.runs import judge
 
-    settings = RunSettings(data=str(tmp_path), dataset="la", method="mt", labels=1)
+    settings = settings_of(data=str(tmp_path), dataset="la", method="mt", labels=1)
     run = Run(settings, "run")
     write_json(tmp_path / "error.json", {"error": "the loss is nan"})
     assert judge(run, tmp_path, 1) == Outcome(run, "failed", "the loss is nan")

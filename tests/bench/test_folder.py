@@ -13,9 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from semisam.bench.describing import describe
+from tiny_runs import settings_of
 
 from semisam.bench import cleaning, store
-from semisam.bench.describing import describe
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Run
 from semisam.bench.results import collect
@@ -23,7 +24,6 @@ from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
 from semisam.run.protocols import DEFAULT
-from semisam.run.settings import RunSettings
 from semisam.training.trainer import Interrupted
 
 DONE, STOPPED = "mt-n2-subset0-seed0-00000000aaaa", "mt-n2-subset0-seed1-00000000bbbb"
@@ -39,7 +39,7 @@ def _semisam(*args):
 def five_runs(tmp_path_factory):
     """A folder with the files of one run in each state."""
     folder = tmp_path_factory.mktemp("grid")
-    settings = RunSettings(
+    settings = settings_of(
         dataset="phantom",
         dataset_options={"cases": 4, "test_cases": 2, "size": 32},
         method="mt",

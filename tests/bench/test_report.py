@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_runs import settings_of
 
 from semisam.bench.report.choice import Predictor, choose
 from semisam.bench.report.curves import smoothed, window_of
@@ -22,7 +23,7 @@ from semisam.bench.report.style import looks
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
-from semisam.run.settings import RunSettings, make_settings
+from semisam.run.resolve import make_settings
 
 HOSTILE = "<script>alert('$x_{')</script>"
 CITED = "https://arxiv.org/abs/2312.06316"
@@ -93,8 +94,8 @@ def real(tmp_path_factory):
         **{"labels": 2, "iterations": 6, "patch": (16, 16, 16), "stride": (16, 16, 16)},
         "precision": "fp32",
     }
-    bare = RunSettings(**common)
-    wrapped = RunSettings(**common, sam="geodesic", save_predictions=True)
+    bare = settings_of(**common)
+    wrapped = settings_of(**common, sam="geodesic", save_predictions=True)
     execute(bare, folder / "runs" / "bare")
     execute(wrapped, folder / "runs" / "wrapped")
     return folder, _report(folder, "--cases", "2")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from semisam.bench import tables
 from semisam.cli.main import main
-from semisam.run.settings import make_settings
+from semisam.run.resolve import make_settings
 
 
 def _run(folder, sam, dice, *, dataset="la", **settings):

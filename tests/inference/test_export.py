@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
+from tiny_runs import settings_of
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
@@ -29,10 +30,9 @@ def _invoke(*args):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A run of a second, and its export; made once, since tracing takes a few."""
-    from semisam.run.settings import RunSettings
 
     folder = tmp_path_factory.mktemp("export")
-    settings = RunSettings(
+    settings = settings_of(
         dataset="phantom",
         dataset_options={"cases": 2, "test_cases": 1, "size": 32},
         method="mt",

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
 from skimage.io import imread
+from tiny_runs import settings_of
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
@@ -24,7 +25,6 @@ from semisam.inference.predictor import Deployed, read_scan, segment
 from semisam.inference.preview import write_preview
 from semisam.networks.vnet import VNet
 from semisam.run.execute import execute
-from semisam.run.settings import RunSettings
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def trained(tiny_settings, tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on phantoms, which no test changes."""
-    settings = RunSettings(
+    settings = settings_of(
         dataset_options={"cases": 2, "test_cases": 1, "size": 32},
         method="supervised",
         labels=2,

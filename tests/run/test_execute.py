@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tiny_runs import settings_of
 
 from semisam.core.errors import InputError, PluginError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute, load_run
-from semisam.run.settings import RunSettings, make_settings
+from semisam.run.resolve import make_settings
+from semisam.run.settings import RunSettings
 from semisam.training.trainer import Interrupted
 
 
@@ -142,7 +144,7 @@ def test_a_folder_of_another_run_is_refused(tiny_settings, tmp_path):
 
 
 def test_several_classes_and_a_subset(tmp_path):
-    settings = RunSettings(
+    settings = settings_of(
         dataset_options={"classes": 3, "cases": 4, "test_cases": 1, "size": 32},
         labels=1,
         subset=2,

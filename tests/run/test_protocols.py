@@ -8,6 +8,7 @@ import math
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from tiny_runs import settings_of
 
 from semisam.bench.grid import Axes, expand
 from semisam.bench.results import collect, collect_cases, comparison
@@ -183,7 +184,7 @@ def test_order_of_what_is_merged():
         given = {"labels": 1, "protocol": name, "clip": 0.5}
         dtc = make_settings({**given, "method": "dtc"}, suggested)
         other = make_settings({**given, "method": "mt"}, suggested)
-    default = RunSettings(labels=1)
+    default = settings_of(labels=1)
     assert dtc.weight_decay == default.weight_decay
     assert (dtc.iterations, dtc.lr, dtc.momentum, dtc.clip) == (2, 0.3, 0.4, 0.5)
     assert (other.iterations, other.lr, other.momentum, other.clip) == (2, 0.3, 0.3, 0.5)
@@ -232,7 +233,7 @@ def test_a_protocol_names_methods_that_there_are(protocol):
 
 def test_labeled_rows_are_no_setting_where_none_is_given():
     """Runs finished before there was such a setting are still the same runs."""
-    old = RunSettings(labels=1, protocol="paper", prompter="uncertainty-points")
+    old = settings_of(labels=1, protocol="paper", prompter="uncertainty-points")
     assert old.identity("d") == old.model_copy(update={"labeled_rows": None}).identity("d")
     assert old.identity("d") != old.model_copy(update={"labeled_rows": 1}).identity("d")
     assert old.identity("d") == "ffe8c23959f6"

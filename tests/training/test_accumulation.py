@@ -17,7 +17,8 @@ from semisam.core.framework import Framework
 from semisam.core.types import OracleBatch, Step, Total
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.run.execute import execute
-from semisam.run.settings import departures, make_settings
+from semisam.run.resolve import make_settings
+from semisam.run.settings import departures
 from semisam.testing import random_batch, tiny_builder
 from semisam.training.accumulation import (
     OutOfMemory,

@@ -22,7 +22,8 @@ from semisam.data.datasets.la import LeftAtrium
 from semisam.data.loading.sampling import BatchPlan, BatchSource
 from semisam.data.loading.store import VolumeStore
 from semisam.run.execute import execute
-from semisam.run.settings import departures, make_settings
+from semisam.run.resolve import make_settings
+from semisam.run.settings import departures
 from semisam.training.distributed import Group, Share, own_device, own_rows
 from semisam.training.synced_norm import sync_batchnorm
 

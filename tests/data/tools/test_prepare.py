@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scan_files import scan, write, write_folder, write_msd
+from tiny_runs import settings_of
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
@@ -21,7 +22,6 @@ from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.prepare import is_unfinished, prepare
 from semisam.run.build import recognise_dataset
 from semisam.run.execute import execute
-from semisam.run.settings import RunSettings
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_same_voxels_mapped(source, ready):
 def test_training_ends_in_the_same_weights(source, ready, tmp_path):
     results = {}
     for name, data in (("msd", source), ("prepared", ready)):
-        settings = RunSettings(
+        settings = settings_of(
             data=str(data),
             dataset=name,
             labels=2,
