@@ -86,9 +86,9 @@ def command(
     from semisam.core.files import writable_folder
     from semisam.frameworks.controls import CONTROLS
     from semisam.run.defaults import DEFAULT_BACKEND
-    from semisam.training.distributed import check_alone
+    from semisam.training.processes import check_single_process
 
-    check_alone("bench")
+    check_single_process("bench")
     sams = sams or ("none", DEFAULT_BACKEND)
     executor = take_executor(given)
     common, options = common_settings(given, methods, sams)

@@ -11,7 +11,7 @@ from semisam.cli.options import run_options
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
-    from semisam.training.distributed import Group
+    from semisam.training.processes import Processes
 
 
 @click.command("train", short_help="Train one method on one labeled subset.")
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     show_default=True,
     help="No method but a control of the branch, for attribution.",
 )
-@click.option(
-    "--sync-batchnorm",
-    is_flag=True,
-    default=None,
-    help="With several processes (torchrun): BatchNorm over the rows of all of them.",
-)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--subset", type=int, default=0, show_default=True, help="0: the first of the list.")
 @click.option("--out", required=True, metavar="FOLDER", help="The run's folder.")
@@ -48,7 +42,6 @@ def command(
     sam: str,
     sam_weight: str,
     sam_control: str,
-    sync_batchnorm: bool | None,
     seed: int,
     subset: int,
     out: str,
@@ -68,26 +61,24 @@ def command(
     from semisam.cli.options import common_settings, suggested_settings
     from semisam.core.files import writable_folder
     from semisam.training.allocator import keep_memory
-    from semisam.training.distributed import process_group
+    from semisam.training.processes import joined_processes
 
-    def settings_of(group: Group) -> tuple[Any, Path]:
+    def settings_of(processes: Processes) -> tuple[Any, Path]:
         common, options = common_settings(given, [method], [sam])
-        if group.size > 1:
-            common["ranks"] = group.size
+        if processes.size > 1:
+            common["ranks"] = processes.size
         axes = grid.Axes([method], [sam], [labels], [subset], [seed], [sam_weight], [sam_control])
         settings = grid.expand(axes, common, suggested_settings(common), options)[0]
         return settings, writable_folder(Path(out))
 
     keep_memory()
-    if sync_batchnorm:
-        given["sync_batchnorm"] = True
-    with process_group() as group:
-        # One process speaks for all.
-        console.quiet = not group.writer
-        settings, folder = group.agreed(lambda: settings_of(group))
+    with joined_processes() as processes:
+        # Rank 0 prints for all.
+        console.quiet = not processes.writer
+        settings, folder = processes.agreed(lambda: settings_of(processes))
         if settings.data is None:
             console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
-        result = _execute(settings, folder, group)
+        result = _execute(settings, folder, processes)
     found = json.loads(result.read_text())
     metrics = found["metrics"]
     console.print(
@@ -99,7 +90,7 @@ def command(
         console.print("A step did not fit into memory: its batch was taken in micro-batches.")
 
 
-def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
+def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
     """Run it, with progress bars; exit if it is interrupted.
 
     What all processes meet at once, rank 0 alone says.
@@ -117,10 +108,10 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
             bars.update(tasks[phase], completed=done, loss=figures.get("loss"))
 
         try:
-            return execute(settings, folder, show, group)
+            return execute(settings, folder, show, processes)
         except Interrupted as stop:
             bars.stop()
-            if group.writer:
+            if processes.writer:
                 click.echo(
                     f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
                     f"checkpoint is in {folder}: run the same command again to go on from it.",
@@ -128,6 +119,6 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
                 )
             raise SystemExit(130) from None
         except Diverged:
-            if group.writer:
+            if processes.writer:
                 raise
             raise SystemExit(1) from None

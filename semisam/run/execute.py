@@ -29,9 +29,8 @@ from semisam.run.record import cost_of, split_hash, versions
 from semisam.run.settings import RunSettings, method_options, read_settings, semisam_options
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import save_tensors
-from semisam.training.distributed import ALONE, Group, own_device, own_rows
 from semisam.training.plan import Plan, Summary
-from semisam.training.synced_norm import sync_batchnorm
+from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -56,7 +55,10 @@ class Prepared:
 
 
 def execute(
-    settings: RunSettings, folder: Path, progress: Progress | None = None, group: Group = ALONE
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress | None = None,
+    processes: Processes = ONE,
 ) -> Path:
     """Run what is not done yet of a run and return the path of its ``result.json``.
 
@@ -68,7 +70,7 @@ def execute(
         settings: of the run.
         folder: of the run.
         progress: told how far it is.
-        group: the processes that run it together, each in a call of its own.
+        processes: that share the run, each in its own call.
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder is
@@ -80,7 +82,7 @@ def execute(
     with contextlib.ExitStack() as held:
 
         def finished() -> bool:
-            check_size(settings, group)
+            check_size(settings, processes)
             writable_folder(folder)
             held.enter_context(locked(folder))
             claim(folder, settings)
@@ -89,18 +91,18 @@ def execute(
             remove_leftovers(folder)
             return False
 
-        if group.of_writer(finished):
+        if processes.of_writer(finished):
             return result
         here = settings.model_copy(
-            update={"device": group.agreed(lambda: own_device(settings.device, group))}
+            update={"device": processes.agreed(lambda: own_device(settings.device, processes))}
         )
-        run = group.agreed(lambda: prepare(here, report))
+        run = processes.agreed(lambda: prepare(here, report))
         store = run.store
         cases = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
-        if group.writer:
+        if processes.writer:
             write_json(folder / SPLIT, {part: list(names) for part, names in cases.items()})
-        training = train(here, run.framework, store, run.plan, folder, report, group)
-        rows = score(here, run.framework, store, folder, report, group)
+        training = train(here, run.framework, store, run.plan, folder, report, processes)
+        rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
             about = _about(settings, run, training, rows)
@@ -108,17 +110,17 @@ def execute(
             for name in (CHECKPOINT, PREVIOUS):
                 (folder / name).unlink(missing_ok=True)
 
-        group.of_writer(write)
+        processes.of_writer(write)
         return result
 
 
-def check_size(settings: RunSettings, group: Group) -> None:
+def check_size(settings: RunSettings, processes: Processes) -> None:
     """Refuse settings of another number of processes than there are."""
-    if (settings.ranks or 1) != group.size:
+    if (settings.ranks or 1) != processes.size:
         wanted = settings.ranks or 1
         raise InputError(
             f"the run must be on {wanted} process{'es' if wanted > 1 else ''} as its settings say, "
-            f"got {group.size}: start it with torchrun --nproc-per-node {wanted}"
+            f"got {processes.size}: start it with torchrun --nproc-per-node {wanted}"
         )
 
 
@@ -129,8 +131,6 @@ def prepare(settings: RunSettings, report: Progress) -> Prepared:
     labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
-    if settings.sync_batchnorm:
-        sync_batchnorm(framework, torch.device(settings.device))
     store = VolumeStore(
         dataset,
         labeled=labeled,
@@ -180,7 +180,7 @@ def train(
     plan: BatchPlan,
     folder: Path,
     report: Progress,
-    group: Group = ALONE,
+    processes: Processes = ONE,
 ) -> Summary:
     """Train, or load what was trained before, and leave ``model.pt`` in the folder."""
     parts = count_parts(settings.batch, settings.micro_batch)
@@ -193,7 +193,7 @@ def train(
         seed=settings.seed,
         augment=settings.augment,
         truth=settings.sam_control in NEED_TRUTH,
-        rows=own_rows(plan.labeled, plan.unlabeled, group, parts),
+        rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
     trainer = Trainer(
         framework,
@@ -215,10 +215,10 @@ def train(
         ),
         folder,
         prefetch=Prefetcher,
-        group=group,
+        processes=processes,
     )
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
-    if group.writer:
+    if processes.writer:
         # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
         weights = {name: value.cpu() for name, value in framework.state_dict().items()}
         with replace_file(folder / MODEL) as temporary:
@@ -233,18 +233,18 @@ def score(
     store: VolumeStore,
     folder: Path,
     report: Progress,
-    group: Group = ALONE,
+    processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
     """Evaluate on the test cases, each rank on its part of them, and write ``cases.csv``."""
-    # Without synchronised BatchNorm the ranks' statistics differ: rank 0's are deployed.
-    group.share_state(framework)
+    # Each rank has its own statistics of BatchNorm: rank 0's are deployed.
+    processes.share_state(framework)
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
     rows = evaluate(
         framework,
         store,
-        store.test[group.rank :: group.size],
+        store.test[processes.rank :: processes.size],
         settings.patch,
         window_stride(settings),
         device=torch.device(settings.device),
@@ -253,11 +253,11 @@ def score(
         predictions=predictions,
         on_case=lambda done, total: report("evaluate", done, total, {}),
     )
-    if group.size > 1:
+    if processes.size > 1:
         order = {case: place for place, case in enumerate(store.test)}
-        scored = [row for part in group.gather(rows) for row in part]
+        scored = [row for part in processes.gather(rows) for row in part]
         rows = sorted(scored, key=lambda row: order[row["case"]])
-    if group.writer:
+    if processes.writer:
         write_cases(folder / CASES, rows)
     return rows
 

@@ -17,7 +17,7 @@ from semisam.data.loading.store import VolumeStore
 from semisam.run.build import network_builder
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
-from semisam.training.distributed import Group, own_rows
+from semisam.training.processes import Processes, own_rows
 
 
 def check_run(
@@ -66,8 +66,7 @@ def check_run(
     parts, ranks = check_parts(settings, plan)
     rows = (plan.labeled + plan.unlabeled) // parts
     # A teacher sees the unlabeled rows alone.
-    fewest = min(rows, plan.unlabeled // parts or rows)
-    fewest //= 1 if settings.sync_batchnorm else ranks
+    fewest = min(rows, plan.unlabeled // parts or rows) // ranks
     if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
             f"BatchNorm needs more than one value per channel at the lowest resolution, got "
@@ -94,21 +93,11 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
             process, or with several, alone.
     """
     parts, ranks = count_parts(settings.batch, settings.micro_batch), settings.ranks or 1
-    own_rows(plan.labeled, plan.unlabeled, Group(0, ranks), parts)
-    if settings.sync_batchnorm and ranks == 1:
-        raise InputError(
-            "--sync-batchnorm must come with several processes, got one: start the run with "
-            "torchrun, or leave it out"
-        )
+    own_rows(plan.labeled, plan.unlabeled, Processes(0, ranks), parts)
     if settings.allow_accumulation and ranks > 1:
         raise InputError(
             f"--allow-accumulation must come with one process, got {ranks}, of which one may run "
             "out of memory while the others wait for it: choose a --micro-batch"
-        )
-    if settings.sam_control == "shuffled" and ranks > 1:
-        raise InputError(
-            f"--sam-control shuffled must come with one process, got {ranks}: it exchanges the "
-            "answers of all rows of a batch"
         )
     return parts, ranks
 

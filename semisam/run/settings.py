@@ -45,7 +45,6 @@ class RunSettings(BaseModel):
             BatchNorm, and losses of the batch as a whole (Dice, mixes of rows), see no more.
         allow_accumulation: halve that number where the memory does not suffice.
         ranks: processes that share the run, each with its rows of every batch; ``None``: one.
-        sync_batchnorm: BatchNorm's statistics are of all ranks' rows; else a rank's own.
         norm_batches: training batches from which BatchNorm's statistics are taken afresh after the
             last iteration; 0 or ``None``: the running averages of training stay.
     """
@@ -87,7 +86,6 @@ class RunSettings(BaseModel):
     micro_batch: int | None = Field(default=None, ge=1)
     allow_accumulation: bool | None = None
     ranks: int | None = Field(default=None, ge=2)
-    sync_batchnorm: bool | None = None
     norm_batches: int | None = Field(default=None, ge=0)
 
     device: str = "cpu"
@@ -114,7 +112,7 @@ _NOT_IDENTITY = {"data", "device", "checkpoint_every", "save_predictions"}
 # Added after the first results: where it is not set, a run is the one that it was before.
 _LATER = {
     *("labeled_rows", "sam_control"),
-    *("micro_batch", "allow_accumulation", "ranks", "sync_batchnorm", "norm_batches"),
+    *("micro_batch", "allow_accumulation", "ranks", "norm_batches"),
 }
 
 
@@ -185,7 +183,7 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
 
     Compared are the settings of training and test and the options of method, network and branch
     with what the protocol alone would have given. What the data suggest departs like what a user
-    sets. Several processes depart where BatchNorm's statistics are not of all their rows.
+    sets. Several processes always depart: each computes BatchNorm and Dice on its own rows.
     """
     protocol = PROTOCOLS[settings.protocol]
     alone = RunSettings.model_validate(
@@ -203,7 +201,7 @@ def departures(settings: RunSettings) -> tuple[str, ...]:
     }
     if "patch" in changed and settings.stride is None:
         changed.pop("stride", None)  # it follows from the patch
-    if settings.ranks is not None and not settings.sync_batchnorm:
+    if settings.ranks is not None:
         changed["ranks"] = settings.ranks
     places: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         (settings.method, settings.method_options, protocol.methods.get(settings.method, {})),

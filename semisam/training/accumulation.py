@@ -46,20 +46,16 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
     if parts == 1:
         yield batch
         return
-    each = labeled // parts, (len(batch.image) - labeled) // parts
-
-    def part_of(rows: Tensor, part: int) -> Tensor:
-        known = rows[part * each[0] : (part + 1) * each[0]]
-        first = labeled + part * each[1]
-        return torch.cat([known, rows[first : first + each[1]]])
-
+    known, rest = labeled // parts, (len(batch.image) - labeled) // parts
     for part in range(parts):
-        image = part_of(batch.image, part)
-        label = batch.label[part * each[0] : (part + 1) * each[0]]
+        first = labeled + part * rest
+        places = [*range(part * known, (part + 1) * known), *range(first, first + rest)]
+        numbers = tuple(batch.number(place) for place in places)
+        image, label = batch.image[places], batch.label[places[:known]]
         if isinstance(batch, OracleBatch):
-            yield OracleBatch(image, label, part_of(batch.truth, part))
+            yield OracleBatch(image, label, batch.truth[places], rows=numbers)
         else:
-            yield Batch(image, label)
+            yield Batch(image, label, rows=numbers)
 
 
 def divides(batch: Batch, parts: int) -> bool:

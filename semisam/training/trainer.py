@@ -1,4 +1,4 @@
-"""One training loop for every method: it knows nothing of SAM, datasets or tables."""
+"""The training loop of every method. It knows nothing of SAM, datasets or tables."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from semisam.training.accumulation import (
     out_of_memory,
 )
 from semisam.training.checkpoint import TrainLog, load_checkpoint, save_checkpoint
-from semisam.training.distributed import ALONE, Group, Share, sharing
 from semisam.training.plan import Plan, Summary
+from semisam.training.processes import ONE, Processes
 from semisam.training.signals import deferred_interrupt
 
 
@@ -76,7 +76,7 @@ class Trainer:
         plan: how to train.
         folder: where checkpoint and log lie.
         prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
-        group: the processes of the run; rank 0 writes the folder, which all of them read.
+        processes: of the run; rank 0 writes the folder, which all of them read.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Trainer:
         folder: Path,
         *,
         prefetch: Prefetch | None = None,
-        group: Group = ALONE,
+        processes: Processes = ONE,
     ) -> None:
         self.plan = plan
-        self.group = group
+        self.processes = processes
         self.parts = plan.parts
         self.accumulated = False
         self.folder = folder
@@ -132,14 +132,14 @@ class Trainer:
             InputError: if the folder's checkpoint is of another run.
             OutOfMemory: if a step does not fit.
         """
-        start = self.group.agreed(self._resume)
-        self.group.agreed(lambda: self._check_start(start))
+        start = self.processes.agreed(self._resume)
+        self.processes.agreed(lambda: self._check_start(start))
         self.framework.train()
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
             self._open_log(start) as log,
             self._prefetch(self._batches, start, self.plan.iterations) as stream,
-            deferred_interrupt(patient=self.group.size > 1) as interrupted,
+            deferred_interrupt(patient=self.processes.size > 1) as interrupted,
         ):
             for step, batch, waited in stream:
                 began = time.perf_counter()
@@ -149,8 +149,8 @@ class Trainer:
                 self._waited += waited
                 self._add(figures)
                 last = done == self.plan.iterations
-                # Asked once: all ranks stop after the same step, and only after a checkpoint.
-                stop = self.group.any(interrupted())
+                # Exchanged once: all ranks stop after the same step, and only after a checkpoint.
+                stop = self.processes.any(interrupted())
                 if log is not None:
                     log.write(step, figures)
                     if last or stop or done % self.plan.checkpoint_every == 0:
@@ -178,10 +178,8 @@ class Trainer:
                 for rows in micro_batches(self._batches.batch(step), self.parts):
                     yield self._to_device(rows).image
 
-        with (
-            sharing(self._seeded_share(first, 0)),
-            autocast(self.device, self.plan.precision),
-        ):
+        self._seed(first, 0)
+        with autocast(self.device, self.plan.precision):
             renew_statistics(self.framework, images(), self.framework)
         self._seconds += time.perf_counter() - began
 
@@ -193,9 +191,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         losses, metrics = self._gradients(batch, clock)
-        if self.group.size > 1:
-            self.group.average_gradients(self.framework)
-            of_ranks = self.group.gather((losses, metrics))
+        if self.processes.size > 1:
+            self.processes.average_gradients(self.framework)
+            of_ranks = self.processes.gather((losses, metrics))
             losses, metrics = (merged_figures(each) for each in zip(*of_ranks, strict=True))
         if plan.clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -243,10 +241,8 @@ class Trainer:
         losses: list[dict[str, float]] = []
         metrics: list[Mapping[str, float]] = []
         for part, rows in enumerate(micro_batches(batch, self.parts)):
-            with (
-                sharing(self._seeded_share(clock.step, part)),
-                autocast(self.device, self.plan.precision),
-            ):
+            self._seed(clock.step, part)
+            with autocast(self.device, self.plan.precision):
                 result = self.framework.training_step(self._to_device(rows), clock)
             objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
             mean = objective if self.parts == 1 else objective / self.parts
@@ -258,17 +254,14 @@ class Trainer:
             del result, objective, mean
         return merged_figures(losses), merged_figures(metrics)
 
-    def _seeded_share(self, step: int, part: int) -> Share:
-        """Seed torch for a part of a step and return which one it is.
-
-        A rank draws dropout and noise of its own; see `drawn_alike` for what all share.
-        """
-        group = self.group
-        keys: tuple[int | str, ...] = ("step", step, *(("part", part) if part else ()))
-        own = keys if group.size == 1 else (*keys, "rank", group.rank)
-        torch.manual_seed(derive_seed(self.plan.seed, *own))
-        seed = derive_seed(self.plan.seed, *keys)
-        return Share(group.rank, group.size, part, self.parts, seed)
+    def _seed(self, step: int, part: int) -> None:
+        """Seed torch for a micro-batch of a step; each rank draws its own numbers."""
+        keys: list[int | str] = ["step", step]
+        if part:
+            keys += ["part", part]
+        if self.processes.size > 1:
+            keys += ["rank", self.processes.rank]
+        torch.manual_seed(derive_seed(self.plan.seed, *keys))
 
     def save(self, done: int) -> None:
         """Write the checkpoint beside and rename it; the one before is kept."""
@@ -309,21 +302,21 @@ class Trainer:
         return int(state["step"])
 
     def _check_start(self, start: int) -> None:
-        if len(set(self.group.gather(start))) > 1:
+        if len(set(self.processes.gather(start))) > 1:
             raise InputError(
                 f"all processes must see one output folder, got {self.folder}, whose checkpoint "
                 "is another on some: name a folder that every machine shares"
             )
 
     def _open_log(self, start: int) -> contextlib.AbstractContextManager[TrainLog | None]:
-        return TrainLog(self.folder, start) if self.group.writer else contextlib.nullcontext()
+        return TrainLog(self.folder, start) if self.processes.writer else contextlib.nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
+        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         moved = {
-            field.name: to_channels_last(
-                getattr(batch, field.name).to(self.device, non_blocking=True)
-            )
-            for field in dataclasses.fields(batch)
+            name: to_channels_last(value.to(self.device, non_blocking=True))
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
         }
         return dataclasses.replace(batch, **moved)
 
