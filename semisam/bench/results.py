@@ -241,8 +241,7 @@ def _flatten(result: dict[str, Any]) -> dict[str, Any]:
         row["prompter"] = row["sam_weight"] = ""
     row["options"] = json.dumps(result["options"])
     settings = RunSettings.model_validate_json(json.dumps(result["settings"]))
-    forced = ("accumulated",) if result.get("accumulated") else ()
-    row["departures"] = "; ".join((*departures(settings), *forced))
+    row["departures"] = "; ".join(departures(settings))
     row["choices"] = "; ".join(_choices(settings))
     for part in ("data", "metrics", "training", "cost", "versions"):
         for key, value in result[part].items():

@@ -83,13 +83,8 @@ _OPTIONS = (
     click.option(
         "--micro-batch",
         type=int,
-        help="Rows at once, gradients accumulated; BatchNorm and Dice see no more (the batch).",
-    ),
-    click.option(
-        "--allow-accumulation",
-        is_flag=True,
-        default=None,
-        help="Halve the micro-batch, once, if a step does not fit into memory.",
+        help="Micro-batch size for gradient accumulation. BatchNorm and Dice are computed per "
+        "micro-batch (default: whole batch).",
     ),
     click.option("--lr", type=float, help="SGD's initial learning rate (0.01)."),
     click.option("--lr-step", type=int, help="Iterations between divisions of it by ten (2500)."),

@@ -86,8 +86,6 @@ def command(
         f"ASD {metrics['asd_voxel']:.2f} voxels, 95HD {metrics['hd95_voxel']:.2f} voxels "
         f"on the test cases. Written: {result}"
     )
-    if found.get("accumulated"):
-        console.print("A step did not fit into memory: its batch was taken in micro-batches.")
 
 
 def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:

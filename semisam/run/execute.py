@@ -149,7 +149,7 @@ def _about(
     """Return the result but for its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
-    about = {
+    return {
         "settings": settings.model_dump(mode="json"),
         "options": {
             "method": method_options(settings),
@@ -170,7 +170,6 @@ def _about(
         "training": training.means,
         "versions": versions(),
     }
-    return about | ({"accumulated": True} if training.accumulated else {})
 
 
 def train(
@@ -210,7 +209,6 @@ def train(
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
             parts=parts,
-            allow_accumulation=bool(settings.allow_accumulation),
             norm_batches=settings.norm_batches or 0,
         ),
         folder,

@@ -76,7 +76,7 @@ def check_run(
         return plan
     check_patch_fits(
         lambda: build(logits=dataset.num_classes),
-        max(rows // ranks // (2 if settings.allow_accumulation else 1), 1),
+        max(rows // ranks, 1),
         dataset.channels,
         settings.patch,
         device,
@@ -89,16 +89,10 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
     """Return the micro-batches of a batch and the processes of the run.
 
     Raises:
-        InputError: if the rows cannot be divided equally over them, or an option goes with one
-            process, or with several, alone.
+        InputError: if the rows cannot be divided equally over them.
     """
     parts, ranks = count_parts(settings.batch, settings.micro_batch), settings.ranks or 1
     own_rows(plan.labeled, plan.unlabeled, Processes(0, ranks), parts)
-    if settings.allow_accumulation and ranks > 1:
-        raise InputError(
-            f"--allow-accumulation must come with one process, got {ranks}, of which one may run "
-            "out of memory while the others wait for it: choose a --micro-batch"
-        )
     return parts, ranks
 
 

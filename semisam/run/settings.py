@@ -43,7 +43,6 @@ class RunSettings(BaseModel):
         largest_component: keep the largest connected component of each predicted class.
         micro_batch: rows of which the gradients are computed at once; ``None``: the whole batch.
             BatchNorm, and losses of the batch as a whole (Dice, mixes of rows), see no more.
-        allow_accumulation: halve that number where the memory does not suffice.
         ranks: processes that share the run, each with its rows of every batch; ``None``: one.
         norm_batches: training batches from which BatchNorm's statistics are taken afresh after the
             last iteration; 0 or ``None``: the running averages of training stay.
@@ -84,7 +83,6 @@ class RunSettings(BaseModel):
     stride: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     largest_component: bool = False
     micro_batch: int | None = Field(default=None, ge=1)
-    allow_accumulation: bool | None = None
     ranks: int | None = Field(default=None, ge=2)
     norm_batches: int | None = Field(default=None, ge=0)
 
@@ -112,7 +110,7 @@ _NOT_IDENTITY = {"data", "device", "checkpoint_every", "save_predictions"}
 # Added after the first results: where it is not set, a run is the one that it was before.
 _LATER = {
     *("labeled_rows", "sam_control"),
-    *("micro_batch", "allow_accumulation", "ranks", "norm_batches"),
+    *("micro_batch", "ranks", "norm_batches"),
 }
 
 

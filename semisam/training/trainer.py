@@ -21,9 +21,6 @@ from semisam.networks.batchnorm import renew_statistics
 from semisam.networks.convolution import speed_up
 from semisam.networks.precision import autocast, to_channels_last
 from semisam.training.accumulation import (
-    Buffers,
-    OutOfMemory,
-    divides,
     is_out_of_memory,
     merged_figures,
     micro_batches,
@@ -91,8 +88,6 @@ class Trainer:
     ) -> None:
         self.plan = plan
         self.processes = processes
-        self.parts = plan.parts
-        self.accumulated = False
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
@@ -161,7 +156,7 @@ class Trainer:
                 if stop and not last:
                     raise Interrupted(done)
             self._renew_norms()
-        return Summary(self._seconds, self._waited, self._means(), self.accumulated)
+        return Summary(self._seconds, self._waited, self._means())
 
     def _renew_norms(self) -> None:
         """Take BatchNorm's statistics from the batches that would have come next.
@@ -175,7 +170,7 @@ class Trainer:
 
         def images() -> Iterator[torch.Tensor]:
             for step in range(first, first + count):
-                for rows in micro_batches(self._batches.batch(step), self.parts):
+                for rows in micro_batches(self._batches.batch(step), self.plan.parts):
                     yield self._to_device(rows).image
 
         self._seed(first, 0)
@@ -207,45 +202,32 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.framework.after_update(clock)
-        accumulation = {"micro_batches": float(self.parts)} if self.parts > 1 else {}
+        accumulation = {"micro_batches": float(plan.parts)} if plan.parts > 1 else {}
         return {**losses, "lr": lr, **metrics, **accumulation}
 
     def _gradients(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
-        """Leave the gradients of the batch and return its losses and metrics; halve if need be."""
-        may_halve = (
-            self.plan.allow_accumulation and not self.accumulated and divides(batch, 2 * self.parts)
-        )
-        before = Buffers.of(self.framework) if may_halve else None
-        failure: OutOfMemory | None = None
+        """Leave the gradients of the batch and return its losses and metrics."""
         try:
             return self._backward(batch, clock)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            allowed = self.plan.allow_accumulation
-            failure = out_of_memory(error, batch, self.parts, allowed=allowed)
-        # The error is let go of by now, and with it the activations that its traceback holds.
+            failure = out_of_memory(error, batch, self.plan.parts)
+        # Raised here, so that no traceback holds the activations.
         self.optimizer.zero_grad(set_to_none=True)
-        if before is None:
-            raise failure
-        before.restore(self.framework)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.parts *= 2
-        self.accumulated = True
-        return self._gradients(batch, clock)
+        raise failure
 
     def _backward(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
         """Accumulate the gradients of the batch's parts; return the losses and the metrics."""
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[dict[str, float]] = []
         metrics: list[Mapping[str, float]] = []
-        for part, rows in enumerate(micro_batches(batch, self.parts)):
+        for part, rows in enumerate(micro_batches(batch, self.plan.parts)):
             self._seed(clock.step, part)
             with autocast(self.device, self.plan.precision):
                 result = self.framework.training_step(self._to_device(rows), clock)
             objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
-            mean = objective if self.parts == 1 else objective / self.parts
+            mean = objective if self.plan.parts == 1 else objective / self.plan.parts
             self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
             figures = {name: float(loss.detach()) for name, loss in result.losses.items()}
             losses.append({"loss": float(objective.detach()), **figures})
@@ -274,8 +256,6 @@ class Trainer:
             "seconds": self._seconds,
             "waited": self._waited,
             "sums": self._sums,
-            "parts": self.parts,
-            "accumulated": self.accumulated,
         }
         save_checkpoint(self.folder, state)
 
@@ -297,8 +277,6 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self._seconds, self._waited = state["seconds"], state["waited"]
         self._sums = dict(state["sums"])
-        self.parts = state.get("parts", self.parts)
-        self.accumulated = state.get("accumulated", False)
         return int(state["step"])
 
     def _check_start(self, start: int) -> None:
