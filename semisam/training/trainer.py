@@ -18,7 +18,7 @@ from semisam.core.schedules import step_decay
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock
 from semisam.networks.batchnorm import renew_statistics
-from semisam.networks.convolution import speed_up
+from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import autocast, to_channels_last
 from semisam.training.accumulation import (
     is_out_of_memory,
@@ -91,7 +91,7 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
-        speed_up(self.framework)
+        guard_convolutions(self.framework)
         for module in framework.modules():
             # In place, and only weights of convolutions in three dimensions have the format.
             for parameter in module.parameters(recurse=False):
