@@ -19,7 +19,8 @@ from semisam.inference.evaluation import evaluate, summarise
 from semisam.networks.batchnorm import renew_statistics
 from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import autocast, to_channels_last
-from semisam.run.execute import load_run, prepare
+from semisam.run.execute import prepare
+from semisam.run.model import load_run
 
 COUNTS = (0, 4, 16, 64)
 

@@ -1,4 +1,4 @@
-"""``semisam evaluate``: scores of a trained method."""
+"""``semisam evaluate``: score a trained method."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def command(
     from semisam.inference.evaluation import evaluate, summarise
     from semisam.networks.published import PublishedVNet
     from semisam.run.build import open_dataset, recognise_dataset
-    from semisam.run.execute import load_run, window_stride, write_cases
+    from semisam.run.execute import write_cases
+    from semisam.run.model import load_run, window_stride
     from semisam.run.preflight import check_device
     from semisam.run.settings import RunSettings, make_settings
     from semisam.training.allocator import keep_memory

@@ -19,14 +19,14 @@ from semisam.core.seeding import derive_seed
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
-from semisam.inference.card import Card, card_of, read_card, write_card
+from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.inference.sliding_window import published_stride
 from semisam.run.build import choose_labeled, make_framework, open_dataset
 from semisam.run.folder import claim, locked
+from semisam.run.model import window_stride
 from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
-from semisam.run.settings import RunSettings, method_options, read_settings, semisam_options
+from semisam.run.settings import RunSettings, method_options, semisam_options
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import save_tensors
 from semisam.training.plan import Plan, Summary
@@ -266,35 +266,6 @@ def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
-    """Open a trained run: its settings, the method on a device, ready to deploy, and its card.
-
-    The training data need not be there any more.
-
-    Raises:
-        InputError: if the folder holds no trained run.
-    """
-    settings = read_settings(folder)
-    try:
-        card = read_card(folder / CARD)
-        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
-    except Exception as error:  # a missing or damaged file is reported in many ways
-        raise InputError(
-            f"a finished run with {MODEL} and {CARD} is required, got {folder} "
-            f"({str(error).splitlines()[0]}): run the same command again to finish it"
-        ) from None
-    # Deployment needs no promptable model, and the branch has no state of its own.
-    bare = settings.model_copy(update={"sam": "none"})
-    framework = make_framework(bare, card.channels, len(card.class_names))
-    framework.load_state_dict(state)
-    return settings, framework.to(device).eval(), card
-
-
-def window_stride(settings: RunSettings) -> tuple[int, ...]:
-    """Return the sliding window's stride: the settings', or the published one scaled."""
-    return tuple(settings.stride or published_stride(settings.patch))
 
 
 @contextlib.contextmanager

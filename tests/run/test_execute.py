@@ -13,7 +13,8 @@ import torch
 from semisam.core.errors import InputError, PluginError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
-from semisam.run.execute import execute, load_run
+from semisam.run.execute import execute
+from semisam.run.model import load_run
 from semisam.run.settings import RunSettings, make_settings
 from semisam.training.trainer import Interrupted
 
