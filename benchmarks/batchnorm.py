@@ -17,9 +17,10 @@ from rows import write_rows
 from semisam.data.loading.sampling import BatchSource
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.networks.batchnorm import renew_statistics
-from semisam.networks.convolution import speed_up
+from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import autocast, to_channels_last
-from semisam.run.execute import load_run, prepare
+from semisam.run.execute import prepare
+from semisam.run.model import load_run
 
 COUNTS = (0, 4, 16, 64)
 
@@ -35,7 +36,7 @@ def main():
     rows = []
     for folder in args.runs:
         settings, method, _ = load_run(folder)
-        speed_up(method)
+        guard_convolutions(method)
         bare = settings.model_copy(update={"sam": "none", "sam_control": None})
         run = prepare(bare, lambda *told: None)
         store, patch = run.store, settings.patch

@@ -215,5 +215,5 @@ def test_more_processes_than_gpus_are_refused(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train_one_model(tmp_path):
-    done = _train(tmp_path, "--device", "cuda", "--sync-batchnorm", start=TORCHRUN)
+    done = _train(tmp_path, "--device", "cuda", start=TORCHRUN)
     assert done.returncode == 0, done.stderr

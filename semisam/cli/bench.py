@@ -69,9 +69,9 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     """
     from semisam.bench.study import execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
-    from semisam.training.distributed import check_alone
+    from semisam.training.processes import check_single_process
 
-    check_alone("bench")
+    check_single_process("bench")
     executor = take_executor(given)
     grids, folder = _grids(study, out, given)
     for line in _about_data(grids):

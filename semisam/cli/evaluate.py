@@ -1,4 +1,4 @@
-"""``semisam evaluate``: scores of a trained method."""
+"""``semisam evaluate``: score a trained method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``semisam export``: a trained model as a file of its own."""
+"""``semisam export``: a trained model as one file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import click
 def command(run: str, target: str) -> None:
     """Export RUN as MODEL.pt2, which torch.export.load runs without semisam, and MODEL.pt2.json.
 
-    The card tells what must be known to use the model: patch and stride of the window, spacing,
-    orientation and intensities of the images, classes and versions. `semisam predict MODEL.pt2`
-    reads both. The program maps float32 windows (batch, channels, *patch) to probabilities.
+    The program maps float32 windows (batch, channels, *patch) to probabilities. The card holds
+    what using it needs: patch and stride of the window, spacing, orientation and intensities of
+    the images, classes and versions.
 
-    torch.export.load runs what a file says: open with it only models that you trust.
+    The file is for other programs: `semisam predict` reads run folders. torch.export.load can run
+    any code that a file names, so open only models that you trust.
     """
     from semisam.cli.display import console
-    from semisam.inference.export import export_run
+    from semisam.run.model import export_run
 
     card = export_run(Path(run), Path(target))
     size = Path(target).stat().st_size / 1e6

@@ -111,7 +111,7 @@ def run() -> None:
         main(prog_name="semisam")
     except SystemExit as stop:
         # Imported by the commands that need it alone.
-        distributed = sys.modules.get("semisam.training.distributed")
-        if distributed is None or not isinstance(stop.code, int):
+        processes = sys.modules.get("semisam.training.processes")
+        if processes is None or not isinstance(stop.code, int):
             raise
-        distributed.end(stop.code)
+        processes.end(stop.code)

@@ -1,4 +1,4 @@
-"""``semisam predict``: new scans."""
+"""``semisam predict``: segment new scans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 @click.command("predict", short_help="Segment new scans with a trained method.")
 @click.argument("run", metavar="RUN")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="Where the masks go.")
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="Folder of the masks.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--probabilities", is_flag=True, help="Write each class's probability as well.")
 @click.option("--preview", is_flag=True, help="Write <name>.png: three slices with the outlines.")
@@ -26,22 +26,22 @@ def command(
 ) -> None:
     """Segment each INPUT with RUN and write <name>.nii.gz in the scan's own geometry.
 
-    RUN is a run folder, or a model.pt2 that `semisam export` wrote, with its card beside it. An
-    input is any file that SimpleITK reads, a folder with one DICOM series, a folder of these, or an
-    h5 file of the published layout. Several channels are one file with all of them, or files named
-    <scan>_0000, <scan>_0001 and on.
+    RUN is a run folder. An input is any file that SimpleITK reads, a folder with one DICOM series,
+    a folder of these, or an h5 file of the published layout. Several channels are one file with all
+    of them, or files named <scan>_0000, <scan>_0001 and on.
 
     A scan is brought to the orientation, spacing and intensities of the training scans, and its
-    mask back. Where the training scans carry no orientation, as the published h5 files, they are
-    taken to run to the left, the posterior and the superior.
+    mask back. Training scans without an orientation, such as the published h5 files, are taken as
+    LPS: axes to the left, the posterior and the superior.
     """
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.images.files import write_nifti
     from semisam.inference.inputs import check_outputs, gather_scans
-    from semisam.inference.predictor import class_file_names, load_model, read_scan, segment
+    from semisam.inference.predictor import class_file_names, read_scan, segment
     from semisam.inference.preview import write_preview
+    from semisam.run.model import load_model
     from semisam.run.preflight import check_device
     from semisam.training.allocator import keep_memory
 
@@ -58,7 +58,7 @@ def command(
         for name, paths in scans.items():
             try:
                 scan = read_scan(paths, model.card)
-            except InputError as error:  # the other scans are none the worse for it
+            except InputError as error:  # the other scans are still segmented
                 click.echo(f"Error: {error}", err=True)
                 failed += 1
                 bars.advance(task)

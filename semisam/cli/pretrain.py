@@ -38,11 +38,11 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     from semisam.cli.display import console, progress_bars
     from semisam.core.files import writable_folder
     from semisam.pretraining.pretrain import Pretraining, make_plan
-    from semisam.training.distributed import check_alone
+    from semisam.training.processes import check_single_process
     from semisam.training.signals import deferred_interrupt
     from semisam.training.trainer import Interrupted
 
-    check_alone("pretrain")
+    check_single_process("pretrain")
     plan, initial = make_plan({k: v for k, v in given.items() if v is not None}, init)
     folder = writable_folder(Path(out))
     training = Pretraining(plan, folder, _device(device), initial)

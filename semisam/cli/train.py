@@ -11,7 +11,7 @@ from semisam.cli.options import given_settings, run_options
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
-    from semisam.training.distributed import Group
+    from semisam.training.processes import Processes
 
 
 @click.command("train", short_help="Train one method on one labeled subset.")
@@ -66,12 +66,12 @@ def command(
     from semisam.cli.display import console
     from semisam.run.request import request
     from semisam.training.allocator import keep_memory
-    from semisam.training.distributed import process_group
+    from semisam.training.processes import joined_processes
 
-    def resolve(group: Group) -> RunSettings:
+    def resolve(processes: Processes) -> RunSettings:
         common, options = given_settings(given)
-        if group.size > 1:
-            common["ranks"] = group.size
+        if processes.size > 1:
+            common["ranks"] = processes.size
         return request(common, options, [method], [sam]).resolve(
             method=method,
             labels=labels,
@@ -83,13 +83,13 @@ def command(
         )
 
     keep_memory()
-    with process_group() as group:
-        # One process speaks for all.
-        console.quiet = not group.writer
-        settings = group.agreed(lambda: resolve(group))
+    with joined_processes() as processes:
+        # Rank 0 prints for all.
+        console.quiet = not processes.writer
+        settings = processes.agreed(lambda: resolve(processes))
         if settings.data is None:
             console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
-        result = _execute(settings, Path(out), group)
+        result = _execute(settings, Path(out), processes)
     metrics = json.loads(result.read_text())["metrics"]
     console.print(
         f"Dice {100 * metrics['dice']:.2f} %, Jaccard {100 * metrics['jaccard']:.2f} %, "
@@ -98,7 +98,7 @@ def command(
     )
 
 
-def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
+def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
     """Run it, with progress bars; exit if it is interrupted.
 
     Rank 0 alone reports what all processes meet at once.
@@ -116,10 +116,10 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
             bars.update(tasks[phase], completed=done, loss=figures.get("loss"))
 
         try:
-            return execute(settings, folder, show, group)
+            return execute(settings, folder, show, processes)
         except Interrupted as stop:
             bars.stop()
-            if group.writer:
+            if processes.writer:
                 click.echo(
                     f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
                     f"checkpoint is in {folder}: run the same command again to resume from it.",
@@ -127,6 +127,6 @@ def _execute(settings: RunSettings, folder: Path, group: Group) -> Path:
                 )
             raise SystemExit(130) from None
         except Diverged:
-            if group.writer:
+            if processes.writer:
                 raise
             raise SystemExit(1) from None

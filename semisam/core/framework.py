@@ -1,4 +1,4 @@
-"""The contract of a training method: all that a method's author must read."""
+"""The contract of a training method: everything that a method's author must read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from semisam.core.types import Batch, Clock, Step
 class NetBuilder(Protocol):
     """Builds one network with named heads.
 
-    ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC asks
+    ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC calls
     ``build(logits=K, sdf=K - 1)``. Outputs are raw (no softmax, no tanh) float32.
 
     A head whose name ends in ``_level<i>``, i = 1, 2, ..., is read from the decoder ``i`` halvings
     below full resolution and interpolated (linearly in every axis, ``align_corners=False``) to the
-    image's size: URPC asks ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``.
-    A network refuses a level that it has not with a ValueError that names the head.
+    image's size: URPC calls ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``.
+    A network refuses a level that it does not have, with a ValueError that names the head.
     """
 
     def __call__(self, **heads: int) -> nn.Module:
@@ -34,12 +34,10 @@ class Framework(nn.Module, ABC):
 
     A subclass takes its options as keyword-only constructor arguments with the paper's defaults;
     they are its whole configuration. Randomness comes from torch's default generator, which the
-    trainer seeds anew for every step from the run's seed: a method needs no generator of its own.
+    trainer seeds for every step from the run's seed: a method needs no generator of its own.
 
-    Several processes may share a run, each with some rows of a batch. Losses that are means over
-    rows are averaged over them, without the method's doing. One that divides by another sum over
-    the batch takes it from `semisam.training.distributed.global_sums`, one that pairs rows gets them by
-    ``gather_rows``, and what is drawn once for all rows is drawn in ``drawn_alike``.
+    A method computes its losses on the rows that it is given. Where several processes share a run,
+    the trainer gives each its own rows of the batch and averages the gradients.
 
     Args:
         build: builds a network with named heads.
@@ -47,7 +45,7 @@ class Framework(nn.Module, ABC):
     """
 
     uses_unlabeled: ClassVar[bool] = True
-    """False: the trainer hands over labeled rows alone."""
+    """False: the trainer passes labeled rows only."""
 
     def __init__(self, build: NetBuilder, num_classes: int) -> None:
         super().__init__()
@@ -81,7 +79,7 @@ def head_level(name: str) -> int:
 
 
 def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
-    """Refuse a head at a level that a network has not.
+    """Refuse a head at a level that a network does not have.
 
     Args:
         heads: their names.
@@ -89,7 +87,7 @@ def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
         network: its name, for the error.
 
     Raises:
-        ValueError: naming the head and the levels that there are.
+        ValueError: naming the head and the levels of the network.
     """
     for name in heads:
         if head_level(name) > levels:

@@ -1,8 +1,6 @@
 """Loss terms as pure functions of probabilities and labels, in float32.
 
 Shapes: probabilities ``(B, K, *S)``, labels ``(B, *S)`` int64; ``K`` counts background.
-
-Where several processes share a batch, its sums are over the rows of all of them.
 """
 
 from __future__ import annotations
@@ -14,44 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semisam.training.distributed import global_sums
-
 EPS = 1e-5
 
 
 def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
-    """Return ``1 - (2 sum(s y) + e) / (sum(s^2) + sum(y^2) + e)`` over the whole batch.
+    """Return ``1 - (2 sum(s y) + e) / (sum(s^2) + sum(y^2) + e)``, summed over all elements.
 
     The squared-denominator Dice of Milletari et al. (https://arxiv.org/abs/1606.04797), as UA-MT
     writes it.
 
     Args:
-        prob: ``(B, *S)`` probability of one class.
-        target: ``(B, *S)`` its 0/1 mask.
+        prob: probability of one class: ``(B, *S)``, or ``(*S)`` of one volume.
+        target: mask of the class, of the same shape, boolean or in [0, 1].
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
     """
-    overlap, predicted, labeled = global_sums(*_dice_sums(prob, target))
-    return _dice_of_sums(overlap, predicted, labeled, eps)
-
-
-def volume_dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
-    """Return the Dice loss of one volume, which no other process has a part of.
-
-    Args:
-        prob: ``(*S)`` probability of one class.
-        target: ``(*S)`` mask of the class, boolean or in [0, 1].
-        eps: smoothing, see `dice_loss`.
-    """
-    return _dice_of_sums(*_dice_sums(prob, target), eps)
-
-
-def _dice_sums(prob: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y = target.to(prob.dtype)
-    return (prob * y).sum(), prob.square().sum(), y.square().sum()
-
-
-def _dice_of_sums(overlap: Tensor, predicted: Tensor, labeled: Tensor, eps: float) -> Tensor:
-    return 1.0 - (2.0 * overlap + eps) / (predicted + labeled + eps)
+    overlap = (prob * y).sum()
+    return 1.0 - (2.0 * overlap + eps) / (prob.square().sum() + y.square().sum() + eps)
 
 
 def foreground_dice_loss(probs: Tensor, label: Tensor) -> Tensor:
@@ -88,13 +65,12 @@ def masked_supervised_loss(
     Args:
         logits: ``(B, K, *S)``.
         probs: their softmax, ``(B, K, *S)``.
-        label: ``(B, *S)``; what it says outside the mask is not read.
+        label: ``(B, *S)``; not read outside the mask.
         mask: ``(*S)`` or ``(B, *S)`` boolean; both losses are 0 where it is empty.
     """
     inside = mask.expand_as(label)
     per_voxel = F.cross_entropy(logits, label, reduction="none")
-    total, voxels = global_sums((per_voxel * inside).sum(), inside.sum())
-    ce = total / voxels.clamp(min=1)
+    ce = (per_voxel * inside).sum() / inside.sum().clamp(min=1)
     # Background outside, with probability 0: neither counts in the Dice of a foreground class.
     return ce, foreground_dice_loss(probs * inside.unsqueeze(1), label * inside)
 

@@ -19,15 +19,21 @@ class Batch:
     Attributes:
         image: ``(B, C, *S)`` float.
         label: ``(L, *S)`` int64 with ``L <= B``.
+        rows: the rows' numbers in the step's whole batch; ``None``: these rows are all of it.
     """
 
     image: Tensor
     label: Tensor
+    rows: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @property
     def num_labeled(self) -> int:
         """How many of the leading rows carry a label."""
         return int(self.label.shape[0])
+
+    def number(self, row: int) -> int:
+        """Return a row's number in the step's whole batch: what a draw per row is seeded by."""
+        return row if self.rows is None else self.rows[row]
 
 
 @dataclass(frozen=True)

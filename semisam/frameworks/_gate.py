@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from semisam.training.distributed import global_counts
-
 SOFTNESS = 0.1
 """Difference of two Dice values by which the gate opens from 1/2 to 73 %."""
 
@@ -59,14 +57,13 @@ def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Return the Dice of all pairs of ``(*S)`` boolean masks together.
 
     Pooled, so that a patch with a few voxels of the organ does not weigh as much as a full one.
-    ``None`` if no voxel is set in any of them; several processes pool theirs.
+    ``None`` if no voxel is set in any of them.
     """
     overlap = total = 0
     for one, other in pairs:
         overlap += int((one & other).sum())
         total += int(one.sum()) + int(other.sum())
-    both, all_set = global_counts(overlap, total)
-    return 2 * both / all_set if all_set else None
+    return 2 * overlap / total if total else None
 
 
 def measure(
@@ -86,8 +83,7 @@ def measure(
         k: the class.
     """
     truth = {row: label[row] == k for row, _ in labeled}
-    (seen,) = global_counts(sum(bool(mask.any()) for mask in truth.values()))
-    if not seen:
+    if not any(bool(mask.any()) for mask in truth.values()):
         return Quality(None, None, None, pooled_dice((a, masks[row]) for row, a in unlabeled))
     return Quality(
         answer=pooled_dice((a, truth[row]) for row, a in labeled),

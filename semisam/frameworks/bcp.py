@@ -17,7 +17,6 @@ from semisam.core.framework import Framework, NetBuilder, check_not_negative
 from semisam.core.losses import masked_supervised_loss, supervised_loss
 from semisam.core.types import Batch, Clock, Step
 from semisam.metrics.scores import largest_components
-from semisam.training.distributed import drawn_alike, gather_rows, take_own
 
 
 class BidirectionalCopyPaste(Framework):
@@ -113,28 +112,23 @@ class BidirectionalCopyPaste(Framework):
     def _paste_labeled(self, batch: Batch, box: Tensor) -> Step:
         labeled = batch.num_labeled
         image, label = batch.image[:labeled], batch.label
-        # The next row may be another process's.
-        next_image = take_own(gather_rows(image).roll(-1, 0))
-        next_label = take_own(gather_rows(label).roll(-1, 0))
-        logits = self.student(torch.where(box, next_image, image))["logits"]
+        logits = self.student(torch.where(box, image.roll(-1, 0), image))["logits"]
         probs = logits.softmax(1)
-        ce, dice = supervised_loss(logits, probs, torch.where(box, next_label, label))
+        ce, dice = supervised_loss(logits, probs, torch.where(box, label.roll(-1, 0), label))
         w, none = self.supervised_weight, probs.new_zeros(())
         losses = {"ce": w * ce, "dice": w * dice, "pseudo_ce": none, "pseudo_dice": none}
-        # Row i's box lies in the mix before.
-        probs = torch.where(box, take_own(gather_rows(probs).roll(1, 0)), probs)
+        # The mix before holds row i's box.
+        probs = torch.where(box, probs.roll(1, 0), probs)
         if labeled < len(batch.image):
             probs = torch.cat([probs, self(batch.image[labeled:])])
         return Step(losses, probs)
 
     def _paste_both_ways(self, batch: Batch, box: Tensor) -> Step:
-        # Rows of all processes, of whose pairs this one takes its part.
-        own = batch.image[batch.num_labeled :]
-        source, target = gather_rows(batch.image[: batch.num_labeled]), gather_rows(own)
+        source, target = batch.image[: batch.num_labeled], batch.image[batch.num_labeled :]
         labeled, unlabeled = len(source), len(target)
-        pair = take_own(torch.arange(max(labeled, unlabeled), device=box.device))
+        pair = torch.arange(max(labeled, unlabeled), device=box.device)
         known, pasted, ground = pair % labeled, pair % unlabeled, (pair + 1) % unlabeled
-        label, pseudo = gather_rows(batch.label)[known], gather_rows(self._pseudo_label(own))
+        label, pseudo = batch.label[known], self._pseudo_label(target)
         inward = torch.where(box, target[pasted], source[known])
         outward = torch.where(box, source[known], target[ground])
 
@@ -148,9 +142,7 @@ class BidirectionalCopyPaste(Framework):
         ce_out, dice_out = masked_supervised_loss(logits[1], probs[1], pseudo[ground], outside)
         losses["pseudo_ce"] = self.alpha * w * (ce_in + ce_out)
         losses["pseudo_dice"] = self.alpha * w * (dice_in + dice_out)
-        inside, around = (gather_rows(each) for each in probs)
-        maps = reassemble(inside, around, box, labeled, unlabeled)
-        return Step(losses, torch.cat([take_own(maps[:labeled]), take_own(maps[labeled:])]))
+        return Step(losses, reassemble(*probs, box, labeled, unlabeled))
 
     @torch.no_grad()
     def _pseudo_label(self, image: Tensor) -> Tensor:
@@ -170,12 +162,8 @@ def draw_box(shape: Sequence[int], beta: float) -> Tensor:
     """
     box = torch.ones(tuple(shape), dtype=torch.bool)
     lengths = [max(int(size * beta), 1) for size in shape]
-    with drawn_alike():
-        starts = [
-            int(torch.randint(0, size - length + 1, ()))
-            for size, length in zip(shape, lengths, strict=True)
-        ]
-    for axis, (size, length, first) in enumerate(zip(shape, lengths, starts, strict=True)):
+    for axis, (size, length) in enumerate(zip(shape, lengths, strict=True)):
+        first = int(torch.randint(0, size - length + 1, ()))
         along = torch.zeros(size, dtype=torch.bool)
         along[first : first + length] = True
         box &= along.view(-1, *[1] * (len(shape) - axis - 1))

@@ -16,7 +16,6 @@ from semisam.core.framework import Framework, NetBuilder, check_not_negative
 from semisam.core.losses import mean_squared_difference, supervised_loss
 from semisam.core.schedules import Ramp
 from semisam.core.types import Batch, Clock, Step
-from semisam.training.distributed import drawn_alike, gather_rows, take_own
 
 
 class InterpolationConsistencyTraining(Framework):
@@ -92,12 +91,9 @@ class InterpolationConsistencyTraining(Framework):
         """Return ``ce``, ``dice`` and ``consistency``."""
         image, labeled = batch.image, batch.num_labeled
         unlabeled = len(image) - labeled
-        # Partners may be rows of another process.
-        pool = gather_rows(image[labeled:])
-        if len(pool) == 1:
-            pool = image[labeled - 1 :]
+        pool = image[labeled - 1 :] if unlabeled == 1 else image[labeled:]
         share, shift = draw_mix(self.alpha, len(pool))
-        mixed = take_own(mix(pool, share, shift))
+        mixed = mix(pool, share, shift)
         logits = self.student(torch.cat([image[:labeled], mixed]))["logits"]
         probs = logits.softmax(1)
         ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
@@ -106,8 +102,7 @@ class InterpolationConsistencyTraining(Framework):
         if not unlabeled:
             return Step({**losses, "consistency": probs.new_zeros(())}, probs)
 
-        taught = gather_rows(self._teach(take_own(pool)))
-        target = take_own(mix(taught, share, shift))
+        target = mix(self._teach(pool), share, shift)
         consistency = mean_squared_difference(probs[labeled:], target)
         losses["consistency"] = self.consistency_weight(clock) * consistency
         return Step(losses, torch.cat([probs[:labeled], self(image[labeled:])]))
@@ -129,9 +124,8 @@ def draw_mix(alpha: float, rows: int) -> tuple[float, int]:
 
     From torch's default generator. The shift lies in 1 .. rows - 1: no row is its own partner.
     """
-    with drawn_alike():
-        share = float(Beta(alpha, alpha).sample())
-        return share, int(torch.randint(1, rows, ())) if rows > 2 else 1
+    share = float(Beta(alpha, alpha).sample())
+    return share, int(torch.randint(1, rows, ())) if rows > 2 else 1
 
 
 def mix(rows: Tensor, share: float, shift: int) -> Tensor:

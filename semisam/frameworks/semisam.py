@@ -18,12 +18,11 @@ from torch import Tensor
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import PluginError
 from semisam.core.framework import Framework, check_not_negative
-from semisam.core.losses import entropy, volume_dice_loss
+from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock, Prompt, Step, Total, View
 from semisam.frameworks._gate import Quality, gate, measure
-from semisam.training.distributed import current_share, global_counts
 
 
 class SemiSAM(Framework):
@@ -126,7 +125,7 @@ class SemiSAM(Framework):
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return the inner method's step with one more loss, ``sam``."""
-        step = self.inner.training_step(Batch(batch.image, batch.label), clock)
+        step = self.inner.training_step(Batch(batch.image, batch.label, rows=batch.rows), clock)
         rows = range(batch.num_labeled, len(batch.image))
         if self.weight.weight == 0 or not rows:
             return step
@@ -152,13 +151,10 @@ class SemiSAM(Framework):
         if pairs:
             kept = [shares[k] for _, k in pairs]
             loss = sam_loss(list(pairs.values()), self.target, kept, self.loss)
-        loss = _mean_over_ranks(loss, len(pairs), step.probs)
         metrics["sam_asked"] = Total(len(pairs))
         metrics["sam_skipped"] = Total(len(rows) * len(classes) - len(pairs))
         metrics["sam_calls"] = Total(calls)
-        # Processes ask at the same time.
-        seconds = _now(batch.image.device) - started
-        metrics["sam_seconds"] = Total(seconds / current_share().ranks)
+        metrics["sam_seconds"] = Total(_now(batch.image.device) - started)
         losses = {**step.losses, "sam": self.every * weight * loss}
         return replace(step, losses=losses, metrics=metrics)
 
@@ -189,9 +185,8 @@ class SemiSAM(Framework):
         calls = 0
         for i in rows:
             # The prompts of a row do not depend on how the batch is divided.
-            number = current_share().row(i, batch.num_labeled, len(batch.image))
             answers[i], asked = self._ask(
-                batch.image[i], probs[i], uncertainty[i, 0], clock.step, number
+                batch.image[i], probs[i], uncertainty[i, 0], clock.step, batch.number(i)
             )
             calls += asked
         return answers, calls
@@ -271,26 +266,12 @@ def sam_loss(
     answer = torch.stack([a for _, a in pairs])
     y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
     if loss == "dice":
-        terms = torch.stack([volume_dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
+        terms = torch.stack([dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
     else:
         terms = (prob - y).square().flatten(1).mean(1)
     if shares is None or all(share == 1.0 for share in shares):
         return terms.mean()
     return (terms * terms.new_tensor(shares)).mean()
-
-
-def _mean_over_ranks(loss: Tensor, pairs: int, probs: Tensor) -> Tensor:
-    """Weigh the mean over a rank's pairs, so that the mean over ranks is that over all pairs."""
-    ranks = current_share().ranks
-    if ranks == 1:
-        return loss
-    (everywhere,) = global_counts(pairs)
-    if not everywhere:
-        return loss
-    if not pairs:
-        # Of no value, but a backward pass through what the ranks exchange must be one of all.
-        return 0.0 * probs.sum()
-    return loss * (pairs * ranks / everywhere)
 
 
 def _quality(

@@ -15,7 +15,6 @@ from semisam.core.losses import entropy
 from semisam.core.schedules import Ramp
 from semisam.core.types import Batch, Clock, Step
 from semisam.frameworks.mean_teacher import MeanTeacher
-from semisam.training.distributed import global_sums
 
 
 class UncertaintyAwareMeanTeacher(MeanTeacher):
@@ -122,5 +121,4 @@ def masked_consistency(student: Tensor, teacher: Tensor, sure: Tensor) -> Tensor
     """
     mask = sure.to(student.dtype)
     squared = (student - teacher).square() * mask
-    total, voxels = global_sums(squared.sum(), mask.sum())
-    return total / (student.shape[1] * voxels + 1e-16)
+    return squared.sum() / (student.shape[1] * mask.sum() + 1e-16)

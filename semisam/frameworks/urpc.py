@@ -19,7 +19,6 @@ from semisam.core.framework import Framework, NetBuilder, check_not_negative
 from semisam.core.losses import supervised_loss
 from semisam.core.schedules import Ramp
 from semisam.core.types import Batch, Clock, Step
-from semisam.training.distributed import global_means
 
 Direction = Literal["scale", "average"]
 
@@ -127,6 +126,5 @@ def pyramid_consistency(log_probs: Tensor, divergence_of: Direction) -> tuple[Te
     weight = (-divergence).exp()
     squared = (probs - average).square() * weight
     voxels = tuple(range(1, squared.ndim))
-    above, below = global_means(squared.mean(voxels), weight.mean(voxels))
-    rectified = above / (below + 1e-8)
+    rectified = squared.mean(voxels) / (weight.mean(voxels) + 1e-8)
     return rectified.mean(), divergence.mean()

@@ -1,4 +1,4 @@
-"""New scans through a trained model, and back onto their own grid."""
+"""Segment new scans with a trained model, on the scans' own grids."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ sitk: Any = SimpleITK  # its functions carry no types
 
 @dataclass(frozen=True)
 class Deployed:
-    """A trained model as it segments new scans.
+    """A trained model with everything that segmenting a new scan needs.
 
     Attributes:
         network: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
-        card: what it was trained on.
+        card: of the images that it was trained on.
         patch: voxels of the sliding window.
         stride: voxels between windows.
-        precision: that the network runs in.
-        largest_component: keep the largest component of each class only.
-        source: its path.
+        precision: of the network's computation.
+        largest_component: keep only the largest component of each class.
     """
 
     network: nn.Module
@@ -48,18 +47,17 @@ class Deployed:
     stride: tuple[int, ...]
     precision: Precision
     largest_component: bool
-    source: Path
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan as its file holds it, and as the network is to see it.
+    """A scan on its file's grid and as the network's image.
 
     Attributes:
         array: ``(C, *S)`` float32 of the file.
         geometry: of the file.
-        image: what the network sees.
-        placement: how the image lies in the file; ``None``: they are one grid.
+        image: the network's input.
+        placement: of the image in the file; ``None``: both have the same grid.
     """
 
     array: NDArray[np.float32]
@@ -70,7 +68,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model finds in a scan, on the scan's own grid.
+    """A model's segmentation of a scan, on the scan's own grid.
 
     Attributes:
         labelmap: ``(*S)``, the class numbers.
@@ -81,46 +79,19 @@ class Prediction:
     probabilities: NDArray[np.float32]
 
 
-def load_model(path: Path, device: str = "cpu") -> Deployed:
-    """Open a run folder, or an exported model with its card.
-
-    Raises:
-        InputError: if it is neither, or damaged.
-    """
-    if path.is_file():
-        from semisam.inference.export import load_exported
-
-        return load_exported(path, device)
-    from semisam.run.execute import load_run, window_stride
-
-    settings, framework, card = load_run(path, device)
-    # Only a GPU runs fp16.
-    on_cpu = torch.device(device).type == "cpu"
-    precision: Precision = "fp32" if settings.precision == "fp16" and on_cpu else settings.precision
-    return Deployed(
-        framework,
-        card,
-        settings.patch,
-        window_stride(settings),
-        precision,
-        settings.largest_component,
-        path,
-    )
-
-
 def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
-    """Read a scan and make of it what the model was trained on.
+    """Read a scan and prepare it as the model's training scans were prepared.
 
-    An h5 of the published layout is already normalised and lies on the training grid. Any other
-    file goes the way of the training scans: to their orientation, spacing and intensities.
+    An h5 of the published layout is already normalised and has the training grid. Any other file
+    is brought to the orientation, spacing and intensities of the training scans.
 
     Args:
-        paths: one file per channel, or one with all: what SimpleITK reads, a folder of one DICOM
-            series, or ``mri_norm2.h5``.
+        paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
+            folder of one DICOM series, or ``mri_norm2.h5``.
         card: of the model.
 
     Raises:
-        InputError: if it cannot be read, or is not what the model takes.
+        InputError: if it cannot be read, or does not fit the model.
     """
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
@@ -145,8 +116,8 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
 def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     """Segment a scan.
 
-    Probabilities are brought back to the scan's grid first, linearly, and the class with the
-    largest is taken there: the mask is as fine as the scan, not as the model's grid.
+    Probabilities are first resampled to the scan's grid, linearly. The class with the largest one
+    is taken there, so the mask is as fine as the scan, not as the model's grid.
     """
     on_device = torch.device(device)
     probs = predict_probabilities(
@@ -171,9 +142,9 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
 
 
 def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
-    """Bring probabilities ``(K, *S')`` of an image's grid onto its file's, ``(K, *S)``.
+    """Resample probabilities ``(K, *S')`` of an image's grid to its file's, ``(K, *S)``.
 
-    Outside the crop all is background.
+    Outside the crop every voxel is background.
     """
     own = tuple(stop - start for start, stop in placement.box)
     oriented = np.zeros((len(probs), *(placement.shape[axis] for axis in placement.axes)), "f4")
@@ -190,7 +161,7 @@ def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.flo
 
 
 def class_file_names(card: Card) -> Mapping[int, str]:
-    """Return each foreground class's name as part of a file name; no two are one."""
+    """Return each foreground class's name as a unique part of a file name."""
     names: dict[int, str] = {}
     for number, title in enumerate(card.class_names[1:], start=1):
         plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in title)

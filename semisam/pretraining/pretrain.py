@@ -22,7 +22,7 @@ from semisam.backends._synthsam.weights import load_weights
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
-from semisam.networks.convolution import speed_up
+from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
 from semisam.pretraining.session import Session, answer_loss, ask, dice_score, see
 from semisam.training.checkpoint import load_checkpoint, save_checkpoint
@@ -116,7 +116,7 @@ class Pretraining:
         if initial is not None:
             self.net.load_state_dict(dict(initial))
         self.net.to(device)
-        speed_up(self.net)
+        guard_convolutions(self.net)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True

@@ -19,19 +19,19 @@ from semisam.core.seeding import derive_seed
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
-from semisam.inference.card import Card, card_of, read_card, write_card
+from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.inference.sliding_window import published_stride
 from semisam.run.build import choose_labeled, make_framework, open_dataset
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
+from semisam.run.model import window_stride
 from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
-from semisam.run.settings import RunSettings, read_settings
+from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import save_tensors
-from semisam.training.distributed import ALONE, Group, own_device, own_rows
 from semisam.training.plan import Plan, Summary
+from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -56,7 +56,10 @@ class Prepared:
 
 
 def execute(
-    settings: RunSettings, folder: Path, progress: Progress | None = None, group: Group = ALONE
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress | None = None,
+    processes: Processes = ONE,
 ) -> Path:
     """Run what is not done yet of a run and return the path of its ``result.json``.
 
@@ -68,7 +71,7 @@ def execute(
         settings: of the run.
         folder: of the run.
         progress: told how far it is.
-        group: the processes that run it together, each in a call of its own.
+        processes: that share the run, each in its own call.
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder
@@ -80,17 +83,17 @@ def execute(
     with contextlib.ExitStack() as held:
 
         def take() -> None:
-            check_size(settings, group)
+            check_size(settings, processes)
             writable_folder(folder)
             held.enter_context(locked(folder))
             claim(folder, settings)
             remove_leftovers(folder)
 
-        group.of_writer(take)
+        processes.of_writer(take)
         here = settings.model_copy(
-            update={"device": group.agreed(lambda: own_device(settings.device, group))}
+            update={"device": processes.agreed(lambda: own_device(settings.device, processes))}
         )
-        run = group.agreed(lambda: prepare(here, report))
+        run = processes.agreed(lambda: prepare(here, report))
         store = run.store
 
         def finished() -> bool:
@@ -99,10 +102,10 @@ def execute(
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
             return result.exists()
 
-        if group.of_writer(finished):
+        if processes.of_writer(finished):
             return result
-        training = train(here, run.framework, store, run.plan, folder, report, group)
-        rows = score(here, run.framework, store, folder, report, group)
+        training = train(here, run.framework, store, run.plan, folder, report, processes)
+        rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
             about = _about(settings, run, training, rows)
@@ -110,17 +113,17 @@ def execute(
             for name in (CHECKPOINT, PREVIOUS):
                 (folder / name).unlink(missing_ok=True)
 
-        group.of_writer(write)
+        processes.of_writer(write)
         return result
 
 
-def check_size(settings: RunSettings, group: Group) -> None:
+def check_size(settings: RunSettings, processes: Processes) -> None:
     """Refuse settings of another number of processes than there are."""
-    if (settings.ranks or 1) != group.size:
+    if (settings.ranks or 1) != processes.size:
         wanted = settings.ranks or 1
         raise InputError(
             f"the run must be on {wanted} process{'es' if wanted > 1 else ''} as its settings say, "
-            f"got {group.size}: start it with torchrun --nproc-per-node {wanted}"
+            f"got {processes.size}: start it with torchrun --nproc-per-node {wanted}"
         )
 
 
@@ -149,7 +152,7 @@ def _about(
     """Return the result but for its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
-    about = {
+    return {
         "settings": settings.model_dump(mode="json"),
         "run": settings.identity(data_hash(run.hashes)),
         "data": {
@@ -166,7 +169,6 @@ def _about(
         "training": training.means,
         "versions": versions(),
     }
-    return about | ({"accumulated": True} if training.accumulated else {})
 
 
 def train(
@@ -176,7 +178,7 @@ def train(
     plan: BatchPlan,
     folder: Path,
     report: Progress,
-    group: Group = ALONE,
+    processes: Processes = ONE,
 ) -> Summary:
     """Train, or load what was trained before, and leave ``model.pt`` in the folder."""
     parts = count_parts(settings.batch, settings.micro_batch)
@@ -189,7 +191,7 @@ def train(
         seed=settings.seed,
         augment=settings.augment,
         truth=settings.sam_control in NEED_TRUTH,
-        rows=own_rows(plan.labeled, plan.unlabeled, group, parts),
+        rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
     trainer = Trainer(
         framework,
@@ -210,10 +212,10 @@ def train(
         ),
         folder,
         prefetch=Prefetcher,
-        group=group,
+        processes=processes,
     )
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
-    if group.writer:
+    if processes.writer:
         # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
         weights = {name: value.cpu() for name, value in framework.state_dict().items()}
         with replace_file(folder / MODEL) as temporary:
@@ -228,18 +230,18 @@ def score(
     store: VolumeStore,
     folder: Path,
     report: Progress,
-    group: Group = ALONE,
+    processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
     """Evaluate on the test cases, each rank on its part of them, and write ``cases.csv``."""
-    # Without synchronised BatchNorm the ranks' statistics differ: rank 0's are deployed.
-    group.share_state(framework)
+    # Each rank has its own statistics of BatchNorm: rank 0's are deployed.
+    processes.share_state(framework)
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
     rows = evaluate(
         framework,
         store,
-        store.test[group.rank :: group.size],
+        store.test[processes.rank :: processes.size],
         settings.patch,
         window_stride(settings),
         device=torch.device(settings.device),
@@ -248,11 +250,11 @@ def score(
         predictions=predictions,
         on_case=lambda done, total: report("evaluate", done, total, {}),
     )
-    if group.size > 1:
+    if processes.size > 1:
         order = {case: place for place, case in enumerate(store.test)}
-        scored = [row for part in group.gather(rows) for row in part]
+        scored = [row for part in processes.gather(rows) for row in part]
         rows = sorted(scored, key=lambda row: order[row["case"]])
-    if group.writer:
+    if processes.writer:
         write_cases(folder / CASES, rows)
     return rows
 
@@ -263,35 +265,6 @@ def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
-    """Open a trained run: its settings, the method on a device, ready to deploy, and its card.
-
-    The training data need not be there any more.
-
-    Raises:
-        InputError: if the folder holds no trained run.
-    """
-    settings = read_settings(folder)
-    try:
-        card = read_card(folder / CARD)
-        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
-    except Exception as error:  # a missing or damaged file is reported in many ways
-        raise InputError(
-            f"a finished run with {MODEL} and {CARD} is required, got {folder} "
-            f"({str(error).splitlines()[0]}): run the same command again to finish it"
-        ) from None
-    # Deployment needs no promptable model, and the branch has no state of its own.
-    bare = settings.model_copy(update={"sam": "none"})
-    framework = make_framework(bare, card.channels, len(card.class_names))
-    framework.load_state_dict(state)
-    return settings, framework.to(device).eval(), card
-
-
-def window_stride(settings: RunSettings) -> tuple[int, ...]:
-    """Return the sliding window's stride: the settings', or the published one scaled."""
-    return tuple(settings.stride or published_stride(settings.patch))
 
 
 @contextlib.contextmanager

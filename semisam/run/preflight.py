@@ -18,7 +18,7 @@ from semisam.networks.precision import Precision
 from semisam.run.build import network_builder
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
-from semisam.training.distributed import Group, own_rows
+from semisam.training.processes import Processes, own_rows
 
 
 def check_run(
@@ -67,8 +67,7 @@ def check_run(
     parts, ranks = check_parts(settings, plan)
     rows = (plan.labeled + plan.unlabeled) // parts
     # A teacher sees the unlabeled rows alone.
-    fewest = min(rows, plan.unlabeled // parts or rows)
-    fewest //= ranks
+    fewest = min(rows, plan.unlabeled // parts or rows) // ranks
     if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
             f"BatchNorm needs more than one value per channel at the lowest resolution, got "
@@ -91,16 +90,10 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
     """Return the micro-batches of a batch and the processes of the run.
 
     Raises:
-        InputError: if the rows cannot be divided equally over them, or an option goes with one
-            process, or with several, alone.
+        InputError: if the rows cannot be divided equally over them.
     """
     parts, ranks = count_parts(settings.batch, settings.micro_batch), settings.ranks or 1
-    own_rows(plan.labeled, plan.unlabeled, Group(0, ranks), parts)
-    if settings.sam_control == "shuffled" and ranks > 1:
-        raise InputError(
-            f"--sam-control shuffled must come with one process, got {ranks}: it exchanges the "
-            "answers of all rows of a batch"
-        )
+    own_rows(plan.labeled, plan.unlabeled, Processes(0, ranks), parts)
     return parts, ranks
 
 

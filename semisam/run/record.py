@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 def cost_of(
     settings: RunSettings, training: Summary, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Return what the run took; of several processes, memory and SAM's time are rank 0's."""
+    """Return the cost of a run: memory of rank 0, SAM's time as the mean over processes."""
     seconds_by_case = {row["case"]: row["seconds"] for row in rows}
     cost = {
         "train_seconds": training.seconds,
@@ -48,7 +48,7 @@ def cost_of(
     if settings.device.startswith("cuda"):
         cost["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(settings.device) / 2**30
     if "sam_seconds" in training.means:
-        total = training.means["sam_seconds"] * settings.iterations
+        total = training.means["sam_seconds"] * settings.iterations / (settings.ranks or 1)
         cost["sam_seconds_share"] = total / training.seconds
         cost["sam_calls"] = training.means["sam_calls"] * settings.iterations
     return cost

@@ -13,8 +13,8 @@ from semisam.inference.sliding_window import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset
-from semisam.run.execute import load_run
 from semisam.run.folder import find_run
+from semisam.run.model import load_run
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
-"""One optimizer step from several micro-batches, chosen by the user or forced by the memory."""
+"""Gradient accumulation: one optimizer step from several micro-batches."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
 
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.types import Batch, OracleBatch, Total
@@ -22,7 +20,7 @@ class OutOfMemory(SemisamError):
 
 
 def count_parts(batch: int, micro_batch: int | None) -> int:
-    """Return how many micro-batches a batch is taken in.
+    """Return the number of micro-batches of a batch.
 
     Args:
         batch: rows of a batch.
@@ -46,30 +44,20 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
     if parts == 1:
         yield batch
         return
-    each = labeled // parts, (len(batch.image) - labeled) // parts
-
-    def part_of(rows: Tensor, part: int) -> Tensor:
-        known = rows[part * each[0] : (part + 1) * each[0]]
-        first = labeled + part * each[1]
-        return torch.cat([known, rows[first : first + each[1]]])
-
+    known, rest = labeled // parts, (len(batch.image) - labeled) // parts
     for part in range(parts):
-        image = part_of(batch.image, part)
-        label = batch.label[part * each[0] : (part + 1) * each[0]]
+        first = labeled + part * rest
+        places = [*range(part * known, (part + 1) * known), *range(first, first + rest)]
+        numbers = tuple(batch.number(place) for place in places)
+        image, label = batch.image[places], batch.label[places[:known]]
         if isinstance(batch, OracleBatch):
-            yield OracleBatch(image, label, part_of(batch.truth, part))
+            yield OracleBatch(image, label, batch.truth[places], rows=numbers)
         else:
-            yield Batch(image, label)
-
-
-def divides(batch: Batch, parts: int) -> bool:
-    """Return whether a batch has equally many rows of each kind for so many parts."""
-    labeled = batch.num_labeled
-    return labeled % parts == 0 and (len(batch.image) - labeled) % parts == 0
+            yield Batch(image, label, rows=numbers)
 
 
 def merged_figures(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the figures of a step's parts as those of the whole: means, and sums of a `Total`.
+    """Merge the figures of a step's parts: the mean of each figure, the sum of each `Total`.
 
     A figure that some parts lack is averaged over those that have it.
     """
@@ -87,49 +75,28 @@ def merged_figures(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory has run out, on a GPU or on the CPU."""
+    """Return whether an error means that memory has run out, on a GPU or on the CPU."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
-def out_of_memory(error: BaseException, batch: Batch, parts: int, *, allowed: bool) -> OutOfMemory:
+def out_of_memory(error: BaseException, batch: Batch, parts: int) -> OutOfMemory:
     """Return the sentence for a step that did not fit.
 
     Args:
-        error: what torch said.
+        error: torch's.
         batch: the step's rows.
-        parts: micro-batches that it was taken in.
-        allowed: whether the run might have halved them.
+        parts: its micro-batches.
     """
     size = "x".join(map(str, batch.image.shape[2:]))
-    ways = ["choose a smaller --patch or --batch"]
-    if divides(batch, 2 * parts):
-        if not allowed:
-            ways.insert(0, "let the run do so when it must with --allow-accumulation")
-        ways.insert(0, "take half as many at once with --micro-batch")
-    said = str(error).strip().splitlines()
+    labeled = batch.num_labeled
+    divides = not (labeled % (2 * parts) or (len(batch.image) - labeled) % (2 * parts))
+    ways = "halve the rows at once with --micro-batch, or " if divides else ""
+    reason = str(error).strip().splitlines()
     return OutOfMemory(
         f"a training step must fit into memory, got {len(batch.image) // parts} rows of {size} at "
-        f"once, for which there is not enough ({said[0] if said else type(error).__name__}): "
-        f"{', or '.join(ways)}"
+        f"once, for which there is not enough ({reason[0] if reason else type(error).__name__}): "
+        f"{ways}choose a smaller --patch or --batch"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Buffers:
-    """What a forward pass changes, to be put back before it is repeated."""
-
-    values: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Buffers:
-        """Copy the buffers of a module, such as BatchNorm's statistics."""
-        return cls(tuple(buffer.detach().clone() for buffer in module.buffers()))
-
-    @torch.no_grad()
-    def restore(self, module: nn.Module) -> None:
-        """Put them back."""
-        for buffer, value in zip(module.buffers(), self.values, strict=True):
-            buffer.copy_(value)

@@ -1,4 +1,4 @@
-"""One training loop for every method: it knows nothing of SAM, datasets or tables."""
+"""The training loop of every method. It knows nothing of SAM, datasets or tables."""
 
 from __future__ import annotations
 
@@ -18,20 +18,17 @@ from semisam.core.schedules import step_decay
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock
 from semisam.networks.batchnorm import renew_statistics
-from semisam.networks.convolution import speed_up
+from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import autocast, to_channels_last
 from semisam.training.accumulation import (
-    Buffers,
-    OutOfMemory,
-    divides,
     is_out_of_memory,
     merged_figures,
     micro_batches,
     out_of_memory,
 )
 from semisam.training.checkpoint import TrainLog, load_checkpoint, save_checkpoint
-from semisam.training.distributed import ALONE, Group, Share, sharing
 from semisam.training.plan import Plan, Summary
+from semisam.training.processes import ONE, Processes
 from semisam.training.signals import deferred_interrupt
 
 
@@ -76,7 +73,7 @@ class Trainer:
         plan: how to train.
         folder: where checkpoint and log lie.
         prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
-        group: the processes of the run; rank 0 writes the folder, which all of them read.
+        processes: of the run; rank 0 writes the folder, which all of them read.
     """
 
     def __init__(
@@ -87,16 +84,14 @@ class Trainer:
         folder: Path,
         *,
         prefetch: Prefetch | None = None,
-        group: Group = ALONE,
+        processes: Processes = ONE,
     ) -> None:
         self.plan = plan
-        self.group = group
-        self.parts = plan.parts
-        self.accumulated = False
+        self.processes = processes
         self.folder = folder
         self.device = torch.device(plan.device)
         self.framework = framework.to(self.device)
-        speed_up(self.framework)
+        guard_convolutions(self.framework)
         for module in framework.modules():
             # In place, and only weights of convolutions in three dimensions have the format.
             for parameter in module.parameters(recurse=False):
@@ -132,14 +127,14 @@ class Trainer:
             InputError: if the folder's checkpoint is of another run.
             OutOfMemory: if a step does not fit.
         """
-        start = self.group.agreed(self._resume)
-        self.group.agreed(lambda: self._check_start(start))
+        start = self.processes.agreed(self._resume)
+        self.processes.agreed(lambda: self._check_start(start))
         self.framework.train()
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
             self._open_log(start) as log,
             self._prefetch(self._batches, start, self.plan.iterations) as stream,
-            deferred_interrupt(patient=self.group.size > 1) as interrupted,
+            deferred_interrupt(patient=self.processes.size > 1) as interrupted,
         ):
             for step, batch, waited in stream:
                 began = time.perf_counter()
@@ -149,8 +144,8 @@ class Trainer:
                 self._waited += waited
                 self._add(figures)
                 last = done == self.plan.iterations
-                # Asked once: all ranks stop after the same step, and only after a checkpoint.
-                stop = self.group.any(interrupted())
+                # Exchanged once: all ranks stop after the same step, and only after a checkpoint.
+                stop = self.processes.any(interrupted())
                 if log is not None:
                     log.write(step, figures)
                     if last or stop or done % self.plan.checkpoint_every == 0:
@@ -161,7 +156,7 @@ class Trainer:
                 if stop and not last:
                     raise Interrupted(done)
             self._renew_norms()
-        return Summary(self._seconds, self._waited, self._means(), self.accumulated)
+        return Summary(self._seconds, self._waited, self._means())
 
     def _renew_norms(self) -> None:
         """Take BatchNorm's statistics from the batches that would have come next.
@@ -175,13 +170,11 @@ class Trainer:
 
         def images() -> Iterator[torch.Tensor]:
             for step in range(first, first + count):
-                for rows in micro_batches(self._batches.batch(step), self.parts):
+                for rows in micro_batches(self._batches.batch(step), self.plan.parts):
                     yield self._to_device(rows).image
 
-        with (
-            sharing(self._seeded_share(first, 0)),
-            autocast(self.device, self.plan.precision),
-        ):
+        self._seed(first, 0)
+        with autocast(self.device, self.plan.precision):
             renew_statistics(self.framework, images(), self.framework)
         self._seconds += time.perf_counter() - began
 
@@ -193,9 +186,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         losses, metrics = self._gradients(batch, clock)
-        if self.group.size > 1:
-            self.group.average_gradients(self.framework)
-            of_ranks = self.group.gather((losses, metrics))
+        if self.processes.size > 1:
+            self.processes.average_gradients(self.framework)
+            of_ranks = self.processes.gather((losses, metrics))
             losses, metrics = (merged_figures(each) for each in zip(*of_ranks, strict=True))
         if plan.clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -209,47 +202,32 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.framework.after_update(clock)
-        accumulation = {"micro_batches": float(self.parts)} if self.parts > 1 else {}
+        accumulation = {"micro_batches": float(plan.parts)} if plan.parts > 1 else {}
         return {**losses, "lr": lr, **metrics, **accumulation}
 
     def _gradients(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
-        """Leave the gradients of the batch and return its losses and metrics; halve if need be."""
-        may_halve = (
-            self.plan.allow_accumulation and not self.accumulated and divides(batch, 2 * self.parts)
-        )
-        before = Buffers.of(self.framework) if may_halve else None
-        failure: OutOfMemory | None = None
+        """Leave the gradients of the batch and return its losses and metrics."""
         try:
             return self._backward(batch, clock)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            allowed = self.plan.allow_accumulation
-            failure = out_of_memory(error, batch, self.parts, allowed=allowed)
-        # The error is let go of by now, and with it the activations that its traceback holds.
+            failure = out_of_memory(error, batch, self.plan.parts)
+        # Raised here, so that no traceback holds the activations.
         self.optimizer.zero_grad(set_to_none=True)
-        if before is None:
-            raise failure
-        before.restore(self.framework)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.parts *= 2
-        self.accumulated = True
-        return self._gradients(batch, clock)
+        raise failure
 
     def _backward(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
         """Accumulate the gradients of the batch's parts; return the losses and the metrics."""
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[dict[str, float]] = []
         metrics: list[Mapping[str, float]] = []
-        for part, rows in enumerate(micro_batches(batch, self.parts)):
-            with (
-                sharing(self._seeded_share(clock.step, part)),
-                autocast(self.device, self.plan.precision),
-            ):
+        for part, rows in enumerate(micro_batches(batch, self.plan.parts)):
+            self._seed(clock.step, part)
+            with autocast(self.device, self.plan.precision):
                 result = self.framework.training_step(self._to_device(rows), clock)
             objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
-            mean = objective if self.parts == 1 else objective / self.parts
+            mean = objective if self.plan.parts == 1 else objective / self.plan.parts
             self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
             figures = {name: float(loss.detach()) for name, loss in result.losses.items()}
             losses.append({"loss": float(objective.detach()), **figures})
@@ -258,17 +236,14 @@ class Trainer:
             del result, objective, mean
         return merged_figures(losses), merged_figures(metrics)
 
-    def _seeded_share(self, step: int, part: int) -> Share:
-        """Seed torch for a part of a step and return which one it is.
-
-        A rank draws dropout and noise of its own; see `drawn_alike` for what all share.
-        """
-        group = self.group
-        keys: tuple[int | str, ...] = ("step", step, *(("part", part) if part else ()))
-        own = keys if group.size == 1 else (*keys, "rank", group.rank)
-        torch.manual_seed(derive_seed(self.plan.seed, *own))
-        seed = derive_seed(self.plan.seed, *keys)
-        return Share(group.rank, group.size, part, self.parts, seed)
+    def _seed(self, step: int, part: int) -> None:
+        """Seed torch for a micro-batch of a step; each rank draws its own numbers."""
+        keys: list[int | str] = ["step", step]
+        if part:
+            keys += ["part", part]
+        if self.processes.size > 1:
+            keys += ["rank", self.processes.rank]
+        torch.manual_seed(derive_seed(self.plan.seed, *keys))
 
     def save(self, done: int) -> None:
         """Write the checkpoint beside and rename it; the one before is kept."""
@@ -281,8 +256,6 @@ class Trainer:
             "seconds": self._seconds,
             "waited": self._waited,
             "sums": self._sums,
-            "parts": self.parts,
-            "accumulated": self.accumulated,
         }
         save_checkpoint(self.folder, state)
 
@@ -304,26 +277,24 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self._seconds, self._waited = state["seconds"], state["waited"]
         self._sums = dict(state["sums"])
-        self.parts = state.get("parts", self.parts)
-        self.accumulated = state.get("accumulated", False)
         return int(state["step"])
 
     def _check_start(self, start: int) -> None:
-        if len(set(self.group.gather(start))) > 1:
+        if len(set(self.processes.gather(start))) > 1:
             raise InputError(
                 f"all processes must see one output folder, got {self.folder}, whose checkpoint "
                 "is another on some: name a folder that every machine shares"
             )
 
     def _open_log(self, start: int) -> contextlib.AbstractContextManager[TrainLog | None]:
-        return TrainLog(self.folder, start) if self.group.writer else contextlib.nullcontext()
+        return TrainLog(self.folder, start) if self.processes.writer else contextlib.nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
+        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         moved = {
-            field.name: to_channels_last(
-                getattr(batch, field.name).to(self.device, non_blocking=True)
-            )
-            for field in dataclasses.fields(batch)
+            name: to_channels_last(value.to(self.device, non_blocking=True))
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
         }
         return dataclasses.replace(batch, **moved)
 

@@ -1,26 +1,23 @@
-"""An exported model runs without the project, and files that are not ours are not opened."""
+"""An exported model runs without the project, and `predict` sends its user to the run."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.cli.main import main
-from semisam.core.errors import InputError
-from semisam.inference.archive import _EXPRESSION, checked_archive
-from semisam.inference.export import card_path, load_exported
-from semisam.run.execute import execute, load_run
+from semisam.core.errors import SemisamError
+from semisam.inference.export import export_network
+from semisam.run.execute import execute
+from semisam.run.model import load_run
 
 
 def _invoke(*args):
@@ -47,14 +44,6 @@ def exported(tmp_path_factory):
     result = _invoke("export", folder / "run", folder / "model.pt2")
     assert result.exit_code == 0, result.output
     return folder
-
-
-@pytest.fixture
-def copy(exported, tmp_path):
-    """A copy of the model and its card to damage."""
-    for name in ("model.pt2", "model.pt2.json"):
-        shutil.copy(exported / name, tmp_path / name)
-    return tmp_path / "model.pt2"
 
 
 ALONE = """
@@ -86,25 +75,6 @@ def test_it_runs_without_the_project(exported, tmp_path):
         assert float((probs - expected).abs().max()) < 1e-5
 
 
-def test_it_predicts_as_the_run(exported, tmp_path):
-    rng = np.random.default_rng(0)
-    scan = sitk.GetImageFromArray(rng.normal(100, 20, (18, 30, 25)).astype(np.float32))
-    scan.SetSpacing((1.1, 0.9, 2.0))
-    scan.SetDirection((0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
-    sitk.WriteImage(scan, str(tmp_path / "scan.nrrd"))
-    for name, model in (("one", exported / "run"), ("other", exported / "model.pt2")):
-        args = ("predict", model, tmp_path / "scan.nrrd", "-o", tmp_path / name, "--probabilities")
-        result = _invoke(*args)
-        assert result.exit_code == 0, result.output
-    files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert files == sorted(p.name for p in (tmp_path / "other").iterdir())
-    (probability,) = (name for name in files if "probability" in name)
-    read = [sitk.ReadImage(str(tmp_path / n / probability)) for n in ("one", "other")]
-    one, other = map(sitk.GetArrayFromImage, read)
-    assert np.abs(one - other).max() < 1e-5
-    assert read[1].GetSize() == scan.GetSize()
-
-
 def test_the_card_tells_all_that_is_needed_and_no_path(exported):
     text = (exported / "model.pt2.json").read_text()
     card = json.loads(text)
@@ -122,118 +92,35 @@ def test_the_card_tells_all_that_is_needed_and_no_path(exported):
     assert not any(b"teacher" in data for data in parts.values())
 
 
-def test_a_file_without_our_card_is_refused(copy, exported):
-    card_path(copy).unlink()
-    result = _invoke("predict", copy, copy, "-o", copy.parent / "masks")
-    assert result.exit_code == 2 and "with its card model.pt2.json beside it" in result.stderr
-    card_path(copy).write_text('{"format": "another"}')
-    with pytest.raises(InputError, match="another format or version"):
-        load_exported(copy)
-    raw = json.loads((exported / "model.pt2.json").read_text())
-    card_path(copy).write_text(json.dumps(raw | {"patch": [16]}))
-    with pytest.raises(InputError, match="positive size per axis"):
-        load_exported(copy)
-    shutil.copy(exported / "model.pt2.json", card_path(copy))
-    with copy.open("ab") as file:
-        file.write(b"x")
-    with pytest.raises(InputError, match="card is that of another file"):
-        load_exported(copy)
+def test_predict_asks_for_the_run_folder(exported, tmp_path):
+    model = exported / "model.pt2"
+    result = _invoke("predict", model, tmp_path / "scan.nrrd", "-o", tmp_path / "masks")
+    assert result.exit_code == 2 and "RUN must be a run folder, got the file" in result.stderr
+    assert not (tmp_path / "masks").exists()
 
 
-def _rewrite(path, change):
-    """Write the archive anew with ``change(part's name, data) -> data``, or None to drop it."""
-    with zipfile.ZipFile(path) as archive:
-        parts = [(name, archive.read(name)) for name in archive.namelist()]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in parts:
-            new = change(name.split("/", 1)[1], data)
-            if new is not None:
-                archive.writestr(name, new)
+def test_a_program_with_other_probabilities_is_not_written(tmp_path):
+    class Alternating(torch.nn.Module):
+        """Returns other values each time: the trace holds one of them."""
+
+        calls = 0
+
+        def forward(self, image):
+            self.calls += 1
+            return image * self.calls
+
+    with pytest.raises(SemisamError, match="must give the run's probabilities"):
+        export_network(Alternating(), (1, 4, 4, 4), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
 
 
-def _graph(edit):
-    def change(name, data):
-        if name != "models/model.json":
-            return data
-        graph = json.loads(data)
-        edit(graph)
-        return json.dumps(graph).encode()
+def test_a_forward_that_cannot_be_traced(tmp_path):
+    class Branching(torch.nn.Module):
+        def forward(self, image):
+            return image if float(image.sum()) > 0 else -image
 
-    return change
-
-
-def _first_node(graph):
-    return graph["graph_module"]["graph"]["nodes"][0]
-
-
-def _first_config(name, data):
-    if name != "data/weights/model_weights_config.json":
-        return data
-    config = json.loads(data)
-    next(iter(config["config"].values()))["use_pickle"] = True
-    return json.dumps(config).encode()
-
-
-HOSTILE = {
-    "a function": _graph(lambda g: _first_node(g).update(target="torch.os.system")),
-    "a file": _graph(lambda g: _first_node(g).update(target="torch.ops.aten.from_file.default")),
-    "code in an argument's name": _graph(
-        lambda g: g["graph_module"]["graph"]["inputs"][0]["as_tensor"].update(
-            name="x=__import__('os').system('true')"
-        )
-    ),
-    "code in a shape": _graph(
-        lambda g: next(
-            v
-            for t in g["graph_module"]["graph"]["tensor_values"].values()
-            for v in t["sizes"]
-            if "as_expr" in v
-        )["as_expr"].update(expr_str="exec(input())")
-    ),
-    "an enum of any module": _graph(
-        lambda g: g["graph_module"]["module_call_graph"][0]["signature"].update(
-            in_spec='{"__enum__": true, "fqn": "os:path"}'
-        )
-    ),
-    "a pickled weight": _first_config,
-    "pickled examples": lambda n, d: b"pickle" if n == "data/sample_inputs/model.pt" else d,
-}
-
-
-@pytest.mark.parametrize("what", HOSTILE)
-def test_what_could_run_code_is_not_opened(copy, what, monkeypatch):
-    monkeypatch.setattr(torch.export, "load", lambda *args: pytest.fail("it was opened"))
-    _rewrite(copy, HOSTILE[what])
-    with (
-        pytest.raises(InputError, match="operators and tensors alone is required"),
-        checked_archive(copy),
-    ):
-        pass
-
-
-@pytest.mark.parametrize(
-    "name", ["data/aotinductor/model/model.so", "data/constants/custom_obj_0", "extra/code.py"]
-)
-def test_other_parts_are_not_let_through(copy, name):
-    with zipfile.ZipFile(copy, "a") as archive:
-        root = archive.namelist()[0].split("/")[0]
-        archive.writestr(f"{root}/{name}", b"x")
-    with pytest.raises(InputError, match="it holds"), checked_archive(copy):
-        pass
-
-
-def test_no_archive_at_all(tmp_path):
-    for data in (b"", b"PK\x03\x04 and no more", b"\x80\x04."):
-        (tmp_path / "model.pt2").write_bytes(data)
-        with pytest.raises(InputError, match="required"), checked_archive(tmp_path / "model.pt2"):
-            pass
-
-
-def test_expressions_are_refused_in_no_time():
-    assert _EXPRESSION.fullmatch("Mul(Integer(4096), Symbol('s77', positive=True, integer=True))")
-    assert not _EXPRESSION.fullmatch("s1" * 5000 + "!")
-    assert not _EXPRESSION.fullmatch("1" * 50000 + "!")
-    assert not _EXPRESSION.fullmatch("Symbol('s1').__class__")
+    with pytest.raises(SemisamError, match="can trace is required, got Branching"):
+        export_network(Branching(), (1, 4, 4, 4), tmp_path / "model.pt2")
 
 
 def test_what_cannot_be_exported(exported, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -171,7 +170,7 @@ def _model(spacing=(1.0, 1.0, 1.0), channels=1, **card):
     names = ("background", "lesion")
     card = Card(channels, names, spacing, **card)
     size = (64, 64, 64)
-    return Deployed(_Threshold(channels), card, size, size, "fp32", False, Path("model"))
+    return Deployed(_Threshold(channels), card, size, size, "fp32", False)
 
 
 def _ball(size, spacing, direction, origin=(5.0, -7.0, 11.0)):

@@ -23,7 +23,7 @@ from semisam.data.loading.sampling import BatchPlan, BatchSource, plan_batch
 from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
-from semisam.run.execute import window_stride
+from semisam.run.model import window_stride
 from semisam.run.protocols import PROTOCOLS, Protocol
 from semisam.run.settings import (
     RunSettings,

@@ -1,4 +1,4 @@
-"""Micro-batches: the same gradient where it can be the same, and the way out of a full memory."""
+"""Micro-batches: the same gradient where it can be the same, and one sentence for a full memory."""
 
 from __future__ import annotations
 
@@ -64,11 +64,9 @@ class OnlyMeans(Framework):
 class Hungry(MeanTeacher):
     """Takes so many rows at once and no more, and says so when BatchNorm has seen them."""
 
-    most = 2
-
     def training_step(self, batch, clock):
         step = super().training_step(batch, clock)
-        if clock.step >= 2 and len(batch.image) > self.most:
+        if clock.step >= 2 and len(batch.image) > 2:
             raise RuntimeError(REFUSED)
         return step
 
@@ -78,33 +76,27 @@ def _means(folder, parts):
     framework = OnlyMeans(tiny_builder(norm="none", dropout=0.0), 2)
     folder.mkdir()
     trainer = Trainer(framework, Batches(), replace(PLAN, parts=parts), folder)
-    return trainer, trainer.fit()
+    trainer.fit()
+    return trainer
 
 
-def _hungry(folder, most=2, **plan):
+def _hungry(folder, parts=1):
     torch.manual_seed(0)
     framework = Hungry(tiny_builder(), 2)
-    framework.most = most
     folder.mkdir(exist_ok=True)
-    return Trainer(framework, Batches(), replace(PLAN, **plan), folder)
+    return Trainer(framework, Batches(), replace(PLAN, parts=parts), folder)
 
 
 def _figures(folder):
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
-def _equal(one, other):
-    first, second = one.framework.state_dict(), other.framework.state_dict()
-    return all(torch.equal(first[k], second[k]) for k in first)
-
-
 def test_gradients_of_means_are_those_of_the_whole_batch(tmp_path):
-    whole, _ = _means(tmp_path / "whole", 1)
-    parts, summary = _means(tmp_path / "parts", 2)
+    whole = _means(tmp_path / "whole", 1)
+    parts = _means(tmp_path / "parts", 2)
     for a, b in zip(whole.framework.parameters(), parts.framework.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert parts.framework.updates == PLAN.iterations
-    assert not summary.accumulated
     ours, theirs = _figures(tmp_path / "parts"), _figures(tmp_path / "whole")
     for a, b in zip(ours, theirs, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
@@ -147,7 +139,6 @@ def test_a_run_in_micro_batches_is_another_and_departs(tiny_settings, tmp_path):
     assert result["training"]["micro_batches"] == 2
     assert settings.identity("d") != settings.model_copy(update={"micro_batch": None}).identity("d")
     assert "micro_batch=2" in departures(settings)
-    assert "accumulated" not in result
 
 
 def test_rows_that_do_not_divide_are_refused_before_training(tiny_settings, tmp_path):
@@ -166,68 +157,27 @@ def test_settings_of_before_keep_their_identity():
     assert make_settings({"labels": 2, "method": "mt"}).identity("d") == "ba3bce62c65c"
 
 
-def test_memory_that_runs_out_halves_the_micro_batch_once(tmp_path):
-    trainer = _hungry(tmp_path / "run", allow_accumulation=True)
-    summary = trainer.fit()
-    assert summary.accumulated
-    # As if the first two steps had been whole and the others in parts from the start.
-    by_hand = _hungry(tmp_path / "by hand", most=4)
-    for step in range(PLAN.iterations):
-        by_hand.parts = 1 if step < 2 else 2
-        by_hand.framework.train()
-        by_hand.step(Batches().batch(step), step)
-    assert _equal(trainer, by_hand)
-    counts = [line.get("micro_batches") for line in _figures(tmp_path / "run")]
-    assert counts == [None, None, 2, 2, 2]
-
-
-def test_a_resumed_run_stays_in_micro_batches(tmp_path):
-    class Killed(BaseException):
-        pass
-
-    def die(done, figures):
-        if done == 4:
-            raise Killed
-
-    whole = _hungry(tmp_path / "whole", allow_accumulation=True)
-    whole.fit()
-    with pytest.raises(Killed):
-        _hungry(tmp_path / "run", allow_accumulation=True).fit(die)
-    again = _hungry(tmp_path / "run", allow_accumulation=True, most=4)
-    assert again.fit().accumulated
-    assert _equal(whole, again)
-
-
-def test_without_leave_one_sentence_tells_the_ways_out(tmp_path):
+def test_one_sentence_names_the_ways_out(tmp_path):
     with pytest.raises(OutOfMemory) as caught:
         _hungry(tmp_path / "run").fit()
     said = str(caught.value)
     assert "must fit into memory, got 4 rows of 6x8x4 at once" in said and REFUSED in said
-    assert "--micro-batch" in said and "--allow-accumulation" in said and "--patch" in said
+    assert "--micro-batch" in said and "--patch" in said
     assert caught.value.__context__ is None
 
 
-def test_memory_that_still_runs_out_ends_the_run(tmp_path):
+def test_the_way_that_it_names_leads_out(tmp_path):
+    _hungry(tmp_path / "run", parts=2).fit()
+
+
+def test_micro_batches_of_one_row_of_each_kind_cannot_be_halved(tmp_path, monkeypatch):
+    def refuse(self, batch, clock):
+        raise RuntimeError(REFUSED)
+
+    monkeypatch.setattr(Hungry, "training_step", refuse)
     with pytest.raises(OutOfMemory, match="got 2 rows") as caught:
-        _hungry(tmp_path / "run", most=1, allow_accumulation=True).fit()
-    assert "--allow-accumulation" not in str(caught.value)
-
-
-def test_a_result_says_that_it_was_accumulated(tiny_settings, tmp_path, monkeypatch):
-    step = MeanTeacher.training_step
-
-    def hungry(self, batch, clock):
-        if len(batch.image) > 2:
-            raise MemoryError
-        return step(self, batch, clock)
-
-    monkeypatch.setattr(MeanTeacher, "training_step", hungry)
-    settings = tiny_settings.model_copy(
-        update={"allow_accumulation": True, "patch": (32, 32, 32), "iterations": 2}
-    )
-    result = json.loads(execute(settings, tmp_path / "run").read_text())
-    assert result["accumulated"] is True
-    assert result["training"]["micro_batches"] == 2
+        _hungry(tmp_path / "run", parts=2).fit()
+    assert "--micro-batch" not in str(caught.value) and "--patch" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -264,22 +214,21 @@ class Batches:
 framework = Supervised(lambda **heads: VNet(1, heads, filters=8), 2)
 plan = Plan(iterations=1, precision="fp32")
 out, limit = Path(sys.argv[1]), int(sys.argv[2])
-if not limit:  # tell the most memory that half a batch takes, and the most that a whole one does
-    trainer = Trainer(framework, Batches(), plan, out / "measure")
+if not limit:  # print the most memory that half a batch takes, and the most that a whole one does
     framework.train()
     for parts in (2, 1):
-        trainer.parts = parts
+        trainer = Trainer(framework, Batches(), dataclasses.replace(plan, parts=parts), out)
         trainer.step(Batches().batch(0), 0)
         lines = Path("/proc/self/status").read_text().splitlines()
         print(next(line.split()[1] for line in lines if line.startswith("VmPeak")))
     sys.exit()
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-for allow in (True, False):
-    folder = out / f"{allow}"
+for parts in (2, 1):
+    folder = out / f"{parts}"
     folder.mkdir()
     try:
-        plan = dataclasses.replace(plan, allow_accumulation=allow)
-        print("accumulated", Trainer(framework, Batches(), plan, folder).fit().accumulated)
+        Trainer(framework, Batches(), dataclasses.replace(plan, parts=parts), folder).fit()
+        print("trained")
     except OutOfMemory as error:
         print(error)
 """
@@ -299,7 +248,6 @@ def test_a_real_limit_on_memory(tmp_path):
 
     half, whole = map(int, run(0))
     assert whole - half > 200_000, "between the two there is no room for a limit"
-    done = run((half + whole) // 2 * 1024)
-    accumulated, refused = done
-    assert "must fit into memory, got 4 rows of 64x64x64" in refused
-    assert accumulated == "accumulated True"
+    trained, refused = run((half + whole) // 2 * 1024)
+    assert trained == "trained"
+    assert "must fit into memory, got 4 rows of 64x64x64" in refused and "--micro-batch" in refused

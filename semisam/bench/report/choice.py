@@ -20,8 +20,8 @@ from semisam.data.datasets.scans import read_label
 from semisam.inference.evaluation import predict_probabilities
 from semisam.metrics.scores import largest_components
 from semisam.run.build import open_dataset
-from semisam.run.execute import load_run, window_stride
 from semisam.run.folder import RunFolder
+from semisam.run.model import load_run, window_stride
 from semisam.run.settings import RunSettings
 
 Labels = NDArray[np.uint8]

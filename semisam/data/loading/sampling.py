@@ -90,8 +90,8 @@ class BatchSource:
         seed: a non-negative integer.
         augment: whether to draw orientations; without, all are the identity.
         truth: make batches with the labels of all rows, for a control; the store must allow it.
-        rows: numbers of the batch's rows to make, labeled first; ``None``: all. Several processes
-            make theirs, each row as it is in the whole batch.
+        rows: numbers of the batch's rows to make, labeled first; ``None``: all. Each row is made
+            as it is in the whole batch.
 
     Raises:
         InputError: the plan asks for rows of a stream that has no cases.
@@ -125,7 +125,7 @@ class BatchSource:
         self.seed = seed
         self.augment = augment
         self.truth = truth
-        self.rows = range(plan.labeled + plan.unlabeled) if rows is None else tuple(rows)
+        self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
 
     def cases(self, step: int) -> tuple[str, ...]:
         """Return the cases of a step's rows, labeled first."""
@@ -175,8 +175,8 @@ class BatchSource:
                 _place(known_label, label[place], len(self.patch))
         labels = torch.from_numpy(label)
         if self.truth:
-            return OracleBatch(torch.from_numpy(image), labels[:labeled], labels)
-        return Batch(torch.from_numpy(image), labels)
+            return OracleBatch(torch.from_numpy(image), labels[:labeled], labels, rows=self.rows)
+        return Batch(torch.from_numpy(image), labels, rows=self.rows)
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

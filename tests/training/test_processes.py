@@ -1,4 +1,4 @@
-"""Two processes train as one does on the same batches: losses, weights, stops and refusals."""
+"""Two processes average their gradients, resume after a kill, and write one result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import subprocess
 import sys
 import time
 
-import distributed_runs
 import pytest
 import torch
+import two_processes
 from click.testing import CliRunner
 
 from semisam.cli.main import main
@@ -22,10 +22,8 @@ from semisam.data.datasets.la import LeftAtrium
 from semisam.data.loading.sampling import BatchPlan, BatchSource
 from semisam.data.loading.store import VolumeStore
 from semisam.run.execute import execute
-from semisam.run.resolve import make_settings
-from semisam.run.settings import departures
-from semisam.training.distributed import Group, Share, own_device, own_rows
-from semisam.training.synced_norm import sync_batchnorm
+from semisam.run.settings import departures, make_settings
+from semisam.training.processes import Processes, own_device, own_rows
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -35,72 +33,81 @@ def launched(tmp_path_factory):
     """The report of one launch of two processes, and its folder."""
     from tiny_la import write_tiny_la
 
-    out = tmp_path_factory.mktemp("distributed")
+    out = tmp_path_factory.mktemp("processes")
     data = write_tiny_la(out / "la")
-    command = [sys.executable, distributed_runs.__file__, str(out), str(data)]
-    ends = _together([command, command], out, timeout=500)
+    command = [sys.executable, two_processes.__file__, str(out), str(data)]
+    with _ranks(command, out) as started:
+        ends = _ends(started, timeout=500)
     assert [code for code, _ in ends] == [0, 0], "\n".join(text[-4000:] for _, text in ends)
     return json.loads((out / "report.json").read_text()), out
 
 
-def _together(commands, folder, timeout):
-    """Run commands as the ranks of one group; return each one's exit code and output.
+@contextlib.contextmanager
+def _ranks(command, folder):
+    """Start a command as both ranks of one run; yield the processes with their logs.
 
-    By hand what torchrun does, on the loopback alone: a machine of tests may not know its own name.
+    By hand what torchrun does, on the loopback only: a machine of tests may not know its own name.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
-    logs = [folder / f"rank {rank}.log" for rank in range(len(commands))]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     started = []
     try:
-        for rank, command in enumerate(commands):
+        for rank in range(2):
             mine = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": LOOPBACK}
-            with logs[rank].open("w") as log:
-                started.append(
-                    subprocess.Popen(
-                        command,
-                        env={**os.environ, **group, **mine},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
+            path = folder / f"rank {rank}.log"
+            with path.open("w") as log:
+                process = subprocess.Popen(
+                    command,
+                    env={**os.environ, **shared, **mine},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
                 )
-        until = time.monotonic() + timeout
-        # One that has failed leaves the others waiting for it.
-        while any(p.poll() is None for p in started) and not any(p.poll() for p in started):
-            assert time.monotonic() < until, [log.read_text()[-4000:] for log in logs]
-            time.sleep(0.1)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            for process in started:
-                process.wait(60)
+            started.append((process, path))
+        yield started
     finally:
-        for process in started:
+        for process, _ in started:
             process.kill()
             process.wait()
-    return [(p.returncode, log.read_text()) for p, log in zip(started, logs, strict=True)]
 
 
-@pytest.mark.parametrize("case", distributed_runs.CASES)
-def test_two_processes_are_one(launched, case):
+def _ends(started, timeout):
+    """Wait for both ranks, or for one that fails; return each one's exit code and output."""
+    until = time.monotonic() + timeout
+    processes = [process for process, _ in started]
+    # One that has failed leaves the others waiting for it.
+    while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+        assert time.monotonic() < until, [path.read_text()[-4000:] for _, path in started]
+        time.sleep(0.05)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        for process in processes:
+            process.wait(60)
+    return [(process.poll(), path.read_text()) for process, path in started]
+
+
+def test_gradients_are_the_mean_over_ranks(launched):
+    report, _ = launched
+    expected = {"a": [2.5, 0.0], "b": [1.5, 2.5], "c": None}
+    assert report["averages"] == [expected, expected]
+
+
+@pytest.mark.parametrize("case", two_processes.CASES)
+def test_two_processes_train_as_averaging_by_hand_does(launched, case):
     report, _ = launched
     found = report[case]
-    assert found["names"], "the same figures are logged in the same steps"
     # DTML's step of steepness 1500 multiplies what rounding differs in by a hundred a step.
-    close = 1e-7 if case == "dtml" else 1e-9
-    assert found["losses"] < close and found["weights"] < close
+    assert found["by hand"] < (1e-7 if case == "dtml" else 1e-9)
     assert found["between ranks"] == 0
     assert found["moved"] > 1e-4
 
 
-def test_the_branch_was_asked(launched):
+def test_the_branch_was_queried(launched):
     report, _ = launched
-    asked = {case: found["asked"] for case, found in report.items() if "semisam" in case}
-    assert asked["mt+semisam, paper"] == asked["mt+semisam, default"] == [2, 2]
-    assert asked["mt+semisam, default, micro-batches"] == [4, 4]
-    # On one row of two a rank had nothing to ask.
-    assert all(1 in asked[f"mt+semisam, some{what}"] for what in ("", ", dice", ", gated"))
+    assert report["mt+semisam, default"]["asked"] == [4, 4, 4]
+    # On one row of two a rank had nothing to query.
+    assert 1 in report["mt+semisam, some, gated"]["asked"]
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(launched):
@@ -116,7 +123,7 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     assert code == other_code == 0, text
     assert "Dice" in text and other_text == ""
     result = json.loads((out / "run" / "result.json").read_text())
-    assert result["settings"]["ranks"] == 2 and result["settings"]["sync_batchnorm"]
+    assert result["settings"]["ranks"] == 2
     with (out / "run" / "cases.csv").open() as file:
         assert [row["case"] for row in csv.DictReader(file)] == ["test_000", "test_001"]
     assert len((out / "run" / "train.jsonl").read_text().splitlines()) == 2
@@ -130,7 +137,6 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     [
         ("rows", "rows of a batch must divide equally over 2 processes, got 1 labeled"),
         ("norm", "BatchNorm needs more than one value per channel at the lowest resolution, got 1"),
-        ("memory", "--allow-accumulation must come with one process, got 2"),
         ("device", "--device must be cuda or cpu with several processes"),
     ],
 )
@@ -140,6 +146,32 @@ def test_what_several_processes_cannot_do_is_said_once(launched, name, sentence)
     assert code == other_code == 2
     assert sentence in " ".join(text.split()) and "Traceback" not in text
     assert other_text == ""
+
+
+def test_killed_processes_resume_to_the_same_result(tiny_la, tmp_path):
+    tiny = ["--patch", "32x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"]
+    tiny += ["--device", "cpu", "--iterations", "30", "--checkpoint-every", "2", "--labels", "2"]
+    train = [sys.executable, "-m", "semisam", "train", "--method", "mt", "--data", str(tiny_la)]
+
+    def command(name):
+        return [*train, *tiny, "--out", str(tmp_path / name)]
+
+    killed, until = tmp_path / "killed", time.monotonic() + 200
+    with _ranks(command("killed"), tmp_path):
+        while not (killed / "checkpoint.pt").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert not (killed / "result.json").exists()
+    for name in ("killed", "whole"):
+        with _ranks(command(name), tmp_path) as started:
+            ends = _ends(started, timeout=200)
+        assert [code for code, _ in ends] == [0, 0], ends
+    weights = [
+        torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("killed", "whole")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+    logs = [two_processes.figures(tmp_path / name) for name in ("killed", "whole")]
+    assert logs[0] == logs[1] and len(logs[0]) == 30
 
 
 def test_a_process_that_lost_another_says_so(launched):
@@ -164,10 +196,10 @@ def test_only_training_is_for_several_processes(command, monkeypatch, tmp_path):
 def test_rows_are_divided_without_overlap():
     for parts in (1, 2):
         for size in (1, 2, 4):
-            shares = [own_rows(8, 16, Group(rank, size), parts) for rank in range(size)]
+            shares = [own_rows(8, 16, Processes(rank, size), parts) for rank in range(size)]
             assert sorted(row for share in shares for row in share) == list(range(24))
             assert all(sum(row < 8 for row in share) == 8 // size for share in shares)
-    assert own_rows(4, 4, Group(1, 2), 2) == (1, 3, 5, 7)
+    assert own_rows(4, 4, Processes(1, 2), 2) == (2, 3, 6, 7)
 
 
 @pytest.mark.parametrize(
@@ -181,20 +213,7 @@ def test_rows_are_divided_without_overlap():
 )
 def test_rows_that_do_not_divide_are_refused(rows, size, parts, sentence):
     with pytest.raises(InputError, match=sentence):
-        own_rows(*rows, Group(0, size), parts)
-
-
-def test_a_row_keeps_its_number_in_the_whole_batch():
-    for parts, size in ((1, 1), (1, 2), (2, 1), (2, 2)):
-        for rank in range(size):
-            own = own_rows(4, 8, Group(rank, size), parts)
-            each = 4 // (size * parts), 8 // (size * parts)
-            for part in range(parts):
-                share = Share(rank, size, part, parts)
-                numbers = [share.row(i, each[0], sum(each)) for i in range(sum(each))]
-                labeled = own[part * each[0] : (part + 1) * each[0]]
-                first = 4 // size + part * each[1]
-                assert numbers == [*labeled, *own[first : first + each[1]]]
+        own_rows(*rows, Processes(0, size), parts)
 
 
 @pytest.mark.parametrize("truth", [False, True])
@@ -212,10 +231,11 @@ def test_a_rank_makes_its_rows_of_the_same_batch(tiny_la, truth):
 
     whole = source().batch(3)
     for rank in range(2):
-        rows = own_rows(2, 4, Group(rank, 2))
+        rows = own_rows(2, 4, Processes(rank, 2))
         part = source(rows).batch(3)
         assert torch.equal(part.image, whole.image[list(rows)])
         assert torch.equal(part.label, whole.label[rank : rank + 1])
+        assert [part.number(row) for row in range(3)] == list(rows)
         if truth:
             assert torch.equal(part.truth, whole.truth[list(rows)])
 
@@ -223,9 +243,8 @@ def test_a_rank_makes_its_rows_of_the_same_batch(tiny_la, truth):
 def test_settings_of_several_processes_are_another_run():
     given = {"labels": 2, "method": "mt"}
     alone, two = make_settings(given), make_settings({**given, "ranks": 2})
-    synced = make_settings({**given, "ranks": 2, "sync_batchnorm": True})
-    assert len({each.identity("d") for each in (alone, two, synced)}) == 3
-    assert departures(alone) == departures(synced) == ()
+    assert alone.identity("d") != two.identity("d")
+    assert departures(alone) == ()
     assert departures(two) == ("ranks=2",)
 
 
@@ -235,25 +254,8 @@ def test_a_run_of_two_processes_is_not_run_by_one(tiny_settings, tmp_path):
         execute(settings, tmp_path / "run")
 
 
-def test_sync_batchnorm_needs_several_processes(tiny_settings, tmp_path):
-    settings = tiny_settings.model_copy(update={"sync_batchnorm": True})
-    with pytest.raises(InputError, match="--sync-batchnorm must come with several processes"):
-        execute(settings, tmp_path / "run")
-
-
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert own_device("cuda", Group(1, 2)) == "cuda:1"
-    assert own_device("cuda:3", Group()) == "cuda:3"
-    assert own_device("cpu", Group(1, 2)) == "cpu"
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_synchronised_batchnorm_keeps_parameters_and_keys(device):
-    net = torch.nn.Sequential(torch.nn.Conv3d(1, 3, 1), torch.nn.BatchNorm3d(3, momentum=0.2))
-    before, keys = list(net.parameters()), list(net.state_dict())
-    sync_batchnorm(net, torch.device(device))
-    kind = "SyncedBatchNorm" if device == "cpu" else "SyncBatchNorm"
-    assert type(net[1]).__name__ == kind and net[1].momentum == 0.2
-    assert all(a is b for a, b in zip(net.parameters(), before, strict=True))
-    assert list(net.state_dict()) == keys
+    assert own_device("cuda", Processes(1, 2)) == "cuda:1"
+    assert own_device("cuda:3", Processes()) == "cuda:3"
+    assert own_device("cpu", Processes(1, 2)) == "cpu"

@@ -1,0 +1,117 @@
+"""Open the trained model of a run folder: to score, to deploy or to export it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from semisam.core.errors import InputError
+from semisam.core.files import write_json
+from semisam.core.framework import Framework
+from semisam.core.layout import CARD, MODEL
+from semisam.inference.card import Card, read_card
+from semisam.inference.export import card_path, check_target, export_network
+from semisam.inference.predictor import Deployed
+from semisam.inference.sliding_window import published_stride
+from semisam.networks.precision import Precision
+from semisam.run.build import make_framework
+from semisam.run.record import versions
+from semisam.run.settings import RunSettings, read_settings
+
+FORMAT, VERSION = "semisam-export", 1
+
+
+def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
+    """Open a trained run: its settings, the method on a device in evaluation mode, and its card.
+
+    The training data are not needed.
+
+    Raises:
+        InputError: if the folder holds no trained run.
+    """
+    settings = read_settings(folder)
+    try:
+        card = read_card(folder / CARD)
+        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
+    except Exception as error:  # a missing or damaged file is reported in many ways
+        raise InputError(
+            f"a finished run with {MODEL} and {CARD} is required, got {folder} "
+            f"({str(error).splitlines()[0]}): run the same command again to finish it"
+        ) from None
+    # Deployment needs no promptable model, and the branch has no state of its own.
+    bare = settings.model_copy(update={"sam": "none"})
+    framework = make_framework(bare, card.channels, len(card.class_names))
+    framework.load_state_dict(state)
+    return settings, framework.to(device).eval(), card
+
+
+def load_model(folder: Path, device: str = "cpu") -> Deployed:
+    """Open a trained run to segment new scans with it.
+
+    Raises:
+        InputError: if it is no folder with a trained run.
+    """
+    if folder.is_file():
+        raise InputError(
+            f"RUN must be a run folder, got the file {folder}: name the folder of the run that it "
+            "comes from"
+        )
+    settings, framework, card = load_run(folder, device)
+    # Only a GPU runs fp16.
+    on_cpu = torch.device(device).type == "cpu"
+    precision: Precision = "fp32" if settings.precision == "fp16" and on_cpu else settings.precision
+    return Deployed(
+        framework,
+        card,
+        settings.patch,
+        window_stride(settings),
+        precision,
+        settings.largest_component,
+    )
+
+
+def export_run(run: Path, target: Path) -> Path:
+    """Export a trained run as a program of PyTorch's operators, with a card beside it.
+
+    The program computes in float32, whatever the run was trained in.
+
+    Args:
+        run: a finished run's folder.
+        target: ends in ``.pt2``; its folder exists.
+
+    Returns:
+        The card's path, ``<target>.json``.
+
+    Raises:
+        InputError: ``run`` is no finished run, or ``target`` cannot be written.
+        SemisamError: the method's forward cannot be exported.
+    """
+    check_target(target)
+    settings, framework, card = load_run(run)
+    digest = export_network(framework, (card.channels, *settings.patch), target)
+    patch, classes = list(settings.patch), len(card.class_names)
+    path = card_path(target)
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "sha256": digest,
+            "input": {"shape": ["batch", card.channels, *patch], "dtype": "float32"},
+            "output": {"shape": ["batch", classes, *patch], "what": "probabilities"},
+            "patch": patch,
+            "stride": list(window_stride(settings)),
+            "largest_component": settings.largest_component,
+            "images": card.to_json(),
+            "method": settings.method,
+            "network": settings.network,
+            "versions": versions(),
+        },
+    )
+    return path
+
+
+def window_stride(settings: RunSettings) -> tuple[int, ...]:
+    """Return the sliding window's stride: the settings', or the published one scaled."""
+    return tuple(settings.stride or published_stride(settings.patch))
