@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder; the system lets go of the lock when the process ends, however it ends."""
     try:
         # Who only asks whether a run is at work holds the lock for a moment: not a reason to fail.
-        with FileLock(folder / LOCK, timeout=_PATIENCE, poll_interval=0.02):
+        with FileLock(folder / LOCK).acquire(timeout=_PATIENCE, poll_interval=0.02):
             yield
     except Timeout:
         raise InUse(
