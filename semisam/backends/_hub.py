@@ -36,10 +36,10 @@ def hub_file(repository: str, name: str) -> Path:
             endpoint = os.environ.get("HF_ENDPOINT")
             found = huggingface_hub.hf_hub_download(repository, name, endpoint=endpoint)
         except Exception as error:  # offline, no such file, a full disk
+            reason = (str(error).splitlines() or ["no reason"])[0].rstrip(".")
             raise InputError(
                 f"{name} must be downloadable from {repository}, got {type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else 'no reason'}. Give the path of a "
-                "local file."
+                f"{reason}. Give the path of a local file."
             ) from error
     path = Path(found)
     check_sum(path)

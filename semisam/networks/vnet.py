@@ -91,7 +91,7 @@ class VNet(nn.Module):
         """Return each head's raw output."""
         if any(size % _STRIDE for size in image.shape[2:]):
             raise ValueError(
-                f"every spatial size must be a multiple of {_STRIDE} for V-Net, got "
+                f"every spatial size of V-Net's input must be a multiple of {_STRIDE}, got "
                 f"{tuple(image.shape[2:])}. Change the patch."
             )
         x1 = self.block_one(image)

@@ -235,7 +235,7 @@ def test_broken_files_are_refused(tmp_path, checkpoint):
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        _refused(path, "cut short")
+        _refused(path, "truncated")
     _refused(tmp_path / "nothing there", "none")
 
 
