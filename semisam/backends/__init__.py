@@ -1,4 +1,4 @@
 """Promptable models: one model, one file.
 
-Private packages (``_sam_med3d``, ``_synthsam``) hold a model's network; a backend wraps it.
+A private package (``_sam_med3d``, ``_synthsam``) holds the network that a backend wraps.
 """

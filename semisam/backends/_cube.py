@@ -1,4 +1,4 @@
-"""Between an image of any shape and a cube of fixed size that a network sees of it."""
+"""Maps between an image of any shape and a cube of fixed size, the input of a network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Cube:
-    """Where a cube lies on an image that was resampled.
+    """The place of a cube on a resampled image.
 
     Attributes:
         shape: ``(*S)`` of the image.
         scaled: ``(*s)`` of the image after resampling.
         size: voxels per axis of the cube.
-        start: the cube's first voxel on the resampled image; negative where the image is smaller.
+        start: the cube's first voxel on the resampled image; negative if the image is smaller.
     """
 
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class Cube:
 
     def cut(self, volume: Tensor, fill: float) -> Tensor:
         """Return the cube ``(size, size, size)`` of a resampled image ``(*s)``."""
-        # From the last axis on, as torch counts; what is negative is cut off.
+        # torch counts axes from the last; a negative pad crops.
         sides = [
             side
             for start, n in zip(reversed(self.start), reversed(self.scaled), strict=True)
@@ -37,7 +37,7 @@ class Cube:
         return F.pad(volume, sides, value=fill)
 
     def place(self, cube: Tensor, fill: float) -> Tensor:
-        """Return the image ``(*S)`` that a cube ``(size, size, size)`` of it leaves."""
+        """Put a cube ``(size, size, size)`` back into an image ``(*S)``."""
         sides = [
             side
             for start, n in zip(reversed(self.start), reversed(self.scaled), strict=True)
@@ -49,7 +49,7 @@ class Cube:
         """Map voxel indices of the image ``(N, 3)`` to positions in the cube.
 
         Returns:
-            positions ``(N, 3)`` float, and which of the points lie in the cube, ``(N,)``.
+            positions ``(N, 3)`` float, and whether each point is in the cube, ``(N,)``.
         """
         scale = torch.tensor([s / n for s, n in zip(self.scaled, self.shape, strict=True)])
         found = (points.cpu() + 0.5) * scale - 0.5 - torch.tensor(self.start)
@@ -65,10 +65,10 @@ def scaled_shape(shape: tuple[int, ...], spacing: tuple[float, ...], to: float) 
 def cube_around(
     shape: tuple[int, ...], scaled: tuple[int, ...], size: int, centre: tuple[float, ...]
 ) -> Cube:
-    """Return the cube that holds the most of a resampled image around a point of the image.
+    """Return the cube around a point, moved to hold as much of the resampled image as possible.
 
-    Along an axis on which the image fits it lies in the middle, so that only larger images depend
-    on ``centre``, in voxels of the image ``(*S)``. The odd voxel of a margin comes first.
+    Along an axis where the image fits, the image is centred, so only larger images depend on
+    ``centre``, in voxels of the image ``(*S)``. An odd voxel of the margin comes first.
     """
     start = []
     for n, full, at in zip(scaled, shape, centre, strict=True):

@@ -1,4 +1,4 @@
-"""From a prompt to sets of voxels on a coarse grid ``(*s)``, ``stride`` image voxels per side."""
+"""Conversion of a prompt to voxels of a coarse grid ``(*s)``, ``stride`` image voxels per side."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Indices = NDArray[np.int64]
 
 
 def check_prompt(prompt: Prompt, shape: tuple[int, ...]) -> None:
-    """Raise unless a prompt fits an image of spatial shape ``(*S)``.
+    """Check that a prompt fits an image of spatial shape ``(*S)``.
 
     Raises:
-        InputError: the points, the box or the mask do not.
+        InputError: the points, the box or the mask do not fit.
     """
     points, labels, box, mask = prompt.points, prompt.labels, prompt.box, prompt.mask
     d = len(shape)
@@ -26,28 +26,28 @@ def check_prompt(prompt: Prompt, shape: tuple[int, ...]) -> None:
         if labels is None or points.shape != (len(labels), d):
             got = tuple(points.shape), None if labels is None else tuple(labels.shape)
             raise InputError(
-                f"points must be (N, {d}) with labels (N,); got {got[0]} and {got[1]}: give each "
-                "point one label and one index per axis"
+                f"points must be (N, {d}) with labels (N,), got {got[0]} and {got[1]}. Give each "
+                "point one label and one index per axis."
             )
         size = torch.tensor(shape, device=points.device)
         if bool(((points < 0) | (points >= size)).any()):
             raise InputError(
-                f"points must lie in the image of shape {shape}; got {points.tolist()}: give voxel "
-                "indices in array order"
+                f"points must be in the image of shape {shape}, got {points.tolist()}. Give voxel "
+                "indices in array order."
             )
     if box is not None and (box.shape != (2, d) or bool((box[0] >= box[1]).any())):
         raise InputError(
-            f"a box must be (2, {d}) with the first corner below the second; got "
-            f"{box.tolist()}: the second corner lies past the last voxel"
+            f"a box must be (2, {d}) with the first corner below the second, got {box.tolist()}. "
+            "The second corner is one past the last voxel."
         )
     if mask is not None and tuple(mask.shape) != shape:
         raise InputError(
-            f"a mask must have the image's shape {shape}; got {tuple(mask.shape)}: resample it"
+            f"a mask must have the image's shape {shape}, got {tuple(mask.shape)}. Resample it."
         )
 
 
 def clicks(prompt: Prompt, ndim: int) -> tuple[Indices, Indices]:
-    """Return the positive and the negative points, ``(N, d)`` each, perhaps empty."""
+    """Return the positive and the negative points, ``(N, d)`` each; either may be empty."""
     if prompt.points is None or prompt.labels is None:
         none = np.empty((0, ndim), np.int64)
         return none, none
@@ -56,14 +56,14 @@ def clicks(prompt: Prompt, ndim: int) -> tuple[Indices, Indices]:
 
 
 def mark(points: Indices, grid: tuple[int, ...]) -> Bools:
-    """Return the ``(*s)`` set of the voxels at ``points``, indices on the grid itself."""
+    """Return the ``(*s)`` mask of the voxels at ``points``, which are indices on the grid."""
     marked = np.zeros(grid, bool)
     marked[tuple(points.T)] = True
     return marked
 
 
 def box_mask(box: torch.Tensor | None, grid: tuple[int, ...], stride: int) -> Bools:
-    """Return the voxels that a half-open box touches; all of them without a box."""
+    """Return the voxels that a half-open box touches; all voxels without a box."""
     if box is None:
         return np.ones(grid, bool)
     low, high = box.cpu().numpy()
@@ -71,7 +71,7 @@ def box_mask(box: torch.Tensor | None, grid: tuple[int, ...], stride: int) -> Bo
 
 
 def box_core(box: torch.Tensor | None, grid: tuple[int, ...], stride: int) -> Bools:
-    """Return the middle third of a box along each axis; nothing without a box."""
+    """Return the middle third of a box along each axis; no voxel without a box."""
     if box is None:
         return np.zeros(grid, bool)
     low, high = (c.astype(float) / stride for c in box.cpu().numpy())
@@ -81,7 +81,7 @@ def box_core(box: torch.Tensor | None, grid: tuple[int, ...], stride: int) -> Bo
 
 
 def coarse_mask(mask: torch.Tensor, stride: int) -> Bools:
-    """Return where a probability map ``(*S)`` averages above 0.5 on the coarse grid."""
+    """Return the coarse voxels over which a probability map ``(*S)`` averages above 0.5."""
     fine = mask.detach().float().cpu()[None, None]
     if stride > 1:
         pool = functional.avg_pool3d if mask.ndim == 3 else functional.avg_pool2d

@@ -1,4 +1,4 @@
-"""From a volume and its prompt to slices and theirs."""
+"""Conversion of a volume and its prompt to slices and their prompts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from semisam.core.types import Prompt
 
 
 def window(image: Tensor, clip: float) -> Tensor:
-    """Bring each channel of ``(C, *S)`` to [0, 1] between two percentiles of the whole volume.
+    """Scale each channel of ``(C, *S)`` to [0, 1] between two percentiles of the whole volume.
 
-    One window for all slices: an empty slice stays dark instead of being stretched to noise.
+    All slices share one window, so an empty slice stays dark and its noise is not amplified.
 
     Args:
-        image: any intensities; what is not finite counts as 0.
-        clip: percent of the voxels that are clipped at either end.
+        image: any intensities; values that are not finite count as 0.
+        clip: percent of the voxels to clip at either end.
     """
     image = torch.nan_to_num(image.detach().float(), posinf=0.0, neginf=0.0)
     flat = image.flatten(1)
     last = flat.shape[1] - 1
-    # kthvalue and not quantile, which refuses more than 16 million voxels.
+    # torch.quantile refuses more than 16 million voxels; kthvalue does not.
     low, high = (
         flat.kthvalue(1 + round(share * last), dim=1).values
         for share in (clip / 100, 1 - clip / 100)
@@ -35,8 +35,8 @@ def window(image: Tensor, clip: float) -> Tensor:
 def as_slices(image: Tensor, axis: int) -> Tensor:
     """Return ``(D, 3, a, b)``: the slices of ``(C, *S)`` along a spatial axis, in three colours.
 
-    One channel becomes grey and three the three colours; of any other number the mean is grey. An
-    image of two axes is one slice.
+    One channel becomes grey, three become the three colours, and of any other number the mean
+    becomes grey. An image of two axes is one slice.
     """
     if image.shape[0] not in (1, 3):
         image = image.mean(0, keepdim=True)
@@ -51,15 +51,15 @@ def as_volume(slices: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
 
 
 def split(prompt: Prompt, axis: int, ndim: int) -> dict[int, Prompt]:
-    """Return what of a prompt lies on each slice, by the slice's index, in ascending order.
+    """Return the prompt of each slice, by the slice's index, in ascending order.
 
-    A box is on every slice it spans, a mask on those where it somewhere exceeds one half. A mask
-    says nothing on the others: a click there would contradict an empty one.
+    A box is on every slice that it spans, a mask on every slice where it exceeds one half. The
+    other slices have no mask, because an empty mask would contradict a click there.
 
     Args:
-        prompt: of the volume.
-        axis: which of its axes runs through the slices, not negative.
-        ndim: axes of the image; one of two axes is one slice.
+        prompt: prompt of the volume.
+        axis: the axis through the slices, not negative.
+        ndim: axes of the image; an image of two axes is one slice.
     """
     if ndim == 2:
         prompt, axis = _lifted(prompt), 0
@@ -85,19 +85,19 @@ def split(prompt: Prompt, axis: int, ndim: int) -> dict[int, Prompt]:
 
 
 def says_foreground(prompt: Prompt) -> bool:
-    """Whether a slice's prompt shows some: negative clicks alone do not."""
+    """Return whether a slice's prompt shows foreground; negative clicks do not."""
     clicked = prompt.labels is not None and bool((prompt.labels == 1).any())
     return clicked or prompt.box is not None or prompt.mask is not None
 
 
 def mask_box(mask: Tensor) -> Tensor:
-    """Return the half-open box ``(2, d)`` of a mask ``(*S)`` that is not empty."""
+    """Return the half-open box ``(2, d)`` of a non-empty mask ``(*S)``."""
     at = mask.nonzero()
     return torch.stack([at.amin(0), at.amax(0) + 1])
 
 
 def dice(one: Tensor, other: Tensor) -> float:
-    """Return the Dice overlap of two masks; 0 where both are empty."""
+    """Return the Dice overlap of two masks; 0 if both are empty."""
     size = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / size if size else 0.0
 

@@ -23,16 +23,15 @@ def smooth(
 ) -> Floats:
     """Minimise ``sum (x - odds)^2 + smoothness sum w (x - x')^2`` by conjugate gradients.
 
-    A random walker with a prior (Grady, CVPR 2005), on log odds. Clicked voxels are held near
-    ``pins``. The iterations are few: the far-reaching part of the solution is what the prior
-    already brought.
+    This is a random walker with a prior (Grady, CVPR 2005), on log odds. Clicked voxels stay near
+    ``pins``. A few iterations suffice, because the prior holds the long-range part of the solution.
 
     Args:
         odds: ``(*s)`` the prior ``odds``.
         pins: ``(*s)`` the log odds of clicked voxels.
-        pinned: ``(*s)`` which voxels are clicked.
-        weights: per axis, how strongly face neighbours are tied, one shorter along that axis.
-        smoothness: 0 leaves the odds as they are.
+        pinned: ``(*s)`` bool, the clicked voxels.
+        weights: per axis, the coupling of face neighbours, one shorter along that axis.
+        smoothness: weight of the coupling; 0 returns the odds unchanged.
 
     Returns:
         ``(*s)`` log odds.

@@ -1,4 +1,4 @@
-"""The SAM family of `transformers` as models of pictures: loading, and the way to their pixels."""
+"""The SAM family of `transformers` as slice models: loading, and the mapping to their pixels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from semisam.backends._slices import mask_box
 from semisam.core.errors import InputError, PluginError
 from semisam.core.types import Prompt
 
-_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, with which SAM and SAM 2 were trained
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, used in the training of SAM and SAM 2
 _STD = (0.229, 0.224, 0.225)
-_SURE = 1e-3  # a mask goes in as log odds, of probabilities no nearer to 0 or 1
+_SURE = 1e-3  # a mask's probabilities are clamped to this distance from 0 and 1
 
 Features = tuple[Tensor, ...]
 
@@ -27,40 +27,40 @@ Features = tuple[Tensor, ...]
 def load(architecture: str, model_types: Sequence[str], checkpoint: str) -> nn.Module:
     """Return the frozen model of a checkpoint, in float32 and eval mode, on the CPU.
 
-    Safetensors are preferred; a pickled checkpoint is read with ``weights_only``. Code that comes
-    with a checkpoint is never run.
+    Safetensors are preferred; a pickled checkpoint is read with ``weights_only``. Code in a
+    checkpoint is never run.
 
     Args:
         architecture: a model class of `transformers`.
-        model_types: what a fitting ``config.json`` may call itself.
+        model_types: accepted values of ``model_type`` in ``config.json``.
         checkpoint: a directory that ``save_pretrained`` wrote, or a name on the Hugging Face hub,
-            whose files are kept in its cache.
+            whose files are cached.
 
     Raises:
         PluginError: `transformers` is not installed.
-        InputError: no such checkpoint, one of another model, or one without some of the weights.
+        InputError: the checkpoint is missing, is another model's, or lacks some weights.
     """
     try:
         import transformers
     except ImportError as error:
         raise PluginError(
-            f"this backend needs the package transformers, which could not be imported ({error}): "
-            "pip install 'semisam[sam2d]'"
+            f"this backend needs the package transformers, got an import error ({error}). Run "
+            "pip install 'semisam[sam2d]'."
         ) from error
     _check_checkpoint(checkpoint)
     quiet = transformers.utils.logging
     verbosity, bars = quiet.get_verbosity(), quiet.is_progress_bar_enabled()
-    quiet.set_verbosity_error()  # what it would warn of is refused below
+    quiet.set_verbosity_error()  # the checks below turn its warnings into errors
     if Path(checkpoint).is_dir():
         quiet.disable_progress_bar()
     try:
         config, _ = transformers.PreTrainedConfig.get_config_dict(checkpoint)
         if config.get("model_type") not in model_types:
             raise InputError(
-                f"checkpoint must hold a model of type {' or '.join(model_types)}; got "
-                f"{config.get('model_type')!r} in {checkpoint}: choose the backend that fits it"
+                f"checkpoint must hold a model of type {' or '.join(model_types)}, got "
+                f"{config.get('model_type')!r} in {checkpoint}. Choose the backend that fits it."
             )
-        # Random initial values, which loading replaces, are no business of the global generator.
+        # Random initial values, which loading replaces, must not advance the global generator.
         with torch.random.fork_rng(devices=[]):
             model, report = getattr(transformers, architecture).from_pretrained(
                 checkpoint, dtype=torch.float32, weights_only=True, output_loading_info=True
@@ -71,7 +71,7 @@ def load(architecture: str, model_types: Sequence[str], checkpoint: str) -> nn.M
         reason = " ".join(str(error).split())
         raise InputError(
             f"checkpoint must be a directory or a name on the Hugging Face hub that {architecture} "
-            f"of transformers opens; got {checkpoint}: {type(error).__name__}: {reason}"
+            f"of transformers opens, got {checkpoint}: {type(error).__name__}: {reason}"
         ) from error
     finally:
         quiet.set_verbosity(verbosity)
@@ -80,8 +80,8 @@ def load(architecture: str, model_types: Sequence[str], checkpoint: str) -> nn.M
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(
-            f"checkpoint must hold every weight of {architecture}; got {checkpoint}, which lacks "
-            f"{len(missing)}, among them {missing[0]}"
+            f"checkpoint must hold every weight of {architecture}, got {checkpoint}, which lacks "
+            f"{len(missing)}, among them {missing[0]}. Choose another checkpoint."
         )
     frozen: nn.Module = model.eval().requires_grad_(False)
     return frozen
@@ -94,21 +94,21 @@ def _check_checkpoint(checkpoint: str) -> None:
     what = "is a file" if path.exists() else "does not exist"
     raise InputError(
         "checkpoint must be a directory as save_pretrained of transformers writes it, or a name "
-        f"owner/model on the Hugging Face hub; got {checkpoint}, which {what}"
+        f"owner/model on the Hugging Face hub, got {checkpoint}, which {what}. Check the path."
     )
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a slice ``(a, b)`` lies in the square picture that a model sees.
+    """The place of a slice ``(a, b)`` in the square picture that a model reads.
 
     The first axis runs to the right (x) and the second one down (y). The slice fills the picture's
-    top left corner. The centre of voxel ``i`` lies at pixel ``(i + 1/2) scale - 1/2``: the small
-    slices of scans are enlarged up to tenfold, where rounding it down would shift every click.
+    top left corner. The centre of voxel ``i`` is at pixel ``(i + 1/2) scale - 1/2``. The small
+    slices of scans are enlarged up to tenfold, so rounding it down would shift every click.
 
     Attributes:
         shape: ``(a, b)``.
-        side: of the picture, in pixels.
+        side: side of the picture, in pixels.
         filled: pixels that the slice fills, ``(right, down)``.
     """
 
@@ -118,7 +118,7 @@ class Frame:
 
     @classmethod
     def fit(cls, shape: tuple[int, int], side: int, keep_aspect: bool) -> Frame:
-        """Enlarge a slice until its longer side fills the picture, or both sides do."""
+        """Return the frame in which a slice's longer side, or both sides, fill the picture."""
         longest = max(shape)
         right, down = (max(round(side * n / longest), 1) for n in shape)
         return cls(shape, side, (right, down) if keep_aspect else (side, side))
@@ -129,7 +129,7 @@ class Frame:
         return functional.interpolate(slices.transpose(-1, -2), size, mode=mode, antialias=True)
 
     def pad(self, picture: Tensor) -> Tensor:
-        """Fill what is right of and below the slice with zeros."""
+        """Fill the area to the right of and below the slice with zeros."""
         right, down = self.filled
         return functional.pad(picture, (0, self.side - right, 0, self.side - down))
 
@@ -138,7 +138,7 @@ class Frame:
         return (points + 0.5) * self._scale(points) - 0.5
 
     def box(self, box: Tensor) -> Tensor:
-        """Return (x, y, x, y): the pixels of the edges of a half-open box ``(2, 2)``."""
+        """Return the pixels (x, y, x, y) of the edges of a half-open box ``(2, 2)``."""
         return (box * self._scale(box) - 0.5).flatten()
 
     def mask(self, prob: Tensor, side: int) -> Tensor:
@@ -148,7 +148,7 @@ class Frame:
         return small.clamp(_SURE, 1 - _SURE).logit()
 
     def logits(self, low: Tensor) -> Tensor:
-        """Return ``(N, a, b)`` of the picture's log odds ``(N, s, s)``, of whatever resolution."""
+        """Map log odds ``(N, s, s)`` of the picture, of any resolution, to slices ``(N, a, b)``."""
         size = (self.side, self.side)
         full = functional.interpolate(low[:, None], size, mode="bilinear", align_corners=False)
         right, down = self.filled
@@ -164,10 +164,10 @@ class Frame:
 
 
 class PictureModel(ABC):
-    """What the SAM family has in common as a `semisam.backends.slicewise.SliceModel`.
+    """A `semisam.backends.slicewise.SliceModel` of the SAM family.
 
-    A lone click is ambiguous: the model gives the part, the whole and more, and its own estimate of
-    the IoU chooses. Any other prompt gets its single answer.
+    A single click is ambiguous: the model predicts several masks, and the one with the highest
+    estimated IoU is taken. Any other prompt gets a single mask.
 
     Args:
         module: a frozen model of `transformers`.
@@ -175,7 +175,7 @@ class PictureModel(ABC):
     """
 
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
-    memory = "both"  # of earlier clicks: the clicks, and its last answer
+    memory = "both"  # record of earlier clicks: the clicks and the last prediction
     keep_aspect: bool = False
     resampling: str = "bilinear"
 
@@ -188,14 +188,14 @@ class PictureModel(ABC):
 
     @abstractmethod
     def _features(self, pixels: Tensor) -> Features:
-        """Return the levels of the image features, ``(N, ...)`` each, of ``(N, 3, side, side)``."""
+        """Map ``(N, 3, side, side)`` to the levels of the image features, ``(N, ...)`` each."""
 
     def _embeddings(self, levels: Features) -> Any:
         """Return the levels as the model's ``image_embeddings``."""
         return levels[0]
 
     def _normalise(self, picture: Tensor) -> Tensor:
-        """Bring a picture in [0, 1] to the values that the model was trained on."""
+        """Scale a picture in [0, 1] to the values of the model's training."""
         mean, std = (torch.tensor(v).to(picture).view(3, 1, 1) for v in (_MEAN, _STD))
         return (picture - mean) / std
 
@@ -214,12 +214,12 @@ class PictureModel(ABC):
     def segment(
         self, features: Sequence[Features], prompts: Sequence[Prompt], shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Return logits ``(N, a, b)`` float32, and of each its estimated IoU ``(N,)``."""
+        """Return logits ``(N, a, b)`` float32 and the estimated IoU ``(N,)``."""
         frame = self._frame(shape)
         asked = [self._inputs(prompt, frame) for prompt in prompts]
         alike: dict[tuple[tuple[str, torch.Size], ...], list[int]] = {}
         for n, inputs in enumerate(asked):
-            # Unequal numbers of clicks are asked apart: padding to the most would change answers.
+            # Prompts with other numbers of clicks are separate: padding would change predictions.
             alike.setdefault(tuple((k, v.shape) for k, v in inputs.items()), []).append(n)
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         for some in alike.values():
@@ -244,14 +244,14 @@ class PictureModel(ABC):
         return out.pred_masks[:, 0].float()[row, best], scores[row, best]
 
     def _inputs(self, prompt: Prompt, frame: Frame) -> dict[str, Tensor]:
-        """Return the model's inputs for one slice, one prompt, without the batch axis."""
+        """Return the model's inputs for a slice's prompt, without the batch axis."""
         inputs: dict[str, Tensor] = {}
         box = prompt.box
         if prompt.points is not None and prompt.labels is not None:
             inputs["input_points"] = frame.points(prompt.points)[None]
             inputs["input_labels"] = prompt.labels.long()[None]
         elif box is None and prompt.mask is not None:
-            box = mask_box(prompt.mask > 0.5)  # SAM never saw a mask alone in training
+            box = mask_box(prompt.mask > 0.5)  # SAM's training has no mask without another prompt
         if box is not None:
             inputs["input_boxes"] = frame.box(box)[None]
         if prompt.mask is not None:
@@ -262,5 +262,5 @@ class PictureModel(ABC):
         return Frame.fit(shape, self._side, self.keep_aspect)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
-        # Where it is off, it also undoes that of the training in which the answer is asked for.
+        # When off, it also disables the autocast of the surrounding training.
         return torch.autocast(device.type, torch.bfloat16, enabled=self._bf16)

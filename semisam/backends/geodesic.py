@@ -29,24 +29,24 @@ from semisam.core.types import Prompt
 
 Floats = NDArray[np.float32]
 
-_SURE = 6.0  # the log odds of a click; no other voxel is surer than its prompt
-_SPATIAL = 4.0  # the log odds of the spatial term where it is surest
-_SHARE = 0.3  # of the background density that negative clicks make up, the whole image the rest
+_SURE = 6.0  # log odds of a click, and the limit for all other voxels
+_SPATIAL = 4.0  # largest log odds of the spatial term
+_SHARE = 0.3  # weight of negative clicks in the background density; the image has the rest
 _BINS = 64
 _BANDWIDTH = 0.4  # of the intensity kernel, in standard deviations of the image
-_EDGE = 8.0  # how fast an intensity step cuts the smoothing
+_EDGE = 8.0  # decay of the smoothing with the intensity step
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """One image on the coarse grid ``(*s)``; nothing in it depends on a prompt.
+    """One image on the coarse grid ``(*s)``, independent of any prompt.
 
     Attributes:
         shape: ``(*S)`` of the image.
         grid: ``(*s)`` of the coarse grid.
-        device: where the image came from and where the answer goes.
+        device: device of the image and of the logits.
         graph: geodesic edge lengths between face neighbours, in voxels of the image, as CSR.
-        weights: per axis, how strongly neighbours are smoothed together, one shorter there.
+        weights: per axis, the coupling of neighbours in the smoothing, one shorter there.
         bins: ``(C, *s)`` intensity bin of each voxel.
         kernels: ``(C, bins, bins)`` similarity of two bins' intensities.
     """
@@ -65,20 +65,19 @@ class Geodesic:
 
     Foreground and background seeds compete for each voxel by geodesic distance, whose steps are
     long across intensity edges (Criminisi et al., "GeoS: Geodesic Image Segmentation", ECCV 2008;
-    Bai and Sapiro, "Geodesic Matting", IJCV 2009). Added are the log ratio of the intensity
-    densities at the foreground and background seeds, and a random walker with this sum as its
-    prior (Grady, "Multilabel Random Walker Image Segmentation Using Prior Models", CVPR 2005),
-    here on the log odds, on a coarser grid. Where only few clicks are given, background is assumed
-    to begin ``radius`` away.
+    Bai and Sapiro, "Geodesic Matting", IJCV 2009). The log ratio of the intensity densities at the
+    foreground and background seeds is added. The sum is the prior of a random walker (Grady,
+    "Multilabel Random Walker Image Segmentation Using Prior Models", CVPR 2005), here on the log
+    odds, on a coarser grid. With few clicks, background is assumed to begin at ``radius``.
 
     It works in two and three dimensions and on any number of channels. Distances ignore the
-    spacing, which a backend is not told.
+    spacing, which a backend does not receive.
 
     Args:
-        radius: geodesic distance from a lone click, in voxels of the image, at which foreground
+        radius: geodesic distance from a single click, in voxels of the image, at which foreground
             and background are equally likely: the scale of the object. It shrinks with the number
-            of positive clicks, each of which then stands for a part of the object.
-        contrast: how much longer a step is per standard deviation of intensity it crosses.
+            of positive clicks, each of which then represents a part of the object.
+        contrast: extra length of a step per standard deviation of intensity that it crosses.
         intensity: weight of the intensity ratio.
         smoothness: weight of the smoothing.
         stride: image voxels per voxel of the coarse grid, along each axis.
@@ -100,16 +99,16 @@ class Geodesic:
         stride: int = 2,
     ) -> None:
         if not (math.isfinite(radius) and radius > 0):
-            raise InputError(f"radius must be positive voxels; got {radius}: take about 20")
+            raise InputError(f"radius must be positive voxels, got {radius}. Use about 20.")
         for name, value in (
             ("contrast", contrast),
             ("intensity", intensity),
             ("smoothness", smoothness),
         ):
             if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} must not be negative; got {value}: 0 switches it off")
+                raise InputError(f"{name} must be at least 0, got {value}. 0 switches it off.")
         if stride < 1:
-            raise InputError(f"stride must be at least 1; got {stride}: 1 is the full grid")
+            raise InputError(f"stride must be at least 1, got {stride}. 1 is the full grid.")
         self.radius = radius
         self.contrast = contrast
         self.intensity = intensity
@@ -120,8 +119,8 @@ class Geodesic:
         """Build graph, smoothing weights and intensity bins of one image ``(C, *S)``."""
         if image.ndim not in (3, 4):
             raise InputError(
-                f"an image must be (C, *S) with two or three spatial axes; got "
-                f"{tuple(image.shape)}: drop the batch axis or add the channel axis"
+                f"an image must be (C, *S) with two or three spatial axes, got "
+                f"{tuple(image.shape)}. Drop the batch axis or add the channel axis."
             )
         coarse = _shrink(image.detach().float().cpu(), self.stride)
         bins, kernels = _bin(coarse)
@@ -141,7 +140,7 @@ class Geodesic:
         )
 
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
-        """Return logits ``(*S)`` float32, all negative where nothing says foreground.
+        """Return logits ``(*S)`` float32, all negative if the prompt shows no foreground.
 
         Raises:
             InputError: a point, the box or the mask does not fit the image.
@@ -158,7 +157,7 @@ class Geodesic:
         else:
             fore = on if len(positive) else box_core(prompt.box, grid, stride)
             back = off | ~box
-            # A box that leaves something outside says itself where background begins.
+            # A box smaller than the image already shows where background begins.
             reach = self.radius * max(len(positive), 1) ** -0.25 if box.all() else math.inf
             spatial = _compete(_distance(embedding, fore), _distance(embedding, back), reach)
         if not fore.any():
@@ -175,7 +174,7 @@ class Geodesic:
 
 
 def _shrink(image: Tensor, stride: int) -> Floats:
-    """Average ``(C, *S)`` over blocks; each channel to zero mean and unit deviation."""
+    """Average ``(C, *S)`` over blocks and scale each channel to zero mean and unit deviation."""
     pool = functional.avg_pool3d if image.ndim == 4 else functional.avg_pool2d
     if stride > 1:
         image = pool(image[None], stride, ceil_mode=True, count_include_pad=False)[0]
@@ -199,7 +198,7 @@ def _enlarge(odds: Floats, shape: tuple[int, ...], stride: int) -> Tensor:
 
 
 def _bin(coarse: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return each voxel's intensity bin and, per channel, how alike two bins are."""
+    """Return each voxel's intensity bin and, per channel, the similarity of two bins."""
     flat = coarse.reshape(len(coarse), -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
     width = np.maximum(high - low, 1e-6) / _BINS
@@ -243,7 +242,7 @@ def _compete(to_fore: Floats, to_back: Floats, reach: float) -> Floats:
 
 
 def _around(embedding: Embedding, mask: Bools, on: Bools, off: Bools, near: float) -> Floats:
-    """Return log odds: the signed distance from the mask's surface, bent by clicks near them."""
+    """Return log odds: the signed distance from the mask's surface, changed near clicks."""
     outer, inner = _distance(embedding, ~mask), _distance(embedding, mask)
     signed = np.clip((np.minimum(outer, 1e6) - np.minimum(inner, 1e6)) / near, -1, 1)
     bent = np.exp(-_distance(embedding, on) / near) - np.exp(-_distance(embedding, off) / near)
@@ -254,8 +253,8 @@ def _around(embedding: Embedding, mask: Bools, on: Bools, off: Bools, near: floa
 def _ratio(embedding: Embedding, fore: Bools, back: Bools, share: float) -> Floats:
     """Return the log ratio of intensity densities at the seeds, averaged over channels.
 
-    Background is the mixture of the whole image and, with weight ``share``, its seeds: a few
-    clicks do not show all that is background.
+    The background density mixes the whole image and, with weight ``share``, the seeds, because a
+    few clicks do not show all background.
     """
     share = share if back.any() else 0.0
     total = np.zeros(embedding.grid, np.float32)

@@ -1,4 +1,4 @@
-"""MedSAM: SAM's ViT-B trained further on medical pictures, asked with boxes.
+"""MedSAM: SAM's ViT-B trained further on medical pictures, prompted with boxes.
 
 References:
     Ma et al. "Segment anything in medical images." Nature Communications 15 (2024) 654.
@@ -16,7 +16,7 @@ from semisam.backends.slicewise import SliceWise
 
 
 class MedSamPictures(SamPictures):
-    """MedSAM on pictures: stretched to the square, cubically; each picture from 0 to 1."""
+    """MedSAM on pictures: each is stretched to the square (bicubic) and scaled to [0, 1]."""
 
     accepts = frozenset({"box"})
     keep_aspect = False
@@ -29,12 +29,11 @@ class MedSamPictures(SamPictures):
 
 
 class MedSAM(SliceWise):
-    """Asks MedSAM about the slices of a box; needs ``pip install 'semisam[sam2d]'``.
+    """MedSAM on the slices of a box; needs ``pip install 'semisam[sam2d]'``.
 
-    Takes boxes alone, with which it was trained: a box of the volume is asked on every slice that
-    it spans. Its pictures are stretched to 1024 x 1024 pixels and each brought to [0, 1], without
-    the mean and deviation of ImageNet, as its authors do; the processor that hub checkpoints come
-    with does neither.
+    It accepts only boxes, as in its training, and predicts every slice that a box spans. Each
+    picture is stretched to 1024 x 1024 pixels and scaled to [0, 1], without ImageNet's mean and
+    deviation, as by its authors. The processor of the hub checkpoints does neither.
 
     Differs from the published code: the intensity window is taken over all voxels of the volume
     (published: over those above 0); a box ends at its last voxel's far edge (published: at that
@@ -42,14 +41,14 @@ class MedSAM(SliceWise):
 
     Args:
         checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.
-        axis: which axis of a volume runs through the slices; -1: the last, which is z in a scan.
-        batch: slices that the model sees at once.
+        axis: the axis of a volume through the slices; -1 is the last, which is z in a scan.
+        batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
-        bf16: compute in bfloat16: faster where the hardware has it, not equal to float32.
+        bf16: compute in bfloat16: faster if the hardware supports it, not equal to float32.
 
     Raises:
         PluginError: transformers is not installed.
-        InputError: an option is out of range or the checkpoint is not one of SAM's architecture.
+        InputError: an option is out of range, or the checkpoint is not of SAM's architecture.
     """
 
     def __init__(

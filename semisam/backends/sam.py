@@ -13,7 +13,7 @@ from semisam.backends.slicewise import SliceWise
 
 
 class SamPictures(PictureModel):
-    """SAM on pictures: the longer side fills 1024 pixels, the rest is zero."""
+    """SAM on pictures: the longer side fills 1024 pixels, and the rest is zero."""
 
     keep_aspect = True
 
@@ -23,27 +23,27 @@ class SamPictures(PictureModel):
 
 
 class Sam(SliceWise):
-    """Asks SAM about the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
+    """SAM on the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
 
-    Takes points of both signs, boxes and masks. SAM was trained on photographs and needs prompts on
-    each slice; between the clicks the answer is carried on from slice to slice (`SliceWise`).
+    It accepts points of both signs, boxes and masks. SAM was trained on photographs and needs a
+    prompt on each slice. Between clicked slices the prediction is propagated (`SliceWise`).
 
-    Differs from the published code: a click is the centre of its voxel and not its corner, as a
-    slice of 64 voxels is enlarged 16 times; a mask without anything else comes with its box; the
+    Differs from the published code: a click is the centre of its voxel and not its corner, because
+    a slice of 64 voxels is enlarged 16 times; a mask without another prompt comes with its box; the
     slice is resized as numbers, not as bytes.
 
     Args:
         checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.
-        axis: which axis of a volume runs through the slices; -1: the last, which is z in a scan.
-        propagate: carry the answer to clicks to the slices without any; switch it off where every
-            slice is clicked.
-        batch: slices that the model sees at once.
+        axis: the axis of a volume through the slices; -1 is the last, which is z in a scan.
+        propagate: propagate predictions to slices without clicks; switch it off if every slice is
+            clicked.
+        batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
-        bf16: compute in bfloat16: faster where the hardware has it, not equal to float32.
+        bf16: compute in bfloat16: faster if the hardware supports it, not equal to float32.
 
     Raises:
         PluginError: transformers is not installed.
-        InputError: an option is out of range or the checkpoint is not one of SAM.
+        InputError: an option is out of range, or the checkpoint is not SAM's.
     """
 
     def __init__(

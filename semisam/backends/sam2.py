@@ -1,4 +1,4 @@
-"""SAM 2, slice by slice, each on its own: its memory of video is not used.
+"""SAM 2, slice by slice, without its memory for video.
 
 References:
     Ravi et al. "SAM 2: Segment Anything in Images and Videos." ICLR 2025 (2024).
@@ -14,7 +14,7 @@ from semisam.backends.slicewise import SliceWise
 
 
 class Sam2Pictures(PictureModel):
-    """SAM 2 on pictures: stretched to 1024 x 1024 pixels; three levels of features."""
+    """SAM 2 on pictures: each is stretched to 1024 x 1024 pixels and has three feature levels."""
 
     def _features(self, pixels: Tensor) -> Features:
         # Sam2Model has the method; a Module's attributes are untyped.
@@ -25,27 +25,27 @@ class Sam2Pictures(PictureModel):
 
 
 class Sam2(SliceWise):
-    """Asks SAM 2 about the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
+    """SAM 2 on the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
 
-    Takes points of both signs, boxes and masks. Between the clicks the answer is carried on from
-    slice to slice (`SliceWise`), not by the memory that the model has for video.
+    It accepts points of both signs, boxes and masks. Between clicked slices the prediction is
+    propagated by `SliceWise`, not by the model's memory for video.
 
-    Differs from the published code: a click is the centre of its voxel and not its corner, as a
-    slice of 64 voxels is enlarged 16 times; a mask without anything else comes with its box; the
+    Differs from the published code: a click is the centre of its voxel and not its corner, because
+    a slice of 64 voxels is enlarged 16 times; a mask without another prompt comes with its box; the
     slice is resized as numbers, not as bytes.
 
     Args:
         checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.
-        axis: which axis of a volume runs through the slices; -1: the last, which is z in a scan.
-        propagate: carry the answer to clicks to the slices without any; switch it off where every
-            slice is clicked.
-        batch: slices that the model sees at once.
+        axis: the axis of a volume through the slices; -1 is the last, which is z in a scan.
+        propagate: propagate predictions to slices without clicks; switch it off if every slice is
+            clicked.
+        batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
-        bf16: compute in bfloat16: faster where the hardware has it, not equal to float32.
+        bf16: compute in bfloat16: faster if the hardware supports it, not equal to float32.
 
     Raises:
         PluginError: transformers is not installed.
-        InputError: an option is out of range or the checkpoint is not one of SAM 2.
+        InputError: an option is out of range, or the checkpoint is not SAM 2's.
     """
 
     def __init__(

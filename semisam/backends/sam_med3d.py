@@ -21,22 +21,22 @@ from semisam.core.types import Prompt
 
 REPOSITORY = "blueyo0/SAM-Med3D"
 NAMES = ("sam_med3d", "sam_med3d_turbo")
-_SPACING = 1.5  # mm, of the scans that it was trained on
-_SURE = 1e-4  # no probability of a mask prompt is nearer to 0 or 1
-_OUTSIDE = math.log(_SURE / (1 - _SURE))  # the logit where the network did not look
+_SPACING = 1.5  # mm, of its training scans
+_SURE = 1e-4  # a mask prompt's probabilities are clamped to this distance from 0 and 1
+_OUTSIDE = math.log(_SURE / (1 - _SURE))  # the logit outside the cube
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """One image.
+    """One image and the features of its cubes.
 
     Attributes:
         shape: ``(*S)`` of the image.
-        device: where the image came from and where the answer goes.
+        device: device of the image and of the logits.
         volume: ``(*s)`` the image on the network's spacing.
-        features: ``(1, C, n, n, n)`` of each cube that was looked at, by its start. An image that
-            fits into one cube has one; of a larger one a prompt adds the cube around it, which
-            changes the answer to no other.
+        features: ``(1, C, n, n, n)`` of each encoded cube, by its start. An image that fits into a
+            cube has one. In a larger image, a prompt adds the cube around it, which does not change
+            the predictions for other prompts.
     """
 
     shape: tuple[int, ...]
@@ -57,48 +57,49 @@ class _Question:
 
 
 class SamMed3D:
-    """Segments what clicks or a mask point at with SAM-Med3D, given its checkpoint.
+    """SAM-Med3D, which segments the object at the clicks or the mask; it needs a checkpoint.
 
     Paper: Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric
     medical images." 2023. https://arxiv.org/abs/2310.15161
 
     **Its training data hold left atria** (LAScarQS 2022, STACOM SLAWT, Heart_Seg_MRI, MM-WHS, by
-    its authors' list). LAScarQS 2022 and the 2018 Left Atrium challenge both draw on LGE-MRI from
-    Utah and may share patients: on the Left Atrium benchmark it is not zero-shot, and a gain that
-    it brings may be knowledge of the test scans.
+    its authors' list). LAScarQS 2022 and the 2018 Left Atrium challenge both use LGE-MRI from Utah
+    and may share patients. So on the Left Atrium benchmark it is not zero-shot, and its gain may
+    come from test scans in its training data.
 
-    The network sees a cube of 128 voxels per axis. Its trainers resampled scans to 1.5 mm, cropped
-    or padded them with zeros to the cube and brought the voxels above 0 to zero mean and unit
-    deviation; so does this backend, where it is told the spacing. An image with negative
-    intensities was normalised before: its minimum counts as 0. The paper of SemiSAM gives the
-    patch as it is, padded with zeros (``resample`` and ``normalise`` off, which the protocols set).
-    The channels of an image are averaged. Axes keep their order; the trainers' were left to right,
-    back to front, foot to head.
+    The network reads a cube of 128 voxels per axis. For its training, scans were resampled to
+    1.5 mm, cropped or padded with zeros to the cube, and the voxels above 0 scaled to zero mean and
+    unit deviation. This backend does the same if it has the spacing. An image with negative
+    intensities has been normalised already: its minimum counts as 0. The paper of SemiSAM uses the
+    unchanged patch, padded with zeros (``resample`` and ``normalise`` off, as the protocols set
+    them). The channels of an image are averaged. Axes keep their order; in the training they were
+    left to right, back to front, foot to head.
 
-    An image larger than the cube is looked at around the prompt: its first positive click, else
-    the mask's centre; beyond, the answer is background. Without a mask prompt the network gets an
-    empty previous answer, as it was trained. There is no box prompt: the published model has no
-    embedding for one.
+    In an image larger than the cube, the cube is around the first positive click, or else the
+    mask's centre. Outside it the prediction is background. Without a mask prompt the network gets
+    an empty previous prediction, as in its training. There is no box prompt, because the published
+    model has no embedding for it.
 
     Differs from the published code: the encoder computes no padding of windows (equal to 1e-4 in
-    fp32); clicks are voxel centres mapped to the cube, not rounded; the answer goes back to the
-    image by linear interpolation of its logits (published: of its mask, to the nearest voxel).
+    fp32); clicks are voxel centres mapped to the cube, not rounded; the logits are interpolated
+    linearly back to the image (published: the mask, to the nearest voxel).
 
     Args:
         checkpoint: path of a checkpoint, or ``sam_med3d`` (the paper's) or ``sam_med3d_turbo``,
             which are downloaded once from the authors' repository (extra ``hub``).
-        voxel_spacing: mm of the images along their axes; None: not known, nothing is resampled.
-        resample: bring images to 1.5 mm where ``voxel_spacing`` is given.
-        normalise: bring the foreground of the cube to zero mean and unit deviation.
-        precision: of the image encoder; ``auto``: bf16 where the hardware computes in it.
+        voxel_spacing: mm of the images along their axes; without it, nothing is resampled.
+        resample: resample images to 1.5 mm if ``voxel_spacing`` is given.
+        normalise: scale the foreground of the cube to zero mean and unit deviation.
+        precision: precision of the image encoder; ``auto`` is bf16 if the hardware supports it.
 
     Raises:
-        InputError: an option is out of range, or the checkpoint is missing, broken or another's.
+        InputError: an option is out of range, or the checkpoint is missing, broken or another
+            model's.
     """
 
     ndim: int = 3
     accepts: frozenset[str] = frozenset({"points", "mask"})
-    memory = "mask"  # how it was trained and is evaluated: the newest click, and its last answer
+    memory = "mask"  # as in its training and evaluation: the newest click and the last prediction
 
     def __init__(
         self,
@@ -111,14 +112,14 @@ class SamMed3D:
     ) -> None:
         if voxel_spacing is not None and not all(0 < mm < math.inf for mm in voxel_spacing):
             raise InputError(
-                f"voxel_spacing must be three positive lengths in mm, got {voxel_spacing}: give "
-                "those of the images, in the order of their axes"
+                f"voxel_spacing must be three positive lengths in mm, got {voxel_spacing}. Give "
+                "those of the images, in the order of their axes."
             )
         self.voxel_spacing = voxel_spacing if resample else None
         self.normalise = normalise
         self.precision = precision
         self._net = load_published(_find(checkpoint))
-        self._device: torch.device | None = None  # moved there, and rounded, at the first image
+        self._device: torch.device | None = None  # the first image moves and rounds the network
 
     @classmethod
     def sources(cls, *, checkpoint: str = "sam_med3d", **options: Any) -> dict[str, Path]:
@@ -127,15 +128,15 @@ class SamMed3D:
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:
-        """Encode one image ``(C, *S)`` once.
+        """Prepare one image ``(C, *S)``, and encode it if it fits into a cube.
 
         Raises:
             InputError: the image is not three-dimensional.
         """
         if image.ndim != 4:
             raise InputError(
-                f"an image for sam-med3d must be (C, *S) with three spatial axes; got "
-                f"{tuple(image.shape)}: use --sam geodesic for two"
+                f"an image for sam-med3d must be (C, *S) with three spatial axes, got "
+                f"{tuple(image.shape)}. Use --sam geodesic for two."
             )
         shape = tuple(image.shape[1:])
         volume = torch.nan_to_num(image.detach().float()).mean(0)
@@ -149,7 +150,7 @@ class SamMed3D:
         return embedding
 
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
-        """Return logits ``(*S)`` float32, all negative where nothing says foreground.
+        """Return logits ``(*S)`` float32, all negative if the prompt shows no foreground.
 
         Raises:
             InputError: a point or the mask does not fit the image, or a box is given.
@@ -160,11 +161,11 @@ class SamMed3D:
     def segment_all(
         self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt]
     ) -> list[Tensor]:
-        """Answer many prompts, each on its image; those with as many points are decoded together.
+        """Predict many prompts, each on its image; equal numbers of points are decoded together.
 
         Args:
-            embeddings: of the images, one for each prompt; the same may come again.
-            prompts: as for `segment`.
+            embeddings: one embedding for each prompt; the same may occur repeatedly.
+            prompts: prompts as for `segment`.
 
         Returns:
             logits ``(*S)`` float32 of each, on its image's own grid.
@@ -175,7 +176,10 @@ class SamMed3D:
         for i, (embedding, prompt) in enumerate(pairs):
             check_prompt(prompt, embedding.shape)
             if prompt.box is not None:
-                raise InputError("sam-med3d must be asked with points or a mask, got a box")
+                raise InputError(
+                    "a prompt of sam-med3d must be of points or mask, got a box. Choose another "
+                    "prompter or backend."
+                )
             if (prompt.points is not None and len(prompt.points)) or prompt.mask is not None:
                 question = self._question(embedding, prompt)
                 key = (len(question.points), embedding.device)
@@ -188,7 +192,7 @@ class SamMed3D:
         return answers
 
     def _question(self, embedding: Embedding, prompt: Prompt) -> _Question:
-        """Bring a prompt into the cube that it is about."""
+        """Return a prompt in the coordinates of its cube."""
         cube = self._cube(embedding, prompt)
         coarse = 3 * (self._net.coarse,)
         mask = embedding.volume.new_zeros(coarse)
@@ -217,7 +221,7 @@ class SamMed3D:
         return cube_around(shape, scaled, self._net.size, tuple(centre.tolist()))
 
     def _look(self, embedding: Embedding, cube: Cube) -> Tensor:
-        """Return the features of a cube, encoded when it is first looked at."""
+        """Return the features of a cube, which is encoded at its first use."""
         if cube.start not in embedding.features:
             voxels = cube.cut(embedding.volume, 0.0)
             if self.normalise:
@@ -230,20 +234,20 @@ class SamMed3D:
     def _decode(
         self, questions: Sequence[_Question], count: int, device: torch.device
     ) -> list[Tensor]:
-        """Return the answers' logits, a cube for each question; all have ``count`` points."""
+        """Return the predicted cube of logits for each prompt; all have ``count`` points."""
         net = self._on(device)
         points = torch.stack([q.points for q in questions]).to(device) if count else None
         labels = torch.stack([q.labels for q in questions]).to(device) if count else None
         features = torch.cat([q.features for q in questions])
         mask = torch.stack([q.mask for q in questions])[:, None]
-        # Whatever the training around it runs under: the answer is computed in float32.
+        # The prediction is computed in float32, whatever the autocast of the training.
         with torch.autocast(device.type, enabled=False):
             logits = net.decode(features, points, labels, mask)
-        # One by one: full cubes of a whole batch would be large.
+        # One at a time, because full cubes of a whole batch need much memory.
         return [resample(answer, 3 * (net.size,)) for answer in logits[:, 0]]
 
     def _on(self, device: torch.device) -> SamMed3DNet:
-        """Return the network on a device, its encoder in the precision asked for."""
+        """Return the network on a device, with its encoder in the chosen precision."""
         if device != self._device:
             self._net.to(device)
             if self.precision == "bf16" or (self.precision == "auto" and _computes_bf16(device)):
@@ -255,7 +259,7 @@ class SamMed3D:
 
 
 def _find(checkpoint: str) -> Path:
-    """Return the file that a path or a published name stands for."""
+    """Return the file of a path or of a published name."""
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return path
@@ -263,13 +267,12 @@ def _find(checkpoint: str) -> Path:
     if name in NAMES:
         return hub_file(REPOSITORY, f"{name}.pth")
     raise InputError(
-        f"checkpoint must be a file or one of {', '.join(NAMES)}, got {checkpoint}, which is "
-        "neither: check the path"
+        f"checkpoint must be a file or one of {', '.join(NAMES)}, got {checkpoint}. Check the path."
     )
 
 
 def _normalise(voxels: Tensor) -> Tensor:
-    """Bring the voxels above 0 to zero mean and unit deviation; all are moved alike."""
+    """Shift and scale all voxels so that those above 0 have zero mean and unit deviation."""
     inside = voxels[voxels > 0]
     if len(inside) < 2:
         return voxels

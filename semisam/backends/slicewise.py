@@ -1,4 +1,4 @@
-"""Lifts a promptable model of two dimensions to volumes, slice by slice."""
+"""A backend that applies a two-dimensional promptable model to volumes, slice by slice."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from semisam.backends._slices import (
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 
-_NOTHING = -10.0  # the log odds on a slice that nothing asks about
-_KEPT = 0.5  # the Dice with the slice before, and the model's own IoU estimate, below which it ends
+_NOTHING = -10.0  # log odds on a slice without a prompt
+_KEPT = 0.5  # least Dice with the previous slice and least estimated IoU to propagate further
 
 
 class SliceModel(Protocol):
-    """A promptable model of pictures, asked about many at once.
+    """A promptable model of pictures that predicts many slices at once.
 
     Slices and prompts are in array-index order ``(a, b)``. Scans are stored (x, y, z), so the first
     axis of a slice runs to the right in the picture and the second one down.
@@ -46,7 +46,7 @@ class SliceModel(Protocol):
     def segment(
         self, features: Sequence[Any], prompts: Sequence[Prompt], shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Return logits ``(N, a, b)`` float32, and of each its estimated IoU ``(N,)``.
+        """Return logits ``(N, a, b)`` float32 and the estimated IoU ``(N,)``.
 
         Every prompt shows foreground: a positive point, a box ``(2, 2)`` or a mask ``(a, b)``.
         """
@@ -55,13 +55,12 @@ class SliceModel(Protocol):
 
 @dataclass(frozen=True)
 class Embedding:
-    """One image and what is encoded of it.
+    """One image and the features of the slices encoded so far.
 
     Attributes:
         shape: ``(*S)`` of the image.
         slices: ``(D, 3, a, b)`` in [0, 1].
-        features: of the slices that were asked about so far. They depend on the image alone; kept
-            here, they end with it.
+        features: features by slice. They depend only on the image and are freed with it.
     """
 
     shape: tuple[int, ...]
@@ -70,28 +69,28 @@ class Embedding:
 
 
 class SliceWise:
-    """Asks a model of pictures about the slices that a prompt touches.
+    """A backend that applies a model of pictures to the slices that a prompt touches.
 
-    Each slice is asked with what of the prompt lies on it: its clicks of both signs, the box where
-    the box spans the slice, the mask where it is not empty. A slice without any positive sign is
-    background (log odds -10) and is not even encoded, as is an image that nothing is asked about.
+    The prompt of a slice is the part of the volume's prompt on it: clicks of both signs, the box if
+    it spans the slice, the mask if it is not empty. A slice without a sign of foreground is
+    background (log odds -10) and is not encoded.
 
-    Clicks alone do not say that the slices without one are background, so the answer is carried on
-    from slice to slice (``propagate``): the neighbour is asked with the answer's bounding box, its
-    mask if the model takes one, and the negative clicks on it, in both directions, until the answer
-    is empty, leaves the one before it (Dice below 0.5), or is one that the model itself estimates
-    at an IoU below 0.5. Between two answered slices the nearer is carried; halfway, the mean of
-    both. A box or a mask does say where the object ends, and nothing is carried beyond it.
-    Where every slice is clicked, as the paper's Table I does with these models, switch it off.
+    Clicks do not show that slices without a click are background. So the prediction is propagated
+    from slice to slice, in both directions (``propagate``). The neighbour's prompt is the
+    prediction's bounding box, its mask if the model accepts one, and the neighbour's own clicks.
+    Propagation ends when the prediction is empty, has a Dice below 0.5 with the previous slice, or
+    has an estimated IoU below 0.5. Between two predicted slices the nearer one is propagated;
+    halfway, the mean of both. A box or a mask already shows where the object ends, so nothing is
+    propagated beyond it. Switch it off if every slice is clicked, as in the paper's Table I.
 
-    Images of two axes are one slice. Images of one channel become grey, of three the three colours,
-    of others the grey mean; the whole volume shares one intensity window.
+    An image of two axes is one slice. One channel becomes grey, three become the three colours, and
+    of other numbers the mean becomes grey. The whole volume shares one intensity window.
 
     Args:
         model: the model of pictures.
-        axis: which axis of a volume runs through the slices; -1: the last, which is z in a scan.
-        propagate: carry the answer to clicks to the slices without any.
-        batch: slices that the model sees at once.
+        axis: the axis of a volume through the slices; -1 is the last, which is z in a scan.
+        propagate: propagate predictions to slices without clicks.
+        batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
 
     Raises:
@@ -110,11 +109,11 @@ class SliceWise:
         clip: float = 0.5,
     ) -> None:
         if not -3 <= axis <= 2:
-            raise InputError(f"axis must be 0, 1, 2 or -1 for the last; got {axis}")
+            raise InputError(f"axis must be from -3 to 2, got {axis}. Use -1 for the last axis.")
         if batch < 1:
-            raise InputError(f"batch must be at least 1 slice; got {batch}: take about 4")
+            raise InputError(f"batch must be at least 1 slice, got {batch}. Use about 4.")
         if not 0 <= clip < 50:
-            raise InputError(f"clip must be in [0, 50) percent; got {clip}: take about 0.5")
+            raise InputError(f"clip must be in [0, 50) percent, got {clip}. Use about 0.5.")
         self.accepts = model.accepts
         self.memory = getattr(model, "memory", "clicks")
         self.slice_axis = axis
@@ -124,22 +123,22 @@ class SliceWise:
         self._clip = clip
 
     def encode(self, image: Tensor) -> Embedding:
-        """Prepare the slices of one image ``(C, *S)``; each is encoded when first asked about."""
+        """Prepare the slices of one image ``(C, *S)``; each is encoded at its first prompt."""
         if image.ndim not in (3, 4):
             raise InputError(
-                f"an image must be (C, *S) with two or three spatial axes; got "
-                f"{tuple(image.shape)}: drop the batch axis or add the channel axis"
+                f"an image must be (C, *S) with two or three spatial axes, got "
+                f"{tuple(image.shape)}. Drop the batch axis or add the channel axis."
             )
         slices = as_slices(window(image, self._clip), self.slice_axis % 3)
         return Embedding(tuple(image.shape[1:]), slices)
 
     @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
-        """Return logits ``(*S)`` float32, -10 on the slices that nothing shows foreground on.
+        """Return logits ``(*S)`` float32, -10 on slices without a sign of foreground.
 
         Raises:
-            InputError: a point, the box or the mask does not fit the image, or the model takes no
-                prompt of that kind.
+            InputError: a point, the box or the mask does not fit the image, or the model does not
+                accept a prompt of that kind.
         """
         check_prompt(prompt, embedding.shape)
         self._check_kinds(prompt)
@@ -157,7 +156,7 @@ class SliceWise:
     def _ask(
         self, embedding: Embedding, prompts: Mapping[int, Prompt]
     ) -> dict[int, tuple[Tensor, float]]:
-        """Return the logits ``(a, b)`` of each slice asked about, and their estimated IoU."""
+        """Return the logits ``(a, b)`` of each prompted slice and their estimated IoU."""
         new = [i for i in prompts if i not in embedding.features]
         for some in batches(new, self._batch):
             features = self._model.encode(embedding.slices[some])
@@ -174,9 +173,9 @@ class SliceWise:
     def _carry(
         self, embedding: Embedding, logits: Tensor, front: list[int], asked: Mapping[int, Prompt]
     ) -> None:
-        """Carry the answers in ``logits (D, a, b)`` on to the neighbours, in place.
+        """Propagate the predictions in ``logits (D, a, b)`` to the neighbours, in place.
 
-        All slices at one distance from an answered one are asked together.
+        All slices at one distance from a predicted slice are predicted together.
         """
         done = set(front)
         while front:
@@ -199,7 +198,7 @@ class SliceWise:
                     front.append(j)
 
     def _follow(self, prob: Tensor, clicks: Prompt | None) -> Prompt:
-        """Return what a slice is asked with where its neighbour's answer was ``prob (a, b)``."""
+        """Return the prompt of a slice whose neighbour's prediction is ``prob (a, b)``."""
         return Prompt(
             points=clicks.points if clicks is not None else None,
             labels=clicks.labels if clicks is not None else None,
@@ -213,8 +212,8 @@ class SliceWise:
         extra = [kind for kind in kinds if kind not in self.accepts]
         if extra:
             raise InputError(
-                f"a prompt of {type(self).__name__} must be of {', '.join(sorted(self.accepts))}; "
-                f"got {', '.join(extra)}: choose another prompter or backend"
+                f"a prompt of {type(self).__name__} must be of {', '.join(sorted(self.accepts))}, "
+                f"got {', '.join(extra)}. Choose another prompter or backend."
             )
 
 

@@ -12,7 +12,7 @@ from semisam.cli.options import dataset_options
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from semisam.data.tools.report import Report
+    from semisam.data.tools.report import FolderReport
 
 
 @click.command("check", short_help="Look at every file of a folder of scans; say what is wrong.")
@@ -56,7 +56,7 @@ def command(
         raise SystemExit(1)
 
 
-def _print(report: Report, console: Any) -> None:
+def _print(report: FolderReport, console: Any) -> None:
     from rich.markup import escape
 
     cases = report.cases
@@ -78,7 +78,7 @@ def _print(report: Report, console: Any) -> None:
     console.print("No faults." if not count else f"{count} fault{'s' if count > 1 else ''}.")
 
 
-def _print_ranges(report: Report, console: Any) -> None:
+def _print_ranges(report: FolderReport, console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -109,7 +109,7 @@ def _each(rows: Sequence[Sequence[float]], form: str) -> Iterable[str]:
         yield " x ".join(form.format(pick(column)) for column in columns)
 
 
-def _print_classes(report: Report, console: Any) -> None:
+def _print_classes(report: FolderReport, console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table

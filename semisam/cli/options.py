@@ -5,16 +5,21 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from semisam.run.settings import Option, RunSettings, options_of_settings
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # not generic before click 8.4
+    _ParamType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Names(click.ParamType[Any]):
+class Names(_ParamType):
     """``a,b,c``: names separated by commas."""
 
     name = "NAME,..."
@@ -29,7 +34,7 @@ class Names(click.ParamType[Any]):
         return tuple(dict.fromkeys(names))
 
 
-class Numbers(click.ParamType[Any]):
+class Numbers(_ParamType):
     """``1,2,4``: whole numbers separated by commas."""
 
     name = "N,..."
@@ -44,7 +49,7 @@ class Numbers(click.ParamType[Any]):
             self.fail(f"whole numbers separated by commas are required, got {value!r}", param, ctx)
 
 
-class Size(click.ParamType[Any]):
+class Size(_ParamType):
     """``64x64x48``: voxels per axis."""
 
     name = "WxHxD"

@@ -1,4 +1,5 @@
-"""The vocabulary of a plugin's author: types, contracts, errors, losses, schedules, EMA, files.
+"""Types, contracts and helpers that every plugin author needs.
 
-Here lives what every other package may import. It imports nothing of semisam but itself.
+Put here what every other package may import: types, contracts, errors, losses, schedules, EMA,
+seeding, files. This package imports no other package of semisam.
 """

@@ -1,4 +1,4 @@
-"""The contracts of a promptable segmenter and of what prompts it."""
+"""The contracts of a backend and of a prompter."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PROMPT_KINDS = frozenset({"points", "box", "mask"})
 
 @runtime_checkable
 class Backend(Protocol):
-    """A promptable segmenter. It owns its module, if any, and is none.
+    """A promptable segmenter.
 
-    So its weights stay out of ``parameters()`` and ``state_dict()`` of the method it guides. A
-    backend keeps no state between images: all of it is in the embedding. It may have a
-    ``slice_axis``, if it works slice by slice, and a ``memory``, what it is told of earlier clicks:
-    `semisam.bench.zero_shot.interact` reads both.
+    It may wrap an ``nn.Module`` but is not one, so its weights stay out of the method's
+    ``parameters()`` and ``state_dict()``. A backend keeps no state between images: the embedding
+    holds all of it. Two attributes are optional and read by `semisam.bench.zero_shot.interact`:
+    ``slice_axis`` of a slice model, and ``memory``, the record of earlier clicks that it expects.
 
     Attributes:
         ndim: 3, or 2 for slice models.
@@ -40,17 +40,17 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Prompter(Protocol):
-    """Turns a proposal into a prompt.
+    """A prompt strategy: it turns a proposal into a prompt.
 
     Attributes:
         emits: the kinds of prompt it can make, of ``{"points", "box", "mask"}``.
-        rounds: how often it is asked per image and class; from the second round on the view
-            holds the backend's previous answer. Points of all rounds are collected by the caller.
+        rounds: prompts per image and class. From the second round on, the view holds the
+            backend's previous prediction. The caller collects the points of all rounds.
     """
 
     emits: frozenset[str]
     rounds: int
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return a prompt, or ``None`` where nothing is worth asking."""
+        """Return a prompt, or ``None`` to skip this image and class."""
         ...

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def frozen_copy(student: nn.Module) -> nn.Module:
-    """Return a copy that no optimizer and no backward pass ever touches."""
+    """Return a copy of the student whose parameters require no gradient."""
     teacher = copy.deepcopy(student)
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
@@ -17,23 +17,23 @@ def frozen_copy(student: nn.Module) -> nn.Module:
 
 
 def ema_decay_at(step: int, decay: float) -> float:
-    """Return ``min(1 - 1/(t + 1), decay)``: the true average while the run is young.
+    """Return ``min(1 - 1/(t + 1), decay)``, which is a plain average in early steps.
 
-    ``t`` counts finished updates from 0, so that the first one copies the student, as published.
+    ``t`` counts finished updates from 0, so the first update copies the student, as published.
     """
     return min(1.0 - 1.0 / (step + 1), decay)
 
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float, *, buffers: bool) -> None:
-    """Move the teacher: ``theta' = a theta' + (1 - a) theta``, in a few fused kernels.
+    """Update the teacher: ``theta' = a theta' + (1 - a) theta``, in a few fused kernels.
 
     Args:
         teacher: changed in place.
         student: a module of the same architecture.
         decay: ``a`` of this step.
-        buffers: average the floating-point buffers (BatchNorm statistics) as well. The published
-            code does not: its teacher runs in training mode and keeps statistics of its own.
+        buffers: also average the floating-point buffers (BatchNorm statistics). The published code
+            does not: its teacher runs in training mode and keeps its own statistics.
     """
     old: list[Tensor] = list(teacher.parameters())
     new: list[Tensor] = list(student.parameters())

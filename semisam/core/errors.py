@@ -1,4 +1,4 @@
-"""What goes wrong, in one sentence each."""
+"""Errors and warnings. A message is "<Field> must <rule>, got <value>. <What to do>."."""
 
 
 class SemisamError(Exception):
@@ -6,14 +6,14 @@ class SemisamError(Exception):
 
 
 class InputError(SemisamError):
-    """The user's input is not usable; the message says what is required, what came, the way out.
+    """The user's input is not usable; the message gives the rule, the value and a remedy.
 
-    The command line prints the message alone and exits with code 2.
+    The command line prints only the message and exits with code 2.
     """
 
 
 class InUse(InputError):
-    """Another process is at work in the folder; it lets go when it ends, however it ends."""
+    """Another process holds the folder's lock; the lock ends with that process."""
 
 
 class PluginError(SemisamError):

@@ -1,4 +1,4 @@
-"""Files written beside and renamed, so that nothing is ever half-written."""
+"""Atomic writes: a file is written under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it takes the name ``path``.
+    """Yield a temporary path in the same folder and rename it to ``path`` on success.
 
-    The content is on the disk before the name changes, so that even a crash of the machine leaves
-    the old file or the new one. On failure the temporary file is removed and ``path`` is as before.
+    The content reaches the disk before the rename, so even a crash of the machine leaves either
+    the old file or the new one. On failure the temporary file is removed and ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -34,7 +34,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with stable order, beside and renamed."""
+    """Write JSON with sorted keys, atomically."""
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
@@ -49,31 +49,31 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write beside; the folder must be held."""
+    """Remove the temporary files of a killed process; the caller must hold the folder's lock."""
     for path in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):  # a folder or somebody else's: in nobody's way
+        with contextlib.suppress(OSError):  # a folder, or another user's file: harmless
             path.unlink()
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error says that the disk, or the user's share of it, is full."""
+    """Return whether an error means that the disk or the user's quota is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def full_disk(where: Path | str | None) -> str:
-    """Return the sentence about a full disk."""
+    """Return the message about a full disk."""
     what = "" if where is None else f" for {where}"
     return (
-        f"the disk must have room, got a full one{what}: make room and give the same command "
-        "again; it goes on where it was, and nothing is left half-written"
+        f"the disk must have room, got a full one{what}. Free some space and run the same command "
+        "again: it resumes, and no file is half-written."
     )
 
 
 def writable_folder(path: Path) -> Path:
-    """Make the folder if need be and return it.
+    """Return the folder, created where it does not exist.
 
     Raises:
-        InputError: if it cannot be made or written to.
+        InputError: it cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def writable_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"the output folder must be one that can be written to, got {path} "
-            f"({error.strerror}): name another with --out"
+            f"the output folder must be writable, got {path} ({error.strerror}). Choose another "
+            "with --out."
         ) from error
     return path

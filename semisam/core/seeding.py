@@ -6,10 +6,10 @@ import hashlib
 
 
 def derive_seed(*keys: int | str) -> int:
-    """Return a 63-bit seed that depends on every key and on nothing else.
+    """Return a 63-bit seed that depends only on the keys.
 
-    Used wherever a stream of random numbers must not depend on what was drawn before it: that is
-    what makes a resumed run equal to one never stopped.
+    A stream seeded this way does not depend on earlier draws. So a resumed run equals one that was
+    never stopped.
     """
     text = "\x1f".join(f"{type(key).__name__}:{key}" for key in keys)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -1,4 +1,4 @@
-"""The few types that the parts of semisam exchange.
+"""The types that the packages of semisam exchange.
 
 Shapes: ``B`` batch rows, ``C`` image channels, ``K`` classes counting background, ``L`` labeled
 rows, ``*S`` two or three spatial axes in array-index order, never (x, y, z).
@@ -14,7 +14,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Labeled rows first; an unlabeled row has no label that could leak.
+    """The images of one step, labeled rows first, and the labels of the labeled rows.
+
+    An unlabeled row has no label, so its label cannot leak.
 
     Attributes:
         image: ``(B, C, *S)`` float.
@@ -28,7 +30,7 @@ class Batch:
 
     @property
     def num_labeled(self) -> int:
-        """How many of the leading rows carry a label."""
+        """Number of labeled rows, which come first."""
         return int(self.label.shape[0])
 
     def number(self, row: int) -> int:
@@ -38,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class OracleBatch(Batch):
-    """What training may not see: made for the controls of `semisam.frameworks.controls` alone.
+    """A batch with the labels of all rows, only for the controls in `semisam.frameworks.controls`.
 
     Attributes:
         truth: ``(B, *S)`` int64, the labels of all rows.
@@ -49,7 +51,7 @@ class OracleBatch(Batch):
 
 @dataclass(frozen=True)
 class Clock:
-    """Training time. Every schedule is a pure function of a Clock."""
+    """Training time; every schedule is a pure function of it."""
 
     step: int
     total: int
@@ -61,23 +63,23 @@ class Clock:
 
 
 class Total(float):
-    """A figure of a step that is added up over the parts of its batch, where others are averaged.
+    """A metric of a step that is summed over micro-batches and processes, such as a count of calls.
 
-    Such as a count of calls: a batch may be taken in micro-batches or divided over processes.
+    Other metrics are averaged.
     """
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a method computed on one batch.
+    """The result of a method on one batch.
 
     Attributes:
-        losses: weighted scalars; the objective *is* their sum, and they are what is logged.
-        probs: ``(B, K, *S)`` differentiable probabilities, the map that ``forward`` would deploy.
-        uncertainty: ``(B, 1, *S)`` in [0, 1], detached; ``None``: the branch takes the entropy of
-            ``probs`` divided by ``ln K``.
-        metrics: unweighted figures for the log; no part of the objective. Where the batch is taken
-            in parts they are averaged, and a `Total` is added up.
+        losses: weighted scalars. The objective is their sum, and each is logged.
+        probs: ``(B, K, *S)`` differentiable probabilities, as ``forward`` would deploy them.
+        uncertainty: ``(B, 1, *S)`` in [0, 1], detached. With ``None`` the branch uses the entropy
+            of ``probs`` divided by ``ln K``.
+        metrics: unweighted figures for the log, not part of the objective. Over micro-batches a
+            `Total` is summed and any other figure is averaged.
     """
 
     losses: Mapping[str, Tensor]
@@ -88,7 +90,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a promptable model is asked with, in voxel indices of the image's own grid.
+    """A prompt for a backend, in voxel indices of the image's own grid.
 
     Attributes:
         points: ``(N, d)`` int64 voxel indices.
@@ -105,12 +107,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class View:
-    """All that a prompter may look at: no ground truth, by type.
+    """The input of a prompter. It has no label, so no ground truth can reach a prompt.
 
     Attributes:
         prob: ``(*S)`` the proposal's probability of one foreground class.
         uncertainty: ``(*S)`` in [0, 1].
-        previous: ``(*S)`` the backend's probability of the round before; ``None`` in the first.
+        previous: ``(*S)`` the backend's probability in the previous round; ``None`` in the first.
     """
 
     prob: Tensor

@@ -1,4 +1,4 @@
-"""Overlap and surface-distance metrics, numerically those of MedPy, in voxels and in mm.
+"""Overlap and surface-distance metrics in voxels and in mm, numerically equal to MedPy's.
 
 The border of a mask is the mask minus its erosion by the face-connected cross; voxels outside the
 volume count as background, so foreground at the edge of the volume is border. With ``d(a, B)``
@@ -8,8 +8,8 @@ the Euclidean distance of border voxel ``a`` to the nearest border voxel of ``B`
 - ASSD is the mean over both directions *pooled*, so the larger border weighs more (MedPy 0.5),
 - HD95 is the 95th percentile of both directions pooled (not the larger of two percentiles).
 
-Distances are exact in float64. Conventions discussed in Maier-Hein, Reinke et al., "Metrics
-reloaded", Nature Methods 2024.
+Distances are exact in float64. Maier-Hein, Reinke et al., "Metrics reloaded", Nature Methods 2024,
+discuss the conventions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from semisam.metrics.surface import BoolArray, Pair, bounding_box, crop_pair, su
 
 @dataclass(frozen=True)
 class SurfaceMetrics:
-    """One mask pair, both non-empty; distances in the unit of the spacing.
+    """The metrics of two non-empty masks; distances are in the unit of the spacing.
 
     Attributes:
         dice: ``2 |P & R| / (|P| + |R|)``.
@@ -48,11 +48,11 @@ class SurfaceMetrics:
 
 @dataclass(frozen=True)
 class CaseMetrics:
-    """One structure of one case, in voxels and in mm; see the module for the definitions.
+    """The metrics of one class of one case, in voxels and in mm, as the module defines them.
 
-    An empty mask is never a perfect distance: where exactly one of the masks is empty, Dice and
-    Jaccard are 0 and every distance is the diagonal of the image. Where both are empty, Dice and
-    Jaccard are 1 and the distances 0; both flags tell such rows apart.
+    If exactly one of the masks is empty, Dice and Jaccard are 0 and every distance is the diagonal
+    of the image. If both are empty, Dice and Jaccard are 1 and the distances 0. The two flags mark
+    such rows.
     """
 
     dice: float
@@ -88,7 +88,7 @@ def evaluate_mask(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -> 
     pair = crop_pair(pred, ref)
     unit = (1.0,) * pred.ndim
     voxel = _pair_metrics(pair, unit)
-    if len(set(mm)) == 1:  # isotropic: the same distances in another unit
+    if len(set(mm)) == 1:  # isotropic: only the unit differs
         hd95, asd, assd = (value * mm[0] for value in (voxel.hd95, voxel.asd, voxel.assd))
     else:
         scaled = _pair_metrics(pair, mm)
@@ -128,7 +128,7 @@ def evaluate_labelmap(
 
 
 def surface_metrics(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -> SurfaceMetrics:
-    """MedPy's ``dc``, ``jc``, ``hd95``, ``asd``, ``assd`` and ``hd`` in one call.
+    """Compute MedPy's ``dc``, ``jc``, ``hd95``, ``asd``, ``assd`` and ``hd`` in one call.
 
     Args:
         pred: ``(*S)`` boolean, two or three axes, not empty.
@@ -141,16 +141,16 @@ def surface_metrics(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -
     pred, ref, scale = _checked(pred, ref, spacing)
     if not (pred.any() and ref.any()):
         raise ValueError(
-            "surface distances need two masks with foreground, got an empty one; "
-            "evaluate_mask scores empty masks"
+            "surface distances need two masks with foreground, got an empty one. Use evaluate_mask "
+            "for empty masks."
         )
     return _pair_metrics(crop_pair(pred, ref), scale)
 
 
 def largest_component(mask: BoolArray) -> BoolArray:
-    """Keep the largest component; voxels that share a face, an edge or a corner are connected.
+    """Return the largest component; voxels that share a face, edge or corner are connected.
 
-    Of components of equal size the first in array order stays; an empty mask stays empty.
+    Of components of equal size the first in array order is kept. An empty mask stays empty.
 
     Args:
         mask: ``(*S)`` boolean.
@@ -169,7 +169,7 @@ def largest_component(mask: BoolArray) -> BoolArray:
 
 
 def largest_components(labelmap: NDArray[np.integer], num_classes: int) -> NDArray[np.integer]:
-    """Keep the largest component of every foreground class; the rest becomes background.
+    """Return the largest component of every foreground class; the rest becomes background.
 
     Args:
         labelmap: ``(*S)`` integer class per voxel, 0 background.
@@ -187,15 +187,15 @@ def _checked(
     pred, ref = np.asarray(pred, dtype=np.bool_), np.asarray(ref, dtype=np.bool_)
     if pred.shape != ref.shape:
         raise ValueError(
-            f"prediction and reference must have one shape, got {pred.shape} and {ref.shape}; "
-            "resample one onto the grid of the other"
+            f"prediction and reference must have one shape, got {pred.shape} and {ref.shape}. "
+            "Resample one onto the grid of the other."
         )
     if pred.ndim not in (2, 3) or pred.size == 0:
-        raise ValueError(f"masks must have two or three non-empty axes, got shape {pred.shape}")
+        raise ValueError(f"masks must have two or three non-empty axes, got shape {pred.shape}.")
     scale = tuple(float(s) for s in spacing)
     if len(scale) != pred.ndim or not all(0 < s < math.inf for s in scale):
         raise ValueError(
-            f"spacing must be {pred.ndim} positive numbers, one per axis of the mask, got {scale}"
+            f"spacing must be {pred.ndim} positive numbers, one per axis of the mask, got {scale}."
         )
     return pred, ref, scale
 

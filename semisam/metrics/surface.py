@@ -1,4 +1,4 @@
-"""Borders of masks and the exact distances between them, computed where they are needed only."""
+"""Borders of masks and the exact distances between them, computed only at border voxels."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
-# How nearest borders are found alters time, never the result. Measured: looking one voxel up in
-# the stencil, or in a tree over the other border, costs as much as transforming this many voxels
-# of the grid.
+# The way to find the nearest border changes the time but not the result. As measured, one look-up
+# in the stencil, or in a tree over the other border, costs as much as the distance transform of
+# this many voxels of the grid.
 _VOXELS_PER_STENCIL_QUERY = 25
 _VOXELS_PER_TREE_QUERY = 40
-# Borders of good predictions lie this near (in the smallest spacing) almost everywhere.
+# Borders of good predictions are this close (in the smallest spacing) almost everywhere.
 _STENCIL_RADIUS = 3
-# Below this a float32 squared distance is an exact integer, and so are the sums on the way to it.
+# Below this, float32 holds squared distances and their partial sums as exact integers.
 _EXACT_SQUARE = 2**23
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Both masks on their joint bounding box, each axis followed by a margin of background.
+    """Two masks on their joint bounding box, with a margin of background after each axis.
 
-    The margin separates consecutive rows and slices, so that any neighbour up to its width is one
-    shift of the flat array, also past the ends, where indices wrap around.
+    The margin separates consecutive rows and slices. So a neighbour within its width is one shift
+    of the flat array, also past the ends, where indices wrap around.
     """
 
     shape: tuple[int, ...]
@@ -43,8 +43,8 @@ class Pair:
 
 
 def bounding_box(mask: BoolArray) -> tuple[slice, ...]:
-    """The smallest box that holds a non-empty mask; half-open."""
-    # Collapsing the first axis reads memory in order and leaves little for the other axes.
+    """Return the smallest half-open box that holds a non-empty mask."""
+    # Reducing the first axis reads memory in order and leaves little data for the other axes.
     flat: BoolArray = np.any(mask, axis=0)
     profiles: list[BoolArray] = [np.any(mask.reshape(mask.shape[0], -1), axis=1)]
     for axis in range(flat.ndim):
@@ -55,8 +55,8 @@ def bounding_box(mask: BoolArray) -> tuple[slice, ...]:
 
 def crop_pair(pred: BoolArray, ref: BoolArray) -> Pair:
     """Crop two masks, not both empty, to their joint box and find their borders."""
-    # A border voxel depends on face neighbours alone, and outside the joint box all are background:
-    # the border is the same as on the whole volume, and so are the distances between borders.
+    # A border voxel depends only on its face neighbours, and outside the joint box all voxels are
+    # background. So the borders and their distances equal those on the whole volume.
     box = bounding_box(pred | ref)
     shape = tuple(s.stop - s.start + _STENCIL_RADIUS for s in box)
     inside = tuple(slice(0, n - _STENCIL_RADIUS) for n in shape)
@@ -69,7 +69,7 @@ def crop_pair(pred: BoolArray, ref: BoolArray) -> Pair:
 
 
 def _border(flat: BoolArray, shape: tuple[int, ...]) -> BoolArray:
-    """Foreground with a background face neighbour; shifts are several times faster than erosion."""
+    """Return the foreground voxels with a background face neighbour (faster than an erosion)."""
     inner = flat.copy()
     for step in _strides(shape):
         inner[step:] &= flat[:-step]
@@ -80,22 +80,22 @@ def _border(flat: BoolArray, shape: tuple[int, ...]) -> BoolArray:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Steps in the flat array between neighbours along each axis."""
+    """Return the steps in the flat array between neighbours along each axis."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def surface_distances(
     source: BoolArray, target: BoolArray, shape: tuple[int, ...], scale: tuple[float, ...]
 ) -> FloatArray:
-    """Exact distance of every source voxel to its nearest target voxel, in no given order.
+    """Return the exact distance of every source voxel to its nearest target voxel, unordered.
 
-    Both are flat masks of a grid of ``shape`` with a margin. Most voxels find the target within
-    a few steps; the rest are looked up in a tree over the target where they are few, and read
-    from a distance transform of the grid where they are many (a speckled prediction).
+    Both are flat masks of a grid of ``shape`` with a margin. Most voxels have a target within a few
+    steps. If the others are few, a tree over the target finds theirs. If they are many (a speckled
+    prediction), a distance transform of the grid does.
     """
     count = int(np.count_nonzero(source))
     query = np.flatnonzero(source & ~target)
-    found = [np.zeros(count - query.size, dtype=np.float64)]  # these lie on the target
+    found = [np.zeros(count - query.size, dtype=np.float64)]  # voxels of the target itself
     if query.size * _VOXELS_PER_STENCIL_QUERY < target.size:
         near, query = _by_stencil(query, target, shape, scale)
         found.append(near)
@@ -111,12 +111,12 @@ def surface_distances(
 def _by_stencil(
     query: IntArray, target: BoolArray, shape: tuple[int, ...], scale: tuple[float, ...]
 ) -> tuple[FloatArray, IntArray]:
-    """Distances of the voxels with a target within the stencil, and the voxels without."""
+    """Return the distances of voxels with a target in the stencil, and the remaining voxels."""
     reach = range(-_STENCIL_RADIUS, _STENCIL_RADIUS + 1)
     shells: dict[float, list[int]] = {}
     for offset in itertools.product(reach, repeat=len(shape)):
         square = sum((o * s) ** 2 for o, s in zip(offset, scale, strict=True))
-        # Past this radius a target that the cube of offsets misses could be nearer.
+        # Beyond this radius, a target outside the cube of offsets could be nearer.
         if 0 < square <= (_STENCIL_RADIUS * min(scale)) ** 2:
             shift = sum(o * step for o, step in zip(offset, _strides(shape), strict=True))
             shells.setdefault(math.sqrt(square), []).append(shift)
@@ -147,7 +147,7 @@ def _by_tree(
 def _by_transform(query: IntArray, target: BoolArray, scale: tuple[float, ...]) -> FloatArray:
     whole = _integer_steps(scale, target.shape)
     if whole is not None:
-        # Float32, but whole numbers throughout: nothing is rounded.
+        # Float32, but only whole numbers: nothing is rounded.
         steps, unit = whole
         square = edt.edtsq(~target, anisotropy=steps, black_border=False, parallel=1)
         near: FloatArray = np.sqrt(square.ravel()[query].astype(np.float64)) * unit
@@ -164,9 +164,10 @@ def _by_transform(query: IntArray, target: BoolArray, scale: tuple[float, ...]) 
 def _integer_steps(
     scale: tuple[float, ...], shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], float] | None:
-    """The spacing as small whole multiples of one unit, and that unit.
+    """Return the spacing as small whole multiples of a unit, and that unit.
 
-    ``None`` where there is none, or where squared distances would leave what float32 counts.
+    Return ``None`` if there is no such unit, or if float32 cannot hold the squared distances
+    exactly.
     """
     smallest = min(scale)
     for parts in range(1, 17):

@@ -1,5 +1,5 @@
 """Networks and their layers: one network, one file.
 
-Here lives everything that is a layer, a property of layers (precision, BatchNorm's statistics) or
-a published checkpoint of a network. A network knows no method and no data.
+Put here layers, properties of layers (precision, BatchNorm statistics) and published checkpoints
+of networks. A network depends on no method and on no data.
 """

@@ -1,8 +1,8 @@
-"""ReLU at the speed of memory in bfloat16 on a CPU.
+"""A faster ReLU for bfloat16 on a CPU.
 
 PyTorch's kernel converts each bfloat16 to float32 and back. A floating-point number is negative
-exactly if the integer of the same bits is, so ``max(x, 0)`` is an integer maximum, which the
-machine has an instruction for: about ten times as fast, and the same bits.
+exactly if the integer with the same bits is. So ``max(x, 0)`` is an integer maximum, for which the
+CPU has an instruction: about ten times as fast, with the same bits.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 
 
 class InPlaceReLU(nn.Module):
-    """``max(x, 0)`` in place, forward and backward; equal to ``nn.ReLU(inplace=True)``.
+    """In-place ReLU, forward and backward; equal to ``nn.ReLU(inplace=True)``.
 
-    A NaN whose sign bit is set becomes 0 on the fast path. The batch statistics that let it arise
-    are NaN as well, so the gradient and the next loss are, and the trainer stops.
+    A NaN whose sign bit is set becomes 0 on the fast path. The batch statistics that produce it are
+    NaN too, and so are the gradient and the next loss: the trainer stops.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class _InPlaceReLU(torch.autograd.Function):
         if gradient.stride() != y.stride() or gradient.dtype is not torch.bfloat16:
             slow: Tensor = torch.ops.aten.threshold_backward(gradient, y, 0)
             return slow
-        # Positive bfloat16 are integers from 1 on: cut at 1 they are the 0/1 mask.
+        # The bits of a positive bfloat16 are an integer of at least 1: clamped to 1, a 0/1 mask.
         mask = y.view(torch.int16).clamp_max(1)
         passed: Tensor = mask.mul_(gradient.view(torch.int16)).view(torch.bfloat16)
         return passed

@@ -1,9 +1,8 @@
-"""BatchNorm's statistics of the trained network, in the place of a running average's.
+"""Recompute BatchNorm statistics for the final weights (PreciseBN).
 
-The running average of the last ten or so steps is of ten networks, none of them the last, with
-dropout at work. Where the weights still move, as at the end of a short schedule, the network in
-evaluation is another one than was trained: Dice 11 where the same weights with statistics of their
-own reach 62 (benchmarks/README.md).
+The running average mixes the statistics of about the last ten steps, with dropout active. Where the
+weights still change, as at the end of a short schedule, it does not fit the final weights: Dice is
+11, against 62 with recomputed statistics (benchmarks/README.md).
 
 References:
     Wu, Johnson. "Rethinking 'Batch' in BatchNorm." 2021. https://arxiv.org/abs/2105.07576
@@ -23,15 +22,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def renew_statistics(
     module: nn.Module, batches: Iterable[Tensor], deploy: Callable[[Tensor], object]
 ) -> None:
-    """Take the statistics of every BatchNorm that is deployed afresh, in place.
+    """Recompute the statistics of every BatchNorm that ``deploy`` uses, in place.
 
-    They become the mean over batches of each batch's mean and (unbiased) variance, all else being
-    in evaluation: no dropout. A layer that no batch reaches, such as a teacher's, keeps its own.
+    They become the mean over batches of each batch's mean and (unbiased) variance. All other layers
+    are in evaluation mode, so dropout is off. A layer that no batch reaches, such as a teacher's,
+    keeps its statistics.
 
     Args:
         module: holds the layers; left in evaluation mode.
         batches: images ``(B, C, *S)``.
-        deploy: what is done with a batch in evaluation.
+        deploy: the forward pass of a batch in evaluation.
     """
     module.eval()
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
@@ -40,7 +40,7 @@ def renew_statistics(
     rates = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # every batch counts alike
+        norm.momentum = None  # a plain mean over the batches
         norm.train()
     for images in batches:
         deploy(images)

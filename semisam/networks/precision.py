@@ -1,4 +1,4 @@
-"""How tensors reach the network: autocast and memory format."""
+"""Autocast and memory format of a network's input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Precision = Literal["bf16", "fp16", "fp32"]
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Return the autocast context of a precision; none for fp32."""
+    """Return the autocast context of a precision; an empty context for fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
@@ -20,13 +20,13 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def to_channels_last(image: Tensor) -> Tensor:
-    """Return a 5-D tensor in ``channels_last_3d``, any other as it is."""
+    """Return a 5-D tensor in ``channels_last_3d`` and any other tensor unchanged."""
     if image.ndim != 5:
         return image
     image = image.contiguous(memory_format=torch.channels_last_3d)
     if image.shape[1] == 1:
-        # One channel is contiguous in both formats, and PyTorch takes it for the other one: the
-        # first convolution's output, the largest there is, would then be copied twice.
+        # One channel is contiguous in both formats, and PyTorch would choose the other one: the
+        # output of the first convolution, the largest tensor, would then be copied twice.
         strides = list(image.stride())
         strides[1] = 1
         image = image.as_strided(image.shape, strides)

@@ -1,4 +1,4 @@
-"""Published checkpoints, deployed as their authors deploy them."""
+"""Published V-Net checkpoints, deployed as by their authors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from semisam.networks.vnet import load_published
 class PublishedVNet(nn.Module):
     """A published V-Net checkpoint that maps images to probabilities.
 
-    One output channel (DTC, DTML) is a sigmoid, several (UA-MT, MT) a softmax.
+    One output channel (DTC, DTML) passes through a sigmoid, several (UA-MT, MT) through a softmax.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
 
     Raises:
-        InputError: if the file is not one.
+        InputError: the file is not such a checkpoint.
     """
 
     def __init__(self, path: Path) -> None:

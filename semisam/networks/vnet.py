@@ -1,4 +1,4 @@
-"""V-Net with batch normalisation and dropout, as the semi-supervised literature trains it.
+"""V-Net with batch normalisation and dropout, as in the semi-supervised literature.
 
 References:
     Milletari, Navab, Ahmadi. "V-Net: Fully convolutional neural networks for volumetric medical
@@ -23,7 +23,7 @@ from semisam.networks.activation import InPlaceReLU
 
 _STRIDE = 16  # four halvings
 _LEVELS = 3  # decoder levels below full resolution
-# What the published code calls its outputs: the first of DTC's two is the signed distance.
+# Names of the outputs in the published code: the first of DTC's two is the signed distance.
 _PUBLISHED_HEADS = {
     ("out_conv",): {"out_conv": "logits"},
     ("out_conv", "out_conv2"): {"out_conv": "sdf", "out_conv2": "logits"},
@@ -31,12 +31,12 @@ _PUBLISHED_HEADS = {
 
 
 class VNet(nn.Module):
-    """The 9.45 M-parameter V-Net of UA-MT, with as many 1x1x1 heads as asked for.
+    """The 9.45 M-parameter V-Net of UA-MT, with named 1x1x1 heads.
 
-    Differs from the published code in its arithmetic nowhere; in its interface, the heads have
-    names and are returned raw (DTC's published network applies tanh to its first output; here the
-    method does). Heads named ``..._level1`` to ``..._level3`` read the decoder at a half, a quarter
-    and an eighth of the resolution, after a dropout as at full resolution.
+    The arithmetic is that of the published code. The interface differs: heads have names and are
+    returned raw (DTC's published network applies tanh to its first output; here the method does).
+    Heads named ``..._level1`` to ``..._level3`` read the decoder at a half, a quarter and an eighth
+    of the resolution, after a dropout as at full resolution.
 
     Args:
         in_channels: channels ``C`` of the image.
@@ -49,7 +49,7 @@ class VNet(nn.Module):
         ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
 
     Raises:
-        ValueError: if a spatial size is no multiple of 16, or a head asks for a level below 3.
+        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3.
     """
 
     stride = _STRIDE
@@ -91,8 +91,8 @@ class VNet(nn.Module):
         """Return each head's raw output."""
         if any(size % _STRIDE for size in image.shape[2:]):
             raise ValueError(
-                f"V-Net halves each axis four times: every spatial size must be a multiple of "
-                f"{_STRIDE}, got {tuple(image.shape[2:])}"
+                f"every spatial size of V-Net's input must be a multiple of {_STRIDE}, got "
+                f"{tuple(image.shape[2:])}. Change the patch."
             )
         x1 = self.block_one(image)
         x2 = self.block_two(self.block_one_dw(x1))
@@ -103,7 +103,7 @@ class VNet(nn.Module):
         y2 = self.block_seven(self.block_six_up(y3) + x3)
         y1 = self.block_eight(self.block_seven_up(y2) + x2)
         y0 = self.dropout(self.block_nine(self.block_eight_up(y1) + x1))
-        # Dropped only where a head reads it: without deep heads not one random number is drawn.
+        # Dropout only where a head reads the level: without deep heads no random number is drawn.
         deep = {head_level(name) for name in self.heads} - {0}
         read = {0: y0} | {i: self.dropout((y1, y2, y3)[i - 1]) for i in sorted(deep)}
         outputs: dict[str, Tensor] = {}
@@ -119,7 +119,7 @@ def _enlarge(raw: Tensor, size: torch.Size) -> Tensor:
 
 
 class _Block(nn.Module):
-    """A sequence under the name ``conv``, as in the published state dicts."""
+    """A sequence named ``conv``, as in the published state dicts."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def from_published(state: Mapping[str, Tensor]) -> VNet:
             ``sdf``, the first output, and ``logits``); a ``module.`` prefix is dropped.
 
     Raises:
-        InputError: if the keys or shapes are not those of that network.
+        InputError: the keys or shapes are not those of that network.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     outputs = tuple(sorted({key.split(".")[0] for key in state if key.startswith("out_conv")}))
@@ -163,8 +163,9 @@ def from_published(state: Mapping[str, Tensor]) -> VNet:
     first = state.get("block_one.conv.0.weight")
     if names is None or first is None or first.ndim != 5:
         raise InputError(
-            "a published V-Net checkpoint holds block_one.conv.0.weight and out_conv(.2).weight; "
-            f"got {len(state)} keys such as {sorted(state)[:3]}: is it another network's?"
+            "a published V-Net checkpoint must hold block_one.conv.0.weight and "
+            f"out_conv(.2).weight, got {len(state)} keys such as {sorted(state)[:3]}. Check that "
+            "it is not another network's."
         )
     heads = {new: int(state[f"{old}.weight"].shape[0]) for old, new in names.items()}
     net = VNet(int(first.shape[1]), heads, filters=int(first.shape[0]))
@@ -177,26 +178,29 @@ def from_published(state: Mapping[str, Tensor]) -> VNet:
     try:
         net.load_state_dict(renamed)
     except RuntimeError as error:
-        raise InputError(f"the checkpoint does not fit the published V-Net: {error}") from error
+        raise InputError(f"the checkpoint must fit the published V-Net, got {error}.") from error
     return net
 
 
 def load_published(path: Path) -> VNet:
-    """Open a published V-Net checkpoint file; nothing in it is executed.
+    """Load a published V-Net checkpoint without executing anything in it.
 
     Raises:
-        InputError: if the file is unreadable, holds more than tensors, or another network.
+        InputError: the file is unreadable, holds more than tensors, or is another network's.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile or broken file fails in many ways, all of them one to us
+    except Exception as error:  # a hostile or broken file fails in many ways
         raise InputError(
-            f"{path}: required is a checkpoint of tensors alone (weights_only), got one that "
-            f"cannot be read so: {str(error).splitlines()[0]}"
+            f"{path}: the checkpoint must hold only tensors, got a file that torch.load refuses "
+            f"with weights_only: {str(error).splitlines()[0]}"
         ) from error
     for key in ("state_dict", "model_state_dict", "net"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path}: required is a dict of tensors, got {type(state).__name__}")
+        got = type(state).__name__
+        raise InputError(
+            f"{path}: the checkpoint must be a dict of tensors, got {got}. Choose another file."
+        )
     return from_published(state)

@@ -1,4 +1,4 @@
 """Plugins by name: the registry of entry points, their options, and new plugin projects.
 
-Here lives what finds, checks and starts plugins of any kind. No plugin lives here.
+Put here what finds, checks and starts plugins of any kind, but no plugin.
 """

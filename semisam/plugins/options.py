@@ -1,4 +1,4 @@
-"""Reading a constructor's options from its signature and converting values to their types."""
+"""Read a constructor's options from its signature and convert values to their types."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ RESERVED: Mapping[str, frozenset[str]] = {
     "network": frozenset({"in_channels", "heads"}),
     "dataset": frozenset({"path"}),
 }
-"""Parameters that a run fills in itself: never options, however the constructor takes them."""
+"""Parameters that a run fills in. They are never options, even as keyword-only parameters."""
 
 _UNRESOLVED = object()
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One keyword-only parameter: its name, resolved annotation and default."""
+    """A keyword-only parameter: name, resolved annotation and default."""
 
     name: str
     annotation: Any
@@ -50,25 +50,25 @@ def parameters(kind: str, loaded: Callable[..., Any]) -> dict[str, Parameter]:
 
 
 def takes_any_keyword(loaded: Callable[..., Any]) -> bool:
-    """Whether the constructor has ``**kwargs``."""
+    """Return whether the constructor has ``**kwargs``."""
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(loaded))
 
 
 def coerce(value: Any, parameter: Parameter) -> Any:
     """Return the value as the parameter's type.
 
-    A string is converted, as the command line has nothing else; anything else is taken strictly,
-    by the rules of JSON (an array for a tuple, an integer for a float, but no ``true`` for 1).
+    A string is converted, because the command line gives only strings. Any other value is checked
+    strictly, by JSON's rules (an array for a tuple, an integer for a float, no ``true`` for 1).
 
     Raises:
-        ValueError: one phrase that names the option, the type required and the value.
+        ValueError: a phrase that names the option, its type and the value.
     """
     from pydantic import ValidationError
 
     if parameter.annotation is _UNRESOLVED:
         raise ValueError(
-            f"option {parameter.name} has the annotation {parameter.type_name}, which cannot be "
-            "resolved: the plugin must import it outside TYPE_CHECKING"
+            f"option {parameter.name} must have an annotation that can be resolved, got "
+            f"{parameter.type_name} (the plugin must import it outside TYPE_CHECKING)"
         )
     if typing.get_origin(parameter.annotation) is Literal:
         return _choose(value, parameter)
@@ -89,7 +89,7 @@ def coerce(value: Any, parameter: Parameter) -> Any:
 
 
 def _choose(value: Any, parameter: Parameter) -> Any:
-    """Return the choice that the value names; a string names a choice of any type."""
+    """Return the choice that equals the value; a string may stand for a choice of any type."""
     choices = typing.get_args(parameter.annotation)
     for choice in choices:
         same = type(value) is type(choice) and value == choice
@@ -100,7 +100,7 @@ def _choose(value: Any, parameter: Parameter) -> Any:
 
 
 def documented_arguments(loaded: Callable[..., Any]) -> dict[str, str]:
-    """Return what the Google-style ``Args`` of a class and its bases, or a function, say."""
+    """Return the Google-style ``Args`` of a function, or of a class and its bases, by name."""
     if not isinstance(loaded, type):
         return _args_section(inspect.getdoc(loaded) or "")
     found: dict[str, str] = {}
@@ -124,7 +124,7 @@ def _attempts(value: Any) -> list[Callable[[Any], Any]]:
             text = json.dumps(value)
         except (TypeError, ValueError):
             return [lambda a: a.validate_python(value, strict=True)]
-        # An object that JSON would turn into another type (a tuple, an enum) is right as it is.
+        # JSON would turn some objects (a tuple, an enum) into another type: try them unchanged.
         return [
             lambda a: a.validate_python(value, strict=True),
             lambda a: a.validate_json(text, strict=True),
@@ -142,7 +142,7 @@ def _adapter(annotation: Any) -> Any:
 
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a model or dataclass brings its own configuration
+    except PydanticUserError:  # a model or dataclass has its own configuration
         return TypeAdapter(annotation)
 
 
@@ -159,7 +159,7 @@ def _namespace(loaded: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
-    # One by one: a name that only a type checker sees, in another parameter, must not matter.
+    # One at a time, so that another parameter's name under TYPE_CHECKING does no harm.
     if annotation is inspect.Parameter.empty:
         return Any
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
@@ -186,7 +186,7 @@ def _args_section(doc: str) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     indent, name = None, ""
-    for line in lines:  # goes on after the header
+    for line in lines:  # continues after the header
         depth = len(line) - len(line.lstrip())
         if not line.strip():
             continue

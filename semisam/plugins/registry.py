@@ -1,8 +1,9 @@
-"""Finding, loading and configuring plugins through five entry-point groups.
+"""Find, load and configure plugins through five entry-point groups.
 
-Listing reads the metadata of the installed distributions and imports nothing; a plugin is imported
-when it is used. Built-ins are listed in ``pyproject.toml`` as a third party lists its own: there is
-no other registry. The options of a plugin are the keyword-only parameters of its constructor.
+Listing reads the metadata of the installed distributions and imports nothing. A plugin is imported
+when it is used. The built-in plugins are listed in ``pyproject.toml``, as third parties list their
+own: there is no other registry. The options of a plugin are the keyword-only parameters of its
+constructor.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ GROUPS: Mapping[str, str] = {
 BUILTIN_DISTRIBUTION = "semisam"
 
 RESERVED_NAMES: Mapping[str, Mapping[str, str]] = {"backend": {"none": "no SAM"}}
-"""Names with a meaning of their own: a plugin that takes one is refused."""
+"""Names with a special meaning: a plugin with such a name is refused."""
 
 NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "backend": {
         "nninteractive": (
             "its package (2.6) reads the checkpoint with torch.load(weights_only=False), which "
-            "runs whatever code the file holds, answers with masks alone and brings some fifty "
-            "packages, a web server among them; its weights are licensed CC BY-NC-SA 4.0, so for "
-            "non-commercial use only"
+            "runs any code in the file, returns only masks and needs some fifty packages, among "
+            "them a web server; its weights are licensed CC BY-NC-SA 4.0, for non-commercial use "
+            "only"
         )
     }
 }
-"""Names that a user may expect, and why they are missing; a third party may list them."""
+"""Names that a user may expect, and why they are not built in; a third party may list them."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point, as its distribution's metadata states it.
+    """An entry point, from its distribution's metadata.
 
     Attributes:
         kind: a key of ``GROUPS``.
-        name: what a user writes.
+        name: the name that a user writes.
         value: ``module:attribute``.
         distribution: the distribution that lists it.
-        version: of the distribution.
-        builtin: whether semisam itself lists it.
-        problem: why it is refused when used; ``None``: it is not.
+        version: version of the distribution.
+        builtin: semisam itself lists it.
+        problem: the reason to refuse it; ``None`` if there is no such reason.
     """
 
     kind: str
@@ -70,7 +71,7 @@ class Plugin:
 
     @property
     def origin(self) -> str:
-        """Entry point and distribution, for messages."""
+        """Description of entry point and distribution for messages."""
         return (
             f"entry point {self.name} = {self.value} in {GROUPS[self.kind]} "
             f"of distribution {self.distribution} {self.version}"
@@ -78,10 +79,10 @@ class Plugin:
 
 
 def all_plugins(kind: str) -> list[Plugin]:
-    """Return every entry point of a kind, refused ones included, sorted by name.
+    """Return every entry point of a kind, including refused ones, sorted by name.
 
     Raises:
-        PluginError: there is no such kind.
+        PluginError: the kind is unknown.
     """
     by_name: dict[str, list[Plugin]] = {}
     for point in metadata.entry_points(group=_group(kind)):
@@ -93,13 +94,13 @@ def all_plugins(kind: str) -> list[Plugin]:
 
 
 def list_plugins(kind: str) -> dict[str, Plugin]:
-    """Return the plugins of a kind by name, without importing any.
+    """Return the plugins of a kind by name, without importing one.
 
-    One entry per name: of a shadowed built-in the built-in, of a collision the first with its
-    ``problem`` set; ``all_plugins`` returns the others too.
+    Each name has one entry: the built-in if it is shadowed, the first of a collision with its
+    ``problem`` set. ``all_plugins`` returns the others too.
 
     Raises:
-        PluginError: there is no such kind.
+        PluginError: the kind is unknown.
     """
     found: dict[str, Plugin] = {}
     for plugin in all_plugins(kind):  # a built-in comes before those that shadow it
@@ -108,24 +109,25 @@ def list_plugins(kind: str) -> dict[str, Plugin]:
 
 
 def find(kind: str, name: str) -> Plugin:
-    """Return the plugin that a name stands for, without importing it.
+    """Return the plugin of a name, without importing it.
 
     Raises:
-        PluginError: no such kind or name, or the name is refused.
+        PluginError: the kind or the name is unknown, or the name is refused.
     """
     plugins = list_plugins(kind)
     if name not in plugins:
         if reason := NOT_BUILT_IN.get(kind, {}).get(name):
             raise PluginError(
-                f"{kind} {name!r} is not built in: {reason}. A plugin of that name may be installed"
+                f"{noun(kind)} {name!r} is not built in: {reason}. A plugin of that name may be "
+                "installed."
             )
         raise PluginError(
-            f"{kind} must be an installed plugin, got {name!r}{nearest(name, plugins)}; "
-            f"installed: {', '.join(plugins) or 'none'}"
+            f"{noun(kind)} must be an installed plugin, got {name!r}{nearest(name, plugins)}. "
+            f"Installed: {', '.join(plugins) or 'none'}."
         )
     plugin = plugins[name]
     if plugin.problem:
-        raise PluginError(f"{kind} {name!r} is refused: {plugin.problem}")
+        raise PluginError(f"{noun(kind)} {name!r} is refused: {plugin.problem}.")
     return plugin
 
 
@@ -133,28 +135,28 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     """Import a plugin and return its class (or factory).
 
     Raises:
-        PluginError: unknown, refused, broken, not callable, or a framework that is no
-            ``Framework`` or whose constructor takes ``**kwargs``.
+        PluginError: the plugin is unknown, refused, broken or not callable, or it is a method that
+            is not a ``Framework`` or whose constructor takes ``**kwargs``.
     """
     return load_plugin(find(kind, name))
 
 
 def load_plugin(plugin: Plugin) -> Callable[..., Any]:
-    """Import one listed plugin; see ``load``."""
+    """Import a listed plugin; see ``load``."""
+    title = f"{noun(plugin.kind)} {plugin.name!r}"
     if plugin.problem:
-        raise PluginError(f"{plugin.kind} {plugin.name!r} is refused: {plugin.problem}")
+        raise PluginError(f"{title} is refused: {plugin.problem}.")
     point = metadata.EntryPoint(plugin.name, plugin.value, GROUPS[plugin.kind])
     try:
         loaded = point.load()
     except Exception as error:
         raise PluginError(
-            f"{plugin.kind} {plugin.name!r} could not be loaded ({plugin.origin}): "
-            f"{type(error).__name__}: {error}"
+            f"{title} could not be loaded ({plugin.origin}): {type(error).__name__}: {error}"
         ) from error
     if not callable(loaded):
         raise PluginError(
-            f"{plugin.kind} {plugin.name!r} must be a class or a function that makes one, "
-            f"got {type(loaded).__name__} ({plugin.origin})"
+            f"{title} must be a class or a function that returns an instance, got "
+            f"{type(loaded).__name__} ({plugin.origin})."
         )
     if plugin.kind == "framework":
         _check_framework(plugin, loaded)
@@ -164,21 +166,21 @@ def load_plugin(plugin: Plugin) -> Callable[..., Any]:
 def check_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check options against the plugin's constructor before any data is read.
 
-    Values may be TOML's own types, taken strictly (``true`` is no number), or strings as the
-    command line gives them (``"0.3"``, ``"true"``, ``"1,2,3"``, ``"none"``), which are converted.
+    Values of TOML's types are checked strictly (``true`` is not a number). Strings, as the command
+    line gives them (``"0.3"``, ``"true"``, ``"1,2,3"``, ``"none"``), are converted.
 
     Args:
         kind: a key of ``GROUPS``.
-        name: of the plugin, which is imported.
-        options: by the names of the constructor's keyword-only parameters.
+        name: name of the plugin, which is imported.
+        options: values by the names of the constructor's keyword-only parameters.
 
     Returns:
         The given options, converted to the types that the constructor names.
 
     Raises:
-        PluginError: an unknown or missing option or a wrong type; all faults in one message.
+        PluginError: an option is unknown, missing or of a wrong type; one message lists all faults.
     """
-    return check_keywords(load(kind, name), f"{kind} {name!r}", options, kind)
+    return check_keywords(load(kind, name), f"{noun(kind)} {name!r}", options, kind)
 
 
 def resolve_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,8 +227,8 @@ def default_keywords(loaded: Callable[..., Any], kind: str = "") -> dict[str, An
 def files_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Path]:
     """Return the files and folders that decide what a plugin computes, by option or own name.
 
-    A plugin class may name them in a class method ``sources(**options)``, those that it brings among
-    them; of any other, every option that is the path of something counts.
+    A plugin class may name them in a class method ``sources(**options)``, with those that it
+    brings. Of any other plugin, every option that is the path of something counts.
 
     Args:
         kind: a key of ``GROUPS``.
@@ -243,16 +245,16 @@ def files_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Path
 def check_keywords(
     loaded: Callable[..., Any], what: str, options: Mapping[str, Any], kind: str = ""
 ) -> dict[str, Any]:
-    """Check options against any constructor's keyword-only parameters, as `check_options` does.
+    """Check options against the keyword-only parameters of a class or function.
 
     Args:
-        loaded: a class or function.
-        what: how a message calls it.
-        options: by parameter name.
-        kind: whose reserved parameters are no options, if it is a plugin.
+        loaded: the class or function.
+        what: its name in messages.
+        options: values by parameter name.
+        kind: the kind of plugin, whose reserved parameters are not options.
 
     Raises:
-        PluginError: all faults in one message.
+        PluginError: one message lists all faults.
     """
     from semisam.plugins import options as _options
 
@@ -278,19 +280,19 @@ def check_keywords(
                 faults.append(str(error))
     if faults:
         exists = ", ".join(known) or "none"
-        raise PluginError(f"{what}: {'; '.join(faults)} (its options: {exists})")
+        raise PluginError(f"{what}: {'; '.join(faults)}. Its options: {exists}.")
     return checked
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a plugin.
+    """An option of a plugin.
 
     Attributes:
         name: the constructor's keyword.
         type: its annotation as text.
-        default: its default; meaningless where ``required``.
-        doc: what the docstring's ``Args`` says of it, else empty.
+        default: its default; meaningless if ``required``.
+        doc: its description in the docstring's ``Args``, or an empty string.
         required: it has no default.
     """
 
@@ -302,10 +304,10 @@ class Option:
 
 
 def describe_options(kind: str, name: str) -> list[Option]:
-    """Return the options of a plugin in the constructor's order; imports the plugin.
+    """Import a plugin and return its options in the constructor's order.
 
     Raises:
-        PluginError: as ``load``.
+        PluginError: as for ``load``.
     """
     from semisam.plugins import options as _options
 
@@ -323,8 +325,13 @@ def describe_options(kind: str, name: str) -> list[Option]:
     ]
 
 
+def noun(kind: str) -> str:
+    """Return the word for a kind of plugin in messages: a "framework" is a method."""
+    return "method" if kind == "framework" else kind
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean x?)"`` for the closest known name, else an empty string."""
+    """Return ``" (did you mean x?)"`` for the closest known name, or an empty string."""
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f" (did you mean {by_lower[close[0]]}?)" if close else ""
@@ -332,13 +339,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _group(kind: str) -> str:
     if kind not in GROUPS:
-        raise PluginError(f"the kind of a plugin must be one of {', '.join(GROUPS)}, got {kind!r}")
+        raise PluginError(f"the kind of a plugin must be one of {', '.join(GROUPS)}, got {kind!r}.")
     return GROUPS[kind]
 
 
 def _from_entry_point(kind: str, point: metadata.EntryPoint) -> Plugin:
-    # A half-removed distribution may have lost its METADATA, and with it name and version. The
-    # backport importlib_metadata, where something has imported it, raises instead of None.
+    # A half-removed distribution may have no METADATA file, and so no name and version. If the
+    # backport importlib_metadata has been imported, it raises instead of returning None.
     fields = None
     with contextlib.suppress(FileNotFoundError):
         fields = point.dist.metadata if point.dist is not None else None
@@ -349,18 +356,18 @@ def _from_entry_point(kind: str, point: metadata.EntryPoint) -> Plugin:
 
 
 def _judge(same_name: list[Plugin]) -> list[Plugin]:
-    """Set the problems of the plugins that share one kind and name; a built-in comes first."""
+    """Set ``problem`` of the plugins that share a kind and a name; a built-in comes first."""
     kind, name = same_name[0].kind, same_name[0].name
     if meaning := RESERVED_NAMES.get(kind, {}).get(name):
-        return [replace(p, problem=f"{name!r} is reserved ({meaning}); refused") for p in same_name]
+        return [replace(p, problem=f"{name!r} is reserved ({meaning})") for p in same_name]
     builtin = [p for p in same_name if p.builtin]
     others = sorted((p for p in same_name if not p.builtin), key=lambda p: p.distribution)
     if builtin:
-        return builtin + [replace(p, problem="shadows a built-in; refused") for p in others]
+        return builtin + [replace(p, problem="it shadows a built-in") for p in others]
     if len(others) == 1:
         return others
     claims = " and ".join(f"{p.distribution} ({p.value})" for p in others)
-    return [replace(p, problem=f"listed by {claims}; uninstall one") for p in others]
+    return [replace(p, problem=f"it is listed by {claims}: uninstall one") for p in others]
 
 
 def _check_framework(plugin: Plugin, loaded: Callable[..., Any]) -> None:
@@ -369,11 +376,11 @@ def _check_framework(plugin: Plugin, loaded: Callable[..., Any]) -> None:
 
     if isinstance(loaded, type) and not issubclass(loaded, Framework):
         raise PluginError(
-            f"framework {plugin.name!r} must be a subclass of semisam.core.framework.Framework, "
-            f"got {loaded.__name__} ({plugin.origin})"
+            f"method {plugin.name!r} must be a subclass of semisam.core.framework.Framework, got "
+            f"{loaded.__name__} ({plugin.origin})."
         )
     if _options.takes_any_keyword(loaded):
         raise PluginError(
-            f"framework {plugin.name!r} must name its options as keyword-only arguments, got a "
-            f"constructor with **kwargs, under which a misspelt option passes ({plugin.origin})"
+            f"method {plugin.name!r} must name its options as keyword-only arguments, got a "
+            f"constructor with **kwargs, which accepts misspelt options ({plugin.origin})."
         )

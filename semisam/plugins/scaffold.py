@@ -1,4 +1,4 @@
-"""Plugin projects made from templates."""
+"""Create plugin projects from templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from string import Template
 from semisam import __version__
 from semisam.core.errors import InputError
 from semisam.core.files import writable_folder
-from semisam.plugins.registry import GROUPS, RESERVED_NAMES, list_plugins
+from semisam.plugins.registry import GROUPS, RESERVED_NAMES, list_plugins, noun
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TRY = {
@@ -23,29 +23,31 @@ _TRY = {
 
 
 def write_project(kind: str, name: str, out: Path) -> Path:
-    """Write a plugin project, whole or not at all, and return its folder.
+    """Write a plugin project atomically and return its folder.
 
     Args:
         kind: ``framework``, ``backend`` or ``prompter``.
-        name: of the plugin: lower-case words with hyphens.
+        name: name of the plugin: lower-case words with hyphens.
         out: the folder that receives ``semisam-<name>``.
 
     Raises:
-        InputError: if the name cannot be one, is taken, or the folder is there already.
+        InputError: the name is malformed, reserved or taken, or the folder exists.
     """
     if not _NAME.fullmatch(name) or name in RESERVED_NAMES.get(kind, {}):
         raise InputError(
-            f"a plugin's name must be lower-case words with hyphens, such as my-method, and not "
-            f"reserved, got {name!r}"
+            "a plugin's name must be lower-case words with hyphens and not reserved, got "
+            f"{name!r}. Choose one like my-method."
         )
     if name in list_plugins(kind):
-        raise InputError(f"the name must be free, got {name!r}, an installed {kind}: take another")
+        raise InputError(
+            f"a plugin's name must be new, got {name!r}, an installed {noun(kind)}. Choose another."
+        )
     folder = writable_folder(out) / f"semisam-{name}"
     if folder.exists():
-        raise InputError(f"the project's folder must not exist yet, got {folder}: take another")
+        raise InputError(f"the project's folder must not exist yet, got {folder}. Choose another.")
     module = f"semisam_{name.replace('-', '_')}"
     words = {
-        "KIND": kind,
+        "KIND": noun(kind),
         "GROUP": GROUPS[kind].removeprefix("semisam."),
         "NAME": name,
         "TITLE": name.replace("-", " ").capitalize(),

@@ -1,4 +1,4 @@
-"""Prompt strategies: one strategy, one file.
+"""Prompters: one prompt strategy, one file.
 
-A prompter turns one class of a proposal into a `Prompt`. It sees a `View`, which has no label.
+A prompter turns one class of a proposal into a `Prompt`. Its input is a `View`, which has no label.
 """

@@ -1,4 +1,4 @@
-"""Pieces of a mask and their middles."""
+"""Connected components of a mask and their deepest voxels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def largest_component(mask: Tensor) -> Tensor:
-    """Return the largest face-connected piece of a non-empty ``(*S)`` bool mask."""
+    """Return the largest face-connected component of a non-empty ``(*S)`` bool mask."""
     whole = mask.cpu().numpy()
     box = _bounding_box(whole)
     pieces, count = ndimage.label(whole[box])
@@ -23,15 +23,16 @@ def largest_component(mask: Tensor) -> Tensor:
 
 
 def deepest_points(mask: Tensor, count: int) -> Tensor:
-    """Return the voxel farthest from the mask's outside, then those farthest from it as well.
+    """Return the deepest voxels of a mask, spread over it.
 
-    Each point counts as outside for the next, so that several spread over the mask. The image's
-    edge is outside too: a piece cut off by the patch has its middle inside the patch. Of voxels
-    equally deep the first in array order is taken: no random number is drawn.
+    The depth is the distance to the nearest voxel outside. Each point counts as outside for the
+    next, so several points spread. The image's edge is outside too, so the centre of a component
+    cut by the patch is inside the patch. Of equally deep voxels the first in array order is taken:
+    no random number is drawn.
 
     Args:
         mask: ``(*S)`` bool.
-        count: how many; fewer where there are not so many voxels.
+        count: number of points; fewer if the mask has fewer voxels.
 
     Returns:
         ``(n, d)`` int64 voxel indices with ``n <= count``, on the mask's device.
@@ -41,7 +42,7 @@ def deepest_points(mask: Tensor, count: int) -> Tensor:
         return torch.empty((0, mask.ndim), dtype=torch.int64, device=mask.device)
     box = _bounding_box(whole)
     corner = [part.start for part in box]
-    # A border is outside as the rest of the image is: the depths are those of the whole.
+    # Beyond the box all is outside, as beyond the border: depths equal those of the whole mask.
     left = np.array(whole[box], copy=True, order="C")
     points = []
     for _ in range(min(count, int(left.sum()))):
@@ -54,7 +55,7 @@ def deepest_points(mask: Tensor, count: int) -> Tensor:
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return where the smallest box around a non-empty mask lies."""
+    """Return the smallest box around a non-empty mask."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)

@@ -1,4 +1,4 @@
-"""What the prompters share: which voxels may be asked about, and drawing among them."""
+"""Helpers that the prompters share: option checks, boxes and random clicks."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from semisam.core.types import Prompt
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Raise unless an uncertainty threshold lies in (0, 1].
+    """Check that an uncertainty threshold is in (0, 1].
 
     Raises:
         InputError: ``value`` is outside (0, 1].
     """
     if not 0.0 < value <= 1.0:
         raise InputError(
-            f"{name} must lie in (0, 1] because uncertainties do; got {value}: take 1 for no limit"
+            f"{name} must be in (0, 1], as uncertainties are, got {value}. Use 1 for no limit."
         )
 
 
 def check_count(name: str, value: int, least: int) -> None:
-    """Raise unless a count is at least ``least``.
+    """Check that a count is at least ``least``.
 
     Raises:
         InputError: ``value`` is smaller.
     """
     if value < least:
-        raise InputError(f"{name} must be at least {least}; got {value}: raise it")
+        raise InputError(f"{name} must be at least {least}, got {value}. Increase it.")
 
 
 def sample(candidates: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Draw voxels uniformly and without replacement.
 
     Args:
-        candidates: ``(*S)`` bool, where a voxel may be drawn.
-        count: how many to draw; all candidates, shuffled, where there are fewer.
-        rng: its device need not be that of ``candidates``, so that a CPU generator draws the same
-            voxels on every device.
+        candidates: ``(*S)`` bool, the voxels to draw from.
+        count: number of voxels; if there are fewer candidates, all of them are returned, shuffled.
+        rng: source of randomness. Its device may differ from that of ``candidates``, so a CPU
+            generator draws the same voxels on every device.
 
     Returns:
         ``(n, d)`` int64 voxel indices with ``n <= count``.
@@ -87,16 +87,16 @@ def draw_clicks(
 
     Args:
         foreground: ``(*S)`` bool, the proposal.
-        allowed: ``(*S)`` bool, where a click may lie at all.
-        positive: how many positive clicks, fewer where there are not so many voxels.
-        negative: how many negative clicks, likewise.
-        margin: negative clicks lie in the proposal's bounding box grown by so many voxels: a
-            click in a far corner tells a promptable model nothing.
-        rng: the source of randomness.
-        lone_negatives: negative clicks alone will do, since others were made before.
+        allowed: ``(*S)`` bool, the voxels that may be clicked.
+        positive: number of positive clicks; fewer if there are fewer such voxels.
+        negative: number of negative clicks, likewise.
+        margin: negative clicks are drawn from the proposal's bounding box grown by this many
+            voxels, because a click in a far corner does not help a backend.
+        rng: source of randomness.
+        lone_negatives: allow a prompt without positive clicks, for rounds after the first.
 
     Returns:
-        Points with their labels, or ``None`` where no voxel can take a positive click.
+        Points with their labels, or ``None`` if no voxel can take a positive click.
     """
     inside = foreground & allowed
     if not bool(foreground.any()) or not (lone_negatives or bool(inside.any())):

@@ -10,14 +10,14 @@ from semisam.prompters._points import bounding_box, check_count, check_fraction,
 
 
 class BoxPrompter:
-    """The box of the largest connected piece of the proposal's sure foreground.
+    """The box around the largest face-connected component of the certain foreground.
 
-    One stray voxel would stretch the box of the whole proposal over the image; the largest piece
-    ignores it. Pieces are connected through faces.
+    A single stray voxel could stretch the box of the whole proposal over the image. The largest
+    component excludes it.
 
     Args:
         margin: voxels added on each side, clipped to the image.
-        max_uncertainty: only voxels with an uncertainty, in [0, 1], below this count.
+        max_uncertainty: use only voxels with an uncertainty, in [0, 1], below this.
 
     Raises:
         InputError: an option is out of range.
@@ -33,7 +33,7 @@ class BoxPrompter:
         self.max_uncertainty = max_uncertainty
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the half-open box, or ``None`` where no sure voxel is foreground."""
+        """Return the half-open box, or ``None`` if no certain voxel is foreground."""
         sure = (view.prob > 0.5) & (view.uncertainty < self.max_uncertainty)
         if not bool(sure.any()):
             return None

@@ -1,4 +1,4 @@
-"""A box around the proposal and clicks within it."""
+"""A box around the proposal and clicks in it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from semisam.prompters.uncertainty_points import UncertaintyPoints
 
 
 class BoxAndPoints:
-    """What ``BoxPrompter`` and ``UncertaintyPoints`` ask, together.
+    """The prompts of ``BoxPrompter`` and ``UncertaintyPoints`` combined.
 
-    The box tells the extent, the clicks what in it is meant. Further rounds add clicks only, where
-    the answer differs from the proposal; the box stays.
+    The box gives the extent, the clicks the object in it. Later rounds keep the box and add clicks
+    where the prediction differs from the proposal.
 
     Args:
         positive: positive clicks, where the probability is above 0.5; at least 1.
         negative: negative clicks, where it is not.
         rounds: rounds per image and class, at least 1.
-        max_uncertainty: only voxels with an uncertainty, in [0, 1], below this count.
-        margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
+        max_uncertainty: use only voxels with an uncertainty, in [0, 1], below this.
+        margin: negative clicks are in the proposal's bounding box grown by this many voxels.
         box_margin: voxels added to the box on each side, clipped to the image.
 
     Raises:
@@ -50,7 +50,7 @@ class BoxAndPoints:
         self.rounds = rounds
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return box and clicks, or ``None`` where no sure voxel is foreground."""
+        """Return box and clicks, or ``None`` if no certain voxel is foreground."""
         clicks = self._points(view, rng)
         if clicks is None or view.previous is not None:
             return clicks

@@ -1,4 +1,4 @@
-"""Clicks in the middle of the proposal, and then of its largest disagreement with the answer."""
+"""Clicks at the centre of the proposal, then of its largest difference from the prediction."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from semisam.prompters._points import check_count, check_fraction
 
 
 class CenterPoints:
-    """The deepest points of the largest piece, by Euclidean distance transform.
+    """The deepest points of the largest component, by Euclidean distance transform.
 
-    Where an annotator who is asked for one click puts it. In the first round the piece is of the
-    proposal's sure foreground; in every further one, of the larger error between the sure part of
-    the proposal and the backend's last answer: a missed piece takes positive clicks, a wrongly
-    included one negative ones. Nothing is drawn at random. The rule is that of the simulated
-    annotators of interactive segmentation (Xu et al., "Deep Interactive Object Selection", CVPR
-    2016; Sofiiuk et al., ICIP 2022).
+    An annotator with one click puts it there. In the first round, the component is from the
+    proposal's certain foreground. In later rounds, it is from the larger of two errors between the
+    certain part of the proposal and the backend's last prediction: a missed component takes
+    positive clicks, a wrongly included one negative clicks. Nothing is drawn at random. Simulated
+    annotators of interactive segmentation follow this rule (Xu et al., "Deep Interactive Object
+    Selection", CVPR 2016; Sofiiuk et al., ICIP 2022).
 
     Args:
-        points: clicks per round, the deepest first, spread over the piece; at least 1.
+        points: clicks per round, the deepest first, spread over the component; at least 1.
         rounds: rounds per image and class, at least 1.
-        max_uncertainty: only voxels with an uncertainty, in [0, 1], below this count.
+        max_uncertainty: use only voxels with an uncertainty, in [0, 1], below this.
 
     Raises:
         InputError: an option is out of range.
@@ -39,7 +39,7 @@ class CenterPoints:
         self.max_uncertainty = max_uncertainty
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the clicks, or ``None`` where the answer agrees or nothing sure is foreground."""
+        """Return the clicks, or ``None`` if no certain voxel is foreground or differs."""
         sure = view.uncertainty < self.max_uncertainty
         target = view.prob > 0.5
         if view.previous is None:

@@ -1,4 +1,4 @@
-"""Clicks that correct the backend's last answer towards the proposal, one per round."""
+"""Clicks that correct the backend's last prediction towards the proposal, one per round."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from semisam.prompters._points import check_count, check_fraction, sample
 
 
 class CorrectivePoints:
-    """One click per round, as an annotator would who knows only the proposal.
+    """One random click per round, as by an annotator who sees only the proposal.
 
-    The first click lies in the proposal. Each later one lies where the sure part of the proposal
-    and the backend's last answer differ, in the larger of the two errors: a missed voxel takes a
-    positive click, a wrongly included one a negative click. So a click's sign is always the
-    proposal's mask at the clicked voxel. The scheme is that of interactive segmentation's
-    simulated annotators (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for
-    Interactive Segmentation", ICIP 2022), as SAM-Med3D and SemiSAM's code use it.
+    The first click is in the proposal. Each later one is in the larger of the two errors between
+    the certain part of the proposal and the backend's last prediction: a missed voxel takes a
+    positive click, a wrongly included one a negative click. So the sign of a click is always the
+    proposal's mask at the clicked voxel. Simulated annotators of interactive segmentation follow
+    this scheme (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive
+    Segmentation", ICIP 2022), and so does the code of SAM-Med3D and SemiSAM.
 
-    Differs from the published code: that corrects towards the ground truth, reads the sign at
+    Differs from the published code, which corrects towards the ground truth, reads the sign at
     another voxel than the clicked one, and thresholds logits at 0.5.
 
     Args:
         rounds: clicks per image and class, at least 1.
-        max_uncertainty: a click lies only where the uncertainty, in [0, 1], is below this.
+        max_uncertainty: click only where the uncertainty, in [0, 1], is below this.
 
     Raises:
         InputError: an option is out of range.
@@ -38,7 +38,7 @@ class CorrectivePoints:
         self.max_uncertainty = max_uncertainty
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return one click, or ``None`` where the answer agrees or no sure voxel is foreground."""
+        """Return one click, or ``None`` if no certain voxel is foreground or differs."""
         sure = view.uncertainty < self.max_uncertainty
         target = view.prob > 0.5
         if view.previous is None:

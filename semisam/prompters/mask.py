@@ -14,7 +14,7 @@ class MaskPrompter:
     rounds: int = 1
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the detached map ``(*S)``, or ``None`` where no voxel is above 0.5."""
+        """Return the detached map ``(*S)``, or ``None`` if no voxel is above 0.5."""
         if not bool((view.prob > 0.5).any()):
             return None
         return Prompt(mask=view.prob.detach())

@@ -12,17 +12,17 @@ from semisam.prompters.uncertainty_points import UncertaintyPoints
 
 
 class MaskAndPoints:
-    """What ``MaskPrompter`` and ``UncertaintyPoints`` ask, together.
+    """The prompts of ``MaskPrompter`` and ``UncertaintyPoints`` combined.
 
-    In further rounds the mask is the backend's own last answer, as SAM's iterations hand it on, and
-    clicks are added where it differs from the proposal.
+    In later rounds the mask is the backend's last prediction, as in SAM's iterations, and clicks
+    are added where it differs from the proposal.
 
     Args:
         positive: positive clicks, where the probability is above 0.5; at least 1.
         negative: negative clicks, where it is not.
         rounds: rounds per image and class, at least 1.
-        max_uncertainty: a click lies only where the uncertainty, in [0, 1], is below this.
-        margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
+        max_uncertainty: click only where the uncertainty, in [0, 1], is below this.
+        margin: negative clicks are in the proposal's bounding box grown by this many voxels.
 
     Raises:
         InputError: an option is out of range.
@@ -50,7 +50,7 @@ class MaskAndPoints:
         self.rounds = rounds
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return mask and clicks, or ``None`` where no sure voxel is foreground."""
+        """Return mask and clicks, or ``None`` if no certain voxel is foreground."""
         clicks = self._points(view, rng)
         if clicks is None:
             return None

@@ -1,4 +1,4 @@
-"""Clicks anywhere in and near the proposal: the ablation of the uncertainty."""
+"""Clicks anywhere in and near the proposal: an ablation of the uncertainty."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from semisam.prompters._points import check_count, draw_clicks
 
 
 class RandomPoints:
-    """Random clicks that ignore the uncertainty, otherwise as ``UncertaintyPoints``.
+    """Random clicks that ignore the uncertainty, but are otherwise as ``UncertaintyPoints``.
 
     Args:
         positive: positive clicks, where the probability is above 0.5; at least 1.
         negative: negative clicks, where it is not.
-        margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
+        margin: negative clicks are in the proposal's bounding box grown by this many voxels.
 
     Raises:
         InputError: an option is out of range.
@@ -32,7 +32,7 @@ class RandomPoints:
         self.margin = margin
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the clicks, or ``None`` where the proposal is empty."""
+        """Return the clicks, or ``None`` if the proposal is empty."""
         foreground = view.prob > 0.5
         return draw_clicks(
             foreground,

@@ -1,4 +1,4 @@
-"""Clicks where the proposal is sure of itself."""
+"""Clicks where the uncertainty of the proposal is low."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class UncertaintyPoints:
     "We conduct an uncertainty-aware strategy to select out regions for the prompt generation"
     (Zhang et al., "SemiSAM: Enhancing Semi-Supervised Medical Image Segmentation via SAM-Assisted
     Consistency Regularization", BIBM 2024). The paper names neither the number of clicks nor the
-    threshold: both are options here.
+    threshold, so both are options.
 
-    Differs from the published code: that draws its clicks from the labels of the unlabeled
+    Differs from the published code, which draws its clicks from the labels of the unlabeled
     volumes and computes the uncertainty without using it.
 
     Args:
         positive: positive clicks, where the probability is above 0.5; at least 1.
         negative: negative clicks, where it is not.
-        rounds: rounds per image and class, at least 1. From the second on, clicks lie only where
-            the backend's last answer differs from the proposal.
-        max_uncertainty: a click lies only where the uncertainty, in [0, 1], is below this.
-        margin: negative clicks lie in the proposal's bounding box grown by so many voxels.
+        rounds: rounds per image and class, at least 1. From the second on, clicks are only where
+            the backend's last prediction differs from the proposal.
+        max_uncertainty: click only where the uncertainty, in [0, 1], is below this.
+        margin: negative clicks are in the proposal's bounding box grown by this many voxels.
 
     Raises:
         InputError: an option is out of range.
@@ -54,7 +54,7 @@ class UncertaintyPoints:
         self.margin = margin
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the clicks, or ``None`` where no sure voxel is left to ask about."""
+        """Return the clicks, or ``None`` if no certain voxel remains to be clicked."""
         foreground = view.prob > 0.5
         allowed = view.uncertainty < self.max_uncertainty
         if view.previous is not None:

@@ -28,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     try:
         # A look whether a run is at work holds the lock for a moment: no reason to fail.
-        with FileLock(folder / LOCK, timeout=_PATIENCE, poll_interval=0.02):
+        with FileLock(folder / LOCK).acquire(timeout=_PATIENCE, poll_interval=0.02):
             yield
     except Timeout:
         raise InUse(

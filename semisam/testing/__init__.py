@@ -1,4 +1,4 @@
-"""Contract tests that a plugin's author subclasses, and that every built-in passes.
+"""Contract tests for plugin authors to subclass; every built-in plugin passes them.
 
 The classes are plain pytest style; importing them needs no pytest::
 
@@ -8,7 +8,7 @@ The classes are plain pytest style; importing them needs no pytest::
         def make(self, build, num_classes):
             return MyMethod(build, num_classes)
 
-Every failed check says in one sentence what the contract requires.
+The message of a failed check states the rule of the contract.
 """
 
 from semisam.testing.backend import BackendContract, FakeBackend

@@ -1,4 +1,4 @@
-"""What every promptable segmenter must do."""
+"""The contract of a backend, as tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from semisam.core.types import Prompt
 
 
 class FakeBackend:
-    """A promptable segmenter without weights: bright voxels near what the prompt shows.
+    """A backend without weights that predicts bright voxels near the prompt.
 
-    Keeps the contract, so that a branch can be tested without a model.
+    It keeps the contract, so a method with SemiSAM can be tested without a model.
     """
 
     accepts: frozenset[str] = PROMPT_KINDS
@@ -29,7 +29,7 @@ class FakeBackend:
         return mean - mean.mean()
 
     def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
-        """Return logits ``(*S)``: intensity, raised or lowered by the prompt."""
+        """Return logits ``(*S)``: the intensity, increased or decreased by the prompt."""
         logits = embedding.clone()
         if prompt.points is not None and prompt.labels is not None:
             for point, label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
@@ -45,12 +45,12 @@ class FakeBackend:
 
 
 class BackendContract:
-    """Subclass it and define ``make``.
+    """Tests of a backend. Subclass it and define ``make``.
 
     Attributes:
         channels: image channels ``C``.
-        shape: spatial shape of an image; only the last ``ndim`` axes are taken.
-        odd_shape: another, of odd sizes.
+        shape: spatial shape of an image; only the last ``ndim`` axes are used.
+        odd_shape: another spatial shape, with odd sizes.
     """
 
     channels: ClassVar[int] = 1
@@ -62,19 +62,19 @@ class BackendContract:
         raise NotImplementedError("define make(self)")
 
     def test_declares_what_it_is(self) -> None:
-        """Two attributes, two methods, and no module that would enter a state dict."""
+        """Check its two attributes and two methods, and that it is not an ``nn.Module``."""
         backend = self.make()
         assert isinstance(backend, Backend), "a backend has ndim, accepts, encode and segment"
         assert backend.ndim in (2, 3), f"ndim must be 2 or 3, got {backend.ndim}"
         good = bool(backend.accepts) and backend.accepts <= PROMPT_KINDS
         assert good, f"accepts must be some of {sorted(PROMPT_KINDS)}, got {backend.accepts}"
         assert not isinstance(backend, nn.Module), (
-            "a backend must be no nn.Module (own one instead), else its weights become parameters "
-            "of the method it guides"
+            "a backend must not be an nn.Module (wrap one instead), or its weights become "
+            "parameters of the method"
         )
 
     def test_every_accepted_prompt(self) -> None:
-        """Each kind alone, and all at once, on an image that is no cube."""
+        """Prompt with each kind and with all kinds, on an image that is not a cube."""
         backend = self.make()
         image = self._image(backend, self.shape)
         embedding = backend.encode(image)
@@ -83,21 +83,21 @@ class BackendContract:
             _check_logits(logits, image, f"prompted with {sorted(kinds)}")
 
     def test_odd_shape(self) -> None:
-        """The answer lies on the image's own grid, whatever the model's."""
+        """Check that the logits have the image's own grid."""
         backend = self.make()
         image = self._image(backend, self.odd_shape)
         logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
         _check_logits(logits, image, "of odd sizes")
 
     def test_constant_image(self) -> None:
-        """No contrast is no reason for a NaN."""
+        """Check that an image without contrast gives finite logits."""
         backend = self.make()
         image = torch.zeros_like(self._image(backend, self.shape))
         logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
         _check_logits(logits, image, "without contrast")
 
     def test_no_state_between_images(self) -> None:
-        """The answer on B is the same before and after A was asked, also interleaved."""
+        """Check that a prediction on A, also interleaved, does not change that on B."""
         backend = self.make()
         a, b = (self._image(backend, self.shape, seed=seed) for seed in (0, 1))
         prompt = _prompt(a.shape[1:], backend.accepts)
@@ -107,12 +107,12 @@ class BackendContract:
         backend.segment(embedding_a, other)
         after = backend.segment(embedding_b, prompt)
         assert torch.equal(before, after), (
-            "the answer on one image must not depend on what was asked on another: keep all state "
-            "in the embedding"
+            "the prediction on one image must not depend on prompts on another: keep all state in "
+            "the embedding"
         )
 
     def test_no_state_between_prompts(self) -> None:
-        """One embedding answers a prompt the same before and after another."""
+        """Check that a prompt does not change the prediction for another on the same embedding."""
         backend = self.make()
         image = self._image(backend, self.shape)
         embedding = backend.encode(image)
@@ -120,10 +120,10 @@ class BackendContract:
         before = backend.segment(embedding, prompt).clone()
         backend.segment(embedding, _prompt(image.shape[1:], backend.accepts, corner=True))
         after = backend.segment(embedding, prompt)
-        assert torch.equal(before, after), "an answer must not depend on the prompts before it"
+        assert torch.equal(before, after), "a prediction must not depend on earlier prompts"
 
     def test_deterministic_and_without_trace(self) -> None:
-        """Neither dropout nor the global generator, nor a change of what it was given."""
+        """Check that it uses no dropout and no global generator and keeps its inputs unchanged."""
         backend = self.make()
         image = self._image(backend, self.shape)
         prompt = _prompt(image.shape[1:], backend.accepts)
@@ -152,7 +152,7 @@ class BackendContract:
 
 
 def _prompt(shape: torch.Size, kinds: frozenset[str], corner: bool = False) -> Prompt:
-    """A prompt on the image's middle, or else its first corner."""
+    """Return a prompt at the image's centre, or at its first corner."""
     size = torch.tensor(shape)
     first = torch.zeros_like(size) if corner else size // 4
     last = size // 4 if corner else 3 * size // 4  # past the last voxel

@@ -1,4 +1,4 @@
-"""What every dataset must do."""
+"""The contract of a dataset, as tests."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class DatasetContract:
-    """Subclass it and define ``make``.
+    """Tests of a dataset. Subclass it and define ``make``.
 
     Attributes:
-        cases: how many cases of each part of the split are read.
+        cases: number of cases to read of each part of the split.
     """
 
     cases: ClassVar[int] = 3
 
     def make(self) -> Dataset:
-        """Return the dataset under test, on data small enough for a unit test."""
+        """Return the dataset under test, with data small enough for a unit test."""
         raise NotImplementedError("define make(self)")
 
     def test_declares_classes_and_channels(self) -> None:
-        """Background counts as a class and has a name."""
+        """Check that background counts as a class and has a name."""
         dataset = self.make()
         assert dataset.num_classes >= 2, f"num_classes counts background, got {dataset.num_classes}"
         assert dataset.channels >= 1, f"channels must be 1 or more, got {dataset.channels}"
@@ -33,7 +33,7 @@ class DatasetContract:
         assert good, f"class_names must name {dataset.num_classes} classes once each, got {names}"
 
     def test_split(self) -> None:
-        """Training and test cases are disjoint, each once, and the same for every instance."""
+        """Check that training and test cases are disjoint, unique and equal for all instances."""
         split = self.make().split()
         train, test = list(split.train), list(split.test)
         assert train and test, f"both parts must hold a case, got {len(train)} and {len(test)}"
@@ -45,7 +45,7 @@ class DatasetContract:
         assert (train, test) == (list(again.train), list(again.test)), "the split must be fixed"
 
     def test_predictions_return_to_the_file(self) -> None:
-        """Where an image states a placement, a label map of its grid fits the file's."""
+        """Check that an image's placement maps a label back onto the file's grid."""
         dataset = self.make()
         for case in self._some(dataset):
             image = dataset.image(case)
@@ -59,7 +59,7 @@ class DatasetContract:
             assert label.dtype == np.uint8, f"{case}: a restored label must be uint8"
 
     def test_images(self) -> None:
-        """``(C, *S)`` float32 and finite, with a spacing in mm per axis."""
+        """Check that images are ``(C, *S)`` float32 and finite, with a spacing per axis."""
         dataset = self.make()
         for case in self._some(dataset):
             array = dataset.image(case).array
@@ -74,7 +74,7 @@ class DatasetContract:
             assert good, f"{case}: spacing must be {ndim} positive mm, got {spacing}"
 
     def test_labels(self) -> None:
-        """uint8 on the image's grid, within the classes; a training case may have none."""
+        """Check that labels are uint8 classes on the image's grid; training cases may lack one."""
         dataset = self.make()
         unlabeled = [case for case in dataset.split().test if not dataset.has_label(case)]
         assert not unlabeled, f"every test case must have a label, got none for {unlabeled}"
@@ -91,7 +91,7 @@ class DatasetContract:
             assert top < dataset.num_classes, f"{case}: class {top} of {dataset.num_classes}"
 
     def test_reading_is_deterministic(self) -> None:
-        """Twice from one instance and once from another: the same voxels."""
+        """Check that repeated reading, also by another instance, gives the same voxels."""
         dataset, other = self.make(), self.make()
         for case in self._some(dataset):
             first = dataset.image(case).array.copy()
@@ -102,7 +102,7 @@ class DatasetContract:
                 assert same, f"{case}: label changed"
 
     def test_what_is_read_is_a_copy(self) -> None:
-        """Writing into an image that was read leaves the dataset as it was."""
+        """Check that writing into a returned image does not change the dataset."""
         dataset = self.make()
         case = self._some(dataset)[0]
         array = dataset.image(case).array
@@ -112,7 +112,7 @@ class DatasetContract:
         assert np.array_equal(before, dataset.image(case).array), f"{case}: image() shares memory"
 
     def test_names_a_file(self) -> None:
-        """``source`` says where a case comes from, for messages."""
+        """Check that ``source`` names the origin of a case, for messages."""
         dataset = self.make()
         for case in self._some(dataset):
             assert dataset.source(case), f"{case}: source must not be empty"

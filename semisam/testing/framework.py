@@ -1,4 +1,4 @@
-"""What every training method must do."""
+"""The contract of a method, as tests."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CLOCKS = (Clock(0, _TOTAL), Clock(_TOTAL // 2, _TOTAL), Clock(_TOTAL - 1, _TOTA
 
 
 class FrameworkContract:
-    """Subclass it and define ``make``.
+    """Tests of a method. Subclass it and define ``make``.
 
     Attributes:
         shape: spatial shape ``*S`` of the patches, not a cube.
         channels: image channels ``C``.
-        probs_are_deployed: whether ``Step.probs`` is what ``forward`` gives without dropout and
-            normalisation; False for a method whose student sees a perturbed input.
+        probs_are_deployed: ``Step.probs`` equals the result of ``forward`` without dropout and
+            normalisation; False for a method whose student has a perturbed input.
     """
 
     shape: ClassVar[tuple[int, ...]] = (8, 12, 10)
@@ -34,17 +34,17 @@ class FrameworkContract:
     probs_are_deployed: ClassVar[bool] = True
 
     def make(self, build: NetBuilder, num_classes: int) -> Framework:
-        """Return the method under test, with the defaults of its options."""
+        """Return the method under test, with default options."""
         raise NotImplementedError("define make(self, build, num_classes)")
 
     def test_step_on_two_and_four_classes(self) -> None:
-        """Losses are finite scalars with a gradient, the map is a distribution over K."""
+        """Check that losses are finite scalars with a gradient and probs a distribution over K."""
         for num_classes in (2, 4):
             framework = self._framework(num_classes)
             self._check_step(framework, self._batch(framework, num_classes), Clock(0, _TOTAL))
 
     def test_every_clock_gives_the_same_losses(self) -> None:
-        """From the first to the last step all is finite, under the same names."""
+        """Check that losses are finite and have the same names from the first to the last step."""
         framework = self._framework()
         names = [
             list(self._check_step(framework, self._batch(framework, seed=i), clock).losses)
@@ -53,7 +53,7 @@ class FrameworkContract:
         assert names[0] == names[1] == names[2], f"the losses' names must not change, got {names}"
 
     def test_labels_of_one_class(self) -> None:
-        """A patch without any foreground, or with nothing else, is no reason for a NaN."""
+        """Check that a patch of only background or only foreground gives finite losses."""
         framework = self._framework()
         batch = self._batch(framework)
         names = list(self._check_step(framework, batch, _CLOCKS[1]).losses)
@@ -63,14 +63,14 @@ class FrameworkContract:
             assert list(step.losses) == names, f"losses {names} expected, got {list(step.losses)}"
 
     def test_one_labeled_row(self) -> None:
-        """The label has L rows, however many the image has: no other label can be asked for."""
+        """Check a step with one labeled row, whose label has one row."""
         framework = self._framework()
         batch = self._batch(framework, labeled=1, unlabeled=3)
         assert batch.label.shape[0] == 1
         self._check_step(framework, batch, _CLOCKS[1])
 
     def test_batch_is_left_as_it_was(self) -> None:
-        """Noise is added to a copy."""
+        """Check that a step does not change the batch, for example by noise."""
         framework = self._framework()
         batch = self._batch(framework)
         before = copy.deepcopy(batch)
@@ -79,7 +79,7 @@ class FrameworkContract:
         assert same, "training_step must not change the batch in place"
 
     def test_unlabeled_rows_move_the_student(self) -> None:
-        """Other unlabeled images, other gradient; without a norm that mixes rows by itself."""
+        """Check that other unlabeled images give another gradient, without BatchNorm."""
         framework = self._framework(norm="none")
         if not framework.uses_unlabeled:
             return
@@ -103,13 +103,13 @@ class FrameworkContract:
         )
 
     def test_only_param_groups_are_trained(self) -> None:
-        """A teacher gets no gradient and moves in after_update alone."""
+        """Check that a teacher gets no gradient and changes only in ``after_update``."""
         framework = self._framework()
         trained = [p for group in framework.param_groups() for p in group["params"]]
         ids = {id(p) for p in trained}
         own = dict(framework.named_parameters())
         assert len(ids) == len(trained) > 0, "param_groups must hold each parameter once, and some"
-        assert ids <= {id(p) for p in own.values()}, "param_groups must hold own parameters alone"
+        assert ids <= {id(p) for p in own.values()}, "param_groups must hold only own parameters"
         others = {name: p for name, p in own.items() if id(p) not in ids}
         optimizer = torch.optim.SGD(framework.param_groups(), lr=0.1)
         for step, clock in enumerate(_CLOCKS):
@@ -121,11 +121,11 @@ class FrameworkContract:
             assert moved, "the losses must have a gradient on param_groups"
             optimizer.step()
             changed = [name for name, p in others.items() if not torch.equal(before[name], p)]
-            assert not changed, f"a teacher may change in after_update alone, got {changed}"
+            assert not changed, f"a teacher may change only in after_update, got {changed}"
             framework.after_update(clock)
 
     def test_forward_is_deterministic_in_eval_mode(self) -> None:
-        """``(B, C, *S)`` to a distribution over K, the same each time, leaving no trace."""
+        """Check that ``forward`` gives the same distribution each time and keeps the state."""
         for num_classes in (2, 4):
             framework = self._framework(num_classes).eval()
             image = self._batch(framework, num_classes).image
@@ -138,10 +138,10 @@ class FrameworkContract:
             assert torch.equal(first, second), "forward must be deterministic in eval mode"
             after = framework.state_dict()
             kept = all(_same(state[key], after[key]) for key in state)
-            assert kept, "forward must leave the state as it was in eval mode"
+            assert kept, "forward must not change the state in eval mode"
 
     def test_probs_are_what_forward_deploys(self) -> None:
-        """The branch corrects the map that is deployed, not another."""
+        """Check that SemiSAM corrects the probabilities that are deployed."""
         if not self.probs_are_deployed:
             return
         framework = self._framework(norm="none", dropout=0.0)
@@ -153,7 +153,7 @@ class FrameworkContract:
         torch.testing.assert_close(step.probs.detach(), deployed, atol=1e-4, rtol=1e-3)
 
     def test_state_round_trip(self) -> None:
-        """What is loaded deploys the same map and goes on with the same losses."""
+        """Check that a loaded state gives the same probabilities and the same next losses."""
         framework = self._framework()
         _train(framework, [self._batch(framework, seed=i) for i in range(3)])
         other = self._framework(seed=1)
@@ -166,13 +166,13 @@ class FrameworkContract:
         first, second = (
             {name: float(loss.detach()) for name, loss in step.losses.items()} for step in steps
         )
-        assert first == second, f"losses must go on as {first} after a resume, got {second}"
+        assert first == second, f"losses must be {first} after a resume, got {second}"
         with torch.no_grad():
             same = torch.equal(framework.eval()(batch.image), other.eval()(batch.image))
         assert same, "forward must be the same after load_state_dict in a new instance"
 
     def test_same_seed_same_result(self) -> None:
-        """Two trainings from one seed end in the same weights, bit for bit."""
+        """Check that two trainings from one seed end in the same weights, bit for bit."""
         runs = []
         for _ in range(2):
             framework = self._framework()
@@ -183,7 +183,7 @@ class FrameworkContract:
         assert same, "the same seed must give the same weights"
 
     def test_autocast(self) -> None:
-        """Losses and map stay finite in bfloat16."""
+        """Check that losses and probs stay finite in bfloat16."""
         framework = self._framework()
         batch = self._batch(framework)
         with torch.autocast("cpu", torch.bfloat16):
@@ -194,7 +194,7 @@ class FrameworkContract:
         _check_gradients(framework)
 
     def test_wrapped_with_weight_zero_is_the_bare_method(self) -> None:
-        """``SemiSAM(..., weight=0)`` changes no bit of losses, gradients and weights."""
+        """Check that ``SemiSAM(..., weight=0)`` changes no bit of losses, gradients and weights."""
         from semisam.frameworks.semisam import SemiSAM
 
         bare = self._framework()
@@ -246,7 +246,7 @@ class FrameworkContract:
         )
         if framework.uses_unlabeled:
             return batch
-        return Batch(batch.image[:labeled], batch.label)  # as the trainer hands it over
+        return Batch(batch.image[:labeled], batch.label)  # as the trainer's batch
 
     def _check_step(self, framework: Framework, batch: Batch, clock: Clock) -> Step:
         framework.zero_grad()
@@ -261,7 +261,7 @@ class FrameworkContract:
             expected = (len(batch.image), 1, *self.shape)
             assert u.shape == expected, f"uncertainty must be {expected}, got {tuple(u.shape)}"
             inside = bool(((u >= 0) & (u <= 1)).all())
-            assert inside, f"uncertainty must lie in [0, 1], got up to {float(u.max())}"
+            assert inside, f"uncertainty must be in [0, 1], got up to {float(u.max())}"
             assert not u.requires_grad, "uncertainty must be detached"
         return step
 
@@ -271,7 +271,7 @@ def _objective(step: Step) -> Tensor:
 
 
 def _backward(framework: Framework, batch: Batch, clock: Clock) -> Step:
-    torch.manual_seed(1000 + clock.step)  # the trainer too seeds every step
+    torch.manual_seed(1000 + clock.step)  # the trainer also seeds every step
     framework.zero_grad()
     step = framework.training_step(batch, clock)
     _objective(step).backward()  # type: ignore[no-untyped-call]
@@ -312,7 +312,7 @@ def _check_probs(probs: Tensor, shape: tuple[int, ...], what: str, atol: float =
     p = probs.detach().float()
     assert bool(torch.isfinite(p).all()), f"{what} must be finite"
     inside = float(p.min()) >= -atol and float(p.max()) <= 1 + atol
-    assert inside, f"{what} must lie in [0, 1], got [{float(p.min())}, {float(p.max())}]"
+    assert inside, f"{what} must be in [0, 1], got [{float(p.min())}, {float(p.max())}]"
     total = p.sum(1)
     error = float((total - 1).abs().max())
     assert error <= atol * shape[1], f"{what} must sum to 1 over the classes, off by {error}"

@@ -1,4 +1,4 @@
-"""What every network must do."""
+"""The contract of a network, as tests."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _HEADS: Mapping[str, int] = {"logits": 3, "sdf": 2}
 
 
 class NetworkContract:
-    """Subclass it and define ``make``.
+    """Tests of a network. Subclass it and define ``make``.
 
     Attributes:
-        shape: a spatial shape that the network takes, not a cube.
-        levels: how many halvings below full resolution it has heads at; 0 for a network whose
-            heads all are at full resolution.
+        shape: a spatial shape that the network accepts, not a cube.
+        levels: number of halvings below full resolution at which heads are available; 0 for a
+            network with heads only at full resolution.
     """
 
     shape: ClassVar[tuple[int, ...]] = (32, 16, 48)
     levels: ClassVar[int] = 3
 
     def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
-        """Return the network under test, freshly initialised."""
+        """Return the network under test, newly initialised."""
         raise NotImplementedError("define make(self, in_channels, heads)")
 
     def test_named_heads(self) -> None:
-        """Each head under its name, on the image's grid, for one channel and for two."""
+        """Check the heads' names and grids, for one channel and for two."""
         for in_channels, heads in ((1, {"logits": 2}), (2, _HEADS)):
             output = self._network(in_channels, heads)(self._image(in_channels))
             _check_output(output, heads, 2, self.shape)
 
     def test_heads_at_the_levels_of_the_decoder(self) -> None:
-        """``logits_level<i>`` comes on the image's grid too, is trained, and adds to the rest."""
+        """Check that ``logits_level<i>`` has the image's grid, is trained and renames nothing."""
         heads = {"logits": 2} | {f"logits_level{i}": 2 for i in range(1, self.levels + 1)}
         network = self._network(heads=heads)
         output = network(self._image())
@@ -49,7 +49,7 @@ class NetworkContract:
         assert not missing, f"deep heads must rename no other parameter, got {sorted(missing)}"
 
     def test_a_level_that_is_not_there_is_refused(self) -> None:
-        """By a ValueError with the head's name, and not by an output at another resolution."""
+        """Check that a missing level raises a ``ValueError`` with the head's name."""
         name = f"logits_level{self.levels + 1}"
         try:
             self._network(heads={"logits": 2, name: 2})
@@ -62,13 +62,13 @@ class NetworkContract:
             )
 
     def test_float32_under_autocast(self) -> None:
-        """The arithmetic of the losses is float32, whatever the network ran in."""
+        """Check that outputs are float32 under autocast, as the losses need."""
         with torch.autocast("cpu", torch.bfloat16):
             output = self._network()(self._image())
         _check_output(output, _HEADS, 2, self.shape)
 
     def test_gradient_reaches_every_parameter(self) -> None:
-        """No parameter that is paid for and never trained."""
+        """Check that every parameter is trained."""
         network = self._network()
         output = network(self._image())
         loss = torch.stack([head.square().mean() for head in output.values()]).sum()
@@ -77,7 +77,7 @@ class NetworkContract:
         assert not without, f"every parameter must get a gradient, got none on {without}"
 
     def test_eval_mode_is_deterministic_and_rowwise(self) -> None:
-        """No dropout, and no row that sees another, when deployed."""
+        """Check that evaluation has no dropout and that rows are independent."""
         network = self._network().eval()
         image = self._image()
         with torch.no_grad():
@@ -87,9 +87,9 @@ class NetworkContract:
             torch.testing.assert_close(both[name][:1], first[name], atol=1e-4, rtol=1e-3)
 
     def test_state_round_trip(self) -> None:
-        """A state dict loaded in a new instance gives the same outputs."""
+        """Check that a state dict loaded in a new instance gives the same outputs."""
         network = self._network()
-        network(self._image())  # moves running statistics, if there are any
+        network(self._image())  # updates running statistics, if any
         other = self._network(seed=1)
         other.load_state_dict(copy.deepcopy(network.state_dict()))
         image = self._image()
@@ -99,7 +99,7 @@ class NetworkContract:
             assert torch.equal(ours[name], theirs[name]), f"{name} differs after load_state_dict"
 
     def test_instances_share_nothing(self) -> None:
-        """A teacher is a network of its own."""
+        """Check that two instances share no parameter, as a teacher needs."""
         first, second = self._network(), self._network()
         shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
         assert not shared, "two networks must not share parameters"
@@ -130,4 +130,4 @@ def _check_output(
         assert bool(torch.isfinite(head).all()), f"{name} must be finite"
         raw = head.detach()
         softmax = channels > 1 and torch.allclose(raw.sum(1), torch.ones(()), atol=1e-3)
-        assert not softmax, f"{name} must be raw, got what sums to 1 as after a softmax"
+        assert not softmax, f"{name} must be raw, got values that sum to 1 as after a softmax"

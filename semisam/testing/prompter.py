@@ -1,4 +1,4 @@
-"""What every prompter must do."""
+"""The contract of a prompter, as tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from semisam.core.types import Prompt, View
 
 
 class FakePrompter:
-    """One positive click on a random voxel of the proposal; keeps the contract."""
+    """A prompter with one positive click on a random voxel of the proposal."""
 
     emits: frozenset[str] = frozenset({"points"})
     rounds: int = 1
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
-        """Return the click, or ``None`` on an empty proposal."""
+        """Return the click, or ``None`` for an empty proposal."""
         index = (view.prob > 0.5).nonzero()
         if not len(index):
             return None
@@ -32,10 +32,10 @@ class FakePrompter:
 
 
 class PrompterContract:
-    """Subclass it and define ``make``.
+    """Tests of a prompter. Subclass it and define ``make``.
 
     Attributes:
-        shapes: spatial shapes of the proposals; drop the dimension that the prompter lacks.
+        shapes: spatial shapes of the proposals; remove those that the prompter does not support.
     """
 
     shapes: ClassVar[tuple[tuple[int, ...], ...]] = ((12, 20, 16), (24, 18))
@@ -45,7 +45,7 @@ class PrompterContract:
         raise NotImplementedError("define make(self)")
 
     def test_declares_what_it_emits(self) -> None:
-        """The kinds of prompt and the number of rounds."""
+        """Check the kinds of prompt and the number of rounds."""
         prompter = self.make()
         good = bool(prompter.emits) and prompter.emits <= PROMPT_KINDS
         assert good, f"emits must be some of {sorted(PROMPT_KINDS)}, got {prompter.emits}"
@@ -53,13 +53,13 @@ class PrompterContract:
         assert isinstance(rounds, int) and rounds >= 1, f"rounds must be 1 or more, got {rounds}"
 
     def test_asks_on_a_sure_proposal(self) -> None:
-        """A sure blob in a sure background is worth asking about."""
+        """Check that a certain blob in a certain background gives a prompt."""
         for shape in self.shapes:
             prompt = _ask(self.make(), _views(shape)["blob"])
-            assert prompt is not None, "a sure proposal must give a prompt, got None"
+            assert prompt is not None, "a certain proposal must give a prompt, got None"
 
     def test_prompts_are_valid(self) -> None:
-        """Inside the volume, of the declared kinds and types, in every round."""
+        """Check that prompts are inside the volume and of the declared kinds, in every round."""
         for shape in self.shapes:
             prompter = self.make()
             for name, view in _views(shape).items():
@@ -69,14 +69,14 @@ class PrompterContract:
                         _check_prompt(prompt, prompter.emits, shape, f"on the view {name!r}")
 
     def test_nothing_on_an_empty_proposal(self) -> None:
-        """Where nothing is proposed, nothing is worth asking."""
+        """Check that an empty proposal gives no prompt."""
         for shape in self.shapes:
             view = View(torch.zeros(shape), torch.zeros(shape))
             prompt = _ask(self.make(), view)
             assert prompt is None, f"an empty proposal must give None, got {prompt}"
 
     def test_same_generator_same_prompt(self) -> None:
-        """Also when another image was asked in between: nothing is remembered."""
+        """Check that equal generators give equal prompts, also after another image."""
         for shape in self.shapes:
             views = _views(shape)
             prompter = self.make()
@@ -84,11 +84,11 @@ class PrompterContract:
             _ask(prompter, views["other"], seed=4)
             second = _ask(prompter, views["blob"], seed=3)
             fresh = _ask(self.make(), views["blob"], seed=3)
-            assert _same(first, second), "a prompt must depend on the view and the rng alone"
+            assert _same(first, second), "a prompt must depend only on the view and the rng"
             assert _same(first, fresh), "two equal prompters must give equal prompts"
 
     def test_draws_from_its_generator_alone(self) -> None:
-        """The global generators of torch, NumPy and Python stay where they were."""
+        """Check that the global generators of torch, NumPy and Python stay unchanged."""
         states: list[Callable[[], object]] = [
             lambda: torch.get_rng_state().tolist(),
             lambda: np.random.get_state(legacy=False),
@@ -98,11 +98,11 @@ class PrompterContract:
             before = [repr(state()) for state in states]
             _ask(self.make(), _views(shape)["blob"])
             assert [repr(state()) for state in states] == before, (
-                "a prompter must draw from the rng it is given, never from a global generator"
+                "a prompter must draw from its rng, never from a global generator"
             )
 
     def test_view_is_left_as_it_was(self) -> None:
-        """It looks at the view and changes nothing in it."""
+        """Check that the view stays unchanged."""
         for shape in self.shapes:
             for name, view in _views(shape).items():
                 before = [None if t is None else t.clone() for t in _tensors(view)]
@@ -113,7 +113,7 @@ class PrompterContract:
 
 
 def _views(shape: tuple[int, ...]) -> dict[str, View]:
-    """Views of the first and a later round, ordinary and extreme."""
+    """Return views of the first and a later round, ordinary and extreme."""
     blob, other = torch.full(shape, 0.02), torch.full(shape, 0.02)
     blob[tuple(slice(size // 4, 3 * size // 4) for size in shape)] = 0.97
     other[tuple(slice(0, size // 2) for size in shape)] = 0.97
@@ -143,7 +143,7 @@ def _check_prompt(
     prompt: Prompt, emits: frozenset[str], shape: tuple[int, ...], where: str
 ) -> None:
     given = {kind for kind in PROMPT_KINDS if getattr(prompt, kind) is not None}
-    assert given, f"a prompt must hold something, else be None {where}"
+    assert given, f"a prompt must hold points, a box or a mask, or be None {where}"
     assert given <= emits, f"only {sorted(emits)} are declared, got {sorted(given)} {where}"
     size = torch.tensor(shape)
     if prompt.points is not None:
@@ -161,7 +161,7 @@ def _check_prompt(
         assert tuple(mask.shape) == shape, f"a mask must be {shape}, got {mask.shape} {where}"
         assert mask.is_floating_point(), f"a mask must be a probability, got {mask.dtype} {where}"
         inside = bool(((mask >= 0) & (mask <= 1)).all())
-        assert inside, f"a mask must lie in [0, 1] {where}"
+        assert inside, f"a mask must be in [0, 1] {where}"
     tensors = _tensors(prompt)
     assert not any(t is not None and t.requires_grad for t in tensors), f"detach it {where}"
 
@@ -171,7 +171,7 @@ def _check_points(points: Tensor, labels: Tensor | None, size: Tensor, where: st
     got = f"{tuple(points.shape)} {points.dtype}"
     assert good and len(points), f"points must be (N, d) int64 with N > 0, got {got} {where}"
     inside = bool(((points >= 0) & (points < size)).all())
-    assert inside, f"points must lie inside {size.tolist()}, got {points.tolist()} {where}"
+    assert inside, f"points must be inside {size.tolist()}, got {points.tolist()} {where}"
     assert labels is not None, f"points must have labels {where}"
     matches = tuple(labels.shape) == (len(points),) and labels.dtype == torch.int64
     assert matches, f"labels must be (N,) int64, got {tuple(labels.shape)} {labels.dtype} {where}"

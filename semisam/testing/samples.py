@@ -1,4 +1,4 @@
-"""Small networks, batches and volumes that the contract tests are run on."""
+"""Small networks, batches and volumes for the contract tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tiny_builder(
     Args:
         in_channels: ``C`` of the image.
         ndim: 2 or 3 spatial axes, of any size.
-        norm: ``none`` where the rows of a batch must not influence each other.
+        norm: ``none`` if the rows of a batch must not influence each other.
         dropout: channel dropout before the heads.
     """
 
@@ -35,9 +35,9 @@ def tiny_builder(
 
 
 class TinyNet(nn.Module):
-    """Two 3-wide convolutions and one 1-wide per named head; raw float32 outputs.
+    """A network of two 3-wide convolutions and a 1-wide one per head, with raw float32 outputs.
 
-    There is no decoder: a head at level 1 to 3 reads the features averaged to that resolution.
+    It has no decoder: a head at level 1 to 3 reads the features averaged to that resolution.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TinyNet(nn.Module):
         self.body = nn.Sequential(*layers, drop(dropout))
         self.heads = nn.ModuleDict({name: conv(8, c, 1) for name, c in heads.items()})
         with torch.no_grad():
-            # Sure and unsure voxels from the start: a term that asks for sure ones finds some.
+            # Large weights give certain and uncertain voxels from the start, as some losses need.
             for head in self.heads.values():
                 head.weight.mul_(6.0)  # type: ignore[operator]
 
@@ -100,13 +100,13 @@ def random_batch(
         unlabeled: rows without.
         channels: ``C``.
         shape: ``*S``, two or three axes.
-        seed: same seed, same batch.
+        seed: equal seeds give equal batches.
     """
     rng = torch.Generator().manual_seed(seed)
     labels = torch.stack([blob_label(num_classes, shape, rng) for _ in range(labeled + unlabeled)])
     noise = torch.randn(labeled + unlabeled, channels, *shape, generator=rng)
     image = noise + 1.5 * labels.unsqueeze(1)
-    # A copy: no storage that goes on behind the labeled rows.
+    # A copy, whose storage ends with the labeled rows.
     return Batch(image, labels[:labeled].clone())
 
 

@@ -176,8 +176,8 @@ def test_probability_at_the_surface_is_undecided() -> None:
 @pytest.mark.parametrize(
     ("prompt", "named"),
     [
-        (points((40, 0, 0), labels=[1]), "points must lie"),
-        (points((0, -1, 0), labels=[1]), "points must lie"),
+        (points((40, 0, 0), labels=[1]), "points must be in"),
+        (points((0, -1, 0), labels=[1]), "points must be in"),
         (points((0, 0), labels=[1]), "points must be"),
         (Prompt(points=torch.zeros(2, 3, dtype=torch.int64)), "points must be"),
         (Prompt(box=torch.tensor([[4, 4, 4], [4, 9, 9]])), "box must be"),

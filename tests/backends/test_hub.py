@@ -108,7 +108,7 @@ def test_a_name_that_is_not_there(hub):
 
 def test_the_backend_names_its_file_and_the_way_out(hub):
     for checkpoint in ("sam_med3d_turbo", "sam-med3d-turbo", "sam_med3d_turbo.pth"):
-        with pytest.raises(InputError, match="give the path"):
+        with pytest.raises(InputError, match="Give the path"):
             SamMed3D(checkpoint=checkpoint)
     assert {path for _, path in hub.asked} == {f"/{REPOSITORY}/resolve/main/sam_med3d_turbo.pth"}
 

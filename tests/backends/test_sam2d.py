@@ -250,9 +250,9 @@ def broken(sam_checkpoints: dict[str, str], folder: Path, name: str = "sam") -> 
 
 
 def test_a_checkpoint_of_another_model_is_refused(sam_checkpoints: dict[str, str]) -> None:
-    with pytest.raises(InputError, match=r"must hold a model of type sam; got 'sam2'"):
+    with pytest.raises(InputError, match=r"must hold a model of type sam, got 'sam2'"):
         Sam(checkpoint=sam_checkpoints["sam2"])
-    with pytest.raises(InputError, match=r"of type sam2 or sam2_video; got 'sam'"):
+    with pytest.raises(InputError, match=r"of type sam2 or sam2_video, got 'sam'"):
         Sam2(checkpoint=sam_checkpoints["sam"])
 
 

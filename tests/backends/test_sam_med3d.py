@@ -236,7 +236,7 @@ def test_broken_files_are_refused(tmp_path, checkpoint):
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        _refused(path, "cut short")
+        _refused(path, "truncated")
     _refused(tmp_path / "nothing there", "none")
 
 
@@ -416,7 +416,7 @@ def test_refusals_say_the_way_out(backend, checkpoint):
     with pytest.raises(InputError, match="got a box"):
         box = torch.tensor([[1, 1, 1], [4, 4, 4]])
         backend.segment(backend.encode(torch.zeros(1, 8, 8, 8)), Prompt(box=box))
-    with pytest.raises(InputError, match="lie in the image"):
+    with pytest.raises(InputError, match="be in the image"):
         backend.segment(backend.encode(torch.zeros(1, 8, 8, 8)), click((8, 0, 0)))
     with pytest.raises(InputError, match="voxel_spacing"):
         SamMed3D(checkpoint=str(checkpoint), voxel_spacing=(1.0, 0.0, 1.0))

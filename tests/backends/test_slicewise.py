@@ -244,10 +244,10 @@ def test_channels_become_colours() -> None:
 def test_kinds_that_the_model_does_not_take_are_refused() -> None:
     backend = SliceWise(Pixels("box"))
     embedding = backend.encode(torch.rand(1, *SHAPE))
-    with pytest.raises(InputError, match=r"must be of box; got points, mask"):
+    with pytest.raises(InputError, match=r"must be of box, got points, mask"):
         point = torch.tensor([[0, 0, 0]]), torch.tensor([1])
         backend.segment(embedding, Prompt(*point, mask=torch.rand(SHAPE)))
-    with pytest.raises(InputError, match=r"points must lie"):
+    with pytest.raises(InputError, match=r"points must be in"):
         backend.segment(embedding, clicks((0, 0, 8), labels=[1]))
     assert not bool((backend.segment(embedding, Prompt()) > 0).any())
 

@@ -144,7 +144,7 @@ def test_output_folder_that_cannot_be_written(tiny_la, tmp_path):
     out = tmp_path / "file" / "out"
     result = _run(tiny_la, out)
     assert result.exit_code == 2
-    assert "output folder must be one that can be written to" in result.stderr
+    assert "output folder must be writable" in result.stderr
 
 
 def test_the_command_behind_these_tests_works(tiny_la, tmp_path):

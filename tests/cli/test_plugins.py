@@ -96,10 +96,10 @@ def test_the_list_shows_what_is_refused(broken: None):
     out = invoke("plugins", "--kind", "network")[1]
     rows = [line for line in out.splitlines() if " vnet " in line]
     assert len(rows) == 2
-    assert "shadows a built-in; refused" in rows[1]
+    assert "it shadows a built-in" in rows[1]
     code, out, _ = invoke("plugins", "vnet")
     assert code == 0
-    assert "Refused: shadows a built-in" in out
+    assert "Refused: it shadows a built-in" in out
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError, 2), (PluginError, 2), (SemisamError, 1)])

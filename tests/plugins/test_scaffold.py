@@ -47,7 +47,7 @@ def test_bench_trains_with_a_third_partys_backend_and_prompter(plugin_environmen
     [
         ("framework", "My Method", "lower-case words with hyphens"),
         ("framework", "../escape", "lower-case words with hyphens"),
-        ("framework", "mt", "an installed framework"),
+        ("framework", "mt", "an installed method"),
         ("backend", "none", "reserved"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Pi model: a training method for semisam.
+"""Pi model: a method for semisam.
 
 This starting point is the Pi-model (Laine, Aila, "Temporal ensembling for semi-supervised
-learning", ICLR 2017, https://arxiv.org/abs/1610.02242): the network sees the unlabeled rows twice,
-with different noise and dropout, and its two answers should agree.
+learning", ICLR 2017, https://arxiv.org/abs/1610.02242): the network predicts the unlabeled rows
+twice, with different noise and dropout, and the loss makes the two predictions agree.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class PiModel(Framework):
-    """``1/2 (CE + Dice) + lambda mean_U (p - p')^2``.
+    """A method that minimises ``1/2 (CE + Dice) + lambda mean_U (p - p')^2``.
 
-    ``p`` is the softmax of a row as it is, ``p'`` that of the same row with Gaussian noise; dropout
-    differs between the two. The gradient flows through both.
+    ``p`` is the softmax of a row, ``p'`` that of the same row with Gaussian noise. Dropout differs
+    between the two. The gradient flows through both.
 
-    Differs from the paper: ``lambda`` rises as in SemiSAM's paper; Dice stands beside CE.
+    Differs from the paper: ``lambda`` rises as in SemiSAM's paper; Dice is added to CE.
 
     Args:
-        build: network builder; asked for the head ``logits``.
+        build: network builder; it builds the head ``logits``.
         num_classes: classes counting background.
-        noise: standard deviation of the second look's noise, in image units.
-        consistency_weight: the end value of ``lambda``, which rises with exp(-5 (1 - t/T)).
+        noise: standard deviation of the noise on the second input, in image units.
+        consistency_weight: final value of ``lambda``, which rises with exp(-5 (1 - t/T)).
 
     Raises:
         ValueError: the noise is negative.
@@ -44,18 +44,18 @@ class PiModel(Framework):
     ) -> None:
         super().__init__(build, num_classes)
         if noise < 0:
-            raise ValueError(f"noise must be at least 0, got {noise}")
+            raise ValueError(f"noise must be at least 0, got {noise}.")
         self.net = build(logits=num_classes)
         self.noise = noise
         self.consistency_weight = Ramp(consistency_weight)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the probabilities as deployed: ``(B, C, *S)`` to ``(B, K, *S)``."""
+        """Map images ``(B, C, *S)`` to probabilities ``(B, K, *S)``, as deployed."""
         logits: Tensor = self.net(image)["logits"]
         return logits.softmax(1)
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
-        """Return ``ce``, ``dice`` and ``consistency``."""
+        """Return the losses ``ce``, ``dice`` and ``consistency``."""
         labeled = batch.num_labeled
         logits = self.net(batch.image)["logits"]
         probs = logits.softmax(1)

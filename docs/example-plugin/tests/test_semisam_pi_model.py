@@ -1,4 +1,4 @@
-"""PiModel keeps the contract of a training method, and its objective is what it says."""
+"""PiModel keeps the contract of a method, and its consistency loss is as documented."""
 
 import pytest
 from semisam.testing import FrameworkContract, random_batch, tiny_builder
@@ -12,7 +12,7 @@ class TestPiModel(FrameworkContract):
         return PiModel(build, num_classes)
 
 
-def test_two_equal_looks_agree():
+def test_equal_inputs_give_no_consistency_loss():
     method = PiModel(tiny_builder(norm="none", dropout=0.0), 2, noise=0.0)
     losses = method.training_step(random_batch(), Clock(700, 1000)).losses
     assert float(losses["consistency"].detach()) == pytest.approx(0.0, abs=1e-9)

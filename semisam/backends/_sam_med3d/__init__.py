@@ -1,1 +1,1 @@
-"""SAM-Med3D, written anew: image encoder, prompt encoder, mask decoder, checkpoints."""
+"""Own implementation of SAM-Med3D: image encoder, prompt encoder, mask decoder, checkpoints."""

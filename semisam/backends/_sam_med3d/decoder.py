@@ -1,4 +1,4 @@
-"""The mask decoder of SAM-Med3D: prompts and image attend to each other, then masks are drawn.
+"""The mask decoder of SAM-Med3D: attention between prompts and image, then the masks.
 
 References:
     Wang et al. "SAM-Med3D." 2023. https://arxiv.org/abs/2310.15161
@@ -15,7 +15,7 @@ from semisam.backends._sam_med3d.layers import ChannelNorm, TwoLayers
 
 _HEADS = 8
 _DEPTH = 2
-_MASKS = 4  # the first for a sure prompt, the others for a doubtful one
+_MASKS = 4  # the first for a clear prompt, the others for an ambiguous one
 
 
 class _Attention(nn.Module):
@@ -56,13 +56,13 @@ class _TwoWayBlock(nn.Module):
         """Update tokens ``(B, N, width)`` and image ``(B, n^3, width)``.
 
         Args:
-            tokens: what the prompts have become.
-            image: what the image has become.
-            asked: the prompts as they came, added to queries and keys as their positions.
+            tokens: current tokens of the prompts.
+            image: current tokens of the image.
+            asked: original tokens of the prompts, added to queries and keys as positions.
             where: positions of the image's tokens.
         """
         if self.first:
-            # The tokens are the prompts: nothing to add them to, no residual, as published.
+            # The tokens equal the prompts here: no addition and no residual, as published.
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             q = tokens + asked
@@ -85,7 +85,7 @@ class _Transformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(self, asked: Tensor, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what prompts ``(B, N, width)`` and image ``(B, n^3, width)`` become."""
+        """Return the updated prompts ``(B, N, width)`` and image ``(B, n^3, width)``."""
         tokens = asked
         for layer in self.layers:
             tokens, image = layer(tokens, image, asked, where)
@@ -109,7 +109,7 @@ class _Layers(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Draws masks at a quarter of the image's resolution.
+    """The decoder of masks at a quarter of the image's resolution.
 
     Args:
         width: channels of a token.
@@ -138,17 +138,17 @@ class MaskDecoder(nn.Module):
     def forward(
         self, image: Tensor, where: Tensor, tokens: Tensor, dense: Tensor, *, several: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Answer a batch of prompts.
+        """Predict the masks of a batch of prompts.
 
         Args:
             image: embedding ``(B or 1, width, n, n, n)``.
             where: positions of its tokens ``(1, width, n, n, n)``.
-            tokens: of the prompts ``(B, N, width)``.
+            tokens: tokens of the prompts ``(B, N, width)``.
             dense: features of the mask prompts ``(B or 1, width, n, n, n)``.
-            several: the three masks for a doubtful prompt instead of the one for a sure prompt.
+            several: return the three masks for an ambiguous prompt instead of the single one.
 
         Returns:
-            logits ``(B, 1 or 3, 4n, 4n, 4n)`` and the quality (IoU) predicted of each, ``(B, 1)``
+            logits ``(B, 1 or 3, 4n, 4n, 4n)`` and the predicted quality (IoU) of each, ``(B, 1)``
             or ``(B, 3)``.
         """
         asked = torch.cat([self.iou_token.weight, self.mask_tokens.weight])

@@ -1,4 +1,4 @@
-"""The image encoder of SAM-Med3D: a ViT, whose windows are attended to without their padding.
+"""The image encoder of SAM-Med3D: a ViT with window attention that skips the padding.
 
 References:
     Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric medical
@@ -19,7 +19,7 @@ from semisam.backends._sam_med3d.layers import ChannelNorm, TwoLayers
 
 
 class ImageEncoder(nn.Module):
-    """``(B, 1, 16n, 16n, 16n)`` to ``(B, out, n, n, n)``; the published size has n = 8.
+    """A ViT from ``(B, 1, 16n, 16n, 16n)`` to ``(B, out, n, n, n)``; as published, n = 8.
 
     Args:
         width: channels of a token.
@@ -28,8 +28,8 @@ class ImageEncoder(nn.Module):
         out: channels of the embedding.
         patch: voxels per token and axis.
         grid: tokens per axis, ``n``.
-        windows: per block, the window's tokens per axis, at least ``grid``. A window larger than
-            the grid is one that the published code fills up with zeros.
+        windows: per block, the window's tokens per axis, at least ``grid``. The published code pads
+            a window larger than the grid with zeros.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ImageEncoder(nn.Module):
         x = self.patch_embed(image) + self.pos_embed
         for block in self.blocks:
             x = block(x)
-        # A 1x1x1 convolution is a matrix product on the tokens as they lie.
+        # A 1x1x1 convolution is a matrix product on the tokens in their memory order.
         narrow = cast(nn.Conv3d, self.neck[0]).weight.flatten(1)
         x = F.linear(x.to(narrow.dtype), narrow).movedim(-1, 1)
         x = self.neck[2](self.neck[1](x.float()).to(narrow.dtype))
@@ -70,7 +70,7 @@ class ImageEncoder(nn.Module):
 
 
 class _PatchEmbed(nn.Module):
-    """A token per block of voxels; blocks do not overlap, so that it is one matrix product."""
+    """The tokens of non-overlapping blocks of voxels, as one matrix product."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class _Block(nn.Module):
         self.mlp = TwoLayers(width, hidden, F.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, n, n, n, width)`` float32 to itself; only the products may be rounded."""
+        """Map ``(B, n, n, n, width)`` float32 to itself; only the products may be rounded."""
         dtype = self.mlp.lin1.weight.dtype
         x = x + self.attn(self.norm1(x).to(dtype))
         added: Tensor = x + self.mlp(self.norm2(x).to(dtype))
@@ -107,26 +107,26 @@ class WindowAttention(nn.Module):
 
     The published block pads its ``n^3`` tokens with zeros to a window of ``m^3`` (8^3 to 14^3:
     2,744 tokens for 512), after the normalisation, so that every padded token has the bias of
-    ``qkv`` as its query, key and value. What they add to a query's softmax is therefore one key,
-    one value, and a weight that depends on the position bias alone: *one virtual token*, whose
-    bias is the logarithm of the summed exponentials over the padded positions.
+    ``qkv`` as its query, key and value. So they add to a query's softmax one key, one value, and a
+    weight that depends only on the position bias: *one virtual token*, whose bias is the logarithm
+    of the summed exponentials over the padded positions.
 
-    That sum need not be taken position by position. As published, the position bias of query
-    ``(d, h, w)`` and key ``(i, j, k)`` is
+    That sum factorises. As published, the position bias of query ``(d, h, w)`` and key
+    ``(i, j, k)`` is
 
         q[d, h, w] Rd[d, k]  +  q[d, h, i] Rh[h, k]  +  q[d, h, j] Rw[j, k]
 
     (its broadcasts align the second and third term's query with the key, and every term with the
     key's last axis; checkpoints were trained so). For a given ``k`` the second term depends on
-    ``i`` and the third on ``j`` alone: the sum over ``(i, j)`` is a product of two sums, and of its
-    parts only those with ``i``, ``j`` or ``k`` in the padding are kept. ``q[d, h, i]`` in the
-    padding is the padded query.
+    ``i`` and the third only on ``j``: the sum over ``(i, j)`` is a product of two sums. Only its
+    parts with ``i``, ``j`` or ``k`` in the padding are kept. ``q[d, h, i]`` in the padding is the
+    padded query.
 
     Args:
         width: channels of a token.
         heads: attention heads.
         grid: real tokens per axis, ``n``.
-        window: tokens per axis with the padding, ``m``; ``n``: there is none.
+        window: tokens per axis with the padding, ``m``; with ``n`` there is no padding.
     """
 
     rel_pos_d: Tensor
@@ -148,7 +148,7 @@ class WindowAttention(nn.Module):
         tokens, per_head = self.grid**3, width // self.heads
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, per_head).permute(2, 0, 3, 1, 4)
         pad_q, pad_k, pad_v = self.qkv.bias.view(3, 1, self.heads, 1, per_head)
-        # Summed in float32 at least, and so are its exponentials; only the result is rounded.
+        # The bias and its exponentials are summed in at least float32; only the result is rounded.
         exact = torch.promote_types(q.dtype, torch.float32)
         bias = self._bias(q.to(exact), pad_q.to(exact))
         if self.window > self.grid:
@@ -182,7 +182,7 @@ class WindowAttention(nn.Module):
         return bias
 
     def _table(self, rel_pos: Tensor, like: Tensor) -> Tensor:
-        """Return ``(m, m, c)``: the vector of each distance, query by key, in a dtype."""
+        """Return ``(m, m, c)``: the vector of each distance, query by key."""
         at = torch.arange(self.window, device=rel_pos.device)
         return rel_pos.to(like.dtype)[at[:, None] - at + self.window - 1]
 
@@ -193,11 +193,11 @@ def _padded_mass(by_h: Tensor, by_w: Tensor, n: int) -> Tensor:
     Args:
         by_h: ``(..., m, m)``, indexed by ``i`` and ``k``.
         by_w: ``(..., m, m)``, indexed by ``j`` and ``k``.
-        n: positions from ``n`` on are padding; where ``k`` is, every ``(i, j)`` is.
+        n: positions from ``n`` on are padding. If ``k`` is padding, every ``(i, j)`` is.
     """
     h_real, h_pad = by_h[..., :n, :].logsumexp(-2), by_h[..., n:, :].logsumexp(-2)
     w_real, w_pad = by_w[..., :n, :].logsumexp(-2), by_w[..., n:, :].logsumexp(-2)
-    # Sums of positive parts, never the whole less the real part, whose digits would cancel.
+    # Sums of positive parts: subtracting the real part from the whole would cancel digits.
     mass = torch.logaddexp(h_pad + torch.logaddexp(w_real, w_pad), h_real + w_pad)
     mass[..., n:] = torch.logaddexp(mass[..., n:], (h_real + w_real)[..., n:])
     return mass

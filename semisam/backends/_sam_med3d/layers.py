@@ -18,7 +18,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape; each voxel's channels have mean 0 and deviation 1 before scale."""
+        """Normalise each voxel's channels to mean 0 and deviation 1, then scale and shift."""
         last = x.movedim(1, -1)
         return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, 1e-6).movedim(-1, 1)
 

@@ -1,4 +1,4 @@
-"""SAM-Med3D as one module whose keys are those of the published checkpoints.
+"""SAM-Med3D as a module with the keys of the published checkpoints.
 
 References:
     Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric medical
@@ -21,7 +21,7 @@ from semisam.backends._sam_med3d.encoder import ImageEncoder
 from semisam.backends._sam_med3d.prompts import PromptEncoder
 from semisam.core.errors import InputError
 
-# What published checkpoints hold beside tensors: the trainer's settings and its schedule.
+# Published checkpoints hold not only tensors but the trainer's settings and its schedule.
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
     collections.Counter,
@@ -32,9 +32,9 @@ class SamMed3DNet(nn.Module):
     """Image encoder, prompt encoder and mask decoder.
 
     Args:
-        image_encoder: of cubes of ``size`` voxels.
-        prompt_encoder: on the same grid.
-        mask_decoder: of the same width.
+        image_encoder: encoder of cubes of ``size`` voxels.
+        prompt_encoder: encoder of prompts on the same grid.
+        mask_decoder: decoder of the same width.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SamMed3DNet(nn.Module):
 
     @property
     def coarse(self) -> int:
-        """Voxels per axis of a mask that it reads or draws: a quarter of ``size``."""
+        """Voxels per axis of a mask prompt or a predicted mask: a quarter of ``size``."""
         return 4 * self.prompt_encoder.grid
 
     def encode(self, images: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ class SamMed3DNet(nn.Module):
     def decode(
         self, embeddings: Tensor, points: Tensor | None, labels: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """Answer a batch of prompts, each with the same number of points.
+        """Predict the masks of a batch of prompts that have the same number of points.
 
         Args:
             embeddings: ``(B or 1, C, n, n, n)``.
-            points: ``(B, N, 3)`` voxels of the cube; ``None``: no points.
+            points: ``(B, N, 3)`` voxels of the cube, or ``None``.
             labels: ``(B, N)``.
             mask: logits ``(B, 1, coarse, coarse, coarse)``.
 
@@ -81,12 +81,12 @@ class SamMed3DNet(nn.Module):
 
 
 def from_published(state: Mapping[str, Tensor]) -> SamMed3DNet:
-    """Build the network that a published state dict describes, and load it, frozen, for inference.
+    """Build the network of a published state dict, frozen and in evaluation mode.
 
-    Sizes are read from the shapes, so that any size of the architecture opens.
+    The shapes give the sizes, so any size of the architecture loads.
 
     Raises:
-        InputError: keys or shapes are not those of the architecture, or numbers not finite.
+        InputError: keys or shapes are not those of the architecture, or a weight is not finite.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
@@ -94,9 +94,9 @@ def from_published(state: Mapping[str, Tensor]) -> SamMed3DNet:
             net = _skeleton(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(
-            "required is a state dict of SAM-Med3D with its image_encoder, prompt_encoder and "
-            f"mask_decoder, got {len(state)} keys such as {sorted(state)[:2]} "
-            f"({type(error).__name__}: {error}): is it another network's?"
+            "the checkpoint must be a state dict of SAM-Med3D with image_encoder, prompt_encoder "
+            f"and mask_decoder, got {len(state)} keys such as {sorted(state)[:2]} "
+            f"({type(error).__name__}: {error}). Check that it is not another network's."
         ) from error
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
@@ -104,19 +104,21 @@ def from_published(state: Mapping[str, Tensor]) -> SamMed3DNet:
     if unlike:
         first = unlike[0]
         raise InputError(
-            f"required is a state dict of SAM-Med3D, got one where {first} is "
+            f"the checkpoint must be a state dict of SAM-Med3D, got one where {first} is "
             f"{shapes.get(first, 'missing')} instead of {wanted.get(first, 'absent')} "
-            f"({len(unlike)} keys differ): is it another size or network?"
+            f"({len(unlike)} keys differ). Check that it is not another network's."
         )
     floats = {key: value.detach().float() for key, value in state.items()}
     if not all(bool(value.isfinite().all()) for value in floats.values()):
-        raise InputError("required are finite weights of SAM-Med3D, got some that are not")
+        raise InputError(
+            "the checkpoint's weights must be finite, got some that are not. Download it again."
+        )
     net.load_state_dict(floats, assign=True)
     return net.eval().requires_grad_(False)
 
 
 def _skeleton(state: Mapping[str, Tensor]) -> SamMed3DNet:
-    """Return the network of the sizes that a state dict has, without weights."""
+    """Return the network in the sizes of a state dict, without weights."""
     shape = {key: tuple(value.shape) for key, value in state.items()}
     width, _, patch, *_ = shape["image_encoder.patch_embed.proj.weight"]
     grid = shape["image_encoder.pos_embed"][1]
@@ -152,21 +154,24 @@ def _skeleton(state: Mapping[str, Tensor]) -> SamMed3DNet:
 
 
 def load_published(path: Path) -> SamMed3DNet:
-    """Open a published checkpoint file: ``{"model_state_dict": ...}``; nothing in it is executed.
+    """Load a published checkpoint ``{"model_state_dict": ...}`` without executing anything in it.
 
     Raises:
-        InputError: the file is unreadable, cut short, holds what could execute, or another network.
+        InputError: the file is unreadable, truncated, unsafe or another network's.
     """
     if not path.is_file():
-        raise InputError(f"required is a SAM-Med3D checkpoint file, got {path}, which is none")
+        raise InputError(
+            f"checkpoint must be a file of SAM-Med3D, got {path}, which is no file. Check the path."
+        )
     try:
-        # Only these classes beside tensors: a file that names another is refused, not run.
+        # Only tensors and these classes are read: a file that names another class is refused.
         with torch.serialization.safe_globals(_HARMLESS):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile or broken file fails in many ways, all of them one to us
+    except Exception as error:  # a hostile or broken file fails in many ways
         raise InputError(
-            f"{path}: required is a checkpoint of tensors (weights_only), got one that cannot be "
-            f"read so ({_first_line(error)}): it may be cut short or unsafe; download it again"
+            f"{path}: the checkpoint must hold only tensors, got a file that torch.load refuses "
+            f"with weights_only ({_first_line(error)}). It may be truncated or unsafe: download it "
+            "again."
         ) from error
     if isinstance(found, dict) and isinstance(found.get("model_state_dict"), dict):
         found = found["model_state_dict"]
@@ -174,8 +179,8 @@ def load_published(path: Path) -> SamMed3DNet:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
     ):
         raise InputError(
-            f"{path}: required is a dict with model_state_dict, got {type(found).__name__} of "
-            "something else: is it a SAM-Med3D checkpoint?"
+            f"{path}: the checkpoint must hold tensors under model_state_dict, got a "
+            f"{type(found).__name__} of something else. Check that it is SAM-Med3D's."
         )
     try:
         return from_published(found)

@@ -16,7 +16,7 @@ from semisam.backends._sam_med3d.layers import ChannelNorm
 
 
 class _Waves(nn.Module):
-    """Positions in [0, 1]^3 as sines and cosines of random frequencies."""
+    """The encoding of positions in [0, 1]^3 by sines and cosines of random frequencies."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -32,9 +32,9 @@ class _Waves(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Embeds points and a mask on a quarter of the image's resolution.
+    """The embedding of points and of a mask at a quarter of the image's resolution.
 
-    Points are positive or negative: the published model has no embedding of a box.
+    Points are positive or negative. The published model has no embedding of a box.
 
     Args:
         width: channels of a token, a multiple of three.
@@ -71,8 +71,8 @@ class PromptEncoder(nn.Module):
             mask: logits ``(B, 1, 4n, 4n, 4n)``; ``None``: no mask.
 
         Returns:
-            tokens ``(B, N + 1, width)``, one of them saying that no box follows, or, without
-            points, ``(B, 0, width)``; features ``(B or 1, width, n, n, n)``.
+            tokens ``(B, N + 1, width)``, the last of which marks the absence of a box, or
+            ``(B, 0, width)`` without points; features ``(B or 1, width, n, n, n)``.
         """
         if mask is None:
             dense = self.no_mask_embed.weight.view(1, -1, 1, 1, 1)
@@ -89,7 +89,7 @@ class PromptEncoder(nn.Module):
     def grid_encoding(self) -> Tensor:
         """Return the positions of the image's tokens, ``(1, width, n, n, n)``.
 
-        As published, the first two axes are exchanged here, and not for points.
+        As published, the first two axes are exchanged here but not for points.
         """
         at = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
         first, second, third = torch.meshgrid(at, at, at, indexing="ij")

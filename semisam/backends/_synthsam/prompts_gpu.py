@@ -1,4 +1,4 @@
-"""What a prompt says, as `semisam.backends._synthsam.prompts` does, in tensors that never leave a GPU.
+"""The channels of a prompt, as in the module ``prompts``, in tensors that never leave a GPU.
 
 There the walk of one processor through a graph would take longer than the network. Shortest paths
 are found by sweeps instead: along one axis, the best way from either side is a running minimum

@@ -1,1 +1,1 @@
-"""Data sets: the cases there are, their split and their files. One layout, one file."""
+"""Datasets: the cases, their split and their files. One layout, one file."""

@@ -1,4 +1,4 @@
-"""The contract of a dataset: all that an author of a dataset plugin must read."""
+"""The contract of a dataset, for authors of dataset plugins."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from semisam.data.images.preprocessing import Placement, Recipe
 
 @dataclass(frozen=True)
 class Image:
-    """One volume as the network is to see it, intensities already normalised.
+    """One volume as input of the network, with normalised intensities.
 
     Attributes:
-        array: ``(C, *S)`` float32, z-scored or in whatever units the dataset trains on.
-        geometry: spacing in mm per array axis, and origin and direction where known.
-        has_geometry: False where the file carries nothing beyond the spacing.
-        placement: how the grid lies in the file, where the dataset changed it: predictions are
-            written back through it. ``None``: they are written on this grid.
+        array: ``(C, *S)`` float32, z-scored or in the units that the dataset trains on.
+        geometry: spacing in mm per array axis, and origin and direction if known.
+        has_geometry: False if the file has only the spacing.
+        placement: the grid's place in the file, if the dataset changed the grid. Predictions are
+            written to the file's grid through it, and to this grid if it is ``None``.
     """
 
     array: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Image:
 class Split:
     """Names of the training and the test cases, in the order of the published lists.
 
-    The first N training cases that have a label are the labeled ones unless a run draws a seeded
+    The labeled cases are the first N training cases with a label, unless a run draws a seeded
     subset.
     """
 
@@ -49,24 +49,24 @@ class Split:
 class Dataset(ABC):
     """A set of cases with a fixed split.
 
-    A subclass takes a path (or none, where it makes its data) and keyword-only options, and sets
-    the instance attributes below in its constructor, which is to be cheap: it may read lists and
-    headers, never volumes. Every method can be called from several threads at once.
+    A subclass takes a path (unused if it makes its data) and keyword-only options. Its constructor
+    sets the instance attributes below. It must be fast: it may read lists and headers, but no
+    volume. All methods must be thread-safe.
 
-    ``image`` must not touch the label: the labels of unlabeled cases are never read.
+    ``image`` must not read the label, because labels of unlabeled cases are never read.
 
     Attributes:
         num_classes: classes counting background, at least 2.
         channels: image channels C.
         class_names: one name per class, the background's first.
-        suggested: run settings that fit the data, used where the user gives none; may be empty.
-        recipe: what makes an image of a scan, where it is the same for every case: a new scan goes
-            the same way. ``None``: the files are images already.
+        suggested: run settings that fit the data, for options that the user does not give.
+        recipe: the preprocessing from scan to image, if it is the same for every case and for a
+            new scan. ``None`` if the files already hold images.
     """
 
     name: ClassVar[str]
     note: str = ""
-    """What a table must say of it, for example that the crop is around the truth."""
+    """A remark for every table, for example that the crop is around the truth."""
 
     num_classes: int
     channels: int
@@ -79,16 +79,16 @@ class Dataset(ABC):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether the folder looks like this dataset's layout; reads no volume."""
+        """Return whether the folder has this dataset's layout, without reading a volume."""
         return False
 
     @abstractmethod
     def split(self) -> Split:
-        """Return the published (or made) split."""
+        """Return the published or drawn split."""
 
     @abstractmethod
     def image(self, case: str) -> Image:
-        """Read one image, and nothing of its label.
+        """Read one image, but not its label.
 
         Raises:
             InputError: the file is missing or unreadable.
@@ -111,34 +111,34 @@ class Dataset(ABC):
         """Return the case's file name for error messages."""
 
     def files(self, case: str) -> tuple[Path, ...]:
-        """Return the files (or DICOM folders) that a case is made of, its label's included.
+        """Return the files (or DICOM folders) of a case, including its label.
 
-        A prepared copy of the case is as new as these are.
+        A prepared copy of the case is outdated if one of them changes.
         """
         path = Path(self.source(case))
         return (path,) if path.exists() else ()
 
 
 def as_label(array: NDArray[Any], source: str) -> NDArray[np.uint8]:
-    """Convert a label map as read to uint8 without a silent wrap-around.
+    """Convert a label to uint8 without wrap-around.
 
     Args:
         array: ``(*S)`` of any numeric type.
         source: the file's name for the message.
 
     Raises:
-        InputError: a value is no integer in 0..255 (256 would become background).
+        InputError: a value is not an integer from 0 to 255 (256 would become background).
     """
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
-    bad = ~((array >= 0) & (array <= 255))  # so written that NaN counts as bad
+    bad = ~((array >= 0) & (array <= 255))  # in this form NaN counts as bad
     if array.dtype.kind == "f":
         bad |= array != np.floor(array)
     if bad.any():
         raise InputError(
-            f"{source}: a label must hold integers from 0 to 255, got {array[bad].flat[0]}; "
-            "write the class numbers 0, 1, 2, ... as the label"
+            f"{source}: a label must hold integers from 0 to 255, got {array[bad].flat[0]}. "
+            "Write the class numbers 0, 1, 2, ... as the label."
         )
     return array.astype(np.uint8)

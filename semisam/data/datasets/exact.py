@@ -1,9 +1,9 @@
-"""Random fields whose every bit is the same on every machine.
+"""Random fields that are bit-identical on every machine.
 
-The random numbers are raw words of a counter-based generator, which numpy guarantees for good, and
-the arithmetic is element-wise addition, multiplication, division and square root, which IEEE 754
-fixes to the bit; mean and deviation come from integers. No ``exp``, no ``sin``, no BLAS, no FFT:
-those differ in the last bit between processors.
+The random numbers are raw words of a counter-based generator, which NumPy guarantees to keep. The
+arithmetic is element-wise addition, multiplication, division and square root, which IEEE 754
+defines to the bit. Mean and deviation come from integers. ``exp``, ``sin``, BLAS and FFT are not
+used, because they differ in the last bit between processors.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Field = NDArray[np.float32]
 _WORDS_DEVIATION = 65536 / math.sqrt(3)  # of the sum of four 16-bit words
 
 
-class Draws:
-    """Random numbers of one stream, named by a seed and an index.
+class ExactRandom:
+    """A stream of random numbers, identified by a seed and an index.
 
     Args:
         seed: a non-negative integer.
-        index: a non-negative integer; each index has a stream of its own.
+        index: a non-negative integer; each index has its own stream.
     """
 
     def __init__(self, seed: int, index: int) -> None:
         self._bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(index,)))
 
     def uniform(self, low: float, high: float) -> float:
-        """Draw from ``low`` to ``high``."""
+        """Draw a number from ``low`` to ``high``."""
         return low + (high - low) * float((int(self._bits.random_raw()) >> 11) * 2.0**-53)
 
     def whole(self, low: int, high: int) -> int:
-        """Draw from ``low`` to ``high``, both included."""
+        """Draw an integer from ``low`` to ``high``, both included."""
         return low + int(self.uniform(0, high - low + 1))
 
     def uniforms(self, shape: tuple[int, ...]) -> Field:
@@ -43,7 +43,7 @@ class Draws:
         return (words.astype(np.float32) * 2.0**-23 - 1.0).reshape(shape)
 
     def normals(self, shape: tuple[int, ...]) -> Field:
-        """Draw nearly normal numbers of deviation 1: sums of four 16-bit words."""
+        """Draw approximately normal numbers of deviation 1: sums of four 16-bit words."""
         words = self._bits.random_raw(math.prod(shape)).view(np.uint16).reshape(-1, 4)
         total = words[:, 0].astype(np.int32)
         for column in range(1, 4):
@@ -76,7 +76,7 @@ def _spline(field: Field, axis: int, n: int, count: int) -> Field:
 
 
 def blurred(image: Field) -> Field:
-    """Average with the neighbours along each axis by (1, 2, 1) / 4; the border repeats."""
+    """Average with the neighbours along each axis by (1, 2, 1) / 4, repeating the border."""
     for axis in range(image.ndim):
         padded = np.pad(image, [(int(a == axis),) * 2 for a in range(image.ndim)], mode="edge")
         n = image.shape[axis]
@@ -86,7 +86,7 @@ def blurred(image: Field) -> Field:
 
 
 def z_scored(image: Field) -> Field:
-    """Round to grey values as a scanner stores them, then subtract the mean and divide."""
+    """Round to grey values as a scanner stores them, then scale to mean 0 and deviation 1."""
     grey = np.rint(image * 1000.0).astype(np.int64)
     count, total, squares = grey.size, int(grey.sum()), int((grey * grey).sum())
     mean = total / count

@@ -1,4 +1,4 @@
-"""A folder of scans with their labels beside them."""
+"""A folder of scans and their labels."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _OTHERS_PER_CASE = ("mri_norm2.h5", "lgemri.nrrd")
 
 
 class ScanFolder(ScanDataset):
-    """Images and labels side by side, by one rule: the label of a case is ``<case>_label``.
+    """A folder in which the label of a case is named ``<case>_label``.
 
-    ``<folder>/<case>.<ending>`` is an image, or ``<folder>/<case>/`` with the slices of one DICOM
-    series; ``<folder>/<case>_label.<ending>`` is its label. Any format that SimpleITK reads will
-    do, and the two need not be of one format. A case without a label file is unlabeled. The names
-    of the foreground classes stand in ``classes.list``, one a line, or in the option ``classes``;
-    without either there is one. Several channels are several values per voxel in one file.
+    An image is ``<folder>/<case>.<ending>``, or ``<folder>/<case>/`` with the slices of one DICOM
+    series. Its label is ``<folder>/<case>_label.<ending>``. SimpleITK must read both formats, which
+    may differ. A case without a label file is unlabeled. The names of the foreground classes are in
+    ``classes.list``, one per line, or in the option ``classes``; without both there is one class.
+    Several channels are several values per voxel in one file.
     """
 
     name: ClassVar[str] = "folder"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether an image lies directly in the folder, and no other layout's file."""
+        """Return whether the folder holds an image and no file of another layout."""
         if any((path / other).exists() for other in _OTHERS):
             return False
         if any(any(path.glob(f"*/{name}")) for name in _OTHERS_PER_CASE):
-            return False  # a picture beside another layout does not make it this one
+            return False  # another layout with a picture in it
         return any(_case_of(entry) is not None for entry in path.iterdir())
 
     @classmethod
@@ -60,8 +60,8 @@ class ScanFolder(ScanDataset):
                 faults.append(
                     Fault(
                         str(entry),
-                        f"a case must have one image and one label, got {kind[case].name} too",
-                        "take one of them out of the folder",
+                        f"a case must have one image and one label, got also {kind[case].name}",
+                        "remove one of them from the folder",
                     )
                 )
                 continue
@@ -69,7 +69,7 @@ class ScanFolder(ScanDataset):
         faults += [
             Fault(
                 str(labels[case]),
-                f"a label needs an image, got no {case} of any image format",
+                f"a label must have an image, got no {case} of any image format",
                 "add the image or correct the name",
             )
             for case in sorted(set(labels) - set(images))
@@ -77,7 +77,7 @@ class ScanFolder(ScanDataset):
         if not images:
             raise InputError(
                 f"{path}: a folder must hold images <case>.nii.gz (or .nrrd, .mha, a DICOM folder "
-                f"...), got none; their labels are <case>{LABEL_ENDING}.nii.gz"
+                f"...), got none. Their labels are <case>{LABEL_ENDING}.nii.gz."
             )
         cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
         names = classes or _read_classes(path / CLASSES)
@@ -87,7 +87,7 @@ class ScanFolder(ScanDataset):
 
 
 def _case_of(entry: Path) -> str | None:
-    """Return the name that an entry has as an image or a label; ``None`` of others."""
+    """Return the name of an image or a label without its ending; ``None`` for other entries."""
     if entry.name.startswith("."):
         return None
     if entry.is_dir():
@@ -102,7 +102,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     names = tuple(name for name in names if name)
     if not names or len(set(names)) != len(names) or "background" in names:
         raise InputError(
-            f"{path}: it must name the foreground classes 1, 2, ..., one a line and each once, got "
-            f"{', '.join(names) or 'none'}; leave the background out"
+            f"{path}: it must name the foreground classes 1, 2, ..., one per line and each once, "
+            f"got {', '.join(names) or 'none'}. Leave the background out."
         )
     return names

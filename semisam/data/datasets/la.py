@@ -1,4 +1,4 @@
-"""Left atrium scans in the layout that UA-MT published and most later work trains on."""
+"""Left atrium scans in the layout published with UA-MT and used in most later work."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class LeftAtrium(Dataset):
     """The 2018 Atrial Segmentation Challenge as published with UA-MT (Yu et al., MICCAI 2019).
 
     Layout: ``<path>/<case>/mri_norm2.h5`` with the keys ``image``, float32 ``(W, H, D)``, z-scored,
-    and ``label``, 0 or 1, beside the lists ``train.list`` and ``test.list`` with one case a line.
-    The published files were cropped in the plane around the truth, of test cases too; their
-    results are therefore not those of a full scan, which `note` says in every table.
+    and ``label``, 0 or 1; the lists ``train.list`` and ``test.list`` have one case per line. The
+    published files, those of test cases too, are cropped in the plane around the truth. So the
+    results are not those of a full scan; `note` adds this to every table.
 
     Args:
         path: the folder with the lists.
-        spacing: isotropic voxel size in mm. An attribute ``spacing`` of the h5 file goes before
-            it; without either it is 0.625 mm, or 1.25 mm where there are 44 slices (the published
-            volumes all have 88 slices of 0.625 mm).
+        spacing: isotropic voxel size in mm. An attribute ``spacing`` of the h5 file has priority.
+            The default is 0.625 mm, or 1.25 mm for 44 slices (the published volumes all have 88
+            slices of 0.625 mm).
 
     Raises:
         InputError: a list is missing, empty, names a case twice or one outside the folder.
@@ -45,13 +45,13 @@ class LeftAtrium(Dataset):
     def __init__(self, path: Path | None = None, *, spacing: float | None = None) -> None:
         if path is None:
             raise InputError(
-                "the left atrium dataset requires a folder with train.list, test.list and "
-                f"<case>/{FILE_NAME}, got no path; give its path"
+                "the path of the dataset la must be a folder with train.list, test.list and "
+                f"<case>/{FILE_NAME}, got no path. Give it with --data."
             )
         if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
             raise InputError(
-                f"spacing must be a positive number of mm, got {spacing}; leave it out for "
-                f"{PUBLISHED_SPACING}"
+                f"spacing must be a positive number of mm, got {spacing}. Leave it out for "
+                f"{PUBLISHED_SPACING}."
             )
         super().__init__(path)
         self.folder = path
@@ -64,7 +64,7 @@ class LeftAtrium(Dataset):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether there are a ``train.list`` and a ``<case>/mri_norm2.h5``."""
+        """Return whether the folder holds ``train.list`` and a ``<case>/mri_norm2.h5``."""
         return (path / "train.list").is_file() and any(path.glob(f"*/{FILE_NAME}"))
 
     def split(self) -> Split:
@@ -72,7 +72,7 @@ class LeftAtrium(Dataset):
         return self._split
 
     def image(self, case: str) -> Image:
-        """Read the ``image`` of one file, ``(1, W, H, D)``, and nothing of its ``label``."""
+        """Read the ``image`` of one file, ``(1, W, H, D)``, but not its ``label``."""
         with _opened(self._file(case), self.source(case)) as file:
             node = _node(file, "image", self.source(case))
             array = node[()].astype(np.float32, copy=False)
@@ -80,7 +80,7 @@ class LeftAtrium(Dataset):
         if array.ndim != 3:
             raise InputError(
                 f"{self.source(case)}: 'image' must be a volume (W, H, D), got shape "
-                f"{array.shape}; write the file anew"
+                f"{array.shape}. Write the file again."
             )
         spacing = self._spacing(given, array.shape[2], self.source(case))
         return Image(array[None], Geometry(spacing=spacing), has_geometry=False)
@@ -104,15 +104,15 @@ class LeftAtrium(Dataset):
         return self.folder / case / FILE_NAME
 
     def _suggest(self) -> dict[str, Any]:
-        """Return the paper's 80 mm patch and a laptop's schedule where the scans are halved.
+        """Return the paper's 80 mm patch and a laptop's schedule for half-resolution scans.
 
-        The published full-resolution volumes take the paper's settings as they are.
+        Full-resolution volumes need no suggestion: the paper's settings fit them.
         """
         try:
             with h5py.File(self._file(self._split.train[0])) as file:
                 depth = int(file["image"].shape[2])
         except (OSError, KeyError, AttributeError, IndexError):
-            return {}  # the check of the volumes will say what is wrong with it
+            return {}  # the check of the volumes reports the fault
         return {"patch": (64, 64, 48), "iterations": 1000} if depth == HALF_DEPTH else {}
 
     def _spacing(self, given: Any, depth: int, source: str) -> tuple[float, ...]:
@@ -126,25 +126,26 @@ class LeftAtrium(Dataset):
         if len(values) not in (1, 3) or not all(math.isfinite(v) and v > 0 for v in values):
             raise InputError(
                 f"{source}: the attribute 'spacing' must be one or three positive numbers of mm, "
-                f"got {given}; correct or remove it"
+                f"got {given}. Correct or remove it."
             )
         return values if len(values) == 3 else values * 3
 
 
 @contextmanager
 def _opened(path: Path, source: str) -> Iterator[h5py.File]:
-    """Open an h5 file for reading; what h5py then raises is told in one sentence."""
+    """Open an h5 file for reading and turn an error of h5py into an `InputError`."""
     if not path.is_file():
         raise InputError(
-            f"{source}: the file is missing; copy it there or take its case out of the list"
+            f"{source}: the file must exist, got none. Copy it there or remove its case from the "
+            "list."
         )
     try:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{source}: the file must be a whole HDF5 file, got '{error}'; it seems cut off or "
-            "damaged, copy it again"
+            f"{source}: the file must be a complete HDF5 file, got '{error}'. It may be truncated: "
+            "copy it again."
         ) from error
 
 
@@ -153,8 +154,8 @@ def _node(file: h5py.File, key: str, source: str) -> h5py.Dataset:
     if not isinstance(node, h5py.Dataset):
         keys = ", ".join(sorted(file)) or "none"
         raise InputError(
-            f"{source}: the file must have the key '{key}', got the keys: {keys}; write it anew "
-            "with 'image' and 'label'"
+            f"{source}: the file must have the key '{key}', got the keys: {keys}. Write it again "
+            "with 'image' and 'label'."
         )
     return node
 
@@ -164,8 +165,8 @@ def _read_split(path: Path) -> Split:
     both = sorted(set(train) & set(test))
     if both:
         raise InputError(
-            f"{path}: no case may be in both train.list and test.list, got {both[0]}; take it out "
-            "of one of them"
+            f"{path}: no case may be in both train.list and test.list, got {both[0]}. Remove it "
+            "from one of them."
         )
     return Split(train, test)
 
@@ -173,7 +174,8 @@ def _read_split(path: Path) -> Split:
 def _read_list(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise InputError(
-            f"{path}: the list is missing; write one case a line, as in the published layout"
+            f"{path}: the list must exist, got none. Write one case per line, as in the published "
+            "layout."
         )
     cases: dict[str, None] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -182,19 +184,19 @@ def _read_list(path: Path) -> tuple[str, ...]:
             continue
         if not _stays_inside(case):
             raise InputError(
-                f"{path}: a case must be a folder beside the list, got '{line.strip()}'; give its "
-                "name relative to the list, without '..'"
+                f"{path}: a case must be a folder next to the list, got '{line.strip()}'. Give its "
+                "name relative to the list, without '..'."
             )
         if case in cases:
-            raise InputError(f"{path}: each case may be listed once, got {case} twice; remove one")
+            raise InputError(f"{path}: each case may be listed once, got {case} twice. Remove one.")
         cases[case] = None
     if not cases:
-        raise InputError(f"{path}: the list must name at least one case, got none; add one")
+        raise InputError(f"{path}: the list must name at least one case, got none. Add one.")
     return tuple(cases)
 
 
 def _stays_inside(case: str) -> bool:
-    """Return whether a name is relative and never climbs, read as POSIX and as Windows would."""
+    """Return whether a name stays in its folder, by the rules of POSIX and of Windows."""
     windows = PureWindowsPath(case)
     absolute = PurePosixPath(case).is_absolute() or bool(windows.drive or windows.root)
     return bool(windows.parts) and not absolute and ".." not in windows.parts

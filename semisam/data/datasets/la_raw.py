@@ -1,4 +1,4 @@
-"""The 2018 Atrial Segmentation Challenge as its organisers gave it out."""
+"""The 2018 Atrial Segmentation Challenge as distributed by its organisers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _FOREGROUND = 255
 
 
 class RawLeftAtrium(ScanDataset):
-    """Whole scans of the left atrium, not cropped around the truth as the published copy is.
+    """Whole scans of the left atrium, without the published copy's crop around the truth.
 
     Layout: ``<path>/<case>/lgemri.nrrd`` and ``laendo.nrrd`` with 255 as the atrium, or the same
     in the folders ``Training Set`` and ``Testing Set``, which are then the split. The published
-    ``train.list`` and ``test.list`` beside the cases are taken as they are.
+    ``train.list`` and ``test.list`` can be added to the folder unchanged.
     """
 
     name: ClassVar[str] = "la-raw"
     note: str = "LA 2018, whole scans"
-    aligned_labels: bool = False  # the challenge's labels were written without a place
+    aligned_labels: bool = False  # the challenge's label files have no origin and direction
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether there is a ``<case>/lgemri.nrrd``, directly or in ``Training Set``."""
+        """Return whether the folder or its ``Training Set`` holds a ``<case>/lgemri.nrrd``."""
         return any(any(folder.glob(f"*/{IMAGE}")) for folder in (path, path / _TRAINING))
 
     @classmethod
@@ -40,7 +40,7 @@ class RawLeftAtrium(ScanDataset):
         """Find the cases' folders."""
         parts = [sorted(p.glob(f"*/{IMAGE}")) for p in (path, path / _TRAINING, path / _TESTING)]
         if not any(parts):
-            raise InputError(f"{path}: there must be <case>/{IMAGE}, got none; give their folder")
+            raise InputError(f"{path}: there must be <case>/{IMAGE}, got none. Give their folder.")
         cases: dict[str, ScanFiles] = {}
         faults: list[Fault] = []
         for image in (image for part in parts for image in part):
@@ -48,7 +48,7 @@ class RawLeftAtrium(ScanDataset):
             if case in cases:
                 faults.append(
                     Fault(
-                        str(image), f"each case may be there once, got {case} twice", "remove one"
+                        str(image), f"each case must be there once, got {case} twice", "remove one"
                     )
                 )
             cases[case] = ScanFiles((image,), label if label.is_file() else None)

@@ -20,20 +20,20 @@ _MOST_CLASSES = 255
 
 
 class Decathlon(ScanDataset):
-    """A folder with ``dataset.json``, ``imagesTr`` and ``labelsTr``, as MSD and nnU-Net have them.
+    """A folder with ``dataset.json``, ``imagesTr`` and ``labelsTr``, as in MSD and nnU-Net.
 
-    Image files are ``<case>.nii.gz``, with the channels along a fourth axis, or one file per
-    channel, ``<case>_0000.nii.gz`` and on; labels are ``<case>.nii.gz``; any ending that SimpleITK
-    reads will do. Names of classes and channels come from ``dataset.json``; a channel named CT is
-    windowed. Cases of ``imagesTr`` without a label are unlabeled; so are those of ``imagesTs``,
-    unless all of them have a label in ``labelsTs``: then they are the test cases.
+    An image is ``<case>.nii.gz`` with the channels along a fourth axis, or one file per channel,
+    ``<case>_0000.nii.gz`` and so on. A label is ``<case>.nii.gz``. Any ending that SimpleITK reads
+    is accepted. ``dataset.json`` names classes and channels; a channel named CT is windowed. Cases
+    of ``imagesTr`` without a label are unlabeled. Cases of ``imagesTs`` are the test cases if all
+    of them have a label in ``labelsTs``, and unlabeled otherwise.
     """
 
     name: ClassVar[str] = "msd"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether there are ``dataset.json`` and ``imagesTr``."""
+        """Return whether the folder holds ``dataset.json`` and ``imagesTr``."""
         return (path / DESCRIPTION).is_file() and (path / TRAIN).is_dir()
 
     @classmethod
@@ -43,14 +43,14 @@ class Decathlon(ScanDataset):
         raw = read_json(about)
         if not isinstance(raw, dict):
             raise InputError(
-                f"{about}: an object is required, got {type(raw).__name__}; correct it"
+                f"{about}: the file must hold an object, got {type(raw).__name__}. Correct it."
             )
         modalities = _modalities(raw, about)
         names = ("background", *classes) if classes else _class_names(raw, about)
         faults = [
             Fault(
                 str(about),
-                f"a listed file must lie within the dataset, got '{name}'",
+                f"a listed file must be in the dataset's folder, got '{name}'",
                 "give its path relative to dataset.json, without '..'",
             )
             for name in _listed(raw)
@@ -62,27 +62,27 @@ class Decathlon(ScanDataset):
         faults += [
             Fault(
                 str(path / TEST),
-                f"a case may be in one of {TRAIN} and {TEST}, got {case} in both",
-                "take it out of one of them",
+                f"a case must be in one of {TRAIN} and {TEST}, got {case} in both",
+                "remove it from one of them",
             )
             for case in sorted(set(train) & set(test))
         ]
         if not train:
-            raise InputError(f"{path / TRAIN}: there must be images, got none; add them")
-        # Test images with labels are held out; without, they are what an unlabeled case is.
+            raise InputError(f"{path / TRAIN}: there must be images, got none. Add them.")
+        # Test images with labels are held out; without labels they are unlabeled training cases.
         held_out = bool(test) and all(files.label is not None for files in test.values())
         split = Split(tuple(train), tuple(test)) if held_out else None
         return Layout({**test, **train}, names, modalities, split, tuple(faults))
 
 
 def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFiles], list[Fault]]:
-    """Return the cases of one folder of images and one of labels, by name."""
+    """Return the cases of a folder of images and a folder of labels, by name."""
     by_label = {name: path for path, name in _files(labels)}
     plain: dict[str, Path] = {}
     by_channel: dict[str, dict[int, Path]] = {}
     for path, name in _files(images):
         match = _CHANNEL.search(name)
-        # A label of the very same name says that the digits belong to the case.
+        # If a label has the same name, the digits belong to the case's name.
         if match and name not in by_label:
             by_channel.setdefault(name[: match.start()], {})[int(match[1])] = path
         else:
@@ -96,7 +96,7 @@ def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFil
                     str(images / name),
                     f"a case must have the channels _0000 to _{channels - 1:04d} that "
                     f"{DESCRIPTION} names, got {', '.join(f'_{n:04d}' for n in sorted(found))}",
-                    "add the missing files or take the case out",
+                    "add the missing files or remove the case",
                 )
             )
             continue
@@ -104,8 +104,8 @@ def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFil
     faults += [
         Fault(
             str(by_label[name]),
-            f"a label needs an image, got none of that name in {images.name}",
-            "add the image or take the label out",
+            f"a label must have an image, got no image of its name in {images.name}",
+            "add the image or remove the label",
         )
         for name in sorted(set(by_label) - set(plain) - set(by_channel))
     ]
@@ -113,7 +113,7 @@ def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFil
 
 
 def _files(folder: Path) -> list[tuple[Path, str]]:
-    """Return the image files of a folder and their names without ending; hidden ones not."""
+    """Return the visible image files of a folder and their names without ending."""
     if not folder.is_dir():
         return []
     found = []
@@ -125,7 +125,7 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _missing(raw: Mapping[str, Any], folder: Path, cases: Mapping[str, ScanFiles]) -> list[Fault]:
-    """Return a fault per training case that ``dataset.json`` lists and the folders lack."""
+    """Return a fault for each training case of ``dataset.json`` that is missing in the folders."""
     faults = []
     for entry in raw.get("training") or ():
         image = entry.get("image") if isinstance(entry, dict) else entry
@@ -138,8 +138,8 @@ def _missing(raw: Mapping[str, Any], folder: Path, cases: Mapping[str, ScanFiles
                 faults.append(
                     Fault(
                         str(folder / DESCRIPTION),
-                        f"every file listed must be there, got no {kind} '{given}'",
-                        "copy it there or take it out of the list",
+                        f"every listed file must exist, got no {kind} '{given}'",
+                        "copy it there or remove it from the list",
                     )
                 )
     return faults
@@ -168,7 +168,7 @@ def _class_names(raw: Mapping[str, Any], about: Path) -> tuple[str, ...]:
     if not whole or len(set(names)) != count or "ignore" in names:
         raise InputError(
             f"{about}: 'labels' must name the classes 0 (background), 1, 2, ... once each, got "
-            f"{labels}; regions of several classes and 'ignore' are not supported: renumber them"
+            f"{labels}. Renumber them, without regions of several classes and without 'ignore'."
         )
     return names
 
@@ -178,14 +178,14 @@ def _modalities(raw: Mapping[str, Any], about: Path) -> tuple[Modality, ...]:
     channels = raw.get("channel_names", raw.get("modality"))
     if not isinstance(channels, dict) or not channels:
         raise InputError(
-            f"{about}: 'channel_names' (or 'modality') must name the channels, got {channels}; "
-            'write for example {"0": "MRI"}'
+            f"{about}: 'channel_names' (or 'modality') must name the channels, got {channels}. "
+            'Write for example {"0": "MRI"}.'
         )
     try:
         ordered = [str(channels[key]) for key in sorted(channels, key=int)]
     except ValueError:
         raise InputError(
-            f"{about}: channels must be numbered 0, 1, ..., got {list(channels)}; renumber them"
+            f"{about}: channels must be numbered 0, 1, ..., got {list(channels)}. Renumber them."
         ) from None
     known: dict[str, Modality] = {"ct": "ct", "nonorm": "none"}
     return tuple(known.get(name.strip().lower(), "mr") for name in ordered)

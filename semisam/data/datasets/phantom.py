@@ -1,7 +1,7 @@
-"""Made-up scans that look like the left atrium data, on demand and the same on every machine.
+"""Synthetic scans that resemble the left atrium data, bit-identical on every machine.
 
-A thresholded blood pool is not the answer: an irregular chamber with three to five veins lies
-among other chambers and vessels of like intensity, so that shape and place must be learned.
+Thresholding does not solve them: an irregular chamber with three to five veins is among other
+chambers and vessels of similar intensity. So shape and place must be learned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split
-from semisam.data.datasets.exact import Draws, Field, blurred, z_scored
+from semisam.data.datasets.exact import ExactRandom, Field, blurred, z_scored
 from semisam.data.images.files import Geometry
 
 Point = tuple[float, float, float]
@@ -25,19 +25,19 @@ Point = tuple[float, float, float]
 SPACING = 1.25
 MIN_SIZE = 32
 _CLASS_NAMES = ("background", "atrium", "second chamber", "aorta", "ventricle")
-_FIRST_TEST = 1 << 20  # test cases stay the same whatever the number of training cases
+_FIRST_TEST = 1 << 20  # test cases do not depend on the number of training cases
 _WALL = 0.02  # of the size: about one voxel
 
 
 class Phantom(Dataset):
-    """Seeded scans like those of the left atrium, made when asked for.
+    """Seeded synthetic scans that resemble those of the left atrium, made on access.
 
     A case is a pure function of (seed, index): shape, anatomy, contrast, noise. Volumes differ
     slightly in shape, about ``size`` x ``size`` x 3/4 ``size`` voxels of 1.25 mm, are z-scored
     and hold 5 to 15 % foreground in class 1.
 
     Args:
-        path: not used; a phantom is no folder.
+        path: not used.
         cases: training cases.
         test_cases: test cases; they do not depend on the number of training cases.
         classes: 2 labels the atrium, 3 a second chamber too, 4 the aorta, 5 the ventricle.
@@ -72,8 +72,8 @@ class Phantom(Dataset):
         ):
             if not low <= value <= high:
                 raise InputError(
-                    f"{option} of the phantom must be from {low} to {high}, got {value}; "
-                    "choose a number in that range"
+                    f"{option} of the phantom must be from {low} to {high}, got {value}. "
+                    "Choose a number in that range."
                 )
         self.num_classes = classes
         self.channels = 1
@@ -86,7 +86,7 @@ class Phantom(Dataset):
         self._split = Split(tuple(train), tuple(test))
 
     def split(self) -> Split:
-        """Return ``train_000`` and on, ``test_000`` and on."""
+        """Return the cases ``train_000``, ... and ``test_000``, ..."""
         return self._split
 
     def image(self, case: str) -> Image:
@@ -104,7 +104,7 @@ class Phantom(Dataset):
         return True
 
     def source(self, case: str) -> str:
-        """Return what an error message calls the case."""
+        """Return the case's name for error messages."""
         return f"phantom {case} (seed {self.seed})"
 
 
@@ -117,11 +117,11 @@ def make_case(
         The image ``(W, H, D)``, z-scored, and the label ``(W, H, D)`` with 0 background, 1 atrium
         and its veins, 2 second chamber, 3 aorta, 4 ventricle.
     """
-    rng = Draws(seed, index)
+    rng = ExactRandom(seed, index)
     shape = tuple(int(size * part) + rng.whole(-3, 3) for part in (1.0, 1.0, 0.75))
     body = _anatomy(rng, shape, size)
     label = np.zeros(shape, np.uint8)
-    # The atrium last: where two structures meet, it wins.
+    # The atrium comes last, so it overwrites the others where they meet.
     for number, field in ((4, body.ventricle), (3, body.aorta), (2, body.second), (1, body.atrium)):
         label[field < 0] = number
     return _scan(rng, body, label), label
@@ -129,7 +129,7 @@ def make_case(
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """One field per structure, about the distance to its surface, negative inside.
+    """The anatomy as one field per structure: about the distance to its surface, negative inside.
 
     Lengths are in units of the size, with the origin near the middle of the volume.
     """
@@ -143,8 +143,8 @@ class _Anatomy:
     spine: Field
 
 
-def _anatomy(rng: Draws, shape: tuple[int, ...], size: int) -> _Anatomy:
-    """Draw a body: a common layout, shifted, turned, bent, with sizes and vessels of its own."""
+def _anatomy(rng: ExactRandom, shape: tuple[int, ...], size: int) -> _Anatomy:
+    """Draw a body: the common layout, shifted, rotated and bent, with random sizes and vessels."""
     grid = _bent_grid(rng, shape, size)
     u = rng.uniform
     rough = rng.smooth(shape, 7)
@@ -181,7 +181,7 @@ def _anatomy(rng: Draws, shape: tuple[int, ...], size: int) -> _Anatomy:
         ((u(-0.1, 0), behind + 0.15, -0.6), (u(-0.1, 0), behind + 0.13, 0.6)), 0.1, 0.1
     ).field(grid)
     lung = 0.38 + u(-0.03, 0.03) - abs(grid[0]) + 0.06 * rng.smooth(shape, 4)
-    # A wall parts the chambers, so that no two touch.
+    # A wall separates the chambers, so that no two touch.
     second = np.maximum(second, 1.5 * _WALL - atrium)
     aorta = np.maximum(aorta, _WALL - np.minimum(atrium, second))
     muscle = ventricle - u(0.03, 0.05)
@@ -189,7 +189,7 @@ def _anatomy(rng: Draws, shape: tuple[int, ...], size: int) -> _Anatomy:
     return _Anatomy(atrium, second, aorta, ventricle, muscle, lung, spine)
 
 
-def _bent_grid(rng: Draws, shape: tuple[int, ...], size: int) -> tuple[Field, Field, Field]:
+def _bent_grid(rng: ExactRandom, shape: tuple[int, ...], size: int) -> tuple[Field, Field, Field]:
     """Return the three coordinates of each voxel in the common layout."""
     axes = [
         ((np.arange(n, dtype=np.float32) - 0.5 * (n - 1)) / size + rng.uniform(-0.04, 0.04))
@@ -215,7 +215,7 @@ def _ellipsoid(grid: tuple[Field, Field, Field], centre: Point, radii: Point) ->
 
 @dataclass(frozen=True)
 class _Tube:
-    """A chain of straight pieces whose radius goes evenly from ``start`` to ``end``."""
+    """A chain of straight pieces whose radius changes linearly from ``start`` to ``end``."""
 
     points: Sequence[Point]
     start: float
@@ -236,12 +236,12 @@ class _Tube:
             piece = distance - (self.start + slope * n) - slope * t
             result = piece if result is None else np.minimum(result, piece)
         if result is None:
-            raise ValueError("a tube needs two points")
+            raise ValueError(f"a tube must have at least 2 points, got {len(self.points)}.")
         return result
 
 
-def _veins(rng: Draws, centre: Point, radii: Point) -> list[_Tube]:
-    """Draw three to five veins that leave the atrium sideways and backwards."""
+def _veins(rng: ExactRandom, centre: Point, radii: Point) -> list[_Tube]:
+    """Draw three to five veins that leave the atrium to the sides and to the back."""
     u = rng.uniform
     corners = [(-1, 1), (1, 1), (-1, -1), (1, -1)][: rng.whole(3, 4)]
     if rng.whole(0, 2) == 0:
@@ -267,8 +267,8 @@ def _veins(rng: Draws, centre: Point, radii: Point) -> list[_Tube]:
     return veins
 
 
-def _scan(rng: Draws, body: _Anatomy, label: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Paint a body as a scanner would see it: contrast, partial volume, bias field, noise."""
+def _scan(rng: ExactRandom, body: _Anatomy, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Simulate the scan of a body: contrast, partial volume, bias field, noise."""
     u = rng.uniform
     shape = label.shape
     texture = rng.smooth(shape, 12)

@@ -1,4 +1,4 @@
-"""What ``semisam data prepare`` wrote, read a patch at a time."""
+"""The output of ``semisam data prepare``, read by memory mapping."""
 
 from __future__ import annotations
 
@@ -13,46 +13,55 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.splits import read_json, stays_inside
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
-from semisam.data.tools.prepare import FORMAT, MANIFEST, is_unfinished
+
+FORMAT = "semisam-prepared-1"
+MANIFEST, UNFINISHED, VOLUMES = "manifest.json", "unfinished.json", "volumes"
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a preparation stopped before it wrote its manifest."""
+    return (folder / UNFINISHED).is_file() and not (folder / MANIFEST).is_file()
 
 
 class Prepared(Dataset):
-    """A prepared copy of another dataset, which trains to the very same weights.
+    """A prepared copy of another dataset, which trains to the same weights.
 
-    Volumes are memory-mapped: what is not touched is not read, and what was read is the system's
-    to forget.
+    Volumes are memory-mapped: only the pages of a patch are read, and the system may drop them.
 
     Args:
         path: the folder that ``semisam data prepare`` wrote.
 
     Raises:
-        InputError: its preparation was not finished, or its manifest is damaged.
+        InputError: the preparation is unfinished, or the manifest is damaged.
     """
 
     name: ClassVar[str] = "prepared"
 
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
-            raise InputError("a prepared dataset requires its folder, got no path; give one")
+            raise InputError(
+                "the path of a prepared dataset must be its folder, got no path. Give it with "
+                "--data."
+            )
         super().__init__(path)
         self.folder = path
         if is_unfinished(path):
             raise InputError(
-                f"{path}: the preparation must be finished, got one that was stopped; run the "
-                "same `semisam data prepare` again, it goes on"
+                f"{path}: the preparation must be finished, got an unfinished one. Run the same "
+                "`semisam data prepare` again: it resumes."
             )
         raw = read_json(path / MANIFEST)
         try:
             self._read(raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{path / MANIFEST}: a manifest of {FORMAT} is required, got a fault ({error!r}); "
-                "prepare the scans again"
+                f"{path / MANIFEST}: it must be a manifest of {FORMAT}, got a fault ({error!r}). "
+                "Prepare the scans again."
             ) from error
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether there is a manifest of this format, or one is to come."""
+        """Return whether the folder holds a manifest of this format or an unfinished one."""
         if is_unfinished(path):
             return True
         if not (path / MANIFEST).is_file():
@@ -68,7 +77,7 @@ class Prepared(Dataset):
         return self._split
 
     def image(self, case: str) -> Image:
-        """Map one image; nothing of it is read yet."""
+        """Map one image without reading it."""
         entry = self._cases[case]
         placement = entry["placement"]
         return Image(
@@ -82,12 +91,14 @@ class Prepared(Dataset):
         """Map one label map."""
         entry = self._cases[case]["label"]
         if entry is None:
-            raise InputError(f"{self.source(case)}: a label is required, got none; prepare it")
+            raise InputError(
+                f"{self.source(case)}: the case must have a label, got none. Prepare it."
+            )
         label: NDArray[np.uint8] = self._mapped(entry, np.uint8)
         return label
 
     def has_label(self, case: str) -> bool:
-        """Return whether the source had a label."""
+        """Return whether the source has a label."""
         return self._cases[case]["label"] is not None
 
     def source(self, case: str) -> str:
@@ -116,7 +127,7 @@ class Prepared(Dataset):
                 raise ValueError(f"the case {case!r} would be written outside its folder")
             for part in ("image", "label"):
                 if entry[part] is not None and not stays_inside(entry[part]["file"]):
-                    raise ValueError(f"{entry[part]['file']} lies outside the folder")
+                    raise ValueError(f"{entry[part]['file']} is outside the folder")
 
     def _mapped(self, entry: Mapping[str, Any], dtype: type) -> NDArray[Any]:
         path = self.folder / entry["file"]
@@ -124,16 +135,16 @@ class Prepared(Dataset):
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise InputError(
-                f"{path}: the file is missing; run the same `semisam data prepare` again"
+                f"{path}: the file must exist, got none. Run the same `semisam data prepare` again."
             ) from error
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
-                f"{path}: a whole .npy file is required, got '{error}'; delete it and run the "
-                "same `semisam data prepare` again"
+                f"{path}: it must be a complete .npy file, got '{error}'. Delete it and run the "
+                "same `semisam data prepare` again."
             ) from error
         if array.dtype != dtype or list(array.shape) != entry["shape"]:
             raise InputError(
-                f"{path}: {np.dtype(dtype).name} of shape {entry['shape']} is required, got "
-                f"{array.dtype} of {list(array.shape)}; run `semisam data prepare` again"
+                f"{path}: it must hold {np.dtype(dtype).name} of shape {entry['shape']}, got "
+                f"{array.dtype} of {list(array.shape)}. Run `semisam data prepare` again."
             )
         return array

@@ -1,4 +1,4 @@
-"""Datasets of image files in any format that SimpleITK reads: what `folder` and `msd` share."""
+"""The base of datasets of image files in any format that SimpleITK reads."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".gipl.gz", ".gipl", ".mnc"),
     *(".dcm", ".tiff", ".tif", ".png"),
 )
-"""Of the files that count as images; others are left alone."""
+"""Endings of image files; other files are ignored."""
 
 
-_LOOKED_AT = 5  # files of a folder: a note may lie beside the slices
+_LOOKED_AT = 5  # files to look at in a folder, because it may hold notes too
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class ScanFiles:
     """The files of one case.
 
     Attributes:
-        images: one per channel, or one that holds all.
-        label: ``None`` where there is none.
+        images: one file per channel, or one file with all channels.
+        label: the label's file, or ``None`` for an unlabeled case.
     """
 
     images: tuple[Path, ...]
@@ -45,14 +45,14 @@ class ScanFiles:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder's names and lists say, before any image is opened.
+    """The content of a folder by its names and lists, without opening an image.
 
     Attributes:
-        cases: by name, in the dataset's order.
-        classes: background first.
-        modalities: one per channel.
-        split: that the dataset states itself, if it does.
-        faults: what is wrong already.
+        cases: files by case, in the dataset's order.
+        classes: names of the classes, background first.
+        modalities: one modality per channel.
+        split: the split that the dataset states, or ``None``.
+        faults: the faults found so far.
     """
 
     cases: Mapping[str, ScanFiles]
@@ -63,21 +63,21 @@ class Layout:
 
 
 class ScanDataset(Dataset):
-    """Scans in files of their own, brought to one orientation, spacing and range of intensities.
+    """A dataset of scan files with a common orientation, spacing and intensity range.
 
     Args:
         path: the folder.
-        spacing: mm per axis of the images (left, posterior, superior), or one number for all;
-            without it the median of the training scans.
-        modality: mr (z-score over the image), ct (window, then [-1, 1]) or none (as stored), of
-            every channel; auto takes what the dataset states, else mr.
-        window: lower and upper end in HU of what ct keeps.
-        crop: padding cuts off what holds nothing but the scan's lowest value, body all that is
-            darker than tissue, none nothing. The label is not looked at.
-        classes: names of the foreground classes 1, 2, ..., where the dataset states none.
-        test_share: of the labeled cases that are drawn for the test where no split is given.
-        split_seed: of that draw.
-        fold: of nnU-Net's splits_final.json, where there is one.
+        spacing: mm per axis of the images (left, posterior, superior), or one number for all axes;
+            the default is the median of the training scans.
+        modality: mr (z-score over the image), ct (window, then [-1, 1]) or none (unchanged), for
+            every channel; auto is the dataset's own statement, or else mr.
+        window: lower and upper end in HU for ct.
+        crop: padding removes the margin that holds only the scan's lowest value, body the margin
+            that is darker than tissue, none nothing. The label has no influence.
+        classes: names of the foreground classes 1, 2, ..., if the dataset states no names.
+        test_share: share of the labeled cases to draw for the test if no split is given.
+        split_seed: seed of that draw.
+        fold: fold of nnU-Net's splits_final.json, if that file exists.
 
     Raises:
         InputError: an option is out of range, or names, lists or headers of the folder are wrong.
@@ -85,7 +85,7 @@ class ScanDataset(Dataset):
 
     recipe: Recipe
     aligned_labels: bool = True
-    """Whether a label's file says where it lies; else its image's geometry is taken."""
+    """Whether a label's file has a valid geometry; otherwise its image's geometry is used."""
 
     def __init__(
         self,
@@ -101,7 +101,10 @@ class ScanDataset(Dataset):
         fold: int = 0,
     ) -> None:
         if path is None:
-            raise InputError(f"the dataset {self.name} requires a folder, got no path; give one")
+            raise InputError(
+                f"the path of the dataset {self.name} must be a folder, got no path. Give it with "
+                "--data."
+            )
         super().__init__(path)
         _check_options(spacing, window, test_share)
         self.layout = layout = self.discover(path, classes)
@@ -112,7 +115,7 @@ class ScanDataset(Dataset):
         self.faults = (*layout.faults, *faults)
         if self.faults:
             more = len(self.faults) - 1
-            hint = f" (and {more} more: `semisam data check` lists them)" if more else ""
+            hint = f" `semisam data check` lists {more} more." if more else ""
             raise InputError(f"{self.faults[0]}{hint}")
         self.class_names = layout.classes
         self.num_classes = len(layout.classes)
@@ -128,22 +131,22 @@ class ScanDataset(Dataset):
     @classmethod
     @abstractmethod
     def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
-        """Return what the folder's names say; opens no image.
+        """Return the folder's layout by its names, without opening an image.
 
         Args:
             path: the folder.
-            classes: names of the foreground classes, which go before those that it states.
+            classes: names of the foreground classes, which override those that it states.
 
         Raises:
-            InputError: the folder says too little to go on.
+            InputError: the folder does not have this layout.
         """
 
     def split(self) -> Split:
-        """Return the split of the lists, or the one that was drawn."""
+        """Return the given or drawn split."""
         return self._split
 
     def image(self, case: str) -> Image:
-        """Read one image and bring it onto the dataset's grid."""
+        """Read one image and resample it onto the dataset's grid."""
         array, geometry = read_channels(self.layout.cases[case].images)
         try:
             image, own, placement = self.recipe.apply(array, geometry)
@@ -153,10 +156,10 @@ class ScanDataset(Dataset):
         return Image(image, own, has_geometry=True, placement=placement)
 
     def label(self, case: str) -> NDArray[np.uint8]:
-        """Read one label map and bring it onto its image's grid."""
+        """Read one label and resample it onto its image's grid."""
         path = self.label_file(case)
         label, geometry = read_label(path)
-        if case not in self._placements:  # the crop follows from the image
+        if case not in self._placements:  # the crop depends on the image
             self.image(case)
         placement = self._placements[case]
         label = self.as_classes(label)
@@ -171,7 +174,7 @@ class ScanDataset(Dataset):
 
     @classmethod
     def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a label as its file holds it in the dataset's numbers of classes."""
+        """Map the values of a label file to the dataset's classes."""
         return label
 
     def has_label(self, case: str) -> bool:
@@ -195,15 +198,15 @@ class ScanDataset(Dataset):
         """
         path = self.layout.cases[case].label
         if path is None:
-            raise InputError(f"{self.source(case)}: a label is required, got none; add it")
+            raise InputError(f"{self.source(case)}: the case must have a label, got none. Add it.")
         return path
 
 
 def read_channels(paths: Iterable[Path]) -> tuple[NDArray[np.float32], Geometry]:
-    """Read the channels of one scan, ``(C, *S)``, which must lie on one grid.
+    """Read the channels of one scan, ``(C, *S)``, which must have one grid.
 
     Raises:
-        InputError: one is unreadable, or two do not lie on one grid.
+        InputError: a channel is unreadable or has another grid.
     """
     arrays: list[NDArray[np.float32]] = []
     first: Geometry | None = None
@@ -215,8 +218,8 @@ def read_channels(paths: Iterable[Path]) -> tuple[NDArray[np.float32], Geometry]
             geometry, first, array.shape[-len(geometry.spacing) :]
         ):
             raise InputError(
-                f"{path}: all channels of a scan must lie on one grid, got another than in the "
-                "first channel; resample it onto the first"
+                f"{path}: all channels of a scan must have one grid, got another grid than that of "
+                "the first channel. Resample it onto the first."
             )
     assert first is not None
     return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)), first
@@ -226,21 +229,21 @@ def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
     """Read a label file ``(*S)``.
 
     Raises:
-        InputError: it is unreadable, has channels, or holds what is no class.
+        InputError: it is unreadable, has channels, or holds values that are not classes.
     """
     array, geometry = read_image(path, stacked=True)
     if array.ndim > len(geometry.spacing):
         if len(array) != 1:
             raise InputError(
-                f"{path}: a label must have one value per voxel, got {len(array)}; write the class "
-                "numbers 0, 1, 2, ... into one channel"
+                f"{path}: a label must have one value per voxel, got {len(array)}. Write the class "
+                "numbers 0, 1, 2, ... into one channel."
             )
         array = array[0]
     return as_label(array, str(path)), geometry
 
 
 def without_ending(name: str) -> str | None:
-    """Return a file's name without its image ending; ``None`` of other files."""
+    """Return a file's name without its image ending; ``None`` for other files."""
     low = name.lower()
     for ending in ENDINGS:
         if low.endswith(ending) and len(name) > len(ending):
@@ -264,10 +267,10 @@ def _check_options(
 ) -> None:
     if spacing is not None and (len(spacing) not in (1, 2, 3) or min(spacing) <= 0):
         raise InputError(
-            f"spacing must be one positive number of mm or one per axis, got {spacing}; leave it "
-            "out for the median of the scans"
+            f"spacing must be one positive number of mm or one per axis, got {spacing}. Leave it "
+            "out for the median of the scans."
         )
     if window[0] >= window[1]:
-        raise InputError(f"window must be a lower and an upper end in HU, got {window}; swap them")
+        raise InputError(f"window must be a lower and an upper end in HU, got {window}. Swap them.")
     if not 0 < test_share < 1:
-        raise InputError(f"test_share must be between 0 and 1, got {test_share}; choose 0.2")
+        raise InputError(f"test_share must be between 0 and 1, got {test_share}. Choose 0.2.")

@@ -1,7 +1,7 @@
-"""Which cases train and which test: lists that are given, or a seeded draw that is the same always.
+"""Splits into training and test cases: given lists, or a reproducible seeded draw.
 
-Names in lists and in JSON come from files that somebody else may have written: none may lead out
-of the dataset's folder.
+Names in lists and in JSON may come from an untrusted author, so they must not lead out of the
+dataset's folder.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LARGEST_JSON = 64 << 20
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong in a dataset.
+    """A fault in a dataset.
 
     Attributes:
-        file: where.
-        problem: what is required and what came.
-        remedy: what to do.
+        file: the faulty file or folder.
+        problem: the rule and the value that breaks it.
+        remedy: the advice, in lower case and without a period.
     """
 
     file: str
@@ -37,11 +37,11 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.problem}; {self.remedy}"
+        return f"{self.file}: {self.problem}. {self.remedy[:1].upper()}{self.remedy[1:]}."
 
 
 def stays_inside(name: str) -> bool:
-    """Return whether a name is relative and never climbs, read as POSIX and as Windows would."""
+    """Return whether a name stays in its folder, by the rules of POSIX and of Windows."""
     windows = PureWindowsPath(name)
     absolute = PurePosixPath(name).is_absolute() or bool(windows.drive or windows.root)
     return bool(windows.parts) and not absolute and ".." not in windows.parts
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it is missing, absurdly large or no JSON.
+        InputError: it is missing, far too large or not JSON.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: a readable JSON file is required, got '{error}'; write it anew"
+            f"{path}: it must be a readable JSON file, got '{error}'. Write it again."
         ) from error
 
 
@@ -72,18 +72,19 @@ def find_split(
     test_share: float = 0.2,
     seed: int = 0,
 ) -> tuple[Split, list[Fault]]:
-    """Return the split of a dataset's cases, and what is wrong with the one that is given.
+    """Return the split of a dataset's cases and the faults of a given split.
 
-    The first of these that exists: ``train.list`` and ``test.list`` in the folder (``test.list``
-    alone: all others train), nnU-Net's ``splits_final.json``, ``given``, a seeded draw.
+    The split is the first of these that exists: ``train.list`` and ``test.list`` in the folder
+    (with only ``test.list``, all other cases train), nnU-Net's ``splits_final.json``, ``given``, a
+    seeded draw.
 
     Args:
-        folder: of the dataset.
-        labeled: by case, in the order of the dataset, whether it has a label.
-        given: that the dataset states itself.
-        fold: of ``splits_final.json``: its validation cases are the test.
-        test_share: of the labeled cases, for the draw.
-        seed: of the draw.
+        folder: folder of the dataset.
+        labeled: whether each case has a label, in the order of the dataset.
+        given: the split that the dataset states.
+        fold: fold of ``splits_final.json``, whose validation cases are the test cases.
+        test_share: share of the labeled cases to draw.
+        seed: seed of the draw.
     """
     if (folder / TEST_LIST).is_file():
         split, faults = _from_lists(folder, labeled)
@@ -97,10 +98,10 @@ def find_split(
 
 
 def draw_split(labeled: Mapping[str, bool], test_share: float, seed: int) -> Split:
-    """Draw test cases among those that have a label; at least one where two have.
+    """Draw test cases among those with a label, at least one if two cases have a label.
 
-    Each case has a rank of its own, made of seed and name, so that a new case moves no other but
-    where it takes a place itself. Training cases keep their order.
+    The rank of a case depends only on seed and name, so an added case hardly changes the draw.
+    Training cases keep their order.
     """
     usable = [case for case, has in labeled.items() if has]
     count = min(max(1, round(test_share * len(usable))), max(len(usable) - 1, 0))
@@ -125,7 +126,7 @@ def _read_list(path: Path) -> tuple[tuple[str, ...], list[Fault]]:
     # Lists of the published layout may name the file in the case's folder.
     cases = [line.split("/mri_norm2.h5")[0].rstrip("/") for line in lines if line]
     faults = [
-        Fault(str(path), f"each case may be listed once, got {case} twice", "remove one")
+        Fault(str(path), f"each case must be listed once, got {case} twice", "remove one")
         for case, count in Counter(cases).items()
         if count > 1
     ]
@@ -141,10 +142,10 @@ def _from_folds(path: Path, labeled: Mapping[str, bool], fold: int) -> tuple[Spl
     except (LookupError, TypeError):
         count = len(raw) if isinstance(raw, list) else 0
         raise InputError(
-            f"{path}: the fold must be one of {count}, each with 'train' and 'val', got {fold}; "
-            "set the dataset's option fold"
+            f"{path}: the fold must be one of {count}, each with 'train' and 'val', got {fold}. "
+            "Set the dataset's option fold."
         ) from None
-    # nnU-Net's folds know labeled cases alone: the others can only be unlabeled training cases.
+    # nnU-Net's folds list only labeled cases: the others can only be unlabeled training cases.
     rest = [c for c, has in labeled.items() if not has and c not in (*parts[0], *parts[1])]
     return Split((*parts[0], *rest), tuple(parts[1])), []
 
@@ -154,7 +155,7 @@ def _faults_of(split: Split, labeled: Mapping[str, bool], folder: Path) -> list[
         Fault(
             str(folder),
             f"no case may be in both training and test, got {case}",
-            "take it out of one of them",
+            "remove it from one of them",
         )
         for case in sorted(set(split.train) & set(split.test))
     ]
@@ -164,7 +165,7 @@ def _faults_of(split: Split, labeled: Mapping[str, bool], folder: Path) -> list[
                 Fault(
                     str(folder),
                     f"every case of the split must be in the folder, got '{case}'",
-                    "copy it there or take it out of the list",
+                    "copy it there or remove it from the list",
                 )
             )
     for case in split.test:
@@ -173,15 +174,15 @@ def _faults_of(split: Split, labeled: Mapping[str, bool], folder: Path) -> list[
                 Fault(
                     str(folder),
                     f"a test case must have a label, got {case} without one",
-                    "add its label or take it out of the test cases",
+                    "add its label or remove it from the test cases",
                 )
             )
     parts: Sequence[tuple[str, tuple[str, ...]]] = (("training", split.train), ("test", split.test))
     faults += [
         Fault(
             str(folder),
-            f"there must be at least one {part} case, got none",
-            "at least two cases with a label are needed, one of them for the test",
+            f"the split must have at least one {part} case, got none",
+            "provide at least two cases with a label, one of them for the test",
         )
         for part, cases in parts
         if not cases

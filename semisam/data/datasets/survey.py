@@ -1,4 +1,4 @@
-"""What the headers of a set of scans tell of all of them, before a voxel is read."""
+"""Derive spacing and patch size from image headers."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def _grid(path: Path) -> Grid:
 
 
 def common_spacing(given: tuple[float, ...] | None, grids: list[Grid]) -> tuple[float, ...]:
-    """Return the spacing that is asked for, one number standing for all axes, or the median."""
+    """Return the given spacing, of which one number means all axes, or the median."""
     axes = len(grids[0].spacing)
     if given is not None:
         return given * axes if len(given) == 1 else given
     columns = zip(*(grid.spacing for grid in grids if len(grid.spacing) == axes), strict=True)
-    # Rounded: a median of float32 spacings must not depend on their last bits.
+    # Rounded, so that a median of float32 spacings does not depend on their last bits.
     return tuple(round(statistics.median(column), 4) for column in columns)
 
 
 def fitting_patch(grids: list[Grid], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
-    """Return a patch that the median scan holds, in steps that the network takes."""
+    """Return a patch that fits into the median scan, in multiples of 16 voxels."""
     if spacing is None:
         return ()
     sizes = [

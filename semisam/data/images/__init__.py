@@ -1,1 +1,1 @@
-"""One scan: its file, header, orientation, spacing and intensities."""
+"""A single scan: its file, header, orientation, spacing and intensities."""

@@ -1,4 +1,4 @@
-"""Whether two grids lie at one place in the patient."""
+"""Comparison of the places of two grids in the patient."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from numpy.typing import NDArray
 
 from semisam.data.images.files import Geometry
 
-_SAME_PLACE = 0.5  # voxels: a label shifted by less meets every voxel that it means
+_SAME_PLACE = 0.5  # voxels: a label shifted by less still covers its voxels
 
 
 def misfit(
     shape: tuple[int, ...], geometry: Geometry, image_shape: tuple[int, ...], image: Geometry
 ) -> str:
-    """Return how a label's grid differs from its image's, and what to do; empty if it does not."""
+    """Return how a label's grid differs from its image's, with a remedy; empty if it does not."""
     if shape != image_shape:
         return (
-            f"image and label must have one shape, got {image_shape} and {shape}; resample the "
-            "label onto the image's grid"
+            f"image and label must have one shape, got {image_shape} and {shape}. Resample the "
+            "label onto the image's grid."
         )
     if not same_place(geometry, image, shape):
         return (
-            "image and label must lie at one place, got a label with another spacing, origin or "
+            "image and label must be at one place, got a label with another spacing, origin or "
             f"direction (spacing {_mm(image.spacing)} and {_mm(geometry.spacing)} mm, origin "
-            f"{_mm(image.origin)} and {_mm(geometry.origin)}); resample the label onto the image, "
-            "or copy the image's header if the voxels correspond"
+            f"{_mm(image.origin)} and {_mm(geometry.origin)}). Resample the label onto the image, "
+            "or copy the image's header if the voxels correspond."
         )
     return ""
 
 
 def same_place(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> bool:
-    """Return whether all corners of a grid lie within half a voxel of those of another."""
+    """Return whether all corners of two grids are within half a voxel of each other."""
     if len(one.spacing) != len(other.spacing):
         return False
     near = _SAME_PLACE * min(other.spacing)

@@ -1,7 +1,7 @@
 """Medical image files, read and written by SimpleITK.
 
-Arrays are indexed ``(i, j, k)`` = (x, y, z), the order of the file's own axes; SimpleITK's arrays
-are (z, y, x), and nothing outside this file sees that order.
+Arrays are indexed ``(i, j, k)`` = (x, y, z), the order of the file's own axes. SimpleITK's arrays
+are (z, y, x); that order stays inside this file.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _NIFTI = (".nii", ".nii.gz")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the voxels of an array lie in the patient, in ITK's (LPS) coordinates.
+    """The place of an array's voxels in the patient, in ITK's (LPS) coordinates.
 
     Attributes:
         spacing: mm per voxel along each axis ``(i, j, k)`` of the array.
-        origin: mm, the centre of voxel ``(0, 0, 0)``; ``None``: zero.
-        direction: row-major ``d * d`` cosines whose columns are the array axes; ``None``: identity.
+        origin: mm, the centre of voxel ``(0, 0, 0)``; ``None`` is zero.
+        direction: row-major ``d * d`` cosines whose columns are the array axes; ``None`` is the
+            identity.
     """
 
     spacing: tuple[float, ...]
@@ -45,9 +46,9 @@ class Geometry:
     def __post_init__(self) -> None:
         ndim = len(self.spacing)
         if ndim not in (2, 3) or not all(0 < s < math.inf for s in self.spacing):
-            raise InputError(f"spacing must be 2 or 3 positive mm, got {self.spacing}")
+            raise InputError(f"spacing must be 2 or 3 positive mm, got {self.spacing}.")
         if self.origin is not None and len(self.origin) != ndim:
-            raise InputError(f"origin must have {ndim} numbers as spacing has, got {self.origin}")
+            raise InputError(f"origin must have {ndim} numbers as spacing has, got {self.origin}.")
         if self.direction is not None:
             _check_direction(self.direction, ndim)
 
@@ -59,15 +60,15 @@ def read_image(
 
     Args:
         path: the file or the folder.
-        stacked: take a fourth axis as channels, as the Medical Segmentation Decathlon stores them.
+        stacked: treat a fourth axis as channels, as in the Medical Segmentation Decathlon.
 
     Returns:
         ``(i, j, k)`` float32 (``(i, j)`` of a 2-D file), or ``(C, i, j, k)`` of an image with
-        several values per voxel, and where it lies.
+        several values per voxel, and its geometry.
 
     Raises:
-        InputError: there is no such file, or it is not a readable 2-D or 3-D real image, or its
-            header claims more than the file or the memory can hold.
+        InputError: the file does not exist, is not a readable 2-D or 3-D real image, or its header
+            claims more than the file or the memory can hold.
     """
     path = Path(path)
     read_header(path)
@@ -80,8 +81,8 @@ def read_image(
     four = stacked and ndim == 4
     if (ndim not in (2, 3) and not four) or "complex" in image.GetPixelIDTypeAsString():
         raise InputError(
-            f"a real image of 2 or 3 axes is required, got {image.GetPixelIDTypeAsString()} of "
-            f"size {image.GetSize()} in {path}; write one file per time point or part"
+            f"an image must be real and have 2 or 3 axes, got {image.GetPixelIDTypeAsString()} of "
+            f"size {image.GetSize()} in {path}. Write one file per time point or part."
         )
     # Reversing every axis turns (z, y, x) into (x, y, z), and (z, y, x, C) into (C, x, y, z).
     array = sitk.GetArrayViewFromImage(image).T
@@ -98,15 +99,13 @@ def read_image(
 
 
 def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:
-    """Write a label map or an image as NIfTI: whole or not at all.
-
-    The file is written beside and renamed, so that a reader never sees half of it.
+    """Write a label or an image as NIfTI, atomically.
 
     Args:
         path: ends in ``.nii`` or ``.nii.gz`` (compressed); its folder exists.
         array: ``(i, j, k)`` or ``(i, j)``, or with channels ``(C, *S)``. Booleans and integers are
             stored in the smallest integer type that holds them, floats as float32.
-        geometry: where the voxels lie. NIfTI stores it in float32.
+        geometry: place of the voxels. NIfTI stores it in float32.
 
     Raises:
         InputError: the name, the folder, the shape or the type does not fit.
@@ -114,13 +113,13 @@ def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geo
     path = Path(path)
     suffix = next((s for s in reversed(_NIFTI) if path.name.endswith(s)), None)
     if suffix is None:
-        raise InputError(f"the name must end in .nii or .nii.gz, got {path.name}")
+        raise InputError(f"the name must end in .nii or .nii.gz, got {path.name}.")
     if not path.parent.is_dir():
-        raise InputError(f"the folder must exist, got {path.parent}; make it first")
+        raise InputError(f"the folder must exist, got {path.parent}. Create it first.")
     image = _to_itk(np.asarray(array), geometry)
     try:
         with replace_file(path) as temporary:
-            # SimpleITK chooses the format by the ending, which a temporary name does not have.
+            # SimpleITK chooses the format by the ending, which the temporary name lacks.
             named = temporary.with_name(temporary.name + suffix)
             try:
                 sitk.WriteImage(image, str(named), useCompression=suffix == ".nii.gz")
@@ -128,11 +127,11 @@ def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geo
             finally:
                 named.unlink(missing_ok=True)
     except (RuntimeError, OSError) as error:
-        raise InputError(f"a writable path is required, got {path} ({error})") from error
+        raise InputError(f"the path must be writable, got {path} ({error}).") from error
 
 
 def _check_whole(path: Path) -> None:
-    """Refuse a NIfTI file that ends early: SimpleITK fills what is missing with zeros."""
+    """Refuse a truncated NIfTI file, because SimpleITK fills the missing part with zeros."""
     if not path.name.endswith(_NIFTI):
         return
     packed = path.name.endswith(".gz")
@@ -151,19 +150,19 @@ def _check_whole(path: Path) -> None:
         whole = False
     if not whole:
         raise InputError(
-            f"a whole file is required, got {path}, which ends before its last voxel; copy or "
-            "download it again"
+            f"the file must be complete, got {path}, which ends before its last voxel. Copy or "
+            "download it again."
         )
 
 
 def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
     if len(direction) != ndim * ndim:
-        raise InputError(f"direction must have {ndim * ndim} numbers, got {len(direction)}")
+        raise InputError(f"direction must have {ndim * ndim} numbers, got {len(direction)}.")
     matrix = np.asarray(direction, dtype=np.float64).reshape(ndim, ndim)
     if not np.allclose(matrix.T @ matrix, np.eye(ndim), atol=1e-4):
         raise InputError(
-            f"the columns of direction must be orthogonal unit vectors, got {direction}; "
-            "resample a sheared image first"
+            f"the columns of direction must be orthogonal unit vectors, got {direction}. "
+            "Resample a sheared image first."
         )
 
 
@@ -179,7 +178,7 @@ def _to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
     if array.ndim not in (ndim, ndim + 1) or array.size == 0:
         raise InputError(
             f"the array must have the {ndim} axes of the geometry, or channels before them, "
-            f"got shape {array.shape}"
+            f"got shape {array.shape}."
         )
     image = sitk.GetImageFromArray(np.ascontiguousarray(_storable(array).T), isVector=channels)
     image.SetSpacing([float(x) for x in geometry.spacing])
@@ -194,9 +193,9 @@ def _storable(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind == "f":
         return array.astype(np.float32, copy=False)
     if array.dtype.kind not in "biu":
-        raise InputError(f"the array must be of bool, int or float, got {array.dtype}")
+        raise InputError(f"the array must be of bool, int or float, got {array.dtype}.")
     low, high = int(array.min()), int(array.max())
     for kind in (np.uint8, np.int16, np.int32):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return array.astype(kind, copy=False)
-    raise InputError(f"integers must fit 32 bits, got values from {low} to {high}")
+    raise InputError(f"integers must fit 32 bits, got values from {low} to {high}.")

@@ -1,4 +1,4 @@
-"""What a file says of its image before a voxel is read, and whether that can be true.
+"""Image headers, and checks of their claims before a voxel is read.
 
 A header of a few bytes may claim a petabyte, or name a data file anywhere on the disk. Both are
 refused here, before memory is allocated or another file is opened.
@@ -19,8 +19,8 @@ from semisam.core.errors import InputError
 
 sitk: Any = SimpleITK  # its functions carry no types
 
-_INFLATION = 1100  # deflate makes at most 1032 bytes of one
-_DEFLATED = (".nii", ".nii.gz", ".hdr", ".mhd", ".mha")  # NRRD may hold bzip2, which has no bound
+_INFLATION = 1100  # deflate expands a byte to at most 1032 bytes
+_DEFLATED = (".nii", ".nii.gz", ".hdr", ".mhd", ".mha")  # NRRD may use bzip2, which has no bound
 _TEXT_HEADERS = (".mhd", ".mha", ".nrrd", ".nhdr")
 _LONGEST_HEADER = 1 << 20
 _POSITION = "0020|0032"  # DICOM's ImagePositionPatient
@@ -56,11 +56,13 @@ def read_header(path: Path) -> Header:
         path: the file or the folder.
 
     Raises:
-        InputError: there is none, it is not readable, it names data elsewhere, or it claims more
-            voxels than the file can hold or the memory can take.
+        InputError: the file is missing or unreadable, the header names data elsewhere, or it claims
+            more voxels than the file or the memory can hold.
     """
     if not path.exists():
-        raise InputError(f"an image file or a DICOM folder is required, got no such path: {path}")
+        raise InputError(
+            f"the path must be an image file or a DICOM folder, got {path}, which does not exist."
+        )
     try:
         header = _series_header(path) if path.is_dir() else _file_header(path)
     except RuntimeError as error:
@@ -68,19 +70,19 @@ def read_header(path: Path) -> Header:
     need, free = 4 * header.values, psutil.virtual_memory().available  # read as float32
     if need > free:
         raise InputError(
-            f"an image that fits into memory is required, got {path}, whose header claims "
-            f"{_shape(header)} ({need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free); check "
-            "the file, or crop or resample it"
+            f"the image must fit into memory, got {path}, whose header claims "
+            f"{_shape(header)} ({need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free). Check "
+            "the file, or crop or resample it."
         )
     return header
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """Return one sentence for what SimpleITK raised of a file."""
+    """Return the `InputError` for an error of SimpleITK about a file."""
     reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
     return InputError(
-        f"a readable image is required, got {path}, which SimpleITK refuses ({reason}); it may be "
-        "cut off or damaged: copy it again, or convert it to NIfTI"
+        f"the image must be readable, got {path}, which SimpleITK refuses ({reason}). It may be "
+        "truncated or damaged: copy it again, or convert it to NIfTI."
     )
 
 
@@ -93,8 +95,8 @@ def series_files(folder: Path) -> tuple[str, ...]:
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         raise InputError(
-            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}; "
-            "give the folder of one series, or the image file itself"
+            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}. "
+            "Give the folder of one series, or the image file itself."
         )
     return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
 
@@ -106,8 +108,8 @@ def _file_header(path: Path) -> Header:
     claimed = header.values * header.bytes_per_value
     if path.name.lower().endswith(_DEFLATED) and claimed > stored * _INFLATION:
         raise InputError(
-            f"a whole file is required, got {path}, whose header claims {_shape(header)}, more "
-            f"than its {stored} bytes can hold; copy or download it again"
+            f"the file must be complete, got {path}, whose header claims {_shape(header)}, more "
+            f"than its {stored} bytes can hold. Copy or download it again."
         )
     return header
 
@@ -148,10 +150,10 @@ def _position(reader: Any) -> list[float]:
 
 
 def _detached_bytes(path: Path) -> int:
-    """Return the size of the data file beside a header, 0 where the data follow the header.
+    """Return the size of a header's data file, or 0 if the data follow the header.
 
     Raises:
-        InputError: the header names anything but a file in its own folder.
+        InputError: the header names something other than a file in its own folder.
     """
     name = path.name.lower()
     if name.endswith(".hdr"):
@@ -165,21 +167,21 @@ def _detached_bytes(path: Path) -> int:
     inside = data not in ("", ".", "..") and not any(c in data for c in "/\\:") and "%" not in data
     if not inside or data.split()[0].upper() == "LIST":
         raise InputError(
-            f"a header must name one data file in its own folder, got '{data}' in {path}; write "
-            "header and data as one file, for example as NIfTI"
+            f"a header must name one data file in its own folder, got '{data}' in {path}. Write "
+            "header and data as one file, for example as NIfTI."
         )
     beside_it = path.parent / data
     return beside_it.stat().st_size if beside_it.is_file() else 0
 
 
 def _data_file(path: Path) -> str | None:
-    """Return the data file that a MetaImage or NRRD header names; ``None``: its own."""
+    """Return the data file that a MetaImage or NRRD header names, or ``None`` for its own."""
     with path.open("rb") as file:
         text = file.read(_LONGEST_HEADER)
     is_nrrd = text.startswith(b"NRRD")
     for line in text.split(b"\n"):
         if is_nrrd and not line.strip():
-            return None  # the voxels begin
+            return None  # the voxels begin here
         key, mark, value = line.partition(b":" if is_nrrd else b"=")
         key = key.strip().lower().replace(b" ", b"")
         if mark and key in (b"datafile", b"elementdatafile"):

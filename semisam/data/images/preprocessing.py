@@ -1,8 +1,8 @@
-"""From a scan as its file holds it to an image as the network sees it, and back.
+"""Preprocessing of a scan to the network's input, and back.
 
-One orientation, one spacing, intensities by modality, cut to the foreground of the image. All of it
-is decided by the image alone, never by a label, and a `Placement` records it, so that a label map
-finds its way back into the scan's own geometry.
+It sets orientation, spacing and intensities and crops to the foreground. It depends only on the
+image, never on a label. A `Placement` records it, so a label can be mapped back to the scan's own
+geometry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Modality = Literal["mr", "ct", "none"]
 Crop = Literal["padding", "body", "none"]
 
 SAME_SPACING = 1e-3
-"""Relative difference below which two spacings are one: NIfTI stores them in float32."""
+"""Relative difference below which two spacings are equal: NIfTI stores them in float32."""
 
 _BODY_CT = -500.0  # HU: between air and the rest
 _BINS = 256
@@ -31,14 +31,14 @@ _BINS = 256
 
 @dataclass(frozen=True)
 class Placement:
-    """How an image's grid lies in the file that it came from.
+    """The place of an image's grid in its source file.
 
     Attributes:
         shape: ``S`` of the file.
-        geometry: of the file.
+        geometry: geometry of the file.
         axes: axis ``a`` of the image is the file's axis ``axes[a]``.
-        flips: per axis of the image, whether it runs against the file's.
-        box: start and stop per axis, half-open, of the crop on the oriented file's voxels.
+        flips: per axis of the image, whether its direction is opposite to the file's.
+        box: half-open start and stop per axis of the crop, in voxels of the oriented file.
         size: ``S`` of the image, after resampling.
         spacing: mm per axis of the image.
     """
@@ -53,21 +53,21 @@ class Placement:
 
     @property
     def oriented_spacing(self) -> tuple[float, ...]:
-        """Mm per axis after orienting, before resampling."""
+        """Spacing in mm per axis after orienting, before resampling."""
         return tuple(self.geometry.spacing[axis] for axis in self.axes)
 
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring a label map ``(*S)`` of the file onto the image's grid.
+        """Map a label ``(*S)`` of the file onto the image's grid.
 
         Raises:
-            InputError: a labeled voxel lies outside the crop.
+            InputError: a labeled voxel is outside the crop.
         """
         oriented = _oriented(label, self.axes, self.flips)
         cut = oriented[tuple(slice(a, b) for a, b in self.box)]
         if np.count_nonzero(cut) != np.count_nonzero(oriented):
             raise InputError(
-                "the label must lie within the crop to the image's foreground, got labeled voxels "
-                "outside of it: set the dataset's option crop to none"
+                "the label must be inside the crop to the image's foreground, got labeled voxels "
+                "outside it. Set the dataset's option crop to none."
             )
         own = tuple(b - a for a, b in self.box)
         if own == self.size:
@@ -75,7 +75,7 @@ class Placement:
         return resample_label(cut, self.oriented_spacing, self.spacing, self.size)
 
     def restore(self, label: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Geometry]:
-        """Bring a label map of the image's grid back onto the file's, 0 outside the crop."""
+        """Map a label of the image's grid back onto the file's grid, with 0 outside the crop."""
         own = tuple(b - a for a, b in self.box)
         if own != self.size:
             label = resample_label(label, self.spacing, self.oriented_spacing, own)
@@ -85,12 +85,12 @@ class Placement:
         return np.ascontiguousarray(flipped.transpose(np.argsort(self.axes))), self.geometry
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for a manifest."""
+        """Return plain values for a manifest."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Placement:
-        """Read what `to_json` wrote."""
+        """Read the values that `to_json` returned."""
         return cls(
             shape=tuple(raw["shape"]),
             geometry=geometry_from_json(raw["geometry"]),
@@ -104,15 +104,15 @@ class Placement:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an image of a scan; the same for every case of a dataset, and for a new scan.
+    """The preprocessing of a scan, equal for all cases of a dataset and for a new scan.
 
     Attributes:
-        spacing: mm per axis of the image; ``None``: each scan's own.
+        spacing: mm per axis of the image; ``None`` is each scan's own.
         modalities: per channel: ``mr`` is z-scored over the image, ``ct`` clipped to the window
-            and scaled to [-1, 1], ``none`` left as it is.
+            and scaled to [-1, 1], ``none`` unchanged.
         window: lower and upper end in HU.
-        crop: ``padding`` cuts off what holds nothing but the scan's lowest value, ``body`` what
-            is darker than tissue (CT: -500 HU, else Otsu's threshold), ``none`` nothing.
+        crop: ``padding`` removes the margin that holds only the scan's lowest value, ``body`` the
+            margin darker than tissue (CT: -500 HU, else Otsu's threshold), ``none`` nothing.
     """
 
     spacing: tuple[float, ...] | None
@@ -123,21 +123,21 @@ class Recipe:
     def apply(
         self, array: NDArray[np.float32], geometry: Geometry
     ) -> tuple[NDArray[np.float32], Geometry, Placement]:
-        """Make an image of a scan.
+        """Preprocess a scan.
 
         Args:
-            array: ``(C, *S)`` as the file holds it.
-            geometry: of the file.
+            array: ``(C, *S)`` as in the file.
+            geometry: geometry of the file.
 
         Returns:
-            The image ``(C, *S')`` float32, its geometry, and how to get back.
+            The image ``(C, *S')`` float32, its geometry, and its placement in the file.
 
         Raises:
             InputError: the number of channels or axes does not fit.
         """
         if len(array) != len(self.modalities):
             raise InputError(
-                f"a scan must have {len(self.modalities)} channel(s), got {len(array)}"
+                f"a scan must have {len(self.modalities)} channel(s), got {len(array)}."
             )
         axes, flips = orientation(geometry)
         oriented = _oriented(array, axes, flips, leading=1)
@@ -146,7 +146,7 @@ class Recipe:
         own = tuple(geometry.spacing[axis] for axis in axes)
         spacing = own if self.spacing is None else self.spacing
         if len(spacing) != len(own):
-            raise InputError(f"a scan of {len(spacing)} axes is required, got {len(own)}")
+            raise InputError(f"a scan must have {len(spacing)} axes, got {len(own)}.")
         if all(abs(a / b - 1) <= SAME_SPACING for a, b in zip(own, spacing, strict=True)):
             spacing = own
         size = resampled_size(cut.shape[1:], own, spacing)
@@ -163,13 +163,13 @@ class Recipe:
         """Read the plain values of a recipe's fields.
 
         Raises:
-            KeyError, TypeError, ValueError: they are none.
+            KeyError, TypeError, ValueError: they are not such values.
         """
         spacing, (low, high) = raw["spacing"], raw["window"]
         if not set(raw["modalities"]) <= {"mr", "ct", "none"} or not low < high:
-            raise ValueError("known modalities and a window are required")
+            raise ValueError("modalities and window must be valid")
         if raw["crop"] not in ("padding", "body", "none"):
-            raise ValueError(f"a known crop is required, got {raw['crop']}")
+            raise ValueError(f"crop must be padding, body or none, got {raw['crop']}")
         return cls(
             None if spacing is None else tuple(float(s) for s in spacing),
             tuple(raw["modalities"]),
@@ -186,14 +186,14 @@ class Recipe:
             return scaled.astype(np.float32)
         mean = float(channel.mean(dtype=np.float64))
         deviation = float(channel.std(dtype=np.float64))
-        # An image of one value has no contrast to scale; it becomes 0.
+        # A constant image has no contrast to scale: it becomes 0.
         return ((channel - mean) / (deviation or 1.0)).astype(np.float32)
 
     def _box(self, array: NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
-        """Return the bounding box of the foreground over all channels; of none, everything."""
+        """Return the bounding box of the foreground over all channels, or the whole image."""
         everything = tuple((0, n) for n in array.shape[1:])
         if self.crop == "none" or not np.isfinite(array).all():
-            return everything  # what is not finite is refused later, in a sentence of its own
+            return everything  # a later check refuses values that are not finite
         inside = np.zeros(array.shape[1:], bool)
         for channel, modality in zip(array, self.modalities, strict=True):
             inside |= channel > self._threshold(channel, modality)
@@ -213,10 +213,10 @@ class Recipe:
 
 
 def orientation(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Return the axes and flips that turn an array as near to ITK's axes as whole turns can.
+    """Return the axes and flips that orient an array as closely as possible to ITK's axes.
 
-    The result runs to the left, the posterior and the superior (LPS, what SimpleITK calls ``LPS``
-    in ``DICOMOrient``): an axial DICOM series stays as it is. An image of two axes is left alone.
+    The result runs to the left, the posterior and the superior (LPS, as ``LPS`` in SimpleITK's
+    ``DICOMOrient``). An axial DICOM series and an image of two axes stay unchanged.
     """
     ndim = len(geometry.spacing)
     if geometry.direction is None or ndim == 2:
@@ -230,12 +230,12 @@ def orientation(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
 
 
 def geometry_to_json(geometry: Geometry) -> dict[str, Any]:
-    """Return plain values, for a manifest."""
+    """Return plain values for a manifest."""
     return asdict(geometry)
 
 
 def geometry_from_json(raw: Mapping[str, Any]) -> Geometry:
-    """Read what `geometry_to_json` wrote."""
+    """Read the values that `geometry_to_json` returned."""
     return Geometry(
         tuple(raw["spacing"]),
         None if raw["origin"] is None else tuple(raw["origin"]),
@@ -246,7 +246,7 @@ def geometry_from_json(raw: Mapping[str, Any]) -> Geometry:
 def _oriented(
     array: NDArray[Any], axes: tuple[int, ...], flips: tuple[bool, ...], leading: int = 0
 ) -> NDArray[Any]:
-    """Return a view with the axes in order and direction, channels left in front."""
+    """Return a view with ordered and flipped axes; the leading axes (channels) stay in front."""
     order = (*range(leading), *(axis + leading for axis in axes))
     against = tuple(a + leading for a, flip in enumerate(flips) if flip)
     view: NDArray[Any] = np.flip(array.transpose(order), against)
@@ -265,7 +265,7 @@ def _placed(placement: Placement) -> Geometry:
         own, new = old.spacing[axis], placement.spacing[a]
         columns[:, a] = -matrix[:, axis] if flip else matrix[:, axis]
         first = placement.shape[axis] - 1 - start if flip else start
-        # The outer face of the first voxel stays where it is, not its centre.
+        # Resampling keeps the outer face of the first voxel in place, not its centre.
         origin = origin + matrix[:, axis] * own * first + columns[:, a] * (new - own) / 2
     return replace(
         old,
@@ -276,7 +276,7 @@ def _placed(placement: Placement) -> Geometry:
 
 
 def _otsu(channel: NDArray[np.float32]) -> float:
-    """Return the threshold that parts the histogram with the largest variance between classes."""
+    """Return Otsu's threshold, which maximises the variance between the two classes."""
     counts, edges = np.histogram(channel, bins=_BINS)
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
@@ -285,5 +285,5 @@ def _otsu(channel: NDArray[np.float32]) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = total / below - (total[-1] - total) / above
         between = below.astype(float) * above * apart**2
-    # The upper end of the bin: what fell into it is dark.
+    # The upper end of the bin, because its values count as dark.
     return float(edges[int(np.nanargmax(between)) + 1]) if channel.size else 0.0

@@ -1,4 +1,4 @@
-"""Volumes on another spacing; the outer faces of the volume stay where they are."""
+"""Resampling of volumes to another spacing; the outer faces of the volume stay in place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ sitk: Any = SimpleITK  # its functions carry no types
 def resampled_size(
     size: Sequence[int], spacing: Sequence[float], target: Sequence[float]
 ) -> tuple[int, ...]:
-    """Return the voxels that cover the same mm at another spacing."""
+    """Return the number of voxels per axis that covers the same mm at another spacing."""
     return tuple(max(1, round(n * a / b)) for n, a, b in zip(size, spacing, target, strict=True))
 
 
@@ -25,7 +25,7 @@ def resample(
     target: Sequence[float],
     size: Sequence[int],
 ) -> NDArray[np.float32]:
-    """Resample one channel ``(*S)`` linearly; beyond the outermost centres it is continued."""
+    """Resample a channel ``(*S)`` linearly, with the nearest value beyond the outer centres."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T, dtype=np.float32))
     image.SetSpacing([float(s) for s in spacing])
     resampler = sitk.ResampleImageFilter()
@@ -35,7 +35,7 @@ def resample(
     resampler.SetOutputSpacing([float(s) for s in target])
     resampler.SetOutputOrigin([(b - a) / 2 for a, b in zip(spacing, target, strict=True)])
     resampler.SetOutputDirection(np.eye(array.ndim).ravel().tolist())
-    resampled = resampler.Execute(image)  # held by name: the view below does not hold it
+    resampled = resampler.Execute(image)  # a name keeps it alive, which the view below does not
     return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampled).T)
 
 
@@ -45,7 +45,7 @@ def resample_label(
     target: Sequence[float],
     size: Sequence[int],
 ) -> NDArray[np.uint8]:
-    """Resample every class linearly and give each voxel to the one with most of it."""
+    """Resample every class linearly and assign each voxel to the class with the largest share."""
     result = np.zeros(tuple(size), np.uint8)
     most = np.full(tuple(size), -1.0, np.float32)
     for value in np.flatnonzero(np.bincount(label.ravel(), minlength=1)):

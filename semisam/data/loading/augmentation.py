@@ -1,8 +1,7 @@
-"""The eight orientations of the plane, each as likely as any other.
+"""The eight orientations of the plane, drawn uniformly.
 
-The published code mirrors every patch (``np.flip`` after ``rot90``), so that the orientation of
-the test images is seen in training only by way of the rotations of the mirror image, that is
-never. Here the identity is one of eight.
+The published code mirrors every patch (``np.flip`` after ``rot90``), so no training patch has the
+orientation of the test images. Here the identity is one of eight.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORIENTATIONS = 8
-"""0 to 3: that many quarter turns; 4 to 7: the same, then mirrored. 0 is the identity."""
+"""Number of orientations: 0 to 3 are quarter turns (0 the identity), 4 to 7 are mirrored too."""
 
 
 def draw_orientation(rng: np.random.Generator) -> int:
@@ -22,7 +21,7 @@ def draw_orientation(rng: np.random.Generator) -> int:
 
 
 def orient(array: NDArray[Any], orientation: int, axes: tuple[int, int] = (0, 1)) -> NDArray[Any]:
-    """Turn and mirror an array in the plane of two axes; returns a view.
+    """Return a view of an array, rotated and mirrored in the plane of two axes.
 
     Args:
         array: any shape; an image ``(C, *S)`` takes ``axes=(1, 2)``.
@@ -33,7 +32,7 @@ def orient(array: NDArray[Any], orientation: int, axes: tuple[int, int] = (0, 1)
         ValueError: the orientation is not in 0 to 7.
     """
     if not 0 <= orientation < ORIENTATIONS:
-        raise ValueError(f"orientation must be 0 to {ORIENTATIONS - 1}, got {orientation}")
+        raise ValueError(f"orientation must be 0 to {ORIENTATIONS - 1}, got {orientation}.")
     turned = np.rot90(array, orientation % 4, axes)
     return np.flip(turned, axes[0]) if orientation >= 4 else turned
 

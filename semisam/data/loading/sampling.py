@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): a resumed run sees what the whole one would have."""
+"""Batches as a pure function of (seed, step), so that a resumed run draws the same ones."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from semisam.core.types import Batch, OracleBatch
 from semisam.data.loading.augmentation import draw_orientation, orient, shape_before
 from semisam.data.loading.store import VolumeStore
 
-_ORDER, _CROP = 0, 1  # what a random stream is for
-_LABELED, _UNLABELED = 0, 1  # whose stream it is
+_ORDER, _CROP = 0, 1  # purpose of a random stream
+_LABELED, _UNLABELED = 0, 1  # rows of a random stream
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many labeled and unlabeled rows a batch has."""
+    """The numbers of labeled and unlabeled rows of a batch."""
 
     labeled: int
     unlabeled: int
@@ -40,61 +40,60 @@ def plan_batch(
 ) -> BatchPlan:
     """Divide a batch into labeled and unlabeled rows.
 
-    Half and half unless told otherwise, but never more labeled rows than labeled cases: a batch of
-    4 is 2 + 2, or 1 + 3 with one labeled case. A method without unlabeled data gets the labeled
-    rows that its neighbours in the table get, and no others. Without unlabeled cases all rows are
-    labeled.
+    By default half of the rows are labeled, but never more than there are labeled cases: a batch of
+    4 is 2 + 2, or 1 + 3 with one labeled case. A method without unlabeled data gets only the same
+    labeled rows. Without unlabeled cases all rows are labeled.
 
     Args:
         batch_size: rows of a semi-supervised batch.
         num_labeled: labeled training cases.
         num_unlabeled: unlabeled training cases.
         uses_unlabeled: the method's `Framework.uses_unlabeled`.
-        labeled_rows: labeled rows of a semi-supervised batch; ``None``: half of it.
+        labeled_rows: labeled rows of a semi-supervised batch; ``None`` is half of it.
 
     Raises:
-        InputError: no labeled case, or a batch too small for one row of each kind.
+        InputError: there is no labeled case, or the batch cannot hold a row of each kind.
     """
     if num_labeled < 1:
         raise InputError(
-            f"training requires at least 1 labeled case, got {num_labeled}; name some as labeled"
+            f"labeled cases must be at least 1, got {num_labeled}. Choose more with --labels."
         )
     smallest = 2 if num_unlabeled else 1
     if batch_size < smallest:
-        raise InputError(f"the batch size must be at least {smallest}, got {batch_size}; raise it")
+        raise InputError(f"--batch must be at least {smallest}, got {batch_size}. Increase it.")
     if num_unlabeled == 0:
         return BatchPlan(batch_size, 0)
     if labeled_rows is not None and not 0 < labeled_rows < batch_size:
         raise InputError(
             f"--labeled-rows must be at least 1 and leave an unlabeled row in a batch of "
-            f"{batch_size}, got {labeled_rows}: choose fewer, or a larger --batch"
+            f"{batch_size}, got {labeled_rows}. Choose fewer, or a larger --batch."
         )
     labeled = min(labeled_rows or batch_size // 2, num_labeled)
     return BatchPlan(labeled, batch_size - labeled if uses_unlabeled else 0)
 
 
 class BatchSource:
-    """Makes the batch of any step, in any order, from any thread.
+    """The source of the batch of any step, in any order, from any thread.
 
-    Each stream (labeled, unlabeled) goes through its cases in permutations, one per pass, drawn
-    from (seed, stream, pass): every case occurs equally often. Each row is a patch cut uniformly
-    at random, in one of eight orientations, drawn from (seed, stream, step, row). A volume smaller
-    than the patch is padded with zeros on both sides, and only up to the patch.
+    Each stream (labeled, unlabeled) runs through its cases in permutations, one per pass, drawn
+    from (seed, stream, pass), so every case occurs equally often. Each row is a uniformly random
+    patch in one of eight orientations, drawn from (seed, stream, step, row). A volume smaller than
+    the patch is padded with zeros on both sides.
 
     Args:
-        store: where the volumes are.
+        store: store of the volumes.
         labeled: labeled cases.
         unlabeled: unlabeled cases; their labels are not read.
         plan: rows of each kind.
         patch: spatial shape of a patch, in voxels.
         seed: a non-negative integer.
-        augment: whether to draw orientations; without, all are the identity.
-        truth: make batches with the labels of all rows, for a control; the store must allow it.
-        rows: numbers of the batch's rows to make, labeled first; ``None``: all. Each row is made
-            as it is in the whole batch.
+        augment: draw orientations; otherwise all are the identity.
+        truth: add the labels of all rows, for a control; the store must allow it.
+        rows: numbers of the batch's rows to make, labeled first; ``None`` is all. A row does not
+            depend on this choice, so several processes can share a batch.
 
     Raises:
-        InputError: the plan asks for rows of a stream that has no cases.
+        InputError: the plan has rows of a stream without cases.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class BatchSource:
         ):
             if asked and not cases:
                 raise InputError(
-                    f"a batch with {asked} {kind} row(s) requires {kind} cases, got none; name some"
+                    f"a batch with {asked} {kind} row(s) must have {kind} cases, got none. Add one."
                 )
         self.store = store
         self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
@@ -135,14 +134,14 @@ class BatchSource:
         )
 
     def batch(self, step: int) -> Batch:
-        """Return one step's batch on the CPU.
+        """Return the batch of a step on the CPU.
 
         Returns:
             Image ``(B, C, *patch)`` float32 and label ``(L, *patch)`` int64, labeled rows first;
             with ``truth`` an `OracleBatch`.
 
         Raises:
-            InputError: a volume does not have as many axes as the patch.
+            InputError: a volume and the patch have different numbers of axes.
         """
         every = self.cases(step)
         cases = [every[row] for row in self.rows]
@@ -157,10 +156,10 @@ class BatchSource:
             if volume.ndim - 1 != len(self.patch):
                 raise InputError(
                     f"{self.store.dataset.source(case)}: a patch {self.patch} requires a volume of "
-                    f"{len(self.patch)} axes, got {volume.shape[1:]}; give the patch as many axes"
+                    f"{len(self.patch)} axes, got {volume.shape[1:]}. Give the patch as many axes."
                 )
-            # Rows are counted per stream, so that the labeled patches of a run do not depend on
-            # whether the method also takes unlabeled ones.
+            # Rows are counted per stream, so the labeled patches do not depend on whether the
+            # method uses unlabeled rows.
             stream = _LABELED if is_labeled else _UNLABELED
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
@@ -186,7 +185,7 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 def _scheduled(
     cases: tuple[str, ...], rows: int, step: int, seed: int, stream: int
 ) -> Iterator[str]:
-    """Yield the cases at positions ``step * rows`` and on of an endless chain of permutations."""
+    """Yield ``rows`` cases from position ``step * rows`` of an endless chain of permutations."""
     for position in range(step * rows, (step + 1) * rows):
         which_pass, index = divmod(position, len(cases))
         order = _generator(seed, _ORDER, stream, which_pass).permutation(len(cases))
@@ -196,7 +195,7 @@ def _scheduled(
 def _draw_window(
     shape: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[slice, ...]:
-    """Draw the place of a crop uniformly; along an axis shorter than the crop, take it all."""
+    """Draw the place of a crop uniformly; an axis shorter than the crop is taken whole."""
     starts = [
         int(rng.integers(max(have - want, 0) + 1)) for have, want in zip(shape, size, strict=True)
     ]
@@ -204,7 +203,7 @@ def _draw_window(
 
 
 def _place(cut: NDArray[Any], out: NDArray[Any], spatial: int) -> None:
-    """Copy a cut into the middle of ``out``, zeros around; the only copy of the voxels."""
+    """Copy a crop into the centre of ``out`` with zeros around; no other copy is made."""
     leading = out.ndim - spatial
     if cut.shape == out.shape:
         out[...] = cut
@@ -222,17 +221,17 @@ class _HasBatch(Protocol):
 
 
 class Prefetcher:
-    """Makes the batches of steps ``start`` to ``stop - 1`` ahead, in one background thread.
+    """A background thread that makes the batches of steps ``start`` to ``stop - 1`` in advance.
 
-    Iterating yields ``(step, batch, seconds_waited)``: the same batches as calling
-    ``source.batch`` in turn, and how long the consumer stood still for each. What the thread
-    raises is raised to the consumer. Leaving the ``with`` block ends the thread, early or late.
+    Iterating yields ``(step, batch, seconds_waited)``: the batches of ``source.batch`` in order,
+    and the consumer's waiting time for each. An exception of the thread is raised in the consumer.
+    Leaving the ``with`` block ends the thread.
 
     Args:
-        source: a `BatchSource` or anything with ``batch(step)``.
+        source: a `BatchSource` or another object with ``batch(step)``.
         start: the first step.
         stop: one past the last step.
-        depth: how many batches to hold ready.
+        depth: number of batches to keep ready.
     """
 
     def __init__(self, source: _HasBatch, start: int, stop: int, *, depth: int = 3) -> None:
@@ -258,13 +257,13 @@ class Prefetcher:
 
     def __iter__(self) -> Iterator[tuple[int, Batch, float]]:
         if self._thread.ident is None:
-            raise RuntimeError("a Prefetcher is to be iterated inside its `with` block")
+            raise RuntimeError("a Prefetcher must be iterated inside its `with` block")
         for step in self._unseen:
             before = time.perf_counter()
             item = self._queue.get()
             waited = time.perf_counter() - before
             if isinstance(item, BaseException):
-                self._unseen = iter(())  # nothing more will come
+                self._unseen = iter(())  # no batch follows
                 raise item
             yield step, item, waited
 
@@ -278,7 +277,7 @@ class Prefetcher:
                 return
 
     def _put(self, item: Batch | BaseException) -> bool:
-        """Wait for room, but never longer than the consumer stays."""
+        """Wait for room in the queue, but not after the consumer has left."""
         while not self._leave.is_set():
             try:
                 self._queue.put(item, timeout=0.05)

@@ -1,4 +1,4 @@
-"""Volumes in memory, and the guarantee that no label of an unlabeled case is ever read."""
+"""A cache of volumes that never reads the label of an unlabeled case."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ T = TypeVar("T")
 
 
 class LabelLeak(SemisamError):
-    """Something asked for the label of a case that the run treats as unlabeled."""
+    """The label of a case that the run treats as unlabeled was requested."""
 
 
 class VolumeStore:
-    """Images and permitted labels of one run, cached up to a number of bytes; thread-safe.
+    """A thread-safe cache, bounded in bytes, of the images and permitted labels of one run.
 
-    The arrays handed out are read-only: they are shared by every reader. Memory-mapped ones are
-    not cached: the system does that, and a patch costs no more than its own pages.
+    The returned arrays are read-only, because all readers share them. Memory-mapped arrays are not
+    cached: the system caches their pages.
 
     Args:
-        dataset: where the volumes come from.
+        dataset: source of the volumes.
         labeled: training cases whose label may be read.
         unlabeled: training cases whose label may not be read.
         test: cases to evaluate on; their label may be read.
-        oracle: let the labels of unlabeled cases be read after all, for a control that says so.
-        max_bytes: bound of the cache; the least recently used volume goes first.
+        oracle: also allow the labels of unlabeled cases, for a control.
+        max_bytes: bound of the cache; the least recently used volume is removed first.
 
     Raises:
         InputError: a case is in two of the three groups, or twice in one.
@@ -59,7 +59,7 @@ class VolumeStore:
             if case in seen:
                 raise InputError(
                     "labeled, unlabeled and test cases must all be different, got "
-                    f"{case} twice; take one out"
+                    f"{case} twice. Remove one."
                 )
             seen.add(case)
         extra = self.unlabeled if oracle else ()
@@ -83,33 +83,33 @@ class VolumeStore:
         """Return the label ``(*S)`` of a labeled or a test case; read-only.
 
         Raises:
-            LabelLeak: the case is neither.
+            LabelLeak: the case is neither labeled nor a test case.
             InputError: the file is missing or unreadable.
         """
         if case not in self._may_read_label:
             raise LabelLeak(
-                f"only labels of labeled and test cases may be read, got a request for that of "
-                f"{case}; labels of unlabeled cases never enter a run"
+                f"only labels of labeled and test cases may be read, got a request for {case}. "
+                "Labels of unlabeled cases never enter a run."
             )
         return self._cached(("label", case), lambda: self.dataset.label(case), lambda label: label)
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes that the cache holds now."""
+        """Size of the cache in bytes."""
         return self._bytes
 
     def check(self, on_case: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        """Read and check everything that the run may read, before it starts.
+        """Read and check all volumes that the run may read, before it starts.
 
         Args:
-            on_case: called with (cases done, cases in all) after each case, in this thread.
+            on_case: called with (cases done, number of cases) after each case, in this thread.
 
         Returns:
-            SHA-256 per array under ``image:<case>`` and ``label:<case>``, labels of labeled and
-            test cases only.
+            SHA-256 per array under ``image:<case>`` and ``label:<case>``, with labels only of
+            labeled and test cases.
 
         Raises:
-            InputError: the first fault in the order labeled, unlabeled, test.
+            InputError: a volume is faulty; the first in the order labeled, unlabeled, test.
         """
         hashes: dict[str, str] = {}
         workers = min(4, os.cpu_count() or 1)
@@ -133,15 +133,15 @@ class VolumeStore:
             if not told(source, lambda: self.dataset.has_label(case)):
                 kind = "labeled training" if case in self.labeled else "test"
                 raise InputError(
-                    f"{source}: a {kind} case must have a label, got none; add it (in an h5 file "
-                    "the key 'label') or take the case out of the list"
+                    f"{source}: a {kind} case must have a label, got none. Add it (in an h5 file "
+                    "the key 'label') or remove the case from the list."
                 )
             label = told(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset.num_classes, source)
             if case in self.labeled and not label.any():
                 raise InputError(
                     f"{source}: the label of a labeled training case must contain a foreground "
-                    "class, got background alone; correct it or use the case as unlabeled"
+                    "class, got only background. Correct it or use the case as unlabeled."
                 )
             hashes[f"label:{case}"] = array_hash(label)
         return hashes
@@ -154,11 +154,11 @@ class VolumeStore:
                 self._cache.move_to_end(key)
                 value: T = self._cache[key][0]
                 return value
-        value = read()  # outside the lock: two threads may read one volume twice, never wrongly
+        value = read()  # outside the lock: at worst two threads read a volume twice
         array = array_of(value)
         array.setflags(write=False)
         if isinstance(array, np.memmap):
-            return value  # costs no memory, is opened in no time, and holds a file open
+            return value  # it needs no memory, opens fast, and would keep a file open
         with self._lock:
             if key not in self._cache and array.nbytes <= self._max_bytes:
                 self._cache[key] = (value, array.nbytes)
@@ -169,36 +169,36 @@ class VolumeStore:
 
 
 def check_image(image: NDArray[np.float32], channels: int, source: str) -> None:
-    """Raise an `InputError` where an image ``(C, *S)`` cannot be trained on."""
+    """Raise an `InputError` if an image ``(C, *S)`` is unfit for training."""
     if image.shape[0] != channels:
         raise InputError(
-            f"{source}: every image must have {channels} channel(s), got {image.shape[0]}; "
-            "write all images with the same channels"
+            f"{source}: every image must have {channels} channel(s), got {image.shape[0]}. "
+            "Write all images with the same channels."
         )
     if image.size == 0:
-        raise InputError(f"{source}: the image must have voxels, got shape {image.shape[1:]}")
+        raise InputError(f"{source}: the image must have voxels, got shape {image.shape[1:]}.")
     if not np.isfinite(image).all():
         count = int(image.size - np.isfinite(image).sum())
         raise InputError(
-            f"{source}: every voxel must be finite, got {count} that are NaN or infinite; replace "
-            "them, for example by 0"
+            f"{source}: every voxel must be finite, got {count} that are NaN or infinite. Replace "
+            "them, for example by 0."
         )
 
 
 def check_label(
     label: NDArray[np.uint8], shape: tuple[int, ...], num_classes: int, source: str
 ) -> None:
-    """Raise an `InputError` where a label does not fit its image or its number of classes."""
+    """Raise an `InputError` if a label does not fit its image or its number of classes."""
     if label.shape != shape:
         raise InputError(
-            f"{source}: image and label must have one shape, got {shape} and {label.shape}; "
-            "resample the label onto the image's grid"
+            f"{source}: image and label must have one shape, got {shape} and {label.shape}. "
+            "Resample the label onto the image's grid."
         )
     highest = int(label.max())
     if highest >= num_classes:
         raise InputError(
             f"{source}: a label of {num_classes} classes must hold values from 0 to "
-            f"{num_classes - 1}, got {highest}; renumber the label or raise the number of classes"
+            f"{num_classes - 1}, got {highest}. Renumber the label or raise the number of classes."
         )
 
 
@@ -211,20 +211,20 @@ def array_hash(array: NDArray[Any]) -> str:
 
 
 def data_hash(hashes: Mapping[str, str]) -> str:
-    """Return one SHA-256 of many, whatever their order, in hex."""
+    """Return the SHA-256, in hex, of a set of hashes, independent of their order."""
     lines = sorted(f"{key}={value}\n" for key, value in hashes.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def told(source: str, read: Callable[[], T]) -> T:
-    """Turn what a dataset's reader raises into one sentence with the file's name.
+    """Call a reader and turn its errors into an `InputError` with the file's name.
 
     Args:
         source: the file's name.
         read: the reader.
 
     Raises:
-        InputError: for whatever a missing or damaged file raises.
+        InputError: the file is missing or damaged.
     """
     try:
         return read()
@@ -232,10 +232,11 @@ def told(source: str, read: Callable[[], T]) -> T:
         raise
     except FileNotFoundError as error:
         raise InputError(
-            f"{source}: the file is missing; copy it there or take its case out of the list"
+            f"{source}: the file must exist, got none. Copy it there or remove its case from the "
+            "list."
         ) from error
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{source}: the file must be readable, got '{error}'; it seems cut off or damaged, "
-            "copy it again"
+            f"{source}: the file must be readable, got '{error}'. It may be truncated or damaged: "
+            "copy it again."
         ) from error

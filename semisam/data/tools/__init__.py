@@ -1,1 +1,1 @@
-"""Work on whole folders of scans: check, prepare, download."""
+"""Tools for whole folders of scans: check, prepare, download."""

@@ -1,7 +1,7 @@
-"""What a folder of scans holds, and everything that is wrong with it, before anything is trained.
+"""Check a folder of scans before training: its content and all its faults.
 
-Unlike a run, a check reads every label there is. Cases are looked at a few at a time, so memory
-does not grow with their number.
+Unlike a run, a check reads every label. It reads a few cases at a time, so its memory does not grow
+with their number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from semisam.data.images.alignment import misfit
 from semisam.data.loading.store import array_hash, told
 from semisam.data.tools.report import (
     CaseReport,
-    Report,
+    FolderReport,
     count_voxels,
     duplicates,
     fault_of,
@@ -44,14 +44,14 @@ def check_folder(
     name: str,
     options: Mapping[str, Any],
     on_case: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Look at every file of a dataset.
+) -> FolderReport:
+    """Check every file of a dataset.
 
     Args:
         path: the folder.
-        name: of the dataset plugin that reads it.
-        options: of the plugin, as its constructor takes them.
-        on_case: called with (cases done, cases in all) after each case.
+        name: name of the dataset plugin that reads it.
+        options: options of the plugin's constructor.
+        on_case: called with (cases done, number of cases) after each case.
     """
     kind: Any = registry.load("dataset", name)
     try:
@@ -60,11 +60,11 @@ def check_folder(
         else:
             classes, cases, examine, faults = _of_dataset(kind(path, **options))
     except InputError as error:
-        return Report(name, str(path), (), (), (fault_of(str(path), error),))
+        return FolderReport(name, str(path), (), (), (fault_of(str(path), error),))
     reports = _examined(cases, examine, on_case)
     faults += [fault for report in reports for fault in report.faults]
     faults += duplicates(reports) + odd_axes(reports)
-    return Report(name, str(path), classes, tuple(reports), tuple(faults))
+    return FolderReport(name, str(path), classes, tuple(reports), tuple(faults))
 
 
 def _examined(
@@ -87,9 +87,9 @@ def _examined(
 def _of_scans(
     kind: type[ScanDataset], path: Path, options: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], list[str], Examine, list[Fault]]:
-    """Return what to look at in a folder of scan files, without opening it as a dataset.
+    """Return classes, cases, check and faults of a folder of scan files.
 
-    A dataset opens only where names, lists and headers are right; here all is to be said at once.
+    The folder is not opened as a dataset, because that fails at the first fault.
     """
     layout = kind.discover(path, tuple(options.get("classes", ())))
     labeled = {case: files.label is not None for case, files in layout.cases.items()}
@@ -153,7 +153,7 @@ def _examine_files(
 
 
 def _of_dataset(dataset: Dataset) -> tuple[tuple[str, ...], list[str], Examine, list[Fault]]:
-    """Return what to look at in any other dataset, through its own reader."""
+    """Return classes, cases, check and faults of any other dataset, read by itself."""
     split = dataset.split()
     parts = _parts(split)
 
@@ -194,7 +194,7 @@ def _examine_case(dataset: Dataset, report: CaseReport) -> CaseReport:
 
 
 def _changed(dataset: Dataset, case: str, part: str, found: str) -> list[Fault]:
-    """Return a fault where a prepared volume is not what was written."""
+    """Return a fault if a prepared volume has changed."""
     if not isinstance(dataset, Prepared) or dataset.recorded_hash(case, part) == found:
         return []
     return [

@@ -1,7 +1,7 @@
-"""Copies of a dataset's volumes as the trainer reads them: uncompressed, so that a patch is cheap.
+"""Prepare a dataset: write preprocessed, uncompressed copies, of which patches are read fast.
 
-Every file is written beside and renamed, and the manifest comes last: whatever happens before,
-there is no prepared dataset, and the next attempt goes on from the cases that are done.
+Every file is written atomically, and the manifest last. Without it there is no prepared dataset,
+and the next attempt resumes after the cases that are done.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file, writable_folder, write_json
 from semisam.data.datasets.dataset import Dataset
+from semisam.data.datasets.prepared import FORMAT, MANIFEST, UNFINISHED, VOLUMES
 from semisam.data.images.preprocessing import geometry_to_json
 from semisam.data.loading.store import array_hash, check_image, check_label, told
 
-FORMAT = "semisam-prepared-1"
-MANIFEST, UNFINISHED, VOLUMES = "manifest.json", "unfinished.json", "volumes"
 _LOCK = ".lock"
 
 
@@ -37,16 +36,16 @@ def prepare(
     folder: Path,
     on_case: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a dataset's prepared copy, or what is missing of it, and return its manifest.
+    """Write a dataset's prepared copy, or its missing part, and return its manifest.
 
     Args:
-        dataset: the source; all its images are read, and all labels that exist.
-        options: that it was opened with.
-        folder: where to; new, empty, or begun from the same dataset and options.
-        on_case: called with (cases done, cases in all) after each case.
+        dataset: the source, of which all images and labels are read.
+        options: the options of the source.
+        folder: the target: new, empty, or an unfinished copy from the same dataset and options.
+        on_case: called with (cases done, number of cases) after each case.
 
     Raises:
-        InputError: the folder is something else or in use, or a volume cannot be trained on.
+        InputError: the folder holds something else or is in use, or a volume is unfit for training.
     """
     _refuse_foreign(dataset, options, folder)
     writable_folder(folder / VOLUMES)
@@ -55,14 +54,9 @@ def prepare(
             return _prepare(dataset, options, folder, on_case)
     except Timeout:
         raise InputError(
-            f"the folder must not be in use, got {folder}, which another process prepares: wait "
-            "for it or name another folder"
+            f"the folder must not be in use, got {folder}, which another process prepares. Wait "
+            "for it or choose another folder."
         ) from None
-
-
-def is_unfinished(folder: Path) -> bool:
-    """Return whether a preparation was stopped before it wrote its manifest."""
-    return (folder / UNFINISHED).is_file() and not (folder / MANIFEST).is_file()
 
 
 def _prepare(
@@ -75,7 +69,7 @@ def _prepare(
     write_json(folder / UNFINISHED, identity)
     split = dataset.split()
     cases = (*split.train, *split.test)
-    for leftover in (folder / VOLUMES).glob(".*.tmp"):  # of a process that was killed
+    for leftover in (folder / VOLUMES).glob(".*.tmp"):  # of a killed process
         leftover.unlink()
     records: dict[str, Any] = {}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="prepare") as pool:
@@ -106,7 +100,7 @@ def _prepare(
 
 
 def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str) -> Any:
-    """Write one case's files, unless they are there and as new as their source."""
+    """Write one case's files, unless they exist and are up to date."""
     key = _key(case)
     record_path = folder / VOLUMES / f"{key}.json"
     stamp = _stamp(dataset, identity, case)
@@ -115,7 +109,7 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
         if known["stamp"] == stamp and all(_is_whole(folder, f) for f in _files(known["record"])):
             return known["record"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not done yet, or by another version
+        pass  # not done yet, or done by another version
     source = dataset.source(case)
     image = told(source, lambda: dataset.image(case))
     check_image(image.array, dataset.channels, source)
@@ -135,7 +129,7 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
 
 
 def _save(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:
-    """Write an array in C order, whole or not at all, and return its entry of the manifest."""
+    """Write an array atomically in C order and return its entry of the manifest."""
     array = np.ascontiguousarray(array)
     with replace_file(folder / name) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
@@ -153,7 +147,7 @@ def _is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _identity(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two preparations must share for one to go on from the other."""
+    """Return the values that must be equal for a preparation to resume another."""
     recipe = None if dataset.recipe is None else _plain(asdict(dataset.recipe))
     return {
         "format": FORMAT,
@@ -164,7 +158,7 @@ def _identity(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
-    """Return a hash that changes when the case's files or the way they are read do."""
+    """Return a hash of the case's files and of the way they are read."""
     files: list[Any] = []
     for path in dataset.files(case):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
@@ -175,15 +169,15 @@ def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
 
 
 def _key(case: str) -> str:
-    """Return a file name for a case that any file system takes and no other case has."""
+    """Return a unique file name for a case that is valid on any file system."""
     readable = re.sub(r"[^A-Za-z0-9-]+", "_", case)[:60]
     return f"{readable}-{hashlib.sha256(case.encode()).hexdigest()[:10]}"
 
 
 def _refuse_foreign(dataset: Dataset, options: Mapping[str, Any], folder: Path) -> None:
-    """Raise an `InputError` unless the folder is new, empty or of this very preparation."""
+    """Raise an `InputError` unless the folder is new, empty or of this preparation."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"a folder is required, got the file {folder}: name another")
+        raise InputError(f"the target must be a folder, got the file {folder}. Choose another.")
     if not folder.exists() or not any(folder.iterdir()):
         return
     for name in (UNFINISHED, MANIFEST):
@@ -192,22 +186,22 @@ def _refuse_foreign(dataset: Dataset, options: Mapping[str, Any], folder: Path) 
         except (OSError, ValueError):
             continue
         ours = _identity(dataset, options)
-        # The recipe may follow from the scans: cases that were added may move it.
+        # The recipe may depend on the scans, so added cases may change it.
         other = [key for key in ("format", "dataset", "options") if known.get(key) != ours[key]]
         if not other:
             return
         raise InputError(
             f"the folder must be new or prepared from the same dataset and options, got {folder} "
-            f"with another {', '.join(other)}: name another folder"
+            f"with another {', '.join(other)}. Choose another folder."
         )
     raise InputError(
-        f"the folder must be new, empty or a prepared one, got {folder} with other files in it: "
-        "name another folder"
+        f"the folder must be new, empty or a prepared one, got {folder} with other files in it. "
+        "Choose another folder."
     )
 
 
 def _remove_others(volumes: Path, records: Mapping[str, Any]) -> None:
-    """Remove the files of cases that the source no longer has."""
+    """Remove the files of cases that are no longer in the source."""
     keep = {Path(entry["file"]).name for r in records.values() for entry in _files(r)}
     keep |= {f"{_key(case)}.json" for case in records}
     for path in volumes.iterdir():
@@ -216,5 +210,5 @@ def _remove_others(volumes: Path, records: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON gives it back, so that both compare equal."""
+    """Return a value after a round trip through JSON, to compare it with one read from JSON."""
     return json.loads(json.dumps(value))

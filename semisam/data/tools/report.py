@@ -1,4 +1,4 @@
-"""What a check finds: the facts of each case, and the faults."""
+"""The findings of a check: the facts of each case, and the faults."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from semisam.data.loading.store import array_hash
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What one case holds.
+    """The facts and faults of one case.
 
     Attributes:
         case: its name.
-        part: ``train``, ``test``, or empty where it is in neither.
+        part: ``train``, ``test``, or empty if it is in neither.
         source: the path of its image.
         labeled: it has a label.
-        shape: ``S``; empty where the image is unreadable.
+        shape: ``S``; empty if the image is unreadable.
         spacing: mm per axis.
-        intensities: least and largest finite value per channel, before normalising where the
-            dataset normalises.
+        intensities: least and largest finite value per channel, before any normalisation by the
+            dataset.
         voxels: voxels per value of the label.
         image_hash: SHA-256 of the voxels.
-        faults: of its files.
+        faults: faults of its files.
     """
 
     case: str
@@ -46,15 +46,15 @@ class CaseReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a dataset holds.
+class FolderReport:
+    """The facts and faults of a dataset's folder.
 
     Attributes:
         dataset: name of its plugin.
         path: the folder.
-        class_names: background first; empty where the dataset cannot say.
-        cases: in the dataset's order.
-        faults: all, those of single cases included.
+        class_names: names of the classes, background first; empty if unknown.
+        cases: reports of the cases, in the dataset's order.
+        faults: all faults, including those of single cases.
     """
 
     dataset: str
@@ -75,7 +75,7 @@ class Report:
 def with_image(
     report: CaseReport, image: NDArray[np.float32], spacing: tuple[float, ...]
 ) -> CaseReport:
-    """Return the report with what an image ``(C, *S)`` adds to it."""
+    """Return the report with the facts of an image ``(C, *S)``."""
     ranges = []
     for channel in image:
         low, high = float(channel.min()), float(channel.max())
@@ -93,7 +93,7 @@ def with_image(
 
 
 def image_faults(image: NDArray[np.float32], channels: int, source: str) -> list[Fault]:
-    """Return what is wrong with an image ``(C, *S)`` alone."""
+    """Return the faults of an image ``(C, *S)``."""
     faults = []
     if len(image) != channels:
         problem = f"every image must have {channels} channel(s), got {len(image)}"
@@ -104,37 +104,35 @@ def image_faults(image: NDArray[np.float32], channels: int, source: str) -> list
         faults.append(Fault(source, problem, "replace them, for example by 0"))
     elif image.min() == image.max():
         problem = f"an image must have contrast, got {image.min():g} everywhere"
-        faults.append(Fault(source, problem, "export the scan again or take the case out"))
+        faults.append(Fault(source, problem, "export the scan again or remove the case"))
     return faults
 
 
 def count_voxels(label: NDArray[np.uint8]) -> dict[int, int]:
-    """Return the voxels of each value that a label ``(*S)`` holds."""
+    """Return the number of voxels of each value in a label ``(*S)``."""
     counts = np.bincount(label.ravel(), minlength=1)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def label_faults(voxels: Mapping[int, int], classes: tuple[str, ...], source: str) -> list[Fault]:
-    """Return what is wrong with a label alone, from its voxels per value."""
+    """Return the faults of a label, from its voxels per value."""
     faults = []
     unknown = [value for value in voxels if value >= len(classes)]
     if unknown:
         problem = (
             f"a label must hold the classes 0 to {len(classes) - 1} ({', '.join(classes)}), got "
-            f"{', '.join(map(str, unknown))} too"
+            f"{', '.join(map(str, unknown))}"
         )
         remedy = "renumber the label, or name more classes (classes.list, dataset.json)"
         faults.append(Fault(source, problem, remedy))
     if not any(voxels.get(value) for value in voxels if value):
-        problem = "a label must contain a foreground class, got background alone"
-        faults.append(
-            Fault(source, problem, "correct it, or remove it: the case is unlabeled then")
-        )
+        problem = "a label must contain a foreground class, got only background"
+        faults.append(Fault(source, problem, "correct it, or remove it to make the case unlabeled"))
     return faults
 
 
 def duplicates(reports: Sequence[CaseReport]) -> list[Fault]:
-    """Return a fault per image that another case holds too, voxel by voxel."""
+    """Return a fault for each image that is identical to another case's."""
     first: dict[str, CaseReport] = {}
     faults = []
     for report in reports:
@@ -142,14 +140,14 @@ def duplicates(reports: Sequence[CaseReport]) -> list[Fault]:
         if other is report:
             continue
         leak = {report.part, other.part} == {"train", "test"}
-        told_of = ", and one trains while the other tests" if leak else ""
-        problem = f"no two cases may hold the same image, got that of {other.source}{told_of}"
-        faults.append(Fault(report.source, problem, "take one of the two out"))
+        detail = ", and one is a training and the other a test case" if leak else ""
+        problem = f"all images must differ, got the image of {other.source}{detail}"
+        faults.append(Fault(report.source, problem, "remove one of the two"))
     return faults
 
 
 def odd_axes(reports: Sequence[CaseReport]) -> list[Fault]:
-    """Return a fault per image with another number of axes than most have."""
+    """Return a fault for each image whose number of axes differs from most images'."""
     axes = Counter(len(report.shape) for report in reports if report.shape)
     if len(axes) < 2:
         return []
@@ -157,8 +155,8 @@ def odd_axes(reports: Sequence[CaseReport]) -> list[Fault]:
     return [
         Fault(
             report.source,
-            f"every image must have {usual} axes as most have, got {len(report.shape)}",
-            "take the case out or export it as a volume",
+            f"every image must have {usual} axes, as most have, got {len(report.shape)}",
+            "remove the case or export it as a volume",
         )
         for report in reports
         if report.shape and len(report.shape) != usual
@@ -166,6 +164,9 @@ def odd_axes(reports: Sequence[CaseReport]) -> list[Fault]:
 
 
 def fault_of(file: str, error: InputError) -> Fault:
-    """Take an error's sentence apart: the file, the problem and what to do."""
-    problem, _, remedy = str(error).removeprefix(f"{file}: ").rpartition("; ")
-    return Fault(file, problem or remedy, remedy if problem else "correct it")
+    """Split an error's message into file, problem and remedy."""
+    message = str(error).removeprefix(f"{file}: ").removesuffix(".")
+    problem, _, remedy = message.rpartition(". ")
+    if not problem:
+        return Fault(file, message, "correct it")
+    return Fault(file, problem, f"{remedy[:1].lower()}{remedy[1:]}")

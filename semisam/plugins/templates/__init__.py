@@ -1,1 +1,1 @@
-"""What ``semisam new`` writes: an installable plugin project with a working part and its tests."""
+"""Templates of ``semisam new``: an installable plugin project with a working part and its tests."""

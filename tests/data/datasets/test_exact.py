@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from semisam.data.datasets.exact import Draws, blurred, z_scored
+from semisam.data.datasets.exact import ExactRandom, blurred, z_scored
 
 
 def test_draws_are_uniform_and_normal():
-    rng = Draws(0, 0)
+    rng = ExactRandom(0, 0)
     uniform, normal = rng.uniforms((50_000,)), rng.normals((50_000,))
     assert abs(uniform.mean()) < 0.02
     assert abs(uniform.std() - 3**-0.5) < 0.01
@@ -16,13 +16,13 @@ def test_draws_are_uniform_and_normal():
 
 
 def test_streams_differ_by_seed_and_index():
-    firsts = {Draws(seed, index).uniform(0, 1) for seed in range(3) for index in range(3)}
+    firsts = {ExactRandom(seed, index).uniform(0, 1) for seed in range(3) for index in range(3)}
     assert len(firsts) == 9
-    assert Draws(1, 2).uniform(0, 1) == Draws(1, 2).uniform(0, 1)
+    assert ExactRandom(1, 2).uniform(0, 1) == ExactRandom(1, 2).uniform(0, 1)
 
 
 def test_smooth_fields_are_bounded_and_smooth():
-    field = Draws(0, 0).smooth((40, 36, 20), 4)
+    field = ExactRandom(0, 0).smooth((40, 36, 20), 4)
     assert field.shape == (40, 36, 20)
     assert field.dtype == np.float32
     assert abs(field).max() <= 1
