@@ -60,8 +60,8 @@ class SynthSAM:
     """Segments what clicks, a box or a mask point at, in any scan, by a network.
 
     The network has learned from volumes drawn by `semisam.pretraining.generator` and from no scan
-    of any person, so no data set is in it and it can be judged on all of them. It sees the image once
-    (`encode`); each prompt then costs a light decoder, which is also told the geodesic distance
+    of any person, so no data set is in it and it can be judged on all of them. It sees the image
+    once (`encode`); each prompt then costs a light decoder, which is also told the geodesic distance
     from the clicks. Clicks are one set, their order does not matter. ``semisam pretrain synthsam``
     trains such weights; ``synthsam.md`` beside the embedded ones says how they came about.
 

@@ -1,4 +1,21 @@
 """Many runs: study, grid, executors, results, tables, statistics, zero-shot, report.
 
-Here lives what needs more than one run.
+Here lives what needs more than one run. The package itself can be called: ``semisam.bench(...)`` is
+`semisam.bench.study.bench`, which has the name of its room.
 """
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+
+class _Callable(types.ModuleType):
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        from semisam.bench.study import bench
+
+        return bench(*args, **given)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -17,7 +17,7 @@ from torch import nn
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
-from semisam.data.images.files import Geometry
+from semisam.data.images.files import Geometry, to_itk, write_nifti
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.store import check_image
 from semisam.inference.card import Card
@@ -73,10 +73,24 @@ class Prediction:
     Attributes:
         labelmap: ``(*S)``, the class numbers.
         probabilities: ``(K, *S)`` float32.
+        geometry: of the scan.
     """
 
     labelmap: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
+    geometry: Geometry
+
+    def image(self) -> Any:
+        """Return the label map as a SimpleITK image at the scan's place."""
+        return to_itk(self.labelmap, self.geometry)
+
+    def save(self, path: str | Path) -> None:
+        """Write the label map as NIfTI.
+
+        Raises:
+            InputError: the path cannot be written.
+        """
+        write_nifti(path, self.labelmap, self.geometry)
 
 
 def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
@@ -100,7 +114,23 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
         _check(array, array.ndim - 1, card, name)
         geometry = Geometry(card.spacing)
         return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
-    array, geometry = read_channels(paths)
+    return prepared_scan(*read_channels(paths), card, name)
+
+
+def prepared_scan(
+    array: NDArray[np.float32], geometry: Geometry, card: Card, name: str = "the scan"
+) -> Scan:
+    """Prepare a scan in memory as the model's training scans were prepared.
+
+    Args:
+        array: ``(C, *S)``.
+        geometry: its place.
+        card: of the model.
+        name: of the scan, for messages.
+
+    Raises:
+        InputError: it does not fit the model.
+    """
     _check(array, len(geometry.spacing), card, name)
     made, _, placement = card.preparation().apply(array, geometry)
     axes, flips = card.axes_of_lps()
@@ -138,7 +168,7 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     labelmap = whole.argmax(0).astype(np.uint8)
     if model.largest_component:
         labelmap = largest_components(labelmap, len(whole)).astype(np.uint8)
-    return Prediction(labelmap, whole)
+    return Prediction(labelmap, whole, scan.geometry)
 
 
 def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:

@@ -55,6 +55,22 @@ def open_plugin(name: str, path: Path | None, options: Options) -> Dataset:
     return dataset
 
 
+def open_folder(path: str | Path, dataset: str | None = None, **options: Any) -> Dataset:
+    """Open a folder of scans as ``semisam train --data`` would.
+
+    Args:
+        path: of the folder.
+        dataset: name of a dataset plugin; ``None``: the one that recognises the folder.
+        **options: of the dataset plugin.
+
+    Raises:
+        InputError: no plugin, or several, recognise the folder.
+        PluginError: the plugin has no such option.
+    """
+    folder = Path(path)
+    return open_plugin(dataset or recognise_dataset(folder), folder, options)
+
+
 def open_dataset(settings: RunSettings) -> Dataset:
     """Open the settings' dataset."""
     path = None if settings.data is None else Path(settings.data)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import SimpleITK
 import torch
+from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.files import write_json
 from semisam.core.framework import Framework
 from semisam.core.layout import CARD, MODEL
+from semisam.data.images.files import Geometry, from_itk
 from semisam.inference.card import Card, read_card
 from semisam.inference.export import card_path, check_target, export_network
-from semisam.inference.predictor import Deployed
+from semisam.inference.predictor import (
+    Deployed,
+    Prediction,
+    prepared_scan,
+    read_scan,
+    segment,
+)
 from semisam.inference.sliding_window import published_stride
 from semisam.networks.precision import Precision
 from semisam.run.build import make_framework
+from semisam.run.folder import find_run
 from semisam.run.record import versions
 from semisam.run.settings import RunSettings, read_settings
 
@@ -69,6 +82,65 @@ def load_model(folder: Path, device: str = "cpu") -> Deployed:
         precision,
         settings.largest_component,
     )
+
+
+class Model:
+    """A trained run that segments new scans.
+
+    Args:
+        deployed: of `load_model`.
+        device: that it computes on.
+    """
+
+    def __init__(self, deployed: Deployed, device: str = "cpu") -> None:
+        self._deployed, self._device = deployed, device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, background first."""
+        return self._deployed.card.class_names
+
+    def predict(
+        self,
+        scan: NDArray[Any] | SimpleITK.Image | str | Path,
+        *,
+        spacing: Sequence[float] | None = None,
+    ) -> Prediction:
+        """Segment one scan and return its label map and probabilities on the scan's own grid.
+
+        Args:
+            scan: an array ``(*S)`` or ``(C, *S)`` whose axes run to the left, the posterior and the
+                superior; a SimpleITK image; or the path of a file or of a DICOM folder.
+            spacing: mm per axis of an array; ``None``: that of the training images.
+
+        Raises:
+            InputError: the scan cannot be read or does not fit the model.
+        """
+        card = self._deployed.card
+        if isinstance(scan, str | Path):
+            found = read_scan((Path(scan),), card)
+        else:
+            if isinstance(scan, SimpleITK.Image):
+                array, geometry = from_itk(scan)
+            else:
+                array = np.asarray(scan, np.float32)
+                geometry = Geometry(tuple(map(float, spacing or card.spacing)))
+            channels = array if array.ndim > len(geometry.spacing) else array[None]
+            found = prepared_scan(channels, geometry, card)
+        return segment(self._deployed, found, self._device)
+
+
+def load(run: str | Path, device: str = "cpu") -> Model:
+    """Open a trained run to segment new scans with it.
+
+    Args:
+        run: the path of a run folder, ``FOLDER#HASH``, or the start of its path.
+        device: that it computes on.
+
+    Raises:
+        InputError: there is no such run, or it is not finished.
+    """
+    return Model(load_model(find_run(str(run)), device), device)
 
 
 def export_run(run: Path, target: Path) -> Path:

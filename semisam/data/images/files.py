@@ -84,18 +84,39 @@ def read_image(
             f"an image must be real and have 2 or 3 axes, got {image.GetPixelIDTypeAsString()} of "
             f"size {image.GetSize()} in {path}. Write one file per time point or part."
         )
+    try:
+        return from_itk(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def from_itk(image: Any) -> tuple[NDArray[np.float32], Geometry]:
+    """Return the voxels of a SimpleITK image and their place; a fourth axis becomes channels.
+
+    Returns:
+        ``(i, j, k)`` or ``(i, j)`` float32, or ``(C, *S)`` with several values per voxel, and the
+        geometry.
+
+    Raises:
+        InputError: the geometry is not one of an image.
+    """
     # Reversing every axis turns (z, y, x) into (x, y, z), and (z, y, x, C) into (C, x, y, z).
     array = sitk.GetArrayViewFromImage(image).T
     spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
-    if four:
+    if image.GetDimension() == 4:
         array = np.moveaxis(array, -1, 0)
         spacing, origin = spacing[:3], origin[:3]
         direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
-    try:
-        geometry = Geometry(spacing, origin, direction)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return np.ascontiguousarray(array, dtype=np.float32), geometry
+    return np.ascontiguousarray(array, dtype=np.float32), Geometry(spacing, origin, direction)
+
+
+def to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
+    """Return an array ``(*S)`` or ``(C, *S)`` with its place as a SimpleITK image.
+
+    Raises:
+        InputError: the shape does not fit the geometry.
+    """
+    return _to_itk(np.asarray(array), geometry)
 
 
 def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:

@@ -1,0 +1,31 @@
+"""One run from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from semisam.run.execute import Progress, execute
+from semisam.run.request import settings
+
+
+def train(out: str | Path, *, progress: Progress | None = None, **given: Any) -> Path:
+    """Train one method, evaluate it on the test cases, and return the run's folder.
+
+    A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is.
+
+    Args:
+        out: the run's folder.
+        progress: called with the phase (``check``, ``train``, ``evaluate``), how much of it is
+            done, how much there is, and every figure of the moment by name.
+        **given: what `semisam.settings` takes, e.g. ``data="folder"``, ``method="mt"``,
+            ``labels=2``, ``sam="synthsam"``, ``options={"mt.ema_decay": 0.995}``.
+
+    Raises:
+        InputError: a setting or a scan cannot be used, or the folder belongs to another run.
+        PluginError: a plugin or an option cannot be used.
+        SemisamError: the training failed.
+    """
+    folder = Path(out)
+    execute(settings(**given), folder, progress)
+    return folder
