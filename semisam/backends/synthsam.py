@@ -61,7 +61,7 @@ class SynthSAM:
 
     The network has learned from volumes drawn by `semisam.pretraining.generator` and from no scan
     of any person, so no data set is in it and it can be judged on all of them. It sees the image
-    once (`encode`); each prompt then costs a light decoder, which is also told the geodesic distance
+    once (`encode`). Each prompt then costs a light decoder, which also gets the geodesic distance
     from the clicks. Clicks are one set, their order does not matter. ``semisam pretrain synthsam``
     trains such weights; ``synthsam.md`` beside the embedded ones says how they came about.
 

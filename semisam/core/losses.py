@@ -25,6 +25,11 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
         prob: probability of one class: ``(B, *S)``, or ``(*S)`` of one volume.
         target: mask of the class, of the same shape, boolean or in [0, 1].
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
+
+    Example:
+        >>> mask = torch.ones(1, 4, 4, 4)
+        >>> float(dice_loss(mask, mask)), float(dice_loss(0 * mask, 0 * mask))
+        (0.0, 0.0)
     """
     y = target.to(prob.dtype)
     overlap = (prob * y).sum()

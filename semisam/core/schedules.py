@@ -30,6 +30,12 @@ class Ramp:
 
     Raises:
         ValueError: a negative weight, a power that is not positive, or less than one iteration.
+
+    Example:
+        >>> from semisam.core.types import Clock
+        >>> ramp = Ramp(0.1)
+        >>> round(ramp(Clock(0, 100)), 5), ramp(Clock(100, 100))
+        (0.00067, 0.1)
     """
 
     weight: float

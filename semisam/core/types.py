@@ -51,7 +51,12 @@ class OracleBatch(Batch):
 
 @dataclass(frozen=True)
 class Clock:
-    """Training time; every schedule is a pure function of it."""
+    """Training time; every schedule is a pure function of it.
+
+    Example:
+        >>> Clock(step=25, total=100).fraction
+        0.25
+    """
 
     step: int
     total: int

@@ -25,6 +25,18 @@ def train(out: str | Path, *, progress: Progress | None = None, **given: Any) ->
         InputError: a setting or a scan cannot be used, or the folder belongs to another run.
         PluginError: a plugin or an option cannot be used.
         SemisamError: the training failed.
+
+    Example:
+        Generated phantoms and a tiny network, so that it takes seconds.
+
+        >>> import numpy as np, semisam
+        >>> tiny = {"vnet.filters": 2, "phantom.size": 32, "phantom.cases": 4}
+        >>> run = semisam.train(
+        ...     folder, method="mt", labels=2, iterations=2, patch=(16, 16, 16), options=tiny
+        ... )
+        >>> found = semisam.load(run).predict(np.zeros((20, 20, 24)), spacing=(2, 2, 2))
+        >>> found.labelmap.shape
+        (20, 20, 24)
     """
     folder = Path(out)
     execute(settings(**given), folder, progress)
