@@ -12,13 +12,25 @@ from typing import Any
 
 import pandas as pd
 
-from semisam.bench.results import OnFault, collect, collect_cases, comparison
+from semisam.bench.results import (
+    TABLE_METRICS,
+    OnFault,
+    collect,
+    collect_cases,
+    comparison,
+)
 from semisam.bench.statistics import ALPHA
 from semisam.core.errors import InputError
 from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
 """Marks a row that is the paper's own."""
+TITLES = {
+    "Dice [%]": "dice",
+    "Jaccard [%]": "jaccard",
+    "ASD [voxel]": "asd_voxel",
+    "95HD [voxel]": "hd95_voxel",
+}
 
 
 def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,35 +159,106 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A metric of a row as text; empty where there is none.
+
+    Attributes:
+        mean: over runs.
+        sd: over runs.
+        sd_cases: over test cases.
+    """
+
+    mean: str
+    sd: str
+    sd_cases: str
+
+    def joined(self, between: str = " ") -> str:
+        """Return ``62.86 ± 1.20``, without the SD where there is none."""
+        return f"{self.mean}{between}± {self.sd}" if self.sd else self.mean
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A row of the comparison as text: the one form that every output shows.
+
+    Attributes:
+        name: of the method, with its options.
+        paper: the row is the paper's own.
+        labels: labeled and unlabeled cases, ``2/78``.
+        runs: number of them.
+        metrics: by name, Dice and Jaccard in percent, distances in voxels.
+        classes: Dice of each class in percent, where there are several.
+        empty: empty predictions.
+        gain: in Dice, ``+4.48``.
+        star: ``*`` where Holm's p of the gain is below 0.05.
+        interval: of the gain, 95 % over cases, ``+1.2..+7.9``.
+        p: Holm's, of the gain.
+    """
+
+    name: str
+    paper: bool
+    labels: str
+    runs: str
+    metrics: Mapping[str, Figure]
+    classes: Mapping[str, str]
+    empty: str
+    gain: str
+    star: str
+    interval: str
+    p: str
+
+    @property
+    def title(self) -> str:
+        """The name, marked if it is the paper's."""
+        return f"{self.name} ({PAPER})" if self.paper else self.name
+
+    def gained(self, between: str = " ") -> str:
+        """Return gain, star and interval in one text."""
+        return between.join(filter(None, (f"{self.gain}{self.star}", self.interval)))
+
+
+def cells(row: Mapping[Any, Any]) -> Cells:
+    """Return a row of the comparison as text."""
+    paper = row["protocol"] == PAPER
+    p = row.get("gain_p_holm", math.nan)
+    sure = not math.isnan(p) and p < ALPHA
+    low, high = row["gain_low"], row["gain_high"]
+    return Cells(
+        name=method_name(row),
+        paper=paper,
+        labels=f"{row['labeled']}/{row['unlabeled']}",
+        runs="" if paper else f"{row['runs']:.0f}",
+        metrics={
+            name: Figure(*(_number(row.get(f"{name}{end}")) for end in ("", "_sd", "_sd_cases")))
+            for name in TABLE_METRICS
+        },
+        classes={name: f"{dice:.2f}" for name, dice in by_class(row).items()},
+        empty="" if paper else f"{row['empty']:.0f}",
+        gain="" if math.isnan(row["gain_dice"]) else f"{row['gain_dice']:+.2f}",
+        star="*" if sure else "",
+        interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
+        p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
+    )
+
+
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:
-    metrics = {
-        "Dice [%]": "dice",
-        "Jaccard [%]": "jaccard",
-        "ASD [voxel]": "asd_voxel",
-        "95HD [voxel]": "hd95_voxel",
-    }
-    is_paper = row["protocol"] == PAPER
+    shown = cells(row)
     return {
-        "Method": method_name(row) + (f" ({PAPER})" if is_paper else ""),
-        "Labeled/unlabeled": f"{row['labeled']}/{row['unlabeled']}",
-        "Runs": "" if is_paper else f"{row['runs']:.0f}",
-        **{title: mean_sd(row[m], row[f"{m}_sd"]) for title, m in metrics.items()},
-        "SD of Dice over cases": _number(row.get("dice_sd_cases")),
-        **{f"Dice {name} [%]": mean_sd(dice, math.nan) for name, dice in by_class(row).items()},
-        "Empty": "" if is_paper else f"{row['empty']:.0f}",
-        "Gain [Dice]": gain(row),
-        "p (Holm)": p_value(row),
+        "Method": shown.title,
+        "Labeled/unlabeled": shown.labels,
+        "Runs": shown.runs,
+        **{title: shown.metrics[name].joined() for title, name in TITLES.items()},
+        "SD of Dice over cases": shown.metrics["dice"].sd_cases,
+        **{f"Dice {name} [%]": dice for name, dice in shown.classes.items()},
+        "Empty": shown.empty,
+        "Gain [Dice]": shown.gained(),
+        "p (Holm)": shown.p,
     }
 
 
 def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def p_value(row: Mapping[Any, Any]) -> str:
-    """Return Holm's p of a row's gain, if it has one."""
-    p = row.get("gain_p_holm", math.nan)
-    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def method_name(row: Mapping[Any, Any]) -> str:
@@ -203,22 +286,6 @@ def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
         for key, value in row.items()
         if key.startswith(start) and not math.isnan(value)
     }
-
-
-def mean_sd(mean: float, sd: float, between: str = " ") -> str:
-    """Return ``62.86 ± 1.20``, without the SD where there is none."""
-    return f"{mean:.2f}" if math.isnan(sd) else f"{mean:.2f}{between}± {sd:.2f}"
-
-
-def gain(row: Mapping[Any, Any], between: str = " ") -> str:
-    """Return ``+4.48* [+1.2..+7.9]``: starred where Holm's p is below 0.05, interval over cases."""
-    if math.isnan(row["gain_dice"]):
-        return ""
-    star = "*" if row["gain_p_holm"] < ALPHA else ""
-    text = f"{row['gain_dice']:+.2f}{star}"
-    if math.isnan(row["gain_low"]):
-        return text
-    return f"{text}{between}{row['gain_low']:+.1f}..{row['gain_high']:+.1f}"
 
 
 def gain_lines(table: pd.DataFrame) -> list[str]:

@@ -134,7 +134,7 @@ def print_table(table: pd.DataFrame) -> None:
 
 
 def _comparison(table: pd.DataFrame, title: str) -> Table:
-    from semisam.bench.tables import PAPER, gain, mean_sd, method_name
+    from semisam.bench.tables import TITLES, cells
 
     # Rules between columns would cost a terminal of 80 columns the last one.
     shown = Table(title=escape(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -149,32 +149,28 @@ def _comparison(table: pd.DataFrame, title: str) -> Table:
         if previous is not None and row["labeled"] != previous:
             shown.add_section()
         previous = row["labeled"]
-        ours = row["protocol"] != PAPER
+        own = cells(row)
         # SD and interval below their figure: side by side, they are wider than a terminal.
         shown.add_row(
-            escape(method_name(row) + ("" if ours else f" [{PAPER}]")),
-            f"{row['labeled']}/{row['unlabeled']}",
-            f"{row['runs']:.0f}" if ours else "",
-            *(
-                mean_sd(row[m], row[f"{m}_sd"], "\n")
-                for m in ("dice", "jaccard", "asd_voxel", "hd95_voxel")
-            ),
-            f"{row['empty']:.0f}" if ours else "",
-            gain(row, "\n"),
+            escape(own.title),
+            own.labels,
+            own.runs,
+            *(own.metrics[name].joined("\n") for name in TITLES.values()),
+            own.empty,
+            own.gained("\n"),
         )
     return shown
 
 
 def class_lines(table: pd.DataFrame) -> list[str]:
     """Return the Dice of each class, a line a row of the table, if there are several classes."""
-    from semisam.bench.tables import by_class, method_name
+    from semisam.bench.tables import cells
 
     lines = []
-    for row in table.to_dict("records"):
-        parts = ", ".join(f"{name} {dice:.2f}" for name, dice in by_class(row).items())
+    for row in map(cells, table.to_dict("records")):
+        parts = ", ".join(f"{name} {dice}" for name, dice in row.classes.items())
         if parts:
-            place = f"{method_name(row)}, {row['labeled']}/{row['unlabeled']}"
-            lines.append(f"Dice [%] by class: {place}: {parts}.")
+            lines.append(f"Dice [%] by class: {row.name}, {row.labels}: {parts}.")
     return lines
 
 

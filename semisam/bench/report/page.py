@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -16,10 +14,8 @@ from semisam.bench.report.facts import cost, settings_tables, states, study
 from semisam.bench.report.runs import Bench, Part
 from semisam.bench.report.style import Made
 from semisam.bench.statistics import ALPHA
-from semisam.bench.tables import PAPER, method_name, notes, p_value
+from semisam.bench.tables import PAPER, TITLES, cells, notes
 from semisam.run.folder import STATES
-
-_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
 
 
 @dataclass(frozen=True)
@@ -128,43 +124,11 @@ def _rows(part: Part) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     previous = None
     for row in part.table.to_dict("records"):
-        paper = row["protocol"] == PAPER
+        first = previous not in (None, row["labeled"])
+        shown = cells(row)
+        metrics = [shown.metrics[name] for name in TITLES.values()]
         found.append(
-            {
-                "name": method_name(row) + (f" ({PAPER})" if paper else ""),
-                "labels": f"{row['labeled']}/{row['unlabeled']}",
-                "runs": "" if paper else f"{row['runs']:.0f}",
-                "metrics": [_cell(row, metric) for metric in _METRICS],
-                "empty": "" if paper else f"{row['empty']:.0f}",
-                **_gain(row),
-                "p": p_value(row),
-                "paper": paper,
-                "sam": row["sam"] != "none",
-                "first": previous not in (None, row["labeled"]),
-            }
+            {"cells": shown, "metrics": metrics, "sam": row["sam"] != "none", "first": first}
         )
         previous = row["labeled"]
     return found
-
-
-def _cell(row: Mapping[Any, Any], metric: str) -> dict[str, str]:
-    return {
-        "mean": _number(row[metric]),
-        "sd": _number(row[f"{metric}_sd"]),
-        "cases": _number(row[f"{metric}_sd_cases"]),
-    }
-
-
-def _gain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    if math.isnan(row["gain_dice"]):
-        return {"gain": "", "interval": "", "significant": False}
-    low, high = row["gain_low"], row["gain_high"]
-    return {
-        "gain": f"{row['gain_dice']:+.2f}",
-        "interval": "" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}",
-        "significant": bool(row["gain_p_holm"] < ALPHA),
-    }
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
