@@ -17,19 +17,12 @@ from typing import Any, Literal
 from semisam.bench.sharing import in_use, read_progress
 from semisam.bench.worker import ERROR, PROGRESS
 from semisam.core.errors import InputError
-from semisam.core.layout import CHECKPOINT, LOCK, PREVIOUS, RESULT, SETTINGS
+from semisam.core.layout import LOCK, RESULT, SETTINGS, STEP
 
 State = Literal["done", "running", "stopped", "failed", "damaged"]
 
 PARTS = ("settings", "options", "data", "metrics", "training", "cost", "versions")
 _HASHED = re.compile(r"-[0-9a-f]{12}$")
-# The key "step" of a checkpoint and the whole number behind it, as a pickle has them.
-_STEP = re.compile(
-    rb"X\x04\x00\x00\x00step(?:q.|r.{4}|\x94)?"
-    rb"(?:K(?P<one>.)|M(?P<two>..)|J(?P<four>....))",
-    re.DOTALL,
-)
-_CHECKPOINT_START = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +126,6 @@ def read_result(path: Path) -> dict[str, Any]:
     return dict(result)
 
 
-def checkpoint_step(folder: Path) -> int | None:
-    """Return how many iterations the newest checkpoint of a run has, without torch.
-
-    A checkpoint is an uncompressed archive that begins with its pickle, whose first entry is the
-    step: the start of the file tells. ``None``: there is none, or it is of another form.
-    """
-    for name in (CHECKPOINT, PREVIOUS):
-        try:
-            with (folder / name).open("rb") as file:
-                found = _STEP.search(file.read(_CHECKPOINT_START))
-        except OSError:
-            continue
-        if found is not None:
-            return int.from_bytes(next(filter(None, found.groups())), "little")
-    return None
-
-
 def _each(root: Path) -> Iterator[RunInfo]:
     with os.scandir(root) as entries:
         for entry in entries:
@@ -231,13 +207,13 @@ def _unfinished(
     folder: Path, names: set[str], settings: Mapping[str, Any]
 ) -> tuple[State, str, int | None]:
     total = settings["iterations"]
+    step = _whole((read_progress(folder / STEP) or {}).get("step")) if STEP in names else None
     if LOCK in names and in_use(folder):
         progress = read_progress(folder / PROGRESS)
         how_far = "starting"
         if progress is not None:
             how_far = f"{progress['phase']} {progress['done']}/{progress['total']}"
-        return "running", how_far, checkpoint_step(folder)
-    step = checkpoint_step(folder) if names & {CHECKPOINT, PREVIOUS} else None
+        return "running", how_far, step
     error = read_progress(folder / ERROR) if ERROR in names else None
     if error is not None:
         return "failed", str(error.get("error", "")), step

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.options import Names
-
 if TYPE_CHECKING:
     from semisam.bench.store import RunInfo
 
@@ -21,7 +19,7 @@ _COLOURS = {"done": "green", "running": "cyan", "stopped": "yellow"}
 
 @click.group("runs")
 def command() -> None:
-    """Tell what lies in a folder of runs, and tidy it.
+    """List the runs of a folder, or show one.
 
     FOLDER is the --out of `semisam bench`, or any folder with run folders in it.
     """
@@ -61,42 +59,6 @@ def show_command(folder: str, name: str, as_json: bool) -> None:
         _print_json({**_plain(run), **parts})
         return
     click.echo("\n".join(_described(run, parts)))
-
-
-@command.command("clean", short_help="What could be deleted; with --yes, delete it.")
-@click.argument("folder")
-@click.option(
-    "--what",
-    type=Names(),
-    default="failed,stopped,checkpoints,leftovers",
-    show_default=True,
-    help="failed and stopped: whole runs; checkpoints: of finished runs; leftovers: half-written "
-    "files of killed processes.",
-)
-@click.option("--yes", is_flag=True, help="Delete.")
-def clean_command(folder: str, what: tuple[str, ...], yes: bool) -> None:
-    """Say what could be deleted from FOLDER, and delete it with --yes.
-
-    A run that is at work is never touched, nor anything outside FOLDER; of a link, only the link
-    itself goes.
-    """
-    from semisam.bench import cleaning
-    from semisam.cli.options import check_names
-
-    check_names("--what", what, cleaning.KINDS)
-    found = cleaning.find_rubbish(Path(folder), what)
-    if not found:
-        click.echo("Nothing to delete.")
-        return
-    freed = 0
-    for rubbish in found:
-        gone = cleaning.delete(rubbish) if yes else True
-        freed += rubbish.size if gone else 0
-        verb = ("Deleted" if gone else "Left, in use") if yes else "Would delete"
-        click.echo(f"{verb}: {rubbish.path} ({_size(rubbish.size)}; {rubbish.why})")
-    click.echo(
-        f"{_size(freed)} {'freed' if yes else 'to free'}." + ("" if yes else " Give --yes for it.")
-    )
 
 
 def _table(runs: list[RunInfo]) -> Iterator[str]:

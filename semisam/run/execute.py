@@ -14,7 +14,7 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.files import remove_leftovers, replace_file, writable_folder, write_json
 from semisam.core.framework import Framework
-from semisam.core.layout import CARD, CASES, CHECKPOINT, MODEL, PREVIOUS, RESULT, SPLIT
+from semisam.core.layout import CARD, CASES, MODEL, RESULT, SPLIT
 from semisam.core.seeding import derive_seed
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
@@ -28,7 +28,7 @@ from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
 from semisam.run.settings import RunSettings, method_options, semisam_options
 from semisam.training.accumulation import count_parts
-from semisam.training.checkpoint import save_tensors
+from semisam.training.checkpoint import remove_checkpoints, save_tensors
 from semisam.training.plan import Plan, Summary
 from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
@@ -87,6 +87,7 @@ def execute(
             held.enter_context(locked(folder))
             claim(folder, settings)
             if result.exists():
+                remove_checkpoints(folder)  # of a process that was killed before it could
                 return True
             remove_leftovers(folder)
             return False
@@ -107,8 +108,7 @@ def execute(
         def write() -> None:
             about = _about(settings, run, training, rows)
             write_json(result, about | {"cost": cost_of(here, training, rows)})
-            for name in (CHECKPOINT, PREVIOUS):
-                (folder / name).unlink(missing_ok=True)
+            remove_checkpoints(folder)
 
         processes.of_writer(write)
         return result
