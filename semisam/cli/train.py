@@ -1,4 +1,4 @@
-"""``semisam train``: one run."""
+"""``semisam train``: execute one run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     type=click.Choice(["plain", "gated"]),
     default="plain",
     show_default=True,
-    help="plain: lambda_s as the protocol says; gated: scaled by how good SAM's answers are.",
+    help="plain: the protocol's loss weight; gated: scaled by the quality of SAM's predictions.",
 )
 @click.option(
     "--sam-control",
     type=click.Choice(["none", "oracle", "truth", "shuffled"]),
     default="none",
     show_default=True,
-    help="No method but a control of the branch, for attribution.",
+    help="A control of the branch, to attribute a gain. Not a method.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--subset", type=int, default=0, show_default=True, help="0: the first of the list.")
@@ -49,10 +49,10 @@ def command(
 ) -> None:
     """Train one method, evaluate it on the test cases, and keep both in a folder.
 
-    A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is.
+    An unfinished run resumes, bit for bit. A finished run is not run again.
 
-    Several GPUs share a run that torchrun starts on them: torchrun --nproc-per-node 2 -m semisam
-    train ... Each takes its rows of every batch.
+    Several GPUs share a run by data parallel: torchrun --nproc-per-node 2 -m semisam train ...
+    Each process computes the losses on its own rows, so Dice and BatchNorm are per process.
     """
     import json
 
@@ -89,9 +89,9 @@ def command(
 
 
 def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
-    """Run it, with progress bars; exit if it is interrupted.
+    """Execute the run with progress bars; exit if it is interrupted.
 
-    What all processes meet at once, rank 0 alone says.
+    An error that all processes meet at once is printed by rank 0 only.
     """
     from semisam.cli.display import progress_bars
     from semisam.run.execute import execute
@@ -112,7 +112,7 @@ def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
             if processes.writer:
                 click.echo(
                     f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
-                    f"checkpoint is in {folder}: run the same command again to go on from it.",
+                    f"checkpoint is in {folder}: run the same command again to resume from it.",
                     err=True,
                 )
             raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""One run, from settings to a result, in a folder of its own."""
+"""Execute one run, from settings to a result, in its own folder."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What a run needs beside its settings.
+    """Everything that a run needs in addition to its settings.
 
     Attributes:
         store: the scans.
-        framework: the method, its weights drawn.
-        plan: how the batch is divided.
+        framework: the method with initial weights.
+        plan: labeled and unlabeled rows of a batch.
         hashes: of the volumes by name.
     """
 
@@ -60,22 +60,22 @@ def execute(
     progress: Progress | None = None,
     processes: Processes = ONE,
 ) -> Path:
-    """Run what is not done yet of a run and return the path of its ``result.json``.
+    """Execute the unfinished part of a run and return the path of its ``result.json``.
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
-    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result is left as it is;
-    one with a checkpoint goes on from there.
+    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A finished run is not run again; an
+    unfinished one resumes from its checkpoint.
 
     Args:
         settings: of the run.
         folder: of the run.
-        progress: told how far it is.
+        progress: called with the run's progress.
         processes: that share the run, each in its own call.
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder is
             another run's.
-        InUse: another process is at work there.
+        InUse: another process is executing the run.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
@@ -115,7 +115,7 @@ def execute(
 
 
 def check_size(settings: RunSettings, processes: Processes) -> None:
-    """Refuse settings of another number of processes than there are."""
+    """Refuse settings of another number of processes."""
     if (settings.ranks or 1) != processes.size:
         wanted = settings.ranks or 1
         raise InputError(
@@ -125,7 +125,7 @@ def check_size(settings: RunSettings, processes: Processes) -> None:
 
 
 def prepare(settings: RunSettings, report: Progress) -> Prepared:
-    """Open and check all that a run needs."""
+    """Open and check everything that a run needs."""
     dataset = open_dataset(settings)
     split = dataset.split()
     labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
@@ -146,7 +146,7 @@ def prepare(settings: RunSettings, report: Progress) -> Prepared:
 def _about(
     settings: RunSettings, run: Prepared, training: Summary, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the result but for its cost."""
+    """Return the result without its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
     return {
@@ -181,7 +181,7 @@ def train(
     report: Progress,
     processes: Processes = ONE,
 ) -> Summary:
-    """Train, or load what was trained before, and leave ``model.pt`` in the folder."""
+    """Train, from the checkpoint if there is one, and write ``model.pt``."""
     parts = count_parts(settings.batch, settings.micro_batch)
     source = BatchSource(
         store,
@@ -233,7 +233,7 @@ def score(
     report: Progress,
     processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
-    """Evaluate on the test cases, each rank on its part of them, and write ``cases.csv``."""
+    """Evaluate on the test cases, each rank on its share, and write ``cases.csv``."""
     # Each rank has its own statistics of BatchNorm: rank 0's are deployed.
     processes.share_state(framework)
     predictions = folder / "predictions" if settings.save_predictions else None
@@ -261,7 +261,7 @@ def score(
 
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the per-case CSV, beside and renamed."""
+    """Write the per-case CSV."""
     with replace_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
