@@ -11,13 +11,13 @@ from semisam.cli.options import Size
 
 @click.command("evaluate", short_help="Score a trained method on the test cases.")
 @click.argument("run", metavar="RUN")
-@click.option("--data", metavar="FOLDER", help="Scans; by default those the run was trained on.")
-@click.option("--patch", type=Size(), help="Window, in voxels; by default the run's.")
-@click.option("--stride", type=Size(), help="Of the window; by default the run's.")
-@click.option("--largest-component/--all-components", default=None, help="By default the run's.")
+@click.option("--data", metavar="FOLDER", help="Scans (default: those of the run).")
+@click.option("--patch", type=Size(), help="Window in voxels (default: the run's).")
+@click.option("--stride", type=Size(), help="Stride of the window (default: the run's).")
+@click.option("--largest-component/--all-components", default=None, help="(default: the run's).")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--save-predictions", metavar="FOLDER", help="Write a NIfTI labelmap per case.")
-@click.option("--out", metavar="CSV", help="Per-case scores; by default RUN/evaluation.csv.")
+@click.option("--out", metavar="CSV", help="Per-case scores (default: RUN/evaluation.csv).")
 def command(
     run: str,
     data: str | None,

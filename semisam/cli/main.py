@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "table": ("semisam.cli.table:command", "The table of finished runs, in any format."),
     "report": ("semisam.cli.report:command", "Tables and figures of finished runs, as one page."),
-    "runs": ("semisam.cli.runs:command", "What lies in a folder of runs: list, show, clean."),
+    "runs": ("semisam.cli.runs:command", "List the runs of a folder, or show one."),
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),

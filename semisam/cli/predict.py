@@ -41,13 +41,14 @@ def command(
     from semisam.inference.inputs import check_outputs, gather_scans
     from semisam.inference.predictor import class_file_names, read_scan, segment
     from semisam.inference.preview import write_preview
+    from semisam.run.folder import find_run
     from semisam.run.model import load_model
     from semisam.run.preflight import check_device
     from semisam.training.allocator import keep_memory
 
     keep_memory()
     check_device(device)
-    model = load_model(Path(run), device)
+    model = load_model(find_run(run), device)
     scans = gather_scans([Path(text) for text in inputs], model.card.channels)
     folder = Path(out)
     check_outputs(folder, scans)

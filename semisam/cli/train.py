@@ -1,4 +1,4 @@
-"""``semisam train``: one run."""
+"""``semisam train``: execute one run."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def command(
     A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is. A
     folder of a run with other settings, scans or weights is refused.
 
-    Several GPUs share a run that torchrun starts on them: torchrun --nproc-per-node 2 -m semisam
-    train ... Each takes its rows of every batch.
+    Several GPUs share a run by data parallel: torchrun --nproc-per-node 2 -m semisam train ...
+    Each process computes the losses on its own rows, so Dice and BatchNorm are per process.
     """
     import json
 
@@ -99,7 +99,7 @@ def command(
 
 
 def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
-    """Run it, with progress bars; exit if it is interrupted.
+    """Execute the run with progress bars; exit if it is interrupted.
 
     Rank 0 alone reports what all processes meet at once.
     """

@@ -1,7 +1,7 @@
-"""How far a promptable model's answers may be trusted: the gated weight of the SAM branch.
+"""The gated weight of the SAM branch: a measure of a promptable model's predictions.
 
-The paper's own limit is that the branch stops helping once the method is better than the model
-that guides it (8 labels in its Table II). The gate closes there by itself.
+The branch stops helping once the method is better than the model that guides it (8 labels in the
+paper's Table II). The gate closes there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ SOFTNESS = 0.1
 
 @dataclass(frozen=True)
 class Quality:
-    """What one batch tells of one foreground class; each a Dice in [0, 1], or ``None``.
+    """The quality of one foreground class in one batch: Dice values in [0, 1], or ``None``.
 
-    ``None`` stands where nothing was asked or nothing is there to be found.
+    A value is ``None`` if no row was queried, or if the rows hold no voxel of the class.
 
     Attributes:
-        answer: the model's answers against the truth, on the labeled rows.
+        prediction: the model's predictions against the truth, on the labeled rows.
         proposal: the method's own map against the truth, on the same rows.
-        agreement: answers against proposals on the labeled rows.
-        agreement_unlabeled: answers against proposals on the unlabeled rows.
+        agreement: predictions against proposals on the labeled rows.
+        agreement_unlabeled: predictions against proposals on the unlabeled rows.
     """
 
-    answer: float | None
+    prediction: float | None
     proposal: float | None
     agreement: float | None
     agreement_unlabeled: float | None
@@ -38,19 +38,24 @@ class Quality:
 def gate(quality: Quality) -> float:
     """Return the share of its weight, in [0, 1], that the branch keeps for one class.
 
-    ``sigmoid((answer - expected) / 0.1)``, where ``expected`` is how good the method's own map is
-    on *unlabeled* rows. On labeled rows that map has been fitted to the truth, so its Dice there
-    says too much; where it is worse, the model agrees with it less, and so
+    ``sigmoid((prediction - expected) / 0.1)``: ``expected`` estimates the Dice of the method's own
+    map on *unlabeled* rows. On labeled rows that map was fitted to the truth, so its Dice there
+    is too high. Where the map is worse, the model agrees with it less, and so
     ``expected = proposal min(agreement_unlabeled / agreement, 1)``.
 
-    A pure function of one batch: the branch carries nothing from step to step. Without evidence
-    the gate is shut.
+    A pure function of one batch: the branch has no state between steps. Without evidence the gate
+    is shut.
     """
     q = quality
-    if q.answer is None or q.proposal is None or not q.agreement or q.agreement_unlabeled is None:
+    if (
+        q.prediction is None
+        or q.proposal is None
+        or not q.agreement
+        or q.agreement_unlabeled is None
+    ):
         return 0.0
     expected = q.proposal * min(q.agreement_unlabeled / q.agreement, 1.0)
-    return 1.0 / (1.0 + math.exp((expected - q.answer) / SOFTNESS))
+    return 1.0 / (1.0 + math.exp((expected - q.prediction) / SOFTNESS))
 
 
 def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
@@ -73,12 +78,12 @@ def measure(
     unlabeled: list[tuple[int, Tensor]],
     k: int,
 ) -> Quality:
-    """Return the quality of one class's answers.
+    """Return the quality of one class's predictions.
 
     Args:
         masks: ``(B, *S)`` bool, the proposal ``[p_k > 0.5]``.
         label: ``(L, *S)`` int64.
-        labeled: (row, answer) of the labeled rows that were asked, answers ``(*S)`` bool.
+        labeled: (row, prediction) of the queried labeled rows, predictions ``(*S)`` bool.
         unlabeled: the same of the unlabeled rows.
         k: the class.
     """
@@ -86,7 +91,7 @@ def measure(
     if not any(bool(mask.any()) for mask in truth.values()):
         return Quality(None, None, None, pooled_dice((a, masks[row]) for row, a in unlabeled))
     return Quality(
-        answer=pooled_dice((a, truth[row]) for row, a in labeled),
+        prediction=pooled_dice((a, truth[row]) for row, a in labeled),
         proposal=pooled_dice((masks[row], truth[row]) for row, _ in labeled),
         agreement=pooled_dice((a, masks[row]) for row, a in labeled),
         agreement_unlabeled=pooled_dice((a, masks[row]) for row, a in unlabeled),

@@ -55,6 +55,6 @@ def signed_distances(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return each set voxel's distance to the nearest unset one; the crop's edge is none."""
+    """Return each set voxel's distance to the nearest unset one, the crop's edge not counted."""
     distance: NDArray[np.float32] = edt.edt(np.ascontiguousarray(mask), black_border=False)
     return distance

@@ -27,23 +27,23 @@ class BidirectionalCopyPaste(Framework):
     pseudo-label (argmax, the largest component of each class) are mixed alike. The teacher is the
     exponential moving average of the student, in training mode. The student is deployed.
 
-    The first ``pretrain`` of the run is the paper's first stage: labeled images alone, pasted onto
-    each other, both supervised; the teacher leaves it as a copy of the student.
+    The first ``pretrain`` of the run is the paper's first stage: labeled images are pasted onto
+    each other, both supervised. Its teacher is a copy of the student.
 
     Rows are paired cyclically, ``max(L, U)`` pairs, and each row is pasted and pasted onto, with
     another partner where there is one: a batch of 2 + 2 makes four mixes, 1 + 3 makes six. So every
-    voxel of every row is seen in one of two mixes, and the map that goes out is put together from
-    them without another pass: not quite ``forward``'s, since beyond the box's faces the network saw
-    another scan. While pre-training, no loss sees the unlabeled rows; they run through the student
-    once, for the map alone.
+    voxel of every row is seen in one of two mixes, and the returned map is put together from them
+    without another pass. It is not quite ``forward``'s: beyond the box's faces the network saw
+    another scan. While pre-training, no loss uses the unlabeled rows; they run through the student
+    once, only for the map.
 
     Differs from the paper: it makes one inward mix and one outward mix of four images, no row of
     which is used twice. Differs from the published code: one position of the box more along each
     axis; Dice is the table's, of the foreground classes; both mixes share a pass; the last
-    pre-trained network goes on (published: the best on the test set).
+    pre-trained network is trained further (published: the best on the test set).
 
     Args:
-        build: network builder; asked for the head ``logits``.
+        build: network builder; called for the head ``logits``.
         num_classes: classes counting background.
         beta: the box's share of each axis.
         alpha: weight of the pseudo-labeled voxels, constant as in the paper.
@@ -115,8 +115,8 @@ class BidirectionalCopyPaste(Framework):
         logits = self.student(torch.where(box, image.roll(-1, 0), image))["logits"]
         probs = logits.softmax(1)
         ce, dice = supervised_loss(logits, probs, torch.where(box, label.roll(-1, 0), label))
-        w, none = self.supervised_weight, probs.new_zeros(())
-        losses = {"ce": w * ce, "dice": w * dice, "pseudo_ce": none, "pseudo_dice": none}
+        w, zero = self.supervised_weight, probs.new_zeros(())
+        losses = {"ce": w * ce, "dice": w * dice, "pseudo_ce": zero, "pseudo_dice": zero}
         # The mix before holds row i's box.
         probs = torch.where(box, probs.roll(1, 0), probs)
         if labeled < len(batch.image):
@@ -142,7 +142,7 @@ class BidirectionalCopyPaste(Framework):
         ce_out, dice_out = masked_supervised_loss(logits[1], probs[1], pseudo[ground], outside)
         losses["pseudo_ce"] = self.alpha * w * (ce_in + ce_out)
         losses["pseudo_dice"] = self.alpha * w * (dice_in + dice_out)
-        return Step(losses, reassemble(*probs, box, labeled, unlabeled))
+        return Step(losses, reassemble(probs[0], probs[1], box, labeled, unlabeled))
 
     @torch.no_grad()
     def _pseudo_label(self, image: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Does the gain come from SAM? Branches that are no methods, each named in every table.
+"""Controls of the SAM branch, to test whether a gain comes from SAM.
 
-``oracle`` and ``truth`` read the labels of unlabeled cases, which nothing else in semisam does or
-can: the batches that carry them are of a type of their own, made only for these two.
+A control is not a method, and every table names it. Only ``oracle`` and ``truth`` read the labels
+of unlabeled cases: these are in batches of another type, made only for these two.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from semisam.frameworks.semisam import SemiSAM
 class OracleSAM(SemiSAM):
     """Prompts from the truth: an upper bound on what better proposals could bring.
 
-    This is what the published code does unawares. The promptable model, its answers' part in the
-    loss and the schedule are the branch's own.
+    The published code does the same. The promptable model, the loss and the schedule are the
+    branch's own.
     """
 
     def _proposal(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
@@ -31,9 +31,9 @@ class OracleSAM(SemiSAM):
 
 
 class TruthSAM(SemiSAM):
-    """The truth as the model's answer: the ceiling of the branch itself, no model being asked."""
+    """The truth as the model's prediction: the ceiling of the branch. No model is queried."""
 
-    def _answers(
+    def _predictions(
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
         truth = _truth(batch)
@@ -42,24 +42,24 @@ class TruthSAM(SemiSAM):
 
 
 class ShuffledSAM(SemiSAM):
-    """Each unlabeled row gets the answers that another one got.
+    """Each unlabeled row gets the predictions for another one.
 
-    What is left of a gain is not SAM's knowledge of the image: a prior on size and place, or noise
-    that regularises. A batch with a single unlabeled row has no other and is refused.
+    A gain that remains does not come from SAM's view of the image, but from a prior on size and
+    place, or from noise that regularises. A single unlabeled row is refused.
     """
 
-    def _answers(
+    def _predictions(
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
-        answers, calls = super()._answers(batch, step, rows, clock)
+        found, calls = super()._predictions(batch, step, rows, clock)
         unlabeled = [i for i in rows if i >= batch.num_labeled]
         if len(unlabeled) < 2:
             raise SemisamError(
                 "the control shuffled needs at least two unlabeled rows in a batch, got "
                 f"{len(unlabeled)}: raise --batch"
             )
-        given = [answers[i] for i in (*unlabeled[1:], unlabeled[0])]
-        return answers | dict(zip(unlabeled, given, strict=True)), calls
+        given = [found[i] for i in (*unlabeled[1:], unlabeled[0])]
+        return found | dict(zip(unlabeled, given, strict=True)), calls
 
 
 CONTROLS: Mapping[str, type[SemiSAM]] = {

@@ -24,10 +24,10 @@ class CrossPseudoSupervision(Framework):
     Two networks of one architecture, initialised differently, see the same images; ``y_i`` is the
     hard label ``argmax p_i``, through which no gradient flows: each network learns from the other
     and teaches it without being moved by that. Both are trained on the labels. The first network
-    is deployed, as in the paper, and it is the one whose map goes out.
+    is deployed, as in the paper, and its map is returned.
 
-    Differs from the paper: it supervises with CE alone, here with Dice too, as the other methods
-    of the table; ``lambda`` is that of the other methods and rises (paper: 1.5 on PASCAL VOC, 6 on
+    Differs from the paper: supervision is CE and Dice, as for the other methods of the table
+    (paper: CE); ``lambda`` is that of the other methods and rises (paper: 1.5 on PASCAL VOC, 6 on
     Cityscapes, constant, for networks pre-trained on ImageNet), since the pseudo-labels of networks
     that start from nothing are noise: with a ramp to 1.5 two small networks agreed on background
     in 200 iterations on phantoms; ``mean_{L+U}`` is one mean over all rows, as in the published
@@ -35,7 +35,7 @@ class CrossPseudoSupervision(Framework):
     optimizer holds both networks, which is the same as two.
 
     Args:
-        build: network builder; asked twice for the head ``logits``.
+        build: network builder; called twice for the head ``logits``.
         num_classes: classes counting background.
         supervised_weight: ``w``.
         consistency_weight: the end value of ``lambda``: 0.1 as in SSL4MIS, the common code for

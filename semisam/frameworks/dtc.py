@@ -28,10 +28,10 @@ class DualTaskConsistency(Framework):
     of one, the same function of another parameter), so that several classes work, each with a
     signed distance of its own; a crop that is all foreground has a signed distance (published:
     NaN, which ends the training); no distance is computed of a label that training may not see;
-    the cross-entropy that it computes for the log alone is not computed.
+    its cross-entropy, which enters only the log, is not computed.
 
     Args:
-        build: network builder; asked for the heads ``logits`` and ``sdf``.
+        build: network builder; called for the heads ``logits`` and ``sdf``.
         num_classes: ``K``, counting background.
         beta: weight of the signed distance's regression.
         consistency_weight: the end value of ``lambda``.

@@ -27,12 +27,12 @@ class DualTaskMutualLearning(Framework):
 
     Differs from the published code: ``p`` is a softmax over ``K`` channels and its cross-entropy
     the categorical one (published: a sigmoid of one channel, the same function), so that several
-    classes work; either network has the head that is used alone (published: both heads, of which
+    classes work; each network has only the head that is used (published: both heads, of which
     one idles); the regression of the signed distance that it computes, over labels that training
     may not see, and leaves out of the objective is not computed.
 
     Args:
-        build: network builder; asked for ``logits`` and, for the second network, ``sdf``.
+        build: network builder; called for ``logits`` and, for the second network, ``sdf``.
         num_classes: ``K``, counting background.
         supervised_weight: of CE and Dice of the segmentation network.
         consistency_weight: the end value of ``lambda``.

@@ -20,7 +20,7 @@ from semisam.core.types import Batch, Clock, Step
 class EntropyMinimisation(Framework):
     """``w (CE + Dice) + lambda_c mean_{L+U} [entropy(p) / ln C]``.
 
-    There is no published script of it on the Left Atrium; the code meant is SSL4MIS's in 3D.
+    There is no published script of it on the Left Atrium. "Published" here is SSL4MIS's 3-D code.
 
     Differs from the published code (SSL4MIS): Dice is of the foreground classes, as for the other
     methods in the table (published: of background too, which ``dice_classes="all"`` and
@@ -29,7 +29,7 @@ class EntropyMinimisation(Framework):
     iterations, of which 6,000 would see a weight of at most 0.004).
 
     Args:
-        build: network builder; asked for the head ``logits``.
+        build: network builder; called for the head ``logits``.
         num_classes: ``C``, counting background.
         supervised_weight: ``w``, of CE and Dice.
         dice_classes: classes that Dice averages over: ``foreground``, or ``all`` as published.

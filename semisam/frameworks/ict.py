@@ -23,16 +23,16 @@ class InterpolationConsistencyTraining(Framework):
 
     ``mix(u, v) = m u + (1 - m) v`` with ``m ~ Beta(alpha, alpha)``, one draw a step. Each unlabeled
     row ``u`` is mixed with another, ``v``; the student ``f`` at the mixed image is drawn to the mix
-    of what the teacher ``g``, its exponential moving average, makes of the two images. The teacher
-    runs in training mode and without a gradient. The student is deployed.
+    of the predictions of the teacher ``g``, its exponential moving average, at the two images. The
+    teacher runs in training mode and without a gradient. The student is deployed.
 
-    A batch with a single unlabeled row has no second one to mix it with: that row and the last
-    labeled one are mixed with each other then, the label unused. (Mixed with itself it would be the
-    image unchanged and the term Mean Teacher's.)
+    A batch with a single unlabeled row has no second one to mix it with. That row and the last
+    labeled one are then mixed with each other, without the label. (Mixed with itself, the image
+    would not change, and the term would be Mean Teacher's.)
 
-    The student never sees the plain unlabeled images in any loss, but the map of every row has to
-    go out: they run through it once more, after the labeled and mixed rows and apart from them, so
-    that their BatchNorm statistics do not enter the losses. Backwards nothing goes through that
+    No loss uses the student's map of the plain unlabeled images, but the step returns one of every
+    row. They run through the student once more, after the labeled and mixed rows and apart from
+    them, so that their BatchNorm statistics do not enter the losses. No gradient flows through that
     pass unless another term, such as SemiSAM's, uses the map.
 
     Differs from the paper: labeled images are not mixed; the decay's end value is that of Mean
@@ -40,7 +40,7 @@ class InterpolationConsistencyTraining(Framework):
     scans: every unlabeled row is mixed (there: the first two into one).
 
     Args:
-        build: network builder; asked for the head ``logits``.
+        build: network builder; called for the head ``logits``.
         num_classes: classes counting background.
         alpha: of the Beta distribution: 1 on CIFAR-10 and 0.1 on SVHN in the paper, 0.2 in SSL4MIS.
         ema_decay: ``a`` in ``theta' = a theta' + (1 - a) theta``, reached over the first steps.
@@ -122,7 +122,7 @@ class InterpolationConsistencyTraining(Framework):
 def draw_mix(alpha: float, rows: int) -> tuple[float, int]:
     """Draw the share ``m ~ Beta(alpha, alpha)`` and by how many rows the partners are shifted.
 
-    From torch's default generator. The shift lies in 1 .. rows - 1: no row is its own partner.
+    From torch's default generator. The shift is in 1 .. rows - 1: no row is its own partner.
     """
     share = float(Beta(alpha, alpha).sample())
     return share, int(torch.randint(1, rows, ())) if rows > 2 else 1

@@ -26,9 +26,9 @@ class MeanTeacher(Framework):
     The teacher is the exponential moving average of the student; it sees the unlabeled rows with
     clamped Gaussian noise, in training mode and without a gradient. The student is deployed.
 
-    There is no published script of MT on the Left Atrium: the one meant is SemiSAM's without its
-    branch, which takes CE + Dice whole, halves the consistency and takes it over all rows, one
-    labeled row in a batch of four. Those are options here, and ``--protocol published`` sets them.
+    There is no published script of MT on the Left Atrium. "Published" here is SemiSAM's script
+    without its branch: CE + Dice with weight 1, half the consistency, over all rows, and one
+    labeled row in a batch of four. Those are options, and ``--protocol published`` sets them.
 
     Differs from the published code: the teacher starts as a copy of the student (published: a
     random network that the first update overwrites with the student, which is the same from the
@@ -36,7 +36,7 @@ class MeanTeacher(Framework):
     unlabeled row in the batch the term is 0 unless it takes all rows.
 
     Args:
-        build: network builder; asked for the head ``logits``.
+        build: network builder; called for the head ``logits``.
         num_classes: classes counting background.
         ema_decay: ``a`` in ``theta' = a theta' + (1 - a) theta``, reached over the first steps.
         ema_buffers: average the BatchNorm statistics too.

@@ -28,14 +28,14 @@ from semisam.frameworks._gate import Quality, gate, measure
 class SemiSAM(Framework):
     """The losses of ``inner`` plus ``lambda_s mean_U d(p, SAM(prompts(p)))``.
 
-    For every unlabeled row and foreground class, the method's own probability map is the proposal;
-    the prompter turns it into a prompt without seeing any label; the promptable model's answer
+    For every unlabeled row and foreground class, the method's own probability map is the proposal.
+    The prompter turns it into a prompt without seeing any label. The promptable model's prediction
     becomes a target. In the paper ``d`` is the squared difference, and ``lambda_s = 0.1
     exp(-5 t/T)`` fades out (below equation 3): the constructor's defaults. Protocol ``default``
     takes the Dice loss with a weight that stays (see `semisam.run.protocols`).
 
-    The log holds how good the answers are on the *labeled* rows, whose truth training may see
-    (``sam_dice``, beside ``proposal_dice`` of the method itself): the rows are asked as the
+    The log holds the Dice of the predictions on the *labeled* rows, whose truth training may see
+    (``sam_dice``; ``proposal_dice`` is that of the method itself). These rows are queried as the
     unlabeled ones are, and nothing of it enters the objective. With ``gated`` that measure also
     scales ``lambda_s``, per class (see `semisam.frameworks._gate`).
 
@@ -47,7 +47,7 @@ class SemiSAM(Framework):
     Differs from the published code: prompts come from the student's foreground probabilities
     (published: from the labels of the unlabeled cases, or from the background channel); uncertainty
     is a map that selects prompt candidates (published: one scalar, or unused); the loss has a
-    gradient; every row starts without a previous mask; the answer's mask is its probability above
+    gradient; every row starts without a previous mask; the mask is the predicted probability above
     0.5 (published: above 0.622, a logit above 0.5); the prompts are the prompter's (published: ten
     clicks, each corrected by the label). The loss is taken over the foreground
     channels, which for two classes is the published mean over both.
@@ -58,18 +58,18 @@ class SemiSAM(Framework):
         prompter: makes prompts of a kind that the backend accepts.
         weight: ``lambda_s`` at the start; 0.1 in the paper.
         loss: ``mse``: the squared difference, over all voxels, as in the paper; ``dice``: one minus
-            the Dice of proposal and answer, which an organ of few voxels moves as much as a large
-            one.
+            the Dice of proposal and prediction, to which a small organ contributes as much as a
+            large one.
         ramp_rate: how fast ``lambda_s`` fades: ``exp(-ramp_rate t/T)``; 5 in the paper, 0 for a
             weight that stays.
         ramp_power: exponent on the fraction of training: 1 in the paper, 2 in the published code.
         ramp_every: the ramp advances once in that many iterations (published: 150).
-        target: ``hard``: the answer's mask, as published; ``soft``: its probability.
-        gated: scale ``lambda_s`` by how good the answers are found to be on this batch.
-        measure_every: iterations between measures on the labeled rows; 0 for none. With ``gated``
-            every iteration that asks measures.
-        every: the model is asked once in that many iterations, with as many times the weight.
-        floor: the model is not asked any more where ``lambda_s`` is below this.
+        target: ``hard``: the predicted mask, as published; ``soft``: its probability.
+        gated: scale ``lambda_s`` by the quality of the predictions on this batch.
+        measure_every: iterations between measures on the labeled rows; 0: never. With ``gated``
+            every iteration that queries the model measures.
+        every: query the model every N iterations and multiply the weight by N.
+        floor: do not query the model where ``lambda_s`` is below this.
         seed: of the prompts.
 
     Raises:
@@ -119,7 +119,7 @@ class SemiSAM(Framework):
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return what the inner method deploys."""
+        """Return the inner method's probabilities."""
         probs: Tensor = self.inner(image)
         return probs
 
@@ -138,16 +138,18 @@ class SemiSAM(Framework):
             return replace(step, losses={**step.losses, "sam": loss}, metrics=metrics)
         due = self.measure_every > 0 and clock.step % (self.measure_every * self.every) == 0
         measured = range(batch.num_labeled) if self.gated or due else ()
-        answers, calls = self._answers(batch, step, [*rows, *measured], clock)
+        predictions, calls = self._predictions(batch, step, [*rows, *measured], clock)
         classes = range(1, self.num_classes)
         shares = dict.fromkeys(classes, 1.0)
         if measured:
-            quality = {k: _quality(step.probs.detach(), batch.label, answers, k) for k in classes}
+            quality = {
+                k: _quality(step.probs.detach(), batch.label, predictions, k) for k in classes
+            }
             metrics |= _figures(quality.values())
             if self.gated:
                 shares = {k: gate(q) for k, q in quality.items()}
                 metrics["sam_gate"] = sum(shares.values()) / len(shares)
-        pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in answers[i].items()}
+        pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in predictions[i].items()}
         if pairs:
             kept = [shares[k] for _, k in pairs]
             loss = sam_loss(list(pairs.values()), self.target, kept, self.loss)
@@ -176,49 +178,49 @@ class SemiSAM(Framework):
         """Load the inner method's."""
         return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _answers(
+    def _predictions(
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
-        """Return the answers by row and class, and how often the model was asked."""
+        """Return the predictions by row and class, and the number of calls of the model."""
         probs, uncertainty = self._proposal(batch, step)
-        answers: dict[int, dict[int, Tensor]] = {}
+        predictions: dict[int, dict[int, Tensor]] = {}
         calls = 0
         for i in rows:
             # The prompts of a row do not depend on how the batch is divided.
-            answers[i], asked = self._ask(
+            predictions[i], made = self._query(
                 batch.image[i], probs[i], uncertainty[i, 0], clock.step, batch.number(i)
             )
-            calls += asked
-        return answers, calls
+            calls += made
+        return predictions, calls
 
     def _proposal(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the maps ``(B, K, *S)`` and their uncertainty ``(B, 1, *S)`` to ask with."""
+        """Return the maps ``(B, K, *S)`` and their uncertainty ``(B, 1, *S)`` for the prompts."""
         probs = step.probs.detach()
         return probs, entropy(probs) if step.uncertainty is None else step.uncertainty
 
     @torch.no_grad()
-    def _ask(
+    def _query(
         self, image: Tensor, probs: Tensor, uncertainty: Tensor, step: int, row: int
     ) -> tuple[dict[int, Tensor], int]:
-        """Return the answer ``(*S)`` in [0, 1] of each class worth asking, and the calls made."""
+        """Return the prediction ``(*S)`` in [0, 1] of each prompted class, and the calls made."""
         rng = torch.Generator(device=probs.device)
         rng.manual_seed(derive_seed(self.seed, "prompts", step, row))
         embedding: Any = None
-        answers: dict[int, Tensor] = {}
+        predictions: dict[int, Tensor] = {}
         calls = 0
         for k in range(1, self.num_classes):
             prompt: Prompt | None = None
             for _ in range(self._prompter.rounds):
-                asked = self._prompter(View(probs[k], uncertainty, answers.get(k)), rng)
-                if asked is None:
+                new = self._prompter(View(probs[k], uncertainty, predictions.get(k)), rng)
+                if new is None:
                     break
-                prompt = merge_prompts(prompt, asked)
+                prompt = merge_prompts(prompt, new)
                 if embedding is None:
                     embedding = self._backend.encode(image)
                 logits = self._backend.segment(embedding, prompt)
                 calls += 1
-                answers[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
-        return answers, calls
+                predictions[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
+        return predictions, calls
 
 
 def check_pair(backend: Backend, prompter: Prompter) -> None:
@@ -254,17 +256,17 @@ def sam_loss(
     shares: list[float] | None = None,
     loss: Literal["mse", "dice"] = "mse",
 ) -> Tensor:
-    """Return the mean of ``d(p, y)`` over (proposal, answer) pairs of ``(*S)`` maps in [0, 1].
+    """Return the mean of ``d(p, y)`` over (proposal, prediction) pairs of ``(*S)`` maps in [0, 1].
 
     Args:
-        pairs: the differentiable proposal and the backend's answer, one pair per row and class.
-        target: ``hard``: ``y = [answer > 0.5]``; ``soft``: ``y`` is the answer.
-        shares: what each pair's term is multiplied by; ``None`` for 1.
+        pairs: the differentiable proposal and the backend's prediction, per row and class.
+        target: ``hard``: ``y = [prediction > 0.5]``; ``soft``: ``y`` is the prediction.
+        shares: factors of the pairs' terms; ``None``: 1.
         loss: ``mse``: ``d`` is the mean of ``(p - y)^2``; ``dice``: ``1 - D(p, y)``.
     """
     prob = torch.stack([p for p, _ in pairs])
-    answer = torch.stack([a for _, a in pairs])
-    y = (answer > 0.5).to(prob.dtype) if target == "hard" else answer
+    prediction = torch.stack([a for _, a in pairs])
+    y = (prediction > 0.5).to(prob.dtype) if target == "hard" else prediction
     if loss == "dice":
         terms = torch.stack([dice_loss(p, t) for p, t in zip(prob, y, strict=True)])
     else:
@@ -275,10 +277,10 @@ def sam_loss(
 
 
 def _quality(
-    probs: Tensor, label: Tensor, answers: Mapping[int, Mapping[int, Tensor]], k: int
+    probs: Tensor, label: Tensor, predictions: Mapping[int, Mapping[int, Tensor]], k: int
 ) -> Quality:
-    """Measure class ``k``: ``answers`` by row and class, labeled rows first."""
-    masks = [(row, per_class[k] > 0.5) for row, per_class in answers.items() if k in per_class]
+    """Measure class ``k``; predictions are by row and class, labeled rows first."""
+    masks = [(row, per_class[k] > 0.5) for row, per_class in predictions.items() if k in per_class]
     labeled = [(row, mask) for row, mask in masks if row < len(label)]
     unlabeled = [(row, mask) for row, mask in masks if row >= len(label)]
     return measure(probs[:, k] > 0.5, label, labeled, unlabeled, k)
@@ -287,7 +289,7 @@ def _quality(
 def _figures(qualities: Collection[Quality]) -> dict[str, float]:
     """Return the means over classes for the log; a figure that no class has is left out."""
     named = {
-        "sam_dice": [q.answer for q in qualities],
+        "sam_dice": [q.prediction for q in qualities],
         "proposal_dice": [q.proposal for q in qualities],
         "sam_agreement": [q.agreement_unlabeled for q in qualities],
     }
@@ -300,9 +302,9 @@ def _names(kinds: frozenset[str]) -> str:
 
 
 def _now(device: torch.device) -> float:
-    """Return the time in seconds when a device has done what it was told to.
+    """Return the time in seconds once a device has finished its queued work.
 
-    A GPU is still at the method's own forward pass when the branch begins.
+    A GPU still computes the method's own forward pass when the branch begins.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

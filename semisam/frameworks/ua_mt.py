@@ -22,8 +22,8 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
 
     ``w (CE + Dice) + lambda_c sum_U M (p_student - p_teacher)^2 / (C sum M + 1e-16)`` with
     ``M = [u < H]``, ``u`` the entropy of the mean of T noisy dropout passes of the teacher and
-    ``H = (0.75 + 0.25 exp(-5 (1 - t/T)^2)) ln C``. The entropy, divided by ``ln C``, goes out as
-    the step's uncertainty for the unlabeled rows; the labeled rows' is that of the student.
+    ``H = (0.75 + 0.25 exp(-5 (1 - t/T)^2)) ln C``. The entropy, divided by ``ln C``, is the step's
+    uncertainty for the unlabeled rows; the labeled rows' is the student's.
 
     ``lambda_c`` follows the published code where ``ramp_power`` is 2 and ``ramp_every`` 150;
     ``H`` is the published one in any case, squared and with ``t`` not floored.
@@ -34,7 +34,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     over whose rows BatchNorm takes its statistics.
 
     Args:
-        build: network builder; asked for the head ``logits``.
+        build: network builder; called for the head ``logits``.
         num_classes: ``C``, counting background.
         passes: ``T``, stochastic passes of the teacher.
         ema_decay: of the teacher, as in Mean Teacher.

@@ -30,18 +30,18 @@ class UncertaintyRectifiedPyramidConsistency(Framework):
     levels of its decoder, enlarged to the image. Each scale is supervised. On the unlabeled rows
     each is drawn to the average ``p_c`` of all: ``rectified_s = sum W_s (p_s - p_c)^2 / sum W_s``
     with ``W_s = exp(-D_s)``, so that voxels on which the scales differ most count less, while
-    ``D_s = KL(p_s || p_c)`` itself, the uncertainty, is minimised. No second network, no second
-    pass. The full-resolution scale is deployed, as in the published code, and its map goes out;
-    of the uncertainty, entropy, not ``D``: scales may agree on one half.
+    ``D_s = KL(p_s || p_c)`` itself, the uncertainty, is minimised. There is no second network and
+    no second pass. The full-resolution scale is deployed, as in the published code, and its map is
+    returned. The branch's uncertainty is the entropy, not ``D``: scales may agree on one half.
 
     Differs from the paper: the second term is the mean of ``D_s`` (paper: its norm, which grows
-    with the patch), as published. Before the coarser heads stands the network's dropout (paper:
-    dropout and feature noise). Differs from the published code: ``D_s`` is the paper's
+    with the patch), as published. The network's dropout precedes the coarser heads (paper: dropout
+    and feature noise). Differs from the published code: ``D_s`` is the paper's
     ``KL(p_s || p_c)``, at most the log of the number of scales (published: ``KL(p_c || p_s)``,
     without bound; an option here); Dice is of the foreground classes.
 
     Args:
-        build: network builder; asked for the head ``logits`` and ``logits_level1``,
+        build: network builder; called for the head ``logits`` and ``logits_level1``,
             ``logits_level2``, ... .
         num_classes: ``K``, counting background.
         levels: coarser scales; with the paper's 3 there are four scales.

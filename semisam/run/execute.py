@@ -1,4 +1,4 @@
-"""One run, from settings to a result, in a folder of its own."""
+"""Execute one run, from settings to a result, in its own folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.files import remove_leftovers, replace_file, writable_folder, write_json
 from semisam.core.framework import Framework
-from semisam.core.layout import CARD, CASES, CHECKPOINT, MODEL, PREVIOUS, RESULT
+from semisam.core.layout import CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
@@ -29,7 +29,7 @@ from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
-from semisam.training.checkpoint import save_tensors
+from semisam.training.checkpoint import remove_checkpoints, save_tensors
 from semisam.training.plan import Plan, Summary
 from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
@@ -40,12 +40,12 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What a run needs beside its settings.
+    """Everything that a run needs in addition to its settings.
 
     Attributes:
         store: the scans.
-        framework: the method, its weights drawn.
-        plan: how the batch is divided.
+        framework: the method with initial weights.
+        plan: labeled and unlabeled rows of a batch.
         hashes: of the volumes by name.
     """
 
@@ -61,7 +61,7 @@ def execute(
     progress: Progress | None = None,
     processes: Processes = ONE,
 ) -> Path:
-    """Run what is not done yet of a run and return the path of its ``result.json``.
+    """Execute the unfinished part of a run and return the path of its ``result.json``.
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
     ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result stays as it is,
@@ -70,7 +70,7 @@ def execute(
     Args:
         settings: of the run.
         folder: of the run.
-        progress: told how far it is.
+        progress: called with the run's progress.
         processes: that share the run, each in its own call.
 
     Raises:
@@ -100,6 +100,8 @@ def execute(
             parts = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
             cases = {part: list(names) for part, names in parts.items()}
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
+            if result.exists():
+                remove_checkpoints(folder)  # of a process that was killed before it could
             return result.exists()
 
         if processes.of_writer(finished):
@@ -110,15 +112,14 @@ def execute(
         def write() -> None:
             about = _about(settings, run, training, rows)
             write_json(result, about | {"cost": cost_of(here, training, rows)})
-            for name in (CHECKPOINT, PREVIOUS):
-                (folder / name).unlink(missing_ok=True)
+            remove_checkpoints(folder)
 
         processes.of_writer(write)
         return result
 
 
 def check_size(settings: RunSettings, processes: Processes) -> None:
-    """Refuse settings of another number of processes than there are."""
+    """Refuse settings of another number of processes."""
     if (settings.ranks or 1) != processes.size:
         wanted = settings.ranks or 1
         raise InputError(
@@ -128,7 +129,7 @@ def check_size(settings: RunSettings, processes: Processes) -> None:
 
 
 def prepare(settings: RunSettings, report: Progress) -> Prepared:
-    """Open and check all that a run needs."""
+    """Open and check everything that a run needs."""
     dataset = open_dataset(settings)
     split = dataset.split()
     labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
@@ -149,7 +150,7 @@ def prepare(settings: RunSettings, report: Progress) -> Prepared:
 def _about(
     settings: RunSettings, run: Prepared, training: Summary, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the result but for its cost."""
+    """Return the result without its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
     return {
@@ -180,7 +181,7 @@ def train(
     report: Progress,
     processes: Processes = ONE,
 ) -> Summary:
-    """Train, or load what was trained before, and leave ``model.pt`` in the folder."""
+    """Train, from the checkpoint if there is one, and write ``model.pt``."""
     parts = count_parts(settings.batch, settings.micro_batch)
     source = BatchSource(
         store,
@@ -232,7 +233,7 @@ def score(
     report: Progress,
     processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
-    """Evaluate on the test cases, each rank on its part of them, and write ``cases.csv``."""
+    """Evaluate on the test cases, each rank on its share, and write ``cases.csv``."""
     # Each rank has its own statistics of BatchNorm: rank 0's are deployed.
     processes.share_state(framework)
     predictions = folder / "predictions" if settings.save_predictions else None
@@ -260,7 +261,7 @@ def score(
 
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the per-case CSV, beside and renamed."""
+    """Write the per-case CSV."""
     with replace_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

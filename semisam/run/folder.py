@@ -20,15 +20,14 @@ from pydantic import ValidationError
 from semisam.core.errors import InputError
 from semisam.core.files import read_json, write_json
 from semisam.core.layout import (
-    CHECKPOINT,
     ERROR,
     LOCK,
     LOG,
-    PREVIOUS,
     PROGRESS,
     RESULT,
     SETTINGS,
     SPLIT,
+    STEP,
 )
 from semisam.plugins.registry import nearest
 from semisam.run.lock import in_use
@@ -220,6 +219,11 @@ def find_run(text: str) -> Path:
     path = Path(text)
     if (path / SETTINGS).is_file() or (path / RESULT).is_file():
         return path
+    if path.is_file():
+        raise InputError(
+            f"the run must be a run folder, got the file {path}. Name the folder of the run that "
+            "it comes from."
+        )
     parent, mark, start = text.rpartition("#")
     folder = Path(parent) if mark else path
     if not mark and not path.is_dir():
@@ -328,20 +332,19 @@ def _unfinished(
     folder: Path, names: set[str], settings: Mapping[str, Any]
 ) -> tuple[State, str, int | None]:
     total = settings["iterations"]
-    progress = read_json(folder / PROGRESS) or {}
-    saved = bool(names & {CHECKPOINT, PREVIOUS})
-    step = progress.get("saved") if saved else None
-    step = step if isinstance(step, int) else None
+    saved = (read_json(folder / STEP) or {}).get("step") if STEP in names else None
+    step = saved if isinstance(saved, int) else None
     if LOCK in names and in_use(folder):
+        progress = read_json(folder / PROGRESS) or {}
         phase = progress.get("phase")
         how_far = f"{phase} {progress.get('done')}/{progress.get('total')}" if phase else "starting"
         return "running", how_far, step
     error = read_json(folder / ERROR) if ERROR in names else None
     if error is not None:
         return "failed", str(error.get("error", "")), step
-    if not saved and LOG not in names:
+    if step is None and LOG not in names:
         return "waiting", f"0/{total}", None
-    return "stopped", f"{'?' if saved and step is None else step or 0}/{total}", step
+    return "stopped", f"{step or 0}/{total}", step
 
 
 def _check_result(path: Path, result: Any) -> None:

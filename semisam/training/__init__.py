@@ -1,4 +1,4 @@
-"""The training loop and what it leaves: trainer, checkpoint, process group, memory.
+"""The training loop and its files: trainer, checkpoint, processes, memory.
 
 The loop knows methods by their contract only: no SAM, no data set, no table.
 """

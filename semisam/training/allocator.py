@@ -1,4 +1,4 @@
-"""How the process gets memory for large tensors."""
+"""Settings of the C library for the memory of large tensors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_memory() -> bool:
-    """Let the process keep the memory that tensors give back; True if that could be arranged.
+    """Keep the memory of freed tensors in the process; return whether that could be arranged.
 
-    A training step allocates and frees the same activations, tens of megabytes each, over and
-    over. The C library of Linux returns each to the system at once and gets it back page by page,
-    zeroed: a fifth of a step's time on a CPU. The peak does not grow; what was used stays in use
-    until the process ends. Huge pages do the rest, where the system offers them.
+    A training step allocates and frees the same activations, tens of megabytes each, many times.
+    The C library of Linux returns each to the system at once and gets it back page by page, zeroed:
+    a fifth of a step's time on a CPU. The peak does not grow, but memory stays in use until the
+    process ends. Huge pages are used where the system offers them.
 
-    Call it before the first large tensor. Elsewhere than on Linux with glibc it does nothing.
+    Call it before the first large tensor. On other systems than Linux with glibc it does nothing.
     """
     # Read by PyTorch at its first large allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

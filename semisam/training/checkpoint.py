@@ -1,4 +1,4 @@
-"""What training leaves in its folder: checkpoints that survive any death, and the log."""
+"""The files of a training: checkpoints that survive any interruption, and the log."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import IO, Any
 import torch
 
 from semisam.core.errors import InputError, SemisamWarning
-from semisam.core.files import replace_file
-from semisam.core.layout import CHECKPOINT, LOG, PREVIOUS
+from semisam.core.files import replace_file, write_json
+from semisam.core.layout import CHECKPOINT, LOG, PREVIOUS, STEP
 
 
 def save_tensors(state: Any, path: Path) -> None:
-    """Write what `torch.save` writes; a full disk is an `OSError`, as with any other file.
+    """Write tensors as `torch.save` does; a full disk is an `OSError`, as with any other file.
 
-    Given a name, torch writes by itself and tells a full disk as some `RuntimeError` or other.
+    Given a file name, torch would report a full disk as one of several `RuntimeError`s.
     """
     with path.open("wb") as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # Its archive fails once more as it is closed; what failed first is the reason.
+            # Its archive fails once more as it is closed; the first failure is the reason.
             reason: BaseException | None = error
             while reason is not None and not isinstance(reason, OSError):
                 reason = reason.__cause__ or reason.__context__
@@ -35,19 +35,27 @@ def save_tensors(state: Any, path: Path) -> None:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside and rename it; the one before is kept.
+    """Write a checkpoint to a temporary file and rename it; keep the previous one.
 
-    At no moment is there no readable ``checkpoint.pt`` once there was one.
+    Once there is a ``checkpoint.pt``, a readable one exists at every moment. ``checkpoint.json``
+    holds its step.
     """
     path = folder / CHECKPOINT
     with replace_file(path) as temporary:
         save_tensors(state, temporary)
         if path.exists():
             _keep(path, folder / PREVIOUS)
+    write_json(folder / STEP, {"step": state["step"]})
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished run."""
+    for name in (STEP, CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file a second name, over what had it, without taking the first one away."""
+    """Give the file a second name, replacing the file of that name, and keep the first name."""
     second = previous.with_suffix(".tmp")
     second.unlink(missing_ok=True)
     try:
@@ -77,7 +85,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             continue
         if problems:
             warnings.warn(
-                f"{folder}: the newest checkpoint cannot be read ({problems[0]}): the run goes on "
+                f"{folder}: the newest checkpoint cannot be read ({problems[0]}): the run resumes "
                 f"from the one before, after {state.get('step')} iterations",
                 SemisamWarning,
                 stacklevel=2,
@@ -86,13 +94,16 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     if problems:
         raise InputError(
             f"{folder}: no checkpoint there can be read ({'; '.join(problems)}): delete the folder "
-            "to start the run anew"
+            "to start the run again"
         )
     return None
 
 
 class TrainLog:
-    """``train.jsonl``, cut back to the checkpoint on resume, and TensorBoard if it is installed."""
+    """The log ``train.jsonl``, and TensorBoard's if it is installed.
+
+    On resume it is cut back to the checkpoint.
+    """
 
     def __init__(self, folder: Path, start: int) -> None:
         path = folder / LOG
@@ -125,6 +136,6 @@ class TrainLog:
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Bring all lines to the disk, as a checkpoint that counts on them needs."""
+        """Write all lines to the disk: a checkpoint relies on them."""
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -3,7 +3,7 @@
 Each process holds its own rows of every batch and computes the method's losses on them. Gradients
 are averaged over the processes, and rank 0 writes the run's files. A loss that divides by a sum
 over the batch, such as Dice, is therefore computed per process, and so is BatchNorm. Methods,
-losses and the branch know nothing of it. With one process every function here returns its input.
+losses and the branch do not depend on it. With one process every function returns its input.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Processes:
         """Replace every gradient by its mean over ranks.
 
         A rank without a gradient of a parameter counts as zero. A parameter without a gradient on
-        every rank keeps none.
+        every rank stays without one.
         """
         if self.size == 1:
             return

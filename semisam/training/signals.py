@@ -1,4 +1,4 @@
-"""Signals that end a training politely."""
+"""Signals that stop a training after the current step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from types import FrameType
 def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C and SIGTERM finish the step in hand; a second Ctrl-C stops at once.
 
-    A grid ends its runs by SIGTERM after the terminal has sent them Ctrl-C: two signals of two
-    kinds are one wish to stop, not an impatient one.
+    A grid sends SIGTERM to its runs after the terminal has sent them Ctrl-C. Two signals of
+    different kinds are therefore one request to stop.
 
     Args:
-        patient: a second Ctrl-C is the same wish too: torchrun passes on to its processes what
-            the terminal has sent them already.
+        patient: a second Ctrl-C does not stop at once either: torchrun repeats the terminal's
+            signal to its processes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

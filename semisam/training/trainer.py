@@ -1,4 +1,4 @@
-"""The training loop of every method. It knows nothing of SAM, datasets or tables."""
+"""The training loop of every method, without any knowledge of SAM, datasets or tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -58,20 +58,23 @@ class Interrupted(SemisamError):
 
 
 class Trainer:
-    """Trains a Framework in a folder, resuming from what lies there.
+    """The training loop of a method in a folder, from whose checkpoint it resumes.
 
-    After the last step it may take BatchNorm's statistics afresh (`Plan.norm_batches`).
+    After the last step it may compute BatchNorm's statistics again (`Plan.norm_batches`).
 
     The folder receives ``checkpoint.pt`` (and the one before it), ``train.jsonl`` with every loss
     of every step, and TensorBoard events where tensorboard is installed. Batches, dropout, noise
-    and prompts are functions of (seed, step), so a run that was killed anywhere and started again
-    ends in the same weights, bit for bit, as one never killed.
+    and prompts are functions of (seed, step). A run that was killed anywhere and started again
+    therefore ends in the same weights, bit for bit, as one that was not.
+
+    With several processes each rank trains on its own rows, and gradients are averaged after the
+    backward pass (see `semisam.training.processes`).
 
     Args:
         framework: the method; moved to the plan's device.
-        batches: batches by step; with several processes, of this rank's rows of them.
-        plan: how to train.
-        folder: where checkpoint and log lie.
+        batches: batches by step; with several processes, this rank's rows of them.
+        plan: the settings of the loop.
+        folder: of checkpoint and log.
         prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
         processes: of the run; rank 0 writes the folder, which all of them read.
     """
@@ -159,9 +162,9 @@ class Trainer:
         return Summary(self._seconds, self._waited, self._means())
 
     def _renew_norms(self) -> None:
-        """Take BatchNorm's statistics from the batches that would have come next.
+        """Compute BatchNorm's statistics on the batches that would have come next.
 
-        No checkpoint holds them: a run that is killed here takes them again from its last one.
+        No checkpoint holds them: a run that is killed here computes them again after resuming.
         """
         first, count = self.plan.iterations, self.plan.norm_batches
         if not count:
@@ -246,7 +249,7 @@ class Trainer:
         torch.manual_seed(derive_seed(self.plan.seed, *keys))
 
     def save(self, done: int) -> None:
-        """Write the checkpoint beside and rename it; the one before is kept."""
+        """Write the checkpoint of this many finished steps."""
         state = {
             "step": done,
             "plan": dataclasses.asdict(self.plan),
@@ -291,7 +294,7 @@ class Trainer:
 
     def _to_device(self, batch: Batch) -> Batch:
         values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        moved = {
+        moved: dict[str, Any] = {
             name: to_channels_last(value.to(self.device, non_blocking=True))
             for name, value in values.items()
             if isinstance(value, torch.Tensor)

@@ -1,27 +1,24 @@
-"""``semisam runs``: what it says of a folder, and what it deletes."""
+"""``semisam runs``: the runs of a folder and their states."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 
 import pytest
-import torch
 from click.testing import CliRunner
 from filelock import FileLock
 from semisam.bench.describing import describe
 from tiny_runs import settings_of
 
-from semisam.bench import cleaning, store
+from semisam.bench import store
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Run
 from semisam.bench.results import collect
 from semisam.cli.main import main
-from semisam.core.errors import InputError
 from semisam.run.execute import execute
 from semisam.run.protocols import DEFAULT
 from semisam.training.trainer import Interrupted
@@ -99,12 +96,15 @@ def test_each_state_is_told_in_80_columns(grid):
     assert runs[0]["dice"] == dice
 
 
-def test_the_step_of_a_checkpoint_is_read_without_torch(tmp_path):
-    for step in (1, 255, 256, 65535, 65536, 10**6):
-        torch.save({"step": step, "framework": {"w": torch.zeros(9)}}, tmp_path / "checkpoint.pt")
-        assert store.checkpoint_step(tmp_path) == step
-    (tmp_path / "checkpoint.pt").write_bytes(b"something else")
-    assert store.checkpoint_step(tmp_path) is None
+def test_the_step_of_a_checkpoint_is_read_without_torch(grid):
+    steps = {run.name: run.step for run in store.list_runs(grid)}
+    assert steps == {DONE: None, STOPPED: 2, FAILED: 2, RUNNING: 2, DAMAGED: None}
+    for name in (STOPPED, RUNNING):
+        (grid / "runs" / name / "checkpoint.json").write_text('{"step": ')
+    (run,) = (run for run in store.list_runs(grid) if run.name == STOPPED)
+    assert run.step is None and run.detail == "0/4"
+    done = grid / "runs" / DONE
+    assert not (done / "checkpoint.json").exists() and not (done / "checkpoint.pt").exists()
 
 
 def test_a_run_is_shown_by_the_start_of_its_name_or_hash(grid):
@@ -130,55 +130,6 @@ def test_a_cut_off_log_still_tells_the_last_losses(grid):
     with (grid / "runs" / STOPPED / "train.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
     assert describe(grid, run)["losses"]["step"] == 2
-
-
-def test_clean_says_what_and_deletes_only_when_told(grid, tmp_path):
-    runs = grid / "runs"
-    outside = tmp_path / "precious"
-    outside.mkdir()
-    (outside / "settings.json").write_text("{}")
-    (runs / "linked").symlink_to(outside)
-    (runs / STOPPED / "linked").symlink_to(outside)
-    (runs / DONE / "checkpoint.pt").write_bytes(b"x" * 10)
-    (runs / DONE / ".model.pt.12345678.tmp").write_bytes(b"x")
-    (runs / RUNNING / ".model.pt.12345678.tmp").write_bytes(b"x")
-    (grid / ".table.csv.new.tmp").touch()
-    (grid / ".table.csv.old.tmp").touch()
-    os.utime(grid / ".table.csv.old.tmp", (0, 0))
-    before = sorted(tmp_path.rglob("*"))
-    gone = {STOPPED, FAILED, "checkpoint.pt", ".model.pt.12345678.tmp", ".table.csv.old.tmp"}
-
-    dry = _semisam("runs", "clean", grid)
-    assert dry.exit_code == 0 and dry.output.count("Would delete") == len(gone)
-    assert sorted(tmp_path.rglob("*")) == before
-
-    wet = _semisam("runs", "clean", grid, "--yes")
-    assert wet.exit_code == 0 and wet.output.count("Deleted") == len(gone), wet.output
-    left = set(tmp_path.rglob("*"))
-    lost = set(before) - left
-    assert left <= set(before)
-    tops = {grid / ".table.csv.old.tmp", runs / STOPPED, runs / FAILED}
-    tops |= {runs / DONE / "checkpoint.pt", runs / DONE / ".model.pt.12345678.tmp"}
-    assert all(any(top in (path, *path.parents) for top in tops) for path in lost)
-    assert tops <= lost and (outside / "settings.json").exists() and (runs / "linked").exists()
-    assert "Nothing to delete" in _semisam("runs", "clean", grid, "--yes").output
-
-
-def test_clean_leaves_a_run_that_was_taken_up_meanwhile(grid):
-    found = cleaning.find_rubbish(grid, ["stopped"])
-    assert [rubbish.path.name for rubbish in found] == [STOPPED]
-    with FileLock(grid / "runs" / STOPPED / ".lock"):
-        assert not cleaning.delete(found[0])
-    assert (grid / "runs" / STOPPED / "checkpoint.pt").exists()
-    assert "must be of failed, stopped" in _semisam("runs", "clean", grid, "--what", "all").output
-
-
-def test_clean_follows_no_link_to_the_runs(grid, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "runs").symlink_to(grid / "runs")
-    with pytest.raises(InputError, match="got the link"):
-        cleaning.find_rubbish(other)
 
 
 @pytest.mark.parametrize(

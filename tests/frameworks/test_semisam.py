@@ -364,7 +364,7 @@ def test_the_gate_opens_for_good_answers_and_shuts_for_bad_ones(correct):
 
 
 def test_the_gate_is_the_formula():
-    quality = Quality(answer=0.7, proposal=0.9, agreement=0.8, agreement_unlabeled=0.6)
+    quality = Quality(prediction=0.7, proposal=0.9, agreement=0.8, agreement_unlabeled=0.6)
     assert gate(quality) == pytest.approx(1 / (1 + math.exp((0.9 * 0.6 / 0.8 - 0.7) / 0.1)))
     # Better agreement than on the labeled rows says nothing more about the proposal.
     assert gate(replace(quality, agreement_unlabeled=1.0)) == pytest.approx(
@@ -374,7 +374,7 @@ def test_the_gate_is_the_formula():
 
 @pytest.mark.parametrize("missing", ["answer", "proposal", "agreement", "agreement_unlabeled"])
 def test_without_evidence_the_gate_is_shut(missing):
-    quality = Quality(answer=0.9, proposal=0.1, agreement=0.5, agreement_unlabeled=0.5)
+    quality = Quality(prediction=0.9, proposal=0.1, agreement=0.5, agreement_unlabeled=0.5)
     assert gate(quality) > 0.99
     assert gate(replace(quality, **{missing: None})) == 0.0
 
@@ -397,7 +397,7 @@ def test_rows_without_the_class_are_no_evidence():
     masks = torch.rand(3, 4, 4) > 0.5
     label = torch.zeros(2, 4, 4, dtype=torch.int64)
     found = measure(masks, label, [(0, masks[0]), (1, masks[1])], [(2, masks[2])], 1)
-    assert (found.answer, found.proposal, found.agreement) == (None, None, None)
+    assert (found.prediction, found.proposal, found.agreement) == (None, None, None)
     assert found.agreement_unlabeled == 1.0
 
 

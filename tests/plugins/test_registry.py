@@ -163,7 +163,9 @@ def test_what_is_no_plugin_is_refused(third_party: None):
         load("framework", "tp-absent")
     with pytest.raises(PluginError, match=r"must be a class or a function.*got int"):
         load("framework", "tp-number")
-    with pytest.raises(PluginError, match=r"must be a subclass of semisam\.core\.framework\.Framework"):
+    with pytest.raises(
+        PluginError, match=r"must be a subclass of semisam\.core\.framework\.Framework"
+    ):
         load("framework", "tp-none")
     with pytest.raises(PluginError, match=r"keyword-only arguments, got .*\*\*kwargs"):
         load("framework", "tp-loose")

@@ -61,8 +61,10 @@ def test_a_run_writes_its_result_and_is_not_run_again(tiny_settings, tmp_path):
     assert not (folder / CHECKPOINT).exists()
     assert [row["case"] for row in _scores(folder)] == ["test_000", "test_001"]
     before = path.stat().st_mtime_ns
+    (folder / CHECKPOINT).touch()  # as if the process had been killed before it removed it
     assert execute(tiny_settings, folder) == path
     assert path.stat().st_mtime_ns == before
+    assert not (folder / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("sam", [False, True], ids=["bare", "with SAM"])
