@@ -142,7 +142,7 @@ class BidirectionalCopyPaste(Framework):
         ce_out, dice_out = masked_supervised_loss(logits[1], probs[1], pseudo[ground], outside)
         losses["pseudo_ce"] = self.alpha * w * (ce_in + ce_out)
         losses["pseudo_dice"] = self.alpha * w * (dice_in + dice_out)
-        return Step(losses, reassemble(*probs, box, labeled, unlabeled))
+        return Step(losses, reassemble(probs[0], probs[1], box, labeled, unlabeled))
 
     @torch.no_grad()
     def _pseudo_label(self, image: Tensor) -> Tensor:

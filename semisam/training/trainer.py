@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -294,7 +294,7 @@ class Trainer:
 
     def _to_device(self, batch: Batch) -> Batch:
         values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        moved = {
+        moved: dict[str, Any] = {
             name: to_channels_last(value.to(self.device, non_blocking=True))
             for name, value in values.items()
             if isinstance(value, torch.Tensor)
