@@ -167,7 +167,7 @@ def test_refuses_a_file_that_ends_early(tmp_path: Path, suffix):
     sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
     read_image(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="must be (complete|readable), got"):
+    with pytest.raises(InputError, match=r"must be (complete|readable), got"):
         read_image(path)
 
 

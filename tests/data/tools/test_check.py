@@ -104,7 +104,11 @@ def test_the_published_layout(tiny_la):
     (tiny_la / "train_002" / "mri_norm2.h5").write_bytes(b"")
     text = " ".join(run(tiny_la).output.split())
     assert "3 faults" in text
-    for part in ("all images must differ", "a test case must have a label", "must be a whole HDF5 file"):
+    for part in (
+        "all images must differ",
+        "a test case must have a label",
+        "must be a complete HDF5 file",
+    ):
         assert part in text
 
 

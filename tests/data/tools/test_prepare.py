@@ -97,7 +97,7 @@ def test_deterministic_and_resumed(source, ready, tmp_path, monkeypatch):
     assert not (again / "manifest.json").exists()
     assert not list(again.rglob("*.tmp"))
     assert recognise_dataset(again) == "prepared"
-    with pytest.raises(InputError, match="an unfinished one. Run the same"):
+    with pytest.raises(InputError, match=r"an unfinished one\. Run the same"):
         Prepared(again)
     (again / "volumes" / ".x.image.npy.12345678.tmp").write_bytes(b"half")
     done = {path.name: path.stat().st_mtime_ns for path in again.rglob("*.npy")}
