@@ -30,10 +30,10 @@ from rows import write_rows
 from torch.utils.data import default_collate
 
 from semisam.data.datasets.la import FILE_NAME, LeftAtrium
-from semisam.data.datasets.prepared import Prepared
+from semisam.data.datasets.prepared import MANIFEST, Prepared
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore
-from semisam.data.tools.prepare import MANIFEST, prepare
+from semisam.data.tools.prepare import prepare
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.networks.vnet import VNet
 from semisam.training.trainer import Plan, Trainer

@@ -35,9 +35,11 @@ class MedSAM(SliceWise):
     picture is stretched to 1024 x 1024 pixels and scaled to [0, 1], without ImageNet's mean and
     deviation, as by its authors. The processor of the hub checkpoints does neither.
 
-    Differs from the published code: the intensity window is taken over all voxels of the volume
-    (published: over those above 0); a box ends at its last voxel's far edge (published: at that
-    voxel); the slice is resized as numbers, not as bytes.
+    Differs from the published code:
+
+    - The intensity window is taken over all voxels of the volume (published: over those above 0).
+    - A box ends at its last voxel's far edge (published: at that voxel).
+    - The slice is resized as numbers, not as bytes.
 
     Args:
         checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.

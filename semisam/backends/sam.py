@@ -28,9 +28,12 @@ class Sam(SliceWise):
     It accepts points of both signs, boxes and masks. SAM was trained on photographs and needs a
     prompt on each slice. Between clicked slices the prediction is propagated (`SliceWise`).
 
-    Differs from the published code: a click is the centre of its voxel and not its corner, because
-    a slice of 64 voxels is enlarged 16 times; a mask without another prompt comes with its box; the
-    slice is resized as numbers, not as bytes.
+    Differs from the published code:
+
+    - A click is the centre of its voxel and not its corner, because slices are enlarged up to 16
+      times.
+    - A mask without another prompt comes with its box.
+    - The slice is resized as numbers, not as bytes.
 
     Args:
         checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.

@@ -30,9 +30,12 @@ class Sam2(SliceWise):
     It accepts points of both signs, boxes and masks. Between clicked slices the prediction is
     propagated by `SliceWise`, not by the model's memory for video.
 
-    Differs from the published code: a click is the centre of its voxel and not its corner, because
-    a slice of 64 voxels is enlarged 16 times; a mask without another prompt comes with its box; the
-    slice is resized as numbers, not as bytes.
+    Differs from the published code:
+
+    - A click is the centre of its voxel and not its corner, because slices are enlarged up to 16
+      times.
+    - A mask without another prompt comes with its box.
+    - The slice is resized as numbers, not as bytes.
 
     Args:
         checkpoint: a directory that ``save_pretrained`` of transformers wrote, or a hub name.

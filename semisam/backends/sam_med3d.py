@@ -80,9 +80,12 @@ class SamMed3D:
     an empty previous prediction, as in its training. There is no box prompt, because the published
     model has no embedding for it.
 
-    Differs from the published code: the encoder computes no padding of windows (equal to 1e-4 in
-    fp32); clicks are voxel centres mapped to the cube, not rounded; the logits are interpolated
-    linearly back to the image (published: the mask, to the nearest voxel).
+    Differs from the published code:
+
+    - The encoder computes no padding of windows (equal to 1e-4 in fp32).
+    - Clicks are voxel centres mapped to the cube, not rounded.
+    - The logits are interpolated linearly back to the image (published: the mask, to the nearest
+      voxel).
 
     Args:
         checkpoint: path of a checkpoint, or ``sam_med3d`` (the paper's) or ``sam_med3d_turbo``,

@@ -1,6 +1,6 @@
 """Overlap and surface-distance metrics in voxels and in mm, numerically equal to MedPy's.
 
-The border of a mask is the mask minus its erosion by the face-connected cross; voxels outside the
+The border of a mask is the mask minus its erosion by the face-connected cross. Voxels outside the
 volume count as background, so foreground at the edge of the volume is border. With ``d(a, B)``
 the Euclidean distance of border voxel ``a`` to the nearest border voxel of ``B``:
 

@@ -14,9 +14,9 @@ class CorrectivePoints:
     The first click is in the proposal. Each later one is in the larger of the two errors between
     the certain part of the proposal and the backend's last prediction: a missed voxel takes a
     positive click, a wrongly included one a negative click. So the sign of a click is always the
-    proposal's mask at the clicked voxel. Simulated annotators of interactive segmentation follow
-    this scheme (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive
-    Segmentation", ICIP 2022), and so does the code of SAM-Med3D and SemiSAM.
+    proposal's mask at the clicked voxel. The code of SAM-Med3D and SemiSAM follows this scheme,
+    as simulated annotators do (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for
+    Interactive Segmentation", ICIP 2022).
 
     Differs from the published code, which corrects towards the ground truth, reads the sign at
     another voxel than the clicked one, and thresholds logits at 0.5.

@@ -237,7 +237,7 @@ def test_broken_files_are_refused(tmp_path, checkpoint):
         path = tmp_path / name
         path.write_bytes(content)
         _refused(path, "truncated")
-    _refused(tmp_path / "nothing there", "none")
+    _refused(tmp_path / "nothing there", "which is no file")
 
 
 def test_other_contents_are_refused(tmp_path):

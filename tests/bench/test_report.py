@@ -108,6 +108,7 @@ def _cells(html):
     return [[_text(c) for c in re.findall(r"<td>(.*?)</td>", row, re.DOTALL)] for row in rows]
 
 
+@pytest.mark.slow
 def test_its_figures_are_the_tables(real):
     folder, html = real
     out = CliRunner().invoke(main, ["table", str(folder), "--format", "csv"])

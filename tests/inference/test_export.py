@@ -56,6 +56,7 @@ assert not [name for name in sys.modules if name.startswith("semisam")]
 """
 
 
+@pytest.mark.slow
 def test_it_runs_without_the_project(exported, tmp_path):
     _, framework, card = load_run(exported / "run")
     rng = torch.Generator().manual_seed(1)

@@ -341,7 +341,7 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
         "flat.nrrd": "with 2 (16 x 16): give the whole volume",
         "slice.nrrd": "with a single slice (16 x 16 x 1)",
         "nan.nrrd": "every voxel must be finite",
-        "text.nii.gz": "readable image",
+        "text.nii.gz": "image must be readable",
     }.items():
         assert any(file in line and words in line for line in lines), (file, lines)
 

@@ -79,7 +79,7 @@ def test_another_network_is_refused(tmp_path):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="published V-Net"):
         load_published(tmp_path / "other.pth")
-    with pytest.raises(InputError, match="torch.load refuses"):
+    with pytest.raises(InputError, match=r"torch\.load refuses"):
         load_published(tmp_path / "missing.pth")
 
 

@@ -163,9 +163,7 @@ def test_what_is_no_plugin_is_refused(third_party: None):
         load("framework", "tp-absent")
     with pytest.raises(PluginError, match=r"must be a class or a function.*got int"):
         load("framework", "tp-number")
-    with pytest.raises(
-        PluginError, match=r"must be a subclass of semisam\.core\.framework\.Framework"
-    ):
+    with pytest.raises(PluginError, match=r"must be a subclass of semisam\.core\.framework\."):
         load("framework", "tp-none")
     with pytest.raises(PluginError, match=r"keyword-only arguments, got .*\*\*kwargs"):
         load("framework", "tp-loose")
@@ -322,7 +320,7 @@ def test_a_required_option_must_be_given(third_party: None):
 
 
 def test_an_annotation_that_cannot_be_resolved_matters_only_when_used(third_party: None):
-    with pytest.raises(PluginError, match="option hidden must have an annotation .* got Nowhere"):
+    with pytest.raises(PluginError, match=r"option hidden must have an annotation .* got Nowhere"):
         check_options("prompter", "tp-prompter", {"count": 1, "hidden": 2})
 
 

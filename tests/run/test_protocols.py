@@ -239,6 +239,7 @@ def test_labeled_rows_are_no_setting_where_none_is_given():
     assert old.identity("d") == "ffe8c23959f6"
 
 
+@pytest.mark.slow
 def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, tmp_path):
 
     def bench(protocol, methods, sam):

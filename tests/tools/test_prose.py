@@ -21,7 +21,7 @@ _SPEC.loader.exec_module(prose)
         ("x = 1  # computed afresh\n", 1, "afresh"),
         ('raise ValueError("masks " "alone are required")\n', 1, "alone"),
         ('raise ValueError(f"{1} files beside it")\n', 1, "beside"),
-        ('"""Return it.\n\nThe backend is told the spacing."""\n', 3, "is told"),
+        ('"""Return it.\n\nThe spacing is told."""\n', 3, "is told"),
         ("x = 1  # a case that has none\n", 1, "has none"),
     ],
 )

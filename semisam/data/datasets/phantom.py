@@ -32,9 +32,9 @@ _WALL = 0.02  # of the size: about one voxel
 class Phantom(Dataset):
     """Seeded synthetic scans that resemble those of the left atrium, made on access.
 
-    A case is a pure function of (seed, index): shape, anatomy, contrast, noise. Volumes differ
-    slightly in shape, about ``size`` x ``size`` x 3/4 ``size`` voxels of 1.25 mm, are z-scored
-    and hold 5 to 15 % foreground in class 1.
+    A case is a pure function of (seed, index): shape, anatomy, contrast, noise. Volumes have
+    about ``size`` x ``size`` x 3/4 ``size`` voxels of 1.25 mm, with slightly different shapes. They
+    are z-scored and hold 5 to 15 % foreground in class 1.
 
     Args:
         path: not used.

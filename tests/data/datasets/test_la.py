@@ -61,7 +61,7 @@ def test_lists_tolerate_blank_lines_and_file_names(folder):
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "C:\\x", "..", "..\\x", "/"])
 def test_a_case_outside_the_folder_is_refused(folder, name):
     write_lists(folder, f"a\n{name}\n")
-    with pytest.raises(InputError, match="beside the list, got"):
+    with pytest.raises(InputError, match="next to the list, got"):
         LeftAtrium(folder)
 
 
@@ -82,7 +82,7 @@ def test_missing_and_empty_lists(folder):
     with pytest.raises(InputError, match="at least one case"):
         LeftAtrium(folder)
     (folder / "train.list").unlink()
-    with pytest.raises(InputError, match=r"train\.list: the list is missing"):
+    with pytest.raises(InputError, match=r"train\.list: the list must exist"):
         LeftAtrium(folder)
 
 

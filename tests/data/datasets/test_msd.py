@@ -71,16 +71,16 @@ def test_a_case_may_end_in_four_digits(tmp_path):
     ("changes", "pattern"),
     [
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions of several classes"),
-        ({"labels": {"background": 0, "organ": 1, "ignore": 2}}, "'ignore' are not supported"),
+        ({"labels": {"background": 0, "organ": 1, "ignore": 2}}, "without 'ignore'"),
         ({"labels": {"background": 0, "organ": 2}}, "classes 0 .background., 1, 2"),
         ({"labels": None}, "'labels' must name the classes"),
         ({"channel_names": {}}, "must name the channels"),
         ({"channel_names": {"first": "CT"}}, "numbered 0, 1"),
         (
             {"training": [{"image": "../../x.nii.gz", "label": "labelsTr/case_000.nii.gz"}]},
-            r"within the dataset, got '\.\./\.\./x\.nii\.gz'",
+            r"in the dataset's folder, got '\.\./\.\./x\.nii\.gz'",
         ),
-        ({"training": [{"image": "/etc/x.nii.gz"}]}, "within the dataset, got '/etc"),
+        ({"training": [{"image": "/etc/x.nii.gz"}]}, "in the dataset's folder, got '/etc"),
         ({"training": [{"image": "imagesTr/gone.nii.gz"}]}, "got no image 'imagesTr/gone"),
     ],
 )
@@ -94,17 +94,17 @@ def test_faults_of_the_description(tmp_path, changes, pattern):
 def test_a_description_that_is_no_json(tmp_path):
     write_msd(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(InputError, match=r"dataset\.json: a readable JSON file"):
+    with pytest.raises(InputError, match=r"dataset\.json: it must be a readable JSON file"):
         Decathlon(tmp_path)
     (tmp_path / "dataset.json").write_text("[" * 100000)
-    with pytest.raises(InputError, match=r"dataset\.json: a readable JSON file"):
+    with pytest.raises(InputError, match=r"dataset\.json: it must be a readable JSON file"):
         Decathlon(tmp_path)
 
 
 def test_channels_that_are_missing_or_elsewhere(tmp_path):
     write_msd(tmp_path)
     write(tmp_path / "imagesTr" / "case_000_0001.nii.gz", scan(0)[0], (1.0, 1.0, 3.0))
-    with pytest.raises(InputError, match="all channels of a scan must lie on one grid"):
+    with pytest.raises(InputError, match="all channels of a scan must have one grid"):
         Decathlon(tmp_path).image("case_000")
     (tmp_path / "imagesTr" / "case_000_0001.nii.gz").unlink()
     with pytest.raises(InputError, match=r"must have the channels _0000 to _0001.*got _0000"):

@@ -112,11 +112,13 @@ def test_wrong_lists_are_refused(folder, lists, pattern):
 
 def test_names_that_break_the_rule(folder):
     write(folder / "b0.mha", scan(0)[0])
-    with pytest.raises(InputError, match=r"b0\.nii\.gz: .*one image and one label, got b0\.mha"):
+    with pytest.raises(
+        InputError, match=r"b0\.nii\.gz: .*one image and one label, got also b0\.mha"
+    ):
         ScanFolder(folder)
     (folder / "b0.mha").unlink()
     write(folder / "stray_label.nii", scan(0)[1])
-    with pytest.raises(InputError, match=r"stray_label\.nii: a label needs an image"):
+    with pytest.raises(InputError, match=r"stray_label\.nii: a label must have an image"):
         ScanFolder(folder)
 
 
@@ -144,8 +146,8 @@ def test_a_prediction_lands_in_the_scan(folder):
 @pytest.mark.parametrize(
     ("place", "pattern"),
     [
-        (((2.0, 2.0, 2.0),), "lie at one place.*copy the image's header"),
-        (((1.0, 1.0, 1.5), (3.0, -4.0, 9.0), OBLIQUE), "lie at one place"),
+        (((2.0, 2.0, 2.0),), "be at one place.*copy the image's header"),
+        (((1.0, 1.0, 1.5), (3.0, -4.0, 9.0), OBLIQUE), "be at one place"),
     ],
 )
 def test_a_label_elsewhere_is_refused(folder, place, pattern):

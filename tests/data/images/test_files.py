@@ -146,13 +146,13 @@ def test_reads_a_dicom_folder(tmp_path: Path):
 
 
 def test_refuses_what_is_not_an_image(tmp_path: Path):
-    with pytest.raises(InputError, match="no such path"):
+    with pytest.raises(InputError, match="which does not exist"):
         read_image(tmp_path / "missing.nii.gz")
     with pytest.raises(InputError, match="got 0"):
         read_image(tmp_path)
     for name in ("text.nii.gz", "text.xyz"):
         (tmp_path / name).write_text("not an image")
-        with pytest.raises(InputError, match="readable image is required"):
+        with pytest.raises(InputError, match="image must be readable"):
             read_image(tmp_path / name)
     series = sitk.Image((3, 3, 3, 2), sitk.sitkFloat32)
     sitk.WriteImage(series, str(tmp_path / "t.nii"))
@@ -167,7 +167,7 @@ def test_refuses_a_file_that_ends_early(tmp_path: Path, suffix):
     sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
     read_image(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="is required, got"):
+    with pytest.raises(InputError, match=r"must be (complete|readable), got"):
         read_image(path)
 
 

@@ -47,7 +47,7 @@ def test_an_nrrd_that_claims_too_much(tmp_path):
         b"NRRD0004\ntype: short\ndimension: 3\nsizes: 90000 90000 90000\nencoding: gzip\n"
         b"endian: little\n\n" + b"\0" * 64
     )
-    with pytest.raises(InputError, match=r"fits into memory.*90000 x 90000 x 90000"):
+    with pytest.raises(InputError, match=r"must fit into memory.*90000 x 90000 x 90000"):
         read_image(path)
 
 

@@ -120,7 +120,7 @@ def test_crops_follow_the_image():
     assert Recipe(None, ("ct",), crop="body").apply(air, PLAIN)[2].size == (6, 6, 6)
     label = np.zeros((12, 12, 12), np.uint8)
     label[1] = 1
-    with pytest.raises(InputError, match=r"within the crop.*option crop to none"):
+    with pytest.raises(InputError, match=r"inside the crop.*option crop to none"):
         body.label(label)
 
 

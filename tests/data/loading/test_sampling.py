@@ -93,7 +93,7 @@ def test_plan(arguments, expected):
 
 
 def test_plan_refuses_what_cannot_be():
-    with pytest.raises(InputError, match="at least 1 labeled case, got 0"):
+    with pytest.raises(InputError, match="labeled cases must be at least 1, got 0"):
         plan_batch(4, 0, 8, True)
     with pytest.raises(InputError, match="at least 2, got 1"):
         plan_batch(1, 4, 8, True)
@@ -198,7 +198,7 @@ def test_a_patch_with_the_wrong_number_of_axes():
 
 
 def test_rows_of_a_stream_without_cases_are_refused():
-    with pytest.raises(InputError, match=r"2 unlabeled row\(s\) requires unlabeled cases"):
+    with pytest.raises(InputError, match=r"2 unlabeled row\(s\) must have unlabeled cases"):
         make_source(SHAPES, 7, BatchPlan(2, 2), (8, 8, 8))
 
 

@@ -61,7 +61,7 @@ def batches(store):
 def test_the_label_of_an_unlabeled_or_unknown_case_is_refused(folder):
     store = make_store(folder)
     for case in ("un0", "un1", "stranger"):
-        with pytest.raises(LabelLeak, match=f"request for that of {case}"):
+        with pytest.raises(LabelLeak, match=f"a request for {case}"):
             store.label(case)
     assert store.label("lab0").sum() == store.label("test0").sum() == 27
 
@@ -154,13 +154,13 @@ def nan_image(value):
 
 
 FAULTS = {
-    "not h5": ("un1", lambda p: p.write_bytes(b"hello"), "un1.*whole HDF5 file.*copy it again"),
+    "not h5": ("un1", lambda p: p.write_bytes(b"hello"), "un1.*complete HDF5 file.*copy it again"),
     "cut off": (
         "un1",
         lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
-        "un1.*whole HDF5 file",
+        "un1.*complete HDF5 file",
     ),
-    "missing": ("un0", lambda p: p.unlink(), "un0.*file is missing; copy it there"),
+    "missing": ("un0", lambda p: p.unlink(), r"un0.*file must exist, got none\. Copy it there"),
     "no image": (
         "lab1",
         lambda p: rewrite(p, lambda f: f.__delitem__("image")),
@@ -179,12 +179,12 @@ FAULTS = {
     "label shape": (
         "test0",
         lambda p: relabel(p, np.ones((3, 3, 3), np.uint8)),
-        r"test0.*one shape, got \(12, 10, 8\) and \(3, 3, 3\); resample",
+        r"test0.*one shape, got \(12, 10, 8\) and \(3, 3, 3\)\. Resample",
     ),
     "label value": (
         "lab0",
         lambda p: relabel(p, mask() * 3),
-        "lab0.*values from 0 to 1, got 3; renumber",
+        r"lab0.*values from 0 to 1, got 3\. Renumber",
     ),
     "negative label": (
         "lab0",
@@ -195,7 +195,7 @@ FAULTS = {
     "empty label": (
         "lab0",
         lambda p: relabel(p, mask() * 0),
-        "lab0.*foreground class, got background alone",
+        "lab0.*foreground class, got only background",
     ),
     "NaN": ("un0", lambda p: reimage(p, nan_image(np.nan)), "un0.*finite, got 1"),
     "infinite": ("test0", lambda p: reimage(p, nan_image(-np.inf)), "test0.*finite, got 1"),
@@ -239,7 +239,7 @@ def test_damage_inside_the_voxels_is_found(folder):
     content = bytearray(path.read_bytes())
     content[-1500:-500] = bytes(1000)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"un1.*whole HDF5 file"):
+    with pytest.raises(InputError, match=r"un1.*complete HDF5 file"):
         make_store(folder).check()
 
 
@@ -298,7 +298,7 @@ def test_an_unequal_number_of_channels(folder):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (FileNotFoundError("x"), r"a\.nii: the file is missing"),
+        (FileNotFoundError("x"), r"a\.nii: the file must exist"),
         (OSError("bad header"), r"a\.nii: the file must be readable, got 'bad header'"),
         (ValueError("odd"), r"a\.nii: the file must be readable, got 'odd'"),
     ],

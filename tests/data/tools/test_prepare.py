@@ -17,9 +17,9 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.msd import Decathlon
 from semisam.data.datasets.phantom import Phantom
-from semisam.data.datasets.prepared import Prepared
+from semisam.data.datasets.prepared import Prepared, is_unfinished
 from semisam.data.loading.store import VolumeStore
-from semisam.data.tools.prepare import is_unfinished, prepare
+from semisam.data.tools.prepare import prepare
 from semisam.run.build import recognise_dataset
 from semisam.run.execute import execute
 
@@ -97,7 +97,7 @@ def test_deterministic_and_resumed(source, ready, tmp_path, monkeypatch):
     assert not (again / "manifest.json").exists()
     assert not list(again.rglob("*.tmp"))
     assert recognise_dataset(again) == "prepared"
-    with pytest.raises(InputError, match="one that was stopped; run the same"):
+    with pytest.raises(InputError, match=r"an unfinished one\. Run the same"):
         Prepared(again)
     (again / "volumes" / ".x.image.npy.12345678.tmp").write_bytes(b"half")
     done = {path.name: path.stat().st_mtime_ns for path in again.rglob("*.npy")}
@@ -130,7 +130,7 @@ def test_killed_in_the_middle_and_started_again_the_files_are_the_same(tmp_path)
             break
     assert is_unfinished(killed), "it was done before it could be killed"
     (killed / "volumes" / ".a.image.npy.0123.tmp").write_bytes(b"half")  # as a kill may leave it
-    with pytest.raises(InputError, match="one that was stopped"):
+    with pytest.raises(InputError, match="an unfinished one"):
         Prepared(killed)
     result = CliRunner().invoke(main, ["data", "prepare", str(source), str(killed)])
     assert result.exit_code == 0, result.output
@@ -203,10 +203,10 @@ def test_volumes_that_lie(ready):
     )
     good = path.read_bytes()
     path.write_bytes(good[:-100])
-    with pytest.raises(InputError, match=r"a whole \.npy file is required"):
+    with pytest.raises(InputError, match=r"must be a complete \.npy file"):
         fast.image("case_000")
     np.save(path, np.array([{}]), allow_pickle=True)
-    with pytest.raises(InputError, match=r"a whole \.npy file is required"):
+    with pytest.raises(InputError, match=r"must be a complete \.npy file"):
         fast.image("case_000")
     np.save(path, np.zeros((2, 3, 3, 3), np.float32))
     with pytest.raises(InputError, match="float32 of shape"):
@@ -215,7 +215,7 @@ def test_volumes_that_lie(ready):
     done = CliRunner().invoke(main, ["data", "check", str(ready)])
     assert done.exit_code == 1 and "changed or damaged" in " ".join(done.output.split())
     path.unlink()
-    with pytest.raises(InputError, match="the file is missing"):
+    with pytest.raises(InputError, match="the file must exist"):
         fast.image("case_000")
 
 
