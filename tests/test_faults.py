@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from semisam.bench import store
 from semisam.core.errors import SemisamWarning
 from semisam.run.execute import execute
+from semisam.run.folder import list_runs
 from semisam.training.checkpoint import save_checkpoint, save_tensors
 from semisam.training.trainer import Interrupted
 
@@ -75,7 +75,7 @@ def test_two_grids_in_one_folder_share_their_run(two_grids):
     assert len(re.findall(r"seed 0: done$", "".join(said), re.MULTILINE)) == 1, said
     other = r"seed 0: (?:done by another process|finished earlier)$"
     assert len(re.findall(other, "".join(said), re.MULTILINE)) == 1, said
-    assert [run.state for run in store.list_runs(out)] == ["done"]
+    assert [run.state for run in list_runs(out)] == ["done"]
     assert len((out / "results.csv").read_text().splitlines()) == 2
 
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     assert limited.returncode == 1
     said = " ".join(limited.stderr.split())
     assert "the disk must have room, got a full one" in said and "Traceback" not in said
-    (run,) = store.list_runs(out)
+    (run,) = list_runs(out)
     assert run.state == "failed" and "the disk must have room" in run.detail
     files = {path.name for path in (out / "runs" / run.name).iterdir()}
     assert not files & {"checkpoint.pt", "model.pt", "result.json"}
@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
         json.loads(path.read_text())
 
     subprocess.run(_command(out), check=True, capture_output=True, timeout=PATIENCE)
-    (run,) = store.list_runs(out)
+    (run,) = list_runs(out)
     assert run.state == "done" and faults.digest(out) == faults.digest(two_grids[0])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import changed
 
 from semisam.backends.geodesic import Geodesic
 from semisam.backends.synthsam import SynthSAM
@@ -134,16 +135,14 @@ def test_a_whole_volume_is_segmented_as_on_the_cpu():
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("sam", ["none", "synthsam"])
 def test_a_run_ends_and_counts_the_gpus_memory(tiny_settings, tmp_path, precision, sam):
-    settings = tiny_settings.model_copy(
-        update={"device": "cuda", "precision": precision, "sam": sam}
-    )
+    settings = changed(tiny_settings, device="cuda", precision=precision, sam=sam)
     result = json.loads(execute(settings, tmp_path / "run").read_text())
     assert 0 <= result["metrics"]["dice"] <= 1
     assert result["cost"]["peak_gpu_memory_gib"] > 0
 
 
 def test_an_interrupted_run_goes_on(tiny_settings, tmp_path):
-    settings = tiny_settings.model_copy(update={"device": "cuda", "sam": "synthsam"})
+    settings = changed(tiny_settings, device="cuda", sam="synthsam")
 
     def interrupt(phase, done, total, figures):
         if phase == "train" and done == 2:

@@ -80,7 +80,7 @@ def make_settings(
     given = validated(
         {
             **(suggested or {}),
-            **_prescribed(protocol, method, own_patch="patch" in explicit),
+            **_prescribed(protocol, method, explicit.get("patch")),
             **explicit,
         }
     )
@@ -95,14 +95,19 @@ def prescribed_prompter(protocol: str) -> str:
     return str(known.run.get("prompter", RunSettings.model_fields["prompter"].default))
 
 
-def _prescribed(protocol: Protocol, method: str, *, own_patch: bool) -> Options:
+def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     """Return the run settings that a protocol prescribes for a method.
 
-    A stride belongs to the patch that it was published with. A patch of the user's own has the
-    published stride, scaled to it.
+    A stride belongs to the patch that it was published with. Another patch has the published
+    stride, scaled to it.
+
+    Args:
+        protocol: of the run.
+        method: of the run.
+        patch: of the user; ``None`` if there is none.
     """
     settings = protocol.run_settings(method)
-    if own_patch:
+    if patch not in (None, settings.get("patch")):
         settings.pop("stride", None)
     return settings
 
@@ -203,14 +208,15 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     computes its losses on its own rows.
     """
     alone = RunSettings.model_validate(
-        {**_prescribed(protocol, settings.method, own_patch=False), "labels": settings.labels}
+        {**_prescribed(protocol, settings.method), "labels": settings.labels}
     )
     changed = {
         name: getattr(settings, name)
         for name in _TRAINING
         if getattr(settings, name) != getattr(alone, name)
     }
-    if settings.stride == tuple(alone.stride or published_stride(settings.patch)):
+    stride = alone.stride if settings.patch == alone.patch else None
+    if settings.stride == tuple(stride or published_stride(settings.patch)):
         changed.pop("stride", None)
     if settings.sam != "none" and settings.prompter != alone.prompter:
         changed["prompter"] = settings.prompter

@@ -22,7 +22,6 @@ from semisam.plugins import registry
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.run.build import make_pair
 from semisam.run.resolve import make_settings
-from semisam.run.settings import departures
 from semisam.testing import BackendContract, random_batch, tiny_builder
 
 CASES = ("one_point", "three_points_mask", "two_points_multimask")
@@ -451,7 +450,7 @@ def test_the_protocols_take_the_papers_way(checkpoint):
     own = {**explicit["sam_options"], "normalise": True}
     settings = make_settings({**explicit, "sam_options": own})
     backend, _ = make_pair(settings)
-    assert backend.normalise and "sam-med3d.normalise=True" in departures(settings)
+    assert backend.normalise and "sam-med3d.normalise=True" in settings.departures
 
 
 def test_zero_shot_shows_it_the_newest_click_and_its_last_answer(backend, monkeypatch):

@@ -164,7 +164,7 @@ def test_slice_models_get_a_click_on_every_slice_of_the_target(axis):
 def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_path):
     command = ["zero-shot", "--points", "3,1", "--seeds", "0,1", "--cases", "2"]
     options = ["--set", "phantom.size=32", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(main, [*command, "--backend", "geodesic", *options])
+    result = CliRunner().invoke(main, [*command, "--sam", "geodesic", *options])
     assert result.exit_code == 0, result.output
     assert "clicks simulated from the truth of the test cases" in result.output
     table = pd.read_csv(tmp_path / "out" / "table.csv")
@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_clicks():
 
 
 def test_on_the_left_atrium_the_papers_rows_stand_beside_as_the_papers(tiny_la, tmp_path):
-    command = ["zero-shot", "--data", str(tiny_la), "--points", "1", "--backend", "geodesic"]
+    command = ["zero-shot", "--data", str(tiny_la), "--points", "1", "--sam", "geodesic"]
     result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "out" / "table.csv", dtype={"points": str})
@@ -206,7 +206,7 @@ def test_on_the_left_atrium_the_papers_rows_stand_beside_as_the_papers(tiny_la, 
     [
         (["--points", "0"], "--points must be at least 1, got 0"),
         (["--set", "mt.ema_decay=0.9"], "--set must name a backend or the dataset, got mt"),
-        (["--backend", "geodesik"], "geodesic"),
+        (["--sam", "geodesik"], "geodesic"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, said):

@@ -8,9 +8,10 @@ import math
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from tiny_runs import settings_of
+from tiny_runs import changed, settings_of
 
 from semisam.bench.grid import Axes, expand
+from semisam.bench.study import Grid
 from semisam.bench.results import collect, collect_cases, comparison
 from semisam.bench.tables import protocol_lines
 from semisam.cli.bench import _about_settings
@@ -23,16 +24,11 @@ from semisam.data.loading.sampling import BatchPlan, BatchSource, plan_batch
 from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
+from semisam.run.folder import list_runs
 from semisam.run.model import window_stride
 from semisam.run.protocols import PROTOCOLS, Protocol
-from semisam.run.settings import (
-    RunSettings,
-    departures,
-    make_settings,
-    method_options,
-    prompter_options,
-    semisam_options,
-)
+from semisam.run.resolve import make_settings
+from semisam.run.settings import RunSettings
 
 # Read off the repositories: the Left Atrium scripts of UA-MT, DTC and DTML, SemiSAM's for
 # supervised and mt, SSL4MIS in 3D for ent-mini on the others' schedule. Rows: labeled + unlabeled.
@@ -77,6 +73,12 @@ TINY = (
 )
 
 
+def _usual_branch():
+    """Return the options of the branch as its constructor has them; the seed is the run's."""
+    options = inspect.signature(SemiSAM).parameters.values()
+    return {p.name: p.default for p in options if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
+
+
 def _published(method, suggested=None, **explicit):
     given = {"method": method, "labels": 2, "protocol": "published", **explicit}
     return make_settings(given, suggested)
@@ -96,29 +98,22 @@ def test_run_settings_are_the_published_ones(method, suggested):
     uses = registry.load("framework", method).uses_unlabeled
     plan = plan_batch(settings.batch, 2, 78, uses, settings.labeled_rows)
     assert (plan.labeled, plan.unlabeled) == rows
-    assert departures(settings) == ()
+    assert settings.departures == ()
 
 
 @pytest.mark.parametrize("method", RUNS)
 def test_options_of_the_method_are_the_published_ones(method):
     loaded = registry.load("framework", method)
-    defaults = {
-        name: p.default
-        for name, p in inspect.signature(loaded).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
-    }
-    given = registry.check_options("framework", method, method_options(_published(method)))
     want = dict(OPTIONS[method])
-    if "ramp_power" in defaults:
+    if "ramp_power" in inspect.signature(loaded).parameters:
         want |= {"ramp_power": 2.0, "ramp_every": 150}
-    assert {**defaults, **given} == want
+    assert _published(method).method_options == want
 
 
 def test_options_of_the_branch_are_the_published_ones():
-    settings = _published("mt", sam="geodesic")
-    given = registry.check_keywords(SemiSAM, "semisam", semisam_options(settings))
     # 0.5 * consistency_weight_sam, whose end value is 0.1
-    assert given == {"weight": 0.05, "target": "hard", "ramp_power": 2.0, "ramp_every": 150}
+    want = {"weight": 0.05, "target": "hard", "ramp_power": 2.0, "ramp_every": 150}
+    assert _published("mt", sam="geodesic").semisam_options == {**_usual_branch(), **want}
 
 
 def test_the_protocols_of_the_branch():
@@ -128,17 +123,18 @@ def test_the_protocols_of_the_branch():
         for protocol in ("paper", "default", "published")
     }
     assert branch["default"] == make_settings({"labels": 2, "sam": "geodesic"})
-    assert semisam_options(branch["paper"]) == {}
-    assert semisam_options(branch["default"]) == {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
+    best = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
+    assert branch["paper"].semisam_options == _usual_branch()
+    assert branch["default"].semisam_options == {**_usual_branch(), **best}
     assert {name: s.prompter for name, s in branch.items()} == {
         "paper": "uncertainty-points",
         "default": "center-points",
         "published": "uncertainty-points",
     }
-    assert prompter_options(branch["default"]) == {"points": 3, "max_uncertainty": 1.0}
-    assert prompter_options(branch["paper"]) == {}
+    options = branch["default"].prompter_options
+    assert (options["points"], options["max_uncertainty"]) == (3, 1.0)
     for settings in branch.values():
-        assert departures(settings.model_copy(update={"iterations": 9})) == ("iterations=9",)
+        assert changed(settings, iterations=9).departures == ("iterations=9",)
     other = make_settings(
         {
             **{"labels": 2, "sam": "geodesic", "prompter": "box"},
@@ -146,9 +142,9 @@ def test_the_protocols_of_the_branch():
         }
     )
     # The weight is the protocol's own.
-    assert departures(other) == ("prompter=box", "box.margin=3")
+    assert other.departures == ("prompter=box", "box.margin=3")
     bare = make_settings({"labels": 2, "prompter": "box"})
-    assert departures(bare) == ()
+    assert bare.departures == ()
 
 
 @pytest.mark.parametrize("t", [0, 149, 150, 1500, 2999, 3000, 5850, 5999])
@@ -180,7 +176,7 @@ def test_order_of_what_is_merged():
     )
     suggested = {"iterations": 2, "lr": 0.2, "momentum": 0.2, "clip": 0.2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("semisam.run.settings.PROTOCOLS", {**PROTOCOLS, name: protocol})
+        patch.setattr("semisam.run.resolve.PROTOCOLS", {**PROTOCOLS, name: protocol})
         given = {"labels": 1, "protocol": name, "clip": 0.5}
         dtc = make_settings({**given, "method": "dtc"}, suggested)
         other = make_settings({**given, "method": "mt"}, suggested)
@@ -193,14 +189,16 @@ def test_order_of_what_is_merged():
 def test_the_paper_takes_what_the_data_suggest():
     settings = make_settings({"labels": 1, "method": "dtc"}, SMALL)
     assert (settings.patch, settings.iterations) == ((64, 64, 48), 1000)
-    assert method_options(settings) == {}
-    assert departures(settings) == ("iterations=1000", "patch=64x64x48")
+    assert settings.method_options == registry.default_keywords(
+        registry.load("framework", "dtc"), "framework"
+    )
+    assert settings.departures == ("iterations=1000", "patch=64x64x48")
 
 
 def test_a_patch_of_ones_own_takes_the_stride_with_it():
     settings = _published("mt", patch=(64, 64, 48), iterations=10)
-    assert settings.stride is None and window_stride(settings) == (10, 10, 2)
-    assert departures(settings) == ("iterations=10", "patch=64x64x48")
+    assert window_stride(settings) == (10, 10, 2)
+    assert settings.departures == ("iterations=10", "patch=64x64x48")
 
 
 def test_departures_are_named():
@@ -212,7 +210,7 @@ def test_departures_are_named():
         sam="geodesic",
         semisam_options={"weight": 0.1},
     )
-    assert departures(settings) == (
+    assert settings.departures == (
         *("lr=0.02", "dtc.beta=0.5", "vnet.filters=8", "semisam.weight=0.1"),
     )
 
@@ -229,14 +227,6 @@ def test_a_protocol_names_methods_that_there_are(protocol):
     assert set(described.run) | {k for run in described.runs.values() for k in run} <= set(
         RunSettings.model_fields
     )
-
-
-def test_labeled_rows_are_no_setting_where_none_is_given():
-    """Runs finished before there was such a setting are still the same runs."""
-    old = settings_of(labels=1, protocol="paper", prompter="uncertainty-points")
-    assert old.identity("d") == old.model_copy(update={"labeled_rows": None}).identity("d")
-    assert old.identity("d") != old.model_copy(update={"labeled_rows": 1}).identity("d")
-    assert old.identity("d") == "ffe8c23959f6"
 
 
 @pytest.mark.slow
@@ -261,7 +251,8 @@ def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, 
     assert set(rows["protocol"]) == {"published"}
 
     bench("paper", "mt", "none")
-    mixed = comparison(*(f(tmp_path.glob("p*/runs/mt-*")) for f in (collect, collect_cases)))
+    found = [run for name in ("paper", "published") for run in list_runs(tmp_path / name)]
+    mixed = comparison(*(f(r for r in found if r.method == "mt") for f in (collect, collect_cases)))
     assert mixed[["protocol", "method", "runs"]].to_numpy().tolist() == [
         ["paper", "mt", 1],
         ["published", "mt", 1],
@@ -275,9 +266,10 @@ def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, 
 def test_a_grid_of_small_scans_says_whose_patch_it_takes():
     """A protocol's patch beats the one that suits the scans, which are then padded."""
     phantoms = Phantom(cases=3, test_cases=1, size=32)
-    given = {"dataset_options": {"size": 32}, "protocol": "published"}
-    runs = expand(Axes(["dtc", "mt"], labels=[2]), given, phantoms.suggested, {})
-    lines = _about_settings(runs, given, phantoms.suggested)
+    small = {"phantom": {"size": 32}}
+    grid = Grid(Axes(["dtc", "mt"], labels=[2]), {"protocol": "published"}, small)
+    runs = expand(grid.axes, grid.asked)
+    lines = _about_settings(runs, [grid])
     assert lines[0] == (
         "Protocol published, whatever would suit these scans (iterations 300, patch 48x48x32):"
     )
@@ -285,8 +277,9 @@ def test_a_grid_of_small_scans_says_whose_patch_it_takes():
         "  dtc: iterations 6000, patch 112x112x80",
         "  mt: iterations 6000, patch 128x128x128",
     ]
-    own = {**given, "patch": (16, 16, 16), "iterations": 3}
-    assert _about_settings(expand(Axes(["dtc"]), own, SMALL, {}), own, SMALL) == []
+    own = {"protocol": "published", "patch": (16, 16, 16), "iterations": 3}
+    given = Grid(Axes(["dtc"]), own, small)
+    assert _about_settings(expand(given.axes, given.asked), [given]) == []
     store = VolumeStore(phantoms, labeled=["train_000"], unlabeled=["train_001"], test=[])
     source = BatchSource(
         store, store.labeled, store.unlabeled, BatchPlan(1, 1), runs[0].patch, seed=0
