@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisam.bench.worker import PROGRESS
-from semisam.core.layout import LOCK
+from semisam.core.layout import LOCK, PROGRESS
 
 _POLL = 0.25
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from semisam.bench.sharing import in_use, read_progress
-from semisam.bench.worker import ERROR, PROGRESS
 from semisam.core.errors import InputError
-from semisam.core.layout import CHECKPOINT, LOCK, PREVIOUS, RESULT, SETTINGS
+from semisam.core.layout import CHECKPOINT, ERROR, LOCK, PREVIOUS, PROGRESS, RESULT, SETTINGS
 
 State = Literal["done", "running", "stopped", "failed", "damaged"]
 

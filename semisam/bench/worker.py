@@ -17,15 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from semisam.bench.sharing import in_use, wait_idle
 from semisam.core.errors import InUse, SemisamError, SemisamWarning
 from semisam.core.files import full_disk, is_full, write_json
+from semisam.core.layout import ERROR, NOTES, PROGRESS
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
 
-PROGRESS = "progress.json"
-ERROR = "error.json"
-NOTES = "notes.json"
 LOG = "run.log"
 INTERRUPTED = 130
 FULL = 74
@@ -97,7 +96,6 @@ def main(
         device: of this machine, instead of the settings'; ``auto``: a GPU if there is one.
         parent: the process that started this one, whose end ends the run; ``None``: who it is now.
     """
-    from semisam.bench.sharing import in_use, wait_idle
     from semisam.run.execute import execute
     from semisam.training.allocator import keep_memory
     from semisam.training.trainer import Interrupted

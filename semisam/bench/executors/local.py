@@ -24,8 +24,9 @@ from semisam.bench.executors.runs import (
 )
 from semisam.bench.grid import Run
 from semisam.bench.sharing import in_use, read_progress, wait_for
-from semisam.bench.worker import BUSY, LOG, PROGRESS, attend, worker_command
+from semisam.bench.worker import BUSY, LOG, attend, worker_command
 from semisam.core.files import full_disk, is_full
+from semisam.core.layout import PROGRESS
 
 
 class Local:

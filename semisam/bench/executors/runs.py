@@ -9,10 +9,10 @@ from semisam.bench.executors.contract import Display, Outcome, Status
 from semisam.bench.grid import Run
 from semisam.bench.sharing import read_progress
 from semisam.bench.store import read_result
-from semisam.bench.worker import BUSY, ERROR, FULL, INTERRUPTED, LOG, NOTES, PROGRESS
+from semisam.bench.worker import BUSY, FULL, INTERRUPTED, LOG
 from semisam.core.errors import InputError
 from semisam.core.files import full_disk, write_json
-from semisam.core.layout import CHECKPOINT, RESULT, SETTINGS
+from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, SETTINGS
 
 POLL = 0.25
 """Seconds between two looks at the progress of runs."""

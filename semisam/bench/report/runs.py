@@ -21,9 +21,8 @@ from semisam.bench.results import (
     paired,
 )
 from semisam.bench.tables import Section, method_name, paper_rows, sections
-from semisam.bench.worker import ERROR
 from semisam.core.errors import InputError
-from semisam.core.layout import CASES, LOG, RESULT, SETTINGS
+from semisam.core.layout import CASES, ERROR, LOG, RESULT, SETTINGS
 from semisam.run.settings import RunSettings, read_settings
 
 
