@@ -1,12 +1,13 @@
-"""A SLURM of files for tests: as ``sbatch``, ``squeue`` or ``scancel`` it starts, lists, ends jobs.
+"""A SLURM of files for tests: ``sbatch`` starts a job, ``scancel`` ends it, ``squeue`` lists none.
 
-A job is a process group of its own; what is known of it lies in a folder, a few files by number.
+A job is a process group of its own, described by a few files in a folder, named by its number. Of
+the options in a script, the begin and the partition count.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
 import os
 import signal
 import subprocess
@@ -28,32 +29,27 @@ def install(folder: Path) -> Path:
     return programs
 
 
-def jobs(folder: Path) -> dict[str, dict[str, str]]:
-    """Return what is known of every job, by number."""
-    found = {}
-    for path in sorted(folder.glob("*.job"), key=lambda path: int(path.stem)):
-        job = json.loads(path.read_text())
-        found[path.stem] = job | {"state": _state(path)}
-    return found
+def jobs(folder: Path) -> dict[str, str]:
+    """Return the state of every job, by number."""
+    return {
+        path.stem: _state(path) for path in sorted(folder.glob("*.job"), key=lambda p: int(p.stem))
+    }
 
 
 def end(folder: Path, number: str, state: str) -> None:
-    """Let a job end in a state: its process is told, as by SLURM, with SIGTERM."""
-    (folder / f"{number}.state").write_text(state)
-    _signal(folder / f"{number}.job", signal.SIGTERM)
+    """Let a job end in a state; SLURM sends SIGTERM."""
+    path = folder / f"{number}.job"
+    if path.exists() and not path.with_suffix(".over").exists():
+        path.with_suffix(".state").write_text(state)
+        with contextlib.suppress(ProcessLookupError):  # it ends at this moment
+            os.killpg(int(path.read_text()), signal.SIGTERM)
 
 
 def kill_all(folder: Path) -> None:
-    """Leave no process of any job, of those that are over neither."""
+    """End every process of any job."""
     for path in folder.glob("*.job"):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(json.loads(path.read_text())["pid"], signal.SIGKILL)
-
-
-def _signal(path: Path, number: int) -> None:
-    if not path.with_suffix(".over").exists():
-        with contextlib.suppress(ProcessLookupError):  # it ends at this moment
-            os.killpg(json.loads(path.read_text())["pid"], number)
+            os.killpg(int(path.read_text()), signal.SIGKILL)
 
 
 def _state(path: Path) -> str:
@@ -65,47 +61,47 @@ def _state(path: Path) -> str:
 
 
 def _sbatch(folder: Path, arguments: list[str]) -> None:
-    options = {}
-    while arguments[0].startswith("-"):
-        key, _, value = arguments.pop(0).lstrip("-").partition("=")
-        options[key] = value
-    if options.get("partition") == "closed":
+    script = Path(arguments[-1]).read_text()
+    options = [line.split(maxsplit=1)[1] for line in script.splitlines() if "#SBATCH" in line]
+    if "-p closed" in options:
         sys.exit("sbatch: error: invalid partition specified: closed")
-    limit = folder / "limit"
-    at_work = [number for number, job in jobs(folder).items() if job["state"] == "RUNNING"]
-    if limit.exists() and len(at_work) >= int(limit.read_text()):
-        sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
-    number = 1
-    while True:
-        try:
-            with (folder / f"{number}.number").open("x"):
-                break
-        except FileExistsError:
-            number += 1
+    number = _new_number(folder)
     # The script is copied, as SLURM does: dask-jobqueue removes its own at once.
-    script = folder / f"{number}.sh"
-    script.write_bytes(Path(arguments[0]).read_bytes())
-    log = options.get("output", str(folder / f"{number}.log")).replace("%%", "%")
+    copy = folder / f"{number}.sh"
+    copy.write_text(script)
     read, write = os.pipe()
     if os.fork() == 0:
-        _keep(folder / f"{number}.job", script, arguments[1:], options, log, write)
+        _keep(folder / f"{number}.job", copy, options, write)
     os.close(write)
     os.read(read, 1)  # the job is known before its number is
-    print(number if "parsable" in options else f"Submitted batch job {number}")
+    print(f"Submitted batch job {number}")
 
 
-def _keep(
-    path: Path, script: Path, arguments: list[str], options: dict[str, str], log: str, write: int
-) -> None:
+def _new_number(folder: Path) -> int:
+    """Take a number, unless too many jobs are at work; one caller at a time."""
+    with (folder / "numbers").open("a+") as numbers:
+        fcntl.flock(numbers, fcntl.LOCK_EX)
+        numbers.seek(0)
+        taken = numbers.read().count("\n")
+        limit = folder / "limit"
+        over = len(list(folder.glob("*.over")))
+        if limit.exists() and taken - over >= int(limit.read_text()):
+            sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+        numbers.write("taken\n")
+    return taken + 1
+
+
+def _keep(path: Path, script: Path, options: list[str], write: int) -> None:
     """Start the job, wait for its end and note it."""
     os.setsid()
-    with Path(log).open("ab") as out, Path(os.devnull).open("rb") as nothing:
+    with path.with_suffix(".log").open("ab") as out, Path(os.devnull).open("rb") as nothing:
         for descriptor, file in ((0, nothing), (1, out), (2, out)):
             os.dup2(file.fileno(), descriptor)
-        process = subprocess.Popen(["/bin/sh", script, *arguments], start_new_session=True)
-    name = options.get("job-name") or options.get("J") or script.name
+    begin = next((o.partition("+")[2] for o in options if o.startswith("--begin=now+")), "0")
+    command = ["/bin/sh", "-c", f"sleep {begin}; exec bash {script}"]
+    process = subprocess.Popen(command, start_new_session=True)
     beside = path.with_suffix(".new")
-    beside.write_text(json.dumps({"pid": process.pid, "name": name, "options": options}))
+    beside.write_text(str(process.pid))
     beside.rename(path)
     os.close(write)
     code = process.wait()
@@ -113,22 +109,14 @@ def _keep(
     os._exit(0)
 
 
-def _squeue(folder: Path) -> None:
-    if (folder / "down").exists():
-        sys.exit("slurm_load_jobs error: Unable to contact slurm controller")
-    for number, job in jobs(folder).items():
-        print(f"{number}|{job['state']}|{job['name']}")
-
-
 def main(tool: str, folder: Path, arguments: list[str]) -> None:
-    """Do what a command of SLURM does."""
+    """Execute a command of SLURM."""
     if tool == "sbatch":
         _sbatch(folder, arguments)
-    elif tool == "squeue":
-        _squeue(folder)
-    else:
+    elif tool == "scancel":
         for number in arguments:
             end(folder, number, "CANCELLED")
+    # An empty listing is the worst case of one that lags.
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class ProgressFile:
         if now < self._next and done < total:
             return
         self._next = now + _INTERVAL
-        state = {"phase": phase, "done": done, "total": total, "loss": figures.get("loss")}
+        state = {"phase": phase, "done": done, "total": total, "figures": dict(figures)}
         temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # a full disk: nothing hangs on these lines
             temporary.write_text(json.dumps(state))

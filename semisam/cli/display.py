@@ -92,7 +92,7 @@ class GridDisplay:
             what = _PHASES.get(state["phase"], state["phase"])
             task = self._bars.add_task(f"{_title(run)}: {what}", total=state["total"])
             self._tasks[run.name] = (task, state["phase"])
-        self._bars.update(task, completed=state["done"], loss=state.get("loss"))
+        self._bars.update(task, completed=state["done"], loss=state["figures"].get("loss"))
         if state["phase"] == "train":
             # Training is nearly all of a run, so the grid's bar moves with it.
             self._bars.update(self._grid, completed=self._ended + 0.95 * _share(state))

@@ -10,10 +10,7 @@ import click
 @click.command("download", short_help="Download a public benchmark, checked by hash.")
 @click.argument("name", type=click.Choice(["la"]), metavar="la")
 @click.option(
-    "-o", "--out", default="data/la", show_default=True, metavar="FOLDER", help="Where it goes."
-)
-@click.option(
-    "--jobs", type=click.IntRange(1, 32), default=4, show_default=True, help="Connections at once."
+    "-o", "--out", default="data/la", show_default=True, metavar="FOLDER", help="Output folder."
 )
 @click.option("--url", metavar="URL", help="A mirror that has <case>/mri_norm2.h5.")
 @click.option(
@@ -21,13 +18,13 @@ import click
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds without an answer until a connection is given up.",
+    help="Seconds without an answer before a connection is given up.",
 )
-def command(name: str, out: str, jobs: int, url: str | None, timeout: float) -> None:
+def command(name: str, out: str, url: str | None, timeout: float) -> None:
     """Download the Left Atrium benchmark: 100 scans, 233 MB, at full resolution.
 
-    Every file is held to its published SHA-256; a wrong one is never kept. The same command again
-    goes on where it was stopped and keeps what is right. The folder then is a --data of dataset la.
+    Every file is checked against its published SHA-256. After a stop, the same command keeps the
+    files that are right and fetches the rest. Then give the folder as --data with --dataset la.
     """
     from urllib.parse import quote
 
@@ -55,15 +52,14 @@ def command(name: str, out: str, jobs: int, url: str | None, timeout: float) -> 
     with Progress(*columns, console=console, transient=True) as bars:
         total = sum(entry.size for entry in entries)
         task = bars.add_task("", total=total, files=0, all=len(entries))
-        report = download_la(
+        fetched = download_la(
             Path(out),
             entries,
             url=quote(url, safe=":/%?=&@~+,;") if url else LA_URL,
-            jobs=jobs,
             timeout=timeout,
             progress=lambda files, count: bars.update(task, completed=count, files=files),
         )
     console.print(
-        f"{report.fetched} files downloaded, {report.kept} were there; all {len(entries)} have "
-        f"their published hash. Train on them with --data {out}"
+        f"Downloaded {fetched} files; all {len(entries)} have their published hash. "
+        f"Train on them with --data {out}"
     )

@@ -11,11 +11,10 @@ import pytest
 import torch
 from tiny_runs import changed, settings_of
 
-from semisam.core.errors import InputError, PluginError
+from semisam.core.errors import InputError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute, load_run
-from semisam.run.resolve import make_settings
 from semisam.run.settings import RunSettings
 from semisam.training.trainer import Interrupted
 
@@ -139,7 +138,7 @@ def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_pa
 
 def test_a_folder_of_another_run_is_refused(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "run")
-    with pytest.raises(InputError, match="a run with labels 2. Name another folder"):
+    with pytest.raises(InputError, match=r"a run with labels 2\. Name another folder"):
         execute(tiny_settings.model_copy(update={"labels": 1}), tmp_path / "run")
 
 

@@ -33,7 +33,7 @@ class Display(Protocol):
         """Show that a run begins."""
 
     def moved(self, run: Run, state: dict[str, Any]) -> None:
-        """Show how far a run is: ``phase``, ``done``, ``total``, ``loss``."""
+        """Show how far a run is: ``phase``, ``done``, ``total``, ``figures``."""
 
     def ended(self, outcome: Outcome) -> None:
         """Show how a run ended."""

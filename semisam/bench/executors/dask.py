@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import dask
 from distributed import Client, KilledWorker
 
 from semisam.bench.executors import dask_task
+from semisam.bench.executors.cluster import Jobs
 from semisam.bench.executors.contract import Display, Outcome
 from semisam.bench.executors.runs import (
     PATIENCE,
@@ -28,33 +28,45 @@ from semisam.bench.executors.runs import (
     wait_shown,
 )
 from semisam.bench.grid import Run
-from semisam.bench.worker import INTERRUPTED
+from semisam.bench.worker import BUSY, INTERRUPTED
 from semisam.core.errors import InputError
 from semisam.run.lock import wait_idle
 
-CLUSTERS = {
-    "slurm": ("SLURMCluster", "sbatch"),
-    "pbs": ("PBSCluster", "qsub"),
-    "sge": ("SGECluster", "qsub"),
-}
-"""A batch system's cluster and the program that submits to it."""
 _PROTOCOLS = {"tcp", "tls", "ucx", "ws", "wss"}
 _CONNECT = 10.0
-_KEEP_UP = 30.0
-"""Seconds between two looks whether workers whose job has ended must be replaced."""
+_KEEP_UP = 5.0
+"""Seconds between two looks whether jobs that ended must be replaced."""
+_TRIES = 3
+"""Attempts in a row that may bring a run no further."""
+
+
+@dataclass
+class _Attempt:
+    """A run in Dask's hands.
+
+    Attributes:
+        task: Dask's future.
+        stamp: of the checkpoint from which it began.
+        vain: attempts in a row that brought the run no further.
+    """
+
+    task: Any
+    stamp: int
+    vain: int = 0
 
 
 class Dask:
     """Executes each run as a task of Dask, in a process of its own on a worker's machine.
 
-    A run whose worker died is scheduled again and goes on from its checkpoint. The run folders must
-    lie on a file system that the workers share.
+    A run whose worker or job ended continues from its checkpoint on another. If this process dies,
+    the workers of its own cluster end; the same command then continues their runs. The run folders
+    must be on a file system that the workers share.
 
     Args:
         scheduler: address of a running scheduler; or
-        cluster: the batch system (see `CLUSTERS`) in which to make workers, as the user's
-            configuration of dask-jobqueue says;
-        workers: and how many. Each executes one run at a time.
+        cluster: the batch system whose jobs become workers, as the user's configuration of
+            dask-jobqueue says; a key of `semisam.bench.executors.cluster.SYSTEMS`;
+        workers: jobs at a time. Each executes one run at a time.
         device: of every run, on its worker's machine; ``auto``: a GPU if there is one.
     """
 
@@ -67,16 +79,16 @@ class Dask:
         workers: int = 1,
         device: str = "auto",
     ) -> None:
-        # What Dask tells of lost connections and ended workers is no news to the user.
+        # Dask logs every lost connection and ended worker; both are normal here.
         for logger in list(logging.root.manager.loggerDict):
             if logger.partition(".")[0] == "distributed":  # some have a level of their own
                 logging.getLogger(logger).setLevel(logging.CRITICAL)
         self._device = device
-        self._workers = workers
-        self._cluster = None if cluster is None else _make_cluster(cluster)
+        self._jobs = None if cluster is None else Jobs(cluster, workers)
         self._resources = None if cluster is None else {dask_task.RESOURCE: 1}
-        self._client = _connect(scheduler if self._cluster is None else self._cluster)
+        self._client = _connect(scheduler if self._jobs is None else self._jobs.cluster)
         self._next_look = 0.0
+        self._said = ""
         self._equip()
 
     def run_all(self, runs: Sequence[Run], folder: Path, display: Display) -> list[Outcome]:
@@ -88,41 +100,32 @@ class Dask:
             outcomes[outcome.run.name] = outcome
             display.ended(outcome)
 
-        todo = []
-        for run in runs:
-            if is_finished(folder / run.name):
-                end(finished(run, folder / run.name, "kept"))
-            else:
-                todo.append(run)
-        tasks: dict[str, Any] = {}
+        attempts: dict[str, _Attempt] = {}
         try:
-            watch = Watch(display)
-            stamps = {run.name: checkpoint_stamp(folder / run.name) for run in todo}
-            for run in todo:
-                prepare(run, folder / run.name)
-                tasks[run.name] = self._submit(run, folder / run.name)
+            for run in runs:
+                if is_finished(folder / run.name):
+                    end(finished(run, folder / run.name, "kept"))
+                else:
+                    prepare(run, folder / run.name)
+                    attempts[run.name] = self._submit(run, folder / run.name)
             self._tell_of_workers(display)
+            watch = Watch(display)
             while len(outcomes) < len(runs):
-                self._keep_up()
-                for run in todo:
-                    if run.name in outcomes:
-                        continue
+                self._keep_up(len(runs) - len(outcomes), folder, display)
+                for run in [run for run in runs if run.name not in outcomes]:
                     watch.look(run, folder / run.name)
-                    if not tasks[run.name].done():
-                        continue
-                    stamp = checkpoint_stamp(folder / run.name)
-                    if _killed(tasks[run.name]) and stamp != stamps[run.name]:
-                        # Its workers died too often for Dask, but between them it came further.
-                        display.note(f"{run.name}: workers died; it goes on from its checkpoint")
-                        stamps[run.name] = stamp
-                        tasks[run.name] = self._submit(run, folder / run.name)
-                        continue
-                    end(_outcome(run, folder / run.name, tasks[run.name]))
+                    attempt = attempts[run.name]
+                    if attempt.task.done() and not self._goes_on(run, folder, attempt, display):
+                        end(_outcome(run, folder / run.name, attempt))
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            left = [run for run in todo if run.name not in outcomes]
-            self._client.cancel([tasks[run.name] for run in left if run.name in tasks], force=True)
+            display.note(
+                f"Stopping: every run saves a checkpoint, which may take {PATIENCE:.0f} s. "
+                "Ctrl-C again does not wait for it."
+            )
+            self._client.cancel([attempt.task for attempt in attempts.values()], force=True)
             time.sleep(2 * POLL)  # the workers hear of it
+            left = [run for run in runs if run.name not in outcomes]
             wait_idle([folder / run.name for run in left], PATIENCE)
             for run in left:
                 end(judge(run, folder / run.name, INTERRUPTED))
@@ -130,8 +133,9 @@ class Dask:
             self._close()
         return [outcomes[run.name] for run in runs]
 
-    def _submit(self, run: Run, folder: Path) -> Any:
-        return self._client.submit(
+    def _submit(self, run: Run, folder: Path) -> _Attempt:
+        stamp = checkpoint_stamp(folder)
+        task = self._client.submit(
             dask_task.execute,
             str(folder),
             str(Path.cwd()),
@@ -140,9 +144,27 @@ class Dask:
             pure=False,
             resources=self._resources,
         )
+        return _Attempt(task, stamp)
+
+    def _goes_on(self, run: Run, folder: Path, attempt: _Attempt, display: Display) -> bool:
+        """Submit a run again whose worker or job ended before it, as long as it comes further."""
+        place = folder / run.name
+        killed, code = _killed(attempt.task), _code(attempt.task)
+        if is_finished(place) or not (killed or code in (INTERRUPTED, BUSY)):
+            return False
+        came_further = checkpoint_stamp(place) != attempt.stamp
+        if code != BUSY:  # else another process is at work on it, and is waited for
+            attempt.vain = 0 if came_further else attempt.vain + 1
+        if attempt.vain >= _TRIES or (killed and attempt.vain):  # Dask itself tries a few times
+            return False
+        if came_further:
+            display.note(f"{run.name}: its worker ended; the run continues from its checkpoint.")
+        again = self._submit(run, place)
+        attempt.task, attempt.stamp = again.task, again.stamp
+        return True
 
     def _equip(self) -> None:
-        """Give the workers, those that come later too, what ends runs."""
+        """Give present and future workers the plugin that ends runs."""
         try:
             # The scheduler unpickles tasks as well.
             self._client.run_on_scheduler(dask_task.is_known)
@@ -150,57 +172,65 @@ class Dask:
         except Exception as error:  # whatever unpickling it there raises
             self._close()
             raise InputError(
-                "the Dask scheduler and its workers must be able to import this version of "
-                f"semisam, got {_sentence(error)}: install it in their environment"
+                "The Dask scheduler and its workers must be able to import this version of "
+                f"semisam, got {_sentence(error)}. Install it in their environment."
             ) from None
 
     def _close(self) -> None:
         self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        if self._jobs is not None:
+            self._jobs.close()
 
     def _tell_of_workers(self, display: Display) -> None:
-        """Say who executes the runs, and why nothing moves where nobody does."""
-        if self._cluster is not None:
-            display.note(f"Dask asks the batch system for {self._workers} workers.")
+        """Say where the runs are executed, and why they wait if no worker is there."""
+        if self._jobs is not None:
+            display.note("Jobs are submitted. The runs start when the batch system starts jobs.")
             return
         workers = len(self._client.nthreads())
         if workers:
             display.note(f"Workers of the Dask scheduler: {workers}.")
         else:
-            display.note("The Dask scheduler has no workers yet: the runs begin when one comes.")
+            display.note("The Dask scheduler has no workers yet. The runs start when one connects.")
 
-    def _keep_up(self) -> None:
-        """Ask for the workers, again for those whose job reached its time limit or died."""
-        if self._cluster is not None and time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + _KEEP_UP
-            self._cluster.scale(self._workers)
+    def _keep_up(self, left: int, folder: Path, display: Display) -> None:
+        """Replace jobs that ended, from time to time."""
+        if self._jobs is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _KEEP_UP
+        self._jobs.keep_up(left, folder)
+        if self._jobs.refusal != self._said:
+            self._said = self._jobs.refusal
+            display.note(f"A job was refused: {self._said!r}. It is submitted again later.")
 
 
-def _outcome(run: Run, folder: Path, task: Any) -> Outcome:
+def _outcome(run: Run, folder: Path, attempt: _Attempt) -> Outcome:
     """Return how a run ended whose task is over."""
+    task = attempt.task
     if is_finished(folder):
         return finished(run, folder, "done")
-    if task.status == "finished":
-        code = task.result()
-        if code == dask_task.NO_FOLDER:
-            return Outcome(
-                run,
-                "failed",
-                f"the run's folder must lie on a file system that the Dask workers share, got "
-                f"{folder}, which one of them does not see: name another with --out",
-            )
-        if code != INTERRUPTED:
-            wait_shown(folder)
+    if attempt.vain:
+        return Outcome(
+            run, "failed", "its workers ended one after the other before it could save a checkpoint"
+        )
+    code = _code(task)
+    if code == dask_task.NO_FOLDER:
+        return Outcome(
+            run,
+            "failed",
+            f"The run's folder must be on a file system that the Dask workers share, got {folder}, "
+            "which a worker does not see. Name another with --out.",
+        )
+    if code is not None:
+        wait_shown(folder)
         return judge(run, folder, code)
     if task.status == "error":
-        error = task.exception()
-        if _killed(task):
-            said = "its Dask workers died one after the other before the first checkpoint"
-        else:
-            said = f"the Dask worker raised {_sentence(error)}"
-        return Outcome(run, "failed", said)
+        return Outcome(run, "failed", f"the Dask worker raised {_sentence(task.exception())}")
     return Outcome(run, "failed", "the Dask scheduler is gone; run the same command again")
+
+
+def _code(task: Any) -> int | None:
+    """Return the exit code of a run whose task finished."""
+    return int(task.result()) if task.status == "finished" else None
 
 
 def _killed(task: Any) -> bool:
@@ -213,7 +243,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _check_address(address: str) -> None:
-    """Refuse what is no address; what Dask makes of it is no sentence, and takes its time."""
+    """Refuse a wrong address at once; Dask takes its time and raises no sentence."""
     try:
         parts = urlsplit(address if "://" in address else f"tcp://{address}")
         valid = parts.scheme in _PROTOCOLS and bool(parts.hostname and parts.port)
@@ -221,8 +251,8 @@ def _check_address(address: str) -> None:
         valid = False
     if not valid:
         raise InputError(
-            f"--scheduler must be the address of a Dask scheduler, got {address!r}: "
-            "for example tcp://host:8786, which `dask scheduler` prints"
+            f"--scheduler must be the address of a Dask scheduler, got {address!r}. "
+            "Give for example tcp://host:8786, which `dask scheduler` prints."
         )
 
 
@@ -235,39 +265,5 @@ def _connect(where: Any) -> Any:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"--scheduler must be the address of a Dask scheduler that answers, got {where} "
-            f"({said[0]}): for example tcp://host:8786, where `dask scheduler` runs"
-        ) from None
-
-
-def load_jobqueue() -> Any:
-    """Import dask-jobqueue, which takes Ctrl-C for itself, and give Ctrl-C back."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        import dask_jobqueue
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return dask_jobqueue
-
-
-def _make_cluster(name: str) -> Any:
-    """Return a cluster without workers, as the user's configuration says, one run a worker."""
-    import shutil
-
-    kind, program = CLUSTERS[name]
-    if not shutil.which(program):
-        raise InputError(
-            f"--cluster {name} needs {program} on the PATH, got none: run it where jobs are "
-            "submitted"
-        )
-    make = getattr(load_jobqueue(), kind)
-    own = dask.config.get(f"jobqueue.{name}", {})
-    extra = [*(own.get("worker-extra-args") or []), "--resources", f"{dask_task.RESOURCE}=1"]
-    try:
-        return make(processes=own.get("processes") or 1, worker_extra_args=extra)
-    except ValueError as error:
-        said = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"--cluster {name} needs cores and memory of a job in the configuration of "
-            f"dask-jobqueue, got {said!r}: write them under jobqueue: {name}: in "
-            "~/.config/dask/jobqueue.yaml"
+            f"({said[0]}). Give for example tcp://host:8786, where `dask scheduler` runs."
         ) from None

@@ -1,4 +1,4 @@
-"""What a Dask worker executes of a grid: a run in a process of its own."""
+"""The task that a Dask worker executes: one run, in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from distributed import WorkerPlugin, get_worker
+from distributed.core import Status
 
 from semisam.bench.worker import LOG, attend, worker_command
 from semisam.core.layout import SETTINGS
 
 RESOURCE = "semisam"
-"""What a worker of the grid's own cluster has one of, so that it executes one run at a time."""
+"""Resource of which a worker of the grid's own cluster has one: it executes one run at a time."""
 NO_FOLDER = -1000
 """Returned where the worker does not see the run's folder."""
 _WAIT = 300
@@ -22,14 +23,14 @@ _POLL = 0.5
 
 
 def is_known() -> bool:
-    """Whether a process of Dask knows this module: it answers, or it cannot even be asked."""
+    """Return True; a process of Dask that lacks this module fails to unpickle the call."""
     return True
 
 
 class StopRuns(WorkerPlugin):  # type: ignore[misc]
-    """Ends the runs that nobody waits for any more: interrupted, or their grid is gone.
+    """Ends runs whose grid was interrupted or is gone, or whose worker closes.
 
-    Dask cannot stop a thread, but it tells its plugins when a task is not wanted any more.
+    Dask cannot stop a thread, but it notifies plugins when a task is released.
     """
 
     name = "semisam-stop-runs"
@@ -38,11 +39,17 @@ class StopRuns(WorkerPlugin):  # type: ignore[misc]
         self.unwanted: dict[str, threading.Event] = {}
 
     def setup(self, worker: Any) -> None:
-        """Begin with the runs at work: each grid registers the plugin anew, beside others."""
+        """Take over the running runs; each grid registers the plugin, and grids share a worker."""
         self.unwanted = vars(worker).setdefault("_semisam_unwanted", {})
 
+    def teardown(self, worker: Any) -> None:
+        """End the runs of a worker that closes, for example because its scheduler is gone."""
+        if worker.status == Status.closing:
+            for event in self.unwanted.values():
+                event.set()
+
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-        """Note what begins, what is not wanted any more and what is over."""
+        """Note a task that starts, is released or is over."""
         name = str(key)
         if finish == "executing":
             self.unwanted[name] = threading.Event()
@@ -55,12 +62,12 @@ class StopRuns(WorkerPlugin):  # type: ignore[misc]
 def execute(folder: str, cwd: str, device: str) -> int:
     """Execute the run of a folder in a process of its own and return its exit code.
 
-    Memory and crashes are the process's; the worker only waits. Worker processes are daemons, so
-    it is none of multiprocessing's.
+    Memory and crashes are the process's; the worker only waits. It is a subprocess, because a
+    worker may be a daemon process, which multiprocessing gives no children.
 
     Args:
         folder: of the run, on a file system that the workers share.
-        cwd: where the grid was started, from which relative paths in the settings count.
+        cwd: folder to which relative paths in the settings refer.
         device: of this machine; ``auto``: a GPU if there is one.
     """
     worker = get_worker()
