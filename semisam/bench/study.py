@@ -33,7 +33,7 @@ from semisam.run.settings import (
     DEFAULT_BACKEND,
     RESULTS_VERSION,
     RunSettings,
-    options_of_settings,
+    flags_of_settings,
 )
 
 AXES = {
@@ -95,7 +95,7 @@ class Grid:
         """
         shared = {
             name: getattr(runs[0], name)
-            for name in options_of_settings()
+            for name in flags_of_settings()
             if name not in (*_OF_THE_PLACE, "prompter")
             and len({repr(getattr(run, name)) for run in runs}) == 1
         }
@@ -354,7 +354,7 @@ def _grid(file: Path, found: Mapping[str, Any]) -> Grid:
         raise InputError(f"{file}: every [[grid]] must name a method. Add method = [...].")
     axes.setdefault("sams", ("none", DEFAULT_BACKEND))
     settings = dict(found.get("settings", {}))
-    _check_keys(file, settings, tuple(options_of_settings()))
+    _check_keys(file, settings, tuple(flags_of_settings()))
     options = found.get("options", {})
     if not all(isinstance(values, dict) for values in options.values()):
         raise InputError(f"{file}: options must be tables named by plugin, e.g. [grid.options.mt].")

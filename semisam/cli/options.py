@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from semisam.run.settings import Option, RunSettings, options_of_settings
+from semisam.run.settings import Flag, RunSettings, flags_of_settings
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -82,7 +82,7 @@ def run_options(function: F) -> F:
 
 
 def _setting_options() -> Iterator[Callable[[F], F]]:
-    for name, option in options_of_settings().items():
+    for name, option in flags_of_settings().items():
         if name == "iterations":
             yield click.option(
                 "--sam-every",
@@ -99,7 +99,7 @@ def _setting_options() -> Iterator[Callable[[F], F]]:
         yield _click_option(name, option)
 
 
-def _click_option(name: str, option: Option) -> Callable[[F], F]:
+def _click_option(name: str, option: Flag) -> Callable[[F], F]:
     field = RunSettings.model_fields[name]
     kinds = [k for k in _flat(field.annotation) if k is not type(None)]
     flag = f"--{name.replace('_', '-')}"
@@ -204,7 +204,7 @@ def given_settings(
     Raises:
         InputError: ``--set`` cannot be read.
     """
-    settings = {name: given[name] for name in options_of_settings() if given[name] is not None}
+    settings = {name: given[name] for name in flags_of_settings() if given[name] is not None}
     options: dict[str, dict[str, Any]] = dict(assignments(given["assignments"]))
     for name in ("every", "floor"):
         if given[f"sam_{name}"] is not None:

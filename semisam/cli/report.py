@@ -31,7 +31,7 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
     test case, training curves, the quality of SAM's answers, pictures of test cases, settings and
     the command to reproduce. figures/ beside it has each figure as PNG and PDF.
     """
-    from semisam.bench.report.build import Options, default_out, make_report
+    from semisam.bench.report.build import Contents, default_out, make_report
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
 
@@ -39,7 +39,7 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
     place = default_out(folder) if out is None else Path(out)
     if data is not None and not Path(data).is_dir():
         raise InputError(f"--data must be a folder of scans, got {data}: check the path")
-    options = Options(predict, cases, None if data is None else Path(data))
+    options = Contents(predict, cases, None if data is None else Path(data))
     with progress_bars() as bars:
         task, doing = bars.add_task("starting", total=None), ""
 

@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class Ready:
     """Everything that a run needs in addition to its settings.
 
     Attributes:
@@ -128,7 +128,7 @@ def check_size(settings: RunSettings, processes: Processes) -> None:
         )
 
 
-def prepare(settings: RunSettings, report: Progress) -> Prepared:
+def prepare(settings: RunSettings, report: Progress) -> Ready:
     """Open and check everything that a run needs."""
     dataset = open_dataset(settings)
     split = dataset.split()
@@ -144,11 +144,11 @@ def prepare(settings: RunSettings, report: Progress) -> Prepared:
     )
     hashes = store.check(lambda done, total: report("check", done, total, {}))
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
-    return Prepared(store, framework, plan, hashes)
+    return Ready(store, framework, plan, hashes)
 
 
 def _about(
-    settings: RunSettings, run: Prepared, training: Summary, rows: list[dict[str, Any]]
+    settings: RunSettings, run: Ready, training: Summary, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the result without its cost."""
     store = run.store

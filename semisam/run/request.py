@@ -14,9 +14,9 @@ from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
 from semisam.run.protocols import DEFAULT
 from semisam.run.resolve import BRANCH, make_settings, prescribed_prompter
-from semisam.run.settings import RunSettings, options_of_settings
+from semisam.run.settings import RunSettings, flags_of_settings
 
-Options = Mapping[str, Mapping[str, Any]]
+PluginOptions = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Request:
 
     settings: Mapping[str, Any]
     suggested: Mapping[str, Any]
-    options: Options
+    options: PluginOptions
 
     def resolve(
         self,
@@ -67,7 +67,7 @@ class Request:
 
 
 def request(
-    given: Mapping[str, Any], options: Options, methods: Sequence[str], sams: Sequence[str]
+    given: Mapping[str, Any], options: PluginOptions, methods: Sequence[str], sams: Sequence[str]
 ) -> Request:
     """Check what a user gives for all runs and fill in what the data tell.
 
@@ -191,7 +191,7 @@ def by_plugin(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _check_names(common: Mapping[str, Any]) -> None:
-    known = [*options_of_settings(), "ranks"]
+    known = [*flags_of_settings(), "ranks"]
     for name in common:
         if name not in known:
             raise InputError(

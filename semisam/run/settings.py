@@ -30,7 +30,7 @@ DEFAULT_BACKEND = "synthsam"
 
 
 @dataclass(frozen=True)
-class Option:
+class Flag:
     """How a setting appears on the command line, under its own name with hyphens.
 
     Attributes:
@@ -70,22 +70,22 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    data: Annotated[str | None, Option("Folder of scans.", "generated phantoms")] = None
-    dataset: Annotated[str, Option("Dataset plugin.", "the one that knows the folder")] = "phantom"
+    data: Annotated[str | None, Flag("Folder of scans.", "generated phantoms")] = None
+    dataset: Annotated[str, Flag("Dataset plugin.", "the one that knows the folder")] = "phantom"
     dataset_options: Options = Field(default_factory=dict)
     method: str = "mt"
     method_options: Options = Field(default_factory=dict)
-    network: Annotated[str, Option("Network plugin.")] = "vnet"
+    network: Annotated[str, Flag("Network plugin.")] = "vnet"
     network_options: Options = Field(default_factory=dict)
     sam: str = "none"
     sam_options: Options = Field(default_factory=dict)
-    prompter: Annotated[str, Option("Prompter plugin.", "the protocol's")] = "center-points"
+    prompter: Annotated[str, Flag("Prompter plugin.", "the protocol's")] = "center-points"
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
     sam_control: Literal["oracle", "truth", "shuffled"] | None = None
     protocol: Annotated[
         str,
-        Option(
+        Flag(
             "default: the branch as it worked best here; paper: the paper's equations; published: "
             "each method's own code."
         ),
@@ -95,57 +95,55 @@ class RunSettings(BaseModel):
     subset: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 
-    iterations: Annotated[Count, Option("Optimizer steps.", "6000, or what suits the data")] = 6000
+    iterations: Annotated[Count, Flag("Optimizer steps.", "6000, or what suits the data")] = 6000
     patch: Annotated[
-        Size, Option("Training patch and test window, in voxels.", "what suits the data")
+        Size, Flag("Training patch and test window, in voxels.", "what suits the data")
     ] = (128, 128, 128)
-    batch: Annotated[Count, Option("Rows of a batch, labeled and unlabeled.")] = 4
-    labeled_rows: Annotated[Count | None, Option("Labeled rows of a batch.", "half")] = None
+    batch: Annotated[Count, Flag("Rows of a batch, labeled and unlabeled.")] = 4
+    labeled_rows: Annotated[Count | None, Flag("Labeled rows of a batch.", "half")] = None
     micro_batch: Annotated[
         Count | None,
-        Option(
+        Flag(
             "Micro-batch size for gradient accumulation. BatchNorm and Dice are computed per "
             "micro-batch.",
             "whole batch",
         ),
     ] = None
-    augment: Annotated[
-        bool, Option("Turn and mirror training patches.", "augment", "no-augment")
-    ] = True
-    lr: Annotated[float, Field(gt=0), Option("Initial learning rate of SGD.")] = 0.01
-    lr_step: Annotated[Count, Option("Iterations between divisions of the rate by ten.")] = 2500
-    momentum: Annotated[float, Field(ge=0, lt=1), Option("Momentum of SGD.")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0), Option("Weight decay of SGD.")] = 1e-4
-    clip: Annotated[float | None, Field(gt=0), Option("Largest gradient norm.", "no clipping")] = (
-        None
+    augment: Annotated[bool, Flag("Turn and mirror training patches.", "augment", "no-augment")] = (
+        True
     )
+    lr: Annotated[float, Field(gt=0), Flag("Initial learning rate of SGD.")] = 0.01
+    lr_step: Annotated[Count, Flag("Iterations between divisions of the rate by ten.")] = 2500
+    momentum: Annotated[float, Field(ge=0, lt=1), Flag("Momentum of SGD.")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0), Flag("Weight decay of SGD.")] = 1e-4
+    clip: Annotated[float | None, Field(gt=0), Flag("Largest gradient norm.", "no clipping")] = None
     norm_batches: Annotated[
         int,
         Field(ge=0),
-        Option(
+        Flag(
             "Training batches that BatchNorm's statistics are computed from after training. 0 "
             "keeps the running averages.",
             "16; 0 with paper and published",
         ),
     ] = 0
     precision: Annotated[
-        Literal["bf16", "fp16", "fp32"], Option("Number format of the network's pass.")
+        Literal["bf16", "fp16", "fp32"], Flag("Number format of the network's pass.")
     ] = "bf16"
     stride: Annotated[
         Size | None,
-        Option("Stride of the test window, in voxels.", "18x18x4 at 112x112x80, scaled"),
+        Flag("Stride of the test window, in voxels.", "18x18x4 at 112x112x80, scaled"),
     ] = None
     largest_component: Annotated[
         bool,
-        Option("Keep each class's largest component only.", "all components", "all-components"),
+        Flag("Keep each class's largest component only.", "all components", "all-components"),
     ] = False
     ranks: Annotated[int | None, Field(ge=2)] = None
 
-    device: Annotated[
-        str, Option("Torch device: cpu, cuda, cuda:1 ...", "a GPU if there is one")
-    ] = "cpu"
-    checkpoint_every: Annotated[Count, Option("Iterations between checkpoints.")] = 100
-    save_predictions: Annotated[bool, Option("Write a NIfTI label per test case.")] = False
+    device: Annotated[str, Flag("Torch device: cpu, cuda, cuda:1 ...", "a GPU if there is one")] = (
+        "cpu"
+    )
+    checkpoint_every: Annotated[Count, Flag("Iterations between checkpoints.")] = 100
+    save_predictions: Annotated[bool, Flag("Write a NIfTI label per test case.")] = False
 
     sources: dict[str, str] = Field(default_factory=dict)
     sam_sources: dict[str, str] = Field(default_factory=dict)
@@ -197,12 +195,12 @@ AXES = ("method", "sam", "sam_control", "labels", "subset", "seed")
 """Settings that the runs of a grid differ in."""
 
 
-def options_of_settings() -> dict[str, Option]:
-    """Return the settings that a command line offers, in order, with their options."""
+def flags_of_settings() -> dict[str, Flag]:
+    """Return the settings that a command line offers, in order, with their flags."""
     return {
-        name: next(item for item in field.metadata if isinstance(item, Option))
+        name: next(item for item in field.metadata if isinstance(item, Flag))
         for name, field in RunSettings.model_fields.items()
-        if any(isinstance(item, Option) for item in field.metadata)
+        if any(isinstance(item, Flag) for item in field.metadata)
     }
 
 

@@ -14,7 +14,8 @@ from tiny_runs import changed, settings_of
 from semisam.core.errors import InputError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
-from semisam.run.execute import execute, load_run
+from semisam.run.execute import execute
+from semisam.run.model import load_run
 from semisam.run.settings import RunSettings
 from semisam.training.trainer import Interrupted
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import changed
 from torch.nn import functional as F
 
 from semisam.core.errors import InputError
@@ -17,8 +18,6 @@ from semisam.core.framework import Framework
 from semisam.core.types import OracleBatch, Step, Total
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.run.execute import execute
-from semisam.run.resolve import make_settings
-from semisam.run.settings import departures
 from semisam.testing import random_batch, tiny_builder
 from semisam.training.accumulation import (
     OutOfMemory,
@@ -134,27 +133,17 @@ def test_a_micro_batch_divides_the_batch(micro):
 
 
 def test_a_run_in_micro_batches_is_another_and_departs(tiny_settings, tmp_path):
-    settings = tiny_settings.model_copy(update={"micro_batch": 2, "patch": (32, 32, 32)})
+    settings = changed(tiny_settings, micro_batch=2, patch=(32, 32, 32))
     result = json.loads(execute(settings, tmp_path / "run").read_text())
     assert result["training"]["micro_batches"] == 2
     assert settings.identity("d") != settings.model_copy(update={"micro_batch": None}).identity("d")
-    assert "micro_batch=2" in departures(settings)
+    assert "micro_batch=2" in settings.departures
 
 
 def test_rows_that_do_not_divide_are_refused_before_training(tiny_settings, tmp_path):
     settings = tiny_settings.model_copy(update={"labels": 1, "micro_batch": 2})
     with pytest.raises(InputError, match="over 2 micro-batches, got 1 labeled rows"):
         execute(settings, tmp_path / "run")
-
-
-def test_settings_of_before_keep_their_identity():
-    """The hash of a run is what result stores and folder names hold."""
-    paper = make_settings({"labels": 2, "method": "mt", "protocol": "paper"})
-    assert paper.identity("d") == "8fa08f2abdbb"
-    running = make_settings({"labels": 2, "method": "mt", "norm_batches": None})
-    assert running.identity("d") == "a94cd4a18cc8"
-    # The default has another result since it takes BatchNorm's statistics afresh.
-    assert make_settings({"labels": 2, "method": "mt"}).identity("d") == "ba3bce62c65c"
 
 
 def test_one_sentence_names_the_ways_out(tmp_path):

@@ -22,7 +22,7 @@ from semisam.data.datasets.la import LeftAtrium
 from semisam.data.loading.sampling import BatchPlan, BatchSource
 from semisam.data.loading.store import VolumeStore
 from semisam.run.execute import execute
-from semisam.run.settings import departures, make_settings
+from semisam.run.resolve import make_settings
 from semisam.training.processes import Processes, own_device, own_rows
 
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
@@ -244,8 +244,8 @@ def test_settings_of_several_processes_are_another_run():
     given = {"labels": 2, "method": "mt"}
     alone, two = make_settings(given), make_settings({**given, "ranks": 2})
     assert alone.identity("d") != two.identity("d")
-    assert departures(alone) == ()
-    assert departures(two) == ("ranks=2",)
+    assert alone.departures == ()
+    assert two.departures == ("ranks=2",)
 
 
 def test_a_run_of_two_processes_is_not_run_by_one(tiny_settings, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semisam.bench.report.choice import RULE, RULE_ALONE, Predictor, Shown, choose
 from semisam.bench.report.curves import Logs, read_logs, sam_quality, training_curves
-from semisam.bench.report.page import Group, Section, render
+from semisam.bench.report.page import Chapter, FigureGroup, render
 from semisam.bench.report.pictures import pictures
 from semisam.bench.report.runs import Bench, Part, read_bench
 from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_labels
@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class Contents:
     """What the report is to hold.
 
     Attributes:
@@ -45,11 +45,11 @@ class _Making:
     bench: Bench
     look: Mapping[str, Look]
     gallery: Gallery
-    options: Options
+    options: Contents
     progress: Progress
 
 
-def make_report(folder: Path, out: Path, options: Options, progress: Progress) -> Path:
+def make_report(folder: Path, out: Path, options: Contents, progress: Progress) -> Path:
     """Write ``report.html`` and ``figures/`` and return the path of the page.
 
     Args:
@@ -117,37 +117,37 @@ def _title(making: _Making, part: Part, labels: int) -> str:
     return f"{labels} labeled" + (f". {whose}" if whose else "")
 
 
-def _against_labels(making: _Making) -> Section:
+def _against_labels(making: _Making) -> Chapter:
     groups = []
     for number, part in enumerate(making.bench.parts, start=1):
         name = f"dice-labels-{number}"
         made = dice_against_labels(making.bench, part, making.look, making.gallery, name)
         if made is not None:
-            groups.append(Group(_heading(making, part), [made]))
+            groups.append(FigureGroup(_heading(making, part), [made]))
     lines = [] if groups else ["No run is finished, so there are no scores."]
-    return Section("labels", "Dice against labels", lines, groups)
+    return Chapter("labels", "Dice against labels", lines, groups)
 
 
-def _cases(making: _Making) -> Section:
+def _cases(making: _Making) -> Chapter:
     groups = []
     for number, part, labels, step in _each(making, "drawing test cases"):
         name = f"cases-{number}-n{labels}"
         made = by_case(making.bench, part, labels, making.look, making.gallery, name)
         if made is not None:
-            groups.append(Group(_heading(making, part), [made]))
+            groups.append(FigureGroup(_heading(making, part), [made]))
         step()
     lines = [ABOUT_CASES if groups else "No run is finished, so there are no scores of test cases."]
-    return Section("cases", "Every test case", lines, _merged(groups))
+    return Chapter("cases", "Every test case", lines, _merged(groups))
 
 
-def _merged(groups: list[Group]) -> list[Group]:
+def _merged(groups: list[FigureGroup]) -> list[FigureGroup]:
     """Put neighbours of one heading together, so that their figures stand side by side."""
-    found: list[Group] = []
+    found: list[FigureGroup] = []
     for group in groups:
         if found and found[-1].heading == group.heading:
             found[-1].figures.extend(group.figures)
         else:
-            found.append(Group(group.heading, list(group.figures)))
+            found.append(FigureGroup(group.heading, list(group.figures)))
     return found
 
 
@@ -157,18 +157,18 @@ def _logged(
     stem: str,
     logs: Logs,
     draw: Callable[[Logs, Part, int, Mapping[str, Look], Gallery, str], list[Made]],
-) -> list[Group]:
+) -> list[FigureGroup]:
     """Return what is drawn of the logs of each part and number of labels, where there is any."""
     groups = []
     for number, part, labels, step in _each(making, what):
         made = draw(logs, part, labels, making.look, making.gallery, f"{stem}-{number}-n{labels}")
         if made:
-            groups.append(Group(_title(making, part, labels), made))
+            groups.append(FigureGroup(_title(making, part, labels), made))
         step()
     return groups
 
 
-def _training(making: _Making, logs: Logs) -> Section:
+def _training(making: _Making, logs: Logs) -> Chapter:
     groups = _logged(making, "drawing training curves", "training", logs, training_curves)
     lines = [
         f"{log.damaged} line{'s' * (log.damaged > 1)} of the log of {_folder(making, run)} could "
@@ -181,24 +181,24 @@ def _training(making: _Making, logs: Logs) -> Section:
         lines.append(f"Without a readable log: {', '.join(missing)}.")
     if not groups:
         lines.append("No finished run has a readable log, so there are no training curves.")
-    return Section("training", "Training", lines, groups)
+    return Chapter("training", "Training", lines, groups)
 
 
 def _folder(making: _Making, run: str) -> str:
     return making.bench.folder_of(run).path.name
 
 
-def _quality(making: _Making, logs: Logs) -> Section:
+def _quality(making: _Making, logs: Logs) -> Chapter:
     groups = _logged(making, "drawing SAM's answers", "sam", logs, sam_quality)
     lines = [
         "SAM is asked about labeled rows too, only to be measured; nothing of it enters the loss."
     ]
     if not groups:
         lines = ["No finished run with SemiSAM has logged how good SAM's answers were."]
-    return Section("sam", "SAM's pseudo-labels over the training", lines, groups)
+    return Chapter("sam", "SAM's pseudo-labels over the training", lines, groups)
 
 
-def _qualitative(making: _Making) -> Section:
+def _qualitative(making: _Making) -> Chapter:
     bench, options = making.bench, making.options
     chosen: list[tuple[int, Part, list[Shown]]] = []
     left = options.cases
@@ -217,22 +217,22 @@ def _qualitative(making: _Making) -> Section:
         found = pictures(bench, shown, predictor, making.gallery, name, step)
         problems += found.problems
         if found.made:
-            groups.append(Group(_heading(making, part), found.made))
+            groups.append(FigureGroup(_heading(making, part), found.made))
     if not total:
         lines = ["No test case is shown: " + _why_none(bench, options)]
     told = list(dict.fromkeys(problems))
     if told and not groups:
         lines = []
     lines += [f"{_count(groups, total)} could be shown: {'; '.join(told)}."] if told else []
-    return Section("pictures", "Test cases in pictures", lines, groups)
+    return Chapter("pictures", "Test cases in pictures", lines, groups)
 
 
-def _count(groups: list[Group], total: int) -> str:
+def _count(groups: list[FigureGroup], total: int) -> str:
     made = sum(len(group.figures) for group in groups)
     return f"{made} of {total} cases" if made else "No test case"
 
 
-def _why_none(bench: Bench, options: Options) -> str:
+def _why_none(bench: Bench, options: Contents) -> str:
     return (
         "none was wanted (--cases 0)."
         if bench.parts and not options.cases

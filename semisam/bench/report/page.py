@@ -19,7 +19,7 @@ from semisam.run.folder import STATES
 
 
 @dataclass(frozen=True)
-class Group:
+class FigureGroup:
     """Figures under one heading; without one where there is a single group."""
 
     heading: str
@@ -27,7 +27,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """A section of the page.
 
     Attributes:
@@ -40,10 +40,10 @@ class Section:
     id: str
     heading: str
     lines: list[str]
-    groups: list[Group] = field(default_factory=list)
+    groups: list[FigureGroup] = field(default_factory=list)
 
 
-def render(bench: Bench, sections: list[Section]) -> str:
+def render(bench: Bench, sections: list[Chapter]) -> str:
     """Return the page as HTML; every text is escaped, names of files and runs among them."""
     # Undefined names fail here, not as a hole in the page.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
