@@ -19,6 +19,7 @@ from semisam.prompters.box import BoxPrompter
 from semisam.prompters.corrective_points import CorrectivePoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import random_batch, tiny_builder
+from semisam.training.accumulation import micro_batches
 
 # A fifth of the way, at a step that does not measure the labeled rows.
 CLOCK = Clock(2001, 10005)
@@ -207,6 +208,24 @@ def test_a_row_does_not_depend_on_the_rows_before_it():
         assert torch.equal(one.points, other.points) and torch.equal(one.labels, other.labels)
 
 
+def test_prompts_do_not_depend_on_how_the_batch_is_divided():
+    class Seeds(RecordingPrompter):
+        def __call__(self, view, rng):
+            seeds.append(rng.initial_seed())
+            return super().__call__(view, rng)
+
+    def query(batch):
+        SemiSAM(_framework(), RecordingBackend(), Seeds(), seed=3).training_step(batch, CLOCK)
+
+    seeds, batch = [], _batch()
+    query(batch)
+    whole = list(seeds)
+    seeds.clear()
+    for part in micro_batches(batch, 2):
+        query(part)
+    assert seeds == whole and len(set(whole)) == 2
+
+
 def _asked(backend, image):
     """Return the prompts that came after this image was encoded."""
     index = next(i for i, seen in enumerate(backend.encoded) if torch.equal(seen, image))
@@ -372,7 +391,7 @@ def test_the_gate_is_the_formula():
     )
 
 
-@pytest.mark.parametrize("missing", ["answer", "proposal", "agreement", "agreement_unlabeled"])
+@pytest.mark.parametrize("missing", ["prediction", "proposal", "agreement", "agreement_unlabeled"])
 def test_without_evidence_the_gate_is_shut(missing):
     quality = Quality(prediction=0.9, proposal=0.1, agreement=0.5, agreement_unlabeled=0.5)
     assert gate(quality) > 0.99

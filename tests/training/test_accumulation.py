@@ -116,6 +116,7 @@ def test_micro_batches_divide_both_kinds_of_rows(truth):
     assert torch.equal(second.label, batch.label[1:])
     if truth:
         assert second.truth[:, 0, 0, 0].tolist() == [1, 4, 5]
+    assert [second.number(row) for row in range(3)] == [1, 4, 5]
     assert next(micro_batches(batch, 1)) is batch
 
 
