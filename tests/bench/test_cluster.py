@@ -371,6 +371,8 @@ def test_the_documented_configuration_makes_such_jobs(system, programs, tmp_path
         jobs = Jobs(system, 1)
         try:
             script = jobs.cluster.job_script()
+            jobs.keep_up(0, tmp_path)
+            assert not list(tmp_path.glob(".job-*"))  # only a submitted job has a mark
         finally:
             jobs.close()
     assert str(own["walltime"]) in script and f"--resources {cluster.RESOURCE}=1" in script
