@@ -1,4 +1,4 @@
-"""One run in a process of its own: ``python -m semisam.bench.worker FOLDER``."""
+"""The process that executes one run: ``python -m semisam.bench.worker FOLDER``."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def attend(
     poll: float,
     look: Callable[[], None] = lambda: None,
 ) -> int:
-    """Wait for a process that executes a run, end it if told to stop, and return its code.
+    """Wait for a process that executes a run, and return its exit code.
 
     Args:
         process: of a `worker_command`.
-        stop: ends the run, which saves first.
+        stop: set it to end the run, which saves first.
         poll: seconds between two looks.
         look: called at every look.
     """
@@ -66,21 +66,21 @@ def attend(
 
 
 class ProgressFile:
-    """Tells the parent how far the run is, a few times a second, without ever blocking on it."""
+    """Writes how far the run is, at most twice a second."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / PROGRESS
         self._next = 0.0
 
     def __call__(self, phase: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        """Write the state of the run if the last one is old enough."""
+        """Write the state of the run if the last one is half a second old."""
         now = time.monotonic()
         if now < self._next and done < total:
             return
         self._next = now + _INTERVAL
         state = {"phase": phase, "done": done, "total": total, "figures": dict(figures)}
         temporary = self._path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):  # a full disk: nothing hangs on these lines
+        with contextlib.suppress(OSError):  # a full disk; no result depends on this file
             temporary.write_text(json.dumps(state))
             temporary.replace(self._path)
 
@@ -88,13 +88,13 @@ class ProgressFile:
 def main(
     folder: Path, *, wait: float = 0.0, device: str | None = None, parent: int | None = None
 ) -> int:
-    """Execute the run whose settings lie in the folder; return the exit code.
+    """Execute the run whose settings are in the folder, and return the exit code.
 
     Args:
         folder: of the run.
-        wait: seconds for which a process that is still at work in the folder is waited for.
-        device: of this machine, instead of the settings'; ``auto``: a GPU if there is one.
-        parent: the process that started this one, whose end ends the run; ``None``: who it is now.
+        wait: seconds to wait for another process that is at work in the folder.
+        device: replaces that of the settings; ``auto``: a GPU if there is one.
+        parent: process whose end ends the run; ``None``: the current parent.
     """
     from semisam.run.execute import execute
     from semisam.training.allocator import keep_memory
@@ -103,7 +103,7 @@ def main(
     keep_memory()
     _end_with_parent(os.getppid() if parent is None else parent)
     if wait > 0:
-        # A run that lost its parent finishes the step in hand and saves before it ends.
+        # A run that lost its parent finishes its step and saves before it ends.
         wait_idle([folder], wait)
     if in_use(folder):
         return BUSY
@@ -114,7 +114,7 @@ def main(
     try:
         execute(_settings(folder, device), folder, ProgressFile(folder))
     except InUse:
-        return BUSY  # what lies there is the other process's
+        return BUSY  # the files in the folder are the other process's
     except (Interrupted, KeyboardInterrupt):
         code = INTERRUPTED
     except SemisamError as error:
@@ -130,7 +130,7 @@ def main(
 
 
 def _pass_on_warnings(folder: Path) -> None:
-    """Leave semisam's own warnings for the grid, too: few read the log of a run that went well."""
+    """Write semisam's own warnings into a file, from which the grid shows them."""
     show = warnings.showwarning
     notes: list[str] = []
 
@@ -152,7 +152,7 @@ def _pass_on_warnings(folder: Path) -> None:
 
 
 def _failed(folder: Path, reason: str, code: int) -> int:
-    """Leave the reason for the grid, if the disk has room for it."""
+    """Write the reason into a file for the grid, if the disk has room."""
     with contextlib.suppress(OSError):
         write_json(folder / ERROR, {"error": reason})
     return code
@@ -172,7 +172,7 @@ def _settings(folder: Path, device: str | None) -> RunSettings:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Stop politely (with a checkpoint) when the grid that started this run is gone."""
+    """Stop with a checkpoint when the process that started this run is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:

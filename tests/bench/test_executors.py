@@ -197,7 +197,10 @@ def test_what_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PATH", str(tmp_path))
     result = bench(tmp_path / "out", "--executor", "dask", "--cluster", "pbs")
-    assert result.exit_code == 2 and "--cluster pbs needs qsub" in words(result.output)
+    assert (
+        result.exit_code == 2
+        and "--cluster pbs must be used where qsub is on the PATH" in words(result.output)
+    )
     monkeypatch.setattr(executors.importlib.util, "find_spec", lambda name: None)
     result = bench(tmp_path / "out", "--executor", "dask", "--scheduler", "tcp://127.0.0.1:1")
     assert result.exit_code == 2 and "pip install 'semisam[dask]'" in words(result.output)

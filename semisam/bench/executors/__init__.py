@@ -1,1 +1,1 @@
-"""Where the runs of a grid are executed: a module each, imported only when it is asked for."""
+"""Executors of the runs of a grid; each module is imported only when its executor is chosen."""

@@ -94,7 +94,7 @@ class Jobs:
             self._lost.clear()
         for name, job in list(cluster.workers.items()):
             job.came |= name in here
-            lost = not job.came and job.mark is not None and not job.mark.exists()
+            lost = not job.came and not job.mark.exists()
             if lost:
                 self._lost.append(str(job.job_id))
             if lost or job.job_id is None:
@@ -104,10 +104,9 @@ class Jobs:
         if surplus > 0 and idle:
             await cluster.scale_down(idle[:surplus])
 
-    def _new_mark(self) -> Path | None:
-        """Make a file for a job to remove when it ends; ``None`` before the folder is known."""
-        if self._folder is None:
-            return None
+    def _new_mark(self) -> Path:
+        """Make a file for a job to remove when its worker ended."""
+        assert self._folder is not None
         self._marks.append(self._folder / f".job-{uuid4().hex[:12]}")
         self._marks[-1].touch()
         return self._marks[-1]
@@ -117,8 +116,8 @@ class Jobs:
         name, program, _ = SYSTEMS[self._system]
         if not shutil.which(program):
             raise InputError(
-                f"--cluster {self._system} needs {program} on the PATH, got none. Run it where "
-                "jobs are submitted."
+                f"--cluster {self._system} must be used where {program} is on the PATH, got none. "
+                "Run the command where jobs are submitted."
             )
         base = getattr(_load_jobqueue(), name)
         kind = type(name, (base,), {"job_cls": self._job_class(base.job_cls)})
@@ -129,7 +128,7 @@ class Jobs:
             return kind(processes=1, nanny=False, worker_extra_args=extra)
         except ValueError as error:
             raise InputError(
-                f"--cluster {self._system} needs the cores and the memory of a job, got "
+                f"--cluster {self._system} must have the cores and the memory of a job, got "
                 f"{str(error).splitlines()[0]!r}. Write them under jobqueue: {self._system}: in "
                 "~/.config/dask/jobqueue.yaml."
             ) from None
@@ -144,6 +143,8 @@ class Jobs:
             mark: Path | None = None
 
             async def start(self) -> None:
+                # dask-jobqueue also makes jobs that it never submits.
+                self.mark = jobs._new_mark()
                 try:
                     await super().start()
                     jobs._submitted += 1
@@ -156,7 +157,6 @@ class Jobs:
                 self.status = Status.closed
 
             def job_script(self) -> str:
-                self.mark = self.mark or jobs._new_mark()
                 script: str = super().job_script()
                 return script if self.mark is None else f"{script}rm -f {quote(str(self.mark))}\n"
 

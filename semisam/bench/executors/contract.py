@@ -1,4 +1,4 @@
-"""What an executor is: it takes the runs of a grid and says how each ended."""
+"""The contract of an executor: execute the runs of a grid and return how each ended."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Status = Literal["done", "kept", "shared", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The end of a run.
 
-    ``kept`` was finished earlier and not run again; ``shared`` was finished meanwhile, by another
-    process. The message is why it failed, or what is to be said of a run that is done.
+    ``kept`` was finished earlier and not executed; ``shared`` was finished by another process. The
+    message says why a run failed, or has the warnings of a run that is done.
     """
 
     run: Run
@@ -27,10 +27,10 @@ class Outcome:
 
 
 class Display(Protocol):
-    """What shows the grid's progress."""
+    """A display of the grid's progress."""
 
     def started(self, run: Run) -> None:
-        """Show that a run begins."""
+        """Show that a run starts."""
 
     def moved(self, run: Run, state: dict[str, Any]) -> None:
         """Show how far a run is: ``phase``, ``done``, ``total``, ``figures``."""
@@ -39,17 +39,17 @@ class Display(Protocol):
         """Show how a run ended."""
 
     def note(self, text: str) -> None:
-        """Tell what else the user should know, such as why nothing moves."""
+        """Show another line, such as why runs wait."""
 
 
 class Executor(Protocol):
-    """Executes the runs of a grid somewhere.
+    """Executes the runs of a grid.
 
-    Constructing one refuses what cannot work (an option, a program or a service that is missing)
-    with one sentence, so that nothing is trained before.
+    The constructor raises `InputError` if an option is wrong or a program or service is missing, so
+    that nothing is trained before.
 
     Attributes:
-        here: the runs are executed on this machine, so its devices and memory can be checked.
+        here: whether runs are executed on this machine, whose devices and memory can be checked.
     """
 
     here: bool
@@ -57,11 +57,11 @@ class Executor(Protocol):
     def run_all(self, runs: Sequence[Run], folder: Path, display: Display) -> list[Outcome]:
         """Execute every run that has no result yet, and return an outcome for each.
 
-        A run that fails does not stop the rest. After Ctrl-C the running ones write a checkpoint
-        and end, and the rest is not started.
+        A run that fails does not stop the others. After Ctrl-C the running ones save a checkpoint
+        and end, and the others are not started.
 
         Args:
             runs: of the grid.
-            folder: where a folder for each lies or is made.
-            display: told of every start, move and end.
+            folder: parent of the runs' folders, which are made if missing.
+            display: called at every start, move and end.
         """

@@ -1,6 +1,6 @@
-"""Runs of a grid on this machine: one process each, idempotent, none in the way of the others.
+"""Runs of a grid as processes of this machine.
 
-Another grid may be at work in the same folder: see `semisam.bench.sharing`.
+Another grid may be at work in the same folder; see `semisam.bench.sharing`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Local:
     """Executes runs in processes of this machine.
 
     Args:
-        jobs: how many at a time.
-        devices: each run takes one that is free; empty: that of its settings. Shared by jobs
-            where there are more of these.
+        jobs: runs at a time.
+        devices: each run takes a free one; empty: that of its settings. If there are more jobs than
+            devices, jobs share them.
     """
 
     here = True
 
     def __init__(self, jobs: int = 1, devices: Sequence[str] = ()) -> None:
         self.jobs = jobs
-        # A queue of which a run takes the next and gives it back: the devices, as often as needed.
+        # A run takes a device from the queue and gives it back.
         self._devices: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(jobs):
             self._devices.put(devices[job % len(devices)] if devices else None)
@@ -50,7 +50,7 @@ class Local:
     def run_all(self, runs: Sequence[Run], folder: Path, display: Display) -> list[Outcome]:
         """Execute every run that has no result yet; see `Executor`.
 
-        A run that another process executes is put last, and awaited.
+        A run that another process executes is put last and waited for.
         """
         stop = threading.Event()
         lock = threading.Lock()
@@ -74,7 +74,7 @@ class Local:
                 try:
                     outcomes = [future.result() for future in futures]
                 except KeyboardInterrupt:
-                    # The terminal has sent the signal to the children too: they get time to save.
+                    # The terminal sends the signal to the children too; wait until they saved.
                     stop.set()
                     outcomes = [future.result() for future in futures]
                 ended |= {outcome.run.name: outcome for outcome in outcomes if outcome is not None}
@@ -83,7 +83,7 @@ class Local:
     def _run_one(
         self, run: Run, folder: Path, display: Display, stop: threading.Event, wait: bool
     ) -> Outcome | None:
-        """Return how the run ended; ``None``: another process executes it, and we do not wait."""
+        """Return how the run ended; ``None`` if another process executes it and we do not wait."""
         shown = False
         while True:
             if is_finished(folder):
@@ -115,7 +115,7 @@ class Local:
     def _spawn(self, run: Run, folder: Path, display: Display, stop: threading.Event) -> int:
         environment = dict(os.environ)
         if self.jobs > 1:
-            # Jobs share the cores; without this each would start a thread per core.
+            # Jobs share the cores; otherwise each would start a thread per core.
             share = max(1, (os.cpu_count() or 1) // self.jobs)
             environment.setdefault("OMP_NUM_THREADS", str(share))
 

@@ -1,4 +1,4 @@
-"""What the executors share: a run's folder before and after, and the command between."""
+"""Functions that the executors share: prepare a run's folder, and read how its run ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from semisam.run.folder import read_result
 POLL = 0.25
 """Seconds between two looks at the progress of runs."""
 PATIENCE = 120.0
-"""Seconds that interrupted runs elsewhere are given to finish the step in hand and save."""
+"""Seconds for interrupted runs on other machines to finish their step and save."""
 SHARED = 15.0
 """Seconds within which a network file system shows what another machine has written."""
 
@@ -24,8 +24,8 @@ SHARED = 15.0
 def prepare(run: Run, folder: Path) -> None:
     """Make a run's folder and write its settings.
 
-    The folder's name is the run's identity, so settings that lie there differ in nothing that
-    counts: the data may have moved, or the device be another.
+    The folder's name has the run's identity, so older settings there differ only in things that
+    change no result, such as the device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, run.settings.model_dump(mode="json"))
@@ -34,18 +34,18 @@ def prepare(run: Run, folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run of a folder has its result."""
+    """Return whether the run of a folder has its result."""
     return (folder / RESULT).exists()
 
 
 def judge(run: Run, folder: Path, code: int, stopped: bool = False) -> Outcome:
-    """Return how a run ended that is not at work any more, by what it wrote.
+    """Return how a run ended, from the files that it wrote.
 
     Args:
         run: that ended.
         folder: of the run.
         code: exit code of its process.
-        stopped: the user wished it to end.
+        stopped: whether the user interrupted the grid.
     """
     if is_finished(folder):
         return finished(run, folder, "done")
@@ -55,7 +55,7 @@ def judge(run: Run, folder: Path, code: int, stopped: bool = False) -> Outcome:
 
 
 def finished(run: Run, folder: Path, status: Status) -> Outcome:
-    """Return the outcome of a run that has its result, with what it has to say about it."""
+    """Return the outcome of a run that has its result, with its warnings."""
     try:
         read_result(folder / RESULT)
     except InputError as error:
@@ -65,26 +65,26 @@ def finished(run: Run, folder: Path, status: Status) -> Outcome:
 
 
 def reason(folder: Path, code: int) -> str:
-    """Return why the run of a folder failed: its own sentence, else what its process tells."""
+    """Return why the run of a folder failed: its own sentence, else its exit code."""
     if code == FULL:  # there may have been no room for the sentence
         return full_disk(folder)
     if code == BUSY:
-        return f"another process is at work in {folder}: give the same command again later"
+        return f"Another process is at work in {folder}. Run the same command again later."
     return error_of(folder) or f"{how(code)}; see {folder / LOG}"
 
 
 def error_of(folder: Path) -> str:
-    """Return the sentence in which the run of a folder failed, if it wrote one."""
+    """Return the error message of a run; empty if it wrote none."""
     return str((read_json(folder / ERROR) or {"error": ""})["error"])
 
 
 def how(code: int) -> str:
-    """Return what an exit code says."""
+    """Return an exit code in words."""
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def checkpoint_stamp(folder: Path) -> int:
-    """Return a number that changes whenever the run of a folder has come further."""
+    """Return a number that changes whenever a run saves a checkpoint."""
     try:
         return (folder / CHECKPOINT).stat().st_mtime_ns
     except OSError:
@@ -92,7 +92,7 @@ def checkpoint_stamp(folder: Path) -> int:
 
 
 def wait_shown(folder: Path, seconds: float = SHARED) -> None:
-    """Wait until a run's result or error shows, which another machine may just have written."""
+    """Wait until a run's result or error is visible; another machine may just have written it."""
     deadline = time.monotonic() + seconds
     while not (is_finished(folder) or (folder / ERROR).exists()) and time.monotonic() < deadline:
         time.sleep(POLL)
@@ -100,14 +100,14 @@ def wait_shown(folder: Path, seconds: float = SHARED) -> None:
 
 
 class Watch:
-    """Shows runs that are executed elsewhere, by the progress files that they write."""
+    """Shows runs on other machines, from their progress files."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._shown: set[str] = set()
 
     def look(self, run: Run, folder: Path) -> None:
-        """Show how far a run is, if it has begun."""
+        """Show how far a run is, if it has started."""
         state = read_json(folder / PROGRESS)
         if state is None:
             return
