@@ -285,6 +285,7 @@ for allow in (True, False):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.slow
 def test_a_real_limit_on_memory(tmp_path):
     def run(limit):
         command = [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)]
