@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 
 from semisam.plugins.scaffold import write_project
 
@@ -23,6 +24,7 @@ def test_its_own_tests_pass(plugin_environment):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_bench_trains_it_on_phantoms_and_it_has_its_row(plugin_environment, tmp_path):
     done = plugin_environment.semisam(
         *("bench", "--method", "pi-model", "--labels", "2", "--sam", "none"),

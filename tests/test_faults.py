@@ -68,6 +68,7 @@ def two_grids(tmp_path_factory, faults):
     return out, said, [grid.returncode for grid in grids]
 
 
+@pytest.mark.slow
 def test_two_grids_in_one_folder_share_their_run(two_grids):
     out, said, codes = two_grids
     assert codes == [0, 0], said
@@ -79,6 +80,7 @@ def test_two_grids_in_one_folder_share_their_run(two_grids):
     assert len((out / "results.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_the_table_is_the_same(tmp_path, faults, two_grids):
     for attempt in range(5):  # a machine may be so busy that the run ends before it is hit
         out = tmp_path / f"out-{attempt}"

@@ -72,7 +72,7 @@ def smooth(
 def smooth_tensors(
     odds: Tensor, pins: Tensor, pinned: Tensor, weights: tuple[Tensor, ...], smoothness: float
 ) -> Tensor:
-    """Do what `smooth` does, of positive ``smoothness``, in tensors that never leave a GPU."""
+    """Smooth as `smooth` does, with positive ``smoothness`` and no transfer from the GPU."""
     hold = torch.where(pinned, 3.0, 1 / smoothness)
     target = torch.where(pinned, pins, odds)
     shifts = [(w, axis, odds.shape[axis] - 1) for axis, w in enumerate(weights)]
@@ -94,7 +94,7 @@ def smooth_tensors(
     direction = scaled = residual / diagonal
     power = (residual * scaled).sum()
     for _ in range(_ITERATIONS):
-        # No number leaves the GPU: where all is solved, steps of length 0 follow.
+        # No number is transferred to test for the end: once solved, steps have length 0.
         image = apply(direction)
         length = power / (direction * image).sum().clamp_min(1e-12)
         x = x + length * direction

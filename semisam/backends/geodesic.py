@@ -61,7 +61,7 @@ class Embedding:
 
 
 class Geodesic:
-    """Segments what clicks, a box or a mask point at, in any image, without any training.
+    """A segmenter without training, for clicks, a box or a mask in any image.
 
     Foreground and background seeds compete for each voxel by geodesic distance, whose steps are
     long across intensity edges (Criminisi et al., "GeoS: Geodesic Image Segmentation", ECCV 2008;

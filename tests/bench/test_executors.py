@@ -74,6 +74,7 @@ def scheduler(
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_dask_worker_changes_no_result(scheduler, tmp_path, reference):
     address, workers = scheduler
     out = tmp_path / "out"
@@ -232,6 +233,7 @@ def test_one_local_job_a_device_unless_told(device, jobs, expected):
     assert given == {"device": "cpu" if device else None}
 
 
+@pytest.mark.slow
 def test_a_failed_run_stops_no_other_on_dask_and_says_its_sentence(tmp_path):
     """What a worker returns is judged by what the run wrote, not by its code."""
     from semisam.bench.executors.dask_task import NO_FOLDER

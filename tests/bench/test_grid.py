@@ -40,6 +40,7 @@ def _bench(tmp_path, *args):
     return CliRunner().invoke(main, command), out
 
 
+@pytest.mark.slow
 def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic")
     result, out = _bench(tmp_path, *args, "--sam-weight", "plain,gated")
@@ -56,6 +57,7 @@ def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     assert result.exit_code != 0 and "must be of plain, gated; got strong" in result.output
 
 
+@pytest.mark.slow
 def test_several_classes_are_told_apart(tmp_path):
     write_msd(tmp_path / "scans", "msd", channels=1, cases=5)
     out = tmp_path / "out"
@@ -102,6 +104,7 @@ def test_the_classes_of_a_case_are_averaged_and_each_is_told():
     assert not [key for key in summarise(rows[::2]) if ":" in key]  # one class is the mean itself
 
 
+@pytest.mark.slow
 def test_controls_are_named_in_the_table(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic", "--sam-every", "2")
     controls = ("--sam-control", "none,oracle,truth,shuffled")
@@ -145,6 +148,7 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
     assert "…" not in output and max(map(len, output.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_grid_table_and_no_second_run(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "1,2", "--sam", "none,geodesic")
     result, out = _bench(tmp_path, *args)
@@ -173,6 +177,7 @@ def test_grid_table_and_no_second_run(tiny_la, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
+@pytest.mark.slow
 def test_one_failed_run_does_not_stop_the_rest(tiny_la, tmp_path):
     result, out = _bench(
         tmp_path,
@@ -185,6 +190,7 @@ def test_one_failed_run_does_not_stop_the_rest(tiny_la, tmp_path):
 
 
 @pytest.mark.parametrize("whom", ["worker", "grid"])
+@pytest.mark.slow
 def test_sigkill_and_started_again_ends_in_the_same_weights(tiny_la, tmp_path, whom):
     def command(out):
         return [

@@ -57,7 +57,7 @@ FILES = {
 OPTIONS = {
     "unknown method": (
         ("--method", "mean-teacher"),
-        r"'mean-teacher'.*[Ii]nstalled: .*mt, .*supervised",
+        r"'mean-teacher'.*Installed: .*mt, .*supervised",
     ),
     "unknown method, nearest": (("--method", "supervise"), r"did you mean supervised"),
     "unknown backend": (("--sam", "sam9"), r"backend must be an installed plugin, got 'sam9'"),

@@ -29,6 +29,7 @@ def test_they_keep_their_contracts(plugin_environment):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_bench_trains_with_a_third_partys_backend_and_prompter(plugin_environment, tmp_path):
     done = plugin_environment.semisam(
         *("bench", "--method", "pi-model", "--labels", "2", "--sam", "near-and-like"),

@@ -225,6 +225,7 @@ for parts in (2, 1):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.slow
 def test_a_real_limit_on_memory(tmp_path):
     def run(limit):
         command = [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)]
