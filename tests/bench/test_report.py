@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from click.testing import CliRunner
 from tiny_runs import settings_of
 
+from semisam.bench.grid import Axes
 from semisam.bench.report.choice import Predictor, choose
 from semisam.bench.report.curves import smoothed, window_of
-from semisam.bench.report.facts import commands
 from semisam.bench.report.runs import read_bench, read_log
 from semisam.bench.report.style import looks
+from semisam.bench.study import Grid, write_study
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
@@ -29,15 +31,16 @@ HOSTILE = "<script>alert('$x_{')</script>"
 CITED = "https://arxiv.org/abs/2312.06316"
 
 
-def _run(folder, sam="none", dice=0.3, *, dataset="la", cases=3, log=0, method="mt", **settings):
-    """Write what a finished run leaves."""
+def _run(
+    folder, sam="none", dice=0.3, *, dataset="la", cases=3, log=0, method="mt", named=None, **settings
+):
+    """Write what a finished run leaves, of a method that has the name ``named`` afterwards."""
     given = {"method": method, "labels": 1, "sam": sam, "dataset": dataset, **settings}
     made = make_settings(given)
     metrics = {m: 1.5 for m in ("asd_voxel", "hd95_voxel", "hd95_mm", "asd_mm")}
     labels = made.labels
     result = {
-        "settings": made.model_dump(mode="json"),
-        "options": {"method": {}, "semisam": {}},
+        "settings": {**made.model_dump(mode="json"), "method": named or method},
         "run": folder.name,
         "data": {"dataset": dataset, "labeled": labels, "unlabeled": 80 - labels, "note": ""}
         | {"labeled_cases": ["a"], "test": cases, "hash": "ab" * 32, "split_hash": "cd" * 8},
@@ -96,6 +99,7 @@ def real(tmp_path_factory):
     }
     bare = settings_of(**common)
     wrapped = settings_of(**common, sam="geodesic", save_predictions=True)
+    write_study(folder, [Grid(Axes(["mt"], ["none", "geodesic"], [2]), {"iterations": 6}, {})])
     execute(bare, folder / "runs" / "bare")
     execute(wrapped, folder / "runs" / "wrapped")
     return folder, _report(folder, "--cases", "2")
@@ -170,33 +174,13 @@ def test_pictures_are_of_the_masks_that_were_scored(real):
     assert f"{100 * scores[median]:.1f} % with SemiSAM" in text
 
 
-def test_it_says_how_to_make_it_again(real):
-    _, html = real
-    (command,) = re.findall(r"<pre>(.*?)</pre>", html)
-    assert command.startswith("semisam bench --method mt --labels 2 --sam none,geodesic --seeds 0")
-    for option in ("--patch 16x16x16", "--set phantom.size=32", "--set vnet.filters=2", "fp32"):
-        assert option in command
-    result = json.loads((real[0] / "runs" / "bare" / "result.json").read_text(encoding="utf-8"))
+def test_it_shows_the_study_that_makes_it_again(real):
+    folder, html = real
+    text = (folder / "study.toml").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)
+    assert unescape(shown) == text
+    result = json.loads((folder / "runs" / "bare" / "result.json").read_text(encoding="utf-8"))
     assert result["versions"]["torch"] in _text(html) and result["data"]["hash"][:16] in html
-
-
-def test_a_command_gives_a_plugin_one_set_of_options(tmp_path):
-    runs = tmp_path / "runs"
-    _run(runs / "a", device="cuda", save_predictions=True)
-    _run(runs / "b", "geodesic", semisam_options={"weight": 0.2})
-    _run(runs / "c", "geodesic", semisam_options={"weight": 0.3, "gated": True})
-    _run(runs / "d", "geodesic", semisam_options={"weight": 0.2}, seed=1)
-    _run(runs / "e", "geodesic", prompter="uncertainty-points")
-    common = "semisam bench --method mt --labels 1"
-    found = [c.partition(" --iterations")[0] for c in commands(read_bench(tmp_path))]
-    assert found == [
-        f"{common} --sam none,geodesic --seeds 0,1 --subsets 0",
-        f"{common} --sam geodesic --sam-weight gated --seeds 0 --subsets 0",
-        f"{common} --sam geodesic --seeds 0 --subsets 0 --prompter uncertainty-points",
-    ]
-    whole = commands(read_bench(tmp_path))
-    assert [c.count("semisam.weight=") for c in whole] == [1, 1, 0]
-    assert "semisam.weight=0.2" in whole[0] and "semisam.weight=0.3" in whole[1]
 
 
 def test_another_prompter_is_the_rows_own_and_keeps_its_partner(tmp_path):
@@ -244,13 +228,13 @@ def test_without_models_and_without_the_data(real, tmp_path):
 def test_hostile_names_are_text(tmp_path):
     name = HOSTILE.replace("/", "")
     for sam, dice in (("none", 0.3), ("geodesic", 0.4)):
-        run = _run(tmp_path / "runs" / f"{name}{sam}", sam, dice, method=HOSTILE, log=3)
+        run = _run(tmp_path / "runs" / f"{name}{sam}", sam, dice, named=HOSTILE, log=3)
         log = json.dumps({"step": 3, "loss": 0.1, HOSTILE: 0.2, "$\\frac{": 1.0})
         with (run / "train.jsonl").open("a") as file:
             file.write(log + "\n")
     failed = tmp_path / "runs" / "failed"
     failed.mkdir()
-    (failed / "settings.json").write_text("{}")
+    (failed / "settings.json").write_text(make_settings({"labels": 1}).model_dump_json())
     (failed / "error.json").write_text(json.dumps({"error": HOSTILE}))
     html = _report(tmp_path)
     assert "<script" not in html and "<img" not in html
@@ -261,7 +245,7 @@ def test_hostile_names_are_text(tmp_path):
 def test_a_single_run(tmp_path, alone):
     run = _run(tmp_path / "runs" / "one", log=5)
     text = _text(_report(run if alone else tmp_path))
-    assert "Runs: 1 finished." in text and "so no gain is given" in text
+    assert "Runs: 1 done." in text and "so no gain is given" in text
     assert "No finished run with SemiSAM has logged" in text
 
 
@@ -303,22 +287,24 @@ def test_runs_that_are_not_finished_or_damaged_are_told_of(tmp_path):
     (_run(runs / "half") / "result.json").write_text('{"run": ')
     (_run(runs / "scoreless") / "cases.csv").write_text("case,dice\n")
     (_run(runs / "wordy") / "result.json").write_text("[]")
-    for name in ("stopped", "failed"):
+    for name in ("waiting", "stopped", "failed"):
         (runs / name).mkdir()
         (runs / name / "settings.json").write_text(make_settings({"labels": 1}).model_dump_json())
+    (runs / "stopped" / "train.jsonl").touch()
     (runs / "failed" / "error.json").write_text('{"error": "the loss is nan"}')
     text = _text(_report(tmp_path))
-    assert "Runs: 1 finished, 1 failed, 1 unfinished, 3 damaged." in text
-    assert "failed failed the loss is nan" in text and "stopped unfinished" in text
+    assert "Runs: 1 done, 1 waiting, 1 stopped, 1 failed, 3 damaged." in text
+    assert "failed failed the loss is nan" in text and "stopped stopped 0/6000" in text
+    assert "waiting waiting 0/6000" in text
     assert "3 lines of the log of good could not be read" in text
 
 
 def test_no_run_is_finished(tmp_path):
-    (tmp_path / "runs" / "stopped").mkdir(parents=True)
+    (tmp_path / "runs" / "waiting").mkdir(parents=True)
     settings = make_settings({"labels": 1}).model_dump_json()
-    (tmp_path / "runs" / "stopped" / "settings.json").write_text(settings)
+    (tmp_path / "runs" / "waiting" / "settings.json").write_text(settings)
     text = _text(_report(tmp_path))
-    assert "No run of this folder is finished yet" in text and "stopped unfinished" in text
+    assert "No run of this folder is finished yet" in text and "waiting waiting 0/6000" in text
 
 
 def test_several_seeds_have_their_own_bars(tmp_path):
@@ -335,8 +321,8 @@ def test_several_seeds_have_their_own_bars(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "is required, got nowhere (no such folder)"),
-        (["."], "is required, got . (no run in it)"),
+        (["nowhere"], "must hold runs, got nowhere (no such folder)"),
+        (["."], "must hold runs, got . (no run in it)"),
         ([".", "--data", "nowhere"], "--data must be a folder of scans, got nowhere"),
     ],
 )

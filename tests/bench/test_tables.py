@@ -22,7 +22,6 @@ def _run(folder, sam, dice, *, dataset="la", **settings):
     metrics = {m: 1.5 for m in ("asd_voxel", "hd95_voxel", "hd95_mm", "asd_mm")}
     result = {
         "settings": made.model_dump(mode="json"),
-        "options": {"method": {}, "semisam": {}},
         "run": folder.name,
         "data": {"dataset": dataset, "labeled": 1, "unlabeled": 79, "labeled_cases": ["a"]},
         "metrics": {**metrics, "dice": dice, "jaccard": dice / 2, "empty_predictions": 0},
@@ -116,7 +115,8 @@ def test_written_beside_and_renamed(bench, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "at least one finished run is required, got nowhere"),
+        (["nowhere"], "the folder of runs must exist, got nowhere"),
+        (["."], "must hold at least one finished run, got ."),
         ([".", "-o", "x.md"], "-o needs --format"),
     ],
 )

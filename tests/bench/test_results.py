@@ -1,0 +1,183 @@
+"""Rows of finished runs and their comparison, whatever the files of other runs hold."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from tiny_runs import settings_of
+
+from semisam.bench.results import TABLE_METRICS, collect, collect_cases, comparison
+from semisam.cli.main import main
+from semisam.run import resolve
+from semisam.run.folder import list_runs
+
+
+def _run(folder, dice=0.5, **given):
+    """Write what a finished run leaves, and return its result."""
+    settings = settings_of(**{"labels": 1, "dataset": "la", **given})
+    metrics = dict.fromkeys((*TABLE_METRICS, "hd95_mm", "asd_mm"), 1.0)
+    result = {
+        "settings": settings.model_dump(mode="json"),
+        "run": folder.name,
+        "data": {"dataset": "la", "labeled": 1, "unlabeled": 3, "labeled_cases": ["a"]},
+        "metrics": {**metrics, "dice": dice, "empty_predictions": 1},
+        "training": {},
+        "cost": {"train_seconds": 1.0, "peak_memory_gib": 1.0},
+        "versions": {},
+    }
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    scores = {"case": "x", "class": "y", **dict.fromkeys(TABLE_METRICS, 1.0), "dice": dice}
+    pd.DataFrame([scores]).to_csv(folder / "cases.csv", index=False)
+    return result
+
+
+def _table(folder):
+    runs = list_runs(folder)
+    return comparison(collect(runs), collect_cases(runs))
+
+
+def test_the_table_averages_runs_and_pairs_the_gain(tmp_path):
+    values = {
+        ("none", 0): 0.5,
+        ("none", 1): 0.6,
+        ("geodesic", 0): 0.7,
+        ("geodesic", 1): 0.65,
+        ("geodesic", 2): 0.1,  # no bare run of seed 2: not in the gain
+    }
+    for (sam, seed), dice in values.items():
+        _run(tmp_path / f"{sam}-{seed}", dice, sam=sam, seed=seed)
+    bare, sam = _table(tmp_path).to_dict("records")
+    assert (bare["sam"], sam["sam"]) == ("none", "geodesic")
+    assert bare["dice"] == pytest.approx(55) and bare["dice_sd"] == pytest.approx(50**0.5)
+    assert sam["gain_dice"] == pytest.approx((20 + 5) / 2)
+    assert sam["empty"] == 3 and sam["runs"] == 3
+
+
+def test_departures_and_choices_are_the_recorded_ones(tmp_path, monkeypatch):
+    """A later protocol must not change what a finished run is said to have departed from."""
+    given = {"sam": "geodesic", "sam_options": {"beta": 2.0}, "iterations": 7}
+    settings = _run(tmp_path / "run", **given)["settings"]
+    assert settings["departures"] == ["iterations=7"]
+    assert settings["choices"] == ["geodesic.beta=2.0"]
+    monkeypatch.setattr(resolve, "PROTOCOLS", {})
+    (row,) = _table(tmp_path).to_dict("records")
+    assert (row["departures"], row["choices"]) == ("iterations=7", "geodesic.beta=2.0")
+
+
+def test_runs_of_another_results_version_are_another_row_without_a_common_gain(
+    tmp_path, monkeypatch
+):
+    _run(tmp_path / "old")
+    monkeypatch.setattr(resolve, "RESULTS_VERSION", 999)
+    _run(tmp_path / "new")
+    _run(tmp_path / "sam", sam="geodesic")
+    table = _table(tmp_path)
+    assert table["runs"].tolist() == [1, 1, 1]
+    assert table["gain_dice"].notna().tolist() == [False, False, True]
+    assert sorted(set(table["made_by"])) == ["results 1", "results 999"]
+
+
+def test_runs_of_other_weights_are_another_row(tmp_path):
+    for name, text in (("one", "first"), ("two", "second")):
+        weights = tmp_path / f"{name}.safetensors"
+        weights.write_text(text)
+        options = {"weights": str(weights)}
+        _run(tmp_path / "runs" / name, sam="synthsam", sam_options=options)
+    assert len(set(_table(tmp_path)["made_by"])) == 2
+
+
+def _deep(result):
+    return "[" * 100_000
+
+
+def _without(*path):
+    def change(result):
+        place = result
+        for name in path[:-1]:
+            place = place[name]
+        del place[path[-1]]
+        return json.dumps(result)
+
+    return change
+
+
+def _with(value, *path):
+    def change(result):
+        place = result
+        for name in path[:-1]:
+            place = place[name]
+        place[path[-1]] = value
+        return json.dumps(result)
+
+    return change
+
+
+DAMAGE = {
+    "deep": _deep,
+    "empty": lambda result: "",
+    "an empty object": lambda result: "{}",
+    "a list": lambda result: "[]",
+    "not UTF-8": lambda result: b"\xff\xfe{",
+    "cut off": lambda result: json.dumps(result)[:-20],
+    "NaN Dice": _with(float("nan"), "metrics", "dice"),
+    "infinite distance": _with(float("inf"), "metrics", "hd95_voxel"),
+    "Dice as text": _with("0.5", "metrics", "dice"),
+    "Dice as a list": _with([0.5], "metrics", "dice"),
+    "Dice as a truth value": _with(True, "metrics", "dice"),
+    "no Jaccard": _without("metrics", "jaccard"),
+    "Jaccard as text": _with("half", "metrics", "jaccard"),
+    "no count of empty predictions": _without("metrics", "empty_predictions"),
+    "a class's Dice as text": _with("half", "metrics", "dice:y"),
+    "seconds as text": _with("long", "cost", "train_seconds"),
+    "no cost": _without("cost"),
+    "labeled as text": _with("two", "data", "labeled"),
+    "a run's name that is none": _with(None, "run"),
+    "settings that are none": _with({}, "settings"),
+    "no protocol": _without("settings", "protocol"),
+    "a method that is none": _with({"a": 1}, "settings", "method"),
+    "a seed as text": _with("first", "settings", "seed"),
+    "departures that are none": _with(7, "settings", "departures"),
+    "sources that are none": _with([1], "settings", "sources"),
+    "branch options as text": _with("weight", "settings", "semisam_options"),
+}
+
+
+def _damage(folder, what):
+    """Write a result that is damaged in one way, and return its path."""
+    text = DAMAGE[what](_run(folder))
+    path = folder / "result.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_result_is_named(tmp_path, what):
+    _run(tmp_path / "runs" / "good", 0.25)
+    path = _damage(tmp_path / "runs" / "bad", what)
+    bad, good = list_runs(tmp_path)
+    assert (bad.state, good.state) == ("damaged", "done")
+    assert str(path) in bad.detail and len(bad.detail) < 400
+    faults = []
+    assert collect(list_runs(tmp_path), faults.append)["run"].tolist() == ["good"]
+    assert len(faults) == 1 and str(path) in faults[0]
+
+
+def test_damaged_results_cost_the_others_nothing(tmp_path):
+    _run(tmp_path / "runs" / "good", 0.25)
+    for number, what in enumerate(DAMAGE):
+        _damage(tmp_path / "runs" / f"bad{number}", what)
+    for command in (
+        ["runs", "list", tmp_path],
+        ["table", tmp_path, "--format", "md"],
+        ["report", tmp_path, "--out", tmp_path / "page"],
+    ):
+        done = CliRunner().invoke(main, [str(part) for part in command])
+        assert done.exit_code == 0, done.output
+        if command[0] != "report":
+            assert "25.00" in done.output
+    page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert "25.00" in page and f"Runs: 1 done, {len(DAMAGE)} damaged." in page
