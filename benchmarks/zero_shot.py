@@ -1,8 +1,8 @@
 """What promptable backends know of scans they never saw: Dice by simulated clicks.
 
-    python benchmarks/zero_shot.py --data DIR --split test --backend synthsam,geodesic \
+    python benchmarks/zero_shot.py --data DIR --split test --sam synthsam,geodesic \
         --out benchmarks/results/zero_shot_la_half.csv
-    python benchmarks/zero_shot.py --cases 64 --backend synthsam,geodesic \
+    python benchmarks/zero_shot.py --cases 64 --sam synthsam,geodesic \
         --out benchmarks/results/zero_shot_synthetic.csv
 
 Without ``--data`` the volumes are the synthetic ones that SynthSAM is validated on. ``DIR`` holds
@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--split", choices=("train", "test"), default="test")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--backend", default="synthsam,geodesic", metavar="NAME,...")
+    parser.add_argument("--sam", default="synthsam,geodesic", metavar="NAME,...")
     parser.add_argument("--set", action="append", default=[], metavar="BACKEND.OPTION=VALUE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -51,7 +51,7 @@ def main():
         kind = f"whole {args.split}"
         volumes = load(args.data, args.cases, args.skip, args.split)
     rows = []
-    for name in args.backend.split(","):
+    for name in args.sam.split(","):
         options = registry.check_options("backend", name, given.get(name, {}))
         make = registry.load("backend", name)
         shown = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
