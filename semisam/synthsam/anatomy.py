@@ -114,7 +114,8 @@ def _chambers(scene: Scene, draws: Draws) -> None:
         wall = draws.uniform(2, 4)
         gap = torch.full_like(gap, wall)
     joined = scene.hard and draws.chance(0.35)
-    taken, others = main, []
+    taken = main
+    others: list[Tensor] = []
     for _ in range(draws.whole(1, 4)):
         size = radius * draws.log_uniform(0.5, 1.4)
         place = centre + draws.direction() * (radius + size) * draws.uniform(0.7, 1.1)

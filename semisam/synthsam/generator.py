@@ -43,9 +43,7 @@ class Volume:
     looks: Tensor | None = None
 
 
-def draw_volume(
-    seed: int, index: int, shape: tuple[int, int, int], hard: bool = False
-) -> Volume:
+def draw_volume(seed: int, index: int, shape: tuple[int, int, int], hard: bool = False) -> Volume:
     """Draw one volume, a pure function of the arguments.
 
     Args:

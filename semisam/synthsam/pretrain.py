@@ -137,7 +137,10 @@ class Pretraining:
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             [*self.net.parameters(), *self.edges.parameters()],
-            **{"lr": plan.lr, "betas": (0.9, 0.99), "weight_decay": 0.02, "fused": True},
+            lr=plan.lr,
+            betas=(0.9, 0.99),
+            weight_decay=0.02,
+            fused=True,
         )
         self.step, self.seconds = 0, 0.0
         self._resume()

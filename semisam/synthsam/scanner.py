@@ -146,7 +146,8 @@ def _frequencies(draws: Draws, image: Tensor) -> Tensor:
     else:
         at, strength = draws.whole(1, n - 1), n * draws.uniform(0.05, 0.3) * float(image.std())
         wave.select(axis, at).add_(strength)
-    return torch.fft.ifft(wave, dim=axis).real
+    spoiled: Tensor = torch.fft.ifft(wave, dim=axis).real
+    return spoiled
 
 
 def blurred(image: Tensor, axis: int, sigma: float) -> Tensor:

@@ -101,7 +101,10 @@ class Session:
 
     def _next(self, missed: Bools, surplus: Bools) -> tuple[int, Indices | None]:
         """Return the next click's sign and place by this user's habit."""
-        free = self.clicks >= _DEEP if self.kind > 1 else self.kind and self.rng.random() < self.kind
+        if self.kind > 1:
+            free = self.clicks >= _DEEP
+        else:
+            free = self.kind > 0 and self.rng.random() < self.kind
         if free:
             point = anywhere(missed | surplus, self.rng)
             return int(point is not None and bool(self.target[tuple(point)])), point
@@ -151,9 +154,7 @@ def prompts(sessions: list[Session], device: torch.device) -> Tensor:
     return torch.stack([s.prompt() for s in sessions]).to(device)
 
 
-def answer(
-    net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]
-) -> Tensor:
+def answer(net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]) -> Tensor:
     """Return the logits ``(B, 8, *s)`` of one round whose prompts are drawn already."""
     with torch.autocast(prompt.device.type, torch.bfloat16):
         return net.decode(features, prompt, [s.marks.cells for s in sessions])

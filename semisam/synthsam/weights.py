@@ -15,7 +15,6 @@ from semisam.errors import InputError
 from semisam.files import replace_file
 from semisam.synthsam.network import SynthSAMNet
 
-
 _LATER = "sharpen."  # a part of the network that files of version 0.1 lack
 
 
