@@ -21,6 +21,7 @@ from semisam.cli.options import Size
     "--cooldown", type=click.FloatRange(0, 1), help="Part of the steps in which it falls."
 )
 @click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes of a step.")
+@click.option("--hard", type=click.FloatRange(0, 1), help="Share of harder volumes.")
 @click.option("--shape", type=Size(), help="One shape for all volumes, of even extents.")
 @click.option("--validate-every", type=click.IntRange(1), help="Steps between validations.")
 @click.option("--validation", type=click.IntRange(1), help="Volumes to validate on.")

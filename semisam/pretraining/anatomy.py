@@ -26,9 +26,11 @@ class Scene:
         tissues: the tissue of each.
         twins: for each, the structure whose very intensity and texture it has; itself mostly.
         wanted: (weight, indices of structures) of each candidate: their union is the target.
+        hard: whether rims, cavities without an edge between and organs at the border occur.
     """
 
     space: Space
+    hard: bool = False
     shapes: list[Tensor] = field(default_factory=list)
     tissues: list[int] = field(default_factory=list)
     twins: list[int] = field(default_factory=list)
@@ -46,9 +48,9 @@ class Scene:
         self.wanted.append((weight, list(members)))
 
 
-def draw_scene(draws: Draws, shape: tuple[int, ...]) -> Scene:
+def draw_scene(draws: Draws, shape: tuple[int, ...], hard: bool = False) -> Scene:
     """Draw the anatomy of one volume of ``shape`` voxels."""
-    scene = Scene(Space(draws, shape))
+    scene = Scene(Space(draws, shape), hard)
     _background(scene, draws)
     for _ in range(draws.whole(0, 5)):
         _clutter(scene, draws)
@@ -100,13 +102,20 @@ def _free_tube(scene: Scene, draws: Draws, radius: float) -> Tensor:
 def _chambers(scene: Scene, draws: Draws) -> None:
     """Draw cavities of like content, parted by thin walls with openings, with vessels."""
     space, blood = scene.space, _tissue(draws)
-    centre = space.anywhere(draws, 0.35)
+    # Off centre, a chamber is cut by the border. Plain scenes must draw the same numbers as ever.
+    spread = 0.9 if scene.hard and draws.chance(0.4) else 0.35
+    centre = space.anywhere(draws, spread)
     radius = 0.62 * space.size * draws.log_uniform(0.01, 0.25) ** (1 / 3)
     main = blob(space, draws, centre, radius)
     wall = draws.uniform(0.8, 3.5) if draws.chance(0.85) else 0.0
     # Where this is negative, two cavities touch, as through a valve.
     gap = wall * (0.9 + 0.7 * draws.smooth(1, space.grid, draws.uniform(3, 8))[0]).clamp(min=0)
-    taken, others = main, []
+    if scene.hard and draws.chance(0.5):
+        wall = draws.uniform(2, 4)
+        gap = torch.full_like(gap, wall)
+    joined = scene.hard and draws.chance(0.35)
+    taken = main
+    others: list[Tensor] = []
     for _ in range(draws.whole(1, 4)):
         size = radius * draws.log_uniform(0.5, 1.4)
         place = centre + draws.direction() * (radius + size) * draws.uniform(0.7, 1.1)
@@ -118,7 +127,8 @@ def _chambers(scene: Scene, draws: Draws) -> None:
             other = tube(space, draws, start, heading, 0.35 * size, space.size)[0]
         else:
             other = blob(space, draws, place, size)
-        others.append(torch.maximum(other, gap - taken))
+        apart = torch.full_like(gap, draws.uniform(-0.5, 1)) if joined and not others else gap
+        others.append(torch.maximum(other, apart - taken))
         taken = torch.minimum(taken, other)
     muscle = _tissue(draws)
     if draws.chance(0.5):
@@ -129,7 +139,9 @@ def _chambers(scene: Scene, draws: Draws) -> None:
         if draws.chance(0.25):
             scene.add(other - draws.uniform(1, 4), muscle)
         beside.append(scene.add(other, blood if draws.chance(0.85) else _tissue(draws)))
-    _main_chamber(scene, draws, main, centre, radius, blood, beside)
+    chamber = _main_chamber(scene, draws, main, centre, radius, blood, beside)
+    if joined:  # only the shape tells where the one ends and the other begins
+        scene.twins[beside[0]] = chamber
 
 
 def _main_chamber(
@@ -140,9 +152,14 @@ def _main_chamber(
     radius: float,
     blood: int,
     beside: list[int],
-) -> None:
-    """Paint a cavity and its vessels; the target is it with the first part of some of them."""
+) -> int:
+    """Paint a cavity and its vessels, and return the cavity's index.
+
+    The target is the cavity with the first part of some of the vessels.
+    """
     space = scene.space
+    if scene.hard and draws.chance(0.4):
+        _rim(scene, draws, main)
     if draws.chance(0.35):
         thick = draws.uniform(0.8, 2.5)
         scene.want(0.1, scene.add(main - thick, _tissue(draws)))
@@ -170,6 +187,14 @@ def _main_chamber(
         scene.want(0.3, n)
     if beside and draws.chance(0.5):
         scene.want(0.5, chamber, *inner, beside[draws.whole(0, len(beside) - 1)])
+    return chamber
+
+
+def _rim(scene: Scene, draws: Draws, shape: Tensor) -> None:
+    """Paint patches of one tissue around a shape, as scars and fat lie around a cavity."""
+    space, thick = scene.space, draws.uniform(1.5, 4)
+    patches = draws.smooth(1, space.grid, draws.uniform(3, 10))[0] + draws.uniform(-0.8, 0.8)
+    scene.add(torch.maximum(shape - thick, 3 * patches), _tissue(draws))
 
 
 def _organs(scene: Scene, draws: Draws) -> None:
@@ -177,8 +202,12 @@ def _organs(scene: Scene, draws: Draws) -> None:
     space, last = scene.space, None
     for _ in range(draws.whole(2, 9)):
         radius = space.size * draws.log_uniform(0.1, 0.4)
-        shape = blob(space, draws, space.anywhere(draws, 0.8), radius)
+        shape = blob(space, draws, space.anywhere(draws, 1.0 if scene.hard else 0.8), radius)
         tissue = _tissue(draws)
+        if scene.hard and draws.chance(0.3):
+            _rim(scene, draws, shape)
+        if scene.hard and draws.chance(0.3):
+            scene.add(shape - draws.uniform(2, 4), _tissue(draws))
         whole = scene.add(shape, tissue)
         members = [whole]
         if draws.chance(0.4):  # a cavity or a core

@@ -35,19 +35,23 @@ class Volume:
     Attributes:
         image: ``(*S)`` float32 of zero mean and unit deviation.
         target: ``(*S)`` bool, one connected region.
+        looks: ``(*S)`` int16, equal where structures look alike; None where nobody knows.
     """
 
     image: Tensor
     target: Tensor
+    looks: Tensor | None = None
 
 
-def draw_volume(seed: int, index: int, shape: tuple[int, int, int]) -> Volume:
-    """Draw one volume, a pure function of seed, index and shape.
+def draw_volume(seed: int, index: int, shape: tuple[int, int, int], hard: bool = False) -> Volume:
+    """Draw one volume, a pure function of the arguments.
 
     Args:
         seed: of the series.
         index: in the series.
         shape: voxels per axis, at least 16.
+        hard: add rims, cavities that join without an edge, organs cut by the border, and a
+            scanner's ringing, low resolution, motion and sharpening.
 
     Returns:
         An image, and a target of 0.3 to 25 % of it.
@@ -58,8 +62,9 @@ def draw_volume(seed: int, index: int, shape: tuple[int, int, int]) -> Volume:
     if len(shape) != 3 or min(shape) < MIN_SIZE:
         raise ValueError(f"a volume must have 3 axes of at least {MIN_SIZE}; got {shape}")
     for attempt in range(_ATTEMPTS):
-        draws = Draws(derive_seed(seed, "synthsam", index, attempt))
-        scene = draw_scene(draws, shape)
+        series = "synthsam hard" if hard else "synthsam"
+        draws = Draws(derive_seed(seed, series, index, attempt))
+        scene = draw_scene(draws, shape, hard)
         structures = _structures(scene, shape)
         chosen = _choose(scene, draws, structures)
         if chosen is None:
@@ -68,7 +73,8 @@ def draw_volume(seed: int, index: int, shape: tuple[int, int, int]) -> Volume:
         asked = torch.zeros(len(scene.shapes), dtype=torch.bool)
         asked[members] = True
         tissues, twins = torch.tensor(scene.tissues), torch.tensor(scene.twins)
-        return Volume(scan(draws, structures, tissues, twins, asked), target)
+        image = scan(draws, structures, tissues, twins, asked, hard)
+        return Volume(image, target, twins[structures].to(torch.int16))
     raise RuntimeError(f"no target in {_ATTEMPTS} attempts at volume {index} of seed {seed}")
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from semisam.backends._synthsam.network import SynthSAMNet, to_subvoxels
+from semisam.backends._synthsam.network import SUBVOXELS, SynthSAMNet, to_subvoxels
 from semisam.backends._synthsam.prompts import STRIDE
 from semisam.backends._synthsam.weights import load_weights
 from semisam.core.errors import InputError
@@ -24,7 +24,16 @@ from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
 from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
-from semisam.pretraining.session import Session, answer_loss, ask, dice_score, see
+from semisam.pretraining.session import (
+    Session,
+    answer,
+    answer_loss,
+    ask,
+    dice_score,
+    prompts,
+    see,
+    weights_of,
+)
 from semisam.training.checkpoint import load_checkpoint, save_checkpoint
 from semisam.training.trainer import Interrupted
 
@@ -38,7 +47,9 @@ SHAPES = (
     ((48, 48, 48), 3, 0.12),
     ((108, 76, 44), 1, 0.18),
 )
-_ROUNDS, _CHANCES = (2, 3, 4, 6, 8), (0.25, 0.25, 0.2, 0.2, 0.1)
+_ROUNDS = (1, 2, 3, 4, 6, 8, 12)
+_CHANCES = (0.1, 0.2, 0.22, 0.2, 0.15, 0.09, 0.04)
+_EDGES = 0.2  # weight of the loss of the visible edges
 VALIDATION = 1 << 40
 """Indices of volumes from here on are never trained on."""
 
@@ -57,6 +68,8 @@ class Plan:
         cooldown: part of the steps over which it falls to 0.
         ema: decay of the averaged weights, which are the ones kept.
         batch: factor on the volumes per step.
+        hard: share of the volumes with rims, cavities that join without an edge, organs cut by the
+            border and a scanner's artefacts.
         init: digest of the weights that training starts from, if it does not from nothing.
         shape: the only shape to train on, for tests.
         validate_every: steps between validations.
@@ -71,6 +84,7 @@ class Plan:
     cooldown: float = 0.3
     ema: float = 0.998
     batch: int = 1
+    hard: float = 0.6
     init: str | None = None
     shape: tuple[int, int, int] | None = None
     validate_every: int = 500
@@ -113,13 +127,20 @@ class Pretraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(plan.seed, "synthsam weights"))
             self.net = SynthSAMNet()
+            # Edges of all structures teach the encoder more per volume than one target does.
+            self.edges = nn.Conv3d(self.net.widths[0], SUBVOXELS, 3, padding=1)
         if initial is not None:
             self.net.load_state_dict(dict(initial))
-        self.net.to(device)
-        guard_convolutions(self.net)
+        for module in (self.net, self.edges):
+            module.to(device)
+            guard_convolutions(module)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True
+            [*self.net.parameters(), *self.edges.parameters()],
+            lr=plan.lr,
+            betas=(0.9, 0.99),
+            weight_decay=0.02,
+            fused=True,
         )
         self.step, self.seconds = 0, 0.0
         self._resume()
@@ -173,6 +194,7 @@ class Pretraining:
             "step": self.step,
             "seconds": self.seconds,
             "net": self.net.state_dict(),
+            "edges": self.edges.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
         }
@@ -213,37 +235,50 @@ class Pretraining:
         target = to_subvoxels(torch.stack([v.target for v in volumes])[:, None].float())
         target = target.to(self.device)
         rounds = int(rng.choice(_ROUNDS, p=_CHANCES))
-        learned = {rounds - 1, 0 if rng.random() < 0.5 else int(rng.integers(rounds - 1))}
+        learned = {rounds - 1, 0 if rng.random() < 0.5 else int(rng.integers(rounds))}
         self.net.train()
         features = see(self.net, images)
         frozen = features.detach()
         losses, answers = [], images[:0]
         for session in sessions:
+            session.take_habits()
             session.open()
         for n in range(rounds):
             for session, logits in zip(sessions, answers, strict=False):
                 session.correct(logits, 1 if rng.random() < 0.6 else int(rng.integers(2, 5)))
-                if rng.random() < 0.3:
+                if rng.random() < session.memory:
                     session.remember(logits)
+            prompt = prompts(sessions, self.device)
             with torch.set_grad_enabled(n in learned):
-                found = ask(self.net, features if n in learned else frozen, sessions)
+                seen = features if n in learned else frozen
+                found = answer(self.net, seen, prompt, sessions)
                 if n in learned:
-                    losses.append(answer_loss(found, target))
+                    losses.append(answer_loss(found, target, weights_of(target, prompt)))
             answers = found.detach().cpu()
-        loss = torch.stack(losses).mean()
-        norm = self._update(loss)
+        edges = self._edge_loss(features.levels[0], volumes)
+        norm = self._update(torch.stack(losses).mean() + _EDGES * edges)
         return {
             "loss": float(losses[-1].detach()),
             "first_loss": float(losses[0].detach()),
+            "edge_loss": float(edges.detach()),
             "norm": norm,
             "lr": plan.rate(step),
         }
+
+    def _edge_loss(self, features: Tensor, volumes: list[Volume]) -> Tensor:
+        """Return the loss of the edges between structures that look unlike."""
+        looks = [v.looks for v in volumes if v.looks is not None]
+        edges = to_subvoxels(torch.stack([visible_edges(x) for x in looks])[:, None].float())
+        with torch.autocast(features.device.type, torch.bfloat16):
+            logits = self.edges(features)
+        return answer_loss(logits.float(), edges.to(features.device))
 
     def _update(self, loss: Tensor) -> float:
         self.optimizer.param_groups[0]["lr"] = self.plan.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0))
+        parameters = self.optimizer.param_groups[0]["params"]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         if math.isfinite(norm):
             self.optimizer.step()
         decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
@@ -267,6 +302,7 @@ class Pretraining:
                 f"{ours[unlike[0]]}: give the same, or another folder"
             )
         self.net.load_state_dict(state["net"])
+        self.edges.load_state_dict(state["edges"])
         self.average = {k: v.to(self.device) for k, v in state["average"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -317,7 +353,18 @@ def draw_batch(plan: Plan, step: int) -> list[Volume]:
         shape, count = plan.shape, 1
     # No volume comes in two steps.
     apart = max(16, 3 * plan.batch)
-    return [draw_volume(plan.seed, apart * step + n, shape) for n in range(count * plan.batch)]
+    hard = rng.random(count * plan.batch) < plan.hard
+    return [draw_volume(plan.seed, apart * step + n, shape, bool(h)) for n, h in enumerate(hard)]
+
+
+def visible_edges(looks: Tensor) -> Tensor:
+    """Return which voxels ``(*S)`` have a face neighbour that looks unlike."""
+    edges = torch.zeros(looks.shape, dtype=torch.bool)
+    for axis, n in enumerate(looks.shape):
+        unlike = looks.narrow(axis, 0, n - 1) != looks.narrow(axis, 1, n - 1)
+        edges.narrow(axis, 0, n - 1).logical_or_(unlike)
+        edges.narrow(axis, 1, n - 1).logical_or_(unlike)
+    return edges
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,12 @@ from semisam.pretraining.shapes import Draws
 
 
 def scan(
-    draws: Draws, structures: Tensor, tissues: Tensor, twins: Tensor, target: Tensor
+    draws: Draws,
+    structures: Tensor,
+    tissues: Tensor,
+    twins: Tensor,
+    target: Tensor,
+    hard: bool = False,
 ) -> Tensor:
     """Draw an image ``(*S)`` of a volume.
 
@@ -21,6 +26,7 @@ def scan(
         tissues: ``(N,)`` the tissue of each structure.
         twins: ``(N,)`` the structure whose look each has.
         target: ``(N,)`` bool, which structures are asked for.
+        hard: add ringing, motion, low resolution and sharpening.
 
     Returns:
         Zero mean, unit deviation.
@@ -32,6 +38,8 @@ def scan(
             draws.uniform(0.05, 0.35) * draws.smooth(1, tuple(image.shape), 2)[0]
         )
     image = _noise(draws, image)
+    if hard:
+        image = _spoil(draws, image)
     if draws.chance(0.5):
         low, high = image.aminmax()
         image = ((image - low) / (high - low).clamp(min=1e-6)) ** draws.log_uniform(0.6, 1.7)
@@ -104,6 +112,42 @@ def _noise(draws: Draws, image: Tensor) -> Tensor:
         magnitude: Tensor = torch.hypot(real, imaginary)
         return magnitude
     return image + sigma * grain
+
+
+def _spoil(draws: Draws, image: Tensor) -> Tensor:
+    """Add ringing, motion, spikes, low resolution or sharpening."""
+    if draws.chance(0.45):
+        image = _frequencies(draws, image)
+    if draws.chance(0.3):
+        low = [max(8, round(n / draws.uniform(1.2, 2.2))) for n in image.shape]
+        small = functional.interpolate(image[None, None], size=low, mode="trilinear")
+        image = functional.interpolate(small, size=tuple(image.shape), mode="trilinear")[0, 0]
+    if draws.chance(0.2):
+        soft = image
+        for axis in range(3):
+            soft = blurred(soft, axis, 1.0)
+        image = image + draws.uniform(0.3, 1.2) * (image - soft)
+    return image
+
+
+def _frequencies(draws: Draws, image: Tensor) -> Tensor:
+    """Cut, shift or spike spatial frequencies along one axis, as a scanner that samples them."""
+    axis, kind = draws.whole(0, 2), draws.uniform(0, 1)
+    wave = torch.fft.fft(image, dim=axis)
+    n = image.shape[axis]
+    rate = torch.fft.fftfreq(n)
+    sizes = [n if a == axis else 1 for a in range(3)]
+    if kind < 0.6:  # sharp ends of the spectrum ring at edges
+        wave = wave * (rate.abs() <= 0.5 * draws.uniform(0.4, 0.85)).reshape(sizes)
+    elif kind < 0.85:  # the patient moved during some of the lines
+        moved = (rate.abs() > draws.uniform(0.05, 0.3)) & (draws.uniforms(n) < draws.uniform(0, 1))
+        turn = 2 * torch.pi * rate * draws.uniform(-3, 3) * moved
+        wave = wave * torch.polar(torch.ones(n), turn).reshape(sizes)
+    else:
+        at, strength = draws.whole(1, n - 1), n * draws.uniform(0.05, 0.3) * float(image.std())
+        wave.select(axis, at).add_(strength)
+    spoiled: Tensor = torch.fft.ifft(wave, dim=axis).real
+    return spoiled
 
 
 def blurred(image: Tensor, axis: int, sigma: float) -> Tensor:

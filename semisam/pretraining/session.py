@@ -10,9 +10,19 @@ from torch.nn import functional
 from semisam.backends._synthsam.network import Features, SynthSAMNet, to_subvoxels
 from semisam.backends._synthsam.prompts import STRIDE, Marks, make_guide
 from semisam.pretraining.generator import Volume
-from semisam.pretraining.user import Bools, bounding_box, click, proposal, several
+from semisam.pretraining.user import (
+    Bools,
+    Indices,
+    anywhere,
+    bounding_box,
+    click,
+    proposal,
+    several,
+)
 
-_FIRST_CLICK, _POINTS, _MASK = 0.5, 0.7, 0.84  # cumulative; the rest is a box
+_NOTHING, _FIRST_CLICK, _POINTS, _MASK = 0.06, 0.52, 0.7, 0.84  # cumulative; the rest is a box
+_DEEP = 2  # clicks of a user of the third kind before those anywhere
+_MISPLACED = 0.04  # of the clicks
 
 
 class Session:
@@ -30,6 +40,15 @@ class Session:
         self.parts: Bools = to_subvoxels(volume.target[None, None].float())[0].numpy() > 0.5
         self.box: Tensor | None = None
         self.mask: Tensor | None = None
+        self.kind, self.memory, self.clicks = 0.0, 0.0, 0
+
+    def take_habits(self) -> None:
+        """Draw how this user clicks, and how often the last answer is given back.
+
+        A person clicks deep inside the largest error, an evaluation anywhere in any error.
+        """
+        self.kind = float(self.rng.choice([0.0, 0.5, 1.0, 2.0], p=[0.35, 0.2, 0.2, 0.25]))
+        self.memory = float(self.rng.choice([0.0, 0.3, 1.0], p=[0.2, 0.3, 0.5]))
 
     def first_click(self, power: float = 2.0) -> None:
         """Click into the target, the likelier the deeper inside."""
@@ -38,8 +57,13 @@ class Session:
             self.marks.add(point[None], 1)
 
     def open(self) -> None:
-        """Ask first, in one of the ways in which a person or a prompter asks."""
+        """Ask first, in one of the ways in which a person or a prompter asks.
+
+        Without any prompt, what is most often asked for is wanted: an automatic segmenter's task.
+        """
         rng, kind = self.rng, self.rng.random()
+        if kind < _NOTHING:
+            return
         if kind < _FIRST_CLICK:
             self.first_click(power=rng.choice([0.0, 1.0, 2.0, 4.0]))
         elif kind < _POINTS:
@@ -71,14 +95,30 @@ class Session:
         answer = logits.numpy() > 0
         missed, surplus = self.parts & ~answer, answer & ~self.parts
         for _ in range(count):
-            label = int(missed.sum() >= surplus.sum())
-            error = missed if label else surplus
-            point = click(error, self.rng, power=self.rng.choice([1.0, 2.0]))
+            label, point = self._next(missed, surplus)
             if point is None:
                 return
-            self.marks.add(point[None], label)
+            self.clicks += 1
             near = tuple(slice(max(int(p) // STRIDE - 3, 0), int(p) // STRIDE + 4) for p in point)
-            error[(slice(None), *near)] = False
+            for error in (missed, surplus):
+                error[(slice(None), *near)] = False
+            if self.kind and self.rng.random() < _MISPLACED:
+                shaken = point + np.rint(self.rng.normal(0, 2, 3)).astype(np.int64)
+                point = np.clip(shaken, 0, np.array(self.target.shape) - 1)
+            self.marks.add(point[None], label)
+
+    def _next(self, missed: Bools, surplus: Bools) -> tuple[int, Indices | None]:
+        """Return the next click's sign and place by this user's habit."""
+        if self.kind > 1:
+            free = self.clicks >= _DEEP
+        else:
+            free = self.kind > 0 and self.rng.random() < self.kind
+        if free:
+            point = anywhere(missed | surplus, self.rng)
+            return int(point is not None and bool(self.target[tuple(point)])), point
+        label = int(missed.sum() >= surplus.sum())
+        error = missed if label else surplus
+        return label, click(error, self.rng, power=self.rng.choice([1.0, 2.0]))
 
     def remember(self, logits: Tensor) -> None:
         """Give an answer ``(8, *s)`` back as the mask of the next prompt."""
@@ -114,9 +154,17 @@ class Session:
 
 def ask(net: SynthSAMNet, features: Features, sessions: list[Session]) -> Tensor:
     """Return the logits ``(B, 8, *s)`` of one round."""
-    device = features.levels[0].device
-    prompt = torch.stack([s.prompt() for s in sessions]).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+    return answer(net, features, prompts(sessions, features.levels[0].device), sessions)
+
+
+def prompts(sessions: list[Session], device: torch.device) -> Tensor:
+    """Return the prompts ``(B, CHANNELS, *s)`` of one round."""
+    return torch.stack([s.prompt() for s in sessions]).to(device)
+
+
+def answer(net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]) -> Tensor:
+    """Return the logits ``(B, 8, *s)`` of one round whose prompts are drawn already."""
+    with torch.autocast(prompt.device.type, torch.bfloat16):
         return net.decode(features, prompt, [s.marks.cells for s in sessions])
 
 
@@ -126,13 +174,35 @@ def see(net: SynthSAMNet, images: Tensor) -> Features:
         return net.encode(images)
 
 
-def answer_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return Dice loss plus cross-entropy of ``(B, 8, *s)`` logits, averaged over volumes."""
+def weights_of(target: Tensor, prompt: Tensor) -> Tensor:
+    """Return a weight ``(B, 1, *s)`` of each coarse voxel, of mean 1.
+
+    Largest at the target's surface and near clicks, which are where the last answer was wrong.
+
+    Args:
+        target: ``(B, 8, *s)``.
+        prompt: ``(B, CHANNELS, *s)``.
+    """
+    inside = target.mean(1, keepdim=True)
+    far, near = (functional.max_pool3d(sign * inside, 3, 1, padding=1) for sign in (1, -1))
+    surface = (far + near > 0).float()
+    weight = 1 + 3 * surface + 2 * prompt[:, 2:4].amax(1, keepdim=True)
+    return weight / weight.mean((2, 3, 4), keepdim=True)
+
+
+def answer_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return Dice loss plus cross-entropy of ``(B, 8, *s)`` logits, averaged over volumes.
+
+    Args:
+        logits: ``(B, 8, *s)``.
+        target: of the same shape.
+        weight: ``(B, 1, *s)`` of the cross-entropy.
+    """
     prob = logits.sigmoid().flatten(1)
     truth = target.flatten(1)
     overlap = 2 * (prob * truth).sum(1) + 1
     dice = 1 - overlap / (prob.sum(1) + truth.sum(1) + 1)
-    entropy = functional.binary_cross_entropy_with_logits(logits, target)
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
     return dice.mean() + entropy
 
 

@@ -39,6 +39,15 @@ def click(region: Bools, rng: np.random.Generator, power: float = 2.0) -> Indice
     return fine(region, one(_chances(coarse, power), rng), rng)
 
 
+def anywhere(region: Bools, rng: np.random.Generator) -> Indices | None:
+    """Return a voxel ``(3,)`` of the fine grid, each of the region ``(8, *s)`` equally likely."""
+    inside = np.flatnonzero(region)
+    if not len(inside):
+        return None
+    corner, *place = np.unravel_index(inside[rng.integers(len(inside))], region.shape)
+    return np.asarray(2 * np.array(place) + _CORNERS[corner], np.int64)
+
+
 def several(region: Bools, count: int, rng: np.random.Generator, power: float) -> Indices:
     """Return up to ``count`` voxels ``(n, 3)`` of the region ``(8, *s)``, drawn at once."""
     coarse = region.sum(0) >= 4
@@ -56,7 +65,14 @@ def _chances(region: Bools, power: float) -> Floats:
 
 def deepness(region: Bools) -> Floats:
     """Return the distance to the border for each voxel inside, the volume's edge counted as one."""
-    return np.asarray(edt.edt(np.ascontiguousarray(region), black_border=True), np.float32)
+    deep = np.zeros(region.shape, np.float32)
+    axes = range(region.ndim)
+    flat = [np.flatnonzero(region.any(tuple(b for b in axes if b != a))) for a in axes]
+    if len(flat[0]):
+        # Outside of its box all is 0, and every face of the box counts as a border anyway.
+        box = tuple(slice(f[0], f[-1] + 1) for f in flat)
+        deep[box] = edt.edt(np.ascontiguousarray(region[box]), black_border=True)
+    return deep
 
 
 def one(weight: Floats, rng: np.random.Generator) -> Indices:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,8 @@ import torch
 from semisam.backends._synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.backends._synthsam.prompts import CHANNELS, Marks, make_guide
 from semisam.pretraining.generator import Volume, draw_volume
-from semisam.pretraining.session import Session
-from semisam.pretraining.user import click, proposal
+from semisam.pretraining.session import Session, answer_loss, weights_of
+from semisam.pretraining.user import anywhere, click, deepness, proposal
 
 SHAPE = (32, 26, 22)
 
@@ -43,6 +45,20 @@ def test_encoded_once_or_again_is_the_same(net, volume):
     assert first.shape == (1, 8, 16, 13, 11)
     assert torch.equal(second, again)
     assert not torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_the_sharpening_part_changes_nothing_until_it_is_trained(net, volume):
+    marks = Marks(make_guide(volume.image))
+    marks.add(np.array([[10, 11, 12]]), 1)
+    features = net.encode(volume.image[None, None])
+    before = net.decode(features, marks.channels()[None], [marks.cells])
+    trained = copy.deepcopy(net)
+    trained.sharpen[0].weight.mul_(3)
+    assert torch.equal(trained.decode(features, marks.channels()[None], [marks.cells]), before)
+    trained.sharpen[2].bias.add_(1)
+    after = trained.decode(features, marks.channels()[None], [marks.cells])
+    torch.testing.assert_close(after, before + 1)
 
 
 @torch.no_grad()
@@ -126,3 +142,55 @@ def test_a_proposal_is_a_probability_unlike_the_target(volume):
         made = proposal(target, np.random.default_rng(seed))
         assert made.shape == target.shape and 0 <= made.min() <= made.max() <= 1
         assert ((made > 0.5) != target).any()
+
+
+def test_a_click_anywhere_is_in_the_region(volume):
+    rng = np.random.default_rng(0)
+    parts = to_subvoxels(volume.target[None, None].float())[0].numpy() > 0.5
+    found = {tuple(anywhere(parts, rng)) for _ in range(30)}
+    assert all(bool(volume.target[point]) for point in found) and len(found) > 20
+    assert anywhere(np.zeros_like(parts), rng) is None
+
+
+@pytest.mark.parametrize("kind", [0.0, 0.5, 1.0, 2.0])
+def test_users_of_every_habit_click_at_errors(kind, volume):
+    everything = torch.full((8, 16, 13, 11), 5.0)
+    for seed in range(5):
+        session = Session(volume, np.random.default_rng(seed))
+        session.kind = kind
+        session.correct(everything, 4)
+        assert session.clicks == 4
+        assert sum(len(c) for c in session.marks.cells) == 4
+
+
+def test_most_habits_occur(volume):
+    sessions = [Session(volume, np.random.default_rng(seed)) for seed in range(30)]
+    for session in sessions:
+        session.take_habits()
+    assert {s.kind for s in sessions} == {0.0, 0.5, 1.0, 2.0}
+    assert {s.memory for s in sessions} == {0.0, 0.3, 1.0}
+
+
+def test_the_loss_looks_at_surfaces_and_clicks(volume):
+    target = to_subvoxels(volume.target[None, None].float())
+    session = Session(volume, np.random.default_rng(0))
+    plain = weights_of(target, session.prompt()[None])
+    assert float(plain.mean()) == pytest.approx(1)
+    assert len(plain.unique()) == 2 and float(plain.max()) > 2 * float(plain.min())
+    session.marks.add(np.array([[0, 0, 0]]), 0)
+    clicked = weights_of(target, session.prompt()[None])
+    assert float(clicked[0, 0, 0, 0, 0]) > float(plain[0, 0, 0, 0, 0])
+    logits = torch.zeros_like(target)
+    even = answer_loss(logits, target, torch.ones_like(plain))
+    torch.testing.assert_close(even, answer_loss(logits, target))
+
+
+def test_depth_is_that_of_the_whole_volume():
+    region = np.random.default_rng(0).random((9, 8, 7)) < 0.7
+    region[:3], region[:, :, 5:] = False, False
+    padded = np.pad(region, 1)
+    import edt
+
+    whole = edt.edt(np.ascontiguousarray(padded), black_border=True)[1:-1, 1:-1, 1:-1]
+    np.testing.assert_allclose(deepness(region), whole, rtol=1e-6)
+    assert not deepness(np.zeros((4, 4), bool)).any()

@@ -6,17 +6,23 @@ from semisam.pretraining.generator import LARGEST, SMALLEST, draw_volume
 SHAPE = (48, 40, 32)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "hard"])
+def hard(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def volumes():
-    return [draw_volume(3, n, SHAPE) for n in range(12)]
+def volumes(hard):
+    return [draw_volume(3, n, SHAPE, hard) for n in range(12)]
 
 
-def test_a_volume_is_a_function_of_seed_and_index(volumes):
+def test_a_volume_is_a_function_of_its_arguments(volumes, hard):
     torch.manual_seed(1)  # the global generator has no part in it
-    again = draw_volume(3, 5, SHAPE)
+    again = draw_volume(3, 5, SHAPE, hard)
     assert torch.equal(again.image, volumes[5].image)
     assert torch.equal(again.target, volumes[5].target)
-    for other in (draw_volume(4, 5, SHAPE), draw_volume(3, 6, SHAPE)):
+    for seed, index, kind in ((4, 5, hard), (3, 6, hard), (3, 5, not hard)):
+        other = draw_volume(seed, index, SHAPE, kind)
         assert not torch.equal(other.image, volumes[5].image)
 
 
@@ -41,6 +47,17 @@ def test_a_target_is_one_piece(volumes):
     from scipy import ndimage
 
     assert all(ndimage.label(v.target.numpy())[1] == 1 for v in volumes)
+
+
+def test_looks_tell_structures_apart(volumes):
+    for volume in volumes:
+        assert volume.looks.shape == SHAPE
+        assert len(volume.looks.unique()) > 1
+
+
+def test_hard_targets_reach_the_border():
+    found = [draw_volume(3, n, SHAPE, hard=True).target for n in range(12)]
+    assert any(bool(t[0].any() or t[-1].any()) for t in found)
 
 
 @pytest.mark.parametrize("shape", [(17, 16, 21), (64, 16, 20)])

@@ -9,7 +9,8 @@ from semisam.backends._synthsam.network import SynthSAMNet
 from semisam.backends._synthsam.weights import load_weights, save_weights
 from semisam.cli.main import main
 from semisam.core.errors import InputError
-from semisam.pretraining.pretrain import Plan, Pretraining, draw_batch
+from semisam.pretraining.generator import draw_volume
+from semisam.pretraining.pretrain import Plan, Pretraining, draw_batch, visible_edges
 
 SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
 
@@ -101,6 +102,30 @@ def test_weights_there_and_back(tmp_path, good):
     found = load_weights(path)
     assert found.keys() == good.keys()
     assert all(torch.equal(found[k], good[k].half().float()) for k in good)
+
+
+def test_weights_without_the_sharpening_part_are_read(tmp_path, good):
+    path = tmp_path / "w.safetensors"
+    old = {k: v for k, v in good.items() if not k.startswith("sharpen.")}
+    save_weights(path, old, {})
+    found = load_weights(path)
+    assert found.keys() == good.keys()
+    assert not found["sharpen.2.weight"].any() and bool(found["sharpen.0.weight"].any())
+
+
+def test_only_what_looks_unlike_has_an_edge():
+    looks = torch.zeros(4, 4, 4)
+    assert not visible_edges(looks).any()
+    looks[2:] = 3
+    edges = visible_edges(looks)
+    assert bool(edges[1:3].all()) and not edges[[0, 3]].any()
+
+
+def test_the_share_of_hard_volumes_is_the_plans():
+    shape = (16, 16, 16)
+    plain, hard = (draw_batch(Plan(shape=shape, hard=share), 0)[0] for share in (0.0, 1.0))
+    assert torch.equal(plain.image, draw_volume(0, 0, shape).image)
+    assert torch.equal(hard.image, draw_volume(0, 0, shape, hard=True).image)
 
 
 def spoil(name, path, good):

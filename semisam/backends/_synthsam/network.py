@@ -23,14 +23,17 @@ class Features:
     Attributes:
         levels: ``(B, c, *s)`` on grids 2, 4, 8 and 16 voxels wide.
         likeness: ``(B, 16, n)`` unit vectors of the ``n`` voxels of the first grid.
+        image: ``(B, 8, *s)`` its subvoxels.
     """
 
     levels: tuple[Tensor, ...]
     likeness: Tensor
+    image: Tensor
 
     def detach(self) -> Features:
         """Return the same without gradients."""
-        return Features(tuple(x.detach() for x in self.levels), self.likeness.detach())
+        levels = tuple(x.detach() for x in self.levels)
+        return Features(levels, self.likeness.detach(), self.image.detach())
 
 
 class Block(nn.Module):
@@ -87,12 +90,20 @@ class SynthSAMNet(nn.Module):
         self.refine = nn.ModuleList(Block(a) for a in w[:-1])
         self.act = nn.LeakyReLU(0.01)
         self.head = nn.Conv3d(w[0], SUBVOXELS, 3, padding=1)
+        # Moves the surface within a coarse voxel, by the image at full resolution; at first by 0.
+        self.sharpen = nn.Sequential(
+            nn.Conv3d(w[0] + SUBVOXELS, w[0], 3, padding=1),
+            nn.LeakyReLU(0.01),
+            nn.Conv3d(w[0], SUBVOXELS, 3, padding=1),
+        )
+        for parameter in self.sharpen[2].parameters():
+            nn.init.zeros_(parameter)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> Features:
         """Encode images ``(B, 1, *S)`` of even extents."""
-        x = to_subvoxels(image).contiguous(memory_format=torch.channels_last_3d)
-        x = self.stem(x)
+        parts = to_subvoxels(image).contiguous(memory_format=torch.channels_last_3d)
+        x = self.stem(parts)
         levels = []
         for n, blocks in enumerate(self.encoder):
             x = blocks(self.shrink[n - 1](x) if n else x)
@@ -101,7 +112,7 @@ class SynthSAMNet(nn.Module):
             x = self.merge[n](levels[n] + _stretch(self.lift[n](x), levels[n]))
             levels[n] = x
         vectors = self.likeness(x).float().flatten(2)
-        return Features(tuple(levels), functional.normalize(vectors, dim=1))
+        return Features(tuple(levels), functional.normalize(vectors, dim=1), parts)
 
     def decode(
         self, features: Features, prompt: Tensor, cells: Sequence[Sequence[Sequence[int]]]
@@ -129,8 +140,11 @@ class SynthSAMNet(nn.Module):
             path.append(x)
         for n in reversed(range(len(path) - 1)):
             x = self.refine[n](path[n] + _stretch(self.up[n](x), path[n]))
-        logits: Tensor = self.head(self.act(x))
-        return logits.float()
+        x = self.act(x)
+        logits: Tensor = self.head(x)
+        both = torch.cat([x, features.image.to(x)], 1)
+        sharper: Tensor = self.sharpen(both.contiguous(memory_format=torch.channels_last_3d))
+        return logits.float() + sharper.float()
 
 
 def to_subvoxels(volume: Tensor) -> Tensor:

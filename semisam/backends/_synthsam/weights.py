@@ -15,6 +15,8 @@ from semisam.backends._synthsam.network import SynthSAMNet
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 
+_LATER = "sharpen."  # a part of the network that files of version 0.1 lack
+
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write weights as safetensors in half precision, beside and renamed.
@@ -48,6 +50,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in SynthSAMNet().state_dict().items()}
+    if not any(k.startswith(_LATER) for k in found):
+        found |= _later()
     shapes = {k: tuple(v.shape) for k, v in found.items()}
     unlike = sorted(k for k in wanted.keys() | shapes.keys() if wanted.get(k) != shapes.get(k))
     if unlike:
@@ -61,3 +65,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if not all(math.isfinite(float(v.sum())) for v in floats.values()):
         raise InputError(f"weights must be finite numbers, got {path}, where some are not")
     return floats
+
+
+def _later() -> dict[str, Tensor]:
+    """Return the weights of the part that older files lack; with them it changes no answer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = SynthSAMNet().state_dict()
+    return {k: v for k, v in state.items() if k.startswith(_LATER)}
