@@ -32,7 +32,7 @@ from semisam.core.types import Batch, Prompt
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "backends"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_sam_med3d import plain_encode
 
 SHAPE = (112, 112, 80)

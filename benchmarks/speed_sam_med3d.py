@@ -33,7 +33,7 @@ from semisam.backends._sam_med3d.encoder import ImageEncoder
 from semisam.backends._sam_med3d.network import SamMed3DNet
 from semisam.backends._sam_med3d.prompts import PromptEncoder
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "backends"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_sam_med3d import plain_encode
 
 PROMPTS = 8

@@ -225,8 +225,11 @@ def find_run(text: str) -> Path:
             "it comes from."
         )
     parent, mark, start = text.rpartition("#")
-    folder = Path(parent) if mark else path
-    if not mark and not path.is_dir():
+    if mark:
+        folder = Path(parent)
+    elif path.is_dir():
+        folder, start = path, ""
+    else:
         folder, start = path.parent, path.name
     if not folder.is_dir():
         raise InputError(
