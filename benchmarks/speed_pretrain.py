@@ -5,11 +5,13 @@
 The clock is that of the process, so that other work on the machine counts little. Steps start
 from the embedded weights, since dialogues with an untrained network are unlike later ones.
 ``draw`` is the generation of the volumes; ``train`` all the rest, with the users and the network.
+Rows of other versions in the file are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import tempfile
 import time
 from pathlib import Path
@@ -53,7 +55,11 @@ def main():
     }
     print(row)
     if args.out is not None:
-        write_rows(args.out, [row])
+        kept = []
+        if args.out.exists():
+            with args.out.open() as file:
+                kept = [r for r in csv.DictReader(file) if r["version"] != args.version]
+        write_rows(args.out, [*kept, row])
 
 
 if __name__ == "__main__":
