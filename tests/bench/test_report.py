@@ -32,7 +32,16 @@ CITED = "https://arxiv.org/abs/2312.06316"
 
 
 def _run(
-    folder, sam="none", dice=0.3, *, dataset="la", cases=3, log=0, method="mt", named=None, **settings
+    folder,
+    sam="none",
+    dice=0.3,
+    *,
+    dataset="la",
+    cases=3,
+    log=0,
+    method="mt",
+    named=None,
+    **settings,
 ):
     """Write what a finished run leaves, of a method that has the name ``named`` afterwards."""
     given = {"method": method, "labels": 1, "sam": sam, "dataset": dataset, **settings}

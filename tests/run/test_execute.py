@@ -11,11 +11,10 @@ import pytest
 import torch
 from tiny_runs import changed, settings_of
 
-from semisam.core.errors import InputError, PluginError
+from semisam.core.errors import InputError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute, load_run
-from semisam.run.resolve import make_settings
 from semisam.run.settings import RunSettings
 from semisam.training.trainer import Interrupted
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from tiny_runs import changed, settings_of
 
 from semisam.bench.grid import Axes, expand
-from semisam.bench.study import Grid
 from semisam.bench.results import collect, collect_cases, comparison
+from semisam.bench.study import Grid
 from semisam.bench.tables import protocol_lines
 from semisam.cli.bench import _about_settings
 from semisam.cli.main import main
