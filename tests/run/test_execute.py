@@ -136,7 +136,7 @@ def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_pa
 
 def test_a_folder_of_another_run_is_refused(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "run")
-    with pytest.raises(InputError, match="a run with labels 2. Name another folder"):
+    with pytest.raises(InputError, match=r"a run with labels 2\. Name another folder"):
         execute(tiny_settings.model_copy(update={"labels": 1}), tmp_path / "run")
 
 
