@@ -8,6 +8,7 @@ a second or two.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -31,13 +32,19 @@ from semisam.core.layout import (
 )
 from semisam.plugins.registry import nearest
 from semisam.run.lock import in_use
-from semisam.run.settings import NOT_IDENTITY, RunSettings, read_settings
+from semisam.run.settings import NOT_IDENTITY, RunSettings, faults, read_settings
 
 State = Literal["waiting", "running", "stopped", "failed", "damaged", "done"]
 STATES: tuple[State, ...] = ("done", "running", "waiting", "stopped", "failed", "damaged")
 
 PARTS = ("settings", "data", "metrics", "training", "cost", "versions")
 """The parts of a result."""
+_FIGURES = {
+    "metrics": ("dice", "jaccard", "asd_voxel", "hd95_voxel", "empty_predictions"),
+    "cost": ("train_seconds", "peak_memory_gib"),
+    "data": ("labeled", "unlabeled"),
+}
+"""Numbers that every result holds."""
 _HASHED = re.compile(r"-[0-9a-f]{12}$")
 _LOG_END = 65536
 
@@ -107,9 +114,8 @@ class RunFolder:
         try:
             return RunSettings.model_validate_json(json.dumps(self.settings))
         except ValidationError as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"the settings of {self.path} must be of this version, got {reason}."
+                f"the settings of {self.path} must be of this version, got {faults(error)}."
             ) from None
 
     def summary(self) -> dict[str, Any]:
@@ -317,16 +323,14 @@ def _read(path: str, names: set[str], modified: float, size: int) -> RunFolder:
         if name == RESULT:
             result = read_result(folder / RESULT)
             settings = result["settings"]
-            float(result["metrics"]["dice"])
         else:
             settings = json.loads((folder / SETTINGS).read_bytes())
+            _check_settings(folder / SETTINGS, settings)
             state, detail, step = _unfinished(folder, names, settings)
-        _method(settings)
     except InputError as error:
         state, detail, settings, result = "damaged", str(error), {}, None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        state, detail = "damaged", str(_no_result(folder / name, reason))
+    except (OSError, ValueError, RecursionError) as error:
+        state, detail = "damaged", str(_no_result(folder / name, str(error)))
         settings, result = {}, None
     return RunFolder(folder, state, detail, step, settings, result, modified, size)
 
@@ -358,6 +362,24 @@ def _check_result(path: Path, result: Any) -> None:
             raise _no_result(path, f"nothing under {part!r}")
     if not isinstance(result.get("run"), str):
         raise _no_result(path, "nothing under 'run'")
+    _check_settings(path, result["settings"])
+    for part, names in _FIGURES.items():
+        figures = dict.fromkeys(names) | ({} if part == "data" else result[part])
+        figures |= {name: result[part][name] for name in names if name in result[part]}
+        for name, value in figures.items():
+            if not _is_number(value):
+                raise _no_result(path, f"{value!r:.40} as {name} under {part!r}")
+
+
+def _check_settings(path: Path, settings: Any) -> None:
+    try:
+        RunSettings.model_validate_json(json.dumps(settings))
+    except ValidationError as error:
+        raise _no_result(path, f"{faults(error):.200}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _no_result(path: Path, found: str) -> InputError:

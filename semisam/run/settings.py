@@ -213,12 +213,16 @@ def validated(values: Mapping[str, Any]) -> RunSettings:
     try:
         return RunSettings.model_validate(dict(values))
     except ValidationError as error:
-        faults = "; ".join(map(_fault, error.errors()))
-        raise InputError(f"{faults}. Correct these settings.") from None
+        raise InputError(f"{faults(error)}. Correct these settings.") from None
+
+
+def faults(error: ValidationError) -> str:
+    """Return every setting that is wrong, by the name of its option."""
+    return "; ".join(map(_fault, error.errors()))
 
 
 def _fault(fault: Any) -> str:
-    name, *where = (str(part) for part in fault["loc"])
+    name, *where = (str(part) for part in fault["loc"] or ("settings",))
     rule = str(fault["msg"])
     for begin in ("Input should be ", "Value error, ", "Field "):
         rule = rule.removeprefix(begin)
@@ -246,7 +250,7 @@ def read_settings(folder: Path) -> RunSettings:
     try:
         return RunSettings.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        reason = faults(error) if isinstance(error, ValidationError) else error
         raise InputError(
             f"the run must be a folder with {SETTINGS}, got {folder} ({reason}): name the folder "
             "that `semisam train` or `semisam bench` wrote"

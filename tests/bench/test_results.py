@@ -59,13 +59,13 @@ def test_the_table_averages_runs_and_pairs_the_gain(tmp_path):
 
 def test_departures_and_choices_are_the_recorded_ones(tmp_path, monkeypatch):
     """A later protocol must not change what a finished run is said to have departed from."""
-    given = {"sam": "geodesic", "sam_options": {"beta": 2.0}, "iterations": 7}
+    given = {"sam": "geodesic", "sam_options": {"radius": 7.0}, "iterations": 7}
     settings = _run(tmp_path / "run", **given)["settings"]
     assert settings["departures"] == ["iterations=7"]
-    assert settings["choices"] == ["geodesic.beta=2.0"]
+    assert settings["choices"] == ["geodesic.radius=7.0"]
     monkeypatch.setattr(resolve, "PROTOCOLS", {})
     (row,) = _table(tmp_path).to_dict("records")
-    assert (row["departures"], row["choices"]) == ("iterations=7", "geodesic.beta=2.0")
+    assert (row["departures"], row["choices"]) == ("iterations=7", "geodesic.radius=7.0")
 
 
 def test_runs_of_another_results_version_are_another_row_without_a_common_gain(
@@ -137,7 +137,6 @@ DAMAGE = {
     "labeled as text": _with("two", "data", "labeled"),
     "a run's name that is none": _with(None, "run"),
     "settings that are none": _with({}, "settings"),
-    "no protocol": _without("settings", "protocol"),
     "a method that is none": _with({"a": 1}, "settings", "method"),
     "a seed as text": _with("first", "settings", "seed"),
     "departures that are none": _with(7, "settings", "departures"),

@@ -152,7 +152,7 @@ def test_a_gain_is_over_runs_that_differ_in_the_branch_alone(tmp_path):
         "patch": (64, 64, 64),
         "method_options": {"ema_decay": 0.9},
         "network_options": {"filters": 8},
-        "dataset_options": {"size": 40},
+        "dataset_options": {"spacing": 2.0},
         "largest_component": True,
         "seed": 1,
     }
@@ -180,13 +180,13 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
 
 
 def test_other_options_of_a_promptable_model_are_another_row(tmp_path):
-    for name, options in (("a", {}), ("b", {"beta": 2.0})):
+    for name, options in (("a", {}), ("b", {"radius": 7.0})):
         _run(tmp_path / "runs" / name, "geodesic", 0.3, sam_options=options)
     table, _ = tables.load(tmp_path)
-    assert table["choices"].tolist() == ["", "geodesic.beta=2.0"]
+    assert table["choices"].tolist() == ["", "geodesic.radius=7.0"]
     assert [tables.method_name(row) for row in table.to_dict("records")] == [
         "mt + SemiSAM (geodesic)",
-        "mt + SemiSAM (geodesic) [geodesic.beta=2.0]",
+        "mt + SemiSAM (geodesic) [geodesic.radius=7.0]",
     ]
     assert len(tables.sections(table)) == 1
 
