@@ -1,4 +1,4 @@
-"""The contract of a training method: everything that a method's author must read."""
+"""The contract of a training method, complete for authors of methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class NetBuilder(Protocol):
-    """Builds one network with named heads.
+    """A builder of networks with named heads.
 
     ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC calls
     ``build(logits=K, sdf=K - 1)``. Outputs are raw (no softmax, no tanh) float32.
@@ -32,9 +32,9 @@ class NetBuilder(Protocol):
 class Framework(nn.Module, ABC):
     """A method that trains a segmentation network from labeled and unlabeled volumes.
 
-    A subclass takes its options as keyword-only constructor arguments with the paper's defaults;
-    they are its whole configuration. Randomness comes from torch's default generator, which the
-    trainer seeds for every step from the run's seed: a method needs no generator of its own.
+    A subclass takes its options as keyword-only constructor arguments with the paper's defaults.
+    They are its whole configuration. Randomness comes from torch's default generator, which the
+    trainer seeds for every step, so a method needs no generator of its own.
 
     A method computes its losses on the rows that it is given. Where several processes share a run,
     the trainer gives each its own rows of the batch and averages the gradients.
@@ -50,7 +50,7 @@ class Framework(nn.Module, ABC):
     def __init__(self, build: NetBuilder, num_classes: int) -> None:
         super().__init__()
         if num_classes < 2:
-            raise ValueError(f"num_classes counts background, so at least 2; got {num_classes}")
+            raise ValueError(f"num_classes must be at least 2 with background, got {num_classes}.")
         self.num_classes = num_classes
 
     @abstractmethod
@@ -62,17 +62,17 @@ class Framework(nn.Module, ABC):
         """Return weighted losses and the differentiable probability map of one batch."""
 
     def after_update(self, clock: Clock) -> None:
-        """Run after each optimizer step: an EMA teacher is moved here."""
+        """Run after each optimizer step, for example to move an EMA teacher."""
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups: by default all that require a gradient."""
+        """Return the optimizer's parameter groups, by default all that require a gradient."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
 def head_level(name: str) -> int:
     """Return the halvings below full resolution at which a head of this name is read.
 
-    ``logits_level2`` is read at level 2; any name without such an ending at full resolution, 0.
+    ``logits_level2`` is read at level 2. A name without such an ending is read at level 0.
     """
     ending = re.search(r"_level([1-9][0-9]*)$", name)
     return int(ending.group(1)) if ending else 0
@@ -87,14 +87,14 @@ def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
         network: its name, for the error.
 
     Raises:
-        ValueError: naming the head and the levels of the network.
+        ValueError: if a head is too deep; it names the head and the levels of the network.
     """
     for name in heads:
         if head_level(name) > levels:
-            has = f"heads at levels up to {levels}" if levels else "heads at full resolution only"
+            has = f"at levels up to {levels}" if levels else "at full resolution"
             raise ValueError(
-                f"{network} has {has}, got a request for the head {name}: ask for fewer levels or "
-                "choose another network"
+                f"the heads of {network} must be {has}, got {name}. Use fewer levels or choose "
+                "another network."
             )
 
 
@@ -105,8 +105,8 @@ def check_not_negative(**options: float) -> None:
         options: values by the option's name.
 
     Raises:
-        ValueError: naming the first that is.
+        ValueError: if an option is below 0; it names the first one.
     """
     for name, value in options.items():
         if value < 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+            raise ValueError(f"{name} must be at least 0, got {value}.")

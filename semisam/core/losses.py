@@ -23,7 +23,7 @@ def dice_loss(prob: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
 
     Args:
         prob: probability of one class: ``(B, *S)``, or ``(*S)`` of one volume.
-        target: mask of the class, of the same shape, boolean or in [0, 1].
+        target: mask of the class in the same shape, boolean or in [0, 1].
         eps: smoothing ``e``; an empty target with an empty prediction has loss 0.
 
     Example:

@@ -1,6 +1,6 @@
 """The gated weight of the SAM branch: a measure of a promptable model's predictions.
 
-The branch stops helping once the method is better than the model that guides it (8 labels in the
+The branch no longer helps when the method is better than the model that guides it (8 labels in the
 paper's Table II). The gate closes there.
 """
 
@@ -20,7 +20,7 @@ SOFTNESS = 0.1
 class Quality:
     """The quality of one foreground class in one batch: Dice values in [0, 1], or ``None``.
 
-    A value is ``None`` if no row was queried, or if the rows hold no voxel of the class.
+    A value is ``None`` if the model was queried for no row, or if no row holds the class.
 
     Attributes:
         prediction: the model's predictions against the truth, on the labeled rows.
@@ -43,8 +43,8 @@ def gate(quality: Quality) -> float:
     is too high. Where the map is worse, the model agrees with it less, and so
     ``expected = proposal min(agreement_unlabeled / agreement, 1)``.
 
-    A pure function of one batch: the branch has no state between steps. Without evidence the gate
-    is shut.
+    The share is a pure function of one batch, so the branch has no state between steps. Without a
+    measured value the gate is shut.
     """
     q = quality
     if (
@@ -61,8 +61,8 @@ def gate(quality: Quality) -> float:
 def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Return the Dice of all pairs of ``(*S)`` boolean masks together.
 
-    Pooled, so that a patch with a few voxels of the organ does not weigh as much as a full one.
-    ``None`` if no voxel is set in any of them.
+    The pairs are pooled, so that a patch with few voxels of the organ counts less than a full one.
+    ``None`` if no mask has a voxel set.
     """
     overlap = total = 0
     for one, other in pairs:
@@ -83,8 +83,8 @@ def measure(
     Args:
         masks: ``(B, *S)`` bool, the proposal ``[p_k > 0.5]``.
         label: ``(L, *S)`` int64.
-        labeled: (row, prediction) of the queried labeled rows, predictions ``(*S)`` bool.
-        unlabeled: the same of the unlabeled rows.
+        labeled: (row, prediction) of the labeled rows with a query; predictions are ``(*S)`` bool.
+        unlabeled: the same for the unlabeled rows.
         k: the class.
     """
     truth = {row: label[row] == k for row, _ in labeled}

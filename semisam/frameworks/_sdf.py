@@ -17,12 +17,12 @@ from torch import Tensor
 def signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return DTC's normalised signed distance of one mask: negative inside, in [-1, 1].
 
-    ``d_out / max d_out - d_in / max d_in`` with the maxima taken within the crop, and 0 on the
-    inner boundary, the foreground voxels with a background face neighbour. All 0 where the crop has
-    no foreground.
+    ``d_out / max d_out - d_in / max d_in``, with maxima within the crop. It is 0 on the inner
+    boundary, the foreground voxels with a background face neighbour. It is 0 everywhere in a crop
+    without foreground.
 
-    Differs from the published code: a crop that is all foreground is -1 everywhere; there it is
-    0/0, a NaN that ends the training.
+    Differs from the published code: a crop that is all foreground is -1 everywhere (published: 0/0,
+    a NaN that ends the training).
 
     Args:
         mask: ``(*S)``.
@@ -55,6 +55,6 @@ def signed_distances(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return each set voxel's distance to the nearest unset one, the crop's edge not counted."""
+    """Return each set voxel's distance to the nearest unset voxel within the crop."""
     distance: NDArray[np.float32] = edt.edt(np.ascontiguousarray(mask), black_border=False)
     return distance

@@ -20,35 +20,43 @@ from semisam.metrics.scores import largest_components
 
 
 class BidirectionalCopyPaste(Framework):
-    """``w sum_{in, out} [(CE + Dice) on the label's voxels + alpha (CE + Dice) on the others']``.
+    """Copy-paste between labeled and unlabeled images, in both directions.
+
+    ``w sum_{in, out} [(CE + Dice) on the label's voxels + alpha (CE + Dice) on the others']``.
 
     A box of ``beta`` of each axis is cut. Inward, the box of an unlabeled image is pasted onto a
-    labeled one; outward, that of a labeled image onto an unlabeled one; the label and the teacher's
-    pseudo-label (argmax, the largest component of each class) are mixed alike. The teacher is the
-    exponential moving average of the student, in training mode. The student is deployed.
+    labeled one. Outward, the box of a labeled image is pasted onto an unlabeled one. The label and
+    the teacher's pseudo-label (argmax, the largest component of each class) are mixed alike. The
+    teacher is the exponential moving average of the student, in training mode. The student is
+    deployed.
 
     The first ``pretrain`` of the run is the paper's first stage: labeled images are pasted onto
     each other, both supervised. Its teacher is a copy of the student.
 
-    Rows are paired cyclically, ``max(L, U)`` pairs, and each row is pasted and pasted onto, with
-    another partner where there is one: a batch of 2 + 2 makes four mixes, 1 + 3 makes six. So every
-    voxel of every row is seen in one of two mixes, and the returned map is put together from them
-    without another pass. It is not quite ``forward``'s: beyond the box's faces the network saw
-    another scan. While pre-training, no loss uses the unlabeled rows; they run through the student
-    once, only for the map.
+    Rows are paired cyclically in ``max(L, U)`` pairs. Each row is pasted and pasted onto, with
+    different partners where possible: a batch of 2 + 2 makes four mixes, 1 + 3 makes six. Every
+    voxel of every row is therefore in one of two mixes. The returned map is put together from them
+    without another pass. It is not exactly that of ``forward``, because the network sees another
+    scan beyond the box's faces. While pre-training, no loss uses the unlabeled rows. They run
+    through the student once, only for the map.
 
-    Differs from the paper: it makes one inward mix and one outward mix of four images, no row of
-    which is used twice. Differs from the published code: one position of the box more along each
-    axis; Dice is the table's, of the foreground classes; both mixes share a pass; the last
-    pre-trained network is trained further (published: the best on the test set).
+    Differs from the paper: every row is used in two mixes (paper: four images make one inward and
+    one outward mix).
+
+    Differs from the published code:
+
+    - The box has one more position along each axis.
+    - Dice is over the foreground classes, as for every method of the table.
+    - Both mixes share a pass.
+    - The last pre-trained network is trained further (published: the best on the test set).
 
     Args:
         build: network builder; called for the head ``logits``.
         num_classes: classes counting background.
         beta: the box's share of each axis.
         alpha: weight of the pseudo-labeled voxels, constant as in the paper.
-        pretrain: fraction of training in the first stage: 2,000 of 2,000 + 15,000 iterations on the
-            Left Atrium in the paper, 10,000 of 40,000 on ACDC.
+        pretrain: fraction of training in the first stage. Paper: 2,000 of 2,000 + 15,000 iterations
+            on the Left Atrium, 10,000 of 40,000 on ACDC.
         largest_component: keep the largest component of each class of a pseudo-label.
         ema_decay: ``a`` in ``theta' = a theta' + (1 - a) theta``.
         ema_buffers: average the BatchNorm statistics too.
@@ -75,10 +83,10 @@ class BidirectionalCopyPaste(Framework):
         check_not_negative(supervised_weight=supervised_weight, alpha=alpha)
         if not (0 < beta < 1 and 0 <= pretrain < 1):
             raise ValueError(
-                f"beta must be in (0, 1) and pretrain in [0, 1), got {beta} and {pretrain}"
+                f"beta must be in (0, 1) and pretrain in [0, 1), got {beta} and {pretrain}."
             )
         if not 0 <= ema_decay <= 1:
-            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
+            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
         self.student = build(logits=num_classes)
         self.teacher = frozen_copy(self.student)
         self.beta = beta
@@ -117,7 +125,7 @@ class BidirectionalCopyPaste(Framework):
         ce, dice = supervised_loss(logits, probs, torch.where(box, label.roll(-1, 0), label))
         w, zero = self.supervised_weight, probs.new_zeros(())
         losses = {"ce": w * ce, "dice": w * dice, "pseudo_ce": zero, "pseudo_dice": zero}
-        # The mix before holds row i's box.
+        # The previous mix holds row i's box.
         probs = torch.where(box, probs.roll(1, 0), probs)
         if labeled < len(batch.image):
             probs = torch.cat([probs, self(batch.image[labeled:])])
@@ -158,7 +166,7 @@ class BidirectionalCopyPaste(Framework):
 def draw_box(shape: Sequence[int], beta: float) -> Tensor:
     """Return ``(*S)`` boolean, True in a box of ``beta`` of each axis at a random place in it.
 
-    Drawn from torch's default generator; the paper's mask ``M`` is its negation.
+    It is drawn from torch's default generator. The paper's mask ``M`` is its negation.
     """
     box = torch.ones(tuple(shape), dtype=torch.bool)
     lengths = [max(int(size * beta), 1) for size in shape]

@@ -1,7 +1,7 @@
 """Controls of the SAM branch, to test whether a gain comes from SAM.
 
 A control is not a method, and every table names it. Only ``oracle`` and ``truth`` read the labels
-of unlabeled cases: these are in batches of another type, made only for these two.
+of unlabeled cases. These labels are in batches of another type, made only for these two.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from semisam.frameworks.semisam import SemiSAM
 
 
 class OracleSAM(SemiSAM):
-    """Prompts from the truth: an upper bound on what better proposals could bring.
+    """The branch with prompts from the truth: an upper bound on the gain from better proposals.
 
-    The published code does the same. The promptable model, the loss and the schedule are the
-    branch's own.
+    The published code does the same. Backend, loss and schedule are those of the branch.
     """
 
     def _proposal(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
@@ -31,7 +30,7 @@ class OracleSAM(SemiSAM):
 
 
 class TruthSAM(SemiSAM):
-    """The truth as the model's prediction: the ceiling of the branch. No model is queried."""
+    """The branch with the truth as the prediction: its upper bound. No model is queried."""
 
     def _predictions(
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
@@ -42,10 +41,10 @@ class TruthSAM(SemiSAM):
 
 
 class ShuffledSAM(SemiSAM):
-    """Each unlabeled row gets the predictions for another one.
+    """The branch with each unlabeled row's predictions replaced by those for another row.
 
-    A gain that remains does not come from SAM's view of the image, but from a prior on size and
-    place, or from noise that regularises. A single unlabeled row is refused.
+    A gain that remains does not come from the backend's view of the image. It comes from a prior on
+    size and place, or from noise that regularises. A single unlabeled row is refused.
     """
 
     def _predictions(
@@ -55,8 +54,8 @@ class ShuffledSAM(SemiSAM):
         unlabeled = [i for i in rows if i >= batch.num_labeled]
         if len(unlabeled) < 2:
             raise SemisamError(
-                "the control shuffled needs at least two unlabeled rows in a batch, got "
-                f"{len(unlabeled)}: raise --batch"
+                "the control shuffled must have at least two unlabeled rows in a batch, got "
+                f"{len(unlabeled)}. Raise --batch."
             )
         given = [found[i] for i in (*unlabeled[1:], unlabeled[0])]
         return found | dict(zip(unlabeled, given, strict=True)), calls
@@ -68,7 +67,7 @@ CONTROLS: Mapping[str, type[SemiSAM]] = {
     "truth": TruthSAM,
     "shuffled": ShuffledSAM,
 }
-"""The branch by ``--sam-control``."""
+"""The class of the branch for each value of ``--sam-control``."""
 
 NEED_TRUTH = frozenset({"oracle", "truth"})
 """The controls whose batches carry the labels of unlabeled cases."""

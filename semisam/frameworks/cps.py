@@ -19,31 +19,36 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class CrossPseudoSupervision(Framework):
-    """``sum_i w (CE_i + Dice_i) + lambda mean_{L+U} [CE(p_1, y_2) + CE(p_2, y_1)]``.
+    """Two networks, each supervised by the hard labels that the other predicts.
 
-    Two networks of one architecture, initialised differently, see the same images; ``y_i`` is the
-    hard label ``argmax p_i``, through which no gradient flows: each network learns from the other
-    and teaches it without being moved by that. Both are trained on the labels. The first network
-    is deployed, as in the paper, and its map is returned.
+    ``sum_i w (CE_i + Dice_i) + lambda mean_{L+U} [CE(p_1, y_2) + CE(p_2, y_1)]``.
 
-    Differs from the paper: supervision is CE and Dice, as for the other methods of the table
-    (paper: CE); ``lambda`` is that of the other methods and rises (paper: 1.5 on PASCAL VOC, 6 on
-    Cityscapes, constant, for networks pre-trained on ImageNet), since the pseudo-labels of networks
-    that start from nothing are noise: with a ramp to 1.5 two small networks agreed on background
-    in 200 iterations on phantoms; ``mean_{L+U}`` is one mean over all rows, as in the published
-    code (paper: the mean of each set, added); CutMix, an option of the paper, is left out; one
-    optimizer holds both networks, which is the same as two.
+    Two networks of one architecture, initialised differently, see the same images. ``y_i`` is the
+    hard label ``argmax p_i``, through which no gradient flows. Both networks are trained on the
+    labels. The first network is deployed, as in the paper, and its map is returned.
+
+    Differs from the paper:
+
+    - Supervision is CE and Dice, as for the other methods of the table (paper: CE).
+    - ``lambda`` is that of the other methods and rises. Paper: 1.5 on PASCAL VOC and 6 on
+      Cityscapes, constant, for networks pre-trained on ImageNet. Pseudo-labels of networks without
+      pre-training are noise at first. With a ramp to 1.5, two small networks agreed on background
+      in 200 iterations on phantoms.
+    - ``mean_{L+U}`` is one mean over all rows, as in the published code (paper: the mean of each
+      set, added).
+    - CutMix, an option of the paper, is left out.
+    - One optimizer holds both networks, which is the same as two.
 
     Args:
         build: network builder; called twice for the head ``logits``.
         num_classes: classes counting background.
         supervised_weight: ``w``.
-        consistency_weight: the end value of ``lambda``: 0.1 as in SSL4MIS, the common code for
-            medical scans.
+        consistency_weight: the end value of ``lambda``. The default 0.1 is that of SSL4MIS, the
+            common code for medical scans.
         consistency_rows: rows with pseudo-labels: ``all`` as in the paper, or ``unlabeled`` as in
             SSL4MIS.
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in SSL4MIS.
-        ramp_every: the ramp advances once in that many iterations (SSL4MIS: 150).
+        ramp_every: iterations between steps of the ramp (SSL4MIS: 150).
     """
 
     def __init__(

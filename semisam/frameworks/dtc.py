@@ -19,16 +19,20 @@ STEEPNESS = 1500.0
 
 
 class DualTaskConsistency(Framework):
-    """``D(p, y) + beta mean_L (z - SDF)^2 + lambda mean_{L+U} (sigma(-1500 z) - p)^2``.
+    """Consistency of a network's segmentation with the signed distance that it regresses.
 
-    One network with two heads: the segmentation ``p`` and the signed distance ``z``, a tanh. The
+    ``D(p, y) + beta mean_L (z - SDF)^2 + lambda mean_{L+U} (sigma(-1500 z) - p)^2``.
+
+    One network has two heads: the segmentation ``p`` and the signed distance ``z``, a tanh. The
     segmentation is deployed. ``lambda = 10 lambda_c``, that is 1 at the end of training.
 
-    Differs from the published code: ``p`` is a softmax over ``K`` channels (published: a sigmoid
-    of one, the same function of another parameter), so that several classes work, each with a
-    signed distance of its own; a crop that is all foreground has a signed distance (published:
-    NaN, which ends the training); no distance is computed of a label that training may not see;
-    its cross-entropy, which enters only the log, is not computed.
+    Differs from the published code:
+
+    - ``p`` is a softmax over ``K`` channels, so that several classes work, each with its own signed
+      distance (published: a sigmoid of one channel, the same function of another parameter).
+    - A crop that is all foreground has a signed distance (published: NaN, which ends the training).
+    - No distance is computed for a label that training may not see.
+    - The cross-entropy, which the published code only logs, is not computed.
 
     Args:
         build: network builder; called for the heads ``logits`` and ``sdf``.
@@ -36,7 +40,7 @@ class DualTaskConsistency(Framework):
         beta: weight of the signed distance's regression.
         consistency_weight: the end value of ``lambda``.
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.
-        ramp_every: the ramp advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of the ramp (published: 150).
     """
 
     def __init__(

@@ -22,14 +22,16 @@ class DualTaskMutualLearning(Framework):
 
     ``1/2 (CE + D(p, y)) + D(sigma(-1500 z), y) + 2 lambda C`` with
     ``C = mean_{L+U} (sigma(-1500 z) - p)^2`` and ``lambda = 10 lambda_c``. The published code sends
-    the shared consistency backwards twice into both networks, hence the factor 2; two optimizers
-    with equal settings are one over both networks. The segmentation network is deployed.
+    the shared consistency backwards twice into both networks, hence the factor 2. Its two
+    optimizers with equal settings are one over both networks. The segmentation network is deployed.
 
-    Differs from the published code: ``p`` is a softmax over ``K`` channels and its cross-entropy
-    the categorical one (published: a sigmoid of one channel, the same function), so that several
-    classes work; each network has only the head that is used (published: both heads, of which
-    one idles); the regression of the signed distance that it computes, over labels that training
-    may not see, and leaves out of the objective is not computed.
+    Differs from the published code:
+
+    - ``p`` is a softmax over ``K`` channels with categorical cross-entropy, so that several classes
+      work (published: a sigmoid of one channel, the same function).
+    - Each network has only the head that is used (published: both heads, of which one idles).
+    - The regression of the signed distance is not computed. The published code computes it, over
+      labels that training may not see, and leaves it out of the objective.
 
     Args:
         build: network builder; called for ``logits`` and, for the second network, ``sdf``.
@@ -38,7 +40,7 @@ class DualTaskMutualLearning(Framework):
         consistency_weight: the end value of ``lambda``.
         consistency_count: how often the shared consistency counts: 2 as published.
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.
-        ramp_every: the ramp advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of the ramp (published: 150).
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class DualTaskMutualLearning(Framework):
         probs = logits.softmax(1)
         inside = inside_probability(self.regressor(batch.image)["sdf"].tanh())
         ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
-        # Column 0 stands for background, which the foreground Dice passes over.
+        # Column 0 is background, which the foreground Dice leaves out.
         of_labeled = inside[:labeled]
         padded = of_labeled.new_zeros(labeled, 1, *of_labeled.shape[2:])
         shared = mean_squared_difference(inside, probs[:, 1:])

@@ -18,15 +18,20 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class EntropyMinimisation(Framework):
-    """``w (CE + Dice) + lambda_c mean_{L+U} [entropy(p) / ln C]``.
+    """Minimal entropy of the predictions on all rows.
+
+    ``w (CE + Dice) + lambda_c mean_{L+U} [entropy(p) / ln C]``.
 
     There is no published script of it on the Left Atrium. "Published" here is SSL4MIS's 3-D code.
 
-    Differs from the published code (SSL4MIS): Dice is of the foreground classes, as for the other
-    methods in the table (published: of background too, which ``dice_classes="all"`` and
-    ``--protocol published`` take); the learning rate falls in the steps of the Left Atrium scripts
-    (published: as ``(1 - t/T)^0.9``); the ramp ends with the training (published: after 30,000
-    iterations, of which 6,000 would see a weight of at most 0.004).
+    Differs from the published code:
+
+    - Dice is over the foreground classes, as for the other methods in the table (published: over
+      background too, as with ``dice_classes="all"`` and ``--protocol published``).
+    - The learning rate falls in the steps of the Left Atrium scripts (published:
+      ``(1 - t/T)^0.9``).
+    - The ramp ends with the training (published: after 30,000 iterations; 6,000 iterations would
+      see a weight of at most 0.004).
 
     Args:
         build: network builder; called for the head ``logits``.
@@ -35,7 +40,7 @@ class EntropyMinimisation(Framework):
         dice_classes: classes that Dice averages over: ``foreground``, or ``all`` as published.
         consistency_weight: the end value of ``lambda_c``.
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in the published code.
-        ramp_every: the ramp advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of the ramp (published: 150).
     """
 
     def __init__(

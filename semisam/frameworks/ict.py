@@ -19,23 +19,24 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class InterpolationConsistencyTraining(Framework):
-    """``w (CE + Dice) + lambda_c mean [f(mix(u, v)) - mix(g(u), g(v))]^2``.
+    """Consistency of the prediction for a mix of two images with the mix of their predictions.
+
+    ``w (CE + Dice) + lambda_c mean [f(mix(u, v)) - mix(g(u), g(v))]^2``.
 
     ``mix(u, v) = m u + (1 - m) v`` with ``m ~ Beta(alpha, alpha)``, one draw a step. Each unlabeled
-    row ``u`` is mixed with another, ``v``; the student ``f`` at the mixed image is drawn to the mix
-    of the predictions of the teacher ``g``, its exponential moving average, at the two images. The
-    teacher runs in training mode and without a gradient. The student is deployed.
+    row ``u`` is mixed with another, ``v``. The teacher ``g`` is the exponential moving average of
+    the student ``f``; it runs in training mode and without a gradient. The student is deployed.
 
     A batch with a single unlabeled row has no second one to mix it with. That row and the last
     labeled one are then mixed with each other, without the label. (Mixed with itself, the image
-    would not change, and the term would be Mean Teacher's.)
+    would not change, and the term would be that of Mean Teacher.)
 
     No loss uses the student's map of the plain unlabeled images, but the step returns one of every
-    row. They run through the student once more, after the labeled and mixed rows and apart from
-    them, so that their BatchNorm statistics do not enter the losses. No gradient flows through that
+    row. They run through the student once more, after the labeled and mixed rows and in their own
+    pass, so that their BatchNorm statistics do not enter the losses. No gradient flows through that
     pass unless another term, such as SemiSAM's, uses the map.
 
-    Differs from the paper: labeled images are not mixed; the decay's end value is that of Mean
+    Differs from the paper: labeled images are not mixed, and the decay's end value is that of Mean
     Teacher here (paper: 0.999, in 400 epochs). Differs from SSL4MIS, the common code for medical
     scans: every unlabeled row is mixed (there: the first two into one).
 
@@ -46,10 +47,10 @@ class InterpolationConsistencyTraining(Framework):
         ema_decay: ``a`` in ``theta' = a theta' + (1 - a) theta``, reached over the first steps.
         ema_buffers: average the BatchNorm statistics too.
         supervised_weight: ``w``.
-        consistency_weight: the end value of ``lambda_c``: 100 in the paper, as for its Mean Teacher
-            on CIFAR-10; here, as in SSL4MIS, that of Mean Teacher on scans.
+        consistency_weight: the end value of ``lambda_c``. The default is that of Mean Teacher on
+            scans, as in SSL4MIS (paper: 100, as for its Mean Teacher on CIFAR-10).
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in SSL4MIS.
-        ramp_every: the ramp advances once in that many iterations (SSL4MIS: 150).
+        ramp_every: iterations between steps of the ramp (SSL4MIS: 150).
 
     Raises:
         ValueError: if an option is out of range, such as an ``alpha`` of 0.
@@ -71,9 +72,9 @@ class InterpolationConsistencyTraining(Framework):
         super().__init__(build, num_classes)
         check_not_negative(supervised_weight=supervised_weight)
         if not alpha > 0:
-            raise ValueError(f"alpha of the Beta distribution must be above 0, got {alpha}")
+            raise ValueError(f"alpha of the Beta distribution must be above 0, got {alpha}.")
         if not 0 <= ema_decay <= 1:
-            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
+            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
         self.student = build(logits=num_classes)
         self.teacher = frozen_copy(self.student)
         self.alpha = alpha
@@ -120,9 +121,10 @@ class InterpolationConsistencyTraining(Framework):
 
 
 def draw_mix(alpha: float, rows: int) -> tuple[float, int]:
-    """Draw the share ``m ~ Beta(alpha, alpha)`` and by how many rows the partners are shifted.
+    """Draw the share ``m ~ Beta(alpha, alpha)`` and the shift from a row to its partner.
 
-    From torch's default generator. The shift is in 1 .. rows - 1: no row is its own partner.
+    Both are from torch's default generator. The shift is in 1 .. rows - 1, so that no row is its
+    own partner.
     """
     share = float(Beta(alpha, alpha).sample())
     return share, int(torch.randint(1, rows, ())) if rows > 2 else 1

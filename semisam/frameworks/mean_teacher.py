@@ -21,19 +21,23 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class MeanTeacher(Framework):
-    """``w (CE + Dice) + lambda_c mean_U (p_student - p_teacher)^2``.
+    """Consistency of the student with a teacher, its exponential moving average.
 
-    The teacher is the exponential moving average of the student; it sees the unlabeled rows with
-    clamped Gaussian noise, in training mode and without a gradient. The student is deployed.
+    ``w (CE + Dice) + lambda_c mean_U (p_student - p_teacher)^2``.
+
+    The teacher sees the unlabeled rows with clamped Gaussian noise, in training mode and without a
+    gradient. The student is deployed.
 
     There is no published script of MT on the Left Atrium. "Published" here is SemiSAM's script
     without its branch: CE + Dice with weight 1, half the consistency, over all rows, and one
     labeled row in a batch of four. Those are options, and ``--protocol published`` sets them.
 
-    Differs from the published code: the teacher starts as a copy of the student (published: a
-    random network that the first update overwrites with the student, which is the same from the
-    second step on); the rows that the teacher sees are those of the consistency term; without an
-    unlabeled row in the batch the term is 0 unless it takes all rows.
+    Differs from the published code:
+
+    - The teacher starts as a copy of the student (published: a random network that the first update
+      overwrites with the student, which is the same from the second step on).
+    - The rows that the teacher sees are those of the consistency term.
+    - Without an unlabeled row in the batch the term is 0 unless it takes all rows.
 
     Args:
         build: network builder; called for the head ``logits``.
@@ -46,7 +50,7 @@ class MeanTeacher(Framework):
         consistency_weight: the end value of ``lambda_c``.
         consistency_rows: rows of the consistency term: ``unlabeled`` as in the paper, or ``all``.
         ramp_power: exponent on the ramp's fraction: 1 in the paper, 2 in the published code.
-        ramp_every: the ramp advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of the ramp (published: 150).
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class MeanTeacher(Framework):
     ) -> None:
         super().__init__(build, num_classes)
         if not 0 <= ema_decay <= 1:
-            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
+            raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
         check_not_negative(
             supervised_weight=supervised_weight, noise_std=noise_std, noise_clip=noise_clip
         )

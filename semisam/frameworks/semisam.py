@@ -26,31 +26,37 @@ from semisam.frameworks._gate import Quality, gate, measure
 
 
 class SemiSAM(Framework):
-    """The losses of ``inner`` plus ``lambda_s mean_U d(p, SAM(prompts(p)))``.
+    """A method with the SAM branch: its losses plus a consistency with a promptable model.
+
+    The branch adds ``lambda_s mean_U d(p, SAM(prompts(p)))`` to the losses of ``inner``.
 
     For every unlabeled row and foreground class, the method's own probability map is the proposal.
     The prompter turns it into a prompt without seeing any label. The promptable model's prediction
     becomes a target. In the paper ``d`` is the squared difference, and ``lambda_s = 0.1
     exp(-5 t/T)`` fades out (below equation 3): the constructor's defaults. Protocol ``default``
-    takes the Dice loss with a weight that stays (see `semisam.run.protocols`).
+    takes the Dice loss with a constant weight (see `semisam.run.protocols`).
 
     The log holds the Dice of the predictions on the *labeled* rows, whose truth training may see
-    (``sam_dice``; ``proposal_dice`` is that of the method itself). These rows are queried as the
-    unlabeled ones are, and nothing of it enters the objective. With ``gated`` that measure also
-    scales ``lambda_s``, per class (see `semisam.frameworks._gate`).
+    (``sam_dice``; ``proposal_dice`` is that of the method itself). The model is queried for these
+    rows as for the unlabeled ones, and they do not enter the objective. With ``gated`` that measure
+    also scales ``lambda_s``, per class (see `semisam.frameworks._gate`).
 
-    It is a Framework and wraps one: state dict, parameters, deployment are those of ``inner``, so
-    checkpoints of the wrapped and the bare method are interchangeable. With ``weight`` 0 the two
-    are bit-identical: the branch draws from generators of its own, one per row and step, and no
-    state passes from one row to the next.
+    The branch is a Framework and wraps one. State dict, parameters and deployment are those of
+    ``inner``, so checkpoints of the wrapped and the bare method are interchangeable. With
+    ``weight`` 0 the two are bit-identical. The branch draws from its own generators, one per row
+    and step, and no state passes from one row to the next.
 
-    Differs from the published code: prompts come from the student's foreground probabilities
-    (published: from the labels of the unlabeled cases, or from the background channel); uncertainty
-    is a map that selects prompt candidates (published: one scalar, or unused); the loss has a
-    gradient; every row starts without a previous mask; the mask is the predicted probability above
-    0.5 (published: above 0.622, a logit above 0.5); the prompts are the prompter's (published: ten
-    clicks, each corrected by the label). The loss is taken over the foreground
-    channels, which for two classes is the published mean over both.
+    Differs from the published code:
+
+    - Prompts come from the student's foreground probabilities (published: from the labels of the
+      unlabeled cases, or from the background channel).
+    - Uncertainty is a map that selects prompt candidates (published: one scalar, or unused).
+    - The loss has a gradient.
+    - Every row starts without a previous mask.
+    - The mask is the predicted probability above 0.5 (published: above 0.622, a logit above 0.5).
+    - The prompts are the prompter's (published: ten clicks, each corrected by the label).
+    - The loss is over the foreground channels, which for two classes is the published mean over
+      both.
 
     Args:
         inner: any method.
@@ -58,15 +64,14 @@ class SemiSAM(Framework):
         prompter: makes prompts of a kind that the backend accepts.
         weight: ``lambda_s`` at the start; 0.1 in the paper.
         loss: ``mse``: the squared difference, over all voxels, as in the paper; ``dice``: one minus
-            the Dice of proposal and prediction, to which a small organ contributes as much as a
-            large one.
-        ramp_rate: how fast ``lambda_s`` fades: ``exp(-ramp_rate t/T)``; 5 in the paper, 0 for a
-            weight that stays.
+            the Dice of proposal and prediction, in which small and large organs count alike.
+        ramp_rate: rate of ``exp(-ramp_rate t/T)``, by which ``lambda_s`` fades; 5 in the paper, 0
+            for a constant weight.
         ramp_power: exponent on the fraction of training: 1 in the paper, 2 in the published code.
-        ramp_every: the ramp advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of the ramp (published: 150).
         target: ``hard``: the predicted mask, as published; ``soft``: its probability.
         gated: scale ``lambda_s`` by the quality of the predictions on this batch.
-        measure_every: iterations between measures on the labeled rows; 0: never. With ``gated``
+        measure_every: iterations between measurements on the labeled rows; 0: never. With ``gated``
             every iteration that queries the model measures.
         every: query the model every N iterations and multiply the weight by N.
         floor: do not query the model where ``lambda_s`` is below this.
@@ -95,7 +100,7 @@ class SemiSAM(Framework):
         floor: float = 0.0,
         seed: int = 0,
     ) -> None:
-        # Not Framework.__init__'s contract: the branch builds no network, it is given a method.
+        # Unlike other methods, the branch builds no network; it wraps a method.
         super().__init__(build=_builds_nothing, num_classes=inner.num_classes)
         check_pair(backend, prompter)
         self.inner = inner
@@ -107,7 +112,7 @@ class SemiSAM(Framework):
         if every < 1 or measure_every < 0:
             raise ValueError(
                 f"every must be at least 1 and measure_every not negative, got {every} and "
-                f"{measure_every}"
+                f"{measure_every}."
             )
         self.measure_every = measure_every
         self.every = every
@@ -115,7 +120,7 @@ class SemiSAM(Framework):
         self.seed = seed
         self._backend = backend
         self._prompter = prompter
-        # A method without an unlabeled term needs unlabeled rows as soon as the branch adds one.
+        # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -161,21 +166,21 @@ class SemiSAM(Framework):
         return replace(step, losses=losses, metrics=metrics)
 
     def after_update(self, clock: Clock) -> None:
-        """Run the inner method's."""
+        """Run the inner method's update."""
         self.inner.after_update(clock)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the inner method's."""
+        """Return the inner method's parameter groups."""
         return self.inner.param_groups()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the inner method's: the branch has no state of its own."""
+        """Return the inner method's state, since the branch has no state."""
         return self.inner.state_dict(*args, **kwargs)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load the inner method's."""
+        """Load the inner method's state."""
         return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _predictions(
@@ -228,14 +233,14 @@ def check_pair(backend: Backend, prompter: Prompter) -> None:
     extra = prompter.emits - backend.accepts
     if extra:
         raise PluginError(
-            f"the backend {type(backend).__name__} accepts {_names(backend.accepts)}, got the "
-            f"prompter {type(prompter).__name__}, which makes {_names(prompter.emits)}: choose "
-            f"another prompter or backend"
+            f"the prompter must make prompts that the backend {type(backend).__name__} accepts "
+            f"({_names(backend.accepts)}), got {type(prompter).__name__}, which makes "
+            f"{_names(prompter.emits)}. Choose another prompter or backend."
         )
 
 
 def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
-    """Collect the points of all rounds; the newest box and mask replace the older."""
+    """Return one prompt with the points of all rounds and the newest box and mask."""
     if old is None:
         return new
     points, labels = new.points, new.labels
@@ -279,7 +284,7 @@ def sam_loss(
 def _quality(
     probs: Tensor, label: Tensor, predictions: Mapping[int, Mapping[int, Tensor]], k: int
 ) -> Quality:
-    """Measure class ``k``; predictions are by row and class, labeled rows first."""
+    """Return the quality of class ``k``; predictions are by row and class, labeled rows first."""
     masks = [(row, per_class[k] > 0.5) for row, per_class in predictions.items() if k in per_class]
     labeled = [(row, mask) for row, mask in masks if row < len(label)]
     unlabeled = [(row, mask) for row, mask in masks if row >= len(label)]
@@ -287,7 +292,7 @@ def _quality(
 
 
 def _figures(qualities: Collection[Quality]) -> dict[str, float]:
-    """Return the means over classes for the log; a figure that no class has is left out."""
+    """Return the means over classes for the log, without figures that every class lacks."""
     named = {
         "sam_dice": [q.prediction for q in qualities],
         "proposal_dice": [q.proposal for q in qualities],
@@ -312,4 +317,4 @@ def _now(device: torch.device) -> float:
 
 
 def _builds_nothing(**heads: int) -> torch.nn.Module:
-    raise TypeError(f"the branch builds no network of its own, got a request for {heads}")
+    raise TypeError(f"the branch must build no network, got a call for {heads}.")

@@ -10,16 +10,21 @@ from semisam.core.types import Batch, Clock, Step
 
 
 class Supervised(Framework):
-    """``w (CE + Dice)`` on the labeled rows: the floor of every comparison.
+    """Supervised training on the labeled rows: the floor of every comparison.
 
-    The network sees no unlabeled volume, and neither do its BatchNorm statistics. Wrapped by
-    SemiSAM it does, since the branch needs a proposal for the unlabeled rows.
+    ``w (CE + Dice)``.
+
+    The network and its BatchNorm statistics see no unlabeled volume. Wrapped by SemiSAM they do,
+    since the branch needs a proposal for the unlabeled rows.
 
     With ``--batch 4`` it uses the two labeled rows only, which is the published batch size of 2.
 
-    Differs from the published code (SemiSAM's ``train_LA.py``): it trains for as long as the other
-    methods (published: 12,000 iterations, which ``--protocol published`` sets), and is tested at
-    the patch that it trained on (published: trained at 112x112x80, tested at 128^3).
+    Differs from the published code (SemiSAM's ``train_LA.py``):
+
+    - It trains for as long as the other methods (published: 12,000 iterations, which
+      ``--protocol published`` sets).
+    - It is tested at the patch that it trained on (published: trained at 112x112x80, tested at
+      128^3).
 
     Args:
         build: network builder; called for the head ``logits``.

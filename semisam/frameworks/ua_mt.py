@@ -18,20 +18,20 @@ from semisam.frameworks.mean_teacher import MeanTeacher
 
 
 class UncertaintyAwareMeanTeacher(MeanTeacher):
-    """Mean Teacher whose consistency counts only where the teacher is sure.
+    """Mean Teacher with a consistency that counts only where the teacher is certain.
 
     ``w (CE + Dice) + lambda_c sum_U M (p_student - p_teacher)^2 / (C sum M + 1e-16)`` with
     ``M = [u < H]``, ``u`` the entropy of the mean of T noisy dropout passes of the teacher and
     ``H = (0.75 + 0.25 exp(-5 (1 - t/T)^2)) ln C``. The entropy, divided by ``ln C``, is the step's
-    uncertainty for the unlabeled rows; the labeled rows' is the student's.
+    uncertainty for the unlabeled rows. That of the labeled rows is the student's.
 
-    ``lambda_c`` follows the published code where ``ramp_power`` is 2 and ``ramp_every`` 150;
-    ``H`` is the published one in any case, squared and with ``t`` not floored.
+    ``lambda_c`` follows the published code if ``ramp_power`` is 2 and ``ramp_every`` 150. ``H`` is
+    always the published one, squared and with ``t`` not floored.
 
     Differs from the published code: the teacher starts as a copy of the student (published: a
-    random network that the first update overwrites with the student); the entropy is of any number
-    of classes, ``H`` in units of ``ln C`` (published: two). As there, the passes run two at a time,
-    over whose rows BatchNorm takes its statistics.
+    random network that the first update overwrites with the student). The entropy is over any
+    number of classes, with ``H`` in units of ``ln C`` (published: two classes). As published, the
+    passes run two at a time, and BatchNorm takes its statistics over the rows of both.
 
     Args:
         build: network builder; called for the head ``logits``.
@@ -44,7 +44,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
         supervised_weight: ``w``, of CE and Dice.
         consistency_weight: the end value of ``lambda_c``.
         ramp_power: exponent on the fraction in ``lambda_c``: 1 in SemiSAM's paper, 2 published.
-        ramp_every: ``lambda_c`` advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of ``lambda_c`` (published: 150).
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
             ramp_every=ramp_every,
         )
         if passes < 1:
-            raise ValueError(f"passes must be at least 1, got {passes}")
+            raise ValueError(f"passes must be at least 1, got {passes}.")
         self.passes = passes
         self.threshold = Ramp(0.25, power=2.0)
 
@@ -88,7 +88,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
 
         unlabeled = batch.image[labeled:]
         target = self._teach(unlabeled)
-        # In [0, 1]: the entropy over ln C; so is the threshold.
+        # The entropy over ln C is in [0, 1], and so is the threshold.
         uncertainty = self._uncertainty(unlabeled)
         sure = uncertainty < 0.75 + self.threshold(clock)
         consistency = masked_consistency(probs[labeled:], target, sure)
@@ -104,7 +104,7 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
         rows = len(image)
         total = torch.zeros((), device=image.device)
         for first in range(0, self.passes, 2):
-            # Two passes to a batch, as published: BatchNorm's statistics are of both.
+            # Two passes share a batch and its BatchNorm statistics, as published.
             together = min(2, self.passes - first)
             probs = self._teach(torch.cat([image] * together))
             total = total + probs.view(together, rows, *probs.shape[1:]).sum(0)

@@ -24,21 +24,26 @@ Direction = Literal["scale", "average"]
 
 
 class UncertaintyRectifiedPyramidConsistency(Framework):
-    """``mean_s w (CE_s + Dice_s) + lambda mean_s [rectified_s + mean_U D_s]``.
+    """Consistency of a network's predictions at several scales, weighted by their uncertainty.
+
+    ``mean_s w (CE_s + Dice_s) + lambda mean_s [rectified_s + mean_U D_s]``.
 
     One network predicts at several scales ``s``: at full resolution and from ``levels`` coarser
     levels of its decoder, enlarged to the image. Each scale is supervised. On the unlabeled rows
     each is drawn to the average ``p_c`` of all: ``rectified_s = sum W_s (p_s - p_c)^2 / sum W_s``
-    with ``W_s = exp(-D_s)``, so that voxels on which the scales differ most count less, while
-    ``D_s = KL(p_s || p_c)`` itself, the uncertainty, is minimised. There is no second network and
-    no second pass. The full-resolution scale is deployed, as in the published code, and its map is
-    returned. The branch's uncertainty is the entropy, not ``D``: scales may agree on one half.
+    with ``W_s = exp(-D_s)``. Voxels on which the scales differ most therefore count less. The
+    uncertainty ``D_s = KL(p_s || p_c)`` itself is minimised. There is no second network and no
+    second pass. The full-resolution scale is deployed, as in the published code, and its map is
+    returned. The branch's uncertainty is the entropy, not ``D``, because scales may agree on one
+    half.
 
     Differs from the paper: the second term is the mean of ``D_s`` (paper: its norm, which grows
     with the patch), as published. The network's dropout precedes the coarser heads (paper: dropout
-    and feature noise). Differs from the published code: ``D_s`` is the paper's
-    ``KL(p_s || p_c)``, at most the log of the number of scales (published: ``KL(p_c || p_s)``,
-    without bound; an option here); Dice is of the foreground classes.
+    and feature noise).
+
+    Differs from the published code: ``D_s`` is the paper's ``KL(p_s || p_c)``, at most the log of
+    the number of scales (published: ``KL(p_c || p_s)``, without bound; an option here). Dice is
+    over the foreground classes.
 
     Args:
         build: network builder; called for the head ``logits`` and ``logits_level1``,
@@ -50,11 +55,10 @@ class UncertaintyRectifiedPyramidConsistency(Framework):
         consistency_weight: the end value of ``lambda``: 0.1 in the paper.
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in URPC's and in the
             published code.
-        ramp_every: the ramp advances once in that many iterations (published: 150).
+        ramp_every: iterations between steps of the ramp (published: 150).
 
     Raises:
-        ValueError: if a weight is below 0, or there is no coarser scale, or more than the network
-            has.
+        ValueError: if a weight is below 0, ``levels`` is below 1, or the network has fewer levels.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class UncertaintyRectifiedPyramidConsistency(Framework):
         super().__init__(build, num_classes)
         check_not_negative(supervised_weight=supervised_weight)
         if levels < 1:
-            raise ValueError(f"levels must be at least 1, a scale to compare with; got {levels}")
+            raise ValueError(f"levels must be at least 1, got {levels}.")
         self.scales = ("logits", *(f"logits_level{i}" for i in range(1, levels + 1)))
         self.net = build(**dict.fromkeys(self.scales, num_classes))
         self.divergence_of: Direction = divergence_of
@@ -110,12 +114,12 @@ class UncertaintyRectifiedPyramidConsistency(Framework):
 def pyramid_consistency(log_probs: Tensor, divergence_of: Direction) -> tuple[Tensor, Tensor]:
     """Return ``mean_s [sum W (p_s - p_c)^2 / sum W]`` and ``mean_s mean D_s``.
 
-    Gradients flow into every scale, through average and weights too, as published. The square is
-    averaged over the classes; 1e-8 in the denominator keeps it above 0.
+    Gradients flow into every scale, also through average and weights, as published. The square is
+    averaged over the classes. 1e-8 in the denominator keeps it above 0.
 
     Args:
         log_probs: ``(N, U, K, *S)`` log-softmax of the N scales.
-        divergence_of: the distribution that the divergence is taken of, from the other.
+        divergence_of: the first distribution of the divergence, ``scale`` or ``average``.
     """
     probs = log_probs.exp()
     log_average = log_probs.logsumexp(0) - math.log(len(log_probs))

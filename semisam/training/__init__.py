@@ -1,4 +1,4 @@
 """The training loop and its files: trainer, checkpoint, processes, memory.
 
-The loop knows methods by their contract only: no SAM, no data set, no table.
+The loop uses a method by its contract only. It uses no backend, no dataset and no table.
 """

@@ -16,7 +16,7 @@ _NO_MEMORY = (
 
 
 class OutOfMemory(SemisamError):
-    """A training step needs more memory than there is."""
+    """The error of a training step that needs more memory than is free."""
 
 
 def count_parts(batch: int, micro_batch: int | None) -> int:
@@ -27,13 +27,13 @@ def count_parts(batch: int, micro_batch: int | None) -> int:
         micro_batch: rows of a micro-batch, labeled and unlabeled; ``None``: all.
 
     Raises:
-        InputError: if the batch is no multiple of it.
+        InputError: if the batch is not a multiple of it.
     """
     if micro_batch is None:
         return 1
     if micro_batch > batch or batch % micro_batch:
         raise InputError(
-            f"--micro-batch must divide --batch, {batch}, got {micro_batch}: choose another"
+            f"--micro-batch must divide --batch, {batch}, got {micro_batch}. Choose another."
         )
     return batch // micro_batch
 
@@ -83,20 +83,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(error: BaseException, batch: Batch, parts: int) -> OutOfMemory:
-    """Return the sentence for a step that did not fit.
+    """Return the error for a step that did not fit into memory.
 
     Args:
-        error: torch's.
-        batch: the step's rows.
-        parts: its micro-batches.
+        error: raised by torch.
+        batch: rows of the step.
+        parts: number of micro-batches of the step.
     """
     size = "x".join(map(str, batch.image.shape[2:]))
     labeled = batch.num_labeled
     divides = not (labeled % (2 * parts) or (len(batch.image) - labeled) % (2 * parts))
-    ways = "halve the rows at once with --micro-batch, or " if divides else ""
+    ways = "Halve the rows at once with --micro-batch, or choose" if divides else "Choose"
     reason = str(error).strip().splitlines()
     return OutOfMemory(
         f"a training step must fit into memory, got {len(batch.image) // parts} rows of {size} at "
-        f"once, for which there is not enough ({reason[0] if reason else type(error).__name__}): "
-        f"{ways}choose a smaller --patch or --batch"
+        f"once, for which there is not enough ({reason[0] if reason else type(error).__name__}). "
+        f"{ways} a smaller --patch or --batch."
     )

@@ -10,12 +10,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_memory() -> bool:
-    """Keep the memory of freed tensors in the process; return whether that could be arranged.
+    """Keep the memory of freed tensors in the process; return whether the system allows it.
 
     A training step allocates and frees the same activations, tens of megabytes each, many times.
-    The C library of Linux returns each to the system at once and gets it back page by page, zeroed:
-    a fifth of a step's time on a CPU. The peak does not grow, but memory stays in use until the
-    process ends. Huge pages are used where the system offers them.
+    The C library of Linux returns each to the system at once and gets it back page by page, zeroed.
+    That takes a fifth of a step's time on a CPU. The peak does not grow, but memory stays in use
+    until the process ends. Huge pages are used where the system offers them.
 
     Call it before the first large tensor. On other systems than Linux with glibc it does nothing.
     """

@@ -55,7 +55,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file a second name, replacing the file of that name, and keep the first name."""
+    """Give the file a second name and keep the first; a file of the second name is replaced."""
     second = previous.with_suffix(".tmp")
     second.unlink(missing_ok=True)
     try:
@@ -67,12 +67,12 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Return the newest readable checkpoint of a folder, or ``None`` if there is none.
+    """Return the newest readable checkpoint of a folder, or ``None`` without checkpoints.
 
-    A checkpoint that cannot be read falls back to the one before it, with a `SemisamWarning`.
+    If the newest cannot be read, the previous one is read and a `SemisamWarning` is issued.
 
     Raises:
-        InputError: if there are checkpoints and none can be read.
+        InputError: if the folder has checkpoints and no checkpoint can be read.
     """
     problems = []
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
@@ -85,24 +85,24 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             continue
         if problems:
             warnings.warn(
-                f"{folder}: the newest checkpoint cannot be read ({problems[0]}): the run resumes "
-                f"from the one before, after {state.get('step')} iterations",
+                f"{folder}: the newest checkpoint cannot be read ({problems[0]}). The run resumes "
+                f"from the previous one, after {state.get('step')} iterations.",
                 SemisamWarning,
                 stacklevel=2,
             )
         return state
     if problems:
         raise InputError(
-            f"{folder}: no checkpoint there can be read ({'; '.join(problems)}): delete the folder "
-            "to start the run again"
+            f"{folder}: a checkpoint must be readable, got {'; '.join(problems)}. Delete the "
+            "folder to start the run again."
         )
     return None
 
 
 class TrainLog:
-    """The log ``train.jsonl``, and TensorBoard's if it is installed.
+    """The log ``train.jsonl``, and a TensorBoard log if TensorBoard is installed.
 
-    On resume it is cut back to the checkpoint.
+    On resume the log is cut back to the checkpoint.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
@@ -136,6 +136,6 @@ class TrainLog:
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Write all lines to the disk: a checkpoint relies on them."""
+        """Write all lines to the disk, because a checkpoint relies on them."""
         self._file.flush()
         os.fsync(self._file.fileno())

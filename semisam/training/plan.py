@@ -13,20 +13,19 @@ class Plan:
 
     Args:
         iterations: optimizer steps ``T``.
-        lr: SGD's initial learning rate.
+        lr: initial learning rate of SGD.
         lr_step: iterations between divisions of the rate by ten.
-        momentum: SGD's.
-        weight_decay: SGD's.
+        momentum: of SGD.
+        weight_decay: of SGD.
         clip: maximal gradient norm; ``None`` for no clipping.
         precision: ``bf16`` and ``fp16`` run the network under autocast.
         device: a torch device.
         seed: of dropout and noise; every step draws from a generator seeded by (seed, step).
         checkpoint_every: iterations between checkpoints.
-        parts: micro-batches of a batch, whose gradients are accumulated before the optimizer's
-            step. BatchNorm's statistics, and losses of the batch as a whole (Dice, mixes of rows),
-            are then computed per micro-batch.
+        parts: micro-batches of a batch. Their gradients are accumulated before the optimizer's
+            step. BatchNorm, Dice and mixes of rows are then computed per micro-batch.
         norm_batches: batches from which BatchNorm's statistics are computed after the last step
-            (see `semisam.networks.batchnorm`); 0: the running averages stay.
+            (see `semisam.networks.batchnorm`). 0 keeps the running averages.
     """
 
     iterations: int = 6000
@@ -49,7 +48,7 @@ class Summary:
 
     Attributes:
         seconds: of training.
-        waited: seconds of these spent on waiting for batches.
+        waited: seconds spent on waiting for batches, part of ``seconds``.
         means: of every loss and figure, over the steps that had it.
     """
 

@@ -24,17 +24,17 @@ from semisam.core.errors import InputError, PluginError, SemisamError
 
 T = TypeVar("T")
 
-# One rank may score longer than another: torchrun notices a rank that dies.
+# One rank may score longer than another. torchrun notices a rank that dies.
 _PATIENCE = datetime.timedelta(days=1)
 _lost_a_rank = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The processes that share a run, as one of them sees them.
+    """The processes that share a run, from the view of one of them.
 
     Attributes:
-        rank: of this process; only rank 0 writes files and prints.
+        rank: number of this process; only rank 0 writes files and prints.
         size: number of processes.
     """
 
@@ -43,7 +43,7 @@ class Processes:
 
     @property
     def writer(self) -> bool:
-        """Whether this process writes the run's files."""
+        """True for rank 0, which writes the run's files."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
@@ -55,14 +55,14 @@ class Processes:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Return whether it is true on some rank: the same value on every rank."""
+        """Return on every rank whether the value is true on some rank."""
         return any(self.gather(flag))
 
     def agreed(self, action: Callable[[], T]) -> T:
-        """Run an action that every rank runs; if it is refused on one rank, end on all.
+        """Run an action that every rank runs; if it fails on one rank, end on all.
 
         Raises:
-            SemisamError: on rank 0, that of the first rank that refused.
+            SemisamError: on rank 0: the error of the first rank that failed.
             SystemExit: on the other ranks, which print nothing.
         """
         if self.size == 1:
@@ -89,8 +89,8 @@ class Processes:
     def average_gradients(self, module: nn.Module) -> None:
         """Replace every gradient by its mean over ranks.
 
-        A rank without a gradient of a parameter counts as zero. A parameter without a gradient on
-        every rank stays without one.
+        A gradient that a rank lacks counts as zero. A parameter that lacks its gradient on every
+        rank stays without one.
         """
         if self.size == 1:
             return
@@ -130,7 +130,7 @@ def own_rows(labeled: int, unlabeled: int, processes: Processes, parts: int = 1)
     Args:
         labeled: labeled rows of the batch.
         unlabeled: unlabeled rows of the batch.
-        processes: the run's, as this rank sees them.
+        processes: of the run, from the view of this rank.
         parts: micro-batches of the batch.
 
     Raises:
@@ -144,8 +144,8 @@ def own_rows(labeled: int, unlabeled: int, processes: Processes, parts: int = 1)
             over += f"{parts} micro-batches" if parts > 1 else ""
             raise InputError(
                 f"the {kind} rows of a batch must divide equally over {over}, got {rows} {kind} "
-                "rows: choose another --batch, --labeled-rows or --micro-batch, or another number "
-                "of processes"
+                "rows. Choose another --batch, --labeled-rows or --micro-batch, or another number "
+                "of processes."
             )
     known, rest = labeled // size, unlabeled // size
     first = labeled + processes.rank * rest
@@ -167,8 +167,8 @@ def check_single_process(command: str) -> None:
     size = launched_size()
     if size > 1:
         raise InputError(
-            f"semisam {command} must run in one process, got {size}: start it without torchrun, "
-            "which is for semisam train"
+            f"semisam {command} must run in one process, got {size}. Start it without torchrun, "
+            "which is for semisam train."
         )
 
 
@@ -177,7 +177,7 @@ def joined_processes() -> Iterator[Processes]:
     """Join the processes that torchrun has started, or yield `ONE`.
 
     Raises:
-        SemisamError: if another process has ended while this one exchanges something with it.
+        SemisamError: if another process ended during an exchange with this one.
     """
     if launched_size() == 1:
         yield ONE
@@ -195,15 +195,15 @@ def joined_processes() -> Iterator[Processes]:
         global _lost_a_rank
         _lost_a_rank = True
         raise SemisamError(
-            "another process of the run has ended, and so does this one: see its message, and run "
-            "the same command again to resume from the last checkpoint"
+            "another process of the run has ended. See its message, and run the same command again "
+            "to resume from the last checkpoint."
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 def end(code: int) -> NoReturn:
-    """Exit, at once if a rank was lost: gloo's threads may abort the interpreter's own end."""
+    """Exit; at once if a rank was lost, since gloo's threads may abort a regular exit."""
     if _lost_a_rank:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -217,7 +217,7 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine: its GPU."""
+    """Return the number of this process on its machine, which is the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -225,13 +225,13 @@ def own_device(device: str, processes: Processes) -> str:
     """Return the device of this rank: ``cuda`` becomes ``cuda:0``, ``cuda:1``, ...
 
     Raises:
-        InputError: if all ranks were to share one named GPU.
+        InputError: if the device is one named GPU, which all ranks would share.
     """
     if processes.size == 1 or not device.startswith("cuda"):
         return device
     if device != "cuda":
         raise InputError(
             f"--device must be cuda or cpu with several processes, each of which takes a GPU of "
-            f"its own, got {device}: choose GPUs by CUDA_VISIBLE_DEVICES"
+            f"its own, got {device}. Choose GPUs by CUDA_VISIBLE_DEVICES."
         )
     return f"cuda:{local_rank()}"

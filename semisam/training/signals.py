@@ -11,14 +11,14 @@ from types import FrameType
 
 @contextlib.contextmanager
 def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM finish the step in hand; a second Ctrl-C stops at once.
+    """Let Ctrl-C and SIGTERM finish the current step; a second Ctrl-C stops at once.
 
     A grid sends SIGTERM to its runs after the terminal has sent them Ctrl-C. Two signals of
     different kinds are therefore one request to stop.
 
     Args:
-        patient: a second Ctrl-C does not stop at once either: torchrun repeats the terminal's
-            signal to its processes.
+        patient: a second Ctrl-C does not stop at once either, because torchrun repeats the
+            terminal's signal to its processes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,4 +1,4 @@
-"""The training loop of every method, without any knowledge of SAM, datasets or tables."""
+"""The training loop of every method, independent of backends, datasets and tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from semisam.training.signals import deferred_interrupt
 
 
 class Batches(Protocol):
-    """Batches as a pure function of the step."""
+    """A source of batches, as a pure function of the step."""
 
     def batch(self, step: int) -> Batch:
         """Return the batch of this step, on the CPU."""
@@ -41,16 +41,16 @@ class Batches(Protocol):
 
 
 Stream = Iterable[tuple[int, Batch, float]]
-"""Steps with their batch and the seconds that were waited for it."""
+"""An iterator of each step, its batch and the seconds spent on waiting for the batch."""
 Prefetch = Callable[[Batches, int, int], contextlib.AbstractContextManager[Stream]]
 
 
 class Diverged(SemisamError):
-    """The loss is no longer a finite number."""
+    """The error of a loss that is no longer finite."""
 
 
 class Interrupted(SemisamError):
-    """Training was stopped by the user; a checkpoint was written."""
+    """The error of a training that the user stopped, after its checkpoint is written."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"interrupted after {step} iterations, a checkpoint is written")
@@ -58,25 +58,25 @@ class Interrupted(SemisamError):
 
 
 class Trainer:
-    """The training loop of a method in a folder, from whose checkpoint it resumes.
+    """The training loop of a method; it resumes from the checkpoint in its folder.
 
     After the last step it may compute BatchNorm's statistics again (`Plan.norm_batches`).
 
     The folder receives ``checkpoint.pt`` (and the one before it), ``train.jsonl`` with every loss
     of every step, and TensorBoard events where tensorboard is installed. Batches, dropout, noise
-    and prompts are functions of (seed, step). A run that was killed anywhere and started again
-    therefore ends in the same weights, bit for bit, as one that was not.
+    and prompts are functions of (seed, step). A run that was killed and started again therefore
+    ends in the same weights, bit for bit, as a run without interruption.
 
     With several processes each rank trains on its own rows, and gradients are averaged after the
     backward pass (see `semisam.training.processes`).
 
     Args:
         framework: the method; moved to the plan's device.
-        batches: batches by step; with several processes, this rank's rows of them.
+        batches: batches by step; with several processes, their rows of this rank.
         plan: the settings of the loop.
-        folder: of checkpoint and log.
+        folder: receives checkpoint and log.
         prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
-        processes: of the run; rank 0 writes the folder, which all of them read.
+        processes: of the run; rank 0 writes the folder, and all ranks read it.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Trainer:
         self.framework = framework.to(self.device)
         guard_convolutions(self.framework)
         for module in framework.modules():
-            # In place, and only weights of convolutions in three dimensions have the format.
+            # In place. Only weights of 3-D convolutions have the format.
             for parameter in module.parameters(recurse=False):
                 if parameter.ndim == 5:
                     parameter.data = parameter.contiguous(
@@ -127,8 +127,8 @@ class Trainer:
         Raises:
             Interrupted: after Ctrl-C, when the checkpoint is written.
             Diverged: if a loss is not finite.
-            InputError: if the folder's checkpoint is of another run.
-            OutOfMemory: if a step does not fit.
+            InputError: if the folder's checkpoint belongs to another run.
+            OutOfMemory: if a step does not fit into memory.
         """
         start = self.processes.agreed(self._resume)
         self.processes.agreed(lambda: self._check_start(start))
@@ -147,7 +147,7 @@ class Trainer:
                 self._waited += waited
                 self._add(figures)
                 last = done == self.plan.iterations
-                # Exchanged once: all ranks stop after the same step, and only after a checkpoint.
+                # Exchanged once, so all ranks stop after the same step and after a checkpoint.
                 stop = self.processes.any(interrupted())
                 if log is not None:
                     log.write(step, figures)
@@ -162,9 +162,9 @@ class Trainer:
         return Summary(self._seconds, self._waited, self._means())
 
     def _renew_norms(self) -> None:
-        """Compute BatchNorm's statistics on the batches that would have come next.
+        """Compute BatchNorm's statistics on the batches that would come next.
 
-        No checkpoint holds them: a run that is killed here computes them again after resuming.
+        No checkpoint holds them, so a run that is killed here computes them again on resume.
         """
         first, count = self.plan.iterations, self.plan.norm_batches
         if not count:
@@ -199,8 +199,8 @@ class Trainer:
         if not math.isfinite(losses["loss"]):
             figures = {name: value for name, value in losses.items() if name != "loss"}
             raise Diverged(
-                f"the loss is {losses['loss']} at iteration {step} ({figures}): lower the learning "
-                "rate, clip the gradient, or use --precision fp32"
+                f"the loss must be finite, got {losses['loss']} at iteration {step} ({figures}). "
+                "Lower the learning rate, clip the gradient, or use --precision fp32."
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -209,7 +209,7 @@ class Trainer:
         return {**losses, "lr": lr, **metrics, **accumulation}
 
     def _gradients(self, batch: Batch, clock: Clock) -> tuple[dict[str, float], dict[str, float]]:
-        """Leave the gradients of the batch and return its losses and metrics."""
+        """Compute the gradients of the batch and return its losses and metrics."""
         try:
             return self._backward(batch, clock)
         except Exception as error:
@@ -271,9 +271,9 @@ class Trainer:
         other = sorted(key for key in same if state["plan"].get(key) != ours[key])
         if other:
             raise InputError(
-                f"{self.folder}: its checkpoint is of a run with other settings ("
+                f"{self.folder}: the checkpoint must have the run's settings, got others ("
                 + ", ".join(f"{k} {state['plan'].get(k)}, now {ours[k]}" for k in other)
-                + "): choose another folder or the same settings"
+                + "). Choose another folder or the same settings."
             )
         self.framework.load_state_dict(state["framework"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -286,7 +286,7 @@ class Trainer:
         if len(set(self.processes.gather(start))) > 1:
             raise InputError(
                 f"all processes must see one output folder, got {self.folder}, whose checkpoint "
-                "is another on some: name a folder that every machine shares"
+                "is another on some. Name a folder that every machine shares."
             )
 
     def _open_log(self, start: int) -> contextlib.AbstractContextManager[TrainLog | None]:

@@ -41,11 +41,14 @@ def test_options_of_plugins_and_branch_arrive(tiny_la, tmp_path):
     )
     assert result.exit_code == 0, result.output
     kept = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert kept["options"]["method"]["ema_decay"] == 0.9
-    assert kept["options"]["method"]["ramp_power"] == 2.0
-    assert kept["options"]["semisam"]["weight"] == 0.3
-    assert kept["settings"]["prompter_options"] == {"margin": 1}
-    assert kept["settings"]["sam_options"] == {"radius": 7.0}
+    settings = kept["settings"]
+    assert settings["method_options"]["ema_decay"] == 0.9
+    assert settings["method_options"]["ramp_power"] == 2.0
+    assert settings["semisam_options"]["weight"] == 0.3
+    # The options that nobody gave are recorded, too.
+    assert settings["semisam_options"]["target"] == "hard"
+    assert settings["prompter_options"]["margin"] == 1
+    assert settings["sam_options"]["radius"] == 7.0 and len(settings["sam_options"]) > 1
     assert kept["settings"]["largest_component"] is True
 
 
@@ -64,7 +67,7 @@ def test_a_folder_of_another_run_is_kept(tiny_la, tmp_path):
     assert _train(tiny_la, tmp_path / "run").exit_code == 0
     before = (tmp_path / "run" / "settings.json").read_text()
     result = _train(tiny_la, tmp_path / "run", "--lr", "0.5")
-    assert result.exit_code == 2 and "a run with other lr" in result.stderr
+    assert result.exit_code == 2 and "a run with lr 0.01" in result.stderr
     assert (tmp_path / "run" / "settings.json").read_text() == before
 
 

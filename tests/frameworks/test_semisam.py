@@ -304,7 +304,7 @@ def test_a_pair_that_does_not_fit_is_refused_at_construction():
     class PointsOnly(RecordingBackend):
         accepts = frozenset({"points"})
 
-    with pytest.raises(PluginError, match=r"accepts points, got the prompter BoxPrompter"):
+    with pytest.raises(PluginError, match=r"accepts \(points\), got BoxPrompter"):
         SemiSAM(_framework(), PointsOnly(), BoxPrompter())
     check_pair(PointsOnly(), UncertaintyPoints())
 

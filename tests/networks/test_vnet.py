@@ -128,5 +128,5 @@ def test_deep_heads_change_no_bit_of_the_others():
 
 
 def test_a_level_that_vnet_has_not():
-    with pytest.raises(ValueError, match=r"V-Net has heads at levels up to 3.*logits_level4"):
+    with pytest.raises(ValueError, match=r"V-Net must be at levels up to 3.*logits_level4"):
         VNet(1, {"logits_level4": 2})

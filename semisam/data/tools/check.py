@@ -1,7 +1,7 @@
 """Check a folder of scans before training: its content and all its faults.
 
-Unlike a run, a check reads every label. It reads a few cases at a time, so its memory does not grow
-with their number.
+Unlike a run, a check reads every label. It reads a few cases at a time, so its memory does not
+depend on their number.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _examine_files(
 
 
 def _of_dataset(dataset: Dataset) -> tuple[tuple[str, ...], list[str], Examine, list[Fault]]:
-    """Return classes, cases, check and faults of any other dataset, read by itself."""
+    """Return classes, cases, check and faults of any other dataset, read by its plugin."""
     split = dataset.split()
     parts = _parts(split)
 

@@ -78,14 +78,14 @@ def download_la(
 ) -> int:
     """Download into the layout that the dataset ``la`` reads, and return the files fetched.
 
-    A file that is there and right is not fetched again. A file gets its name when its hash is
+    An existing file with the right hash is not fetched again. A file gets its name when its hash is
     right, and ``train.list`` and ``test.list`` are written last.
 
     Args:
         folder: receives ``<case>/mri_norm2.h5`` and the lists.
         entries: the files; ``None``: all that are published.
         url: the quoted address of the folder with ``<case>/mri_norm2.h5``.
-        timeout: seconds without an answer before a connection is given up.
+        timeout: seconds without data before a connection is closed.
         retries: further attempts per file.
         progress: called as files arrive.
 
@@ -125,7 +125,7 @@ class _Bar:
     def __init__(self, progress: Progress | None) -> None:
         self.fetched = 0
         self.total = 0
-        """Bytes of the file in hand, set by pooch when they begin to arrive."""
+        """Bytes of the current file, set by pooch when they begin to arrive."""
         self._progress = progress
         self._files = 0
         self._before = 0
@@ -137,14 +137,14 @@ class _Bar:
         self._show()
 
     def reset(self) -> None:
-        """Begin the file again, as pooch does before it counts all of it."""
+        """Begin the file again; pooch calls this before it counts the whole file."""
         self._count = 0
 
     def close(self) -> None:
-        """Do nothing; a file is over when its hash is right."""
+        """Do nothing; a file is complete when its hash is right."""
 
     def end(self, entry: Entry) -> None:
-        """Note that a file is there."""
+        """Count a file as complete."""
         self.fetched += self.total > 0
         self._files += 1
         self._before += entry.size
@@ -165,7 +165,7 @@ def _list(entries: Sequence[Entry], split: str) -> str:
 
 
 def _check_lists(folder: Path, entries: Sequence[Entry]) -> None:
-    """Refuse a folder with the user's own lists, which would be overwritten."""
+    """Refuse a folder with lists of the user, which would be overwritten."""
     for split in _LISTS:
         path = folder / f"{split}.list"
         wanted = _list(entries, split).split()
@@ -177,7 +177,7 @@ def _check_lists(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def _failure(error: Exception, folder: Path, entry: Entry, timeout: float) -> SemisamError:
-    """Return the sentence about a file that could not be downloaded."""
+    """Return the error message for a file that could not be downloaded."""
     way_out = "Run the same command again, which keeps the files that are right."
     if is_full(error):
         return InputError(full_disk(folder))

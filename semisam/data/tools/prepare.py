@@ -1,7 +1,7 @@
-"""Prepare a dataset: write preprocessed, uncompressed copies, of which patches are read fast.
+"""Prepare a dataset: write preprocessed, uncompressed copies, from which patches are read fast.
 
-Every file is written atomically, and the manifest last. Without it there is no prepared dataset,
-and the next attempt resumes after the cases that are done.
+Every file is written atomically, and the manifest last. Without a manifest the dataset is not
+prepared, and the next attempt resumes after the cases that are done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def prepare(
     Args:
         dataset: the source, of which all images and labels are read.
         options: the options of the source.
-        folder: the target: new, empty, or an unfinished copy from the same dataset and options.
+        folder: the target, which is new, empty, or an unfinished copy of the same dataset.
         on_case: called with (cases done, number of cases) after each case.
 
     Raises:
@@ -147,7 +147,7 @@ def _is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _identity(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that must be equal for a preparation to resume another."""
+    """Return the values that must be equal to resume a preparation."""
     recipe = None if dataset.recipe is None else _plain(asdict(dataset.recipe))
     return {
         "format": FORMAT,
@@ -158,7 +158,7 @@ def _identity(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
-    """Return a hash of the case's files and of the way they are read."""
+    """Return a hash of the case's files and of the options that read them."""
     files: list[Any] = []
     for path in dataset.files(case):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:

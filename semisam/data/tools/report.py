@@ -23,7 +23,7 @@ class CaseReport:
         case: its name.
         part: ``train``, ``test``, or empty if it is in neither.
         source: the path of its image.
-        labeled: it has a label.
+        labeled: True if the case has a label.
         shape: ``S``; empty if the image is unreadable.
         spacing: mm per axis.
         intensities: least and largest finite value per channel, before any normalisation by the
