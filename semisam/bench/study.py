@@ -353,6 +353,9 @@ def _grid(file: Path, found: Mapping[str, Any]) -> Grid:
     if "methods" not in axes:
         raise InputError(f"{file}: every [[grid]] must name a method. Add method = [...].")
     axes.setdefault("sams", ("none", DEFAULT_BACKEND))
+    for name in ("settings", "options"):
+        if not isinstance(found.get(name, {}), dict):
+            raise InputError(f"{file}: {name} must be a table, got {found[name]!r}.")
     settings = dict(found.get("settings", {}))
     _check_keys(file, settings, tuple(flags_of_settings()))
     options = found.get("options", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
     axes = {name: given[name] for name in AXES if given[name] is not None}
     settings, options = given_settings(given)
     if study is not None:
-        settings.pop("device", None)
+        place = {"device": settings.pop("device")} if "device" in settings else {}
         idle = [f"--{name.replace('_', '-')}" for name in settings] + ["--set"] * bool(options)
         if idle:
             raise InputError(
@@ -112,7 +113,8 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
             )
         path = Path(study)
         folder = Path(out) if out else path if path.is_dir() else path.parent
-        return [grid.extended(axes) for grid in read_study(path)], folder
+        grids = [grid.extended(axes) for grid in read_study(path)]
+        return [replace(g, settings={**g.settings, **place}) for g in grids], folder
     if "method" not in axes:
         raise InputError("--method must name at least one method, got none. For example mt.")
     axes.setdefault("sam", _default_sams())

@@ -32,7 +32,7 @@ from semisam.core.layout import (
 )
 from semisam.plugins.registry import nearest
 from semisam.run.lock import in_use
-from semisam.run.settings import NOT_IDENTITY, RunSettings, faults, read_settings
+from semisam.run.settings import RunSettings, faults, read_settings
 
 State = Literal["waiting", "running", "stopped", "failed", "damaged", "done"]
 STATES: tuple[State, ...] = ("done", "running", "waiting", "stopped", "failed", "damaged")
@@ -147,17 +147,16 @@ def claim(folder: Path, settings: RunSettings) -> None:
         InputError: the folder belongs to a run with other settings.
     """
     path = folder / SETTINGS
-    ours = settings.model_dump(mode="json")
     if path.exists():
-        theirs = read_settings(folder).model_dump(mode="json")
-        other = sorted(k for k in ours if k not in NOT_IDENTITY and ours[k] != theirs[k])
+        ours, theirs = settings.identifying(), read_settings(folder).identifying()
+        other = sorted(key for key in ours if ours[key] != theirs[key])
         if other:
             raise InputError(
                 f"the output folder must be empty or of the same run, got {folder}, a run with "
                 f"{_differences(ours, theirs, other)}. Name another folder."
             )
     else:
-        write_json(path, ours)
+        write_json(path, settings.model_dump(mode="json"))
 
 
 def claim_data(folder: Path, about: Mapping[str, Any]) -> None:

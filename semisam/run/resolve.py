@@ -164,9 +164,9 @@ def _sources(
         name = names[place]
         plugin = registry.find(kind, name)
         if not plugin.builtin:
-            found[name] = f"{plugin.distribution} {plugin.version}"
+            found[place] = f"{plugin.distribution} {plugin.version}"
         for key, path in registry.files_of(kind, name, options[f"{place}_options"]).items():
-            found[f"{name}.{key}"] = digest(path)
+            found[f"{place}.{key}"] = digest(path)
     return found
 
 

@@ -161,13 +161,8 @@ class RunSettings(BaseModel):
         A file counts by its digest, not by its path.
         """
         kept = self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
-        for place, options in (
-            (self.dataset, kept["dataset_options"]),
-            (self.method, kept["method_options"]),
-            (self.network, kept["network_options"]),
-            (self.sam, kept["sam_options"]),
-            (self.prompter, kept["prompter_options"]),
-        ):
+        for place in ("dataset", "method", "network", "sam", "prompter"):
+            options = kept[f"{place}_options"]
             for name in [n for n in options if f"{place}.{n}" in self.sources | self.sam_sources]:
                 del options[name]
         return kept

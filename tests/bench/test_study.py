@@ -1,0 +1,80 @@
+"""A study as a file: the same runs from it, more runs into it, and no unknown key."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from click.testing import CliRunner
+
+from semisam.bench.study import read_study
+from semisam.cli.main import main
+from semisam.core.errors import InputError
+
+GRID = (
+    *("--method", "mt", "--labels", "1,2", "--sam", "none", "--iterations", "1"),
+    *("--patch", "16x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"),
+    *("--set", "phantom.cases=4", "--set", "phantom.test_cases=1", "--set", "phantom.size=32"),
+    *("--device", "cpu", "--set", "mt.ema_decay=0.9"),
+)
+
+
+def _bench(*args):
+    return CliRunner().invoke(main, ["bench", *map(str, args)])
+
+
+def _names(folder):
+    return {path.name for path in (folder / "runs").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "out"
+    result = _bench(*GRID, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.mark.slow
+def test_a_study_gives_the_same_runs_and_takes_more(study, tmp_path):
+    (grid,) = tomllib.loads((study / "study.toml").read_text())["grid"]
+    assert grid["options"]["mt"]["ema_decay"] == 0.9 and grid["settings"]["lr"] == 0.01
+    other = tmp_path / "other"
+    result = _bench(study / "study.toml", "--out", other, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert _names(other) == _names(study)
+    again = _bench(other, "--seeds", "1", "--device", "cpu")
+    assert again.exit_code == 0, again.output
+    assert again.output.count("finished earlier") == 2 and len(_names(other)) == 4
+    (grid,) = tomllib.loads((other / "study.toml").read_text())["grid"]
+    assert grid["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("seeds = ", "seed = ", "got seed .did you mean seeds"),
+        ("momentum = ", "momentun = ", "did you mean momentum"),
+        ("results_version", "result_version", "did you mean results_version"),
+        ("labels = [1, 2]", 'labels = ["two"]', "labels must be a list of whole numbers"),
+        ("[[grid]]", "[[grid", "must be a TOML file"),
+    ],
+)
+def test_what_is_not_known_is_refused(study, tmp_path, old, new, found):
+    text = (study / "study.toml").read_text()
+    assert old in text
+    path = tmp_path / "study.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=found):
+        read_study(path)
+
+
+def test_settings_beside_a_study_are_refused(study):
+    result = _bench(study, "--iterations", "5")
+    assert result.exit_code == 2 and "--iterations" in result.stderr
+
+
+def test_a_study_or_a_method_must_be_named(tmp_path):
+    result = _bench("--out", tmp_path)
+    assert result.exit_code == 2 and "--method must name" in result.stderr
+    assert "must be a TOML file" in _bench(tmp_path / "nothing").stderr
