@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tiny_sett
     damaged = tmp_path / "damaged"
     damaged.write_bytes(checkpoint.read_bytes()[:-1000])
     damaged.replace(checkpoint)
-    with pytest.warns(SemisamWarning, match="resumes from the one before, after 2 iterations"):
+    with pytest.warns(SemisamWarning, match="resumes from the previous one, after 2 iterations"):
         result = execute(settings, tmp_path / "run")
     one, other = (json.loads(path.read_text())["metrics"] for path in (whole, result))
     assert one == other

@@ -26,6 +26,7 @@ from semisam.inference.predictor import (
     segment,
 )
 from semisam.inference.sliding_window import published_stride
+from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import Precision
 from semisam.run.build import make_framework
 from semisam.run.folder import find_run
@@ -56,6 +57,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     bare = settings.model_copy(update={"sam": "none"})
     framework = make_framework(bare, card.channels, len(card.class_names))
     framework.load_state_dict(state)
+    guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit
     return settings, framework.to(device).eval(), card
 
 

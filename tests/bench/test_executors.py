@@ -28,7 +28,15 @@ from semisam.run.folder import PARTS
 
 pytestmark = pytest.mark.usefixtures("child_environment")
 
-RESULT = {"run": "x", **{part: {} for part in PARTS}}
+SCORES = dict.fromkeys(("dice", "jaccard", "asd_voxel", "hd95_voxel", "empty_predictions"), 0.5)
+RESULT = {
+    "run": "x",
+    **{part: {} for part in PARTS},
+    "settings": {"labels": 1},
+    "data": {"labeled": 1, "unlabeled": 1},
+    "metrics": SCORES,
+    "cost": {"train_seconds": 1.0, "peak_memory_gib": 1.0},
+}
 
 # Dask
 

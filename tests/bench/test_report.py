@@ -136,7 +136,7 @@ def test_its_figures_are_the_tables(real):
     gain = table.iloc[1]
     assert cells[0][8] == "" and cells[1][0] == "mt + SemiSAM (geodesic)"
     assert cells[1][8].startswith(f"{gain['gain_dice']:+.2f}")
-    assert cells[1][8].endswith(f"{gain['gain_low']:+.2f} to {gain['gain_high']:+.2f}")
+    assert cells[1][8].endswith(f"{gain['gain_low']:+.1f}..{gain['gain_high']:+.1f}")
     assert cells[1][9] == f"{gain['gain_p_holm']:.3f}"
 
 
@@ -330,7 +330,7 @@ def test_several_seeds_have_their_own_bars(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "must hold runs, got nowhere (no such folder)"),
+        (["nowhere"], "is required, got nowhere (no such folder)"),
         (["."], "must hold runs, got . (no run in it)"),
         ([".", "--data", "nowhere"], "--data must be a folder of scans, got nowhere"),
     ],

@@ -96,7 +96,7 @@ def test_the_card_tells_all_that_is_needed_and_no_path(exported):
 def test_predict_asks_for_the_run_folder(exported, tmp_path):
     model = exported / "model.pt2"
     result = _invoke("predict", model, tmp_path / "scan.nrrd", "-o", tmp_path / "masks")
-    assert result.exit_code == 2 and "RUN must be a run folder, got the file" in result.stderr
+    assert result.exit_code == 2 and "the run must be a run folder, got the file" in result.stderr
     assert not (tmp_path / "masks").exists()
 
 
@@ -126,7 +126,7 @@ def test_a_forward_that_cannot_be_traced(tmp_path):
 
 def test_what_cannot_be_exported(exported, tmp_path):
     result = _invoke("export", tmp_path, tmp_path / "model.pt2")
-    assert result.exit_code == 2 and "settings.json is required" in result.stderr
+    assert result.exit_code == 2 and "the run must be one of" in result.stderr
     result = _invoke("export", exported / "run", tmp_path / "model.onnx")
     assert result.exit_code == 2 and "must be a file .pt2" in result.stderr
     result = _invoke("export", exported / "run", tmp_path / "no" / "model.pt2")

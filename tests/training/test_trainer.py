@@ -243,7 +243,7 @@ def test_a_diverged_loss_stops_with_a_sentence(tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     _trainer(tmp_path).fit()
-    with pytest.raises(InputError, match=r"other settings \(lr 0.01, now 0.02\)"):
+    with pytest.raises(InputError, match=r"got others \(lr 0.01, now 0.02\)"):
         _trainer(tmp_path, Plan(iterations=7, lr=0.02, lr_step=3, seed=4)).fit()
 
 
