@@ -390,8 +390,8 @@ def _no_result(path: Path, found: str) -> InputError:
 
 def _method(settings: Mapping[str, Any]) -> str:
     """Return ``mt + geodesic (gated)``."""
-    if settings["sam"] == "none":
-        return str(settings["method"])
+    if settings.get("sam", "none") == "none":
+        return str(settings.get("method", "?"))
     gated = dict(settings.get("semisam_options") or {}).get("gated")
     about = [*(["gated"] if gated else []), settings.get("sam_control") or ""]
     shown = ", ".join(filter(None, about))

@@ -99,7 +99,9 @@ def test_module_and_version():
 def test_runs_are_listed_without_heavy_imports(tmp_path):
     run = tmp_path / "runs" / "mt-n2"
     run.mkdir(parents=True)
-    (run / "settings.json").write_text('{"labels": 2, "method": "mt", "iterations": 9}')
+    (run / "settings.json").write_text(
+        '{"labels": 2, "method": "mt", "sam": "none", "iterations": 9}'
+    )
     for command in (["list", str(tmp_path)], ["show", str(tmp_path / "mt")]):
         done = guarded("runs", *command, allowed="pydantic")
         assert done.returncode == 0 and "waiting" in done.stdout, done.stderr
