@@ -1,4 +1,4 @@
 """A trained model on images: sliding window, predictor, evaluation, export, card, preview.
 
-Here lives what needs a network and images. It knows no run folder and no settings.
+This package holds code that needs a network and images. It uses no run folder and no settings.
 """

@@ -1,4 +1,4 @@
-"""What deployment must know of a trained model beside its settings and weights."""
+"""The card of a trained model: facts on its images and classes that deployment needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _TOWARDS, _AWAY = "LPS", "RAI"  # ITK's axes, and their opposites
 
 @dataclass(frozen=True)
 class Card:
-    """What a model's images are, and what its classes mean.
+    """The geometry of a model's images, the recipe that makes them, and the names of its classes.
 
     Attributes:
         channels: image channels.
         class_names: background first.
         spacing: mm per axis of the images that it was trained on.
-        orientation: where the axes of those images run to, e.g. ``LPS``: index 0 to the left,
-            1 to the posterior, 2 to the superior. ``None``: not known, taken as ``LPS``, which is
-            what the published Left Atrium volumes are.
-        recipe: how the images were made of scans. ``None``: they came ready from their files, and
-            a new scan is brought to the spacing and z-scored per channel.
+        orientation: directions of the axes of those images. ``LPS``: index 0 runs to the left, 1 to
+            the posterior, 2 to the superior. ``None``: unknown and taken as ``LPS``, the
+            orientation of the published Left Atrium volumes.
+        recipe: preprocessing that made the images of scans. ``None``: the images were read from
+            their files without it, and a new scan is resampled and z-scored per channel.
     """
 
     channels: int
@@ -38,10 +38,10 @@ class Card:
     recipe: Recipe | None = None
 
     def preparation(self) -> Recipe:
-        """Return what makes an image of a new scan, in LPS."""
+        """Return the preprocessing of a new scan, in LPS."""
         if self.recipe is not None:
             return self.recipe
-        # Spacing is along the images' axes, and the recipe's along LPS.
+        # Spacing is along the images' axes; the recipe's spacing is along LPS.
         spacing = self.spacing
         if self.orientation is not None:
             spacing = tuple(spacing[list(self.axes_of_lps()[0]).index(a)] for a in range(3))
@@ -49,7 +49,7 @@ class Card:
         return Recipe(spacing, (modality,) * self.channels, crop="none")
 
     def axes_of_lps(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """Return which LPS axis each axis of the images is, and whether it runs against it."""
+        """Return the LPS axis of each axis of the images, and True where it is reversed."""
         if self.orientation is None:
             ndim = len(self.spacing)
             return tuple(range(ndim)), (False,) * ndim
@@ -65,20 +65,20 @@ class Card:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Card:
-        """Read what `to_json` wrote; what older cards lack is not known.
+        """Read a card that `to_json` wrote; values that older cards lack are unknown.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no card.
+            KeyError, TypeError, ValueError: the values are not a card.
         """
         code, recipe = raw.get("orientation"), raw.get("recipe")
         names = tuple(str(name) for name in raw["class_names"])
         spacing = tuple(float(s) for s in raw["spacing"])
         if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
-            raise ValueError("channels, class_names and spacing of a model are required")
+            raise ValueError("a card must have channels, class_names and spacing")
         if code is not None:
             both = [{_TOWARDS.find(c), _AWAY.find(c)} for c in str(code)]
             if len(spacing) != 3 or sorted(max(pair) for pair in both) != [0, 1, 2]:
-                raise ValueError(f"an orientation such as LPS is required, got {code}")
+                raise ValueError(f"orientation must be a code such as LPS, got {code}")
         return cls(
             channels=int(raw["channels"]),
             class_names=names,
@@ -102,10 +102,10 @@ def card_of(dataset: Dataset, image: Image) -> Card:
 
 
 def orientation_code(geometry: Geometry) -> str:
-    """Return where the three axes of an array run to, each to the nearest of ITK's.
+    """Return the directions of an array's three axes, each the nearest of ITK's.
 
-    The letters are L or R, P or A, S or I (left, right, posterior, anterior, superior, inferior);
-    nibabel's ``aff2axcodes`` says the same of the same file.
+    The letters are L or R, P or A, S or I (left, right, posterior, anterior, superior, inferior).
+    nibabel's ``aff2axcodes`` returns the same for the same file.
     """
     axes, flips = orientation(geometry)
     letters = [""] * 3
@@ -118,12 +118,12 @@ def read_card(path: Path) -> Card:
     """Read a run's card.
 
     Raises:
-        OSError: there is none.
-        KeyError, TypeError, ValueError: it is no card.
+        OSError: the file cannot be read.
+        KeyError, TypeError, ValueError: the file is not a card.
     """
     return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Write a run's card, beside and renamed."""
+    """Write a run's card atomically."""
     write_json(path, card.to_json())

@@ -86,11 +86,11 @@ def evaluate(
         largest_component: keep each class's largest component only.
         predictions: a folder for ``<case>.nii.gz``, in the scan's own geometry where the dataset
             keeps it, else in the image's.
-        on_case: called with (cases done, cases in all).
+        on_case: called with (cases done, number of cases).
 
     Returns:
-        One row per case and foreground class: ``case``, ``class``, the metrics, whether prediction
-        or reference is empty, and the seconds that the prediction took.
+        One row per case and foreground class: ``case``, ``class``, the metrics, flags for an empty
+        prediction or reference, and the seconds that the prediction took.
     """
     rows: list[dict[str, Any]] = []
     classes = store.dataset.num_classes
@@ -122,8 +122,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
     """Return mean and SD over cases of every metric, the classes of a case averaged first.
 
     Keys are ``<metric>`` and ``<metric>_sd_cases`` (``n - 1``; 0 for a single case), and
-    ``empty_predictions``, the number of (case, class) pairs with nothing predicted; where there are
-    several classes also ``<metric>:<class>``, the mean over cases of one of them.
+    ``empty_predictions``, the number of (case, class) pairs with nothing predicted. With several
+    classes there is also ``<metric>:<class>``, the mean over cases of one class.
     """
     rows = list(rows)
     by_case: dict[str, list[Mapping[str, Any]]] = {}

@@ -2,8 +2,8 @@
 
 The ``.pt2`` file is a program of PyTorch's own operators (`torch.export`). ``torch.export.load``
 runs it on any number of windows of the patch's size and returns probabilities. semisam writes such
-files and does not read them: ``torch.export.load`` unpickles and calls whatever a file names, so a
-model from strangers is a program from strangers.
+files and does not read them, because ``torch.export.load`` unpickles and calls whatever a file
+names. A model from a stranger is a program from a stranger.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SAME = 1e-5  # probabilities of the program against those of the network
 
 
 def check_target(target: Path) -> None:
-    """Refuse a path that is no ``.pt2`` file in a folder that exists."""
+    """Refuse a path that is not a ``.pt2`` file in an existing folder."""
     if target.suffix != ENDING or not target.parent.is_dir():
         raise InputError(
-            f"the model must be a file {ENDING} in a folder that exists, got {target}: name one"
+            f"the model must be a file {ENDING} in a folder that exists, got {target}. Name one."
         )
 
 
@@ -64,7 +64,7 @@ def export_network(network: nn.Module, shape: tuple[int, ...], target: Path) -> 
             return hashlib.sha256(temporary.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(
-            f"the model must be writable, got {target} ({error.strerror}): name another path"
+            f"the model must be writable, got {target} ({error.strerror}). Name another path."
         ) from error
 
 
@@ -76,7 +76,7 @@ def _check_same(written: Path, network: nn.Module, windows: Tensor) -> None:
     if not apart <= _SAME:
         raise SemisamError(
             f"the exported model must give the run's probabilities, got a difference of "
-            f"{apart:.2g}: {type(network).__name__} cannot be exported, so predict from the run"
+            f"{apart:.2g} with {type(network).__name__}. Predict from the run instead."
         )
 
 
@@ -95,25 +95,25 @@ def _program(network: nn.Module, windows: Tensor) -> ExportedProgram:
     module = _Deployment(network).eval().requires_grad_(False)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the tracer about itself
+            warnings.simplefilter("ignore")  # warnings of the tracer about itself
             program = torch.export.export(
                 module, (windows,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
             )
-    except Exception as error:  # whatever a plugin's forward does that cannot be traced
+    except Exception as error:  # a plugin's forward may fail in any way
         raise SemisamError(
-            f"a method whose forward torch.export can trace is required, got "
+            f"the method's forward must be traceable by torch.export, got "
             f"{type(network).__name__} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason'}): predict from the run"
+            f"{str(error).splitlines()[0] if str(error) else 'no reason'}). Predict from the run."
         ) from error
     _strip(program)
     return program
 
 
 def _strip(program: ExportedProgram) -> None:
-    """Remove what deployment does not need: other networks, checks, the author's machine."""
+    """Remove other networks, device checks and source paths, which deployment does not need."""
     graph, signature = program.graph, program.graph_signature
     for node in list(graph.nodes):
-        # A check that a tensor is where it was traced would keep the program off a GPU.
+        # A check for the device of the trace would keep the program off a GPU.
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
             continue

@@ -1,4 +1,4 @@
-"""Which scans a command line means: files, DICOM folders, folders of either, channels in files."""
+"""The scans that a command line names: files, DICOM folders, folders of these, channel files."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from semisam.data.datasets.la import FILE_NAME
 from semisam.data.datasets.scans import is_series, without_ending
 
 _CHANNEL = re.compile(r"_(\d{4})$")
-_WHOLE = -1  # in place of a channel's number: a file that holds all of them
+_WHOLE = -1  # in place of a channel's number: the file holds all channels
 
 
 def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
-    """Return the files of each scan by the name that its mask will have.
+    """Return the files of each scan by the name of its mask.
 
-    An input is an image file, a folder of one DICOM series, or a folder of these (labels that lie
-    beside their images are left out). For a model of several channels, ``<scan>_0000.nii.gz``,
-    ``<scan>_0001.nii.gz`` ... are one scan, as nnU-Net names them; a file without such a number
-    holds all channels. The published layout calls every file ``mri_norm2.h5``: there the folder is
-    the name.
+    An input is an image file, a folder of one DICOM series, or a folder of these (labels next to
+    their images are left out). For a model of several channels, ``<scan>_0000.nii.gz``,
+    ``<scan>_0001.nii.gz`` ... are one scan, as nnU-Net names them. A file without such a number
+    holds all channels. The published layout names every file ``mri_norm2.h5``, so the scan has the
+    name of its folder.
 
     Args:
-        inputs: as given.
-        channels: that the model needs.
+        inputs: paths as the user gave them.
+        channels: number of channels that the model needs.
 
     Raises:
-        InputError: an input does not exist or is no scan, channels are missing, or two scans have
-            one name and would overwrite each other.
+        InputError: an input does not exist or is not a scan, channels are missing, or two scans
+            have one name and would overwrite each other.
     """
     missing = [str(path) for path in inputs if not path.exists()]
     if missing:
-        raise InputError(f"every input must exist, got {', '.join(missing)}: check the path")
+        raise InputError(f"every input must exist, got {', '.join(missing)}. Check the path.")
     paths = [_absolute(path) for given in inputs for path in _expanded(given)]
     scans: dict[str, tuple[Path, ...]] = {}
     for stem, group in _grouped(dict.fromkeys(paths), channels).items():
@@ -45,23 +45,23 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
 
 
 def check_outputs(folder: Path, scans: dict[str, tuple[Path, ...]]) -> None:
-    """Refuse an output folder where a mask would take the place of a scan.
+    """Refuse an output folder where a mask would overwrite a scan.
 
     Raises:
-        InputError: naming the scan.
+        InputError: a mask would overwrite a scan, which it names.
     """
     given = {path.resolve() for group in scans.values() for path in group}
     for name in scans:
         target = (folder / f"{name}.nii.gz").resolve()
         if target in given:
             raise InputError(
-                f"no mask may overwrite a scan, got {folder} as the output of {target}: name "
-                "another folder with -o"
+                f"no mask may overwrite a scan, got {folder} as the output of {target}. Name "
+                "another folder with -o."
             )
 
 
 def _absolute(path: Path) -> Path:
-    """Return a path that has a name, which is the link's where it is one."""
+    """Return a path with a name; a link keeps its own."""
     whole = path.absolute()
     return path.resolve() if whole.name in ("", "..") else whole
 
@@ -79,8 +79,8 @@ def _expanded(path: Path) -> list[Path]:
             found.append(entry)
     if not found:
         raise InputError(
-            f"a folder must hold one DICOM series or image files, got none in {path}: name the "
-            "scans themselves"
+            f"a folder must hold one DICOM series or image files, got neither in {path}. Name the "
+            "scans themselves."
         )
     return found
 
@@ -101,16 +101,16 @@ def _grouped(paths: Iterable[Path], channels: int) -> dict[Path, tuple[Path, ...
         if _WHOLE not in group and sorted(group) != list(range(channels)):
             got = ", ".join(f"_{number:04d}" for number in sorted(group))
             raise InputError(
-                f"the model needs {channels} channels, {stem.name}_0000 to "
-                f"{stem.name}_{channels - 1:04d}, got {got}: name all files of the scan"
+                f"a scan must have {channels} channels, {stem.name}_0000 to "
+                f"{stem.name}_{channels - 1:04d}, got {got}. Name all files of the scan."
             )
     return {stem: tuple(group[n] for n in sorted(group)) for stem, group in groups.items()}
 
 
 def _same_name(name: str, one: Path, other: Path) -> InputError:
     return InputError(
-        f"each scan needs a name of its own, got {one} and {other}, which would both be written "
-        f"as {name}.nii.gz: predict them into different folders"
+        f"each scan must have a name of its own, got {one} and {other}, which would both be "
+        f"written as {name}.nii.gz. Predict them into different folders."
     )
 
 

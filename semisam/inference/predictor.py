@@ -25,12 +25,12 @@ from semisam.inference.evaluation import predict_probabilities
 from semisam.metrics.scores import largest_components
 from semisam.networks.precision import Precision
 
-sitk: Any = SimpleITK  # its functions carry no types
+sitk: Any = SimpleITK  # its functions have no types
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A trained model with everything that segmenting a new scan needs.
+    """A trained model with the settings that it needs to segment a new scan.
 
     Attributes:
         network: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
@@ -57,7 +57,7 @@ class Scan:
         array: ``(C, *S)`` float32 of the file.
         geometry: of the file.
         image: the network's input.
-        placement: of the image in the file; ``None``: both have the same grid.
+        placement: of the image in the file; ``None`` if both have the same grid.
     """
 
     array: NDArray[np.float32]
@@ -81,7 +81,7 @@ class Prediction:
     geometry: Geometry
 
     def image(self) -> Any:
-        """Return the label map as a SimpleITK image at the scan's place."""
+        """Return the label map as a SimpleITK image with the scan's geometry."""
         return to_itk(self.labelmap, self.geometry)
 
     def save(self, path: str | Path) -> None:
@@ -96,8 +96,8 @@ class Prediction:
 def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
     """Read a scan and prepare it as the model's training scans were prepared.
 
-    An h5 of the published layout is already normalised and has the training grid. Any other file
-    is brought to the orientation, spacing and intensities of the training scans.
+    An h5 file of the published layout is already normalised and has the training grid. Any other
+    file is brought to the orientation, spacing and intensities of the training scans.
 
     Args:
         paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
@@ -105,7 +105,7 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
         card: of the model.
 
     Raises:
-        InputError: if it cannot be read, or does not fit the model.
+        InputError: if the scan cannot be read, or does not fit the model.
     """
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
@@ -124,12 +124,12 @@ def prepared_scan(
 
     Args:
         array: ``(C, *S)``.
-        geometry: its place.
+        geometry: of the array.
         card: of the model.
         name: of the scan, for messages.
 
     Raises:
-        InputError: it does not fit the model.
+        InputError: the scan does not fit the model.
     """
     _check(array, len(geometry.spacing), card, name)
     made, _, placement = card.preparation().apply(array, geometry)
@@ -146,8 +146,8 @@ def prepared_scan(
 def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     """Segment a scan.
 
-    Probabilities are first resampled to the scan's grid, linearly. The class with the largest one
-    is taken there, so the mask is as fine as the scan, not as the model's grid.
+    Probabilities are first resampled linearly to the scan's grid. The class with the largest
+    probability is taken there, so the mask has the resolution of the scan.
     """
     on_device = torch.device(device)
     probs = predict_probabilities(
@@ -204,18 +204,19 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
     size = " x ".join(map(str, array.shape[1:]))
     if ndim != needed:
         raise InputError(
-            f"the model needs an image of {needed} axes, got {name} with {ndim} ({size}): "
-            f"{'give the whole volume' if ndim < needed else 'give single slices'}"
+            f"the image must have {needed} axes, as the model needs, got {name} with {ndim} "
+            f"({size}). {'Give the whole volume' if ndim < needed else 'Give single slices'}."
         )
     if needed == 3 and 1 in array.shape[1:]:
         raise InputError(
-            f"the model needs a volume, got {name} with a single slice ({size}): give the folder "
-            "of the whole series, or the volume"
+            f"the image must be a volume, as the model needs, got {name} with a single slice "
+            f"({size}). Give the folder of the whole series, or the volume."
         )
     if len(array) != card.channels:
         raise InputError(
-            f"the model needs {card.channels} channel(s), got {name} with {len(array)}: give one "
-            "file with all of them, or one file each named <scan>_0000, <scan>_0001, ..."
+            f"the image must have {card.channels} channel(s), as the model needs, got {name} with "
+            f"{len(array)}. Give one file with all of them, or one file each named <scan>_0000, "
+            "<scan>_0001, ..."
         )
     check_image(array, card.channels, name)
 
@@ -228,7 +229,7 @@ def _resample(
 ) -> NDArray[np.float32]:
     """Resample ``(*S)`` linearly between grids whose first voxels share their outer face.
 
-    Beyond the outermost centres the value is continued.
+    Beyond the outermost centres the value is constant.
     """
     ndim = len(size)
     image = sitk.GetImageFromArray(np.ascontiguousarray(channel.T))
@@ -250,7 +251,7 @@ def _read_h5(path: Path) -> NDArray[np.float32]:
             array: NDArray[np.float32] = file["image"][()].astype(np.float32, copy=False)
     except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"an h5 file with the key 'image' is required, got {path} "
-            f"({str(error).splitlines()[0]}): check the file"
+            f"an h5 file must have the key 'image', got {path} "
+            f"({str(error).splitlines()[0]}). Check the file."
         ) from None
     return array

@@ -32,12 +32,12 @@ def write_preview(
 ) -> None:
     """Write a PNG with the slices through the middle of the mask, as a radiologist sees them.
 
-    The patient's left is on the right, anterior and superior are up; the letters at the edges say
-    so where the scan's orientation is known. An oblique scan is cut along its own axes. Distances
-    are to scale. Without a mask the slices go through the middle of the scan.
+    The patient's left is on the right; anterior and superior are up. Letters at the edges show this
+    where the scan's orientation is known. An oblique scan is cut along its own axes. Distances are
+    to scale. Without a mask the slices go through the middle of the scan.
 
     Args:
-        path: of the PNG; whole or not at all.
+        path: of the PNG, which is written atomically.
         image: ``(*S)``, of two or three axes; the grey levels span its 1st to 99th percentile.
         labelmap: ``(*S)``, the class numbers.
         geometry: of both.
@@ -74,11 +74,11 @@ def write_preview(
 
 
 def _middle(labelmap: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Return the voxel of the mask that is nearest to its centre, else the grid's middle."""
+    """Return the mask's voxel nearest to its centre; of an empty mask, the grid's middle."""
     voxels = np.argwhere(labelmap)
     if not len(voxels):
         return tuple(n // 2 for n in labelmap.shape)
-    # The centre of a mask with a hole or of two parts may lie outside of it.
+    # The centre of a mask with a hole or with two parts may be outside the mask.
     nearest = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
     return tuple(int(i) for i in nearest)
 
@@ -128,7 +128,7 @@ def _letters(ax: Any, right: str, down: str, *, upside_down: bool) -> None:
 def _legend(
     figure: Figure, labelmap: NDArray[np.uint8], voxel: float, class_names: Sequence[str]
 ) -> None:
-    """Name each class that was found, with its volume (of a picture, its area)."""
+    """Return a line for each class in the mask, with its volume, or its area in 2-D."""
     counts = np.bincount(labelmap.ravel(), minlength=len(class_names))
     unit, size = ("ml", voxel / 1000) if labelmap.ndim == 3 else ("mm²", voxel)
     lines = [

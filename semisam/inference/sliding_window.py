@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
-    """First voxels of the windows along one axis; the last window ends at the last voxel.
+    """Return the first voxel of each window along one axis; the last ends at the last voxel.
 
     Args:
         size: voxels of the image along the axis, at least ``patch``.
@@ -29,15 +29,15 @@ def window_starts(size: int, patch: int, stride: int) -> list[int]:
     """
     if not (0 < patch <= size and stride > 0):
         raise ValueError(
-            f"windows need 0 < patch <= size and stride > 0, got size {size}, patch {patch}, "
-            f"stride {stride}"
+            f"windows must have 0 < patch <= size and stride > 0, got size {size}, patch {patch}, "
+            f"stride {stride}."
         )
     count = math.ceil((size - patch) / stride) + 1
     return [min(stride * i, size - patch) for i in range(count)]
 
 
 def published_stride(patch: Sequence[int]) -> tuple[int, ...]:
-    """UA-MT's test stride, 18 x 18 x 4 at a patch of 112 x 112 x 80, in proportion to the patch.
+    """Return UA-MT's stride in proportion to the patch: 18 x 18 x 4 at a patch of 112 x 112 x 80.
 
     Args:
         patch: voxels of a window along two (in-plane) or three axes.
@@ -68,21 +68,21 @@ def sliding_window(
         patch: voxels of a window along each axis.
         stride: voxels between windows along each axis.
         window_batch: windows per call of ``predict``; the last call may get fewer.
-        on_window: called with the windows done and the windows in all after each call.
+        on_window: called with (windows done, number of windows) after each call.
 
     Returns:
         ``(K, *S)`` float32 on the image's device; the label map is its ``argmax(0)``.
 
     Raises:
-        ValueError: patch, stride or what ``predict`` returns does not fit the image.
+        ValueError: patch, stride or the value of ``predict`` does not fit the image.
     """
     ndim = image.ndim - 1
     patch, stride = tuple(patch), tuple(stride)
     if not len(patch) == len(stride) == ndim or window_batch < 1:
         raise ValueError(
-            f"patch and stride need one number per axis of the image {tuple(image.shape[1:])} and "
-            f"window_batch at least 1, got patch {patch}, stride {stride}, "
-            f"window_batch {window_batch}"
+            f"patch and stride must have one number per axis of the image {tuple(image.shape[1:])} "
+            f"and window_batch must be at least 1, got patch {patch}, stride {stride}, "
+            f"window_batch {window_batch}."
         )
     size = image.shape[1:]
     image, inside = _pad_to_patch(image, patch)
@@ -96,8 +96,8 @@ def sliding_window(
     coverage = _coverage(image.shape[1:], starts, patch)
     if not coverage.all():
         raise ValueError(
-            f"windows must cover the image, got gaps at patch {patch} and stride {stride}; "
-            "take a stride of at most the patch"
+            f"windows must cover the image, got gaps at patch {patch} and stride {stride}. "
+            "Use a stride of at most the patch."
         )
     score: Tensor | None = None
     for first in range(0, len(windows), window_batch):
@@ -118,7 +118,7 @@ def sliding_window(
 
 
 def _pad_to_patch(image: Tensor, patch: tuple[int, ...]) -> tuple[Tensor, tuple[slice, ...]]:
-    """The padded image, and where the image lies in it."""
+    """Return the padded image, and the place of the image in it."""
     size = image.shape[1:]
     missing = [max(p - n, 0) for n, p in zip(size, patch, strict=True)]
     inside = tuple(slice(m // 2, m // 2 + n) for n, m in zip(size, missing, strict=True))
@@ -129,7 +129,7 @@ def _pad_to_patch(image: Tensor, patch: tuple[int, ...]) -> tuple[Tensor, tuple[
 
 
 def _coverage(size: Sequence[int], starts: list[list[int]], patch: tuple[int, ...]) -> Tensor:
-    """How many windows cover each voxel: the product of the counts along the axes."""
+    """Return the number of windows over each voxel, the product of the counts along the axes."""
     total = torch.ones((), dtype=torch.float32)
     for n, corners, p in zip(size, starts, patch, strict=True):
         line = torch.zeros(n, dtype=torch.float32)
@@ -143,5 +143,5 @@ def _check_probs(probs: Tensor, rows: int, patch: tuple[int, ...]) -> None:
     if probs.ndim != len(patch) + 2 or probs.shape[0] != rows or probs.shape[2:] != patch:
         raise ValueError(
             f"predict must return probabilities ({rows}, K, {', '.join(map(str, patch))}), "
-            f"got {tuple(probs.shape)}"
+            f"got {tuple(probs.shape)}."
         )

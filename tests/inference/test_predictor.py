@@ -338,7 +338,7 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
     lines = [line for line in result.stderr.splitlines() if line]
     assert len(lines) == 4 and all(line.startswith("Error: ") for line in lines)
     for file, words in {
-        "flat.nrrd": "with 2 (16 x 16): give the whole volume",
+        "flat.nrrd": "with 2 (16 x 16). Give the whole volume",
         "slice.nrrd": "with a single slice (16 x 16 x 1)",
         "nan.nrrd": "every voxel must be finite",
         "text.nii.gz": "image must be readable",

@@ -51,7 +51,7 @@ class Entry:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the complete files and the bytes received so far, of all files."""
+"""A function called with the number of complete files and the bytes received so far."""
 
 
 def la_manifest() -> tuple[Entry, ...]:
