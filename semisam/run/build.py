@@ -22,16 +22,16 @@ from semisam.run.settings import Options, RunSettings
 
 
 def recognise_dataset(path: Path | None) -> str:
-    """Return the name of the dataset plugin that reads this folder; ``phantom`` for none.
+    """Return the name of the dataset plugin that reads a folder; ``phantom`` without a folder.
 
     Raises:
-        InputError: if the folder is none, or no plugin or several recognise it.
+        InputError: if the path is not a folder, or no plugin or several recognise it.
     """
     if path is None:
         return "phantom"
     if not path.is_dir():
-        what = "a file" if path.exists() else "nothing there"
-        raise InputError(f"--data must be a folder of scans, got {path} ({what}): check the path")
+        what = "a file" if path.exists() else "no such folder"
+        raise InputError(f"--data must be a folder of scans, got {path} ({what}). Check the path.")
     names = [
         name
         for name, plugin in registry.list_plugins("dataset").items()
@@ -41,9 +41,9 @@ def recognise_dataset(path: Path | None) -> str:
         known = ", ".join(registry.list_plugins("dataset"))
         raise InputError(
             f"--data must be a layout that one dataset plugin recognises (installed: {known}), got "
-            f"{path}, which {' and '.join(names) if names else 'none of them'} recognises: name "
-            "one with --dataset; the published Left Atrium layout has train.list, test.list and "
-            "<case>/mri_norm2.h5"
+            f"{path}, which {' and '.join(names) if names else 'no plugin'} recognises. Name "
+            "one with --dataset. The published Left Atrium layout has train.list, test.list and "
+            "<case>/mri_norm2.h5."
         )
     return names[0]
 
@@ -84,21 +84,22 @@ def choose_labeled(
 
     Subset 0 is the first ``labels`` of the list, as published; subset k > 0 the first ``labels`` of
     the k-th seeded permutation, so that the labeled cases of a larger number contain those of a
-    smaller one. Cases without a label are passed over: they can only be unlabeled.
+    smaller one. Cases without a label are passed over, since they can only be unlabeled.
 
     Args:
         split: of the dataset.
-        labels: how many are to be labeled.
-        subset: which of the draws.
-        has_label: whether a label exists; asked only until there are enough.
+        labels: number of labeled cases.
+        subset: number of the draw.
+        has_label: returns True if a case has a label; called only until enough are found.
 
     Raises:
-        InputError: if there are fewer training cases with a label than labels.
+        InputError: if fewer than ``labels`` training cases have a label.
     """
     cases = list(split.train)
     if labels > len(cases):
         raise InputError(
-            f"--labels must be at most the number of training cases, {len(cases)}, got {labels}"
+            f"--labels must be at most the number of training cases, {len(cases)}, got {labels}. "
+            "Lower it."
         )
     if subset:
         rng = np.random.Generator(np.random.Philox(derive_seed("subset", subset)))
@@ -107,14 +108,14 @@ def choose_labeled(
     if len(labeled) < labels:
         raise InputError(
             f"--labels must be at most the number of training cases that have a label, "
-            f"{len(labeled)} of {len(cases)}, got {labels}: ask for fewer or label more cases"
+            f"{len(labeled)} of {len(cases)}, got {labels}. Lower it or label more cases."
         )
     chosen = set(labeled)
     return labeled, tuple(case for case in cases if case not in chosen)
 
 
 def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
-    """Return a builder of the settings' network for images of so many channels."""
+    """Return a builder of the settings' network for images with this number of channels."""
     options = registry.check_options("network", settings.network, settings.network_options)
     network = registry.load("network", settings.network)
 
@@ -158,7 +159,7 @@ def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
 
 
 def _construct(what: str, make: Callable[[], Any]) -> Any:
-    """Call a constructor; a value that it refuses is the user's to correct."""
+    """Call a constructor; report a value that it refuses as an error of the user's options."""
     try:
         return make()
     except ValueError as error:

@@ -35,12 +35,12 @@ from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with the phase (check, train, evaluate), done, total and the figures of the moment."""
+"""A function called with the phase (check, train, evaluate), done, total and the figures."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """Everything that a run needs in addition to its settings.
+    """The objects that a run needs in addition to its settings.
 
     Attributes:
         store: the scans.
@@ -64,19 +64,19 @@ def execute(
     """Execute the unfinished part of a run and return the path of its ``result.json``.
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
-    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result stays as it is,
-    once settings and scans are seen to be the same; one with a checkpoint resumes.
+    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result of the same
+    settings and scans does not change. A folder with a checkpoint resumes.
 
     Args:
         settings: of the run.
         folder: of the run.
         progress: called with the run's progress.
-        processes: that share the run, each in its own call.
+        processes: that share the run; each makes this call.
 
     Raises:
         InputError: before training starts, if settings or data cannot be used, or the folder
             belongs to a run with other settings, scans or weights.
-        InUse: another process is at work there.
+        InUse: another process holds the folder.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
@@ -101,7 +101,7 @@ def execute(
             cases = {part: list(names) for part, names in parts.items()}
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
             if result.exists():
-                remove_checkpoints(folder)  # of a process that was killed before it could
+                remove_checkpoints(folder)  # left by a killed process
             return result.exists()
 
         if processes.of_writer(finished):
@@ -119,17 +119,17 @@ def execute(
 
 
 def check_size(settings: RunSettings, processes: Processes) -> None:
-    """Refuse settings of another number of processes."""
+    """Refuse settings for another number of processes."""
     if (settings.ranks or 1) != processes.size:
         wanted = settings.ranks or 1
         raise InputError(
-            f"the run must be on {wanted} process{'es' if wanted > 1 else ''} as its settings say, "
-            f"got {processes.size}: start it with torchrun --nproc-per-node {wanted}"
+            f"the run must have the {wanted} process{'es' if wanted > 1 else ''} of its settings, "
+            f"got {processes.size}. Start it with torchrun --nproc-per-node {wanted}."
         )
 
 
 def prepare(settings: RunSettings, report: Progress) -> Ready:
-    """Open and check everything that a run needs."""
+    """Open and check the objects that a run needs."""
     dataset = open_dataset(settings)
     split = dataset.split()
     labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
@@ -234,7 +234,7 @@ def score(
     processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
     """Evaluate on the test cases, each rank on its share, and write ``cases.csv``."""
-    # Each rank has its own statistics of BatchNorm: rank 0's are deployed.
+    # Each rank has its own statistics of BatchNorm. Those of rank 0 are deployed.
     processes.share_state(framework)
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:

@@ -1,8 +1,8 @@
-"""Run folders: the one place that reads them, names their states and finds them.
+"""The reader and writer of run folders; it defines their states and finds runs by name.
 
-The truth of a run is in its own folder, in files that are written beside and renamed. Nothing is
-kept elsewhere, so nothing can go out of date. No tensor is opened here: 10,000 runs are listed in
-a second or two.
+The record of a run is in its own folder, in files that are written atomically. Nothing is kept
+elsewhere, so nothing can go out of date. This module opens no tensor, so it lists 10,000 runs in a
+second or two.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _LOG_END = 65536
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run as its folder shows it.
+    """One run, as read from its folder.
 
     Attributes:
         path: of the folder.
         state: ``done``; ``running``: another process holds it; ``waiting``: it has not begun;
             ``stopped``: it resumes from its checkpoint; ``failed``: it ended with an error;
-            ``damaged``: a file of it cannot be read.
-        detail: progress, ``train 300/6000``; the reason of a failure; what is damaged.
-        step: iterations that are saved; ``None`` without any.
-        settings: as plain values; empty where they cannot be read.
+            ``damaged``: one of its files cannot be read.
+        detail: progress (``train 300/6000``), the reason of a failure, or the damaged file.
+        step: iterations of the saved checkpoint, or ``None``.
+        settings: as plain values; empty if they cannot be read.
         result: of a run that is done.
         modified: seconds since the epoch of its newest file.
         size: bytes of all its files.
@@ -82,12 +82,12 @@ class RunFolder:
 
     @property
     def short(self) -> str:
-        """The first letters of the run's hash, or of its name where it has none."""
+        """The first letters of the run's hash, or of its name if the hash is unknown."""
         return self.name[-12:-4] if _HASHED.search(self.name) else self.name[:8]
 
     @property
     def run(self) -> str:
-        """Identity of a run that is done; the folder's name of any other."""
+        """The identity of a run that is done, or else the name of its folder."""
         return self.name if self.result is None else str(self.result["run"])
 
     @property
@@ -101,7 +101,7 @@ class RunFolder:
         return _method(self.settings) if self.settings else "?"
 
     def whole(self, name: str) -> int | None:
-        """Return a setting that is a whole number, if it can be read."""
+        """Return a setting that is a whole number, or ``None`` if it cannot be read."""
         value = self.settings.get(name)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -109,17 +109,18 @@ class RunFolder:
         """Return the settings as an object.
 
         Raises:
-            InputError: they are not of a run.
+            InputError: they are not the settings of a run.
         """
         try:
             return RunSettings.model_validate_json(json.dumps(self.settings))
         except ValidationError as error:
             raise InputError(
-                f"the settings of {self.path} must be of this version, got {faults(error)}."
+                f"the settings of {self.path} must be of this version, got {faults(error)}. "
+                "Run it again."
             ) from None
 
     def summary(self) -> dict[str, Any]:
-        """Return what a list of runs shows, as plain values."""
+        """Return the entry of the run in a list of runs, as plain values."""
         return {
             "name": self.name,
             "state": self.state,
@@ -160,7 +161,7 @@ def claim(folder: Path, settings: RunSettings) -> None:
 
 
 def claim_data(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write which cases and data a run uses, or refuse a folder that began with others.
+    """Write the cases and data of a run, or refuse a folder that began with others.
 
     Args:
         folder: of the run, which this process holds.
@@ -173,16 +174,16 @@ def claim_data(folder: Path, about: Mapping[str, Any]) -> None:
     if before is not None and before.get("data") != about["data"]:
         raise InputError(
             f"the scans must be those that the run began with, got others for {folder}. Name "
-            "another folder, or give the run its scans back."
+            "another folder, or restore the scans."
         )
     write_json(folder / SPLIT, dict(about))
 
 
 def runs_of(folder: Path) -> Path:
-    """Return where the runs of a folder are: in ``runs``, or right in it.
+    """Return the parent of a folder's run folders: its folder ``runs``, or the folder itself.
 
     Raises:
-        InputError: it is no folder.
+        InputError: the path is not a folder.
     """
     if not folder.is_dir():
         raise InputError(
@@ -193,12 +194,12 @@ def runs_of(folder: Path) -> Path:
 
 
 def list_runs(folder: Path) -> list[RunFolder]:
-    """Return the runs of a folder by name, or the one run that the folder is.
+    """Return the runs of a folder by name; of a run folder, this one run.
 
     Links and folders without a run are passed over.
 
     Raises:
-        InputError: it is no folder.
+        InputError: the path is not a folder.
     """
     if (folder / SETTINGS).is_file() or (folder / RESULT).is_file():
         return [read_run(folder)]
@@ -206,7 +207,7 @@ def list_runs(folder: Path) -> list[RunFolder]:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read one run folder, whatever its state."""
+    """Read one run folder in any state."""
     return _read(str(path), *_measure(str(path)))
 
 
@@ -219,7 +220,7 @@ def find_run(text: str) -> Path:
             holds a single run names that run.
 
     Raises:
-        InputError: there is no such run, or several.
+        InputError: no run matches, or several do.
     """
     path = Path(text)
     if (path / SETTINGS).is_file() or (path / RESULT).is_file():
@@ -262,7 +263,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """Read a ``result.json``.
 
     Raises:
-        InputError: it is damaged, or something else.
+        InputError: the file is damaged or not a result.
     """
     try:
         result = json.loads(path.read_bytes())
@@ -279,7 +280,7 @@ def _each(root: Path) -> Iterator[RunFolder]:
                 continue
             try:
                 found = _measure(entry.path)
-            except OSError:  # it was removed meanwhile, or is not ours to look into
+            except OSError:  # it was removed meanwhile, or may not be read
                 continue
             if RESULT in found[0] or SETTINGS in found[0]:
                 yield _read(entry.path, *found)
@@ -302,7 +303,7 @@ def _measure(path: str) -> tuple[set[str], float, int]:
                     names.add(entry.name)
                     continue
                 stat = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # written beside, it has its own name by now
+            except FileNotFoundError:  # a temporary file, renamed meanwhile
                 continue
             names.add(entry.name)
             size += stat.st_size
@@ -405,7 +406,7 @@ def _starts(name: str, letters: int) -> tuple[str, ...]:
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: list[str]) -> str:
-    """Return the first differences of two runs' settings, with what the folder holds."""
+    """Return the first differences of two runs' settings, with the folder's values."""
     found = []
     for name in names:
         one, other = ours[name], theirs[name]
@@ -418,7 +419,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: list
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """Return the last whole line of a log, reading its end only."""
+    """Read the end of a log and return its last complete line."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LOG_END))

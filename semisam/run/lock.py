@@ -1,4 +1,4 @@
-"""One process at a time in a run folder: a lock that no dead process keeps."""
+"""A lock that lets one process at a time into a run folder; no dead process keeps it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL = 0.25
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the system releases the lock when the process ends, however it ends.
+    """Hold the folder; the system releases the lock when the process ends in any way.
 
     Raises:
         InUse: another process holds it.
@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     try:
-        # A look whether a run is at work holds the lock for a moment: no reason to fail.
+        # A process that checks for a running run holds the lock for a moment.
         with FileLock(folder / LOCK).acquire(timeout=_PATIENCE, poll_interval=0.02):
             yield
     except Timeout:
@@ -42,21 +42,21 @@ def in_use(folder: Path) -> bool:
     path = folder / LOCK
     if not path.exists():
         return False
-    from filelock import FileLock, Timeout  # a tenth of a second, and mostly there is no lock
+    from filelock import FileLock, Timeout  # slow to import, and most folders have no lock
 
     try:
         with FileLock(path, timeout=0):
             return False
     except Timeout:
         return True
-    except OSError:  # somebody else's folder, that may be read only
+    except OSError:  # another user's folder, which may be read-only
         return False
 
 
 def wait_for(
     folder: Path, stop: threading.Event, on_move: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Return when no other process holds the folder, or when told to stop.
+    """Wait until no other process holds the folder, or until ``stop`` is set.
 
     Args:
         folder: of the run.
@@ -70,7 +70,7 @@ def wait_for(
 
 
 def wait_idle(folders: Sequence[Path], seconds: float) -> None:
-    """Wait until no process holds any of these run folders, at most so many seconds in all."""
+    """Wait until no process holds any of these run folders, at most ``seconds`` in total."""
     from filelock import FileLock, Timeout
 
     deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Open the trained model of a run folder: to score, to deploy or to export it."""
+"""Functions that open the trained model of a run folder, to score, deploy or export it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     The training data are not needed.
 
     Raises:
-        InputError: if the folder holds no trained run.
+        InputError: if the folder does not hold a trained run.
     """
     settings = read_settings(folder)
     try:
@@ -50,8 +50,8 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
         state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
     except Exception as error:  # a missing or damaged file is reported in many ways
         raise InputError(
-            f"a finished run with {MODEL} and {CARD} is required, got {folder} "
-            f"({str(error).splitlines()[0]}): run the same command again to finish it"
+            f"the run must be finished, with {MODEL} and {CARD}, got {folder} "
+            f"({str(error).splitlines()[0]}). Run the same command again to finish it."
         ) from None
     # Deployment needs no promptable model, and the branch has no state of its own.
     bare = settings.model_copy(update={"sam": "none"})
@@ -65,12 +65,12 @@ def load_model(folder: Path, device: str = "cpu") -> Deployed:
     """Open a trained run to segment new scans with it.
 
     Raises:
-        InputError: if it is no folder with a trained run.
+        InputError: if the path is not a folder with a trained run.
     """
     if folder.is_file():
         raise InputError(
-            f"RUN must be a run folder, got the file {folder}: name the folder of the run that it "
-            "comes from"
+            f"RUN must be a run folder, got the file {folder}. Name the folder of the run that it "
+            "comes from."
         )
     settings, framework, card = load_run(folder, device)
     # Only a GPU runs fp16.
@@ -90,8 +90,8 @@ class Model:
     """A trained run that segments new scans.
 
     Args:
-        deployed: of `load_model`.
-        device: that it computes on.
+        deployed: the result of `load_model`.
+        device: on which it computes.
     """
 
     def __init__(self, deployed: Deployed, device: str = "cpu") -> None:
@@ -113,7 +113,7 @@ class Model:
         Args:
             scan: an array ``(*S)`` or ``(C, *S)`` whose axes run to the left, the posterior and the
                 superior; a SimpleITK image; or the path of a file or of a DICOM folder.
-            spacing: mm per axis of an array; ``None``: that of the training images.
+            spacing: mm per axis of an array; ``None``: the spacing of the training images.
 
         Raises:
             InputError: the scan cannot be read or does not fit the model.
@@ -137,7 +137,7 @@ def load(run: str | Path, device: str = "cpu") -> Model:
 
     Args:
         run: the path of a run folder, ``FOLDER#HASH``, or the start of its path.
-        device: that it computes on.
+        device: on which it computes.
 
     Raises:
         InputError: there is no such run, or it is not finished.
@@ -146,9 +146,9 @@ def load(run: str | Path, device: str = "cpu") -> Model:
 
 
 def export_run(run: Path, target: Path) -> Path:
-    """Export a trained run as a program of PyTorch's operators, with a card beside it.
+    """Export a trained run as a program of PyTorch's operators, and write its card.
 
-    The program computes in float32, whatever the run was trained in.
+    The program computes in float32, whatever the precision of the training was.
 
     Args:
         run: a finished run's folder.
@@ -158,7 +158,7 @@ def export_run(run: Path, target: Path) -> Path:
         The card's path, ``<target>.json``.
 
     Raises:
-        InputError: ``run`` is no finished run, or ``target`` cannot be written.
+        InputError: ``run`` is not a finished run, or ``target`` cannot be written.
         SemisamError: the method's forward cannot be exported.
     """
     check_target(target)
@@ -187,5 +187,5 @@ def export_run(run: Path, target: Path) -> Path:
 
 
 def window_stride(settings: RunSettings) -> tuple[int, ...]:
-    """Return the sliding window's stride: the settings', or the published one scaled."""
+    """Return the stride of the settings, or else the published stride scaled to the patch."""
     return tuple(settings.stride or published_stride(settings.patch))

@@ -1,4 +1,4 @@
-"""What can be known before training: a sentence then instead of a crash in the middle."""
+"""Checks before training, so that a run fails with a sentence and not in the middle."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def check_run(
     *,
     here: bool = True,
 ) -> BatchPlan:
-    """Check what can be known before training and return how the batch is divided.
+    """Check a run before training and return the division of its batch.
 
     Args:
         settings: of the run.
         store: its volumes.
         framework: its method.
-        labeled: how many labeled cases it has.
-        unlabeled: how many unlabeled ones.
-        here: it will train on this machine; else device and memory are those of another.
+        labeled: number of labeled cases.
+        unlabeled: number of unlabeled cases.
+        here: True if the run trains on this machine, whose device and memory can be checked.
 
     Raises:
-        InputError: a patch that the network, its BatchNorm or the memory cannot take; a device
-            that is not there.
+        InputError: the patch does not fit the network, its BatchNorm or the memory, or the device
+            is missing.
     """
     device = check_device(settings.device, settings.precision) if here else None
     dataset = store.dataset
@@ -51,7 +51,7 @@ def check_run(
         if len(size) != axes:
             raise InputError(
                 f"--{name} must have one size per axis of the scans, {axes}, got "
-                f"{'x'.join(map(str, size))}"
+                f"{'x'.join(map(str, size))}."
             )
     build = network_builder(settings, dataset.channels)
     plan = plan_batch(
@@ -61,17 +61,17 @@ def check_run(
         stride = getattr(build(logits=dataset.num_classes), "stride", 1)
     if any(size % stride for size in settings.patch):
         raise InputError(
-            f"the network {settings.network} needs patch sizes that are multiples of {stride}, got "
-            f"{'x'.join(map(str, settings.patch))}: choose another --patch"
+            f"--patch must be a multiple of {stride} for the network {settings.network}, got "
+            f"{'x'.join(map(str, settings.patch))}. Choose another."
         )
     parts, ranks = check_parts(settings, plan)
     rows = (plan.labeled + plan.unlabeled) // parts
-    # A teacher sees the unlabeled rows alone.
+    # A teacher sees only the unlabeled rows.
     fewest = min(rows, plan.unlabeled // parts or rows) // ranks
     if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
-            f"BatchNorm needs more than one value per channel at the lowest resolution, got "
-            f"{fewest} row of {'x'.join(map(str, settings.patch))}: choose a larger --patch"
+            f"BatchNorm must have more than one value per channel at the lowest resolution, got "
+            f"{fewest} row of {'x'.join(map(str, settings.patch))}. Choose a larger --patch."
         )
     if device is None:
         return plan
@@ -87,7 +87,7 @@ def check_run(
 
 
 def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
-    """Return the micro-batches of a batch and the processes of the run.
+    """Return the numbers of micro-batches of a batch and of processes of the run.
 
     Raises:
         InputError: if the rows cannot be divided equally over them.
@@ -98,7 +98,7 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
 
 
 def device_fault(name: str) -> str | None:
-    """Return why torch cannot use a device here; ``None``: it can."""
+    """Return the reason why torch cannot use a device here; ``None`` if it can."""
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -107,10 +107,10 @@ def device_fault(name: str) -> str | None:
 
 
 def check_device(name: str, precision: Precision = "fp32") -> torch.device:
-    """Return the torch device, or refuse one that is not there or cannot run the precision.
+    """Return the torch device, or refuse one that is missing or cannot run the precision.
 
     Raises:
-        InputError: saying why.
+        InputError: the device is missing or cannot run the precision.
     """
     fault = device_fault(name)
     if fault is not None:
@@ -133,7 +133,7 @@ def saved_bytes(net: nn.Module, image: Tensor) -> int:
         net: a module on the meta device.
         image: ``(B, C, *S)`` on the meta device.
     """
-    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no identity is used twice
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no id is used twice
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -148,7 +148,7 @@ def saved_bytes(net: nn.Module, image: Tensor) -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return the memory that is free on a device now."""
+    """Return the bytes of memory that are free on a device now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
@@ -162,7 +162,7 @@ def check_patch_fits(
     device: torch.device,
     half: bool,
 ) -> None:
-    """Refuse a patch whose activations alone exceed the free memory.
+    """Refuse a patch whose activations exceed the free memory.
 
     Args:
         make_net: makes the student network; called under the meta device.
@@ -170,10 +170,10 @@ def check_patch_fits(
         channels: image channels.
         patch: voxels.
         device: where training runs.
-        half: activations take two bytes a value.
+        half: True if activations take two bytes a value.
 
     Raises:
-        InputError: with the estimate, what is free and how to need less.
+        InputError: the activations do not fit; the message has the estimate and a remedy.
     """
     with torch.device("meta"):
         need = saved_bytes(make_net(), torch.empty(rows, channels, *patch))
@@ -182,8 +182,8 @@ def check_patch_fits(
     if need > free:
         raise InputError(
             f"the patch must fit into memory: {rows} rows of {'x'.join(map(str, patch))} need at "
-            f"least {_gib(need)} for the network's activations, got {_gib(free)} free on {device}: "
-            "choose a smaller --patch or --batch, or fewer rows at once with --micro-batch"
+            f"least {_gib(need)} for the network's activations, got {_gib(free)} free on {device}. "
+            "Choose a smaller --patch or --batch, or fewer rows at once with --micro-batch."
         )
 
 

@@ -16,15 +16,15 @@ class Protocol:
     """Settings and options by their place.
 
     Attributes:
-        note: what it is, in a sentence.
+        note: its description in a sentence.
         run: run settings of every method.
-        runs: run settings by method name, over ``run``. They hold for the method bare and with
-            SemiSAM, so that a gain compares like with like.
+        runs: run settings by method name, which override ``run``. They hold for the method both
+            bare and with SemiSAM, so that a gain compares equal settings.
         methods: constructor options by method name; those not named keep their defaults.
         semisam: options of the SemiSAM branch.
         backends: constructor options by promptable model.
         prompters: constructor options by prompter.
-        listed_only: it describes the methods that ``methods`` names and no other.
+        listed_only: True if it describes only the methods in ``methods``.
     """
 
     note: str
@@ -37,29 +37,29 @@ class Protocol:
     listed_only: bool = False
 
     def run_settings(self, method: str) -> dict[str, Any]:
-        """Return what it prescribes for the runs of a method."""
+        """Return the run settings that it prescribes for a method."""
         return {**self.run, **self.runs.get(method, {})}
 
     def describes(self, method: str) -> bool:
-        """Return whether it may be named beside this method."""
+        """Return whether it describes this method."""
         return not self.listed_only or method in self.methods
 
 
 # exp(-5 (1 - t'/40)^2) with t' = floor(t / 150): 40 steps in the published 6000 iterations.
 _PUBLISHED_RAMP = {"ramp_power": 2.0, "ramp_every": 150}
 
-# SemiSAM gives SAM-Med3D the patch as it is, padded with zeros.
+# SemiSAM gives SAM-Med3D the unscaled patch, padded with zeros.
 _PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
 
 _KEEP_LARGEST = {"largest_component": True}
 _KEEP_ALL = {"largest_component": False}
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    # benchmarks/README.md, "What makes the branch work", says how each of it was chosen.
+    # benchmarks/README.md, "What makes the branch work", explains each choice.
     "default": Protocol(
         note="the methods of the paper; the branch as it worked best on held-out training scans: "
-        "clicks at the deepest points of the proposal, a Dice loss, a weight that stays; "
-        "BatchNorm's statistics taken afresh from the trained network",
+        "clicks at the deepest points of the proposal, a Dice loss, a constant weight; "
+        "BatchNorm's statistics computed again with the trained network",
         run={"prompter": "center-points", "norm_batches": 16},
         semisam={"weight": 0.5, "loss": "dice", "ramp_rate": 0.0},
         backends=_PATCH_AS_IT_IS,
@@ -79,7 +79,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         run={
             "iterations": 6000,
             "patch": (112, 112, 80),
-            # 2 labeled + 2 unlabeled; supervised takes the 2 labeled: its batch of 2.
+            # 2 labeled + 2 unlabeled; supervised uses the 2 labeled rows, its batch of 2.
             "batch": 4,
             "lr": 0.01,
             "lr_step": 2500,
@@ -131,4 +131,4 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 DEFAULT = "default"
-"""The protocol of runs that name none."""
+"""The protocol of runs that do not name one."""

@@ -1,4 +1,4 @@
-"""What a result says beside its metrics: cost, versions, the cases."""
+"""The parts of a result other than metrics: cost, versions and cases."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from semisam.training.plan import Summary
 
 
 def split_hash(*groups: tuple[str, ...]) -> str:
-    """Return a hash of which cases are labeled, unlabeled and test, in their order."""
+    """Return a hash of the labeled, unlabeled and test cases, in their order."""
     text = "\n\n".join("\n".join(group) for group in groups)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that a number may depend on."""
+    """Return the versions of all packages and programs that a number may depend on."""
     found = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-image")}
     return {
         "semisam": __version__,

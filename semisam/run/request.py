@@ -1,4 +1,4 @@
-"""From what a user gives, on the command line or in Python, to the settings of runs."""
+"""Make the settings of runs from a user's input on the command line or in Python."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PluginOptions = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """What the runs of a grid have in common before they are resolved.
+    """The settings that the runs of a grid have in common before they are resolved.
 
     Attributes:
-        settings: that the user gave.
-        suggested: that the dataset suggests where the user gave none.
+        settings: given by the user.
+        suggested: suggested by the dataset, for settings that the user left out.
         options: by the name of the method or backend that takes them.
     """
 
@@ -69,19 +69,19 @@ class Request:
 def request(
     given: Mapping[str, Any], options: PluginOptions, methods: Sequence[str], sams: Sequence[str]
 ) -> Request:
-    """Check what a user gives for all runs and fill in what the data tell.
+    """Check the settings that a user gives for all runs, and add those that the data suggest.
 
     Args:
-        given: settings by name, ``None`` where the user gave none.
+        given: settings by name, ``None`` where the user gave no value.
         options: by plugin name; ``semisam`` is the branch. A text is converted to the type of its
             option.
-        methods: that will run.
-        sams: backends that will run.
+        methods: of the runs.
+        sams: backends of the runs.
 
     Raises:
-        InputError: an unknown setting, a folder that no dataset plugin knows, or options of a
-            plugin that takes no part.
-        PluginError: a plugin has no such option, or not of that type.
+        InputError: an unknown setting, a folder that no dataset plugin recognises, or options of a
+            plugin that no run uses.
+        PluginError: a plugin has no such option, or the option has another type.
     """
     common = {key: value for key, value in given.items() if value is not None}
     _check_names(common)
@@ -90,7 +90,7 @@ def request(
             registry.find("backend", sam)
     if "data" in common:
         path = Path(common["data"])
-        # Runs have processes of their own, whose working folder is not the concern of a result.
+        # Runs have their own processes, and a result must not depend on their working folder.
         common["data"] = str(path.resolve())
         if "dataset" not in common:
             common["dataset"] = recognise_dataset(path)
@@ -113,10 +113,10 @@ def request(
         known = [*taking_part, common["dataset"], network, prompter, BRANCH]
         wrong = ", ".join(f"{name}{registry.nearest(name, known)}" for name in idle)
         raise InputError(
-            f"--set must name a plugin that takes part, {', '.join(known)}, got {wrong}. Correct "
+            f"--set must name a plugin of the runs, {', '.join(known)}, got {wrong}. Correct "
             "the name."
         )
-    # Typed from here on: 0.9 and 0.90 are the same setting, so the same run.
+    # From here options have types, so 0.9 and 0.90 are the same setting and the same run.
     kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
     typed = {name: registry.check_options(kinds[name], name, free[name]) for name in free}
     data = common.get("data")
@@ -184,7 +184,7 @@ def by_plugin(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         plugin, _, option = name.strip().rpartition(".")
         if not (plugin and option):
             raise InputError(
-                f"an option must be named PLUGIN.OPTION, got {name!r}. For example mt.ema_decay."
+                f"an option must be named PLUGIN.OPTION, got {name!r}. Write e.g. mt.ema_decay."
             )
         found.setdefault(plugin, {})[option.replace("-", "_")] = value
     return found

@@ -1,8 +1,8 @@
-"""From what a user, the protocol and the data say to the settings of a run.
+"""Resolve the settings of a run from the user's values, the protocol and the data.
 
-What a user sets beats the protocol, the protocol beats what the data suggest, and that beats the
-defaults. Every option of every plugin that takes part is recorded with its value, so that a run is
-what its record says, whatever a later version has for a default.
+The user's values override the protocol. The protocol overrides the suggestions of the data, which
+override the defaults. Every option of every plugin of the run is recorded with its value, so that
+a later version with other defaults does not change the record.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def make_settings(
 ) -> RunSettings:
     """Resolve the settings of a run.
 
-    The protocol's settings of the method come over its settings of every method. A protocol's
-    patch may be larger than the scans: they are padded. A bare run has no branch, so options of
-    the branch do not count for it.
+    The protocol's settings for the method override its settings for every method. A protocol's
+    patch may be larger than the scans, which are then padded. A bare run has no branch, so options
+    of the branch do not count for it.
 
     Args:
         explicit: settings that the user gave; ``method_options`` and so on hold some options.
         suggested: settings that the dataset suggests, e.g. a patch that fits its scans.
 
     Raises:
-        InputError: listing every setting that is wrong, or if the protocol says nothing of the
-            method.
-        PluginError: a plugin or an option of it does not exist, or is of another type.
+        InputError: a setting is wrong, or the protocol does not describe the method. The message
+            lists every wrong setting.
+        PluginError: a plugin or an option does not exist, or an option has another type.
     """
     name = str(explicit.get("protocol", DEFAULT))
     if name not in PROTOCOLS:
@@ -90,7 +90,7 @@ def make_settings(
 
 
 def prescribed_prompter(protocol: str) -> str:
-    """Return the prompter that a protocol takes where the user names none."""
+    """Return the prompter of a protocol, for runs without a prompter from the user."""
     known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
     return str(known.run.get("prompter", RunSettings.model_fields["prompter"].default))
 
@@ -98,13 +98,12 @@ def prescribed_prompter(protocol: str) -> str:
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     """Return the run settings that a protocol prescribes for a method.
 
-    A stride belongs to the patch that it was published with. Another patch has the published
-    stride, scaled to it.
+    A stride belongs to the patch of its publication. For another patch it is scaled.
 
     Args:
         protocol: of the run.
         method: of the run.
-        patch: of the user; ``None`` if there is none.
+        patch: of the user, or ``None``.
     """
     settings = protocol.run_settings(method)
     if patch not in (None, settings.get("patch")):
@@ -113,7 +112,7 @@ def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
 
 
 def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
-    """Return every setting that is not decided yet, with every option of every plugin."""
+    """Return every setting that is still open, with every option of every plugin."""
     found: dict[str, Any] = {
         "stride": tuple(given.stride or published_stride(given.patch)),
         "dataset_options": registry.resolve_options(
@@ -174,7 +173,7 @@ def digest(path: Path) -> str:
     """Return the SHA-256 of a file, or of all files of a folder with their names.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -189,7 +188,7 @@ def digest(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _digest(root: str, marks: tuple[tuple[str, int, int], ...]) -> str:
-    """Return the digest of files; one that has not changed is read once in a process."""
+    """Return the digest of files; an unchanged file is read once in a process."""
     if len(marks) == 1 and marks[0][0] == root:
         return _digest_of_file(root)
     parts = [f"{Path(path).relative_to(root)} {_digest_of_file(path)}" for path, *_ in marks]
@@ -202,10 +201,10 @@ def _digest_of_file(path: str) -> str:
 
 
 def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
-    """Return how resolved settings differ from what the protocol would have given.
+    """Return the departures of resolved settings from their protocol.
 
-    What the data suggest departs like what a user sets. Several processes always depart: each
-    computes its losses on its own rows.
+    Suggestions of the data count as departures, like values of the user. Several processes always
+    count, because each computes its losses on its own rows.
     """
     alone = RunSettings.model_validate(
         {**_prescribed(protocol, settings.method), "labels": settings.labels}
@@ -227,7 +226,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
 
 
 def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
-    """Return what was chosen that no protocol prescribes."""
+    """Return the chosen values that no protocol prescribes."""
     chosen = [] if settings.network == "vnet" else [f"network={settings.network}"]
     for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):
         chosen.append(f"{settings.dataset}.{name}={show_value(value)}")
@@ -238,7 +237,7 @@ def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
 
 
 def _changed_options(settings: RunSettings, protocol: Protocol) -> Iterator[tuple[str, str, Any]]:
-    """Yield place, name and value of each option that neither protocol nor default gives."""
+    """Yield place, name and value of each option that differs from protocol and default."""
     s = settings
     places: list[tuple[str, str, Options, Mapping[str, Any]]] = [
         ("framework", s.method, s.method_options, protocol.methods.get(s.method, {})),

@@ -19,16 +19,16 @@ from semisam.run.model import load_run
 
 @dataclass(frozen=True)
 class Scored:
-    """A model, the data set to score it on, and how.
+    """A model, the dataset to score it on, and the settings of the sliding window.
 
     Attributes:
         model: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
         dataset: with test cases of the model's classes.
         patch: voxels of the sliding window.
         stride: voxels between windows.
-        precision: that the network runs in.
+        precision: of the network.
         largest_component: keep each class's largest component only.
-        target: where the scores go unless the user says otherwise.
+        target: default file for the scores.
     """
 
     model: nn.Module
@@ -54,10 +54,10 @@ def open_scored(
     Args:
         text: a run as `find_run` takes it, or the path of a checkpoint file.
         device: for the model.
-        data: folder of the scans; ``None``: those that the run was trained on.
-        patch: of the window; ``None``: the run's.
-        stride: of the window; ``None``: the run's, or the published one of another patch.
-        largest_component: ``None``: as the run does.
+        data: folder of the scans; ``None``: the scans of the run.
+        patch: of the window; ``None``: the run's patch.
+        stride: of the window; ``None``: the run's, or the published stride of another patch.
+        largest_component: ``None``: as in the run.
 
     Raises:
         InputError: there is no such run, a checkpoint lacks data or patch, or the classes differ.

@@ -1,7 +1,7 @@
 """The settings of one run: everything that its result depends on, resolved and recorded.
 
-`RunSettings` holds what was decided; `semisam.run.resolve` decides it from what a user, the
-protocol and the data say. A setting of a run is declared here, once: its command-line option, its
+`RunSettings` holds the resolved values; `semisam.run.resolve` makes them from the user's values,
+the protocol and the data. A setting of a run is declared only here. Its command-line option, its
 place in the identity and its record follow from the declaration.
 """
 
@@ -31,12 +31,12 @@ DEFAULT_BACKEND = "synthsam"
 
 @dataclass(frozen=True)
 class Flag:
-    """How a setting appears on the command line, under its own name with hyphens.
+    """The command-line option of a setting, which has the setting's name with hyphens.
 
     Attributes:
         help: of the option.
-        default: text in place of the field's default.
-        opposite: name of the flag for ``False``, for booleans that may be set either way.
+        default: text shown instead of the field's default.
+        opposite: name of the flag for ``False``, for booleans with two flags.
     """
 
     help: str
@@ -55,23 +55,23 @@ class RunSettings(BaseModel):
         dataset: dataset plugin; ``data`` is the folder it reads, ``None`` for the phantoms.
         method: method plugin.
         sam: backend plugin, or ``none`` for the bare method.
-        prompter: prompter plugin; ``none`` where ``sam`` is.
+        prompter: prompter plugin; ``none`` if ``sam`` is ``none``.
         sam_control: a control of the branch, see `semisam.frameworks.controls`.
         labels: number of labeled training cases.
         subset: 0: the first ``labels`` cases of the list, as published; k > 0: the k-th draw.
         seed: of weights, batches, dropout, noise and prompts.
-        ranks: processes that share the run, each with its rows of every batch; ``None``: one.
+        ranks: number of processes that share the run and its rows; ``None``: one.
         sources: ``results``, the version of the numbers; the distribution of each plugin that is
             not built in; the digest of each file that an option names or a plugin brings.
-        sam_sources: the same of the branch's plugins.
-        departures: how the run departs from its protocol, e.g. ``("iterations=1000",)``.
-        choices: what was chosen that no protocol prescribes, e.g. ``("phantom.size=32",)``.
+        sam_sources: the same for the branch's plugins.
+        departures: departures of the run from its protocol, e.g. ``("iterations=1000",)``.
+        choices: chosen values that no protocol prescribes, e.g. ``("phantom.size=32",)``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     data: Annotated[str | None, Flag("Folder of scans.", "generated phantoms")] = None
-    dataset: Annotated[str, Flag("Dataset plugin.", "the one that knows the folder")] = "phantom"
+    dataset: Annotated[str, Flag("Dataset plugin.", "the one that reads the folder")] = "phantom"
     dataset_options: Options = Field(default_factory=dict)
     method: str = "mt"
     method_options: Options = Field(default_factory=dict)
@@ -95,9 +95,9 @@ class RunSettings(BaseModel):
     subset: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 
-    iterations: Annotated[Count, Flag("Optimizer steps.", "6000, or what suits the data")] = 6000
+    iterations: Annotated[Count, Flag("Optimizer steps.", "6000, or fitted to the data")] = 6000
     patch: Annotated[
-        Size, Flag("Training patch and test window, in voxels.", "what suits the data")
+        Size, Flag("Training patch and test window, in voxels.", "fitted to the data")
     ] = (128, 128, 128)
     batch: Annotated[Count, Flag("Rows of a batch, labeled and unlabeled.")] = 4
     labeled_rows: Annotated[Count | None, Flag("Labeled rows of a batch.", "half")] = None
@@ -121,8 +121,8 @@ class RunSettings(BaseModel):
         int,
         Field(ge=0),
         Flag(
-            "Training batches that BatchNorm's statistics are computed from after training. 0 "
-            "keeps the running averages.",
+            "Batches from which BatchNorm's statistics are computed after training. 0 keeps the "
+            "running averages.",
             "16; 0 with paper and published",
         ),
     ] = 0
@@ -151,12 +151,12 @@ class RunSettings(BaseModel):
     choices: tuple[str, ...] = ()
 
     def identity(self, data_hash: str) -> str:
-        """Return the run's hash: the same settings on the same data are the same run anywhere."""
+        """Return the run's hash, which equal settings on equal data share on any machine."""
         text = json.dumps([self.identifying(), data_hash], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def identifying(self) -> dict[str, Any]:
-        """Return the part of the settings that makes the run what it is, as plain values.
+        """Return the settings that identify the run, as plain values.
 
         A file counts by its digest, not by its path.
         """
@@ -176,7 +176,7 @@ class RunSettings(BaseModel):
 NOT_IDENTITY = frozenset(
     {"data", "device", "checkpoint_every", "save_predictions", "departures", "choices"}
 )
-"""Settings that no number depends on: where a run happens, and what follows from the others."""
+"""Settings that no number depends on, such as the device, or that follow from the others."""
 
 OF_THE_BRANCH = frozenset(
     {
@@ -184,7 +184,7 @@ OF_THE_BRANCH = frozenset(
         *("prompter", "prompter_options", "semisam_options"),
     }
 )
-"""Settings without a meaning for a bare run."""
+"""Settings that do not apply to a bare run."""
 
 AXES = ("method", "sam", "sam_control", "labels", "subset", "seed")
 """Settings that the runs of a grid differ in."""
@@ -203,7 +203,7 @@ def validated(values: Mapping[str, Any]) -> RunSettings:
     """Return settings of plain values.
 
     Raises:
-        InputError: listing every setting that is wrong, by the name of its option.
+        InputError: a setting is wrong; the message lists every one by the name of its option.
     """
     try:
         return RunSettings.model_validate(dict(values))
@@ -239,7 +239,7 @@ def read_settings(folder: Path) -> RunSettings:
     """Read ``settings.json`` of a run folder.
 
     Raises:
-        InputError: there is none or it is not of a run.
+        InputError: the file is missing or does not hold the settings of a run.
     """
     path = folder / SETTINGS
     try:
@@ -247,6 +247,6 @@ def read_settings(folder: Path) -> RunSettings:
     except (OSError, ValidationError) as error:
         reason = faults(error) if isinstance(error, ValidationError) else error
         raise InputError(
-            f"the run must be a folder with {SETTINGS}, got {folder} ({reason}): name the folder "
-            "that `semisam train` or `semisam bench` wrote"
+            f"the run must be a folder with {SETTINGS}, got {folder} ({reason}). Name the folder "
+            "that `semisam train` or `semisam bench` wrote."
         ) from None

@@ -1,4 +1,4 @@
-"""One run from Python."""
+"""The function `train`, which executes one run from Python."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from semisam.run.request import settings
 def train(out: str | Path, *, progress: Progress | None = None, **given: Any) -> Path:
     """Train one method, evaluate it on the test cases, and return the run's folder.
 
-    A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is.
+    A folder with an unfinished run is resumed, bit for bit. A finished one does not change.
 
     Args:
         out: the run's folder.
-        progress: called with the phase (``check``, ``train``, ``evaluate``), how much of it is
-            done, how much there is, and every figure of the moment by name.
-        **given: what `semisam.settings` takes, e.g. ``data="folder"``, ``method="mt"``,
+        progress: called with the phase (``check``, ``train``, ``evaluate``), the steps done, the
+            number of steps, and the current figures by name.
+        **given: arguments of `semisam.settings`, e.g. ``data="folder"``, ``method="mt"``,
             ``labels=2``, ``sam="synthsam"``, ``options={"mt.ema_decay": 0.995}``.
 
     Raises:
@@ -27,7 +27,7 @@ def train(out: str | Path, *, progress: Progress | None = None, **given: Any) ->
         SemisamError: the training failed.
 
     Example:
-        Generated phantoms and a tiny network, so that it takes seconds.
+        Generated phantoms and a tiny network need only seconds.
 
         >>> import numpy as np, semisam
         >>> tiny = {"vnet.filters": 2, "phantom.size": 32, "phantom.cases": 4}

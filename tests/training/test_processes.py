@@ -136,7 +136,7 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     ("name", "sentence"),
     [
         ("rows", "rows of a batch must divide equally over 2 processes, got 1 labeled"),
-        ("norm", "BatchNorm needs more than one value per channel at the lowest resolution, got 1"),
+        ("norm", "BatchNorm must have more than one value per channel at the lowest resolution, got 1"),
         ("device", "--device must be cuda or cpu with several processes"),
     ],
 )
@@ -250,7 +250,7 @@ def test_settings_of_several_processes_are_another_run():
 
 def test_a_run_of_two_processes_is_not_run_by_one(tiny_settings, tmp_path):
     settings = tiny_settings.model_copy(update={"ranks": 2})
-    with pytest.raises(InputError, match="start it with torchrun --nproc-per-node 2"):
+    with pytest.raises(InputError, match="Start it with torchrun --nproc-per-node 2"):
         execute(settings, tmp_path / "run")
 
 
