@@ -1,7 +1,7 @@
 """Many runs: study, grid, executors, results, tables, statistics, zero-shot, report.
 
-Here lives what needs more than one run. The package itself can be called: ``semisam.bench(...)`` is
-`semisam.bench.study.bench`, which has the name of its room.
+This package holds code for more than one run. The package itself can be called:
+``semisam.bench(...)`` is `semisam.bench.study.bench`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The grid of a comparison: which runs there are, checked before the first one starts."""
+"""The grid of a comparison: its runs, checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SAM_WEIGHTS = ("plain", "gated")
 
 @dataclass(frozen=True)
 class Axes:
-    """What a grid runs over.
+    """The axes of a grid.
 
     Attributes:
-        methods: framework plugins.
+        methods: method plugins.
         sams: backend plugins, ``none`` for the bare method.
         labels: numbers of labeled cases.
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
-        sam_weights: of the branch: ``plain``, or ``gated`` by the quality of its answers.
+        sam_weights: of the branch: ``plain``, or ``gated`` by the quality of SAM's predictions.
         sam_controls: ``none`` for the branch itself; see `semisam.frameworks.controls`.
     """
 
@@ -53,11 +53,11 @@ class Run:
 
 
 def expand(axes: Axes, asked: Request) -> list[RunSettings]:
-    """Return the settings of every run, the cheap and telling ones first.
+    """Return the settings of every run, the cheap and informative ones first.
 
     Args:
-        axes: what the grid runs over.
-        asked: what all runs have in common.
+        axes: of the grid.
+        asked: settings that all runs have in common.
 
     Raises:
         InputError: a setting or a name is wrong.
@@ -86,15 +86,15 @@ def expand(axes: Axes, asked: Request) -> list[RunSettings]:
         )
         for seed, subset, labels, method, sam, sam_weight, control in order
     ]
-    # A bare run is the same whatever the branch's options: it must not be run twice.
+    # A bare run does not depend on the branch's options, so it must not be run twice.
     return list({run.model_dump_json(): run for run in runs}.values())
 
 
 def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a name that an option does not know.
+    """Refuse a name that is not among the values of an option.
 
     Raises:
-        InputError: naming the option and what it knows.
+        InputError: a name is wrong; the message lists the values of the option.
     """
     wrong = [name for name in names if name not in known]
     if wrong:
@@ -112,20 +112,20 @@ def check(
 ) -> list[Run]:
     """Check every run of a grid before the first one starts, and name them.
 
-    All images, the labels of the cases that are labeled in some run, and those of the test cases
-    are read once; no other label is.
+    All images, and the labels of the test cases and of cases that are labeled in some run, are read
+    once. No other label is read.
 
     Args:
         runs: settings of each.
-        on_case: told how many cases were read, and of how many.
-        here: the runs will train on this machine; else device and memory are those of another.
+        on_case: called with (cases read, number of cases).
+        here: True if the runs train on this machine, whose device and memory can be checked.
 
     Raises:
         InputError: if any setting, plugin or volume cannot be used.
     """
     dataset = open_dataset(runs[0])
     split = dataset.split()
-    # Names, options and pairs first: they need no scan.
+    # Names, options and pairs first, since they need no scan.
     with torch.random.fork_rng(devices=[]):
         frameworks = [make_framework(r, dataset.channels, dataset.num_classes) for r in runs]
     chosen = {
@@ -162,5 +162,5 @@ def _folder_name(run: RunSettings, identity: str) -> str:
 
 
 def runs_folder(out: Path) -> Path:
-    """Return where the runs of a comparison lie."""
+    """Return the folder of the runs of a comparison."""
     return out / "runs"

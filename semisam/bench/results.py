@@ -1,4 +1,4 @@
-"""The results store: a folder per run is the truth; ``results.csv`` and ``table.csv`` follow."""
+"""The results of a study: run folders hold them; ``results.csv`` and ``table.csv`` collect them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GROUP = (
     "choices",
     "departures",
 )
-"""What the runs of a row have in common: they differ in seed and labeled subset alone."""
+"""Columns that the runs of a row have in common; these runs differ only in seed and subset."""
 _PAIRED_ON = tuple(
     name for name in RunSettings.model_fields if name not in OF_THE_BRANCH | NOT_IDENTITY
 )
@@ -44,14 +44,14 @@ OnFault = Callable[[str], None]
 
 
 def _ignore(fault: str) -> None:
-    """Be told of a fault and say nothing."""
+    """Ignore a fault."""
 
 
 def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
-    """Return one row a finished run: every setting, metrics, cost, versions and hashes.
+    """Return one row for each finished run: settings, metrics, cost, versions and hashes.
 
     Args:
-        runs: those that are not done are passed over.
+        runs: runs in any state; those that are not done are passed over.
         on_fault: called with a sentence about each result that cannot be used and is left out.
     """
     rows = []
@@ -95,14 +95,14 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 
     Runs of different protocols, data or options, or that depart from their protocol in different
     ways, never share a row. Dice and Jaccard are in percent, distances in voxels, as in the paper.
-    ``gain_dice`` is the mean difference, in points, to runs that differ in nothing but the branch;
-    ``empty`` counts empty predictions over all runs. ``choices`` names what no protocol prescribes;
-    ``data`` is empty, or tells apart the data of runs that otherwise look the same.
+    ``gain_dice`` is the mean difference, in points, to runs that differ only in the branch.
+    ``empty`` counts empty predictions over all runs. ``choices`` has values that no protocol
+    prescribes. ``data`` distinguishes the data of otherwise equal rows, or is empty.
 
     ``<metric>_sd`` is over runs; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
-    is Wilcoxon's, and ``gain_p_holm`` the same corrected for all gains of the table.
+    is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table.
 
     Args:
         results: of `collect`.
@@ -136,7 +136,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
         for name in ("sam_seconds_share", "sam_calls"):
-            # No run of the grid has it where none asked a promptable model.
+            # No run of the grid has it if every run is bare.
             row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
         for name in ("made_by", "choices", "departures"):
             row[name] = row.pop(name)  # the longest columns last
@@ -153,7 +153,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
-    """Write a CSV, beside and renamed."""
+    """Write a CSV atomically."""
     with replace_file(path) as temporary:
         frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
@@ -161,8 +161,8 @@ def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
 def keyed(results: pd.DataFrame) -> pd.DataFrame:
     """Return the results with the columns of `GROUP`, and ``data_key``: equal for equal data.
 
-    A control that reads the truth of unlabeled cases hashes more than other runs do; it has the key
-    of the runs with its labels and subset, where that is one.
+    A control that reads the truth of unlabeled cases hashes more data than other runs. It gets the
+    key of the runs with its labels and subset, if they share one.
     """
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
     for name in ({*GROUP, "subset", "labels"} - {"data"}) - set(frame):
@@ -171,7 +171,7 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     key = frame["data.hash"] if "data.hash" in frame else pd.Series("", frame.index, dtype=object)
     frame["data_key"] = key.where(~frame["sam_control"].isin(NEED_TRUTH))
     groups = frame.groupby(place, dropna=False)["data_key"]
-    # first() and nunique() pass over what is not known.
+    # first() and nunique() pass over unknown values.
     frame["data_key"] = frame["data_key"].fillna(groups.transform("first")).fillna("")
     several = bool((groups.nunique() > 1).any())
     frame["data"] = frame["data_key"].str[:8] if several else ""
@@ -180,7 +180,7 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _made_by(frame: pd.DataFrame) -> pd.Series[Any]:
-    """Return what tells apart runs of other versions, plugins or weights; empty without any."""
+    """Return a text that distinguishes versions, plugins and weights of runs, or an empty text."""
     texts = [
         "; ".join(f"{k} {v[:12]}" for k, v in {**json.loads(a), **json.loads(b)}.items())
         for a, b in zip(
@@ -209,14 +209,14 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     with_sam = _by_case(cases, pairs["run"], "dice")
     without = _by_case(cases, pairs["run_bare"], "dice")
     common = with_sam.index.intersection(without.index, sort=False)
-    if common.empty:  # the scores of one of them are lost
+    if common.empty:  # the scores of one of them are missing
         return nothing
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
     return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
 
 
 def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of runs that differ in the branch alone, those of ``bare`` as ``*_bare``.
+    """Return pairs of runs that differ only in the branch, with ``bare`` as ``*_bare``.
 
     Args:
         group: rows of `keyed`.
@@ -241,7 +241,7 @@ def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"run": result["run"]}
     settings = result["settings"]
     for key, value in settings.items():
-        if key == "data":  # a path of one machine; the hash tells which data they are
+        if key == "data":  # a path of one machine; the hash identifies the data
             continue
         row[key] = json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
     bare = settings["sam"] == "none"

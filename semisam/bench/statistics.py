@@ -1,9 +1,8 @@
-"""Is a gain more than chance? Paired comparisons over test cases.
+"""Paired comparisons over test cases, to test whether a gain is more than chance.
 
-What is compared is one pair of rows at a time, a method and the same method with SemiSAM, on the
-same test cases and the same labeled subsets and seeds. Resampling cases tells how far the gain
-would move with other patients; it says nothing of other seeds or other labeled scans, which the SD
-over runs shows.
+A pair of rows is compared: a method and the same method with SemiSAM, on the same test cases,
+labeled subsets and seeds. Resampling of cases shows how far the gain would move with other
+patients. It does not cover other seeds or other labeled scans, which the SD over runs shows.
 
 References:
     Efron, Tibshirani. "An introduction to the bootstrap." 1993, chapter 13 (percentile intervals).
@@ -49,8 +48,8 @@ def compare(bare: Floats, wrapped: Floats, seed: int = 0) -> Comparison:
     """Compare two rows case by case.
 
     Args:
-        bare: ``(n,)`` scores of the cases without, each the mean over runs.
-        wrapped: ``(n,)`` scores of the same cases with.
+        bare: ``(n,)`` scores of the cases without SemiSAM, each the mean over runs.
+        wrapped: ``(n,)`` scores of the same cases with SemiSAM.
         seed: of the resampling; the same scores give the same interval.
     """
     difference = np.asarray(wrapped, float) - np.asarray(bare, float)

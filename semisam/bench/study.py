@@ -1,7 +1,7 @@
 """A study: grids of runs in one folder, written there as ``study.toml``.
 
-The file holds every setting and option that the runs of a grid share, as they ran, so that the same
-file gives the same runs under a later version or on another machine.
+The file holds the values of all settings and options that the runs of a grid share. It therefore
+gives the same runs under a later version or on another machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ AXES = {
     "seeds": "seeds",
     "subsets": "subsets",
 }
-"""The axes of a grid by the name of their option, and as `Axes` has them."""
+"""The axes of a grid: the name of their option, and their name in `Axes`."""
 _NUMBERS = ("labels", "seeds", "subsets")
 _OF_THE_PLACE = ("device",)
 _HEAD = """\
@@ -60,7 +60,7 @@ class Grid:
     """A product of axes under one set of settings.
 
     Attributes:
-        axes: what it runs over.
+        axes: of the grid.
         settings: of all its runs.
         options: by plugin name; ``semisam`` is the branch.
     """
@@ -71,7 +71,7 @@ class Grid:
 
     @functools.cached_property
     def asked(self) -> Request:
-        """What its runs have in common, checked.
+        """The checked settings that its runs have in common.
 
         Raises:
             InputError: a setting is wrong.
@@ -119,7 +119,7 @@ def read_study(path: Path) -> list[Grid]:
     """Read the grids of a ``study.toml``, or of the folder that holds one.
 
     Raises:
-        InputError: there is none, it is no TOML, or a key of it is not known.
+        InputError: the file is missing or not TOML, or a key is unknown.
     """
     file = path / STUDY if path.is_dir() else path
     try:
@@ -132,12 +132,12 @@ def read_study(path: Path) -> list[Grid]:
     _check_keys(file, found, ("semisam", "results_version", "grid"))
     grids = found.get("grid")
     if not (isinstance(grids, list) and grids and all(isinstance(g, dict) for g in grids)):
-        raise InputError(f"{file}: a study must have at least one [[grid]], got none. Add one.")
+        raise InputError(f"{file}: a study must have at least one [[grid]], got 0. Add one.")
     return [_grid(file, grid) for grid in grids]
 
 
 def write_study(folder: Path, grids: Iterable[Grid]) -> None:
-    """Write ``study.toml``, beside and renamed; grids that are equal are written once."""
+    """Write ``study.toml`` atomically; equal grids are written once."""
     written: list[dict[str, Any]] = []
     for grid in grids:
         plain = _plain(grid)
@@ -160,9 +160,9 @@ def prepare(
 
     Args:
         grids: to run.
-        folder: of the study; it is made if need be.
-        on_case: called with the number of cases read, and of all.
-        here: the runs will train on this machine; else device and memory are those of another.
+        folder: of the study; it is made if missing.
+        on_case: called with (cases read, number of cases).
+        here: True if the runs train on this machine, whose device and memory can be checked.
 
     Raises:
         InputError: if any setting or volume cannot be used.
@@ -216,8 +216,8 @@ def bench(
 ) -> pd.DataFrame:
     """Compare methods, with and without SemiSAM, and return the comparison table.
 
-    Runs what is not finished yet of the grid, each run in a process of its own, as ``semisam
-    bench`` does.
+    The unfinished runs of the grid are executed, each in its own process, as ``semisam bench``
+    does.
 
     Args:
         methods: names of method plugins.
@@ -254,20 +254,20 @@ def bench(
     if failed:
         first = failed[0]
         raise SemisamError(
-            f"{len(failed)} of {len(outcomes)} runs failed, the first {first.run.name}: "
+            f"{len(failed)} of {len(outcomes)} runs failed. The first is {first.run.name}: "
             f"{first.message}"
         )
     return table
 
 
 def execute(runs: Sequence[Run], folder: Path, executor: Executor, display: Any) -> list[Outcome]:
-    """Execute the runs of a study that are not finished and return how each ended.
+    """Execute the unfinished runs of a study and return the outcome of each.
 
     Args:
-        runs: of `prepare`.
+        runs: the result of `prepare`.
         folder: of the study.
-        executor: where.
-        display: called with every start, move and end.
+        executor: executes the runs.
+        display: called with every start, progress and end.
     """
     place = folder / "runs"
     place.mkdir(exist_ok=True)
@@ -289,12 +289,12 @@ class _Calls:
         self._progress(run.name, state)
 
     def ended(self, outcome: Outcome) -> None:
-        """Report how a run ended."""
+        """Report the outcome of a run."""
         state: dict[str, Any] = {"phase": outcome.status, "done": 1, "total": 1, "figures": {}}
         self._progress(outcome.run.name, state)
 
     def note(self, text: str) -> None:
-        """Report nothing: a note is for a person who watches."""
+        """Ignore a note, which is for a person at a terminal."""
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -322,7 +322,7 @@ def _covers(one: Grid, other: Grid) -> bool:
 
 
 def _plain(grid: Grid) -> dict[str, Any]:
-    """Return a grid as TOML holds it, which has no null."""
+    """Return a grid as values of TOML, which has no null."""
     return {
         **{name: list(getattr(grid.axes, field)) for name, field in AXES.items()},
         "settings": {k: _value(v) for k, v in grid.settings.items() if v is not None},

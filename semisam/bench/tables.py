@@ -1,4 +1,4 @@
-"""The comparison table in the formats that people write in, and the paper's rows beside it."""
+"""The comparison table in several formats, with the paper's rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from semisam.core.errors import InputError
 from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
-"""Marks a row that is the paper's own."""
+"""The mark of a row of the paper."""
 TITLES = {
     "Dice [%]": "dice",
     "Jaccard [%]": "jaccard",
@@ -37,8 +37,8 @@ def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.Data
     """Return the comparison table and the results of all finished runs of a bench folder.
 
     Args:
-        folder: the bench's.
-        on_fault: told of each result that cannot be read, and is left out.
+        folder: of the bench.
+        on_fault: called with a sentence about each result that cannot be read and is left out.
 
     Raises:
         InputError: if the folder holds no finished run.
@@ -54,17 +54,17 @@ def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.Data
 
 
 def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return the rows of the paper's Table II that may stand beside a table, and why.
+    """Return the rows of the paper's Table II that may be added to a table, and the reason.
 
-    They may where the data are the published Left Atrium scans and the protocol is the paper's
-    without any departure; then those of the same methods and labels are given.
+    They may be added if the data are the published Left Atrium scans and the protocol is the
+    paper's without any departure. The rows have the methods and labels of the table.
 
     Args:
         table: of `load`.
         results: of `load`.
 
     Returns:
-        The rows, perhaps none, in the columns of the table, and a sentence.
+        The rows, which may be empty, in the columns of the table, and a sentence.
     """
     empty = table.iloc[:0]
     datasets = sorted(set(results["data.dataset"]))
@@ -91,8 +91,8 @@ class Section:
     """Rows that may be compared: of one protocol, with the same departures, on the same data.
 
     Attributes:
-        title: the protocol, and what departs from it.
-        rows: of the table, perhaps with rows of the paper.
+        title: the protocol and the departures from it.
+        rows: of the table, which may include rows of the paper.
     """
 
     title: str
@@ -100,10 +100,10 @@ class Section:
 
 
 def sections(table: pd.DataFrame) -> list[Section]:
-    """Cut a table into the parts within which its figures may be compared.
+    """Divide a table into parts within which its figures may be compared.
 
-    Options of a single method, promptable model, prompter or of the branch are what rows are
-    compared for; they stand in the row's name and separate nothing.
+    Options of a single method, backend, prompter or of the branch do not separate parts, since rows
+    are compared for them. They are in the row's name.
     """
     keys = [_section_key(row) for row in table.to_dict("records")]
     places = list(dict.fromkeys(keys))
@@ -127,13 +127,13 @@ def _section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str,
     if row["protocol"] == PAPER:
         return "paper", "la", "", "", common
     place = (str(row["protocol"]), _text(row, "dataset"), _text(row, "data"))
-    # Weights of a backend separate only its own rows, which its name does.
+    # Weights of a backend separate only its own rows, and its name does that.
     version = next((t for t in _text(row, "made_by").split("; ") if t.startswith("results ")), "")
     return *place, version, common
 
 
 def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
-    """Return departures and choices of a row, and whether each is one plugin's of its own."""
+    """Return departures and choices of a row, each with True if it is an option of one plugin."""
     places = {row["method"], "semisam", row["sam"], _text(row, "prompter")} - {"", "none"}
     texts = [t for name in ("departures", "choices") for t in _text(row, name).split("; ") if t]
     found = []
@@ -144,7 +144,7 @@ def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
 
 
 def _text(row: Mapping[Any, Any], name: str) -> str:
-    """Return a text of a row; of one without it (the paper's, an older table's), nothing."""
+    """Return a text of a row, or an empty text if the row lacks it (a row of the paper)."""
     value = row.get(name, "")
     return value if isinstance(value, str) else ""
 
@@ -161,7 +161,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a row as text; empty where there is none.
+    """A metric of a row as text, empty if the row lacks it.
 
     Attributes:
         mean: over runs.
@@ -174,26 +174,26 @@ class Figure:
     sd_cases: str
 
     def joined(self, between: str = " ") -> str:
-        """Return ``62.86 ± 1.20``, without the SD where there is none."""
+        """Return ``62.86 ± 1.20``, or the mean only if there is no SD."""
         return f"{self.mean}{between}± {self.sd}" if self.sd else self.mean
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A row of the comparison as text: the one form that every output shows.
+    """A row of the comparison as text, in the form that every output shows.
 
     Attributes:
         name: of the method, with its options.
-        paper: the row is the paper's own.
+        paper: True for a row of the paper.
         labels: labeled and unlabeled cases, ``2/78``.
         runs: number of them.
         metrics: by name, Dice and Jaccard in percent, distances in voxels.
-        classes: Dice of each class in percent, where there are several.
+        classes: Dice of each class in percent, if there are several.
         empty: empty predictions.
         gain: in Dice, ``+4.48``.
         star: ``*`` where Holm's p of the gain is below 0.05.
         interval: of the gain, 95 % over cases, ``+1.2..+7.9``.
-        p: Holm's, of the gain.
+        p: of the gain, corrected by Holm.
     """
 
     name: str
@@ -279,7 +279,7 @@ def method_name(row: Mapping[Any, Any]) -> str:
 
 
 def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
-    """Return a metric of each class, where a table has several."""
+    """Return a metric of each class, if a table has several classes."""
     start = f"{metric}:"
     return {
         key.removeprefix(start): value
@@ -289,7 +289,7 @@ def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
 
 
 def gain_lines(table: pd.DataFrame) -> list[str]:
-    """Return what the marks beside the gains mean, if there are gains with a test."""
+    """Return the meaning of the marks next to the gains, if there are gains with a test."""
     tested = table[table["gain_p"].notna()]
     if tested.empty:
         return []
@@ -298,23 +298,23 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
         f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
     )
     if (tested["runs"] == 1).any():
-        line += " Rows of one run say nothing of other seeds or other labeled scans."
+        line += " Rows of one run do not cover other seeds or other labeled scans."
     return [line]
 
 
 def protocol_lines(table: pd.DataFrame) -> list[str]:
-    """Return a sentence for each part of a table: its protocol, and what departs from it."""
+    """Return a sentence for each part of a table: its protocol and the departures from it."""
     return [f"{section.title}." for section in sections(table)]
 
 
 def notes(table: pd.DataFrame) -> list[str]:
-    """Return what a reader of the table must know, a sentence each."""
+    """Return the notes that a reader of the table needs, a sentence each."""
     measured = table[table["protocol"] != PAPER]
     lines = ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
-    lines += [line.replace("below it", "beside it") for line in gain_lines(measured)]
+    lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
     if len(measured) < len(table):
         lines.append(
-            f"Rows marked {PAPER}, are figures of the SemiSAM paper; they were not measured here."
+            f"Rows marked {PAPER} are figures of the SemiSAM paper; they were not measured here."
         )
     for row in table.to_dict("records"):
         if _text(row, "doubt"):
@@ -343,7 +343,7 @@ def _latex(table: pd.DataFrame) -> str:
 
 
 def _latex_text(text: str) -> str:
-    # pandas escapes a cell of a table; a sentence is the only cell of one.
+    # pandas escapes the cells of a table, so the sentence is put into a table.
     lines = pd.DataFrame([text]).to_latex(index=False, header=False, escape=True).splitlines()
     return next(line for line in lines if line.endswith(r"\\")).removesuffix(r"\\").strip()
 

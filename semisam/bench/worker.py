@@ -50,8 +50,8 @@ def attend(
     Args:
         process: of a `worker_command`.
         stop: set it to end the run, which saves first.
-        poll: seconds between two looks.
-        look: called at every look.
+        poll: seconds between two polls.
+        look: called at every poll.
     """
     told = False
     while True:
@@ -66,7 +66,7 @@ def attend(
 
 
 class ProgressFile:
-    """Writes how far the run is, at most twice a second."""
+    """A writer of the run's progress, at most twice a second."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / PROGRESS
@@ -94,7 +94,7 @@ def main(
         folder: of the run.
         wait: seconds to wait for another process that is at work in the folder.
         device: replaces that of the settings; ``auto``: a GPU if there is one.
-        parent: process whose end ends the run; ``None``: the current parent.
+        parent: process whose end stops the run; ``None``: the current parent.
     """
     from semisam.run.execute import execute
     from semisam.training.allocator import keep_memory
@@ -114,7 +114,7 @@ def main(
     try:
         execute(_settings(folder, device), folder, ProgressFile(folder))
     except InUse:
-        return BUSY  # the files in the folder are the other process's
+        return BUSY  # the files in the folder belong to the other process
     except (Interrupted, KeyboardInterrupt):
         code = INTERRUPTED
     except SemisamError as error:

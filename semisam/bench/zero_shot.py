@@ -1,12 +1,12 @@
-"""The interactive baseline of the paper's Table I: a promptable model alone, asked by the truth.
+"""The interactive baseline of the paper's Table I: a promptable model with clicks from the truth.
 
-This is the one place in semisam where the truth makes prompts, for test cases only, and its tables
-say so. Nothing here is reachable from training.
+Only this module makes prompts from the truth, for test cases only, and its tables state that.
+Training cannot reach it.
 
 References:
     Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric medical
-    images." 2023. https://arxiv.org/abs/2310.15161 (the clicks, and what a model is told of those
-    before: ``validation.py`` of the authors' code, whose default is ``published`` here)
+    images." 2023. https://arxiv.org/abs/2310.15161 (the clicks, and the prompts from earlier
+    clicks: ``validation.py`` of the authors' code, whose default is ``published`` here)
     Sofiiuk, Petrov, Konushin. "Reviving iterative training with mask guidance for interactive
     segmentation." ICIP 2022. https://arxiv.org/abs/2102.06583 (the first two of them)
     Zhang et al. SemiSAM, Table I. https://arxiv.org/abs/2312.06316
@@ -37,7 +37,7 @@ Memory = Literal["clicks", "mask", "both"]
 Click = tuple[tuple[int, ...], int]
 
 NOTE = "clicks simulated from the truth of the test cases"
-_DEEP = 2  # clicks of a dialogue that SAM-Med3D's evaluation draws from the inside of the error
+_DEEP = 2  # first clicks, which SAM-Med3D's evaluation draws from the inside of the error
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,26 @@ PAPER = (
 
 
 def random_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
-    """Return a click drawn uniformly from all that is wrong, missed and surplus together.
+    """Return a click drawn uniformly from all wrong voxels, missed and surplus together.
 
-    Its sign is the truth at that voxel. Against an empty answer that is a voxel of the target.
+    Its sign is the truth at that voxel. If the prediction is empty, it is a voxel of the target.
 
     Args:
         truth: ``(*S)``.
-        answer: ``(*S)``, the model's last one; empty before the first click.
+        answer: ``(*S)``, the last prediction; empty before the first click.
         rng: the source of randomness.
 
     Returns:
-        The voxel and its sign, 1 for foreground; ``None`` where nothing is wrong.
+        The voxel and its sign, 1 for foreground; ``None`` if no voxel is wrong.
     """
     return _draw(truth, truth != answer, rng)
 
 
 def deep_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
-    """Return a click drawn from the inside of whichever error is deeper, the missed or the surplus.
+    """Return a click drawn from the inside of the deeper error, the missed or the surplus one.
 
-    From where that error is more than half as deep as at its deepest voxel. Arguments and result
-    are those of `random_click`.
+    The error there is more than half as deep as at its deepest voxel. Arguments and result are
+    those of `random_click`.
     """
     depths = [deepness(error) for error in (truth & ~answer, answer & ~truth)]
     missed, surplus = (float(depth.max()) for depth in depths)
@@ -99,25 +99,25 @@ def interact(
     rng: np.random.Generator,
     clicks: Clicks = "published",
 ) -> list[tuple[int, Bools, float, float]]:
-    """Ask a backend click by click about one target of one volume.
+    """Query a backend click by click for one target of one volume.
 
-    The image is encoded once. Each time the backend is given what it was trained to be given, which
-    its attribute ``memory`` tells: all the clicks so far (``clicks``, where it has none), the
-    newest one and its own last answer as the mask prompt (``mask``), or all of these (``both``). A
-    backend that works slice by slice (it has a ``slice_axis``) gets a click on every slice that
-    holds the target, which is the paper's "N points".
+    The image is encoded once. The backend gets the prompts that it was trained with, by its
+    attribute ``memory``: all clicks so far (``clicks``, the default), the newest click and its last
+    prediction as the mask prompt (``mask``), or all of these (``both``). A backend that works slice
+    by slice (it has a ``slice_axis``) gets a click on every slice that holds the target, which is
+    the paper's "N points".
 
     Args:
         backend: any promptable segmenter.
         image: ``(C, *S)``.
         truth: ``(*S)``, not empty.
-        counts: numbers of clicks at which the answer is wanted, ascending.
+        counts: numbers of clicks after which the prediction is returned, ascending.
         rng: of the clicks.
         clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
-            and `random_click` always where it goes slice by slice; ``random``: that everywhere.
+            and only `random_click` slice by slice; ``random``: only `random_click`.
 
     Returns:
-        Per count: the count, the answer ``(*S)``, and the seconds of encoding and answering.
+        Per count: the count, the prediction ``(*S)``, and the seconds of encoding and prediction.
     """
     began = time.perf_counter()
     embedding = backend.encode(image)
@@ -158,18 +158,18 @@ def run(
     on_volume: Callable[[int, int], None] | None = None,
     clicks: Clicks = "published",
 ) -> pd.DataFrame:
-    """Ask every backend about every test case.
+    """Query every backend for every test case.
 
-    The clicks' randomness depends on seed, case and class alone, so every backend starts from the
+    The clicks' randomness depends only on seed, case and class, so every backend starts from the
     same first click.
 
     Args:
-        backends: by the name they have in the table.
-        store: its test cases are asked about.
+        backends: by their name in the table.
+        store: holds the test cases.
         counts: numbers of clicks.
         seeds: of the clicks.
-        on_volume: called with (volumes done, volumes in all).
-        clicks: how they are drawn; see `interact`.
+        on_volume: called with (volumes done, number of volumes).
+        clicks: rule of the clicks; see `interact`.
 
     Returns:
         One row per backend, seed, case, class and count; a class that a case lacks is left out.
@@ -208,9 +208,9 @@ def summary(
     A case's value is its mean over classes and seeds. Seconds are medians.
 
     Args:
-        cases: what `run` returns.
+        cases: the result of `run`.
         slices: backends that got their clicks on every slice; their counts are shown as "5N".
-        clicks: how they were drawn.
+        clicks: rule of the clicks.
     """
     rows: list[dict[str, Any]] = []
     for (backend, count), group in cases.groupby(["backend", "points"], sort=False):
@@ -248,7 +248,7 @@ def _draw(truth: Bools, where: Bools, rng: np.random.Generator) -> Click | None:
 
 
 def _planes(truth: Bools, axis: int | None) -> list[tuple[Any, ...]]:
-    """Return what is clicked in separately: the volume, or each slice that holds the target."""
+    """Return the regions with their own clicks: the volume, or each slice that has the target."""
     if axis is None:
         return [(Ellipsis,)]
     others = tuple(a for a in range(truth.ndim) if a != axis % truth.ndim)
@@ -257,7 +257,7 @@ def _planes(truth: Bools, axis: int | None) -> list[tuple[Any, ...]]:
 
 
 def _whole(point: tuple[int, ...], plane: tuple[Any, ...]) -> tuple[int, ...]:
-    """Return the voxel of the volume that a click on a plane stands for."""
+    """Return the voxel of the volume at a click on a plane."""
     if plane == (Ellipsis,):
         return point
     axis = len(plane) - 1

@@ -158,7 +158,7 @@ def test_no_dask_scheduler_is_one_sentence(tmp_path, monkeypatch):
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
         result = bench(tmp_path / "out", "--executor", "dask", "--scheduler", address)
     assert result.exit_code == 2
-    assert "--scheduler must be the address of a Dask scheduler that answers" in result.output
+    assert "--scheduler must be the address of a running Dask scheduler" in result.output
     assert address in words(result.output) and "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
 

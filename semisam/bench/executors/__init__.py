@@ -1,1 +1,1 @@
-"""Executors of the runs of a grid; each module is imported only when its executor is chosen."""
+"""Executors of the runs of a grid; a module is imported only if its executor is chosen."""

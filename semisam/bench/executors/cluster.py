@@ -22,9 +22,9 @@ SYSTEMS = {
     "sge": ("SGECluster", "qsub", r"Your job(?:-array)? (?P<job_id>\d+)"),
     "lsf": ("LSFCluster", "bsub", r"Job <(?P<job_id>\d+)>"),
 }
-"""A batch system's class in dask-jobqueue, its program, and the sentence with a job's number.
+"""A batch system's class in dask-jobqueue, its program, and the line with a job's number.
 
-dask-jobqueue takes the first number that the program prints, and a site's banner may have one.
+dask-jobqueue takes the first number that the program prints, which may be in a site's banner.
 """
 _TRIES = 3
 """Jobs in a row that may end without a worker."""
@@ -56,14 +56,14 @@ class Jobs:
         self.cluster = self._make()
 
     def keep_up(self, runs: int, folder: Path) -> None:
-        """Submit missing jobs, again for those that ended, and give back what is not needed.
+        """Submit missing jobs, replace jobs that ended, and cancel jobs that are not needed.
 
         Args:
-            runs: that are not over.
+            runs: number of runs that have not ended.
             folder: shared with the jobs. A job removes its mark there when its worker ended.
 
         Raises:
-            SemisamError: if no job can be submitted, or no job brings up a worker.
+            SemisamError: if no job can be submitted, or no job starts a worker.
         """
         self._folder = folder
         if self.refusal and not self._submitted:
@@ -75,7 +75,7 @@ class Jobs:
         if len(self._lost) >= _TRIES:
             raise SemisamError(
                 f"A job must start a Dask worker that reaches this process, got {_TRIES} jobs in a "
-                f"row that ended without ({', '.join(self._lost)}). Read the logs of these jobs."
+                f"row without one ({', '.join(self._lost)}). Read the logs of these jobs."
             )
         self.cluster.scale(min(self._number, runs))
 
@@ -112,19 +112,19 @@ class Jobs:
         return self._marks[-1]
 
     def _make(self) -> Any:
-        """Return a cluster without jobs, as the user's configuration of dask-jobqueue says."""
+        """Return a cluster without jobs, by the user's configuration of dask-jobqueue."""
         name, program, _ = SYSTEMS[self._system]
         if not shutil.which(program):
             raise InputError(
-                f"--cluster {self._system} must be used where {program} is on the PATH, got none. "
-                "Run the command where jobs are submitted."
+                f"--cluster {self._system} must be used where {program} is on the PATH, got a PATH "
+                "without it. Run the command where jobs are submitted."
             )
         base = getattr(_load_jobqueue(), name)
         kind = type(name, (base,), {"job_cls": self._job_class(base.job_cls)})
         own = dask.config.get(f"jobqueue.{self._system}", {})
         extra = [*(own.get("worker-extra-args") or []), "--resources", f"{RESOURCE}=1"]
         try:
-            # A run is a process of its own, so a nanny would watch over an empty worker.
+            # A run is its own process, so a nanny would watch over an empty worker.
             return kind(processes=1, nanny=False, worker_extra_args=extra)
         except ValueError as error:
             raise InputError(
@@ -134,7 +134,7 @@ class Jobs:
             ) from None
 
     def _job_class(self, base: Any) -> Any:
-        """Return dask-jobqueue's class of a job, which survives what batch systems do."""
+        """Return dask-jobqueue's class of a job, made robust against failures of batch systems."""
         jobs = self
 
         class Job(base):  # type: ignore[misc]
@@ -162,7 +162,7 @@ class Jobs:
 
             @staticmethod
             async def _call(command: Sequence[str], **options: Any) -> str:
-                # A terminal sends Ctrl-C to its whole group; a submission must not die of it.
+                # A terminal sends Ctrl-C to its whole group, which must not end a submission.
                 said: str = await base._call(command, start_new_session=True, **options)
                 return said
 
@@ -170,7 +170,7 @@ class Jobs:
 
 
 def _load_jobqueue() -> Any:
-    """Import dask-jobqueue, which takes Ctrl-C for itself, and give Ctrl-C back."""
+    """Import dask-jobqueue, and restore the handler of Ctrl-C that the import replaces."""
     before = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
@@ -180,7 +180,7 @@ def _load_jobqueue() -> Any:
 
 
 def _telling_line(text: str) -> str:
-    """Return the line with the error among what a program printed, else the last one."""
+    """Return the line with the error in a program's output, or else the last line."""
     lines = [line.strip() for line in text.splitlines() if not line.endswith(":")]
     lines = [line for line in lines if line]
     errors = [line for line in lines if "error" in line.lower()]

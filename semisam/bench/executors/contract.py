@@ -1,4 +1,4 @@
-"""The contract of an executor: execute the runs of a grid and return how each ended."""
+"""The contract of an executor: execute the runs of a grid and return their outcomes."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Display(Protocol):
     """A display of the grid's progress."""
 
     def started(self, run: Run) -> None:
-        """Show that a run starts."""
+        """Show the start of a run."""
 
     def moved(self, run: Run, state: dict[str, Any]) -> None:
-        """Show how far a run is: ``phase``, ``done``, ``total``, ``figures``."""
+        """Show the progress of a run: ``phase``, ``done``, ``total``, ``figures``."""
 
     def ended(self, outcome: Outcome) -> None:
-        """Show how a run ended."""
+        """Show the outcome of a run."""
 
     def note(self, text: str) -> None:
         """Show another line, such as why runs wait."""
 
 
 class Executor(Protocol):
-    """Executes the runs of a grid.
+    """A way to execute the runs of a grid.
 
     The constructor raises `InputError` if an option is wrong or a program or service is missing, so
     that nothing is trained before.
 
     Attributes:
-        here: whether runs are executed on this machine, whose devices and memory can be checked.
+        here: True if runs are executed on this machine, whose devices and memory can be checked.
     """
 
     here: bool

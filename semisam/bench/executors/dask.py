@@ -35,19 +35,19 @@ from semisam.run.lock import wait_idle
 _PROTOCOLS = {"tcp", "tls", "ucx", "ws", "wss"}
 _CONNECT = 10.0
 _KEEP_UP = 5.0
-"""Seconds between two looks whether jobs that ended must be replaced."""
+"""Seconds between two checks for jobs that ended and must be replaced."""
 _TRIES = 3
-"""Attempts in a row that may bring a run no further."""
+"""Largest number of attempts in a row without progress of a run."""
 
 
 @dataclass
 class _Attempt:
-    """A run in Dask's hands.
+    """A run that is submitted to Dask.
 
     Attributes:
         task: Dask's future.
         stamp: of the checkpoint from which it began.
-        vain: attempts in a row that brought the run no further.
+        vain: attempts in a row without progress of the run.
     """
 
     task: Any
@@ -63,9 +63,9 @@ class Dask:
     must be on a file system that the workers share.
 
     Args:
-        scheduler: address of a running scheduler; or
-        cluster: the batch system whose jobs become workers, as the user's configuration of
-            dask-jobqueue says; a key of `semisam.bench.executors.cluster.SYSTEMS`;
+        scheduler: address of a running scheduler, if ``cluster`` is not given.
+        cluster: the batch system whose jobs become workers, by the user's configuration of
+            dask-jobqueue; a key of `semisam.bench.executors.cluster.SYSTEMS`.
         workers: jobs at a time. Each executes one run at a time.
         device: of every run, on its worker's machine; ``auto``: a GPU if there is one.
     """
@@ -81,7 +81,7 @@ class Dask:
     ) -> None:
         # Dask logs every lost connection and ended worker; both are normal here.
         for logger in list(logging.root.manager.loggerDict):
-            if logger.partition(".")[0] == "distributed":  # some have a level of their own
+            if logger.partition(".")[0] == "distributed":  # some have their own level
                 logging.getLogger(logger).setLevel(logging.CRITICAL)
         self._device = device
         self._jobs = None if cluster is None else Jobs(cluster, workers)
@@ -124,7 +124,7 @@ class Dask:
                 "Ctrl-C again does not wait for it."
             )
             self._client.cancel([attempt.task for attempt in attempts.values()], force=True)
-            time.sleep(2 * POLL)  # the workers hear of it
+            time.sleep(2 * POLL)  # notifies the workers
             left = [run for run in runs if run.name not in outcomes]
             wait_idle([folder / run.name for run in left], PATIENCE)
             for run in left:
@@ -147,13 +147,13 @@ class Dask:
         return _Attempt(task, stamp)
 
     def _goes_on(self, run: Run, folder: Path, attempt: _Attempt, display: Display) -> bool:
-        """Submit a run again whose worker or job ended before it, as long as it comes further."""
+        """Submit a run again if its worker or job ended before it, while the run makes progress."""
         place = folder / run.name
         killed, code = _killed(attempt.task), _code(attempt.task)
         if is_finished(place) or not (killed or code in (INTERRUPTED, BUSY)):
             return False
         came_further = checkpoint_stamp(place) != attempt.stamp
-        if code != BUSY:  # else another process is at work on it, and is waited for
+        if code != BUSY:  # else wait for the other process that executes it
             attempt.vain = 0 if came_further else attempt.vain + 1
         if attempt.vain >= _TRIES or (killed and attempt.vain):  # Dask itself tries a few times
             return False
@@ -169,7 +169,7 @@ class Dask:
             # The scheduler unpickles tasks as well.
             self._client.run_on_scheduler(dask_task.is_known)
             self._client.register_plugin(dask_task.StopRuns())
-        except Exception as error:  # whatever unpickling it there raises
+        except Exception as error:  # unpickling it there may raise any error
             self._close()
             raise InputError(
                 "The Dask scheduler and its workers must be able to import this version of "
@@ -182,7 +182,7 @@ class Dask:
             self._jobs.close()
 
     def _tell_of_workers(self, display: Display) -> None:
-        """Say where the runs are executed, and why they wait if no worker is there."""
+        """Show where the runs are executed, and why they wait if there is no worker."""
         if self._jobs is not None:
             display.note("Jobs are submitted. The runs start when the batch system starts jobs.")
             return
@@ -204,7 +204,7 @@ class Dask:
 
 
 def _outcome(run: Run, folder: Path, attempt: _Attempt) -> Outcome:
-    """Return how a run ended whose task is over."""
+    """Return the outcome of a run whose task is over."""
     task = attempt.task
     if is_finished(folder):
         return finished(run, folder, "done")
@@ -225,7 +225,7 @@ def _outcome(run: Run, folder: Path, attempt: _Attempt) -> Outcome:
         return judge(run, folder, code)
     if task.status == "error":
         return Outcome(run, "failed", f"the Dask worker raised {_sentence(task.exception())}")
-    return Outcome(run, "failed", "the Dask scheduler is gone; run the same command again")
+    return Outcome(run, "failed", "the Dask scheduler is gone. Run the same command again.")
 
 
 def _code(task: Any) -> int | None:
@@ -243,11 +243,11 @@ def _sentence(error: BaseException) -> str:
 
 
 def _check_address(address: str) -> None:
-    """Refuse a wrong address at once; Dask takes its time and raises no sentence."""
+    """Refuse a wrong address at once; Dask would wait and raise an unclear error."""
     try:
         parts = urlsplit(address if "://" in address else f"tcp://{address}")
         valid = parts.scheme in _PROTOCOLS and bool(parts.hostname and parts.port)
-    except ValueError:  # a port that is no number, half an IPv6 address
+    except ValueError:  # a port that is not a number, half an IPv6 address
         valid = False
     if not valid:
         raise InputError(
@@ -264,6 +264,6 @@ def _connect(where: Any) -> Any:
     except (OSError, ValueError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"--scheduler must be the address of a Dask scheduler that answers, got {where} "
+            f"--scheduler must be the address of a running Dask scheduler, got {where} "
             f"({said[0]}). Give for example tcp://host:8786, where `dask scheduler` runs."
         ) from None

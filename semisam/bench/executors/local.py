@@ -1,6 +1,6 @@
 """Runs of a grid as processes of this machine.
 
-Another grid may be at work in the same folder; see `semisam.bench.sharing`.
+Another grid may be at work in the same folder; see `semisam.run.lock`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Local:
 
     Args:
         jobs: runs at a time.
-        devices: each run takes a free one; empty: that of its settings. If there are more jobs than
-            devices, jobs share them.
+        devices: each run takes a free one; if empty, the device of its settings. If there are more
+            jobs than devices, jobs share them.
     """
 
     here = True
@@ -83,7 +83,7 @@ class Local:
     def _run_one(
         self, run: Run, folder: Path, display: Display, stop: threading.Event, wait: bool
     ) -> Outcome | None:
-        """Return how the run ended; ``None`` if another process executes it and we do not wait."""
+        """Return the outcome of the run; ``None`` if another process executes it, without wait."""
         shown = False
         while True:
             if is_finished(folder):

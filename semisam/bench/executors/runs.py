@@ -1,4 +1,4 @@
-"""Functions that the executors share: prepare a run's folder, and read how its run ended."""
+"""Functions of all executors: prepare a run's folder, and read the outcome of its run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, SETT
 from semisam.run.folder import read_result
 
 POLL = 0.25
-"""Seconds between two looks at the progress of runs."""
+"""Seconds between two readings of the progress of runs."""
 PATIENCE = 120.0
 """Seconds for interrupted runs on other machines to finish their step and save."""
 SHARED = 15.0
@@ -24,8 +24,8 @@ SHARED = 15.0
 def prepare(run: Run, folder: Path) -> None:
     """Make a run's folder and write its settings.
 
-    The folder's name has the run's identity, so older settings there differ only in things that
-    change no result, such as the device.
+    The folder's name has the run's identity, so older settings there differ only in settings that
+    do not change a result, such as the device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, run.settings.model_dump(mode="json"))
@@ -39,13 +39,13 @@ def is_finished(folder: Path) -> bool:
 
 
 def judge(run: Run, folder: Path, code: int, stopped: bool = False) -> Outcome:
-    """Return how a run ended, from the files that it wrote.
+    """Return the outcome of a run, from the files that it wrote.
 
     Args:
-        run: that ended.
+        run: the run that ended.
         folder: of the run.
         code: exit code of its process.
-        stopped: whether the user interrupted the grid.
+        stopped: True if the user interrupted the grid.
     """
     if is_finished(folder):
         return finished(run, folder, "done")
@@ -65,8 +65,8 @@ def finished(run: Run, folder: Path, status: Status) -> Outcome:
 
 
 def reason(folder: Path, code: int) -> str:
-    """Return why the run of a folder failed: its own sentence, else its exit code."""
-    if code == FULL:  # there may have been no room for the sentence
+    """Return why the run of a folder failed: its message, or else its exit code."""
+    if code == FULL:  # the disk may have been too full for the message
         return full_disk(folder)
     if code == BUSY:
         return f"Another process is at work in {folder}. Run the same command again later."
@@ -100,14 +100,14 @@ def wait_shown(folder: Path, seconds: float = SHARED) -> None:
 
 
 class Watch:
-    """Shows runs on other machines, from their progress files."""
+    """A reader of progress files, which shows runs on other machines."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._shown: set[str] = set()
 
     def look(self, run: Run, folder: Path) -> None:
-        """Show how far a run is, if it has started."""
+        """Show the progress of a run, if it has started."""
         state = read_json(folder / PROGRESS)
         if state is None:
             return

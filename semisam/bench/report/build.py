@@ -20,17 +20,17 @@ PAGE = "report.html"
 FIGURES = "figures"
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""A function called with the current task, the steps done and the number of steps."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the report is to hold.
+    """The contents of a report.
 
     Attributes:
         predict: compute masks that are not saved.
-        cases: at most so many test cases are shown in pictures.
-        data: where the scans lie now; ``None``: where the runs read them.
+        cases: largest number of test cases in pictures.
+        data: present folder of the scans; ``None``: the folder that the runs read.
     """
 
     predict: bool = True
@@ -40,7 +40,7 @@ class Contents:
 
 @dataclass
 class _Making:
-    """What every section needs."""
+    """The data that every section needs."""
 
     bench: Bench
     look: Mapping[str, Look]
@@ -54,12 +54,12 @@ def make_report(folder: Path, out: Path, options: Contents, progress: Progress) 
 
     Args:
         folder: the output folder of ``semisam bench``, or a run's.
-        out: where page and figures go.
-        options: what it is to hold.
-        progress: told how far it is.
+        out: folder of page and figures.
+        options: contents of the report.
+        progress: called with the progress.
 
     Raises:
-        InputError: if the folder holds no run, or nothing can be written to ``out``.
+        InputError: if the folder holds no run, or ``out`` cannot be written.
     """
     bench = read_bench(folder)
     writable_folder(out)
@@ -93,7 +93,7 @@ def _counter(progress: Progress, what: str, total: int) -> Callable[[], None]:
 
 
 def _heading(making: _Making, part: Part) -> str:
-    """Return the part's title where there are several."""
+    """Return the part's title if there are several parts."""
     return part.title if len(making.bench.parts) > 1 else ""
 
 
@@ -102,7 +102,7 @@ def _labels(part: Part) -> list[int]:
 
 
 def _each(making: _Making, what: str) -> list[tuple[int, Part, int, Callable[[], None]]]:
-    """Return every part and its numbers of labels, and what to call when one is drawn."""
+    """Return every part and its numbers of labels, each with the function that counts it."""
     places = [
         (number, part, labels)
         for number, part in enumerate(making.bench.parts, start=1)
@@ -141,7 +141,7 @@ def _cases(making: _Making) -> Chapter:
 
 
 def _merged(groups: list[FigureGroup]) -> list[FigureGroup]:
-    """Put neighbours of one heading together, so that their figures stand side by side."""
+    """Join neighbours of one heading, so that their figures are side by side."""
     found: list[FigureGroup] = []
     for group in groups:
         if found and found[-1].heading == group.heading:
@@ -158,7 +158,7 @@ def _logged(
     logs: Logs,
     draw: Callable[[Logs, Part, int, Mapping[str, Look], Gallery, str], list[Made]],
 ) -> list[FigureGroup]:
-    """Return what is drawn of the logs of each part and number of labels, where there is any."""
+    """Return the figures that are drawn from the logs, by part and number of labels."""
     groups = []
     for number, part, labels, step in _each(making, what):
         made = draw(logs, part, labels, making.look, making.gallery, f"{stem}-{number}-n{labels}")
@@ -189,12 +189,10 @@ def _folder(making: _Making, run: str) -> str:
 
 
 def _quality(making: _Making, logs: Logs) -> Chapter:
-    groups = _logged(making, "drawing SAM's answers", "sam", logs, sam_quality)
-    lines = [
-        "SAM is asked about labeled rows too, only to be measured; nothing of it enters the loss."
-    ]
+    groups = _logged(making, "drawing SAM's predictions", "sam", logs, sam_quality)
+    lines = ["SAM is queried for labeled rows too, only to measure it. They do not enter the loss."]
     if not groups:
-        lines = ["No finished run with SemiSAM has logged how good SAM's answers were."]
+        lines = ["No finished run with SemiSAM has logged the quality of SAM's predictions."]
     return Chapter("sam", "SAM's pseudo-labels over the training", lines, groups)
 
 
@@ -233,22 +231,18 @@ def _count(groups: list[FigureGroup], total: int) -> str:
 
 
 def _why_none(bench: Bench, options: Contents) -> str:
-    return (
-        "none was wanted (--cases 0)."
-        if bench.parts and not options.cases
-        else ("no run is finished.")
-    )
+    return "--cases is 0." if bench.parts and not options.cases else ("no run is finished.")
 
 
 def default_out(folder: Path) -> Path:
-    """Return where a report goes if nothing is said: ``report`` in the folder of the runs.
+    """Return the default folder of a report, which is ``report`` in the folder of the runs.
 
     Raises:
         InputError: if there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(
-            f"the output folder of `semisam bench` is required, got {folder} (no such folder): "
-            "check the path"
+            f"RUNS must be the output folder of `semisam bench`, got {folder} (no such folder). "
+            "Check the path."
         )
     return folder / "report"

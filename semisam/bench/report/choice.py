@@ -1,4 +1,4 @@
-"""Which test cases are shown, by a stated rule, and where their masks come from."""
+"""The choice of the test cases to show, by a stated rule, and the source of their masks."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from semisam.run.settings import RunSettings
 Labels = NDArray[np.uint8]
 
 RULE = (
-    "Of each number of labels, fewest first, one pair of a method without and with SemiSAM, in the "
-    "table's order, then the next pair of each; of a pair, its runs of the lowest seed on the "
-    "lowest labeled subset; of these, the test case with the median Dice with SemiSAM (of an even "
-    "number, the lower one), the case that gains most and the one that loses most or, where none "
-    "loses, gains least."
+    "Pairs of a method without and with SemiSAM are shown in the table's order, one pair of each "
+    "number of labels (fewest first), then the next pair of each. A pair is shown by its runs of "
+    "the lowest seed on the lowest labeled subset. Their test cases are the one with the median "
+    "Dice with SemiSAM (of an even number, the lower one), the largest gain, and the largest loss "
+    "or, without losses, the smallest gain."
 )
 RULE_ALONE = (
-    "Where a method has no run with SemiSAM beside it: its test cases with the median, the highest "
-    "and the lowest Dice."
+    "Of a method without a run with SemiSAM, the test cases with the median, the highest and the "
+    "lowest Dice are shown."
 )
 
 
@@ -45,7 +45,7 @@ class Shown:
 
     Attributes:
         case: its name.
-        why: e.g. ``["median"]``.
+        why: reasons of the choice, e.g. ``["median"]``.
         bare: the row without SemiSAM, or the only one.
         wrapped: the row with SemiSAM.
         runs: identities of the runs shown, of ``bare`` and ``wrapped``.
@@ -69,7 +69,7 @@ class Masks:
 
 
 def choose(bench: Bench, part: Part, most: int) -> list[Shown]:
-    """Return at most so many test cases to show, by `RULE`."""
+    """Return the test cases to show, by `RULE`, at most ``most``."""
     by_labels: dict[int, list[tuple[Row, Row | None]]] = {}
     for bare, wrapped in _pairs(part):
         by_labels.setdefault(bare.labels, []).append((bare, wrapped))
@@ -84,7 +84,7 @@ def choose(bench: Bench, part: Part, most: int) -> list[Shown]:
 
 
 def _pairs(part: Part) -> Iterator[tuple[Row, Row | None]]:
-    """Give the pairs of a part; where there is none at all, its rows alone."""
+    """Yield the pairs of a part or, if it has no pair, its single rows."""
     pairs = [(part.rows[r.bare], r) for r in part.rows if r.bare is not None]
     if pairs:
         yield from pairs
@@ -128,12 +128,12 @@ def _dice(bench: Bench, run: str) -> pd.Series[float]:
 
 
 class Predictor:
-    """Gives masks of test cases: saved ones, else computed from the run's model.
+    """A source of masks of test cases: saved ones, or else computed from the run's model.
 
     Args:
         bench: the runs.
-        data: where the scans lie now; ``None``: where the runs read them.
-        compute: whether a model may be asked where no prediction is saved.
+        data: present folder of the scans; ``None``: the folder that the runs read.
+        compute: True if the model computes predictions that are not saved.
     """
 
     def __init__(self, bench: Bench, data: Path | None, *, compute: bool) -> None:
@@ -145,14 +145,14 @@ class Predictor:
         """Return the masks of a case.
 
         Raises:
-            InputError: the data are gone, or there is neither a prediction nor a model.
+            InputError: the data are missing, or there is neither a prediction nor a model.
         """
         folders = [self._bench.folder_of(run) for run in shown.runs]
         dataset = self._dataset(folders[0])
         try:
             image, truth = dataset.image(shown.case), dataset.label(shown.case)
         except (SemisamError, KeyError, ValueError, OSError) as error:
-            raise InputError(f"{shown.case} cannot be read any more: {_line(error)}") from None
+            raise InputError(f"{shown.case} can no longer be read: {_line(error)}") from None
         found = [self._mask(folder, shown.case, image, dataset) for folder in folders]
         masks = [mask for mask, _ in found]
         for mask in (truth, *masks):
@@ -172,7 +172,7 @@ class Predictor:
             try:
                 self._datasets[key] = open_dataset(settings)
             except SemisamError as error:
-                raise InputError(f"the scans cannot be read any more: {_line(error)}") from None
+                raise InputError(f"the scans can no longer be read: {_line(error)}") from None
         return self._datasets[key]
 
     def _mask(
@@ -186,13 +186,13 @@ class Predictor:
                 raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
             return (image.placement.label(mask) if image.placement else mask), "saved"
         if not self._compute:
-            raise InputError("no prediction is saved, and none was to be computed (--no-predict)")
+            raise InputError("no prediction is saved, and --no-predict is set")
         if folder.run not in self._models:
             try:
                 settings, framework, _ = load_run(folder.path)
             except InputError:
                 raise
-            except (SemisamError, RuntimeError) as error:  # its plugin is gone, or has changed
+            except (SemisamError, RuntimeError) as error:  # its plugin is missing or has changed
                 message = f"the model of {folder.path.name} cannot be used: {_line(error)}"
                 raise InputError(message) from None
             self._models[folder.run] = settings, framework

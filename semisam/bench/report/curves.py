@@ -1,4 +1,4 @@
-"""Figures of the training: every loss term, and how good SAM's answers were over time."""
+"""Figures of the training: every loss term, and the quality of SAM's predictions over time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semisam.run.folder import RunFolder
 
 Floats = NDArray[np.float64]
 
-_POINTS = 300  # of a line; more cannot be seen
+_POINTS = 300  # of a line; more cannot be distinguished
 _FIRST = ("loss", "supervised", "consistency", "sam")
 _NO_LOSS = ("lr", "sam_", "proposal_", "oracle_")
 
@@ -31,14 +31,14 @@ class Logs:
     by_run: Mapping[str, Log]
 
     def of(self, row: Row) -> list[pd.DataFrame]:
-        """Return the logs of a row's runs that hold anything."""
+        """Return the logs of a row's runs that are not empty."""
         found = [self.by_run[run].frame for run in row.runs["run"] if run in self.by_run]
         return [frame for frame in found if not frame.empty]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a figure: the mean over runs, and their SD where there are several."""
+    """A line of a figure: the mean over runs, with their SD if there are several."""
 
     x: Floats
     mean: Floats
@@ -78,7 +78,7 @@ def smoothed(frames: Sequence[pd.DataFrame], name: str, window: int) -> Line | N
     if not columns:
         return None
     joined = pd.concat(columns, axis=1).sort_index()
-    # Every run counts alike at every step, whatever steps it logged.
+    # Every run counts equally at every step, whichever steps it logged.
     joined = joined.interpolate(limit_area="inside")
     mean, sd = joined.mean(axis=1), joined.std(axis=1, ddof=1)
     step = max(1, -(-len(joined) // _POINTS))
@@ -114,7 +114,7 @@ def training_curves(
 def sam_quality(
     logs: Logs, part: Part, labels: int, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> list[Made]:
-    """Draw how good SAM's answers were: against the truth, their agreement, weight and calls."""
+    """Draw the Dice of SAM's predictions, their agreement, and weight and calls of SAM."""
     rows = [row for row in part.rows if row.labels == labels and row.with_sam]
     window = window_of(logs, rows)
     about = f"{labels} labeled, {_about(rows, window)}"
@@ -122,17 +122,17 @@ def sam_quality(
     answers = {row.name: smoothed(logs.of(row), "sam_dice", window) for row in rows}
     proposals = {row.name: smoothed(logs.of(row), "proposal_dice", window) for row in rows}
     figure = _plot(
-        answers, look, "SAM's answers on the labeled rows", "Dice [0, 1]", second=proposals
+        answers, look, "SAM's predictions on the labeled rows", "Dice [0, 1]", second=proposals
     )
     if figure is not None:
-        told = "Solid: SAM's answer against the truth; dotted: the method's own proposal. "
-        alt = f"Dice of SAM's answers over training, {labels} labeled"
+        told = "Solid: SAM's prediction against the truth; dotted: the method's own proposal. "
+        alt = f"Dice of SAM's predictions over training, {labels} labeled"
         made.append(gallery.add(f"{name}-dice", told + about, alt, figure))
     for key, title, unit in (
-        ("sam_agreement", "answer and proposal on unlabeled rows", "agreement (Dice) [0, 1]"),
+        ("sam_agreement", "prediction and proposal on unlabeled rows", "agreement (Dice) [0, 1]"),
         ("sam_weight", "weight of the SAM loss", "λs"),
         ("sam_gate", "gate on that weight", "share [0, 1]"),
-        ("sam_calls", "questions to SAM", "calls an iteration"),
+        ("sam_calls", "queries of SAM", "calls an iteration"),
     ):
         lines = {row.name: smoothed(logs.of(row), key, window) for row in rows}
         figure = _plot(lines, look, title, unit)
@@ -143,7 +143,7 @@ def sam_quality(
 
 
 class _Plain(LogFormatter):
-    """Names the same ticks as its parent, as 0.01 instead of 1e-02."""
+    """A formatter of ticks that writes 0.01 instead of 1e-02."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
@@ -158,10 +158,10 @@ def _plot(
     log: bool = False,
     second: Mapping[str, Line | None] | None = None,
 ) -> Figure | None:
-    """Return a figure of lines over the iterations; ``None`` where there is nothing to draw."""
+    """Return a figure of lines over the iterations; ``None`` if there is nothing to draw."""
     shown = {name: line for name, line in lines.items() if line is not None}
     if log:
-        # A term that is nowhere positive has no place on a log scale.
+        # A log scale cannot show a term that is nowhere positive.
         shown = {name: line for name, line in shown.items() if (line.mean > 0).any()}
     if not shown:
         return None
@@ -173,7 +173,7 @@ def _plot(
         mean = np.where(line.mean > 0, line.mean, np.nan) if log else line.mean
         ax.plot(line.x, mean, color=how.color, linestyle=how.line)
         alone = np.isfinite(mean) & ~_beside(np.isfinite(mean))
-        # A step between two without a figure is no line, and would not be seen.
+        # A step between two steps without a figure makes no line, so it gets a mark.
         ax.plot(line.x[alone], mean[alone], ".", color=how.color, markersize=4)
         if line.sd is not None:
             low = line.mean - line.sd
@@ -209,7 +209,7 @@ def _plain(name: str) -> str:
 
 
 def _beside(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where a neighbour is known."""
+    """Return a mask of the steps with a known neighbour."""
     found = np.zeros_like(known)
     found[1:] |= known[:-1]
     found[:-1] |= known[1:]

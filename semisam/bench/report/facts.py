@@ -1,4 +1,4 @@
-"""What a reader needs to reproduce the runs: settings, seeds, versions, hashes and the command."""
+"""The facts to reproduce the runs: settings, seeds, versions, hashes and the study file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semisam.run.settings import show_value
 
 
 def study(bench: Bench) -> str:
-    """Return the text of the folder's study file, or nothing where there is none."""
+    """Return the text of the folder's study file, or an empty text if it has no such file."""
     try:
         return (bench.folder / STUDY).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -48,7 +48,7 @@ def _flat(run: RunFolder) -> dict[str, str]:
     for name in ("hash", "split_hash", "labeled_cases", "test", "note"):
         value = data.get(name, "")
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        # Hashes of one table are told apart by their first digits; results.csv has them whole.
+        # The first digits distinguish the hashes of one table; results.csv has the full hashes.
         found[f"data: {name}"] = text[:16] if name.endswith("hash") else text
     for name, value in run.result.get("versions", {}).items():
         found[f"version: {name}"] = str(value)
@@ -64,12 +64,12 @@ def _shown(value: Any) -> str:
 
 
 def states(bench: Bench) -> list[tuple[str, str, str]]:
-    """Return the runs that are not in the tables: name, state and why."""
+    """Return the runs that are not in the tables: name, state and reason."""
     return [(run.name, run.state, run.detail) for run in bench.runs if run.state != "done"]
 
 
 def cost(part: Part) -> list[dict[str, str]]:
-    """Return what the rows cost: seconds of training, memory, SAM's share and calls a run."""
+    """Return the cost of the rows: seconds of training, memory, SAM's share and calls a run."""
     found = []
     for row in part.rows:
         figures = row.figures

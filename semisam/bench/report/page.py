@@ -1,4 +1,4 @@
-"""The page: what the template is given, and the template."""
+"""The page: its template and the values for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from semisam.run.folder import STATES
 
 @dataclass(frozen=True)
 class FigureGroup:
-    """Figures under one heading; without one where there is a single group."""
+    """Figures under one heading; a single group has no heading."""
 
     heading: str
     figures: list[Made]
@@ -32,8 +32,8 @@ class Chapter:
 
     Attributes:
         id: of its link.
-        heading: over it.
-        lines: what is said before the figures.
+        heading: title of the section.
+        lines: text before the figures.
         groups: the figures.
     """
 
@@ -44,10 +44,10 @@ class Chapter:
 
 
 def render(bench: Bench, sections: list[Chapter]) -> str:
-    """Return the page as HTML; every text is escaped, names of files and runs among them."""
-    # Undefined names fail here, not as a hole in the page.
+    """Return the page as HTML; every text is escaped, names of files and runs included."""
+    # Undefined names raise an error instead of leaving a gap in the page.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    # The drawings are our own: matplotlib escapes what texts they hold.
+    # matplotlib made the drawings, and it escapes their texts.
     environment.filters["safe_svg"] = Markup
     text = resources.files("semisam.bench.report").joinpath("template.html.j2").read_text("utf-8")
     common, others = settings_tables(bench)
@@ -84,7 +84,7 @@ def _summary(bench: Bench) -> str:
 
 
 def _findings(bench: Bench) -> list[str]:
-    """Return in a sentence what SemiSAM was worth, without picking among the rows."""
+    """Return the gain of SemiSAM in a sentence, without selecting rows."""
     if bench.table.empty:
         return []
     gains = bench.table["gain_dice"].dropna()
@@ -97,7 +97,7 @@ def _findings(bench: Bench) -> list[str]:
         return [f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"]
     return [
         f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in {len(gains)} "
-        f"comparisons with the same method without it; {sure or 'none'} of them "
+        f"comparisons with the same method without it; {sure} of them "
         f"{'is' if sure == 1 else 'are'} {sure_of}"
     ]
 
@@ -108,7 +108,7 @@ def _notes(bench: Bench) -> list[str]:
     import pandas as pd
 
     whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
-    lines = [line.replace("beside it", "below it") for line in notes(whole)]
+    lines = [line.replace("next to it", "below it") for line in notes(whole)]
     marked = any(PAPER in line for line in lines)
     lines.append("“cases ±” is the SD over test cases, each the mean of its runs.")
     lines.append(
@@ -116,7 +116,7 @@ def _notes(bench: Bench) -> list[str]:
         "Empty counts them over all runs. ASD is from prediction to reference."
     )
     if len(bench.parts) > 1:
-        lines.append("Figures of different tables were made differently: compare within a table.")
+        lines.append("Figures of different tables were made differently; compare within a table.")
     return lines if marked or not bench.about_paper else [*lines, bench.about_paper]
 
 

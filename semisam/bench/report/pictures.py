@@ -23,12 +23,12 @@ Labels = NDArray[np.uint8]
 
 _WIDTH = 7.2  # of a picture, in inches
 _PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
-_SAME_DICE = 0.5  # points by which a computed mask may differ from the run's on other hardware
+_SAME_DICE = 0.5  # points by which a computed mask may differ from the run's mask on other hardware
 
 
 @dataclass(frozen=True)
 class Qualitative:
-    """The pictures of a part, and what kept others from being made, a sentence each."""
+    """The pictures of a part, and the reasons why others are missing, a sentence each."""
 
     made: list[Made]
     problems: list[str]
@@ -42,7 +42,7 @@ def pictures(
     name: str,
     on_case: Callable[[], None],
 ) -> Qualitative:
-    """Draw the chosen test cases; a case that cannot be drawn is told of and passed over."""
+    """Draw the chosen test cases; a case that cannot be drawn is named and passed over."""
     made: list[Made] = []
     problems: list[str] = []
     for number, one in enumerate(shown, start=1):
@@ -66,7 +66,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     image, maps, spacing = _upright(masks)
     solid = image.ndim == 3
     planes = _PLANES if solid else (("slice", -1, (0, 1)),)
-    # Slices side by side, all in one scale, as wide as the figure or as high as is bearable.
+    # Slices are side by side in one scale, as wide as the figure up to a largest height.
     sides = [tuple(image.shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
     height = max(down for _, down in sides) * _WIDTH / sum(right for right, _ in sides)
     height = min(height, 4.0) + 0.35
@@ -81,7 +81,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
             ax.set_title(title if mask.any() else f"{title}: empty", loc="center", y=0.98)
     middle = _middle(maps[0])
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
-    # The truth is the broad line below: told from the others by more than its colour.
+    # The truth is the broad line below, so that not only its colour distinguishes it.
     widths = (2.6, 1.3, 1.3)
     grid = upper.add_gridspec(1, len(planes), width_ratios=[right for right, _ in sides])
     for number, (name, across, (right, down)) in enumerate(planes):
@@ -116,7 +116,7 @@ def _upright(masks: Masks) -> tuple[NDArray[np.float32], list[Labels], tuple[flo
 
 
 def _middle(truth: Labels) -> tuple[int, ...]:
-    """Return the voxel of the truth that is nearest to its centre, else the grid's middle."""
+    """Return the truth's voxel nearest to its centre; of an empty truth, the grid's middle."""
     voxels = np.argwhere(truth)
     if not len(voxels):
         return tuple(n // 2 for n in truth.shape)
@@ -138,7 +138,7 @@ def _caption(bench: Bench, shown: Shown, masks: Masks) -> str:
     was = recorded(bench, shown)
     if any(abs(a - b) > _SAME_DICE for a, b in zip(found, was, strict=True)):
         text += (
-            f" The runs recorded {', '.join(f'{value:.1f}' for value in was)} %: these masks are "
+            f" The runs recorded {', '.join(f'{value:.1f}' for value in was)} %. These masks are "
             f"{' and '.join(dict.fromkeys(masks.source))}, and are not the ones that were scored."
         )
     return text

@@ -1,4 +1,4 @@
-"""What lies in a bench folder: finished runs, unfinished ones, damaged ones, and their logs."""
+"""The contents of a bench folder: finished, unfinished and damaged runs, and their logs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from semisam.run.folder import RunFolder, list_runs
 
 @dataclass(frozen=True)
 class Log:
-    """``train.jsonl`` of a run: a row a step, and how many lines could not be read."""
+    """``train.jsonl`` of a run: a row for each step, and the number of damaged lines."""
 
     frame: pd.DataFrame
     damaged: int
@@ -40,10 +40,10 @@ class Row:
     """A row of the comparison table, and the runs behind it.
 
     Attributes:
-        name: as the table shows it.
+        name: as shown in the table.
         figures: of the table.
         runs: their results, a row each.
-        bare: index of the row without SemiSAM that its gain is taken over, if there is one.
+        bare: index of the row without SemiSAM for its gain, or ``None``.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Row:
 
     @property
     def with_sam(self) -> bool:
-        """Whether the branch is around it."""
+        """True if the method has the SemiSAM branch."""
         return bool(self.figures["sam"] != "none")
 
     @property
     def labels(self) -> int:
-        """Labeled cases."""
+        """The number of labeled cases."""
         return int(self.figures["labeled"])
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that may be compared, with the paper's where they may stand beside them."""
+    """Rows that may be compared, with rows of the paper if those may be compared too."""
 
     title: str
     table: pd.DataFrame
@@ -78,16 +78,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Bench:
-    """All that a bench folder holds.
+    """The contents of a bench folder.
 
     Attributes:
-        folder: it.
+        folder: its path.
         runs: every run's folder.
         table: the comparison of the finished ones, as `semisam table` makes it.
         results: a row a finished run.
         cases: a row a test case and run, Dice and Jaccard in [0, 1].
         parts: the table in parts.
-        about_paper: why the paper's rows are or are not there; empty without finished runs.
+        about_paper: why the paper's rows are shown or left out; empty without finished runs.
     """
 
     folder: Path
@@ -114,7 +114,7 @@ def read_bench(folder: Path) -> Bench:
         try:
             frames.append(_scores(run) if run.state == "done" else pd.DataFrame())
             runs.append(run)
-        except Exception as error:  # a damaged file is reported in many ways
+        except Exception as error:  # a damaged file raises many kinds of error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             detail = f"its results cannot be read: {reason}"
             runs.append(dataclasses.replace(run, state="damaged", detail=detail, result=None))
@@ -132,7 +132,7 @@ def read_bench(folder: Path) -> Bench:
 
 
 def read_log(run: RunFolder) -> Log:
-    """Read a run's log, passing over lines that are damaged, as a killed run leaves them."""
+    """Read a run's log without its damaged lines, which a killed run leaves."""
     steps: dict[int, dict[str, float]] = {}
     damaged = 0
     try:
@@ -157,7 +157,7 @@ def read_log(run: RunFolder) -> Log:
 
 
 def _runs(folder: Path) -> list[RunFolder]:
-    """Return the runs of a bench, of a folder of runs, or the one run that the folder is."""
+    """Return the runs of a bench or a folder of runs; of a run folder, this one run."""
     runs = list_runs(folder) if folder.is_dir() else []
     if not runs:
         raise InputError(
@@ -169,7 +169,7 @@ def _runs(folder: Path) -> list[RunFolder]:
 
 
 def _scores(run: RunFolder) -> pd.DataFrame:
-    """Return the scores of a finished run, or raise whatever is wrong with its files."""
+    """Return the scores of a finished run, or raise an error about its files."""
 
     def fail(fault: str) -> None:
         raise ValueError(fault)
@@ -202,7 +202,7 @@ def _part(section: Section, frame: pd.DataFrame) -> Part:
 
 
 def _bare_of(group: pd.DataFrame, others: list[pd.DataFrame]) -> int | None:
-    """Return which of the groups holds the runs that the gain is taken over."""
+    """Return the group with the bare runs for the gain, or ``None``."""
     for index, other in enumerate(others):
         if other.iloc[0]["sam"] == "none" and not paired(group, other).empty:
             return index

@@ -29,7 +29,7 @@ def case_scores(bench: Bench, row: Row) -> pd.Series[float]:
 def dice_against_labels(
     bench: Bench, part: Part, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> Made | None:
-    """Draw Dice against the number of labels, a line a method, with and without SemiSAM."""
+    """Draw Dice against the number of labels, a line for each method, bare and with SemiSAM."""
     if not part.rows:
         return None
     labels = sorted({row.labels for row in part.rows})
@@ -49,7 +49,7 @@ def dice_against_labels(
         for place, row in zip(x, rows, strict=True):
             low, high, kind = _spread(bench, row)
             spreads.add(kind)
-            # A thick bar for runs and a thin one with ends for cases cannot be mixed up.
+            # Thick bars for runs and thin bars with ends for cases are easy to distinguish.
             width, cap = (4.0, 0.0) if kind == "runs" else (1.1, 3.0)
             ax.errorbar(
                 *([place], [float(row.figures["dice"])]),
@@ -86,7 +86,7 @@ def _handle(how: Look) -> Line2D:
 
 
 def _spread(bench: Bench, row: Row) -> tuple[float, float, str]:
-    """Return how far a row's bar reaches down and up, and of what it is."""
+    """Return the lengths of a row's bar below and above its mark, and the kind of bar."""
     if not math.isnan(row.figures["dice_sd"]):
         return float(row.figures["dice_sd"]), float(row.figures["dice_sd"]), "runs"
     values: Floats = np.asarray(case_scores(bench, row), dtype=np.float64)
@@ -100,7 +100,7 @@ def _about_spreads(kinds: set[str]) -> str:
     texts = {
         "runs": "Thick bars: ± one SD over runs (seeds and labeled subsets).",
         "cases": "Thin bars with ends: 95 % bootstrap interval of the mean over test cases, of "
-        "rows with a single run; it says nothing of other seeds or labeled scans.",
+        "rows with a single run. It does not cover other seeds or labeled scans.",
         "none": "A single run on a single test case has no bar.",
     }
     lines = [texts[kind] for kind in ("runs", "cases", "none") if kind in kinds]
@@ -118,7 +118,7 @@ ABOUT_CASES = (
 def by_case(
     bench: Bench, part: Part, labels: int, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> Made | None:
-    """Draw every test case at a number of labels: dots, boxes, and a line from bare to SemiSAM."""
+    """Draw every test case at a number of labels: dots, boxes, and lines from bare to SemiSAM."""
     blocks = _blocks([row for row in part.rows if row.labels == labels], part.rows)
     if not blocks:
         return None
@@ -210,6 +210,6 @@ def _pair_lines(
 
 
 def _two_lines(name: str, longest: int) -> str:
-    """Return a name for an axis: what SemiSAM asks on a line of its own."""
+    """Return a name for an axis, with the SemiSAM part on its own line."""
     text = short(name)
     return text.replace(" + SemiSAM", "\n+ SemiSAM", 1) if longest > 16 else text

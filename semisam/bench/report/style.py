@@ -1,4 +1,4 @@
-"""How every figure looks: fonts, colours per method, and the three files that it becomes."""
+"""The style of the figures: fonts, colours per method, and their three files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from semisam.core.files import replace_file
 
 INK, MUTED, GRID, PAPER = "#1d1d22", "#5f5f6b", "#e2e2e8", "#fefefe"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
-"""Colours that the page replaces by its own, so that figures follow light and dark."""
+"""Colours that the page replaces by its own, so that figures fit light and dark pages."""
 
-# Okabe and Ito's colours for the colour-blind, without their yellow, which is lost on white.
+# Okabe and Ito's colours for the colour-blind, without yellow, which is weak on white.
 _METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#aa3377")
 _BASELINE = "#7d7d88"
 TRUTH, WITHOUT, WITH = "#e69f00", "#56b4e9", "#d55e00"
-"""Of contours and surfaces: the truth, the prediction without and with SemiSAM."""
+"""Colours of contours and surfaces: the truth, the prediction without and with SemiSAM."""
 _DARK = {"#0072b2": "var(--blue)", "#aa3377": "var(--plum)"}
 
 _MARKERS = "osD^vP"
@@ -66,7 +66,7 @@ _RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn in every figure: its method's colour; hollow, dashed without SemiSAM."""
+    """The look of a row in every figure: its method's colour; hollow and dashed if bare."""
 
     color: str
     line: Any
@@ -75,7 +75,7 @@ class Look:
 
     @property
     def face(self) -> str:
-        """Colour inside of a marker."""
+        """The colour inside a marker."""
         return self.color if self.filled else PAPER
 
 
@@ -85,10 +85,10 @@ class Made:
 
     Attributes:
         name: of its files, without ending.
-        caption: what it shows, how and of how many.
+        caption: its content, its method and its number of runs or cases.
         svg: for the page.
-        wide: whether it takes the page's whole width.
-        alt: what it shows, in a few words.
+        wide: True if it takes the page's whole width.
+        alt: its content in a few words.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Made:
 
 
 def looks(rows: Iterable[Row]) -> dict[str, Look]:
-    """Return how each row is drawn, by its name; the same in all figures."""
+    """Return the look of each row by its name, the same in all figures."""
     rows = list(rows)
     methods = sorted({row.method for row in rows} - {"supervised"})
     colors = {m: _METHODS[i % len(_METHODS)] for i, m in enumerate(methods)}
@@ -118,7 +118,7 @@ def looks(rows: Iterable[Row]) -> dict[str, Look]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the report's style, and leave the settings as they were."""
+    """Draw in the report's style, and restore the settings afterwards."""
     with mpl.rc_context(_RC):
         yield
 
@@ -137,17 +137,17 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     room = figure.get_figwidth() * 13.0  # characters of the legend's size
     columns = max(1, min(len(labels), int(room / (max(map(len, labels)) + 7))))
     rows = -(-len(labels) // columns)
-    figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1))  # not at the axes' cost
+    figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1))  # leave the axes their size
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6)
 
 
 def shortened(text: str, most: int = 44) -> str:
-    """Return a name that fits beside an axis."""
+    """Return a name that fits next to an axis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class Gallery:
-    """Keeps every figure as PNG and PDF in a folder, and as SVG for the page."""
+    """A store of figures: as PNG and PDF in a folder, and as SVG for the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -160,7 +160,7 @@ class Gallery:
                 # Without a date, the same runs make the same file.
                 about = {"CreationDate": None} if kind == "pdf" else {"Software": None}
                 figure.savefig(path, format=kind, facecolor="white", metadata=about)
-            figure.set_layout_engine("none")  # the layout is the slowest part; once is enough
+            figure.set_layout_engine("none")  # the slowest part, computed once
         self.files.append(name)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         text = io.StringIO()
@@ -170,7 +170,7 @@ class Gallery:
 
 
 def _for_page(svg: str, name: str, alt: str) -> str:
-    """Return an SVG to stand in a page: ids of its own, colours and font of the page."""
+    """Return an SVG for a page: with unique ids, and the colours and font of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -180,7 +180,7 @@ def _for_page(svg: str, name: str, alt: str) -> str:
     svg = svg.replace(f"'{_FONT}'", "var(--sans)")
     size = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
     width = f"{float(size[1]) * 96 / 72:.0f}" if size else "480"
-    # The width on the page is the style's; its own is what its texts were set for.
+    # The style sets the width on the page; the drawn width fits the texts.
     head = re.sub(r' (width|height)="[\d.]+pt"', "", svg[: svg.index(">")])
     head += f' role="img" aria-labelledby="{name}-alt" data-width="{width}"'
     return f'{head}><title id="{name}-alt">{escape(alt)}</title>{svg[svg.index(">") + 1 :]}'

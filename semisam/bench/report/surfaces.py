@@ -13,12 +13,12 @@ from skimage import measure
 
 Labels = NDArray[np.uint8]
 
-marching_cubes: Any = measure.marching_cubes  # it carries no types
+marching_cubes: Any = measure.marching_cubes  # it has no types
 
 _MOST_FACES = 30_000
 _LIGHT = np.array([-0.4, -0.55, 0.75]) / np.linalg.norm([-0.4, -0.55, 0.75])
 _SHADES = (1.0, 0.72, 0.5, 0.35)
-"""Of the classes 1, 2, ... of one mask: the colour is the mask's, and darkens with the class."""
+"""Shades of the classes 1, 2, ... of one mask, whose colour darkens with the class."""
 
 
 def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bounds: Any) -> None:
@@ -29,7 +29,7 @@ def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bo
         mask: class numbers.
         spacing: mm per axis.
         color: of class 1; further ones are darker.
-        bounds: ``(2, 3)`` mm, shown in every picture of a case so that their scales are one.
+        bounds: ``(2, 3)`` mm, shown in every picture of a case so that their scale is the same.
     """
     for value in range(1, int(mask.max(initial=0)) + 1):
         found = _surface(mask == value, spacing)
@@ -44,7 +44,7 @@ def draw_surface(ax: Any, mask: Labels, spacing: Sequence[float], color: str, bo
         base = _rgb(color) * _SHADES[(value - 1) % len(_SHADES)]
         colors = np.concatenate([np.clip(light[:, None] * base, 0, 1), np.ones((len(light), 1))], 1)
         surface = Poly3DCollection(triangles, facecolors=colors, edgecolors=colors, linewidths=0.1)
-        surface.set_clip_on(False)  # a corner may stand out of the axes
+        surface.set_clip_on(False)  # a corner may be outside the axes
         surface.set_rasterized(True)
         ax.add_collection3d(surface)
     for axis, name in enumerate("xyz"):
@@ -95,7 +95,7 @@ def draw_slice(
     """Draw a slice ``(right, down)`` in mm with the outlines of several masks.
 
     Args:
-        ax: where.
+        ax: the axes to draw on.
         image: grey levels.
         masks: each with the colour and the width of its outline.
         spacing: mm per axis.
@@ -116,5 +116,5 @@ def draw_slice(
             inside = (mask == value).T.astype(float)
             if min(inside.shape) > 1 and inside.min() == 0:
                 ax.contour(x, y, inside, levels=[0.5], colors=[color], linewidths=line_width)
-    ax.set_anchor("N")  # slices of different heights have their titles in one line
+    ax.set_anchor("N")  # titles of slices of different heights are in one line
     ax.set_axis_off()
