@@ -34,12 +34,12 @@ Examples:
 @click.option(
     "--sam",
     type=Names(),
-    help="Backends; none is the bare method. [default: none and the embedded one]",
+    help="Backends; `none` is the bare method. [default: `none` and the embedded one]",
 )
 @click.option(
     "--sam-weight",
     type=Names(),
-    help="plain: as the protocol says; gated: scaled by the measured quality of SAM. [default: "
+    help="plain: the protocol's weight; gated: scaled by the measured quality of SAM. [default: "
     "plain]",
 )
 @click.option(
@@ -54,19 +54,19 @@ Examples:
     type=Numbers(),
     help="Labeled subsets: 0 is the first N of the list, k > 0 a seeded draw. [default: 0]",
 )
-@click.option("--out", metavar="FOLDER", help=f"Where all results go. [default: {_OUT}]")
+@click.option("--out", metavar="FOLDER", help=f"Output folder. [default: {_OUT}]")
 @executor_options
 @run_options
 def command(study: str | None, out: str | None, **given: Any) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
-    Runs the grid methods x labels x SAM (its weights and controls) x subsets x seeds, each run in a
-    process of its own, and writes results.csv (a row per run), table.csv (the comparison) and
-    study.toml (the grid) into the output folder. A finished run is kept; a stopped one resumes;
-    one that another bench in the same folder executes is awaited.
+    The grid is methods x labels x SAM (its weights and controls) x subsets x seeds. Each run has
+    its own process. The output folder receives results.csv (a row per run), table.csv (the
+    comparison) and study.toml (the grid). A finished run is kept, a stopped one resumes, and a run
+    of another bench in the same folder is awaited.
 
-    STUDY is a study.toml, or the folder of an earlier bench: its runs are finished, and values that
-    are given for its axes (--labels, --seeds and so on) are added.
+    STUDY is a study.toml, or the folder of an earlier bench. Its runs are finished, and values of
+    its axes (--labels, --seeds and so on) are added.
     """
     from semisam.bench.study import execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
@@ -96,7 +96,7 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
 
 
 def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[list[Grid], Path]:
-    """Return the grids that the command line asks for, and their folder."""
+    """Return the grids of the command line, and their folder."""
     from semisam.bench.grid import Axes
     from semisam.bench.study import AXES, Grid, read_study
     from semisam.core.errors import InputError
@@ -116,7 +116,7 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
         grids = [grid.extended(axes) for grid in read_study(path)]
         return [replace(g, settings={**g.settings, **place}) for g in grids], folder
     if "method" not in axes:
-        raise InputError("--method must name at least one method, got none. For example mt.")
+        raise InputError("--method must name at least one method, got 0. Name for example mt.")
     axes.setdefault("sam", _default_sams())
     chosen = Axes(**{AXES[name]: values for name, values in axes.items()})
     return [Grid(chosen, settings, options)], Path(out or _OUT)
@@ -129,7 +129,7 @@ def _default_sams() -> tuple[str, ...]:
 
 
 def _report(outcomes: list[Any]) -> None:
-    """Print what did not finish, and exit with the code that fits."""
+    """Print the runs that did not finish, and exit with the matching code."""
     for outcome in outcomes:
         if outcome.status == "failed":
             click.echo(f"Failed: {outcome.run.name}: {outcome.message}", err=True)
@@ -138,8 +138,8 @@ def _report(outcomes: list[Any]) -> None:
     stopped = sum(outcome.status == "interrupted" for outcome in outcomes)
     if stopped:
         click.echo(
-            f"Interrupted; {stopped} of {len(outcomes)} runs are not finished, nothing is lost: "
-            "run the same command again to resume.",
+            f"Interrupted; {stopped} of {len(outcomes)} runs are not finished. Nothing is lost. "
+            "Run the same command again to resume.",
             err=True,
         )
         raise SystemExit(130)
@@ -154,12 +154,12 @@ def _about_data(grids: Sequence[Grid]) -> list[str]:
         return []
     return [
         "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
-        "Figures from them say nothing about real scans."
+        "Their figures do not apply to real scans."
     ]
 
 
 def _about_settings(runs: Sequence[RunSettings], grids: Sequence[Grid]) -> list[str]:
-    """Return which settings the user did not give, and where they come from."""
+    """Return lines on the settings that the user did not give, and their source."""
     lines = []
     for grid in grids:
         suggested = grid.asked.suggested
@@ -167,12 +167,13 @@ def _about_settings(runs: Sequence[RunSettings], grids: Sequence[Grid]) -> list[
         own = [run for run in runs if run.method in grid.axes.methods]
         told = {k: v for k, v in free.items() if all(getattr(run, k) == v for run in own)}
         if told:
-            lines.append(f"Settings that suit these scans, unless you give others: {_list(told)}.")
+            lines.append(f"Settings fitted to these scans, unless you give others: {_list(told)}.")
         beaten = [key for key in free if key not in told]
         if beaten:
             values = {key: free[key] for key in beaten}
             lines.append(
-                f"Protocol {own[0].protocol}, whatever would suit these scans ({_list(values)}):"
+                f"Protocol {own[0].protocol} replaces values fitted to these scans "
+                f"({_list(values)}):"
             )
             by_method = {run.method: {key: getattr(run, key) for key in beaten} for run in own}
             lines += [f"  {method}: {_list(values)}" for method, values in by_method.items()]

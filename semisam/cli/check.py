@@ -1,4 +1,4 @@
-"""``semisam data check``: what a folder of scans holds, and what is wrong with it."""
+"""``semisam data check``: the content of a folder of scans, and its faults."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from semisam.data.tools.report import FolderReport
 
 
-@click.command("check", short_help="Look at every file of a folder of scans; say what is wrong.")
+@click.command("check", short_help="Check every file of a folder of scans; list its faults.")
 @click.argument("path", metavar="PATH")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report, case by case.")
 @dataset_options
 def command(
     path: str, json_file: str | None, dataset: str | None, assignments: tuple[str, ...]
 ) -> None:
-    """Report what PATH holds: cases, shapes, spacings, classes, intensities, and every fault.
+    """Report cases, shapes, spacings, classes, intensities and every fault of PATH.
 
-    Each fault names the file and what to do. The exit code is 1 if there are any. Nothing in PATH
-    is changed; all labels are read, also those that a run would not look at.
+    Each fault names the file and a remedy. The exit code is 1 if there are faults. Nothing in PATH
+    is changed. All labels are read, including those that a run would not read.
     """
     import SimpleITK
 
@@ -35,8 +35,8 @@ def command(
     from semisam.core.files import write_json
     from semisam.data.tools.check import check_folder
 
-    # Its warnings of a damaged file come in many lines; the report has one for it.
-    sitk: Any = SimpleITK  # its functions carry no types
+    # Its warnings of a damaged file have many lines; the report has one.
+    sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     name, options = named_dataset(Path(path), dataset, assignments)
     with progress_bars() as bars:
@@ -50,7 +50,7 @@ def command(
     _print(report, console)
     if json_file is not None:
         if not Path(json_file).resolve().parent.is_dir():
-            raise InputError(f"the folder of --json must exist, got {json_file}: make it first")
+            raise InputError(f"the folder of --json must exist, got {json_file}. Make it first.")
         write_json(Path(json_file), report.to_json())
     if report.faults:
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""``semisam data``: what is done to scans before training."""
+"""``semisam data``: commands for scans before training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import click
 from semisam.cli.main import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "check": ("semisam.cli.check:command", "Look at every file of a folder; say what is wrong."),
+    "check": ("semisam.cli.check:command", "Check every file of a folder; list its faults."),
     "prepare": ("semisam.cli.prepare:command", "Write the fast form of a folder of scans."),
     "download": ("semisam.cli.download:command", "Download a public benchmark, checked by hash."),
 }
-"""Name: where the command is, and its line in ``--help``, so that the help imports none."""
+"""The module and the ``--help`` line of each command, so that the help imports no command."""
 
 
 @click.group("data", cls=LazyGroup, table=COMMANDS)

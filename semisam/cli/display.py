@@ -36,7 +36,7 @@ _PHASES = {"check": "checking scans", "train": "training", "evaluate": "evaluati
 
 
 class _LossColumn(ProgressColumn):
-    """The loss of the moment, where there is one."""
+    """A column with the current loss, if there is one."""
 
     def render(self, task: Task) -> Text:
         loss = task.fields.get("loss")
@@ -58,7 +58,7 @@ def progress_bars() -> Progress:
 
 
 class GridDisplay:
-    """One bar for the grid and one for each run at work; a line for every run that ended."""
+    """One bar for the grid and one for each active run; a line for every run that ended."""
 
     def __init__(self, runs: int) -> None:
         self._bars = progress_bars()
@@ -85,7 +85,7 @@ class GridDisplay:
         self._tasks[run.name] = (task, "starting")
 
     def moved(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Move the run's bar, beginning a new one with each phase."""
+        """Move the run's bar; each phase begins a new one."""
         task, phase = self._tasks[run.name]
         if phase != state["phase"]:
             self._bars.remove_task(task)
@@ -98,7 +98,7 @@ class GridDisplay:
             self._bars.update(self._grid, completed=self._ended + 0.95 * _share(state))
 
     def ended(self, outcome: Outcome) -> None:
-        """Remove the run's bar and print how it ended."""
+        """Remove the run's bar and print its outcome."""
         self._ended += 1
         task, _ = self._tasks.pop(outcome.run.name, (None, ""))
         if task is not None:
@@ -136,7 +136,7 @@ def print_table(table: pd.DataFrame) -> None:
 def _comparison(table: pd.DataFrame, title: str) -> Table:
     from semisam.bench.tables import TITLES, cells
 
-    # Rules between columns would cost a terminal of 80 columns the last one.
+    # With rules between columns, the last column would not fit into 80 characters.
     shown = Table(title=escape(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     shown.add_column("Method", overflow="fold", min_width=8)
     for name in ("Lab./\nunl.", "Runs"):
@@ -150,7 +150,7 @@ def _comparison(table: pd.DataFrame, title: str) -> Table:
             shown.add_section()
         previous = row["labeled"]
         own = cells(row)
-        # SD and interval below their figure: side by side, they are wider than a terminal.
+        # SD and interval are below their figure, because one line would be wider than a terminal.
         shown.add_row(
             escape(own.title),
             own.labels,
@@ -163,7 +163,7 @@ def _comparison(table: pd.DataFrame, title: str) -> Table:
 
 
 def class_lines(table: pd.DataFrame) -> list[str]:
-    """Return the Dice of each class, a line a row of the table, if there are several classes."""
+    """Return the Dice of each class, a line per row of the table, if there are several classes."""
     from semisam.bench.tables import cells
 
     lines = []
@@ -175,9 +175,9 @@ def class_lines(table: pd.DataFrame) -> list[str]:
 
 
 def print_zero_shot(table: pd.DataFrame) -> None:
-    """Print what promptable models reach alone, the paper's rows below a rule."""
+    """Print the scores of promptable models without a method, the paper's rows below a rule."""
     shown = Table(
-        title="Promptable models alone, asked by the truth: mean ± SD over cases",
+        title="Promptable models with clicks from the truth: mean ± SD over cases",
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,

@@ -12,19 +12,19 @@ import click
 @click.option(
     "-o", "--out", default="data/la", show_default=True, metavar="FOLDER", help="Output folder."
 )
-@click.option("--url", metavar="URL", help="A mirror that has <case>/mri_norm2.h5.")
+@click.option("--url", metavar="URL", help="A mirror with <case>/mri_norm2.h5.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds without an answer before a connection is given up.",
+    help="Seconds without data before a connection is closed.",
 )
 def command(name: str, out: str, url: str | None, timeout: float) -> None:
     """Download the Left Atrium benchmark: 100 scans, 233 MB, at full resolution.
 
     Every file is checked against its published SHA-256. After a stop, the same command keeps the
-    files that are right and fetches the rest. Then give the folder as --data with --dataset la.
+    correct files and fetches the rest. Then give the folder as --data with --dataset la.
     """
     from urllib.parse import quote
 

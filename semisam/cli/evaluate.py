@@ -11,7 +11,7 @@ from semisam.cli.options import Size
 
 @click.command("evaluate", short_help="Score a trained method on the test cases.")
 @click.argument("run", metavar="RUN")
-@click.option("--data", metavar="FOLDER", help="Scans (default: those of the run).")
+@click.option("--data", metavar="FOLDER", help="Scans (default: the run's).")
 @click.option("--patch", type=Size(), help="Window in voxels (default: the run's).")
 @click.option("--stride", type=Size(), help="Stride of the window (default: the run's).")
 @click.option("--largest-component/--all-components", default=None, help="(default: the run's).")

@@ -30,7 +30,7 @@ _OPTIONS = (
     click.option(
         "--cluster",
         type=click.Choice(["slurm", "pbs", "sge", "lsf"]),
-        help="Submit jobs with Dask workers, as your dask-jobqueue configuration says.",
+        help="Submit jobs with Dask workers, by your dask-jobqueue configuration.",
     ),
     click.option("--workers", type=click.IntRange(min=1), help="Jobs at a time. [default: 1]"),
 )
@@ -44,9 +44,9 @@ def executor_options(function: F) -> F:
 
 
 def take_executor(given: dict[str, Any]) -> Executor:
-    """Remove the executor's options from a command's, and return the executor.
+    """Remove the executor's options from a command's options, and return the executor.
 
-    ``--device`` stays; of several devices, the first.
+    ``--device`` stays. Of several devices, the first stays.
 
     Raises:
         InputError: if options contradict each other, or the executor cannot work here.
@@ -111,7 +111,7 @@ def _check_devices(devices: list[str]) -> None:
 
 
 def _one_device(devices: list[str]) -> str:
-    """Return the device of every run; of ``auto``, each worker's machine chooses."""
+    """Return the device of every run; with ``auto``, each worker's machine chooses."""
     from semisam.core.errors import InputError
 
     if len(devices) > 1:
@@ -129,6 +129,6 @@ def _need_dask() -> None:
     missing = [n for n in ("distributed", "dask_jobqueue") if importlib.util.find_spec(n) is None]
     if missing:
         raise InputError(
-            f"--executor dask needs Dask, got an installation without {' and '.join(missing)}. "
+            f"--executor dask must have Dask, got an installation without {' and '.join(missing)}. "
             "Run pip install 'semisam[dask]'."
         )

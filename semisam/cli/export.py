@@ -14,8 +14,8 @@ def command(run: str, target: str) -> None:
     """Export RUN as MODEL.pt2, which torch.export.load runs without semisam, and MODEL.pt2.json.
 
     The program maps float32 windows (batch, channels, *patch) to probabilities. The card holds
-    what using it needs: patch and stride of the window, spacing, orientation and intensities of
-    the images, classes and versions.
+    patch and stride of the window, spacing, orientation and intensities of the images, classes and
+    versions.
 
     The file is for other programs: `semisam predict` reads run folders. torch.export.load can run
     any code that a file names, so open only models that you trust.

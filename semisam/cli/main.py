@@ -27,14 +27,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("semisam.cli.export:command", "Write a trained model as one file, with a card."),
     "zero-shot": (
         "semisam.cli.zero_shot:command",
-        "Ask promptable models alone, by clicks from the truth.",
+        "Score promptable models by clicks from the truth.",
     ),
     "pretrain": ("semisam.cli.pretrain:command", "Train SynthSAM from synthetic volumes."),
     "data": ("semisam.cli.data:command", "Download, check and prepare scans."),
-    "plugins": ("semisam.cli.plugins:command", "List what is installed, and its options."),
-    "new": ("semisam.cli.new:command", "Start a plugin of your own."),
+    "plugins": ("semisam.cli.plugins:command", "List the installed plugins and their options."),
+    "new": ("semisam.cli.new:command", "Start a new plugin."),
 }
-"""Name: where the command is, and its line in ``--help``, so that the help imports none."""
+"""The module and the ``--help`` line of each command, so that the help imports no command."""
 
 
 class LazyGroup(click.Group):
@@ -65,16 +65,16 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table, importing none."""
+        """Write the list of commands from the table, without an import."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
 class MainGroup(LazyGroup):
-    """The outermost group, which ends errors in one sentence."""
+    """The outermost group, which prints errors in one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; 2: the user's input, 130: interrupted; bugs keep their traceback."""
+        """Run the command; exit with 2 after wrong input, with 130 after an interrupt."""
         try:
             return super().invoke(ctx)
         except SemisamError as error:
@@ -110,7 +110,7 @@ def run() -> None:
     try:
         main(prog_name="semisam")
     except SystemExit as stop:
-        # Imported by the commands that need it alone.
+        # Only the commands that need it import it.
         processes = sys.modules.get("semisam.training.processes")
         if processes is None or not isinstance(stop.code, int):
             raise

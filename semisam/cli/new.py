@@ -1,4 +1,4 @@
-"""``semisam new``: the start of a plugin of one's own."""
+"""``semisam new``: the start of a new plugin."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import click
 @click.command("new", short_help="Start a plugin: a project with a working part and its tests.")
 @click.argument("kind", type=click.Choice(["framework", "backend", "prompter"]))
 @click.argument("name")
-@click.option("--out", default=".", show_default=True, metavar="FOLDER", help="Where it goes.")
+@click.option(
+    "--out", default=".", show_default=True, metavar="FOLDER", help="Folder of the project."
+)
 def command(kind: str, name: str, out: str) -> None:
     """Write an installable project for a KIND called NAME, e.g. `semisam new framework pi-model`.
 
-    It works as it is: install it, run its tests, and semisam lists it. Then make it yours.
+    The project works at once. Install it, run its tests, and semisam lists it. Then change it.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become settings."""
+"""Options that several commands share, and their conversion to settings."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Names(_ParamType):
-    """``a,b,c``: names separated by commas."""
+    """A type of names separated by commas: ``a,b,c``."""
 
     name = "NAME,..."
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """Split and strip."""
+        """Split at commas."""
         if not isinstance(value, str):
             return tuple(value)
         names = tuple(part.strip() for part in value.split(","))
         if not all(names):
-            self.fail(f"names separated by commas are required, got {value!r}", param, ctx)
+            self.fail(f"it must be names separated by commas, got {value!r}", param, ctx)
         return tuple(dict.fromkeys(names))
 
 
 class Numbers(_ParamType):
-    """``1,2,4``: whole numbers separated by commas."""
+    """A type of whole numbers separated by commas: ``1,2,4``."""
 
     name = "N,..."
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Split and convert."""
+        """Split at commas and convert to numbers."""
         if not isinstance(value, str):
             return tuple(value)
         try:
             return tuple(dict.fromkeys(int(part) for part in value.split(",")))
         except ValueError:
-            self.fail(f"whole numbers separated by commas are required, got {value!r}", param, ctx)
+            self.fail(f"it must be whole numbers separated by commas, got {value!r}", param, ctx)
 
 
 class Size(_ParamType):
-    """``64x64x48``: voxels per axis."""
+    """A type of voxels per axis: ``64x64x48``."""
 
     name = "WxHxD"
 
@@ -61,7 +61,7 @@ class Size(_ParamType):
         try:
             return tuple(int(part) for part in value.lower().replace(",", "x").split("x"))
         except ValueError:
-            self.fail(f"voxels per axis such as 64x64x48 are required, got {value!r}", param, ctx)
+            self.fail(f"it must be voxels per axis such as 64x64x48, got {value!r}", param, ctx)
 
 
 _ASSIGNMENTS = click.option(
@@ -75,7 +75,7 @@ _ASSIGNMENTS = click.option(
 
 
 def run_options(function: F) -> F:
-    """Give a command the options of a run: one for each setting that declares one."""
+    """Add the options of a run to a command, one for each setting that declares one."""
     for option in reversed([*_setting_options(), _ASSIGNMENTS]):
         function = option(function)
     return function
@@ -120,7 +120,7 @@ def _click_option(name: str, option: Flag) -> Callable[[F], F]:
 
 
 def _flat(annotation: Any) -> list[Any]:
-    """Return the members of a union, bare of their constraints."""
+    """Return the members of a union without their constraints."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _flat(typing.get_args(annotation)[0])
     members = typing.get_args(annotation)
@@ -136,7 +136,7 @@ def _shown(value: Any) -> str:
 
 
 def dataset_options(function: F) -> F:
-    """Give a command the options that say which dataset a folder is, and how it is read."""
+    """Add the options for the dataset plugin of a folder, and its options, to a command."""
     for option in (
         click.option(
             "--set",
@@ -145,7 +145,11 @@ def dataset_options(function: F) -> F:
             metavar="DATASET.OPTION=VALUE",
             help="An option of the dataset, e.g. folder.spacing=1,1,2. Repeatable.",
         ),
-        click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells."),
+        click.option(
+            "--dataset",
+            metavar="NAME",
+            help="Dataset plugin. [default: the one that reads the folder]",
+        ),
     ):
         function = option(function)
     return function
@@ -158,7 +162,7 @@ def named_dataset(
 
     Raises:
         InputError: no plugin recognises the folder, or ``--set`` names another plugin.
-        PluginError: the plugin has no such option, or not of that type.
+        PluginError: the plugin has no such option, or the option has another type.
     """
     from semisam.core.errors import InputError
     from semisam.plugins import registry
@@ -168,7 +172,7 @@ def named_dataset(
     options = assignments(given)
     idle = sorted(set(options) - {name})
     if idle:
-        raise InputError(f"--set must name the dataset {name} here, got {', '.join(idle)}")
+        raise InputError(f"--set must name the dataset {name} here, got {', '.join(idle)}.")
     return name, registry.check_options("dataset", name, options.get(name, {}))
 
 
@@ -176,7 +180,7 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
     """Parse ``--set`` values into options by plugin name.
 
     Raises:
-        InputError: one is not of the form ``plugin.option=value``.
+        InputError: a value is not of the form ``plugin.option=value``.
     """
     from semisam.core.errors import InputError
     from semisam.run.request import by_plugin
@@ -186,7 +190,7 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
         name, equals, value = text.partition("=")
         if not (equals and "." in name.strip(". ")):
             raise InputError(
-                f"--set must be of the form PLUGIN.OPTION=VALUE, got {text!r}. For example --set "
+                f"--set must be of the form PLUGIN.OPTION=VALUE, got {text!r}. Write e.g. --set "
                 "mt.ema_decay=0.995."
             )
         pairs[name] = value.strip()
@@ -199,10 +203,10 @@ def given_settings(
     """Return the settings that a command line gives, and the options by plugin name.
 
     Args:
-        given: the values of `run_options`, ``None`` where the user gave none.
+        given: the values of `run_options`, ``None`` where the user gave no value.
 
     Raises:
-        InputError: ``--set`` cannot be read.
+        InputError: a value of ``--set`` cannot be parsed.
     """
     settings = {name: given[name] for name in flags_of_settings() if given[name] is not None}
     options: dict[str, dict[str, Any]] = dict(assignments(given["assignments"]))

@@ -1,4 +1,4 @@
-"""``semisam plugins``: what is installed, whether it loads, and its options."""
+"""``semisam plugins``: the installed plugins, a check that they load, and their options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from semisam.run.protocols import PROTOCOLS
 @click.command("plugins")
 @click.argument("name", required=False)
 @click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
-@click.option("--check", is_flag=True, help="Load each and say whether it works; 1 if one fails.")
+@click.option("--check", is_flag=True, help="Load each plugin; exit with 1 if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.pass_context
 def command(
@@ -43,8 +43,8 @@ def _named(found: list[Plugin], name: str) -> list[Plugin]:
     names = {p.name for p in found}
     if name not in names:
         raise PluginError(
-            f"NAME must be an installed plugin, got {name!r}{registry.nearest(name, names)}; "
-            "see `semisam plugins`"
+            f"NAME must be an installed plugin, got {name!r}{registry.nearest(name, names)}. "
+            "See `semisam plugins`."
         )
     return [p for p in found if p.name == name]
 
@@ -118,7 +118,7 @@ def _print_described(described: list[dict[str, Any]]) -> None:
             _print_rows(heads, [[_plain(option[head]) for head in heads] for option in options])
             first = options[0]
             value = "VALUE" if first["default"] == "required" else first["default"].strip("'")
-            click.echo(f"Set one like this: --set {plugin['name']}.{first['name']}={value}")
+            click.echo(f"Set one by --set {plugin['name']}.{first['name']}={value}")
             for name, protocol in PROTOCOLS.items():
                 if plugin["kind"] == "framework" and (own := protocol.methods.get(plugin["name"])):
                     values = ", ".join(f"{key}={value}" for key, value in own.items())
@@ -129,7 +129,7 @@ def _print_described(described: list[dict[str, Any]]) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return a docstring's words for a terminal, which knows no markup."""
+    """Return a docstring without markup, for a terminal."""
     return text.replace("``", "")
 
 

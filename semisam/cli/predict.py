@@ -28,7 +28,7 @@ def command(
 
     RUN is a run folder. An input is any file that SimpleITK reads, a folder with one DICOM series,
     a folder of these, or an h5 file of the published layout. Several channels are one file with all
-    of them, or files named <scan>_0000, <scan>_0001 and on.
+    of them, or files named <scan>_0000, <scan>_0001 and so on.
 
     A scan is brought to the orientation, spacing and intensities of the training scans, and its
     mask back. Training scans without an orientation, such as the published h5 files, are taken as

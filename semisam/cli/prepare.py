@@ -1,4 +1,4 @@
-"""``semisam data prepare``: a copy of a dataset that the trainer reads fast."""
+"""``semisam data prepare``: a copy of a dataset for fast training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from semisam.cli.options import dataset_options
 @click.argument("target", metavar="DST")
 @dataset_options
 def command(source: str, target: str, dataset: str | None, assignments: tuple[str, ...]) -> None:
-    """Bring every scan of SRC onto its grid once and keep it in DST, uncompressed.
+    """Resample every scan of SRC to its training grid and write it uncompressed to DST.
 
-    DST is then a --data of its own, and training from it ends in the very same weights. The same
-    command again goes on where it was stopped and renews what has changed.
+    Give DST as --data; training from it ends in the same weights. After a stop, the same command
+    resumes, and it renews scans that have changed.
     """
     from semisam.cli.display import console, progress_bars
     from semisam.cli.options import named_dataset
@@ -27,9 +27,9 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
 
     name, options = named_dataset(Path(source), dataset, assignments)
     if name == "prepared":
-        raise InputError(f"SRC must be scans as they came, got {source}, which is prepared already")
+        raise InputError(f"SRC must not be a prepared dataset, got {source}. Name the scans.")
     if Path(target).resolve() == Path(source).resolve():
-        raise InputError(f"DST must be another folder than SRC, got {target} for both")
+        raise InputError(f"DST must be another folder than SRC, got {target} for both.")
     opened = registry.load("dataset", name)(Path(source), **options)
     with progress_bars() as bars:
         task = bars.add_task("preparing", total=None)

@@ -15,10 +15,10 @@ from semisam.cli.options import Size
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one).")
-@click.option("--init", metavar="WEIGHTS", help="Start from these; take another --seed then.")
+@click.option("--init", metavar="WEIGHTS", help="Weights to start from; use another --seed then.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
 @click.option(
-    "--cooldown", type=click.FloatRange(0, 1), help="Part of the steps in which it falls."
+    "--cooldown", type=click.FloatRange(0, 1), help="Fraction of steps in which the rate falls."
 )
 @click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes of a step.")
 @click.option("--hard", type=click.FloatRange(0, 1), help="Share of harder volumes.")
@@ -29,8 +29,8 @@ from semisam.cli.options import Size
 def command(model: str, out: str, device: str | None, init: str | None, **given: Any) -> None:
     """Train a promptable model from a seed; no scan is read.
 
-    The same command again goes on from its last checkpoint and ends in the same weights.
-    `--steps` may change on the way until the learning rate falls. The weights are written to
+    The same command again resumes from the last checkpoint and ends in the same weights. `--steps`
+    may change between commands until the learning rate falls. The weights are written to
     OUT/MODEL.safetensors; use them by `--sam synthsam --set synthsam.weights=FILE`.
     """
     from pathlib import Path
@@ -63,7 +63,7 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
             bars.stop()
             click.echo(
                 f"Interrupted after {stop.step} of {plan.steps} steps; a checkpoint is in "
-                f"{folder}: run the same command again to go on from it.",
+                f"{folder}. Run the same command again to resume from it.",
                 err=True,
             )
             raise SystemExit(130) from None
@@ -83,8 +83,8 @@ def _device(name: str | None) -> Any:
     fault = device_fault(device)
     if fault is not None:
         raise InputError(
-            f"--device must be one that torch can use here, got {name!r} ({fault}): try "
-            "--device cpu"
+            f"--device must be one that torch can use here, got {name!r} ({fault}). Try "
+            "--device cpu."
         )
     return torch.device(device)
 

@@ -9,7 +9,7 @@ import click
 
 @click.command("report", short_help="Tables and figures of finished runs, as one page.")
 @click.argument("runs")
-@click.option("-o", "--out", metavar="FOLDER", help="Where it goes.  [default: RUNS/report]")
+@click.option("-o", "--out", metavar="FOLDER", help="Folder of the report.  [default: RUNS/report]")
 @click.option(
     "--predict/--no-predict",
     default=True,
@@ -23,13 +23,13 @@ import click
     show_default=True,
     help="Test cases in pictures, at most.",
 )
-@click.option("--data", metavar="FOLDER", help="Where the scans lie, if they were moved.")
+@click.option("--data", metavar="FOLDER", help="Folder of the scans, if they were moved.")
 def command(runs: str, out: str | None, predict: bool, cases: int, data: str | None) -> None:
     """Make one HTML page of RUNS, the output folder of `semisam bench`, finished or not.
 
-    The page holds all it needs and opens from disk: comparison tables, Dice against labels, every
-    test case, training curves, the quality of SAM's answers, pictures of test cases, settings and
-    the command to reproduce. figures/ beside it has each figure as PNG and PDF.
+    The page needs no other file. It has comparison tables, Dice against labels, every test case,
+    training curves, the quality of SAM's predictions, pictures of test cases, settings and the
+    study file. The folder figures/ next to it has each figure as PNG and PDF.
     """
     from semisam.bench.report.build import Contents, default_out, make_report
     from semisam.cli.display import console, progress_bars
@@ -38,7 +38,7 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
     folder = Path(runs)
     place = default_out(folder) if out is None else Path(out)
     if data is not None and not Path(data).is_dir():
-        raise InputError(f"--data must be a folder of scans, got {data}: check the path")
+        raise InputError(f"--data must be a folder of scans, got {data}. Check the path.")
     options = Contents(predict, cases, None if data is None else Path(data))
     with progress_bars() as bars:
         task, doing = bars.add_task("starting", total=None), ""

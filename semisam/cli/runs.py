@@ -28,9 +28,9 @@ def command() -> None:
 def list_command(folder: str, as_json: bool) -> None:
     """List the runs of FOLDER, the --out of `semisam bench` or any folder of run folders.
 
-    A run is done; running (another process holds it); waiting (it has not begun); stopped (the same
-    command resumes it); failed (with the reason); or damaged (a file of it cannot be read, and it
-    is in no table).
+    A run is done, running (another process holds it), waiting (it has not begun), stopped (the same
+    command resumes it), failed (with the reason), or damaged (one of its files cannot be read, and
+    it is in no table).
     """
     from semisam.run.folder import list_runs
 
@@ -38,7 +38,7 @@ def list_command(folder: str, as_json: bool) -> None:
     if as_json:
         _print_json({"folder": folder, "runs": [run.summary() for run in runs]})
         return
-    # Not by rich: it takes a millisecond a row, and there may be ten thousand.
+    # Without rich, which takes a millisecond a row; there may be ten thousand rows.
     click.echo("\n".join(_table(runs)))
 
 

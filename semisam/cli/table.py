@@ -1,4 +1,4 @@
-"""``semisam table``: the comparison of finished runs, in the format that is wanted."""
+"""``semisam table``: the comparison of finished runs in several formats."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import click
     default="terminal",
     show_default=True,
 )
-@click.option("--paper/--no-paper", default=True, show_default=True, help="The paper's rows too.")
-@click.option("-o", "--out", metavar="FILE", help="Write there instead of printing.")
+@click.option("--paper/--no-paper", default=True, show_default=True, help="Add the paper's rows.")
+@click.option("-o", "--out", metavar="FILE", help="Write to a file instead of printing.")
 def command(folder: str, kind: str, paper: bool, out: str | None) -> None:
     """Make the comparison table of FOLDER, the output of `semisam bench`, finished or not.
 
-    The paper's own figures are added where data and protocol are the same, and marked as the
-    paper's; figures of different protocols are never set side by side.
+    The paper's figures are added if data and protocol are the same, and they are marked. Figures of
+    different protocols are never in one table.
     """
     import pandas as pd
 
@@ -32,7 +32,7 @@ def command(folder: str, kind: str, paper: bool, out: str | None) -> None:
     from semisam.core.files import replace_file, writable_folder
 
     if out is not None and kind == "terminal":
-        raise InputError("-o needs --format csv, md, latex or html, got the terminal's")
+        raise InputError("-o must come with --format csv, md, latex or html, got -o only. Add one.")
     table, results = tables.load(
         Path(folder), lambda fault: click.echo(f"Left out: {fault}", err=True)
     )

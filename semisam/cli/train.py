@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.Choice(["plain", "gated"]),
     default="plain",
     show_default=True,
-    help="plain: as the protocol says; gated: scaled by the measured quality of SAM.",
+    help="plain: the protocol's weight; gated: scaled by the measured quality of SAM.",
 )
 @click.option(
     "--sam-control",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="A control of the branch, for attribution.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights and batches.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
 @click.option(
     "--subset",
     type=int,
@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """Train one method, evaluate it on the test cases, and keep both in a folder.
 
-    A folder with an unfinished run is resumed, bit for bit; a finished one is left as it is. A
+    A folder with an unfinished run is resumed, bit for bit. A finished one does not change. A
     folder of a run with other settings, scans or weights is refused.
 
     Several GPUs share a run by data parallel: torchrun --nproc-per-node 2 -m semisam train ...
@@ -101,7 +101,7 @@ def command(
 def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
     """Execute the run with progress bars; exit if it is interrupted.
 
-    Rank 0 alone reports what all processes meet at once.
+    Only rank 0 reports errors that all processes raise at once.
     """
     from semisam.cli.display import progress_bars
     from semisam.run.execute import execute
@@ -122,7 +122,7 @@ def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
             if processes.writer:
                 click.echo(
                     f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
-                    f"checkpoint is in {folder}: run the same command again to resume from it.",
+                    f"checkpoint is in {folder}. Run the same command again to resume from it.",
                     err=True,
                 )
             raise SystemExit(130) from None

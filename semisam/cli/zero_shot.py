@@ -1,4 +1,4 @@
-"""``semisam zero-shot``: what a promptable model knows without any training."""
+"""``semisam zero-shot``: the scores of a promptable model without any training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from semisam.bench.zero_shot import Clicks
 
 
-@click.command("zero-shot", short_help="Ask promptable models alone, by clicks from the truth.")
-@click.option("--data", metavar="FOLDER", help="Scans; without it, generated phantoms.")
-@click.option("--dataset", metavar="NAME", help="Dataset plugin; else the folder tells.")
+@click.command("zero-shot", short_help="Score promptable models by clicks from the truth.")
+@click.option("--data", metavar="FOLDER", help="Folder of scans. [default: generated phantoms]")
+@click.option(
+    "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
+)
 @click.option(
     "--sam", "names", type=Names(), default=None, help="Backends. [default: the embedded one]"
 )
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     type=click.Choice(["published", "random"]),
     default="published",
     show_default=True,
-    help="As SAM-Med3D is evaluated (two deep inside the error, then anywhere in it), or anywhere.",
+    help="published: two clicks deep inside the error, then anywhere in it; random: anywhere.",
 )
-@click.option("--seeds", type=Numbers(), default="0", show_default=True, help="Of the clicks.")
-@click.option("--cases", type=click.IntRange(min=1), help="Only the first so many test cases.")
+@click.option(
+    "--seeds", type=Numbers(), default="0", show_default=True, help="Seeds of the clicks."
+)
+@click.option("--cases", type=click.IntRange(min=1), help="Use only the first N test cases.")
 @click.option(
     "--set",
     "assignments",
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     metavar="PLUGIN.OPTION=VALUE",
     help="An option of a backend or of the dataset. Repeatable.",
 )
-@click.option("--out", default="runs/zero-shot", show_default=True, help="Where the tables go.")
+@click.option("--out", default="runs/zero-shot", show_default=True, help="Folder of the tables.")
 def command(
     data: str | None,
     dataset: str | None,
@@ -54,12 +58,12 @@ def command(
     assignments: tuple[str, ...],
     out: str,
 ) -> None:
-    """Segment the test cases with promptable models alone: Table I of the paper.
+    """Segment the test cases with promptable models, without a method: Table I of the paper.
 
-    The clicks are simulated from the TRUTH of the test cases, as SAM-Med3D does: the first in the
-    target, each further one where the answer is wrong. It is the only command in which truth makes
-    prompts; what it measures is the model, not a method. Each model is told of earlier clicks as it
-    was trained: by the clicks, by its last answer, or both. Writes cases.csv and table.csv.
+    The clicks are simulated from the TRUTH of the test cases, as for SAM-Med3D. The first is in the
+    target, each further one where the prediction is wrong. Only in this command truth makes
+    prompts. It measures the model, not a method. Each model gets earlier clicks as in its training:
+    the clicks, its last prediction, or both. The command writes cases.csv and table.csv.
     """
     from semisam.bench import zero_shot
     from semisam.bench.results import write
@@ -73,7 +77,7 @@ def command(
     keep_memory()
     names = names or (DEFAULT_BACKEND,)
     if min(points) < 1:
-        raise InputError(f"--points must be at least 1, got {min(points)}")
+        raise InputError(f"--points must be at least 1, got {min(points)}.")
     backends, opened = _open(data, dataset, names, assignments)
     test = opened.split().test[:cases]
     store = VolumeStore(opened, labeled=[], unlabeled=[], test=test)
@@ -98,7 +102,7 @@ def command(
     if opened.name == "la":
         import pandas as pd
 
-        # Beside ours, and clearly as the paper's: another resolution, another crop.
+        # Marked as the paper's rows, which have another resolution and another crop.
         table = pd.concat([table, zero_shot.paper_rows()], ignore_index=True)
     write(rows, folder / "cases.csv")
     write(table, folder / "table.csv")
@@ -121,19 +125,18 @@ def _open(
     idle = sorted(set(options) - set(names) - {dataset})
     if idle:
         raise InputError(
-            f"--set must name a backend or the dataset, got {', '.join(idle)}: here these take "
-            f"part: {', '.join([*names, dataset])}"
+            f"--set must name a backend or the dataset, got {', '.join(idle)}. Name one of "
+            f"{', '.join([*names, dataset])}."
         )
     checked = {n: registry.check_options("backend", n, options.get(n, {})) for n in names}
     for name in names:
-        # Every slice of the target gets its own clicks here, as in the paper: none is carried over.
+        # Every slice of the target gets its own clicks here, as in the paper.
         if any(option.name == "propagate" for option in registry.describe_options("backend", name)):
             checked[name].setdefault("propagate", False)
     backends = {name: registry.load("backend", name)(**checked[name]) for name in names}
     blind = [name for name, backend in backends.items() if "points" not in backend.accepts]
     if blind:
         raise InputError(
-            f"zero-shot asks by clicks, so a backend must accept points, got {', '.join(blind)}: "
-            "leave it out"
+            f"a backend must accept points for zero-shot, got {', '.join(blind)}. Leave it out."
         )
     return backends, open_plugin(dataset, path, options.get(dataset, {}))

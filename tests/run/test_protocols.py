@@ -271,7 +271,7 @@ def test_a_grid_of_small_scans_says_whose_patch_it_takes():
     runs = expand(grid.axes, grid.asked)
     lines = _about_settings(runs, [grid])
     assert lines[0] == (
-        "Protocol published, whatever would suit these scans (iterations 300, patch 48x48x32):"
+        "Protocol published replaces values fitted to these scans (iterations 300, patch 48x48x32):"
     )
     assert lines[1:] == [
         "  dtc: iterations 6000, patch 112x112x80",

@@ -228,6 +228,6 @@ def test_the_command(source, tmp_path):
     assert Prepared(target).image("case_000").geometry.spacing == (2.0, 2.0, 2.0)
     assert CliRunner().invoke(main, ["data", "check", str(target)]).exit_code == 0
     again = CliRunner().invoke(main, ["data", "prepare", str(target), str(tmp_path / "x")])
-    assert again.exit_code == 2 and "prepared already" in again.stderr
+    assert again.exit_code == 2 and "must not be a prepared dataset" in again.stderr
     wrong = CliRunner().invoke(main, [*command[:4], "--set", "la.spacing=2"])
     assert wrong.exit_code == 2 and "name the dataset msd" in wrong.stderr
