@@ -120,7 +120,7 @@ def test_a_forward_that_cannot_be_traced(tmp_path):
         def forward(self, image):
             return image if float(image.sum()) > 0 else -image
 
-    with pytest.raises(SemisamError, match="traceable by torch.export, got Branching"):
+    with pytest.raises(SemisamError, match=r"traceable by torch\.export, got Branching"):
         export_network(Branching(), (1, 4, 4, 4), tmp_path / "model.pt2")
 
 
