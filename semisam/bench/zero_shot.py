@@ -101,11 +101,11 @@ def interact(
 ) -> list[tuple[int, Bools, float, float]]:
     """Query a backend click by click for one target of one volume.
 
-    The image is encoded once. The backend gets the prompts that it was trained with, by its
-    attribute ``memory``: all clicks so far (``clicks``, the default), the newest click and its last
-    prediction as the mask prompt (``mask``), or all of these (``both``). A backend that works slice
-    by slice (it has a ``slice_axis``) gets a click on every slice that holds the target, which is
-    the paper's "N points".
+    The image is encoded once. The backend's attribute ``memory`` names the prompts that it was
+    trained with. ``clicks``, the default: all clicks so far. ``mask``: the newest click, and the
+    last prediction as the mask prompt. ``both``: all of these. A backend that works slice by slice
+    (it has a ``slice_axis``) gets a click on every slice that holds the target, which is the
+    paper's "N points".
 
     Args:
         backend: any promptable segmenter.

@@ -28,9 +28,9 @@ def command() -> None:
 def list_command(folder: str, as_json: bool) -> None:
     """List the runs of FOLDER, the --out of `semisam bench` or any folder of run folders.
 
-    A run is done, running (another process holds it), waiting (it has not begun), stopped (the same
-    command resumes it), failed (with the reason), or damaged (one of its files cannot be read, and
-    it is in no table).
+    A run has one state. done: it has a result. running: another process holds it. waiting: it has
+    not begun. stopped: the same command resumes it. failed: the reason is shown. damaged: one of
+    its files cannot be read, and it is in no table.
     """
     from semisam.run.folder import list_runs
 

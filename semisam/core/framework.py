@@ -19,9 +19,10 @@ class NetBuilder(Protocol):
     ``build(logits=K, sdf=K - 1)``. Outputs are raw (no softmax, no tanh) float32.
 
     A head whose name ends in ``_level<i>``, i = 1, 2, ..., is read from the decoder ``i`` halvings
-    below full resolution and interpolated (linearly in every axis, ``align_corners=False``) to the
-    image's size: URPC calls ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``.
-    A network refuses a level that it does not have, with a ValueError that names the head.
+    below full resolution. It is interpolated to the image's size, linearly in every axis with
+    ``align_corners=False``. URPC calls
+    ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``. A network refuses a
+    level that it does not have, with a ValueError that names the head.
     """
 
     def __call__(self, **heads: int) -> nn.Module:

@@ -2,9 +2,9 @@
 
 On CPUs that compute in bfloat16 without AMX, oneDNN's kernel for the gradient of a convolution's
 weights (``jit_bf16:avx512_core_bf16``) reads uninitialised memory if the padding on both sides
-covers the whole first axis: two slices under a 3x3x3 kernel, three or four under 5x5x5. The
-gradient then depends on that memory and may be NaN. A V-Net has such volumes at its coarsest levels
-if a patch is 16, or 32 to 47, voxels long. They are computed in float32 here.
+covers the whole first axis. These are two slices under a 3x3x3 kernel, three or four under 5x5x5.
+The gradient then depends on that memory and may be NaN. A V-Net has such volumes at its coarsest
+levels if a patch is 16, or 32 to 47, voxels long. They are computed in float32 here.
 
 Seen with PyTorch 2.13; no upstream report of it is known.
 """

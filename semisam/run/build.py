@@ -82,8 +82,8 @@ def choose_labeled(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the labeled and the unlabeled training cases.
 
-    Subset 0 is the first ``labels`` of the list, as published; subset k > 0 the first ``labels`` of
-    the k-th seeded permutation, so that the labeled cases of a larger number contain those of a
+    Subset 0 is the first ``labels`` of the list, as published. Subset k > 0 is the first ``labels``
+    of the k-th seeded permutation. The labeled cases of a larger number contain those of a
     smaller one. Cases without a label are passed over, since they can only be unlabeled.
 
     Args:
