@@ -294,7 +294,7 @@ def test_a_limit_on_submitted_jobs_is_waited_for(site, tmp_path, monkeypatch):
 @fake_only
 def test_jobs_without_a_worker_are_not_submitted_for_ever(site, tmp_path, monkeypatch):
     site.write(python="/bin/false")
-    with pytest.raises(SemisamError, match=r"3 jobs in a row that ended without \(1, 2, 3\)"):
+    with pytest.raises(SemisamError, match=r"3 jobs in a row without one \(1, 2, 3\)"):
         Dask(cluster="slurm").run_all(make_runs(), tmp_path / "runs", Recorder())
     assert list(fake_slurm.jobs(site.folder)) == ["1", "2", "3"]
     assert not [path for path in (tmp_path / "runs").iterdir() if path.is_file()]

@@ -252,7 +252,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
         if grid.poll() is None:  # a failed test leaves nothing at work behind
             os.killpg(grid.pid, signal.SIGKILL)
     assert grid.returncode == 130
-    assert "run the same command again to resume" in output
+    assert "Run the same command again to resume" in output
     assert "Traceback" not in output
     (checkpoint,) = out.glob("runs/*/checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["step"] >= 100

@@ -212,7 +212,7 @@ def test_without_models_and_without_the_data(real, tmp_path):
             Predictor(bench, None, compute=compute).masks(shown)
         return str(caught.value)
 
-    assert "a finished run with model.pt and" in refused()
+    assert "must be finished, with model.pt and" in refused()
     assert "--no-predict is set" in refused(compute=False)
     shutil.copy(folder / "runs" / "bare" / "model.pt", copy / "bare")
     saved = copy / "wrapped" / "predictions"
@@ -330,7 +330,7 @@ def test_several_seeds_have_their_own_bars(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "is required, got nowhere (no such folder)"),
+        (["nowhere"], "must be the output folder of `semisam bench`, got nowhere"),
         (["."], "must hold runs, got . (no run in it)"),
         ([".", "--data", "nowhere"], "--data must be a folder of scans, got nowhere"),
     ],

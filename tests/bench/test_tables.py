@@ -117,7 +117,7 @@ def test_written_beside_and_renamed(bench, tmp_path):
     [
         (["nowhere"], "the folder of runs must exist, got nowhere"),
         (["."], "must hold at least one finished run, got ."),
-        ([".", "-o", "x.md"], "-o needs --format"),
+        ([".", "-o", "x.md"], "-o must come with --format"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, said):

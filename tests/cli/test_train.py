@@ -60,7 +60,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):
     result = _train(tiny_la, tmp_path / "run")
     assert result.exit_code == 130
     assert "Interrupted after 1 of 2 iterations" in result.stderr
-    assert "run the same command again" in result.stderr
+    assert "Run the same command again" in result.stderr
 
 
 def test_a_folder_of_another_run_is_kept(tiny_la, tmp_path):
