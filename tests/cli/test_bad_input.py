@@ -69,7 +69,10 @@ OPTIONS = {
     "too many labels": (("--labels", "5"), r"at most the number of training cases, 4, got 5"),
     "no labels": (("--labels", "0"), r"--labels must be greater than or equal to 1, got 0"),
     "labels that are none": (("--labels", "two"), r"whole numbers separated by commas"),
-    "patch of the wrong size": (("--patch", "20x16x16"), r"multiple of 16 for the network vnet, got 20x16x16"),
+    "patch of the wrong size": (
+        ("--patch", "20x16x16"),
+        r"multiple of 16 for the network vnet, got 20x16x16",
+    ),
     "patch of two axes": (("--patch", "16x16"), r"one size per axis of the scans, 3, got 16x16"),
     "patch beyond the memory": (("--patch", "4096x4096x4096"), r"must fit into memory.*GiB"),
     "unknown option": (("--set", "mt.ema=1"), r"option ema does not exist.*ema_decay"),

@@ -313,7 +313,9 @@ def test_channels_in_files_or_in_one(run, tmp_path):
     # For a model of one channel the digits are part of the name.
     assert set(gather_scans([tmp_path / "case_0001.nii.gz"], 1)) == {"case_0001"}
     result = _invoke("predict", run, tmp_path / "stacked.nii.gz", "-o", tmp_path / "masks")
-    assert result.exit_code == 2 and "must have 1 channel(s), as the model needs, got" in result.stderr
+    assert (
+        result.exit_code == 2 and "must have 1 channel(s), as the model needs, got" in result.stderr
+    )
 
 
 def _written(tmp_path, name, array):
@@ -369,7 +371,7 @@ def test_the_card_says_how_the_training_scans_lay(trained):
     old = {"channels": 1, "class_names": ["background", "a"], "spacing": [1, 1, 1]}
     assert Card.from_json(old).preparation() == Recipe((1.0,) * 3, ("mr",), crop="none")
     for wrong in ({"orientation": "LPL"}, {"spacing": [1]}, {"class_names": ["a"]}):
-        with pytest.raises(ValueError, match="a card must have|orientation must be"):
+        with pytest.raises(ValueError, match=r"a card must have|orientation must be"):
             Card.from_json(old | wrong)
     # As nibabel's aff2axcodes names them: the letter that an axis runs to.
     assert orientation_code(Geometry((1, 1, 1), None, (0, -1, 0, 0, 0, 1, 1, 0, 0))) == "SRP"

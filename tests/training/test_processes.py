@@ -136,7 +136,10 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     ("name", "sentence"),
     [
         ("rows", "rows of a batch must divide equally over 2 processes, got 1 labeled"),
-        ("norm", "BatchNorm must have more than one value per channel at the lowest resolution, got 1"),
+        (
+            "norm",
+            "BatchNorm must have more than one value per channel at the lowest resolution, got 1",
+        ),
         ("device", "--device must be cuda or cpu with several processes"),
     ],
 )
