@@ -9,6 +9,7 @@ bytes long, `result.json` and `settings.json` as long as real ones), one in a hu
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
@@ -19,7 +20,13 @@ from pathlib import Path
 
 from rows import write_rows
 
-from semisam.run.settings import RunSettings
+from semisam.run.resolve import make_settings
+
+
+@functools.cache
+def resolved(**given):
+    """Return the settings of a run, as long as real ones."""
+    return make_settings(given)
 
 
 def make(folder, count):
@@ -28,9 +35,8 @@ def make(folder, count):
     for number in range(count):
         method = ("mt", "ua-mt", "dtc", "dtml")[number % 4]
         sam = ("none", "synthsam")[number // 4 % 2]
-        settings = RunSettings(
-            data="/data/la", dataset="la", method=method, sam=sam, labels=1 + number % 4
-        ).model_copy(update={"seed": number // 32})
+        given = {"dataset": "la", "method": method, "sam": sam, "labels": 1 + number % 4}
+        settings = resolved(**given).model_copy(update={"seed": number // 32})
         run = folder / f"{method}-n{settings.labels}-subset0-seed{settings.seed}-{number:012x}"
         run.mkdir(parents=True)
         dumped = settings.model_dump(mode="json")
@@ -42,7 +48,6 @@ def make(folder, count):
             continue
         result = {
             "settings": dumped,
-            "options": {"method": {"consistency_weight": 0.1}, "semisam": {}},
             "run": f"{number:012x}",
             "data": {
                 "dataset": "la",
@@ -54,7 +59,10 @@ def make(folder, count):
                 "test": 20,
                 "labeled_cases": ["06SR5RBREL16DQ6M8LWS"] * settings.labels,
             },
-            "metrics": {f"{m}{end}": 0.71234567 for m in metrics for end in ("", "_sd_cases")},
+            "metrics": {
+                "empty_predictions": 0,
+                **{f"{m}{end}": 0.71234567 for m in metrics for end in ("", "_sd_cases")},
+            },
             "training": dict.fromkeys(("loss", "ce", "dice", "consistency", "lr"), 0.123456789),
             "cost": dict.fromkeys(("train_seconds", "wait_share", "peak_memory_gib"), 1.23456789),
             "versions": dict.fromkeys(("semisam", "torch", "numpy", "scipy", "python"), "1.2.3"),
@@ -83,8 +91,12 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make(folder / "runs", arguments.runs)
-        some = next((folder / "runs").iterdir()).name
-        for what in (("list", folder), ("list", folder, "--json"), ("show", folder, some)):
+        some = next((folder / "runs").iterdir())
+        for what in (
+            ("list", folder),
+            ("list", folder, "--json"),
+            ("show", some),
+        ):
             measured = [measure("runs", *what) for _ in range(arguments.repeats)]
             used, wall, output = min(measured)
             row = {

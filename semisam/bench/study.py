@@ -19,7 +19,7 @@ import tomlkit
 
 from semisam import __version__
 from semisam.bench import results
-from semisam.bench.executors.contract import Executor, Outcome
+from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
 from semisam.core.errors import InputError, SemisamError
@@ -46,6 +46,8 @@ AXES = {
     "subsets": "subsets",
 }
 """The axes of a grid: the name of their option, and their name in `Axes`."""
+DEFAULT_SAMS = ("none", DEFAULT_BACKEND)
+"""Backends of a grid without others."""
 _NUMBERS = ("labels", "seeds", "subsets")
 _OF_THE_PLACE = ("device",)
 _HEAD = """\
@@ -203,7 +205,7 @@ def bench(
     methods: str | Sequence[str],
     *,
     labels: int | Sequence[int] = (1, 2, 4),
-    sams: str | Sequence[str] = ("none", DEFAULT_BACKEND),
+    sams: str | Sequence[str] = DEFAULT_SAMS,
     sam_weights: str | Sequence[str] = ("plain",),
     sam_controls: str | Sequence[str] = ("none",),
     seeds: int | Sequence[int] = (0,),
@@ -260,7 +262,9 @@ def bench(
     return table
 
 
-def execute(runs: Sequence[Run], folder: Path, executor: Executor, display: Any) -> list[Outcome]:
+def execute(
+    runs: Sequence[Run], folder: Path, executor: Executor, display: Display
+) -> list[Outcome]:
     """Execute the unfinished runs of a study and return the outcome of each.
 
     Args:
@@ -312,12 +316,12 @@ def _common(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _covers(one: Grid, other: Grid) -> bool:
     """Return whether every run of ``other`` is one of ``one``."""
-    if _plain(one)["settings"] != _plain(other)["settings"]:
-        return False
-    mine, theirs = _plain(one)["options"], _plain(other)["options"]
-    same = all(mine.get(name) == options for name, options in theirs.items())
-    return same and all(
-        set(getattr(other.axes, name)) <= set(getattr(one.axes, name)) for name in AXES.values()
+    mine, theirs = _plain(one), _plain(other)
+    options = mine["options"]
+    return (
+        mine["settings"] == theirs["settings"]
+        and all(options.get(name) == given for name, given in theirs["options"].items())
+        and all(set(theirs[axis]) <= set(mine[axis]) for axis in AXES)
     )
 
 
@@ -352,7 +356,7 @@ def _grid(file: Path, found: Mapping[str, Any]) -> Grid:
         axes[field] = tuple(values)
     if "methods" not in axes:
         raise InputError(f"{file}: every [[grid]] must name a method. Add method = [...].")
-    axes.setdefault("sams", ("none", DEFAULT_BACKEND))
+    axes.setdefault("sams", DEFAULT_SAMS)
     for name in ("settings", "options"):
         if not isinstance(found.get(name, {}), dict):
             raise InputError(f"{file}: {name} must be a table, got {found[name]!r}.")

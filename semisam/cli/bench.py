@@ -98,8 +98,9 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
 def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[list[Grid], Path]:
     """Return the grids of the command line, and their folder."""
     from semisam.bench.grid import Axes
-    from semisam.bench.study import AXES, Grid, read_study
+    from semisam.bench.study import AXES, DEFAULT_SAMS, Grid, read_study
     from semisam.core.errors import InputError
+    from semisam.run.request import by_plugin
 
     axes = {name: given[name] for name in AXES if given[name] is not None}
     settings, options = given_settings(given)
@@ -117,15 +118,9 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
         return [replace(g, settings={**g.settings, **place}) for g in grids], folder
     if "method" not in axes:
         raise InputError("--method must name at least one method, got 0. Name for example mt.")
-    axes.setdefault("sam", _default_sams())
+    axes.setdefault("sam", DEFAULT_SAMS)
     chosen = Axes(**{AXES[name]: values for name, values in axes.items()})
-    return [Grid(chosen, settings, options)], Path(out or _OUT)
-
-
-def _default_sams() -> tuple[str, ...]:
-    from semisam.run.settings import DEFAULT_BACKEND
-
-    return ("none", DEFAULT_BACKEND)
+    return [Grid(chosen, settings, by_plugin(options))], Path(out or _OUT)
 
 
 def _report(outcomes: list[Any]) -> None:

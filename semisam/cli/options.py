@@ -182,8 +182,13 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
     Raises:
         InputError: a value is not of the form ``plugin.option=value``.
     """
-    from semisam.core.errors import InputError
     from semisam.run.request import by_plugin
+
+    return by_plugin(_pairs(given))
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    from semisam.core.errors import InputError
 
     pairs = {}
     for text in given:
@@ -194,13 +199,11 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
                 "mt.ema_decay=0.995."
             )
         pairs[name] = value.strip()
-    return by_plugin(pairs)
+    return pairs
 
 
-def given_settings(
-    given: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the settings that a command line gives, and the options by plugin name.
+def given_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings that a command line gives, and its options as ``{"mt.beta": "1"}``.
 
     Args:
         given: the values of `run_options`, ``None`` where the user gave no value.
@@ -209,8 +212,8 @@ def given_settings(
         InputError: a value of ``--set`` cannot be parsed.
     """
     settings = {name: given[name] for name in flags_of_settings() if given[name] is not None}
-    options: dict[str, dict[str, Any]] = dict(assignments(given["assignments"]))
+    options = _pairs(given["assignments"])
     for name in ("every", "floor"):
         if given[f"sam_{name}"] is not None:
-            options.setdefault("semisam", {})[name] = str(given[f"sam_{name}"])
+            options[f"semisam.{name}"] = str(given[f"sam_{name}"])
     return settings, options

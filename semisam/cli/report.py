@@ -31,12 +31,12 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
     training curves, the quality of SAM's predictions, pictures of test cases, settings and the
     study file. The folder figures/ next to it has each figure as PNG and PDF.
     """
-    from semisam.bench.report.build import Contents, default_out, make_report
+    from semisam.bench.report.build import Contents, make_report
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
 
     folder = Path(runs)
-    place = default_out(folder) if out is None else Path(out)
+    place = folder / "report" if out is None else Path(out)
     if data is not None and not Path(data).is_dir():
         raise InputError(f"--data must be a folder of scans, got {data}. Check the path.")
     options = Contents(predict, cases, None if data is None else Path(data))

@@ -64,7 +64,7 @@ def command(
     import json
 
     from semisam.cli.display import console
-    from semisam.run.request import request
+    from semisam.run.request import settings as resolved_settings
     from semisam.training.allocator import keep_memory
     from semisam.training.processes import joined_processes
 
@@ -72,7 +72,7 @@ def command(
         common, options = given_settings(given)
         if processes.size > 1:
             common["ranks"] = processes.size
-        return request(common, options, [method], [sam]).resolve(
+        return resolved_settings(
             method=method,
             labels=labels,
             sam=sam,
@@ -80,6 +80,8 @@ def command(
             sam_control=sam_control,
             subset=subset,
             seed=seed,
+            options=options,
+            **common,
         )
 
     keep_memory()

@@ -19,6 +19,7 @@ from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
 from semisam.data.images.files import Geometry, to_itk, write_nifti
 from semisam.data.images.preprocessing import Placement
+from semisam.data.images.resampling import resample
 from semisam.data.loading.store import check_image
 from semisam.inference.card import Card
 from semisam.inference.evaluation import predict_probabilities
@@ -183,7 +184,7 @@ def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.flo
         row[tuple(slice(start, stop) for start, stop in placement.box)] = (
             channel
             if own == placement.size
-            else _resample(channel, placement.spacing, placement.oriented_spacing, own)
+            else resample(channel, placement.spacing, placement.oriented_spacing, own)
         )
     flips = tuple(axis + 1 for axis, flip in enumerate(placement.flips) if flip)
     order = (0, *(int(a) + 1 for a in np.argsort(placement.axes)))
@@ -219,30 +220,6 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
             "<scan>_0001, ..."
         )
     check_image(array, card.channels, name)
-
-
-def _resample(
-    channel: NDArray[np.float32],
-    spacing: tuple[float, ...],
-    target: tuple[float, ...],
-    size: tuple[int, ...],
-) -> NDArray[np.float32]:
-    """Resample ``(*S)`` linearly between grids whose first voxels share their outer face.
-
-    Beyond the outermost centres the value is constant.
-    """
-    ndim = len(size)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(channel.T))
-    image.SetSpacing([float(s) for s in spacing])
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetUseNearestNeighborExtrapolator(True)
-    resampler.SetSize([int(n) for n in size])
-    resampler.SetOutputSpacing([float(s) for s in target])
-    resampler.SetOutputOrigin([(b - a) / 2 for a, b in zip(spacing, target, strict=True)])
-    resampler.SetOutputDirection(np.eye(ndim).ravel().tolist())
-    result: NDArray[np.float32] = sitk.GetArrayFromImage(resampler.Execute(image)).T
-    return result
 
 
 def _read_h5(path: Path) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""How SynthSAM is made: anatomy, generator, scanner, simulated user, session, training.
+"""The making of SynthSAM: anatomy, generator, scanner, simulated user, session, training.
 
 No scan of a person is read here.
 """

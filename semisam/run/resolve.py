@@ -127,11 +127,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
             "network", given.network, given.network_options
         ),
     }
-    names = {"dataset": given.dataset, "method": given.method, "network": given.network}
-    found["sources"] = {
-        "results": str(RESULTS_VERSION),
-        **_sources(_KINDS, names, found),
-    }
+    found["sources"] = {"results": str(RESULTS_VERSION), **_sources(_KINDS, given, found)}
     if given.sam == "none":
         empty: dict[str, Any] = {
             name: {} for name in ("sam_options", "prompter_options", "semisam_options")
@@ -149,18 +145,17 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
     found["semisam_options"] = registry.resolve_keywords(SemiSAM, BRANCH, branch)
     if "seed" not in given.semisam_options:
         del found["semisam_options"]["seed"]  # it is the run's
-    names = {"sam": given.sam, "prompter": given.prompter}
-    found["sam_sources"] = _sources(_BRANCH_KINDS, names, found)
+    found["sam_sources"] = _sources(_BRANCH_KINDS, given, found)
     return found
 
 
 def _sources(
-    kinds: Mapping[str, str], names: Mapping[str, str], options: Mapping[str, Any]
+    kinds: Mapping[str, str], given: RunSettings, options: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the distributions of plugins that are not built in, and the digests of their files."""
     found = {}
     for kind, place in kinds.items():
-        name = names[place]
+        name = getattr(given, place)
         plugin = registry.find(kind, name)
         if not plugin.builtin:
             found[place] = f"{plugin.distribution} {plugin.version}"

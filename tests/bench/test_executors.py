@@ -243,7 +243,7 @@ def test_one_local_job_a_device_unless_told(device, jobs, expected):
 
 @pytest.mark.slow
 def test_a_failed_run_stops_no_other_on_dask_and_says_its_sentence(tmp_path):
-    """What a worker returns is judged by what the run wrote, not by its code."""
+    """The files of a run decide its outcome, not the exit code of its worker."""
     from semisam.bench.executors.dask_task import NO_FOLDER
     from semisam.bench.executors.runs import judge
 

@@ -330,7 +330,7 @@ def test_several_seeds_have_their_own_bars(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "must be the output folder of `semisam bench`, got nowhere"),
+        (["nowhere"], "must hold runs, got nowhere (no such folder)"),
         (["."], "must hold runs, got . (no run in it)"),
         ([".", "--data", "nowhere"], "--data must be a folder of scans, got nowhere"),
     ],

@@ -1,4 +1,4 @@
-"""What moves a run's identity, and what does not."""
+"""The identity of a run: the settings, files and versions that it depends on."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from semisam.bench.report.pictures import pictures
 from semisam.bench.report.runs import Bench, Part, read_bench
 from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_labels
 from semisam.bench.report.style import Gallery, Look, Made, looks, styled
-from semisam.core.errors import InputError
 from semisam.core.files import replace_file, writable_folder
 
 PAGE = "report.html"
@@ -232,17 +231,3 @@ def _count(groups: list[FigureGroup], total: int) -> str:
 
 def _why_none(bench: Bench, options: Contents) -> str:
     return "--cases is 0." if bench.parts and not options.cases else ("no run is finished.")
-
-
-def default_out(folder: Path) -> Path:
-    """Return the default folder of a report, which is ``report`` in the folder of the runs.
-
-    Raises:
-        InputError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"RUNS must be the output folder of `semisam bench`, got {folder} (no such folder). "
-            "Check the path."
-        )
-    return folder / "report"

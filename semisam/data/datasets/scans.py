@@ -85,7 +85,7 @@ class ScanDataset(Dataset):
 
     recipe: Recipe
     aligned_labels: bool = True
-    """Whether a label's file has a valid geometry; otherwise its image's geometry is used."""
+    """True if a label's file has a valid geometry; otherwise its image's geometry is used."""
 
     def __init__(
         self,
