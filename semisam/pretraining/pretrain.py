@@ -33,6 +33,7 @@ from semisam.pretraining.session import (
     prompts,
     see,
     weights_of,
+    worsening,
 )
 from semisam.training.checkpoint import load_checkpoint, save_checkpoint
 from semisam.training.trainer import Interrupted
@@ -239,7 +240,7 @@ class Pretraining:
         self.net.train()
         features = see(self.net, images)
         frozen = features.detach()
-        losses, answers = [], images[:0]
+        losses, answers, last = [], images[:0], images[:0]
         for session in sessions:
             session.take_habits()
             session.open()
@@ -253,8 +254,12 @@ class Pretraining:
                 seen = features if n in learned else frozen
                 found = answer(self.net, seen, prompt, sessions)
                 if n in learned:
-                    losses.append(answer_loss(found, target, weights_of(target, prompt)))
-            answers = found.detach().cpu()
+                    loss = answer_loss(found, target, weights_of(target, prompt))
+                    if n:
+                        loss = loss + worsening(found, last, target)
+                    losses.append(loss)
+            last = found.detach()
+            answers = last.cpu()
         edges = self._edge_loss(features.levels[0], volumes)
         norm = self._update(torch.stack(losses).mean() + _EDGES * edges)
         return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,6 +43,7 @@ class Session:
         self.box: Tensor | None = None
         self.mask: Tensor | None = None
         self.kind, self.memory, self.clicks = 0.0, 0.0, 0
+        self.deepest = False
 
     def take_habits(self) -> None:
         """Draw how this user clicks, and how often the last answer is given back.
@@ -48,6 +51,7 @@ class Session:
         A person clicks deep inside the largest error, an evaluation anywhere in any error.
         """
         self.kind = float(self.rng.choice([0.0, 0.5, 1.0, 2.0], p=[0.35, 0.2, 0.2, 0.25]))
+        self.deepest = bool(self.rng.random() < 0.4)
         self.memory = float(self.rng.choice([0.0, 0.3, 1.0], p=[0.2, 0.3, 0.5]))
 
     def first_click(self, power: float = 2.0) -> None:
@@ -65,7 +69,7 @@ class Session:
         if kind < _NOTHING:
             return
         if kind < _FIRST_CLICK:
-            self.first_click(power=rng.choice([0.0, 1.0, 2.0, 4.0]))
+            self.first_click(power=rng.choice([0.0, 1.0, 2.0, 4.0, math.inf]))
         elif kind < _POINTS:
             self._points()
         elif kind < _MASK:
@@ -118,7 +122,8 @@ class Session:
             return int(point is not None and bool(self.target[tuple(point)])), point
         label = int(missed.sum() >= surplus.sum())
         error = missed if label else surplus
-        return label, click(error, self.rng, power=self.rng.choice([1.0, 2.0]))
+        power = math.inf if self.deepest else self.rng.choice([1.0, 2.0])
+        return label, click(error, self.rng, power=power)
 
     def remember(self, logits: Tensor) -> None:
         """Give an answer ``(8, *s)`` back as the mask of the next prompt."""
@@ -198,12 +203,31 @@ def answer_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) ->
         target: of the same shape.
         weight: ``(B, 1, *s)`` of the cross-entropy.
     """
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
+    return _dice_losses(logits, target).mean() + entropy
+
+
+def worsening(logits: Tensor, last: Tensor, target: Tensor) -> Tensor:
+    """Return by how much the Dice loss of answers exceeds that of the answers before a click.
+
+    Args:
+        logits: ``(B, 8, *s)``, after the click.
+        last: of the same shape, before it.
+        target: of the same shape.
+
+    Returns:
+        The mean over volumes, 0 where every answer became better.
+    """
+    before = _dice_losses(last.detach(), target)
+    return functional.relu(_dice_losses(logits, target) - before).mean()
+
+
+def _dice_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the Dice loss ``(B,)`` of each volume."""
     prob = logits.sigmoid().flatten(1)
     truth = target.flatten(1)
     overlap = 2 * (prob * truth).sum(1) + 1
-    dice = 1 - overlap / (prob.sum(1) + truth.sum(1) + 1)
-    entropy = functional.binary_cross_entropy_with_logits(logits, target, weight)
-    return dice.mean() + entropy
+    return 1 - overlap / (prob.sum(1) + truth.sum(1) + 1)
 
 
 def dice_score(answer: Bools, target: Bools) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import edt
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,8 @@ def click(region: Bools, rng: np.random.Generator, power: float = 2.0) -> Indice
     Args:
         region: ``(8, *s)``, the subvoxels of each coarse voxel first.
         rng: the random numbers.
-        power: of the depth inside the piece, to which the chance of a voxel is proportional.
+        power: of the depth inside the piece, to which the chance of a voxel is proportional;
+            infinite for the deepest voxel.
 
     Returns:
         None where the region is empty.
@@ -60,6 +63,8 @@ def several(region: Bools, count: int, rng: np.random.Generator, power: float) -
 
 def _chances(region: Bools, power: float) -> Floats:
     deep = deepness(region)
+    if math.isinf(power):
+        return (deep == deep.max()).astype(np.float32)
     return np.where(deep > 0, deep**power, 0).astype(np.float32)
 
 
