@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from semisam.core.backend import Backend
 from semisam.core.seeding import derive_seed
-from semisam.core.types import Prompt
+from semisam.core.types import IGNORE, Prompt
 from semisam.data.loading.store import VolumeStore
 from semisam.metrics.scores import evaluate_mask
 from semisam.pretraining.user import deepness
@@ -98,6 +98,7 @@ def interact(
     counts: Sequence[int],
     rng: np.random.Generator,
     clicks: Clicks = "published",
+    known: Bools | None = None,
 ) -> list[tuple[int, Bools, float, float]]:
     """Query a backend click by click for one target of one volume.
 
@@ -115,6 +116,7 @@ def interact(
         rng: of the clicks.
         clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
             and only `random_click` slice by slice; ``random``: only `random_click`.
+        known: ``(*S)``, the annotated voxels. Outside, a prediction counts as background.
 
     Returns:
         Per count: the count, the prediction ``(*S)``, and the seconds of encoding and prediction.
@@ -143,6 +145,8 @@ def interact(
             began = time.perf_counter()
             logits = backend.segment(embedding, prompt)
             answer = logits.cpu().numpy() > 0
+            if known is not None:
+                answer &= known
             answering = time.perf_counter() - began
             mask = None if memory == "clicks" else logits.sigmoid()
         if count in counts:
@@ -181,13 +185,14 @@ def run(
         for seed in seeds:
             for case in store.test:
                 image, label = store.image(case), store.label(case)
+                known = label != IGNORE
                 for k in range(1, dataset.num_classes):
                     truth = label == k
                     if not truth.any():
                         continue
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
                     volume = torch.tensor(image.array)
-                    asked = interact(backend, volume, truth, counts, rng, clicks)
+                    asked = interact(backend, volume, truth, counts, rng, clicks, known)
                     for count, answer, encoding, answering in asked:
                         scores = evaluate_mask(answer, truth, image.geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
