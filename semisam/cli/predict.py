@@ -31,8 +31,9 @@ def command(
     of them, or files named <scan>_0000, <scan>_0001 and so on.
 
     A scan is brought to the orientation, spacing and intensities of the training scans, and its
-    mask back. Training scans without an orientation, such as the published h5 files, are taken as
-    LPS: axes to the left, the posterior and the superior.
+    mask back. The mask has the values of the training labels, for example 255. Training scans
+    without an orientation, such as the published h5 files, are taken as LPS: axes to the left, the
+    posterior and the superior.
     """
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
@@ -65,7 +66,7 @@ def command(
                 bars.advance(task)
                 continue
             found = segment(model, scan, device)
-            write_nifti(folder / f"{name}.nii.gz", found.labelmap, scan.geometry)
+            write_nifti(folder / f"{name}.nii.gz", found.mask, scan.geometry)
             if probabilities:
                 for k, title in class_file_names(model.card).items():
                     target = folder / f"{name}.{title}.probability.nii.gz"
@@ -77,5 +78,9 @@ def command(
             bars.advance(task)
     if len(scans) > failed:
         console.print(f"Written: {len(scans) - failed} masks in {folder}")
+        if model.card.label_values is not None:
+            pairs = zip(model.card.class_names, model.card.label_values, strict=True)
+            shown = ", ".join(f"{value} {title}" for title, value in pairs)
+            console.print(f"Values of the masks, as in the labels of the training: {shown}")
     if failed:
         ctx.exit(2)

@@ -75,23 +75,25 @@ class Prediction:
         labelmap: ``(*S)``, the class numbers.
         probabilities: ``(K, *S)`` float32.
         geometry: of the scan.
+        mask: ``(*S)``, the values of the user's label files, which are written.
     """
 
     labelmap: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     geometry: Geometry
+    mask: NDArray[np.integer]
 
     def image(self) -> Any:
-        """Return the label map as a SimpleITK image with the scan's geometry."""
-        return to_itk(self.labelmap, self.geometry)
+        """Return the mask as a SimpleITK image with the scan's geometry."""
+        return to_itk(self.mask, self.geometry)
 
     def save(self, path: str | Path) -> None:
-        """Write the label map as NIfTI.
+        """Write the mask as NIfTI.
 
         Raises:
             InputError: the path cannot be written.
         """
-        write_nifti(path, self.labelmap, self.geometry)
+        write_nifti(path, self.mask, self.geometry)
 
 
 def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
@@ -169,7 +171,7 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     labelmap = whole.argmax(0).astype(np.uint8)
     if model.largest_component:
         labelmap = largest_components(labelmap, len(whole)).astype(np.uint8)
-    return Prediction(labelmap, whole, scan.geometry)
+    return Prediction(labelmap, whole, scan.geometry, model.card.own_values(labelmap))
 
 
 def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:

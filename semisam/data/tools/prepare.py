@@ -88,6 +88,8 @@ def _prepare(
             **identity,
             "note": dataset.note,
             "class_names": list(dataset.class_names),
+            "label_values": _plain(dataset.label_values),
+            "partial_labels": dataset.partial_labels,
             "channels": dataset.channels,
             "suggested": _plain(dict(dataset.suggested)),
             "split": {"train": list(split.train), "test": list(split.test)},
@@ -122,7 +124,7 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
     }
     if told(source, lambda: dataset.has_label(case)):
         label = told(source, lambda: dataset.label(case))
-        check_label(label, image.array.shape[1:], dataset.num_classes, source)
+        check_label(label, image.array.shape[1:], dataset, source)
         record["label"] = _save(folder, f"{VOLUMES}/{key}.label.npy", label)
     write_json(record_path, {"stamp": stamp, "record": record})
     return record
