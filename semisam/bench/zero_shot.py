@@ -28,6 +28,7 @@ from semisam.core.backend import Backend
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Prompt
 from semisam.data.loading.store import VolumeStore
+from semisam.inference.evaluation import class_map
 from semisam.metrics.scores import evaluate_mask
 from semisam.pretraining.user import deepness
 
@@ -98,7 +99,7 @@ def interact(
     counts: Sequence[int],
     rng: np.random.Generator,
     clicks: Clicks = "published",
-) -> list[tuple[int, Bools, float, float]]:
+) -> list[tuple[int, NDArray[np.float32], float, float]]:
     """Query a backend click by click for one target of one volume.
 
     The image is encoded once. The backend's attribute ``memory`` names the prompts that it was
@@ -117,7 +118,8 @@ def interact(
             and only `random_click` slice by slice; ``random``: only `random_click`.
 
     Returns:
-        Per count: the count, the prediction ``(*S)``, and the seconds of encoding and prediction.
+        Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
+        prediction.
     """
     began = time.perf_counter()
     embedding = backend.encode(image)
@@ -127,6 +129,7 @@ def interact(
     planes = _planes(truth, axis)
     deep = _DEEP if clicks == "published" and axis is None else 0
     answer = np.zeros_like(truth)
+    prob = answer.astype(np.float32)
     mask: torch.Tensor | None = None
     points: list[tuple[int, ...]] = []
     labels: list[int] = []
@@ -145,8 +148,9 @@ def interact(
             answer = logits.cpu().numpy() > 0
             answering = time.perf_counter() - began
             mask = None if memory == "clicks" else logits.sigmoid()
+            prob = logits.float().sigmoid().cpu().numpy()
         if count in counts:
-            found.append((count, answer, encoding, answering))
+            found.append((count, prob, encoding, answering))
     return found
 
 
@@ -172,7 +176,8 @@ def run(
         clicks: rule of the clicks; see `interact`.
 
     Returns:
-        One row per backend, seed, case, class and count; a class that a case lacks is left out.
+        One row per backend, seed, case, class and count, scored on the grid of the case's file; a
+        class that a case lacks is left out.
     """
     dataset = store.dataset
     rows: list[dict[str, Any]] = []
@@ -181,6 +186,8 @@ def run(
         for seed in seeds:
             for case in store.test:
                 image, label = store.image(case), store.label(case)
+                drawn = store.drawn_label(case)
+                geometry = image.placement.geometry if image.placement else image.geometry
                 for k in range(1, dataset.num_classes):
                     truth = label == k
                     if not truth.any():
@@ -188,8 +195,9 @@ def run(
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
                     volume = torch.tensor(image.array)
                     asked = interact(backend, volume, truth, counts, rng, clicks)
-                    for count, answer, encoding, answering in asked:
-                        scores = evaluate_mask(answer, truth, image.geometry.spacing)
+                    for count, prob, encoding, answering in asked:
+                        answer = class_map(np.stack([1 - prob, prob]), image.placement) == 1
+                        scores = evaluate_mask(answer, drawn == k, geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
                         shown = {"class": dataset.class_names[k], "points": count}
                         cost = {"encode_seconds": encoding, "answer_seconds": answering}

@@ -19,11 +19,9 @@ from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
 from semisam.data.images.files import Geometry, to_itk, write_nifti
 from semisam.data.images.preprocessing import Placement
-from semisam.data.images.resampling import resample
 from semisam.data.loading.store import check_image
 from semisam.inference.card import Card
-from semisam.inference.evaluation import predict_probabilities
-from semisam.metrics.scores import largest_components
+from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.networks.precision import Precision
 
 sitk: Any = SimpleITK  # its functions have no types
@@ -73,13 +71,22 @@ class Prediction:
 
     Attributes:
         labelmap: ``(*S)``, the class numbers.
-        probabilities: ``(K, *S)`` float32.
         geometry: of the scan.
+        on_image: ``(K, *S')`` float32, the probabilities on the grid of the network's image.
+        placement: of that image in the scan; ``None`` if both have the same grid.
     """
 
     labelmap: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
     geometry: Geometry
+    on_image: NDArray[np.float32]
+    placement: Placement | None
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probabilities ``(K, *S)`` float32, resampled to the scan's grid when they are read."""
+        if self.placement is None:
+            return self.on_image
+        return self.placement.probabilities(self.on_image)
 
     def image(self) -> Any:
         """Return the label map as a SimpleITK image with the scan's geometry."""
@@ -159,36 +166,13 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
         device=on_device,
         precision=model.precision,
     )
-    whole = probs.cpu().numpy()
+    on_image = probs.cpu().numpy()
     if scan.placement is not None:
         axes, flips = model.card.axes_of_lps()
-        straight = np.flip(whole, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
-        whole = restored(
-            straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes))), scan.placement
-        )
-    labelmap = whole.argmax(0).astype(np.uint8)
-    if model.largest_component:
-        labelmap = largest_components(labelmap, len(whole)).astype(np.uint8)
-    return Prediction(labelmap, whole, scan.geometry)
-
-
-def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
-    """Resample probabilities ``(K, *S')`` of an image's grid to its file's, ``(K, *S)``.
-
-    Outside the crop every voxel is background.
-    """
-    own = tuple(stop - start for start, stop in placement.box)
-    oriented = np.zeros((len(probs), *(placement.shape[axis] for axis in placement.axes)), "f4")
-    oriented[0] = 1.0
-    for row, channel in zip(oriented, probs, strict=True):
-        row[tuple(slice(start, stop) for start, stop in placement.box)] = (
-            channel
-            if own == placement.size
-            else resample(channel, placement.spacing, placement.oriented_spacing, own)
-        )
-    flips = tuple(axis + 1 for axis, flip in enumerate(placement.flips) if flip)
-    order = (0, *(int(a) + 1 for a in np.argsort(placement.axes)))
-    return np.ascontiguousarray(np.flip(oriented, flips).transpose(order))
+        straight = np.flip(on_image, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
+        on_image = straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes)))
+    labelmap = class_map(on_image, scan.placement, model.largest_component)
+    return Prediction(labelmap, scan.geometry, on_image, scan.placement)
 
 
 def class_file_names(card: Card) -> Mapping[int, str]:

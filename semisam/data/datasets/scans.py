@@ -157,20 +157,27 @@ class ScanDataset(Dataset):
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Read one label and resample it onto its image's grid."""
-        path = self.label_file(case)
+        label = self.drawn_label(case)
+        try:
+            return self._placement(case).label(label)
+        except InputError as error:
+            raise InputError(f"{self.label_file(case)}: {error}") from error
+
+    def drawn_label(self, case: str) -> NDArray[np.uint8]:
+        """Read one label on the grid of its file."""
+        path, placement = self.label_file(case), self._placement(case)
         label, geometry = read_label(path)
-        if case not in self._placements:  # the crop depends on the image
-            self.image(case)
-        placement = self._placements[case]
         label = self.as_classes(label)
         where = geometry if self.aligned_labels else placement.geometry
         fault = misfit(label.shape, where, placement.shape, placement.geometry)
         if fault:
             raise InputError(f"{path}: {fault}")
-        try:
-            return placement.label(label)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        return label
+
+    def _placement(self, case: str) -> Placement:
+        if case not in self._placements:  # the crop depends on the image
+            self.image(case)
+        return self._placements[case]
 
     @classmethod
     def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -107,7 +107,7 @@ def from_itk(image: Any) -> tuple[NDArray[np.float32], Geometry]:
         array = np.moveaxis(array, -1, 0)
         spacing, origin = spacing[:3], origin[:3]
         direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
-    return np.ascontiguousarray(array, dtype=np.float32), Geometry(spacing, origin, direction)
+    return np.array(array, np.float32, order="C"), Geometry(spacing, origin, direction)
 
 
 def to_itk(array: NDArray[Any], geometry: Geometry) -> Any:

@@ -172,6 +172,7 @@ def _examine_case(dataset: Dataset, report: CaseReport) -> CaseReport:
         report = with_image(report, image.array, image.geometry.spacing)
         faults += image_faults(image.array, dataset.channels, source)
         faults += _changed(dataset, case, "image", report.image_hash)
+        placement = image.placement
         del image
         labeled = told(source, lambda: dataset.has_label(case))
         report = replace(report, labeled=labeled)
@@ -180,6 +181,9 @@ def _examine_case(dataset: Dataset, report: CaseReport) -> CaseReport:
             report = replace(report, voxels=count_voxels(label))
             faults += label_faults(report.voxels, dataset.class_names, source)
             faults += _changed(dataset, case, "label", array_hash(label))
+            if placement is not None:
+                drawn = told(source, lambda: dataset.drawn_label(case))
+                faults += _changed(dataset, case, "drawn", array_hash(drawn))
             if label.shape != report.shape:
                 problem = f"image and label must have one shape, got {report.shape} and "
                 remedy = "resample the label onto the image's grid"
