@@ -54,7 +54,7 @@ def test_the_table_scores_the_masks_that_are_on_disk(tmp_path):
         assert abs(float(row["dice"]) - want) < 1e-12
         assert (row["empty_reference"] == "True") == (not other.any())
     prepared = tmp_path / "prepared"
-    ready = ["data", "prepare", str(scans), "--out", str(prepared), *coarse[:2]]
+    ready = ["data", "prepare", str(scans), str(prepared), *coarse[:2]]
     assert CliRunner().invoke(main, ready).exit_code == 0
     command[2] = str(prepared)
     done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "again"), *TINY])

@@ -101,7 +101,7 @@ class Prediction:
         write_nifti(path, self.labelmap, self.geometry)
 
 
-def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
+def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """Read a scan and prepare it as the model's training scans were prepared.
 
     An h5 file of the published layout is already normalised and has the training grid. Any other
@@ -111,6 +111,7 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
         paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
             folder of one DICOM series, or ``mri_norm2.h5``.
         card: of the model.
+        series: choice of a DICOM series.
 
     Raises:
         InputError: if the scan cannot be read, or does not fit the model.
@@ -122,7 +123,7 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
         _check(array, array.ndim - 1, card, name)
         geometry = Geometry(card.spacing)
         return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
-    return prepared_scan(*read_channels(paths), card, name)
+    return prepared_scan(*read_channels(paths, series), card, name)
 
 
 def prepared_scan(

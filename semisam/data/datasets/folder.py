@@ -10,11 +10,11 @@ from semisam.data.datasets.scans import (
     Layout,
     ScanDataset,
     ScanFiles,
-    is_series,
     without_ending,
 )
 from semisam.data.datasets.splits import Fault
 from semisam.data.datasets.survey import count_channels
+from semisam.data.images.dicom import is_series
 from semisam.data.images.preprocessing import Modality
 
 LABEL_ENDING = "_label"
@@ -81,7 +81,7 @@ class ScanFolder(ScanDataset):
             )
         cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
         names = classes or _read_classes(path / CLASSES)
-        channels = count_channels(next(iter(images.values())))
+        channels = count_channels(images.values())
         usual: Modality = "mr"
         return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
 

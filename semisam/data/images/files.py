@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
-from semisam.data.images.headers import read_header, series_files, unreadable
+from semisam.data.images.dicom import is_dicom, read_stack, read_voxels
+from semisam.data.images.headers import read_header, unreadable
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -54,13 +55,14 @@ class Geometry:
 
 
 def read_image(
-    path: str | os.PathLike[str], *, stacked: bool = False
+    path: str | os.PathLike[str], *, stacked: bool = False, series: str = ""
 ) -> tuple[NDArray[np.float32], Geometry]:
-    """Read an image file of any format that SimpleITK knows, or a folder of one DICOM series.
+    """Read an image file of any format that SimpleITK knows, or a folder with a DICOM series.
 
     Args:
         path: the file or the folder.
         stacked: treat a fourth axis as channels, as in the Medical Segmentation Decathlon.
+        series: choice of a DICOM series, as of `dicom.read_stack`.
 
     Returns:
         ``(i, j, k)`` float32 (``(i, j)`` of a 2-D file), or ``(C, i, j, k)`` of an image with
@@ -71,9 +73,12 @@ def read_image(
             claims more than the file or the memory can hold.
     """
     path = Path(path)
-    read_header(path)
+    read_header(path, series)
     try:
-        image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+        if path.is_dir() or is_dicom(path):
+            image = read_voxels(read_stack(path, series))
+        else:
+            image = sitk.ReadImage(str(path))
         _check_whole(path)
     except RuntimeError as error:
         raise unreadable(path, error) from error
@@ -185,12 +190,6 @@ def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
             f"the columns of direction must be orthogonal unit vectors, got {direction}. "
             "Resample a sheared image first."
         )
-
-
-def _read_series(folder: Path) -> Any:
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(series_files(folder))
-    return reader.Execute()
 
 
 def _to_itk(array: NDArray[Any], geometry: Geometry) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psutil
 import SimpleITK
 
 from semisam.core.errors import InputError
+from semisam.data.images.dicom import is_dicom, read_stack
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -23,7 +24,6 @@ _INFLATION = 1100  # deflate expands a byte to at most 1032 bytes
 _DEFLATED = (".nii", ".nii.gz", ".hdr", ".mhd", ".mha")  # NRRD may use bzip2, which has no bound
 _TEXT_HEADERS = (".mhd", ".mha", ".nrrd", ".nhdr")
 _LONGEST_HEADER = 1 << 20
-_POSITION = "0020|0032"  # DICOM's ImagePositionPatient
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class Header:
         return math.prod(self.size) * self.components
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of an image file, or of a folder of one DICOM series.
+def read_header(path: Path, series: str = "") -> Header:
+    """Read the header of an image file, or of a folder with a DICOM series.
 
     Args:
         path: the file or the folder.
+        series: choice of a DICOM series, as of `dicom.read_stack`.
 
     Raises:
         InputError: the file is missing or unreadable, the header names data elsewhere, or it claims
@@ -64,7 +65,8 @@ def read_header(path: Path) -> Header:
             f"the path must be an image file or a DICOM folder, got {path}, which does not exist."
         )
     try:
-        header = _series_header(path) if path.is_dir() else _file_header(path)
+        dicom = path.is_dir() or is_dicom(path)
+        header = _dicom_header(path, series) if dicom else _file_header(path)
     except RuntimeError as error:
         raise unreadable(path, error) from error
     need, free = 4 * header.values, psutil.virtual_memory().available  # read as float32
@@ -86,21 +88,6 @@ def unreadable(path: Path, error: Exception) -> InputError:
     )
 
 
-def series_files(folder: Path) -> tuple[str, ...]:
-    """Return the files of the one DICOM series in a folder, in the order of the slices.
-
-    Raises:
-        InputError: the folder holds no series, or several.
-    """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise InputError(
-            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}. "
-            "Give the folder of one series, or the image file itself."
-        )
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-
-
 def _file_header(path: Path) -> Header:
     stored = path.stat().st_size + _detached_bytes(path)
     reader = _opened(str(path))
@@ -114,16 +101,9 @@ def _file_header(path: Path) -> Header:
     return header
 
 
-def _series_header(folder: Path) -> Header:
-    files = series_files(folder)
-    first = _opened(files[0])
-    header = _header_of(first)
-    size, spacing = [*header.size[:2], len(files)], list(header.spacing[:3])
-    if len(files) > 1:
-        second = _opened(files[1])
-        if first.HasMetaDataKey(_POSITION) and second.HasMetaDataKey(_POSITION):
-            spacing[2] = math.dist(_position(first), _position(second)) or spacing[2]
-    return replace(header, size=tuple(size), spacing=tuple(spacing))
+def _dicom_header(path: Path, series: str) -> Header:
+    stack = read_stack(path, series)
+    return Header(stack.size, stack.spacing, stack.direction, 1, stack.bytes_per_value)
 
 
 def _opened(name: str) -> Any:
@@ -143,10 +123,6 @@ def _header_of(reader: Any) -> Header:
     direction = tuple(cosines[ndim * row + column] for row in range(axes) for column in range(axes))
     components = int(reader.GetNumberOfComponents())
     return Header(size, spacing, direction, components, int(digits or 32) // 8)
-
-
-def _position(reader: Any) -> list[float]:
-    return [float(x) for x in reader.GetMetaData(_POSITION).split("\\")]
 
 
 def _detached_bytes(path: Path) -> int:

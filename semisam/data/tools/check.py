@@ -115,7 +115,8 @@ def _of_scans(
         report = CaseReport(
             case, parts.get(case, ""), str(files.images[0]), files.label is not None
         )
-        return _examine_files(kind, report, files, layout.classes, len(layout.modalities))
+        series = options.get("series", "")
+        return _examine_files(kind, report, files, layout.classes, len(layout.modalities), series)
 
     return layout.classes, list(layout.cases), examine, faults
 
@@ -126,11 +127,12 @@ def _examine_files(
     files: ScanFiles,
     classes: tuple[str, ...],
     channels: int,
+    series: str,
 ) -> CaseReport:
     faults: list[Fault] = []
     geometry = None
     try:
-        image, geometry = read_channels(files.images)
+        image, geometry = read_channels(files.images, series)
         report = with_image(report, image, geometry.spacing)
         faults += image_faults(image, channels, report.source)
         del image

@@ -141,14 +141,14 @@ def test_reads_a_dicom_folder(tmp_path: Path):
     np.testing.assert_array_equal(array, volume)
     assert_same_place(geometry, Geometry((0.5, 0.75, 2.0), (1.0, 2.0, 3.0)))
     write_series(tmp_path, volume, "1.2.3.5")
-    with pytest.raises(InputError, match="exactly one DICOM series, got 2"):
+    with pytest.raises(InputError, match="one DICOM series or one must be chosen, got these 2"):
         read_image(tmp_path)
 
 
 def test_refuses_what_is_not_an_image(tmp_path: Path):
     with pytest.raises(InputError, match="which does not exist"):
         read_image(tmp_path / "missing.nii.gz")
-    with pytest.raises(InputError, match="got 0"):
+    with pytest.raises(InputError, match="got none"):
         read_image(tmp_path)
     for name in ("text.nii.gz", "text.xyz"):
         (tmp_path / name).write_text("not an image")
