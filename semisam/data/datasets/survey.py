@@ -18,7 +18,7 @@ _LARGEST_PATCH, _PATCH_STEP = 128, 16
 
 
 def count_channels(paths: Iterable[Path]) -> int:
-    """Return the channels of the first image whose header is readable; 1 if there is none."""
+    """Return the channels of the first image whose header is readable, or 1."""
     for path in paths:
         if path.is_dir():
             return 1  # DICOM slices have one value per pixel

@@ -179,7 +179,7 @@ def read_voxels(stack: Stack) -> Any:
 
 
 def _files(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the DICOM files of a folder and of those below it; links to folders are not followed."""
+    """Yield the DICOM files of a folder and of those below it, but follow no link to a folder."""
     try:
         entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     except OSError:
@@ -267,8 +267,8 @@ def _chosen(path: Path, slices: Sequence[Slice], series: str) -> list[Slice]:
     got = f"{len(fitting)} that fit '{series}' of" if series else "these"
     raise InputError(
         f"a folder must hold one DICOM series or one must be chosen, got {got} {len(groups)} in "
-        f"{path}: {known}{more}. Choose one by its number, its UID or the begin of its description with "
-        "the option folder.series, or with --series of `semisam predict`."
+        f"{path}: {known}{more}. Choose one by number, UID or begin of its description: option "
+        "folder.series, or --series of `semisam predict`."
     )
 
 

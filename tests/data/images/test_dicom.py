@@ -218,7 +218,7 @@ def test_a_choice_that_the_only_series_does_not_fit_is_refused(tmp_path):
 def test_a_folder_of_scans_lists_its_series_and_checks_the_others(tmp_path):
     for n in range(3):
         write_stack(tmp_path / f"p{n}", SeriesDescription="T1")
-        folder, _ = write_stack(tmp_path / f"p{n}_label", SeriesDescription="T1")
+        write_stack(tmp_path / f"p{n}_label", SeriesDescription="T1")
     more = {"SeriesInstanceUID": "1.2.3.9", "SeriesDescription": "Localiser"}
     write_stack(tmp_path / "p1", count=3, names="loc{}.dcm", **more)
     report = check_folder(tmp_path, "folder", {})
