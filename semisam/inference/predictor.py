@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import SimpleITK
 import torch
@@ -18,6 +17,7 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
 from semisam.data.images.files import Geometry, to_itk, write_nifti
+from semisam.data.images.hdf5 import open_hdf5, read_volume
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.store import check_image
 from semisam.inference.card import Card
@@ -208,12 +208,5 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
 
 
 def _read_h5(path: Path) -> NDArray[np.float32]:
-    try:
-        with h5py.File(path) as file:
-            array: NDArray[np.float32] = file["image"][()].astype(np.float32, copy=False)
-    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"an h5 file must have the key 'image', got {path} "
-            f"({str(error).splitlines()[0]}). Check the file."
-        ) from None
-    return array
+    with open_hdf5(path) as file:
+        return read_volume(file, "image").astype(np.float32, copy=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from semisam.core.errors import InputError
+from semisam.core.files import read_text
 from semisam.data.datasets.scans import (
     Layout,
     ScanDataset,
@@ -98,7 +99,7 @@ def _case_of(entry: Path) -> str | None:
 def _read_classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ("foreground",)
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    names = tuple(line.strip() for line in read_text(path).splitlines())
     names = tuple(name for name in names if name)
     if not names or len(set(names)) != len(names) or "background" in names:
         raise InputError(

@@ -167,7 +167,7 @@ def read_voxels(stack: Stack) -> Any:
     known: tuple[Path, NDArray[np.float32]] | None = None
     for place, part in zip(voxels, stack.slices, strict=True):
         if known is None or known[0] != part.path:
-            image = sitk.ReadImage(str(part.path), sitk.sitkFloat32)
+            image = sitk.ReadImage(str(part.path), sitk.sitkFloat32, "GDCMImageIO")
             planes = sitk.GetArrayFromImage(image).reshape(-1, rows, columns)
             known = (part.path, planes)
         place[:] = known[1][part.frame]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.data.images.files import Geometry
+from semisam.data.images.nifti import NiftiSpace
 from semisam.data.images.resampling import (
     resample,
     resample_classes,
@@ -279,10 +280,12 @@ def geometry_to_json(geometry: Geometry) -> dict[str, Any]:
 
 def geometry_from_json(raw: Mapping[str, Any]) -> Geometry:
     """Read the values that `geometry_to_json` returned."""
+    nifti = raw["nifti"]
     return Geometry(
         tuple(raw["spacing"]),
         None if raw["origin"] is None else tuple(raw["origin"]),
         None if raw["direction"] is None else tuple(raw["direction"]),
+        None if nifti is None else NiftiSpace(**{**nifti, "affine": tuple(nifti["affine"])}),
     )
 
 
@@ -315,6 +318,7 @@ def _placed(placement: Placement) -> Geometry:
         spacing=placement.spacing,
         origin=tuple(float(x) for x in origin),
         direction=tuple(float(x) for x in columns.ravel()),
+        nifti=None,
     )
 
 
