@@ -90,7 +90,7 @@ def measure(backend, panel, number):
     for kind in ("published", "random"):
         rng = np.random.default_rng(number)
         answers = interact(backend, volume.image[None], truth, COUNTS, rng, kind)
-        found += [dice_score(answer, truth) for _, answer, *_ in answers]
+        found += [dice_score(answer > 0.5, truth) for _, answer, *_ in answers]
     session = Session(volume, np.random.default_rng([2, number]))
     session.propose()
     session.draw_box(slack=0)

@@ -46,7 +46,9 @@ def main():
                 backend.memory = memory
                 rng = np.random.default_rng(number)
                 found = interact(backend, volume.image[None], truth, COUNTS, rng, clicks)
-                scores[clicks, memory, flips].append([dice_score(a, truth) for _, a, *_ in found])
+                scores[clicks, memory, flips].append(
+                    [dice_score(a > 0.5, truth) for _, a, *_ in found]
+                )
         print(number, flush=True)
     write_rows(args.out, [row for kind in ("published", "random") for row in table(kind, scores)])
 

@@ -307,10 +307,14 @@ def protocol_lines(table: pd.DataFrame) -> list[str]:
     return [f"{section.title}." for section in sections(table)]
 
 
+GRID = "Scores are computed on the grid of each scan's file, against the label as drawn."
+
+
 def notes(table: pd.DataFrame) -> list[str]:
     """Return the notes that a reader of the table needs, a sentence each."""
     measured = table[table["protocol"] != PAPER]
-    lines = ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
+    lines = [GRID] if len(measured) else []
+    lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
     if len(measured) < len(table):
         lines.append(

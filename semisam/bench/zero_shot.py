@@ -28,6 +28,7 @@ from semisam.core.backend import Backend
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE, Prompt
 from semisam.data.loading.store import VolumeStore
+from semisam.inference.evaluation import class_map
 from semisam.metrics.scores import evaluate_mask
 from semisam.pretraining.user import deepness
 
@@ -99,7 +100,7 @@ def interact(
     rng: np.random.Generator,
     clicks: Clicks = "published",
     known: Bools | None = None,
-) -> list[tuple[int, Bools, float, float]]:
+) -> list[tuple[int, NDArray[np.float32], float, float]]:
     """Query a backend click by click for one target of one volume.
 
     The image is encoded once. The backend's attribute ``memory`` names the prompts that it was
@@ -119,7 +120,8 @@ def interact(
         known: ``(*S)``, the annotated voxels. Outside, a prediction counts as background.
 
     Returns:
-        Per count: the count, the prediction ``(*S)``, and the seconds of encoding and prediction.
+        Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
+        prediction.
     """
     began = time.perf_counter()
     embedding = backend.encode(image)
@@ -129,6 +131,7 @@ def interact(
     planes = _planes(truth, axis)
     deep = _DEEP if clicks == "published" and axis is None else 0
     answer = np.zeros_like(truth)
+    prob = answer.astype(np.float32)
     mask: torch.Tensor | None = None
     points: list[tuple[int, ...]] = []
     labels: list[int] = []
@@ -149,8 +152,9 @@ def interact(
                 answer &= known
             answering = time.perf_counter() - began
             mask = None if memory == "clicks" else logits.sigmoid()
+            prob = logits.float().sigmoid().cpu().numpy()
         if count in counts:
-            found.append((count, answer, encoding, answering))
+            found.append((count, prob, encoding, answering))
     return found
 
 
@@ -176,7 +180,8 @@ def run(
         clicks: rule of the clicks; see `interact`.
 
     Returns:
-        One row per backend, seed, case, class and count; a class that a case lacks is left out.
+        One row per backend, seed, case, class and count, scored on the grid of the case's file; a
+        class that a case lacks is left out.
     """
     dataset = store.dataset
     rows: list[dict[str, Any]] = []
@@ -185,7 +190,8 @@ def run(
         for seed in seeds:
             for case in store.test:
                 image, label = store.image(case), store.label(case)
-                known = label != IGNORE
+                known, drawn = label != IGNORE, store.drawn_label(case)
+                geometry = image.placement.geometry if image.placement else image.geometry
                 for k in range(1, dataset.num_classes):
                     truth = label == k
                     if not truth.any():
@@ -193,8 +199,10 @@ def run(
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
                     volume = torch.tensor(image.array)
                     asked = interact(backend, volume, truth, counts, rng, clicks, known)
-                    for count, answer, encoding, answering in asked:
-                        scores = evaluate_mask(answer, truth, image.geometry.spacing)
+                    for count, prob, encoding, answering in asked:
+                        answer = class_map(np.stack([1 - prob, prob]), image.placement) == 1
+                        answer &= drawn != IGNORE
+                        scores = evaluate_mask(answer, drawn == k, geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
                         shown = {"class": dataset.class_names[k], "points": count}
                         cost = {"encode_seconds": encoding, "answer_seconds": answering}

@@ -14,6 +14,12 @@ import click
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--probabilities", is_flag=True, help="Write each class's probability as well.")
 @click.option("--preview", is_flag=True, help="Write <name>.png: three slices with the outlines.")
+@click.option(
+    "--series",
+    default="",
+    metavar="TEXT",
+    help="Number, UID or begin of the description of the DICOM series, of folders with several.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -23,6 +29,7 @@ def command(
     device: str,
     probabilities: bool,
     preview: bool,
+    series: str,
 ) -> None:
     """Segment each INPUT with RUN and write <name>.nii.gz in the scan's own geometry.
 
@@ -59,7 +66,7 @@ def command(
         task = bars.add_task("predicting", total=len(scans))
         for name, paths in scans.items():
             try:
-                scan = read_scan(paths, model.card)
+                scan = read_scan(paths, model.card, series)
             except InputError as error:  # the other scans are still segmented
                 click.echo(f"Error: {error}", err=True)
                 failed += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import json
@@ -31,6 +32,27 @@ def replace_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Read a text that a person wrote: UTF-8, or UTF-16 with its mark; marks are left out.
+
+    Raises:
+        InputError: it is unreadable or in another encoding.
+    """
+    try:
+        raw = path.read_bytes()
+        if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+            raise ValueError("UTF-32")
+        wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
+        if "\0" in text:
+            raise ValueError("a NUL character")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: it must be a text in UTF-8, got '{error}'. Save it again as UTF-8."
+        ) from error
+    return text
 
 
 def write_json(path: Path, value: Any) -> None:

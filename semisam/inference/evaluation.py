@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from semisam.data.datasets.dataset import Image
 from semisam.data.images.files import write_nifti
+from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.sliding_window import sliding_window
 from semisam.metrics.scores import evaluate_labelmap, largest_components
@@ -60,6 +62,22 @@ def predict_probabilities(
     return probabilities
 
 
+def class_map(
+    probs: NDArray[np.float32], placement: Placement | None, largest_component: bool = False
+) -> NDArray[np.uint8]:
+    """Return the most probable class of each voxel, on the grid of the scan's file.
+
+    Args:
+        probs: ``(K, *S')`` on the image's grid.
+        placement: of the image in its file; ``None`` if both have the same grid.
+        largest_component: keep each class's largest component only.
+    """
+    found = probs.argmax(0) if placement is None else placement.classes(probs)
+    if largest_component:
+        found = largest_components(found, len(probs))
+    return found.astype(np.uint8, copy=False)
+
+
 def evaluate(
     framework: nn.Module,
     store: VolumeStore,
@@ -73,7 +91,7 @@ def evaluate(
     predictions: Path | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Predict and score every case.
+    """Predict every case and score it on the grid of its file, against the label as drawn.
 
     Args:
         framework: maps images to probabilities; on ``device``.
@@ -84,8 +102,7 @@ def evaluate(
         device: where the network runs.
         precision: of the network.
         largest_component: keep each class's largest component only.
-        predictions: a folder for ``<case>.nii.gz``, in the scan's own geometry where the dataset
-            keeps it, else in the image's.
+        predictions: a folder for the scored label maps, ``<case>.nii.gz``.
         on_case: called with (cases done, number of cases).
 
     Returns:
@@ -100,16 +117,12 @@ def evaluate(
         probs = predict_probabilities(
             framework, image, patch, stride, device=device, precision=precision
         )
-        labelmap: NDArray[Any] = probs.argmax(0).to(torch.uint8).cpu().numpy()
+        labelmap = class_map(probs.cpu().numpy(), image.placement, largest_component)
         seconds = time.perf_counter() - began
-        if largest_component:
-            labelmap = largest_components(labelmap, classes)
+        geometry = image.geometry if image.placement is None else image.placement.geometry
         if predictions is not None:
-            placed = (labelmap, image.geometry)
-            if image.placement is not None:
-                placed = image.placement.restore(labelmap)
-            write_nifti(predictions / f"{case}.nii.gz", *placed)
-        scores = evaluate_labelmap(labelmap, store.label(case), classes, image.geometry.spacing)
+            write_nifti(predictions / f"{case}.nii.gz", labelmap, geometry)
+        scores = evaluate_labelmap(labelmap, store.drawn_label(case), classes, geometry.spacing)
         names = store.dataset.class_names[1:]
         for name, score in zip(names, scores, strict=True):
             rows.append({"case": case, "class": name, **asdict(score), "seconds": seconds})

@@ -9,7 +9,8 @@ from pathlib import Path
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import LABEL_ENDING
 from semisam.data.datasets.la import FILE_NAME
-from semisam.data.datasets.scans import is_series, without_ending
+from semisam.data.datasets.scans import without_ending
+from semisam.data.images.dicom import is_series
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _WHOLE = -1  # in place of a channel's number: the file holds all channels

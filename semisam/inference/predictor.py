@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import SimpleITK
 import torch
@@ -18,12 +17,11 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
 from semisam.data.images.files import Geometry, to_itk, write_nifti
+from semisam.data.images.hdf5 import open_hdf5, read_volume
 from semisam.data.images.preprocessing import Placement
-from semisam.data.images.resampling import resample
 from semisam.data.loading.store import check_image
 from semisam.inference.card import Card
-from semisam.inference.evaluation import predict_probabilities
-from semisam.metrics.scores import largest_components
+from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.networks.precision import Precision
 
 sitk: Any = SimpleITK  # its functions have no types
@@ -73,15 +71,24 @@ class Prediction:
 
     Attributes:
         labelmap: ``(*S)``, the class numbers.
-        probabilities: ``(K, *S)`` float32.
         geometry: of the scan.
         mask: ``(*S)``, the values of the user's label files, which are written.
+        on_image: ``(K, *S')`` float32, the probabilities on the grid of the network's image.
+        placement: of that image in the scan; ``None`` if both have the same grid.
     """
 
     labelmap: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
     geometry: Geometry
     mask: NDArray[np.integer]
+    on_image: NDArray[np.float32]
+    placement: Placement | None
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probabilities ``(K, *S)`` float32, resampled to the scan's grid when they are read."""
+        if self.placement is None:
+            return self.on_image
+        return self.placement.probabilities(self.on_image)
 
     def image(self) -> Any:
         """Return the mask as a SimpleITK image with the scan's geometry."""
@@ -96,7 +103,7 @@ class Prediction:
         write_nifti(path, self.mask, self.geometry)
 
 
-def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
+def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """Read a scan and prepare it as the model's training scans were prepared.
 
     An h5 file of the published layout is already normalised and has the training grid. Any other
@@ -106,6 +113,7 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
         paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
             folder of one DICOM series, or ``mri_norm2.h5``.
         card: of the model.
+        series: choice of a DICOM series.
 
     Raises:
         InputError: if the scan cannot be read, or does not fit the model.
@@ -117,7 +125,7 @@ def read_scan(paths: tuple[Path, ...], card: Card) -> Scan:
         _check(array, array.ndim - 1, card, name)
         geometry = Geometry(card.spacing)
         return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
-    return prepared_scan(*read_channels(paths), card, name)
+    return prepared_scan(*read_channels(paths, series), card, name)
 
 
 def prepared_scan(
@@ -161,36 +169,14 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
         device=on_device,
         precision=model.precision,
     )
-    whole = probs.cpu().numpy()
+    on_image = probs.cpu().numpy()
     if scan.placement is not None:
         axes, flips = model.card.axes_of_lps()
-        straight = np.flip(whole, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
-        whole = restored(
-            straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes))), scan.placement
-        )
-    labelmap = whole.argmax(0).astype(np.uint8)
-    if model.largest_component:
-        labelmap = largest_components(labelmap, len(whole)).astype(np.uint8)
-    return Prediction(labelmap, whole, scan.geometry, model.card.own_values(labelmap))
-
-
-def restored(probs: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
-    """Resample probabilities ``(K, *S')`` of an image's grid to its file's, ``(K, *S)``.
-
-    Outside the crop every voxel is background.
-    """
-    own = tuple(stop - start for start, stop in placement.box)
-    oriented = np.zeros((len(probs), *(placement.shape[axis] for axis in placement.axes)), "f4")
-    oriented[0] = 1.0
-    for row, channel in zip(oriented, probs, strict=True):
-        row[tuple(slice(start, stop) for start, stop in placement.box)] = (
-            channel
-            if own == placement.size
-            else resample(channel, placement.spacing, placement.oriented_spacing, own)
-        )
-    flips = tuple(axis + 1 for axis, flip in enumerate(placement.flips) if flip)
-    order = (0, *(int(a) + 1 for a in np.argsort(placement.axes)))
-    return np.ascontiguousarray(np.flip(oriented, flips).transpose(order))
+        straight = np.flip(on_image, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
+        on_image = straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes)))
+    labelmap = class_map(on_image, scan.placement, model.largest_component)
+    mask = model.card.own_values(labelmap)
+    return Prediction(labelmap, scan.geometry, mask, on_image, scan.placement)
 
 
 def class_file_names(card: Card) -> Mapping[int, str]:
@@ -225,12 +211,5 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
 
 
 def _read_h5(path: Path) -> NDArray[np.float32]:
-    try:
-        with h5py.File(path) as file:
-            array: NDArray[np.float32] = file["image"][()].astype(np.float32, copy=False)
-    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"an h5 file must have the key 'image', got {path} "
-            f"({str(error).splitlines()[0]}). Check the file."
-        ) from None
-    return array
+    with open_hdf5(path) as file:
+        return read_volume(file, "image").astype(np.float32, copy=False)

@@ -64,7 +64,7 @@ def several(region: Bools, count: int, rng: np.random.Generator, power: float) -
 def _chances(region: Bools, power: float) -> Floats:
     deep = deepness(region)
     if math.isinf(power):
-        return (deep == deep.max()).astype(np.float32)
+        return np.asarray(deep == deep.max(), np.float32)
     return np.where(deep > 0, deep**power, 0).astype(np.float32)
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.results import paired
 from semisam.core.errors import InputError, SemisamError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.scans import read_label
-from semisam.inference.evaluation import predict_probabilities
-from semisam.metrics.scores import largest_components
+from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.run.build import open_dataset
 from semisam.run.folder import RunFolder
 from semisam.run.model import load_run, window_stride
@@ -60,12 +60,21 @@ class Shown:
 
 @dataclass(frozen=True)
 class Masks:
-    """A test case with its truth and predictions on the image's own grid."""
+    """A test case with its truth and predictions on the image's grid, and their Dice.
+
+    Attributes:
+        image: the network's input.
+        truth: on its grid.
+        predicted: on its grid.
+        source: of each prediction, ``saved`` or ``computed``.
+        dice: of each prediction, in percent, on the grid of the file.
+    """
 
     image: Image
     truth: Labels
     predicted: list[Labels]
     source: list[str]
+    dice: list[float]
 
 
 def choose(bench: Bench, part: Part, most: int) -> list[Shown]:
@@ -150,15 +159,21 @@ class Predictor:
         folders = [self._bench.folder_of(run) for run in shown.runs]
         dataset = self._dataset(folders[0])
         try:
-            image, truth = dataset.image(shown.case), dataset.label(shown.case)
+            image, drawn = dataset.image(shown.case), dataset.drawn_label(shown.case)
         except (SemisamError, KeyError, ValueError, OSError) as error:
             raise InputError(f"{shown.case} can no longer be read: {_line(error)}") from None
-        found = [self._mask(folder, shown.case, image, dataset) for folder in folders]
+        found = [self._mask(folder, shown.case, image) for folder in folders]
         masks = [mask for mask, _ in found]
-        for mask in (truth, *masks):
-            if mask.shape != image.array.shape[1:]:
+        size = image.placement.shape if image.placement else image.array.shape[1:]
+        for mask in (drawn, *masks):
+            if mask.shape != size:
                 raise InputError(f"{shown.case}: the scan has another size than when it was scored")
-        return Masks(image, truth, masks, [source for _, source in found])
+        ignored = drawn == IGNORE  # in no score, and no outline
+        drawn, *masks = (np.where(ignored, np.uint8(0), mask) for mask in (drawn, *masks))
+        scores = [dice(mask, drawn) for mask in masks]
+        if image.placement is not None:
+            drawn, *masks = (image.placement.label(mask) for mask in (drawn, *masks))
+        return Masks(image, drawn, masks, [source for _, source in found], scores)
 
     def _dataset(self, folder: RunFolder) -> Dataset:
         settings = folder.resolved()
@@ -175,16 +190,15 @@ class Predictor:
                 raise InputError(f"the scans can no longer be read: {_line(error)}") from None
         return self._datasets[key]
 
-    def _mask(
-        self, folder: RunFolder, case: str, image: Image, dataset: Dataset
-    ) -> tuple[Labels, str]:
+    def _mask(self, folder: RunFolder, case: str, image: Image) -> tuple[Labels, str]:
+        """Return a run's mask of a case on the grid of the file, and its source."""
         path = folder.path / "predictions" / f"{case}.nii.gz"
         if path.is_file():
             try:
                 mask, _ = read_label(path)
             except (SemisamError, ValueError, OSError) as error:
                 raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
-            return (image.placement.label(mask) if image.placement else mask), "saved"
+            return mask, "saved"
         if not self._compute:
             raise InputError("no prediction is saved, and --no-predict is set")
         if folder.run not in self._models:
@@ -205,9 +219,7 @@ class Predictor:
             device=torch.device("cpu"),
             precision="fp32" if settings.precision == "fp16" else settings.precision,
         )
-        found: Labels = probs.argmax(0).to(torch.uint8).cpu().numpy()
-        if settings.largest_component:
-            found = largest_components(found, dataset.num_classes).astype(np.uint8)
+        found = class_map(probs.cpu().numpy(), image.placement, settings.largest_component)
         return found, "computed"
 
 

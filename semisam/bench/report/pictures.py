@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from semisam.bench.report.choice import Masks, Predictor, Shown, dice, recorded
+from semisam.bench.report.choice import Masks, Predictor, Shown, recorded
 from semisam.bench.report.runs import Bench
 from semisam.bench.report.style import TRUTH, WITH, WITHOUT, Gallery, Made, legend_above, new_figure
 from semisam.bench.report.surfaces import common_bounds, draw_slice, draw_surface
@@ -126,7 +126,7 @@ def _middle(truth: Labels) -> tuple[int, ...]:
 
 def _caption(bench: Bench, shown: Shown, masks: Masks) -> str:
     row = shown.bare if shown.wrapped is None else shown.wrapped
-    found = [dice(mask, masks.truth) for mask in masks.predicted]
+    found = masks.dice
     if shown.wrapped is None:
         figures = f"Dice {found[0]:.1f} %"
     else:

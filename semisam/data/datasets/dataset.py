@@ -25,7 +25,8 @@ class Image:
         geometry: spacing in mm per array axis, and origin and direction if known.
         has_geometry: False if the file has only the spacing.
         placement: the grid's place in the file, if the dataset changed the grid. Predictions are
-            written to the file's grid through it, and to this grid if it is ``None``.
+            brought to the file's grid through it, scored and written there; ``None``: they have
+            the file's grid.
     """
 
     array: NDArray[np.float32]
@@ -106,6 +107,16 @@ class Dataset(ABC):
         Raises:
             InputError: the file is missing or unreadable.
         """
+
+    def drawn_label(self, case: str) -> NDArray[np.uint8]:
+        """Read one label map on the grid of the case's file, where it was drawn.
+
+        A dataset whose images have a placement overrides it, because scores are computed there.
+
+        Raises:
+            InputError: the file is missing or unreadable.
+        """
+        return self.label(case)
 
     @abstractmethod
     def has_label(self, case: str) -> bool:

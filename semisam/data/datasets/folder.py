@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from semisam.core.errors import InputError
+from semisam.core.files import read_text
 from semisam.data.datasets.scans import (
     Layout,
     ScanDataset,
     ScanFiles,
-    is_series,
     without_ending,
 )
 from semisam.data.datasets.splits import Fault
 from semisam.data.datasets.survey import count_channels
+from semisam.data.images.dicom import is_series
 from semisam.data.images.preprocessing import Modality
 
 LABEL_ENDING = "_label"
@@ -81,7 +82,7 @@ class ScanFolder(ScanDataset):
             )
         cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
         names = classes or _read_classes(path / CLASSES)
-        channels = count_channels(next(iter(images.values())))
+        channels = count_channels(images.values())
         usual: Modality = "mr"
         return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
 
@@ -98,7 +99,7 @@ def _case_of(entry: Path) -> str | None:
 def _read_classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ("foreground",)
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    names = tuple(line.strip() for line in read_text(path).splitlines())
     names = tuple(name for name in names if name)
     if not names or len(set(names)) != len(names) or "background" in names:
         raise InputError(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.images.files import Geometry
+from semisam.data.images.hdf5 import find_volume, open_hdf5, read_volume
 
 FILE_NAME = "mri_norm2.h5"
 PUBLISHED_SPACING = 0.625
@@ -73,8 +72,8 @@ class LeftAtrium(Dataset):
 
     def image(self, case: str) -> Image:
         """Read the ``image`` of one file, ``(1, W, H, D)``, but not its ``label``."""
-        with _opened(self._file(case), self.source(case)) as file:
-            node = _node(file, "image", self.source(case))
+        with open_hdf5(self._file(case)) as file:
+            node = find_volume(file, "image")
             array = node[()].astype(np.float32, copy=False)
             given = file.attrs.get("spacing", node.attrs.get("spacing"))
         if array.ndim != 3:
@@ -87,13 +86,12 @@ class LeftAtrium(Dataset):
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Read the ``label`` of one file, ``(W, H, D)``."""
-        source = self.source(case)
-        with _opened(self._file(case), source) as file:
-            return as_label(_node(file, "label", source)[()], source)
+        with open_hdf5(self._file(case)) as file:
+            return as_label(read_volume(file, "label"), self.source(case))
 
     def has_label(self, case: str) -> bool:
         """Return whether the file has the key ``label``."""
-        with _opened(self._file(case), self.source(case)) as file:
+        with open_hdf5(self._file(case)) as file:
             return "label" in file
 
     def source(self, case: str) -> str:
@@ -109,9 +107,9 @@ class LeftAtrium(Dataset):
         Full-resolution volumes need no suggestion: the paper's settings fit them.
         """
         try:
-            with h5py.File(self._file(self._split.train[0])) as file:
-                depth = int(file["image"].shape[2])
-        except (OSError, KeyError, AttributeError, IndexError):
+            with open_hdf5(self._file(self._split.train[0])) as file:
+                depth = int(find_volume(file, "image").shape[2])
+        except (InputError, IndexError):
             return {}  # the check of the volumes reports the fault
         return {"patch": (64, 64, 48), "iterations": 1000} if depth == HALF_DEPTH else {}
 
@@ -129,35 +127,6 @@ class LeftAtrium(Dataset):
                 f"got {given}. Correct or remove it."
             )
         return values if len(values) == 3 else values * 3
-
-
-@contextmanager
-def _opened(path: Path, source: str) -> Iterator[h5py.File]:
-    """Open an h5 file for reading and turn an error of h5py into an `InputError`."""
-    if not path.is_file():
-        raise InputError(
-            f"{source}: the file must exist, got none. Copy it there or remove its case from the "
-            "list."
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{source}: the file must be a complete HDF5 file, got '{error}'. It may be truncated: "
-            "copy it again."
-        ) from error
-
-
-def _node(file: h5py.File, key: str, source: str) -> h5py.Dataset:
-    node = file.get(key)
-    if not isinstance(node, h5py.Dataset):
-        keys = ", ".join(sorted(file)) or "none"
-        raise InputError(
-            f"{source}: the file must have the key '{key}', got the keys: {keys}. Write it again "
-            "with 'image' and 'label'."
-        )
-    return node
 
 
 def _read_split(path: Path) -> Split:
@@ -178,7 +147,7 @@ def _read_list(path: Path) -> tuple[str, ...]:
             "layout."
         )
     cases: dict[str, None] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         case = line.strip().removesuffix(f"/{FILE_NAME}").rstrip("/")
         if not line.strip():
             continue

@@ -14,7 +14,7 @@ from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.splits import read_json, stays_inside
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
 
-FORMAT = "semisam-prepared-1"
+FORMAT = "semisam-prepared-2"
 MANIFEST, UNFINISHED, VOLUMES = "manifest.json", "unfinished.json", "volumes"
 
 
@@ -97,6 +97,14 @@ class Prepared(Dataset):
         label: NDArray[np.uint8] = self._mapped(entry, np.uint8)
         return label
 
+    def drawn_label(self, case: str) -> NDArray[np.uint8]:
+        """Map one label map of the file's grid."""
+        entry = self._cases[case]["drawn"]
+        if entry is None:
+            return self.label(case)
+        label: NDArray[np.uint8] = self._mapped(entry, np.uint8)
+        return label
+
     def has_label(self, case: str) -> bool:
         """Return whether the source has a label."""
         return self._cases[case]["label"] is not None
@@ -130,7 +138,7 @@ class Prepared(Dataset):
             entry = self._cases[case]
             if not stays_inside(case):
                 raise ValueError(f"the case {case!r} would be written outside its folder")
-            for part in ("image", "label"):
+            for part in ("image", "label", "drawn"):
                 if entry[part] is not None and not stays_inside(entry[part]["file"]):
                     raise ValueError(f"{entry[part]['file']} is outside the folder")
 

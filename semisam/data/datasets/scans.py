@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,9 +25,6 @@ ENDINGS = (
     *(".dcm", ".tiff", ".tif", ".png"),
 )
 """Endings of image files; other files are ignored."""
-
-
-_LOOKED_AT = 5  # files to look at in a folder, because it may hold notes too
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,8 @@ class ScanDataset(Dataset):
         test_share: share of the labeled cases to draw for the test if no split is given.
         split_seed: seed of that draw.
         fold: fold of nnU-Net's splits_final.json, if that file exists.
+        series: number, UID or begin of the description of the DICOM series to read, of folders
+            with several.
 
     Raises:
         InputError: an option is out of range, or names, lists or headers of the folder are wrong.
@@ -109,6 +107,7 @@ class ScanDataset(Dataset):
         test_share: float = 0.2,
         split_seed: int = 0,
         fold: int = 0,
+        series: str = "",
     ) -> None:
         if path is None:
             raise InputError(
@@ -127,13 +126,14 @@ class ScanDataset(Dataset):
             more = len(self.faults) - 1
             hint = f" `semisam data check` lists {more} more." if more else ""
             raise InputError(f"{self.faults[0]}{hint}")
+        self._series = series
         self.values = label_values(self.name, layout, labels, ignore)
         self.label_values = self.values.own_values()
         self.partial_labels = bool(self.values.ignored)
         self.class_names = layout.classes
         self.num_classes = len(layout.classes)
         self.channels = len(layout.modalities)
-        grids = grids_of(layout.cases[case].images[0] for case in self._split.train)
+        grids = grids_of((layout.cases[case].images[0] for case in self._split.train), series)
         self.recipe = recipe_of(layout, common_spacing(spacing, grids), modality, window, crop)
         self.suggested = {"patch": fitting_patch(grids, self.recipe.spacing)}
         self._placements: dict[str, Placement] = {}
@@ -157,7 +157,7 @@ class ScanDataset(Dataset):
 
     def image(self, case: str) -> Image:
         """Read one image and resample it onto the dataset's grid."""
-        array, geometry = read_channels(self.layout.cases[case].images)
+        array, geometry = read_channels(self.layout.cases[case].images, self._series)
         try:
             image, own, placement = self.recipe.apply(array, geometry)
         except InputError as error:
@@ -167,20 +167,27 @@ class ScanDataset(Dataset):
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Read one label and resample it onto its image's grid."""
-        path = self.label_file(case)
+        label = self.drawn_label(case)
+        try:
+            return self._placement(case).label(label)
+        except InputError as error:
+            raise InputError(f"{self.label_file(case)}: {error}") from error
+
+    def drawn_label(self, case: str) -> NDArray[np.uint8]:
+        """Read one label on the grid of its file."""
+        path, placement = self.label_file(case), self._placement(case)
         raw, geometry = read_values(path)
         label = self.values.classes(raw, str(path))
-        if case not in self._placements:  # the crop depends on the image
-            self.image(case)
-        placement = self._placements[case]
         where = geometry if self.aligned_labels else placement.geometry
         fault = misfit(label.shape, where, placement.shape, placement.geometry)
         if fault:
             raise InputError(f"{path}: {fault}")
-        try:
-            return placement.label(label)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        return label
+
+    def _placement(self, case: str) -> Placement:
+        if case not in self._placements:  # the crop depends on the image
+            self.image(case)
+        return self._placements[case]
 
     def has_label(self, case: str) -> bool:
         """Return whether there is a label file."""
@@ -207,8 +214,12 @@ class ScanDataset(Dataset):
         return path
 
 
-def read_channels(paths: Iterable[Path]) -> tuple[NDArray[np.float32], Geometry]:
+def read_channels(paths: Iterable[Path], series: str = "") -> tuple[NDArray[np.float32], Geometry]:
     """Read the channels of one scan, ``(C, *S)``, which must have one grid.
+
+    Args:
+        paths: one file per channel, or one file or DICOM folder with all channels.
+        series: choice of a DICOM series.
 
     Raises:
         InputError: a channel is unreadable or has another grid.
@@ -216,7 +227,7 @@ def read_channels(paths: Iterable[Path]) -> tuple[NDArray[np.float32], Geometry]
     arrays: list[NDArray[np.float32]] = []
     first: Geometry | None = None
     for path in paths:
-        array, geometry = read_image(path, stacked=True)
+        array, geometry = read_image(path, stacked=True, series=series)
         arrays.append(array if array.ndim > len(geometry.spacing) else array[None])
         first = first or geometry
         if arrays[-1].shape[1:] != arrays[0].shape[1:] or not same_place(
@@ -295,17 +306,6 @@ def without_ending(name: str) -> str | None:
         if low.endswith(ending) and len(name) > len(ending):
             return name[: -len(ending)]
     return None
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def is_series(folder: Path) -> bool:
-    """Return whether one of a folder's first files is DICOM, by the mark after its preamble."""
-    files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != ".")
-    return any(_is_dicom(path) for path in itertools.islice(files, _LOOKED_AT))
 
 
 def _check_options(

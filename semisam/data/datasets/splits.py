@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from semisam.core.errors import InputError
+from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Split
 
 TRAIN_LIST, TEST_LIST = "train.list", "test.list"
@@ -56,7 +57,9 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError("it is larger than any list of cases")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: it must be a readable JSON file, got '{error}'. Write it again."
@@ -122,7 +125,7 @@ def _from_lists(folder: Path, labeled: Mapping[str, bool]) -> tuple[Split, list[
 
 
 def _read_list(path: Path) -> tuple[tuple[str, ...], list[Fault]]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     # Lists of the published layout may name the file in the case's folder.
     cases = [line.split("/mri_norm2.h5")[0].rstrip("/") for line in lines if line]
     faults = [

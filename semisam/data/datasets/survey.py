@@ -17,10 +17,17 @@ from semisam.data.images.resampling import resampled_size
 _LARGEST_PATCH, _PATCH_STEP = 128, 16
 
 
-def count_channels(path: Path) -> int:
-    """Return the channels of one image file, from its header."""
-    header = read_header(path)
-    return header.size[3] if len(header.size) == 4 else header.components
+def count_channels(paths: Iterable[Path]) -> int:
+    """Return the channels of the first image whose header is readable, or 1."""
+    for path in paths:
+        if path.is_dir():
+            return 1  # DICOM slices have one value per pixel
+        try:
+            header = read_header(path)
+        except InputError:
+            continue  # reported when the case is read
+        return header.size[3] if len(header.size) == 4 else header.components
+    return 1
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,22 @@ class Grid:
     spacing: tuple[float, ...]
 
 
-def grids_of(paths: Iterable[Path]) -> list[Grid]:
+def grids_of(paths: Iterable[Path], series: str = "") -> list[Grid]:
     """Return the grids of scans, from their headers.
+
+    Args:
+        paths: files or DICOM folders.
+        series: choice of a DICOM series.
 
     Raises:
         InputError: a header is unreadable.
     """
     with ThreadPoolExecutor(8, thread_name_prefix="headers") as pool:
-        return list(pool.map(_grid, paths))
+        return list(pool.map(lambda path: _grid(path, series), paths))
 
 
-def _grid(path: Path) -> Grid:
-    header = read_header(path)
+def _grid(path: Path, series: str) -> Grid:
+    header = read_header(path, series)
     ndim = min(len(header.size), 3)
     try:
         geometry = Geometry(header.spacing[:ndim], None, header.direction)

@@ -1,4 +1,4 @@
-"""Medical image files, read and written by SimpleITK.
+"""Medical image files, read by nibabel, pydicom and SimpleITK, and written as NIfTI.
 
 Arrays are indexed ``(i, j, k)`` = (x, y, z), the order of the file's own axes. SimpleITK's arrays
 are (z, y, x); that order stays inside this file.
@@ -6,11 +6,8 @@ are (z, y, x); that order stays inside this file.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,15 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
-from semisam.data.images.headers import read_header, series_files, unreadable
+from semisam.data.images.dicom import is_dicom, read_stack, read_voxels
+from semisam.data.images.headers import image_reader, read_header, unreadable
+from semisam.data.images.nifti import (
+    ENDINGS,
+    NiftiSpace,
+    read_nifti,
+    read_nifti_header,
+    write_nifti_image,
+)
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -37,11 +42,14 @@ class Geometry:
         origin: mm, the centre of voxel ``(0, 0, 0)``; ``None`` is zero.
         direction: row-major ``d * d`` cosines whose columns are the array axes; ``None`` is the
             identity.
+        nifti: the transforms of the NIfTI file that it was read from, to write a mask with the
+            same.
     """
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...] | None = None
     direction: tuple[float, ...] | None = None
+    nifti: NiftiSpace | None = None
 
     def __post_init__(self) -> None:
         ndim = len(self.spacing)
@@ -54,13 +62,14 @@ class Geometry:
 
 
 def read_image(
-    path: str | os.PathLike[str], *, stacked: bool = False
+    path: str | os.PathLike[str], *, stacked: bool = False, series: str = ""
 ) -> tuple[NDArray[np.float32], Geometry]:
-    """Read an image file of any format that SimpleITK knows, or a folder of one DICOM series.
+    """Read an image file of any format that SimpleITK knows, or a folder with a DICOM series.
 
     Args:
         path: the file or the folder.
         stacked: treat a fourth axis as channels, as in the Medical Segmentation Decathlon.
+        series: choice of a DICOM series, as of `dicom.read_stack`.
 
     Returns:
         ``(i, j, k)`` float32 (``(i, j)`` of a 2-D file), or ``(C, i, j, k)`` of an image with
@@ -71,19 +80,21 @@ def read_image(
             claims more than the file or the memory can hold.
     """
     path = Path(path)
-    read_header(path)
+    read_header(path, series)
     try:
-        image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
-        _check_whole(path)
+        if path.is_dir() or is_dicom(path):
+            image = read_voxels(read_stack(path, series))
+        elif path.name.lower().endswith(ENDINGS):
+            return _from_nifti(path, stacked)
+        else:
+            image = image_reader(path).Execute()
     except RuntimeError as error:
         raise unreadable(path, error) from error
     ndim = image.GetDimension()
-    four = stacked and ndim == 4
-    if (ndim not in (2, 3) and not four) or "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(
-            f"an image must be real and have 2 or 3 axes, got {image.GetPixelIDTypeAsString()} of "
-            f"size {image.GetSize()} in {path}. Write one file per time point or part."
-        )
+    if (ndim not in (2, 3) and not (stacked and ndim == 4)) or "complex" in (
+        image.GetPixelIDTypeAsString()
+    ):
+        raise _odd_axes(path, image.GetSize(), image.GetPixelIDTypeAsString())
     try:
         return from_itk(image)
     except InputError as error:
@@ -107,7 +118,7 @@ def from_itk(image: Any) -> tuple[NDArray[np.float32], Geometry]:
         array = np.moveaxis(array, -1, 0)
         spacing, origin = spacing[:3], origin[:3]
         direction = tuple(direction[4 * row + column] for row in range(3) for column in range(3))
-    return np.ascontiguousarray(array, dtype=np.float32), Geometry(spacing, origin, direction)
+    return np.array(array, np.float32, order="C"), Geometry(spacing, origin, direction)
 
 
 def to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
@@ -116,7 +127,15 @@ def to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
     Raises:
         InputError: the shape does not fit the geometry.
     """
-    return _to_itk(np.asarray(array), geometry)
+    values = _checked(np.asarray(array), geometry)
+    channels = values.ndim > len(geometry.spacing)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T), isVector=channels)
+    image.SetSpacing([float(x) for x in geometry.spacing])
+    if geometry.origin is not None:
+        image.SetOrigin([float(x) for x in geometry.origin])
+    if geometry.direction is not None:
+        image.SetDirection([float(x) for x in geometry.direction])
+    return image
 
 
 def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geometry) -> None:
@@ -137,43 +156,48 @@ def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geo
         raise InputError(f"the name must end in .nii or .nii.gz, got {path.name}.")
     if not path.parent.is_dir():
         raise InputError(f"the folder must exist, got {path.parent}. Create it first.")
-    image = _to_itk(np.asarray(array), geometry)
+    values = _checked(np.asarray(array), geometry)
     try:
         with replace_file(path) as temporary:
-            # SimpleITK chooses the format by the ending, which the temporary name lacks.
+            # nibabel chooses the compression by the ending, which the temporary name lacks.
             named = temporary.with_name(temporary.name + suffix)
             try:
-                sitk.WriteImage(image, str(named), useCompression=suffix == ".nii.gz")
+                write_nifti_image(named, values, _ras(geometry), geometry.nifti)
                 named.replace(temporary)
             finally:
                 named.unlink(missing_ok=True)
-    except (RuntimeError, OSError) as error:
+    except OSError as error:
         raise InputError(f"the path must be writable, got {path} ({error}).") from error
 
 
-def _check_whole(path: Path) -> None:
-    """Refuse a truncated NIfTI file, because SimpleITK fills the missing part with zeros."""
-    if not path.name.endswith(_NIFTI):
-        return
-    packed = path.name.endswith(".gz")
-    try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            header = file.read(348)
-            order = "<" if header[:4] == struct.pack("<i", 348) else ">"
-            if len(header) < 348 or struct.unpack_from(f"{order}i", header)[0] != 348:
-                return  # not NIfTI-1: left to SimpleITK
-            rank, *size = struct.unpack_from(f"{order}8h", header, 40)
-            (bits,) = struct.unpack_from(f"{order}h", header, 72)
-            (offset,) = struct.unpack_from(f"{order}f", header, 108)
-            file.seek(int(offset) + math.prod(size[:rank]) * bits // 8 - 1)
-            whole = len(file.read(1)) == 1
-    except (EOFError, OSError, zlib.error):
-        whole = False
-    if not whole:
-        raise InputError(
-            f"the file must be complete, got {path}, which ends before its last voxel. Copy or "
-            "download it again."
-        )
+def _ras(geometry: Geometry) -> NDArray[np.float64]:
+    """Return the 4 x 4 transform from voxels to RAS in mm."""
+    axes, affine = len(geometry.spacing), np.eye(4)
+    matrix = (
+        np.eye(axes) if geometry.direction is None else np.reshape(geometry.direction, (axes,) * 2)
+    )
+    affine[:axes, :axes] = matrix * geometry.spacing
+    affine[:axes, 3] = 0.0 if geometry.origin is None else geometry.origin
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _from_nifti(path: Path, stacked: bool) -> tuple[NDArray[np.float32], Geometry]:
+    header = read_nifti_header(path)
+    axes = len(header.size)
+    if axes == 4 and not stacked:
+        raise _odd_axes(path, header.size, "values")
+    array = read_nifti(path, header)
+    if axes == 4:
+        array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    spacing = header.spacing[: min(axes, 3)]
+    return array, Geometry(spacing, header.origin, header.direction, header.space)
+
+
+def _odd_axes(path: Path, size: tuple[int, ...], kind: str) -> InputError:
+    return InputError(
+        f"an image must be real and have 2 or 3 axes, got {kind} of size {size} in {path}. Write "
+        "one file per time point or part."
+    )
 
 
 def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
@@ -187,27 +211,15 @@ def _check_direction(direction: tuple[float, ...], ndim: int) -> None:
         )
 
 
-def _read_series(folder: Path) -> Any:
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(series_files(folder))
-    return reader.Execute()
-
-
-def _to_itk(array: NDArray[Any], geometry: Geometry) -> Any:
+def _checked(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Return an array in a type that files store, if its axes fit the geometry."""
     ndim = len(geometry.spacing)
-    channels = array.ndim == ndim + 1
     if array.ndim not in (ndim, ndim + 1) or array.size == 0:
         raise InputError(
             f"the array must have the {ndim} axes of the geometry, or channels before them, "
             f"got shape {array.shape}."
         )
-    image = sitk.GetImageFromArray(np.ascontiguousarray(_storable(array).T), isVector=channels)
-    image.SetSpacing([float(x) for x in geometry.spacing])
-    if geometry.origin is not None:
-        image.SetOrigin([float(x) for x in geometry.origin])
-    if geometry.direction is not None:
-        image.SetDirection([float(x) for x in geometry.direction])
-    return image
+    return _storable(array)
 
 
 def _storable(array: NDArray[Any]) -> NDArray[Any]:

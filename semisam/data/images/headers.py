@@ -6,24 +6,43 @@ refused here, before memory is allocated or another file is opened.
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
-from dataclasses import dataclass, replace
+import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import SimpleITK
+from PIL import Image
 
 from semisam.core.errors import InputError
+from semisam.data.images.dicom import is_dicom, read_stack
+from semisam.data.images.nifti import ENDINGS, read_nifti_header
 
 sitk: Any = SimpleITK  # its functions carry no types
 
 _INFLATION = 1100  # deflate expands a byte to at most 1032 bytes
 _DEFLATED = (".nii", ".nii.gz", ".hdr", ".mhd", ".mha")  # NRRD may use bzip2, which has no bound
-_TEXT_HEADERS = (".mhd", ".mha", ".nrrd", ".nhdr")
+_NRRD, _META = (".nrrd", ".nhdr"), (".mhd", ".mha")
 _LONGEST_HEADER = 1 << 20
-_POSITION = "0020|0032"  # DICOM's ImagePositionPatient
+_GIPL_HEADER = 256  # bytes
+_STRIPS, _STRIP_BYTES = 273, 279  # tags of a TIFF page
+_BIG_TIFF = 43
+
+_READERS = {
+    **dict.fromkeys(_NRRD, "NrrdImageIO"),
+    **dict.fromkeys(_META, "MetaImageIO"),
+    **dict.fromkeys((".gipl", ".gipl.gz"), "GiplImageIO"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEGImageIO"),
+    ".png": "PNGImageIO",
+    ".bmp": "BMPImageIO",
+}
+"""ITK's reader of each ending; chosen by content, a file could pass for another."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +68,12 @@ class Header:
         return math.prod(self.size) * self.components
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of an image file, or of a folder of one DICOM series.
+def read_header(path: Path, series: str = "") -> Header:
+    """Read the header of an image file, or of a folder with a DICOM series.
 
     Args:
         path: the file or the folder.
+        series: choice of a DICOM series, as of `dicom.read_stack`.
 
     Raises:
         InputError: the file is missing or unreadable, the header names data elsewhere, or it claims
@@ -64,7 +84,8 @@ def read_header(path: Path) -> Header:
             f"the path must be an image file or a DICOM folder, got {path}, which does not exist."
         )
     try:
-        header = _series_header(path) if path.is_dir() else _file_header(path)
+        dicom = path.is_dir() or is_dicom(path)
+        header = _dicom_header(path, series) if dicom else _file_header(path)
     except RuntimeError as error:
         raise unreadable(path, error) from error
     need, free = 4 * header.values, psutil.virtual_memory().available  # read as float32
@@ -86,51 +107,99 @@ def unreadable(path: Path, error: Exception) -> InputError:
     )
 
 
-def series_files(folder: Path) -> tuple[str, ...]:
-    """Return the files of the one DICOM series in a folder, in the order of the slices.
+def image_reader(path: Path) -> Any:
+    """Return a SimpleITK reader of a file that is neither NIfTI nor DICOM.
 
     Raises:
-        InputError: the folder holds no series, or several.
+        InputError: the ending is not one of a known format.
     """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise InputError(
-            f"a folder must hold exactly one DICOM series, got {len(series)} in {folder}. "
-            "Give the folder of one series, or the image file itself."
-        )
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    name = path.name.lower()
+    ending = next((e for e in sorted(_READERS, key=len, reverse=True) if name.endswith(e)), None)
+    if ending is None:
+        remedy = "Convert it with mnc2nii." if name.endswith(".mnc") else "Convert it to NIfTI."
+        known = ", ".join((*ENDINGS, *_READERS))
+        raise InputError(f"an image must be DICOM or end in one of {known}, got {path}. {remedy}")
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[ending])
+    reader.SetFileName(str(path))
+    return reader
 
 
 def _file_header(path: Path) -> Header:
     stored = path.stat().st_size + _detached_bytes(path)
-    reader = _opened(str(path))
-    header = _header_of(reader)
+    if path.name.lower().endswith(ENDINGS):
+        found = read_nifti_header(path)
+        size, spacing, direction = found.size, found.spacing, found.direction
+        header = Header(size, spacing, direction, found.components, found.bytes_per_value)
+    else:
+        reader = image_reader(path)
+        reader.ReadImageInformation()
+        header = _header_of(reader)
     claimed = header.values * header.bytes_per_value
     if path.name.lower().endswith(_DEFLATED) and claimed > stored * _INFLATION:
         raise InputError(
             f"the file must be complete, got {path}, whose header claims {_shape(header)}, more "
             f"than its {stored} bytes can hold. Copy or download it again."
         )
+    if not _is_whole(path, claimed):
+        raise InputError(
+            f"the file must be complete, got {path}, which ends before its last voxel. Copy or "
+            "download it again."
+        )
     return header
 
 
-def _series_header(folder: Path) -> Header:
-    files = series_files(folder)
-    first = _opened(files[0])
-    header = _header_of(first)
-    size, spacing = [*header.size[:2], len(files)], list(header.spacing[:3])
-    if len(files) > 1:
-        second = _opened(files[1])
-        if first.HasMetaDataKey(_POSITION) and second.HasMetaDataKey(_POSITION):
-            spacing[2] = math.dist(_position(first), _position(second)) or spacing[2]
-    return replace(header, size=tuple(size), spacing=tuple(spacing))
+def _is_whole(path: Path, claimed: int) -> bool:
+    """Return whether a file holds its voxels, of the formats whose missing part ITK fills."""
+    name = path.name.lower()
+    if name.endswith((".tif", ".tiff")):
+        return _has_all_pages(path)
+    if name.endswith(".gipl"):
+        return path.stat().st_size >= _GIPL_HEADER + claimed
+    if name.endswith(".gipl.gz"):
+        try:
+            with gzip.open(path, "rb") as file:
+                file.seek(_GIPL_HEADER + claimed - 1)
+                return len(file.read(1)) == 1
+        except (EOFError, OSError, zlib.error):
+            return False
+    return True
 
 
-def _opened(name: str) -> Any:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(name)
-    reader.ReadImageInformation()
-    return reader
+def _has_all_pages(path: Path) -> bool:
+    """Return whether the chain of a TIFF's pages, and the pixels of each, lie inside the file."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            order = {b"II": "<", b"MM": ">"}[file.read(2)]
+            big = struct.unpack(f"{order}H", file.read(2))[0] == _BIG_TIFF
+            file.seek(8 if big else 4)
+            word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+
+            def number(code: str) -> int:
+                (value,) = struct.unpack(order + code, file.read(struct.calcsize(order + code)))
+                return int(value)
+
+            seen: set[int] = set()
+            while (offset := number(word)) and offset not in seen:
+                seen.add(offset)
+                file.seek(offset)
+                file.seek(number(count) * entry, os.SEEK_CUR)
+        with Image.open(path) as opened:
+            image: Any = opened
+            for page in range(len(seen)):
+                image.seek(page)
+                offsets, counts = (image.tag_v2.get(tag, ()) for tag in (_STRIPS, _STRIP_BYTES))
+                if any(a + n > size for a, n in zip(offsets, counts, strict=False)):
+                    return False
+    except (OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return False
+    return True
+
+
+def _dicom_header(path: Path, series: str) -> Header:
+    stack = read_stack(path, series)
+    return Header(stack.size, stack.spacing, stack.direction, 1, stack.bytes_per_value)
 
 
 def _header_of(reader: Any) -> Header:
@@ -145,10 +214,6 @@ def _header_of(reader: Any) -> Header:
     return Header(size, spacing, direction, components, int(digits or 32) // 8)
 
 
-def _position(reader: Any) -> list[float]:
-    return [float(x) for x in reader.GetMetaData(_POSITION).split("\\")]
-
-
 def _detached_bytes(path: Path) -> int:
     """Return the size of a header's data file, or 0 if the data follow the header.
 
@@ -157,9 +222,10 @@ def _detached_bytes(path: Path) -> int:
     """
     name = path.name.lower()
     if name.endswith(".hdr"):
-        beside = [path.with_suffix(end) for end in (".img", ".img.gz")]
-        return sum(p.stat().st_size for p in beside if p.is_file())
-    if not name.endswith(_TEXT_HEADERS):
+        names = (f"{name[:-4]}.img", f"{name[:-4]}.img.gz")
+        beside = [p for p in path.parent.iterdir() if p.name.lower() in names]
+        return sum(_own_bytes(path, p) for p in beside)
+    if not name.endswith((*_NRRD, *_META)):
         return 0
     data = _data_file(path)
     if data is None:
@@ -170,24 +236,54 @@ def _detached_bytes(path: Path) -> int:
             f"a header must name one data file in its own folder, got '{data}' in {path}. Write "
             "header and data as one file, for example as NIfTI."
         )
-    beside_it = path.parent / data
-    return beside_it.stat().st_size if beside_it.is_file() else 0
+    return _own_bytes(path, path.parent / data)
+
+
+def _own_bytes(header: Path, data: Path) -> int:
+    """Return the size of a data file, which must not be a link to another place."""
+    if data.is_symlink():
+        raise InputError(
+            f"a header must name a file in its own folder, got {data.name}, a link, in {header}. "
+            "Copy the data there."
+        )
+    return data.stat().st_size if data.is_file() else 0
 
 
 def _data_file(path: Path) -> str | None:
-    """Return the data file that a MetaImage or NRRD header names, or ``None`` for its own."""
+    """Return the data file that a MetaImage or NRRD header names, or ``None`` for its own.
+
+    Raises:
+        InputError: the header has no end, or lines that ITK may end elsewhere.
+    """
     with path.open("rb") as file:
         text = file.read(_LONGEST_HEADER)
-    is_nrrd = text.startswith(b"NRRD")
-    for line in text.split(b"\n"):
-        if is_nrrd and not line.strip():
-            return None  # the voxels begin here
-        key, mark, value = line.partition(b":" if is_nrrd else b"=")
-        key = key.strip().lower().replace(b" ", b"")
-        if mark and key in (b"datafile", b"elementdatafile"):
-            name = os.fsdecode(value.strip())
-            return None if name.upper() == "LOCAL" else name
-    return None
+    is_nrrd = path.name.lower().endswith(_NRRD)
+    found, ended = None, False
+    for whole in text.split(b"\n"):
+        line = whole.removesuffix(b"\r")
+        if is_nrrd and not line:
+            ended = True  # the voxels begin here
+            break
+        if b"\r" in line:
+            raise InputError(
+                f"the lines of a header must end in a newline, got a carriage return in {path}. "
+                "Write the file again, for example as NIfTI."
+            )
+        key = line.strip().lower().replace(b" ", b"").replace(b"\t", b"")
+        if key.startswith(b"datafile" if is_nrrd else b"elementdatafile"):
+            _, _, rest = line.lower().partition(b"file")
+            name = os.fsdecode(line[len(line) - len(rest) :].strip(b" \t=:"))
+            if name.upper() != "LOCAL":
+                found = name
+            if not is_nrrd:
+                ended = True  # MetaImage: the last line of a header
+                break
+    if not ended and len(text) == _LONGEST_HEADER:
+        raise InputError(
+            f"a header must be at most {_LONGEST_HEADER >> 20} MiB long, got {path}. Write the "
+            "file again, for example as NIfTI."
+        )
+    return found
 
 
 def _shape(header: Header) -> str:

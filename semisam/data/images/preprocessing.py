@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
 from semisam.data.images.files import Geometry
-from semisam.data.images.resampling import resample, resample_label, resampled_size
+from semisam.data.images.nifti import NiftiSpace
+from semisam.data.images.resampling import (
+    resample,
+    resample_classes,
+    resample_label,
+    resampled_size,
+)
 
 Modality = Literal["mr", "ct", "none"]
 Crop = Literal["padding", "body", "none"]
@@ -64,26 +70,64 @@ class Placement:
             InputError: a labeled voxel is outside the crop.
         """
         oriented = _oriented(label, self.axes, self.flips)
-        cut = oriented[tuple(slice(a, b) for a, b in self.box)]
+        cut = oriented[self._crop]
         if _count_labeled(cut) != _count_labeled(oriented):
             raise InputError(
                 "the label must be inside the crop to the image's foreground, got labeled voxels "
                 "outside it. Set the dataset's option crop to none."
             )
-        own = tuple(b - a for a, b in self.box)
-        if own == self.size:
+        if self._own == self.size:
             return np.ascontiguousarray(cut)
         return resample_label(cut, self.oriented_spacing, self.spacing, self.size)
 
-    def restore(self, label: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Geometry]:
-        """Map a label of the image's grid back onto the file's grid, with 0 outside the crop."""
-        own = tuple(b - a for a, b in self.box)
-        if own != self.size:
-            label = resample_label(label, self.spacing, self.oriented_spacing, own)
-        oriented = np.zeros([self.shape[axis] for axis in self.axes], np.uint8)
-        oriented[tuple(slice(a, b) for a, b in self.box)] = label
-        flipped = np.flip(oriented, tuple(a for a, flip in enumerate(self.flips) if flip))
-        return np.ascontiguousarray(flipped.transpose(np.argsort(self.axes))), self.geometry
+    def classes(self, probs: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the most probable class of each voxel of the file.
+
+        Probabilities are resampled linearly before the class is taken, so the result has the
+        file's resolution. Outside the crop every voxel is background.
+
+        Args:
+            probs: ``(K, *S)`` on the image's grid.
+
+        Returns:
+            ``(*S)`` on the file's grid.
+        """
+        oriented = np.zeros(self._oriented_shape, np.uint8)
+        oriented[self._crop] = (
+            probs.argmax(0)
+            if self._own == self.size
+            else resample_classes(probs, self.spacing, self.oriented_spacing, self._own)
+        )
+        return self._unoriented(oriented)
+
+    def probabilities(self, probs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resample probabilities ``(K, *S)`` of the image's grid to the file's, ``(K, *S)``."""
+        oriented = np.zeros((len(probs), *self._oriented_shape), np.float32)
+        oriented[0] = 1.0
+        for row, channel in zip(oriented, probs, strict=True):
+            row[self._crop] = (
+                channel
+                if self._own == self.size
+                else resample(channel, self.spacing, self.oriented_spacing, self._own)
+            )
+        return self._unoriented(oriented, leading=1)
+
+    @property
+    def _own(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self.box)
+
+    @property
+    def _crop(self) -> tuple[slice, ...]:
+        return tuple(slice(start, stop) for start, stop in self.box)
+
+    @property
+    def _oriented_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    def _unoriented(self, array: NDArray[Any], leading: int = 0) -> NDArray[Any]:
+        flips = tuple(axis + leading for axis, flip in enumerate(self.flips) if flip)
+        order = (*range(leading), *(int(a) + leading for a in np.argsort(self.axes)))
+        return np.ascontiguousarray(np.flip(array, flips).transpose(order))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a manifest."""
@@ -250,10 +294,12 @@ def geometry_to_json(geometry: Geometry) -> dict[str, Any]:
 
 def geometry_from_json(raw: Mapping[str, Any]) -> Geometry:
     """Read the values that `geometry_to_json` returned."""
+    nifti = raw["nifti"]
     return Geometry(
         tuple(raw["spacing"]),
         None if raw["origin"] is None else tuple(raw["origin"]),
         None if raw["direction"] is None else tuple(raw["direction"]),
+        None if nifti is None else NiftiSpace(**{**nifti, "affine": tuple(nifti["affine"])}),
     )
 
 
@@ -286,6 +332,7 @@ def _placed(placement: Placement) -> Geometry:
         spacing=placement.spacing,
         origin=tuple(float(x) for x in origin),
         direction=tuple(float(x) for x in columns.ravel()),
+        nifti=None,
     )
 
 

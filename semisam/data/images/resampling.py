@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import SimpleITK
 from numpy.typing import NDArray
 
 sitk: Any = SimpleITK  # its functions carry no types
+
+_AT_ONCE = 1 << 22  # voxels
 
 
 def resampled_size(
@@ -24,19 +27,59 @@ def resample(
     spacing: Sequence[float],
     target: Sequence[float],
     size: Sequence[int],
+    rows: range | None = None,
 ) -> NDArray[np.float32]:
-    """Resample a channel ``(*S)`` linearly, with the nearest value beyond the outer centres."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T, dtype=np.float32))
+    """Resample a channel ``(*S)`` linearly, with the nearest value beyond the outer centres.
+
+    Args:
+        array: the channel.
+        spacing: mm per axis of the channel.
+        target: mm per axis of the result.
+        size: voxels per axis of the whole result.
+        rows: consecutive indices of the result's first axis to compute; ``None``: all of them.
+    """
+    rows = range(size[0]) if rows is None else rows
+    origin = [(b - a) / 2 for a, b in zip(spacing, target, strict=True)]
+    # Only the planes between which the rows lie, so that memory depends on the rows.
+    ends = [(origin[0] + row * target[0]) / spacing[0] for row in (rows[0], rows[-1])]
+    low, high = (min(max(math.floor(end), 0), len(array) - 1) for end in ends)
+    part = array[low : high + 2]
+    origin[0] += rows[0] * target[0] - low * spacing[0]
+    image = sitk.GetImageFromArray(np.ascontiguousarray(part.T, dtype=np.float32))
     image.SetSpacing([float(s) for s in spacing])
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.SetUseNearestNeighborExtrapolator(True)
-    resampler.SetSize([int(n) for n in size])
+    resampler.SetSize([len(rows), *(int(n) for n in size[1:])])
     resampler.SetOutputSpacing([float(s) for s in target])
-    resampler.SetOutputOrigin([(b - a) / 2 for a, b in zip(spacing, target, strict=True)])
+    resampler.SetOutputOrigin(origin)
     resampler.SetOutputDirection(np.eye(array.ndim).ravel().tolist())
     resampled = resampler.Execute(image)  # a name keeps it alive, which the view below does not
-    return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampled).T)
+    return np.array(sitk.GetArrayViewFromImage(resampled).T, order="C")
+
+
+def resample_classes(
+    probs: NDArray[np.float32],
+    spacing: Sequence[float],
+    target: Sequence[float],
+    size: Sequence[int],
+) -> NDArray[np.uint8]:
+    """Resample probabilities ``(K, *S)`` linearly and return the most probable class ``(*size)``.
+
+    Of equal classes the first is taken. Some rows are computed at a time, so that beyond the
+    result the memory does not depend on its size.
+    """
+    result = np.zeros(tuple(size), np.uint8)
+    step = max(1, _AT_ONCE // math.prod(size[1:]))
+    for start in range(0, size[0], step):
+        rows = range(start, min(start + step, size[0]))
+        found = result[rows.start : rows.stop]
+        most = resample(probs[0], spacing, target, size, rows)
+        for value in range(1, len(probs)):
+            share = resample(probs[value], spacing, target, size, rows)
+            wins = share > most
+            found[wins], most[wins] = value, share[wins]
+    return result
 
 
 def resample_label(

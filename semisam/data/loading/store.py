@@ -87,12 +87,27 @@ class VolumeStore:
             LabelLeak: the case is neither labeled nor a test case.
             InputError: the file is missing or unreadable.
         """
+        self._refuse_leak(case)
+        return self._cached(("label", case), lambda: self.dataset.label(case), lambda label: label)
+
+    def drawn_label(self, case: str) -> NDArray[np.uint8]:
+        """Return the label of a labeled or a test case on the grid of its file; read-only.
+
+        Raises:
+            LabelLeak: the case is neither labeled nor a test case.
+            InputError: the file is missing or unreadable.
+        """
+        if self.image(case).placement is None:
+            return self.label(case)
+        self._refuse_leak(case)
+        return self.dataset.drawn_label(case)  # read once per evaluation, so not cached
+
+    def _refuse_leak(self, case: str) -> None:
         if case not in self._may_read_label:
             raise LabelLeak(
                 f"only labels of labeled and test cases may be read, got a request for {case}. "
                 "Labels of unlabeled cases never enter a run."
             )
-        return self._cached(("label", case), lambda: self.dataset.label(case), lambda label: label)
 
     @property
     def cached_bytes(self) -> int:
@@ -106,8 +121,8 @@ class VolumeStore:
             on_case: called with (cases done, number of cases) after each case, in this thread.
 
         Returns:
-            SHA-256 per array under ``image:<case>`` and ``label:<case>``, with labels only of
-            labeled and test cases.
+            SHA-256 per array under ``image:<case>``, ``label:<case>`` of labeled and test cases,
+            and ``drawn:<case>`` of test cases that are scored on another grid than the image's.
 
         Raises:
             InputError: a volume is faulty; the first in the order labeled, unlabeled, test.
@@ -127,7 +142,8 @@ class VolumeStore:
 
     def _check_case(self, case: str) -> dict[str, str]:
         source = self.dataset.source(case)
-        image = told(source, lambda: self.image(case).array)
+        whole = told(source, lambda: self.image(case))
+        image, placement = whole.array, whole.placement
         check_image(image, self.dataset.channels, source)
         hashes = {f"image:{case}": array_hash(image)}
         if case in self._may_read_label:
@@ -145,6 +161,10 @@ class VolumeStore:
                     "class, got only background. Correct it or use the case as unlabeled."
                 )
             hashes[f"label:{case}"] = array_hash(label)
+            if case in self.test and placement is not None:
+                drawn = told(source, lambda: self.drawn_label(case))
+                check_label(drawn, placement.shape, self.dataset, source)
+                hashes[f"drawn:{case}"] = array_hash(drawn)
         return hashes
 
     def _cached(

@@ -104,6 +104,7 @@ class _Rules:
     aligned: bool
     values: LabelValues
     recipe: Recipe
+    series: str
 
 
 def _of_scans(
@@ -132,6 +133,7 @@ def _of_scans(
         kind.aligned_labels,
         label_values(kind.name, layout, given["labels"], given["ignore"]),
         recipe_of(layout, None, given["modality"], tuple(given["window"]), given["crop"]),
+        given["series"],
     )
 
     def examine(case: str) -> CaseReport:
@@ -148,7 +150,7 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
     faults: list[Fault] = []
     geometry = placement = None
     try:
-        image, geometry = read_channels(files.images)
+        image, geometry = read_channels(files.images, rules.series)
         report = with_image(report, image, geometry.spacing)
         faults += image_faults(image, rules.channels, report.source)
         if len(image) == rules.channels:
@@ -197,6 +199,7 @@ def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> 
         report = with_image(report, image.array, image.geometry.spacing)
         faults += image_faults(image.array, dataset.channels, source)
         faults += _changed(dataset, case, "image", report.image_hash)
+        placement = image.placement
         del image
         labeled = told(source, lambda: dataset.has_label(case))
         report = replace(report, labeled=labeled)
@@ -206,6 +209,9 @@ def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> 
             report = replace(report, voxels=values.count_classes(counts), values={source: counts})
             faults += label_faults(report.voxels, source)
             faults += _changed(dataset, case, "label", array_hash(label))
+            if placement is not None:
+                drawn = told(source, lambda: dataset.drawn_label(case))
+                faults += _changed(dataset, case, "drawn", array_hash(drawn))
             if label.shape != report.shape:
                 problem = f"image and label must have one shape, got {report.shape} and "
                 remedy = "resample the label onto the image's grid"

@@ -118,6 +118,7 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
     record: dict[str, Any] = {
         "image": _save(folder, f"{VOLUMES}/{key}.image.npy", image.array),
         "label": None,
+        "drawn": None,
         "geometry": _plain(geometry_to_json(image.geometry)),
         "has_geometry": image.has_geometry,
         "placement": None if image.placement is None else _plain(image.placement.to_json()),
@@ -126,6 +127,10 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
         label = told(source, lambda: dataset.label(case))
         check_label(label, image.array.shape[1:], dataset, source)
         record["label"] = _save(folder, f"{VOLUMES}/{key}.label.npy", label)
+        if image.placement is not None:
+            drawn = told(source, lambda: dataset.drawn_label(case))
+            check_label(drawn, image.placement.shape, dataset, source)
+            record["drawn"] = _save(folder, f"{VOLUMES}/{key}.drawn.npy", drawn)
     write_json(record_path, {"stamp": stamp, "record": record})
     return record
 
@@ -140,7 +145,7 @@ def _save(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _files(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [record[part] for part in ("image", "label") if record[part] is not None]
+    return [record[part] for part in ("image", "label", "drawn") if record[part] is not None]
 
 
 def _is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:

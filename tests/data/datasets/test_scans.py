@@ -136,7 +136,8 @@ def test_a_prediction_lands_in_the_scan(folder):
     data = ScanFolder(folder, spacing=(0.9, 1.1, 1.3))
     image = data.image("b1")
     assert image.placement is not None
-    restored, geometry = image.placement.restore(data.label("b1"))
+    label, geometry = data.label("b1"), image.placement.geometry
+    restored = image.placement.classes(np.stack([label == 0, label == 1, label == 2]).astype("f4"))
     truth, where = read_image(folder / "b1_label.nii.gz")
     assert geometry.direction == pytest.approx(where.direction, abs=1e-5)
     assert geometry.origin == pytest.approx(where.origin, abs=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -141,18 +142,18 @@ def test_reads_a_dicom_folder(tmp_path: Path):
     np.testing.assert_array_equal(array, volume)
     assert_same_place(geometry, Geometry((0.5, 0.75, 2.0), (1.0, 2.0, 3.0)))
     write_series(tmp_path, volume, "1.2.3.5")
-    with pytest.raises(InputError, match="exactly one DICOM series, got 2"):
+    with pytest.raises(InputError, match="one DICOM series or one must be chosen, got these 2"):
         read_image(tmp_path)
 
 
 def test_refuses_what_is_not_an_image(tmp_path: Path):
     with pytest.raises(InputError, match="which does not exist"):
         read_image(tmp_path / "missing.nii.gz")
-    with pytest.raises(InputError, match="got 0"):
+    with pytest.raises(InputError, match="got none"):
         read_image(tmp_path)
     for name in ("text.nii.gz", "text.xyz"):
         (tmp_path / name).write_text("not an image")
-        with pytest.raises(InputError, match="image must be readable"):
+        with pytest.raises(InputError, match=r"image must be (readable|DICOM or end in)"):
             read_image(tmp_path / name)
     series = sitk.Image((3, 3, 3, 2), sitk.sitkFloat32)
     sitk.WriteImage(series, str(tmp_path / "t.nii"))
@@ -160,13 +161,16 @@ def test_refuses_what_is_not_an_image(tmp_path: Path):
         read_image(tmp_path / "t.nii")
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize(
+    "suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".gipl", ".gipl.gz", ".hdr"]
+)
 def test_refuses_a_file_that_ends_early(tmp_path: Path, suffix):
     values = np.random.default_rng(0).random((9, 9, 9), dtype=np.float32)
     path = tmp_path / f"cut{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
     read_image(path)
-    path.write_bytes(path.read_bytes()[:-20])
+    voxels = path.with_suffix(".img") if suffix == ".hdr" else path
+    voxels.write_bytes(voxels.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"must be (complete|readable), got"):
         read_image(path)
 
@@ -191,9 +195,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
     write_nifti(path, np.ones((2, 2, 2)), GEOMETRIES["plain"])
 
     def fail(*args, **kwargs):
-        raise RuntimeError("disk full")
+        raise OSError("disk full")
 
-    monkeypatch.setattr(sitk, "WriteImage", fail)
+    monkeypatch.setattr(nibabel, "save", fail)
     with pytest.raises(InputError, match="disk full"):
         write_nifti(path, np.zeros((2, 2, 2)), GEOMETRIES["plain"])
     assert read_image(path)[0].all()
@@ -209,3 +213,26 @@ def test_geometry_is_checked():
         Geometry((1.0, 1.0, 1.0), None, (1.0, 0.0, 0.0, 1.0))
     with pytest.raises(InputError, match="orthogonal"):
         Geometry((1.0, 1.0), None, (1.0, 0.5, 0.0, 1.0))
+
+
+def test_a_tiff_without_its_last_pages_is_refused(tmp_path: Path):
+    path = tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(0, 60000, (9, 20, 20)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
+    assert np.array_equal(read_image(path)[0].T, values)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match="must be complete"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "png", "tif", "gipl", "mha"])
+def test_a_file_is_read_as_what_its_name_says(tmp_path: Path, ending):
+    meta = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.uint8)), str(meta))
+    other = tmp_path / f"b.{ending}"
+    other.write_bytes(meta.read_bytes())
+    if ending == "mha":
+        read_image(other)
+        return
+    with pytest.raises(InputError, match=r"must be (readable|complete)"):
+        read_image(other)

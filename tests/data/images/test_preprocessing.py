@@ -14,6 +14,10 @@ from semisam.data.images.preprocessing import Placement, Recipe
 AS_IT_IS = Recipe(None, ("none",), crop="none")
 
 
+def one_hot(label):
+    return np.stack([label == value for value in range(3)]).astype(np.float32)
+
+
 def directions():
     """All 48 orientations of the axes, each tilted a little."""
     tilt = np.reshape(OBLIQUE, (3, 3))
@@ -48,9 +52,9 @@ def test_a_label_returns_to_its_file():
         array, _, placement = recipe.apply(image[None].astype(np.float32), geometry)
         assert array.size < image.size
         assert Placement.from_json(placement.to_json()) == placement
-        back, where = placement.restore(placement.label(label))
+        back = placement.classes(one_hot(placement.label(label)))
         assert np.array_equal(back, label)
-        assert where == geometry
+        assert placement.geometry == geometry
 
 
 @pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (1.3, 1.1, 2.0)])
@@ -63,8 +67,10 @@ def test_a_resampled_label_returns_nearly(spacing):
         label[None].astype(np.float32), geometry
     )
     assert placed.spacing == spacing
-    back, where = placement.restore(placement.label(label))
-    assert where == geometry
+    assert placement.geometry == geometry
+    probs = one_hot(placement.label(label))
+    back = placement.classes(probs)
+    assert np.array_equal(back, placement.probabilities(probs).argmax(0))
     for value in (1, 2):
         both = np.sum((back == value) & (label == value))
         assert 2 * both / (np.sum(back == value) + np.sum(label == value)) > 0.9
