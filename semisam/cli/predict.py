@@ -46,7 +46,7 @@ def command(
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.images.files import write_nifti
-    from semisam.inference.inputs import check_outputs, gather_scans
+    from semisam.inference.inputs import check_outputs, gather_scans, labels_among
     from semisam.inference.predictor import class_file_names, read_scan, segment
     from semisam.inference.preview import write_preview
     from semisam.run.folder import find_run
@@ -57,7 +57,12 @@ def command(
     keep_memory()
     check_device(device)
     model = load_model(find_run(run), device)
-    scans = gather_scans([Path(text) for text in inputs], model.card.channels)
+    given = [Path(text) for text in inputs]
+    scans = gather_scans(given, model.card.channels)
+    labels = [label.name for label in labels_among(given)]
+    if labels:
+        shown = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+        console.print(f"Left out: {len(labels)} labels ({shown})", soft_wrap=True)
     folder = Path(out)
     check_outputs(folder, scans)
     writable_folder(folder)

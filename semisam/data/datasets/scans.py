@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.datasets.labels import LabelValues
+from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.splits import Fault, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
 from semisam.data.images.alignment import misfit, same_place
@@ -61,6 +62,10 @@ class Layout:
     faults: tuple[Fault, ...] = ()
     values: Mapping[int, int] = field(default_factory=dict)
     ignored: tuple[int, ...] = ()
+
+    def first_images(self) -> dict[str, Path]:
+        """Return the first image of every case."""
+        return {case: files.images[0] for case, files in self.cases.items()}
 
 
 class ScanDataset(Dataset):
@@ -163,6 +168,10 @@ class ScanDataset(Dataset):
         except InputError as error:
             raise InputError(f"{self.source(case)}: {error}") from error
         self._placements[case] = placement
+        if self.layout.cases[case].label is None:
+            fault = label_fault(case, self.layout.first_images(), array)
+            if fault is not None:
+                raise InputError(str(fault))
         return Image(image, own, has_geometry=True, placement=placement)
 
     def label(self, case: str) -> NDArray[np.uint8]:

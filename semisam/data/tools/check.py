@@ -17,6 +17,7 @@ from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.labels import LabelValues, count_values
+from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
 from semisam.data.datasets.scans import (
     ScanDataset,
@@ -98,13 +99,25 @@ def _examined(
 
 @dataclass(frozen=True)
 class _Rules:
-    """The rules that every case of a folder of scan files must keep."""
+    """The rules that every case of a folder of scan files must keep.
+
+    Attributes:
+        channels: of an image.
+        aligned: True if a label has a geometry of its own.
+        values: classes of a label's values.
+        recipe: preprocessing at each scan's own spacing.
+        series: choice of a DICOM series.
+        images: first image of every case.
+        named: files with a fault that their names show.
+    """
 
     channels: int
     aligned: bool
     values: LabelValues
     recipe: Recipe
     series: str
+    images: Mapping[str, Path]
+    named: frozenset[str]
 
 
 def _of_scans(
@@ -134,6 +147,8 @@ def _of_scans(
         label_values(kind.name, layout, given["labels"], given["ignore"]),
         recipe_of(layout, None, given["modality"], tuple(given["window"]), given["crop"]),
         given["series"],
+        layout.first_images(),
+        frozenset(fault.file for fault in layout.faults),
     )
 
     def examine(case: str) -> CaseReport:
@@ -155,6 +170,9 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
         faults += image_faults(image, rules.channels, report.source)
         if len(image) == rules.channels:
             placement = rules.recipe.place(image, geometry)
+        if files.label is None and report.source not in rules.named:
+            lookalike = label_fault(report.case, rules.images, image)
+            faults += [lookalike] if lookalike else []
         del image
     except InputError as error:
         faults.append(fault_of(report.source, error))
