@@ -62,7 +62,8 @@ def command(
     labels = [label.name for label in labels_among(given)]
     if labels:
         shown = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
-        console.print(f"Left out: {len(labels)} labels ({shown})", soft_wrap=True)
+        text = f"Left out: {len(labels)} labels ({shown})"
+        console.print(text, soft_wrap=True, markup=False)
     folder = Path(out)
     check_outputs(folder, scans)
     writable_folder(folder)
@@ -93,6 +94,7 @@ def command(
         if model.card.label_values is not None:
             pairs = zip(model.card.class_names, model.card.label_values, strict=True)
             shown = ", ".join(f"{value} {title}" for title, value in pairs)
-            console.print(f"Values of the masks, as in the labels of the training: {shown}")
+            text = f"Values of the masks, as in the training labels: {shown}"
+            console.print(text, soft_wrap=True, markup=False)
     if failed:
         ctx.exit(2)
