@@ -102,3 +102,9 @@ def test_values_of_ones_own_from_the_labels_to_the_masks(tmp_path):
     assert np.array_equal(found.mask, 255 * found.labelmap.astype(int))
     mask, _ = read_image(tmp_path / "masks" / "a.nii.gz")
     assert np.array_equal(mask, found.mask)
+
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--data", str(scans)])
+    assert done.exit_code == 0, done.output
+    with (run / "evaluation.csv").open() as file, (run / "cases.csv").open() as other:
+        (row,), (want,) = csv.DictReader(file), csv.DictReader(other)
+        assert row["dice"] == want["dice"]

@@ -15,6 +15,10 @@ from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset
 from semisam.run.folder import find_run
 from semisam.run.model import load_run
+from semisam.run.settings import RunSettings
+
+_OF_LABELS = ("labels", "ignore")
+"""Options of a dataset that say what its label files hold."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,8 @@ def open_scored(
         InputError: there is no such run, a checkpoint lacks data or patch, or the classes differ.
     """
     path = Path(text)
-    other = None if data is None else _open(Path(data))
     if path.is_file():
-        if other is None or patch is None:
+        if data is None or patch is None:
             raise InputError(
                 f"a checkpoint file must come with --data and --patch, got {path} without. The "
                 "published patch is 112x112x80."
@@ -74,7 +77,7 @@ def open_scored(
         return _checked(
             Scored(
                 model.to(device),
-                other,
+                _open(Path(data)),
                 patch,
                 stride or tuple(published_stride(patch)),
                 "fp32",
@@ -90,7 +93,7 @@ def open_scored(
     largest = settings.largest_component if largest_component is None else largest_component
     scored = Scored(
         framework,
-        other if other is not None else open_dataset(settings),
+        open_dataset(settings) if data is None else _open(Path(data), settings),
         window,
         stride or kept or tuple(published_stride(window)),
         settings.precision,
@@ -100,8 +103,11 @@ def open_scored(
     return _checked(scored, len(card.class_names))
 
 
-def _open(data: Path) -> Dataset:
-    return open_plugin(recognise_dataset(data), data, {})
+def _open(data: Path, settings: RunSettings | None = None) -> Dataset:
+    """Open other scans, with the run's options of label files if one plugin reads both."""
+    name = recognise_dataset(data)
+    known = settings.dataset_options if settings and settings.dataset == name else {}
+    return open_plugin(name, data, {key: known[key] for key in _OF_LABELS if key in known})
 
 
 def _checked(scored: Scored, classes: int) -> Scored:
