@@ -236,6 +236,17 @@ class TestScanFolder(DatasetContract):
         return registry.load("dataset", "folder")(self.folder, spacing=(1.2, 1.0, 1.4))
 
 
+class TestPartlyAnnotatedFolder(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = write_folder(tmp_path)
+
+    def make(self):
+        return registry.load("dataset", "folder")(
+            self.folder, spacing=(1.2, 1.0, 1.4), labels={1: 1}, ignore=2
+        )
+
+
 class TestDecathlon(DatasetContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from semisam.core.files import write_json
 from semisam.data.datasets.dataset import Dataset, Image
+from semisam.data.datasets.labels import own_values_of
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Modality, Recipe, orientation
 
@@ -85,9 +86,6 @@ class Card:
         """
         code, recipe = raw.get("orientation"), raw.get("recipe")
         names = tuple(str(name) for name in raw["class_names"])
-        values = raw.get("label_values")
-        if values is not None and len(values) != len(names):
-            raise ValueError("label_values must have a value per class")
         spacing = tuple(float(s) for s in raw["spacing"])
         if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
             raise ValueError("a card must have channels, class_names and spacing")
@@ -101,7 +99,7 @@ class Card:
             spacing=spacing,
             orientation=code,
             recipe=None if recipe is None else Recipe.from_json(recipe),
-            label_values=None if values is None else tuple(int(value) for value in values),
+            label_values=own_values_of(raw.get("label_values"), len(names)),
         )
 
 

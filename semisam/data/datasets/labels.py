@@ -156,6 +156,20 @@ class LabelValues:
         return f"map them with {option}{_pairs(pairs)}{either}"
 
 
+def own_values_of(raw: Any, classes: int) -> tuple[int, ...] | None:
+    """Read `LabelValues.own_values` from JSON; a file without them holds class numbers.
+
+    Raises:
+        TypeError, ValueError: they are not one value per class.
+    """
+    if raw is None:
+        return None
+    values = tuple(int(value) for value in raw)
+    if len(values) != classes or max(map(abs, values)) > _LARGEST:
+        raise ValueError(f"label_values must be {classes} values of labels")
+    return values
+
+
 def count_values(array: NDArray[Any], source: str) -> dict[int, int]:
     """Return the voxels of each value in a label ``(*S)``, in ascending order.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split
+from semisam.data.datasets.labels import own_values_of
 from semisam.data.datasets.splits import read_json, stays_inside
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
 
@@ -122,10 +123,7 @@ class Prepared(Dataset):
             raise ValueError(f"format {raw['format']}")
         self.class_names = tuple(str(name) for name in raw["class_names"])
         self.num_classes = len(self.class_names)
-        values = raw.get("label_values")
-        self.label_values = None if values is None else tuple(int(value) for value in values)
-        if values is not None and len(values) != self.num_classes:
-            raise ValueError(f"label_values must have {self.num_classes} values")
+        self.label_values = own_values_of(raw.get("label_values"), self.num_classes)
         self.partial_labels = bool(raw.get("partial_labels", False))
         self.channels = int(raw["channels"])
         self.note = str(raw["note"])

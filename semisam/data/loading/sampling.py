@@ -79,7 +79,7 @@ class BatchSource:
     from (seed, stream, pass), so every case occurs equally often. Each row is a uniformly random
     patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of a partly
     annotated label is drawn around one of its annotated voxels. A volume smaller than the patch is
-    padded with zeros on both sides.
+    padded with zeros on both sides, and a partly annotated label with `IGNORE`.
 
     Args:
         store: store of the volumes.
@@ -125,7 +125,7 @@ class BatchSource:
         self.seed = seed
         self.augment = augment
         self.truth = truth
-        self._partly: dict[str, bool] = {}
+        self._partial: dict[str, bool] = {}
         self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
 
     def cases(self, step: int) -> tuple[str, ...]:
@@ -175,7 +175,8 @@ class BatchSource:
             _place(cut, image[place], len(self.patch))
             if place < known:
                 known_label = orient(self.store.label(case)[window], orientation)
-                _place(known_label, label[place], len(self.patch))
+                around = IGNORE if self._is_partial(case) else 0
+                _place(known_label, label[place], len(self.patch), around)
         labels = torch.from_numpy(label)
         if self.truth:
             return OracleBatch(torch.from_numpy(image), labels[:labeled], labels, rows=self.rows)
@@ -183,14 +184,20 @@ class BatchSource:
 
     def _draw_annotated(self, case: str, rng: np.random.Generator) -> tuple[int, ...] | None:
         """Draw an annotated voxel of a label; ``None`` if it is annotated everywhere or nowhere."""
+        if not self._is_partial(case):
+            return None
         label = self.store.label(case)
-        if case not in self._partly:
-            self._partly[case] = bool((label == IGNORE).any())
-        annotated = np.flatnonzero(label != IGNORE) if self._partly[case] else ()
+        annotated = np.flatnonzero(label != IGNORE)
         if not len(annotated):
             return None
         voxel = np.unravel_index(annotated[rng.integers(len(annotated))], label.shape)
         return tuple(int(index) for index in voxel)
+
+    def _is_partial(self, case: str) -> bool:
+        """Return whether a label has voxels that nobody annotated; each label is searched once."""
+        if case not in self._partial:
+            self._partial[case] = bool((self.store.label(case) == IGNORE).any())
+        return self._partial[case]
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
@@ -226,13 +233,13 @@ def _draw_window(
     return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
 
 
-def _place(cut: NDArray[Any], out: NDArray[Any], spatial: int) -> None:
-    """Copy a crop into the centre of ``out`` with zeros around; no other copy is made."""
+def _place(cut: NDArray[Any], out: NDArray[Any], spatial: int, around: int = 0) -> None:
+    """Copy a crop into the centre of ``out`` with one value around; no other copy is made."""
     leading = out.ndim - spatial
     if cut.shape == out.shape:
         out[...] = cut
         return
-    out[...] = 0
+    out[...] = around
     inner = []
     for have, want in zip(cut.shape[leading:], out.shape[leading:], strict=True):
         before = (want - have) // 2

@@ -7,7 +7,7 @@ from scan_files import scan, write, write_folder
 from semisam.core.errors import InputError, PluginError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.folder import ScanFolder
-from semisam.data.datasets.labels import LabelValues, count_values
+from semisam.data.datasets.labels import LabelValues, count_values, own_values_of
 from semisam.data.datasets.prepared import Prepared
 from semisam.data.tools.check import check_folder
 from semisam.data.tools.prepare import prepare
@@ -98,6 +98,13 @@ def test_options_that_contradict(mapping, ignored, pattern):
 )
 def test_own_values(names, mapping, ignored, want):
     assert LabelValues("folder", names, mapping, ignored).own_values() == want
+
+
+@pytest.mark.parametrize("raw", [[0], [0, 2**40], [0, "x"], 7, [0, None]])
+def test_own_values_of_a_foreign_file_are_checked(raw):
+    with pytest.raises((TypeError, ValueError)):
+        own_values_of(raw, 2)
+    assert own_values_of([0, 255], 2) == (0, 255) and own_values_of(None, 2) is None
 
 
 def test_every_value_is_counted():

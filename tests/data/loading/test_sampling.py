@@ -398,3 +398,13 @@ def test_a_label_without_an_annotated_voxel_is_cropped_anywhere():
     store = VolumeStore(Nothing(SHAPES), labeled=["c0"], unlabeled=[], test=())
     source = BatchSource(store, store.labeled, (), BatchPlan(1, 0), (4, 4, 4), seed=0)
     assert (source.batch(0).label == IGNORE).all()
+
+
+def test_padding_of_a_partly_annotated_label_is_not_annotated():
+    store = VolumeStore(Partial(SHAPES), labeled=["c1", "c2"], unlabeled=[], test=())
+    source = BatchSource(store, store.labeled, (), BatchPlan(2, 0), (20, 20, 20), seed=0)
+    batch = source.batch(0)
+    counts = {
+        case: int((batch.label[row] != IGNORE).sum()) for row, case in enumerate(source.cases(0))
+    }
+    assert counts == {"c1": 9 * 8, "c2": 20**3}
