@@ -82,6 +82,8 @@ def coerce(value: Any, parameter: Parameter) -> Any:
             return attempt(adapter)
         except ValidationError as error:
             reason = reason or error.errors()[0]["msg"]
+    if "valid dictionary" in reason:
+        reason = "write KEY=VALUE,KEY=VALUE"
     raise ValueError(
         f"option {parameter.name} must be {parameter.type_name}, got {value!r} "
         f"({reason[:1].lower()}{reason[1:]})"

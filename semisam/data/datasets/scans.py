@@ -82,7 +82,8 @@ class ScanDataset(Dataset):
             that is darker than tissue, none nothing. The label has no influence.
         classes: names of the foreground classes 1, 2, ..., if the dataset states no names.
         labels: classes by value of the label files, for example 255=1 or 4=3. Several values of one
-            class are a region: 1=1,2=1. Other values keep their number, and 0 is background.
+            class are a region: 1=1,2=1. Other values keep their number, and 0 is background. If
+            another value takes their number, they must be named too.
         ignore: values of voxels that nobody annotated; no loss and no score reads them.
         test_share: share of the labeled cases to draw for the test if no split is given.
         split_seed: seed of that draw.
