@@ -234,7 +234,7 @@ def cells(row: Mapping[Any, Any]) -> Cells:
             for name in TABLE_METRICS
         },
         classes={name: f"{dice:.2f}" for name, dice in by_class(row).items()},
-        empty="" if paper else f"{row['empty']:.0f}",
+        empty="" if paper or math.isnan(row["dice"]) else f"{row['empty']:.0f}",
         gain="" if math.isnan(row["gain_dice"]) else f"{row['gain_dice']:+.2f}",
         star="*" if sure else "",
         interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
@@ -313,7 +313,7 @@ GRID = "Scores are computed on the grid of each scan's file, against the label a
 def notes(table: pd.DataFrame) -> list[str]:
     """Return the notes that a reader of the table needs, a sentence each."""
     measured = table[table["protocol"] != PAPER]
-    lines = [GRID] if len(measured) else []
+    lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
     if len(measured) < len(table):

@@ -43,6 +43,7 @@ class Request:
         sam_control: str = "none",
         subset: int = 0,
         seed: int = 0,
+        fold: int | None = None,
     ) -> RunSettings:
         """Return the settings of one run.
 
@@ -58,6 +59,7 @@ class Request:
             "labels": labels,
             "subset": subset,
             "seed": seed,
+            "fold": fold if fold is not None else self.settings.get("fold"),
             "sam": sam,
             "sam_options": {} if sam == "none" else dict(self.options.get(sam, {})),
             "sam_control": None if sam_control == "none" else sam_control,

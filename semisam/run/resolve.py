@@ -40,7 +40,7 @@ _PLUGINS = {"dataset", "network", "method", "sam", "prompter"}
 _TRAINING = tuple(
     name
     for name in RunSettings.model_fields
-    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_PLUGINS, "protocol", "sources"}
+    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_PLUGINS, "protocol", "sources", "test"}
     and not name.endswith("_options")
 )
 """Settings of training and test, which a protocol may prescribe."""
@@ -223,6 +223,8 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
 def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the chosen values that no protocol prescribes."""
     chosen = [] if settings.network == "vnet" else [f"network={settings.network}"]
+    if settings.test != "auto":
+        chosen.append(f"test={settings.test}")
     for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):
         chosen.append(f"{settings.dataset}.{name}={show_value(value)}")
     for place, name, value in _changed_options(settings, protocol):

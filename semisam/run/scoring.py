@@ -12,7 +12,7 @@ from semisam.data.datasets.dataset import Dataset
 from semisam.inference.sliding_window import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
-from semisam.run.build import open_dataset, open_plugin, recognise_dataset
+from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
 from semisam.run.folder import find_run
 from semisam.run.model import load_run
 
@@ -23,7 +23,8 @@ class Scored:
 
     Attributes:
         model: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
-        dataset: with test cases of the model's classes.
+        dataset: of the model's classes.
+        test: its test cases.
         patch: voxels of the sliding window.
         stride: voxels between windows.
         precision: of the network.
@@ -33,6 +34,7 @@ class Scored:
 
     model: nn.Module
     dataset: Dataset
+    test: tuple[str, ...]
     patch: tuple[int, ...]
     stride: tuple[int, ...]
     precision: Precision
@@ -75,6 +77,7 @@ def open_scored(
             Scored(
                 model.to(device),
                 other,
+                other.split().test,
                 patch,
                 stride or tuple(published_stride(patch)),
                 "fp32",
@@ -88,9 +91,12 @@ def open_scored(
     kept = None if patch is not None else settings.stride
     window = patch or settings.patch
     largest = settings.largest_component if largest_component is None else largest_component
+    dataset = other if other is not None else open_dataset(settings)
+    test = dataset.split().test if other is not None else split_of(settings, dataset).test
     scored = Scored(
         framework,
-        other if other is not None else open_dataset(settings),
+        dataset,
+        test,
         window,
         stride or kept or tuple(published_stride(window)),
         settings.precision,
@@ -105,6 +111,10 @@ def _open(data: Path) -> Dataset:
 
 
 def _checked(scored: Scored, classes: int) -> Scored:
+    if not scored.test:
+        raise InputError(
+            "a run to score must have test cases, got one without. Give labeled scans with --data."
+        )
     if classes != scored.dataset.num_classes:
         raise InputError(
             f"the model must have the data's {scored.dataset.num_classes} classes, got {classes}. "

@@ -91,6 +91,16 @@ class RunSettings(BaseModel):
         ),
     ] = DEFAULT
 
+    test: Annotated[
+        str,
+        Flag(
+            "auto: the test cases of the data, or a draw; none: all cases train, and nothing is "
+            "scored; K-fold: each labeled case is scored once; or names of cases."
+        ),
+    ] = "auto"
+    fold: Annotated[
+        int | None, Field(ge=1), Flag("One fold of --test K-fold, from 1.", "all in bench")
+    ] = None
     labels: int = Field(ge=1)
     subset: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -186,7 +196,7 @@ OF_THE_BRANCH = frozenset(
 )
 """Settings that do not apply to a bare run."""
 
-AXES = ("method", "sam", "sam_control", "labels", "subset", "seed")
+AXES = ("method", "sam", "sam_control", "labels", "subset", "seed", "fold")
 """Settings that the runs of a grid differ in."""
 
 

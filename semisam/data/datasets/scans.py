@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
-from semisam.data.datasets.splits import Fault, find_split
+from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
 from semisam.data.images.alignment import misfit, same_place
 from semisam.data.images.files import Geometry, read_image
@@ -76,6 +76,8 @@ class ScanDataset(Dataset):
         fold: fold of nnU-Net's splits_final.json, if that file exists.
         series: number, UID or begin of the description of the DICOM series to read, of folders
             with several.
+        groups: regular expression whose first group in a case's name is its patient, e.g.
+            ``^([^_]+)_``; without it, groups.csv in the folder, if that file exists.
 
     Raises:
         InputError: an option is out of range, or names, lists or headers of the folder are wrong.
@@ -98,6 +100,7 @@ class ScanDataset(Dataset):
         split_seed: int = 0,
         fold: int = 0,
         series: str = "",
+        groups: str = "",
     ) -> None:
         if path is None:
             raise InputError(
@@ -108,8 +111,15 @@ class ScanDataset(Dataset):
         _check_options(spacing, window, test_share)
         self.layout = layout = self.discover(path, classes)
         labeled = {case: files.label is not None for case, files in layout.cases.items()}
+        self.groups = find_groups(path, labeled, groups)
         self._split, faults = find_split(
-            path, labeled, layout.split, fold=fold, test_share=test_share, seed=split_seed
+            path,
+            labeled,
+            layout.split,
+            fold=fold,
+            test_share=test_share,
+            seed=split_seed,
+            groups=self.groups,
         )
         self.faults = (*layout.faults, *faults)
         if self.faults:

@@ -17,7 +17,7 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.prepared import Prepared
 from semisam.data.datasets.scans import ScanDataset, ScanFiles, read_channels, read_label
-from semisam.data.datasets.splits import Fault, find_split
+from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.images.alignment import misfit
 from semisam.data.loading.store import array_hash, told
 from semisam.data.tools.report import (
@@ -104,6 +104,7 @@ def _of_scans(
             fold=options.get("fold", 0),
             test_share=share,
             seed=seed,
+            groups=find_groups(path, labeled, options.get("groups", "")),
         )
         faults += wrong
     except InputError as error:

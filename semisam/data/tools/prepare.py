@@ -90,7 +90,8 @@ def _prepare(
             "class_names": list(dataset.class_names),
             "channels": dataset.channels,
             "suggested": _plain(dict(dataset.suggested)),
-            "split": {"train": list(split.train), "test": list(split.test)},
+            "split": {**asdict(split), "train": list(split.train), "test": list(split.test)},
+            "groups": dict(dataset.groups),
             "cases": records,
         },
     )
