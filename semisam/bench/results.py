@@ -55,10 +55,15 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
         on_fault: called with a sentence about each result that cannot be used and is left out.
     """
     rows = []
+    places: dict[str, Path] = {}
     for run in runs:
         if run.state == "damaged":
             on_fault(run.detail)
         if run.result is None:
+            continue
+        first = places.setdefault(run.run, run.path)
+        if first != run.path:
+            on_fault(f"{run.path}: each run must be there once, got a copy of {first}. Remove one.")
             continue
         try:
             rows.append(_flatten(run.result))
@@ -71,7 +76,8 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
 def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
     frames = []
-    for run in runs:
+    once = {run.run: run for run in reversed(list(runs))}  # of copies the first
+    for run in reversed(once.values()):
         if run.result is None:
             continue
         scores = run.path / CASES

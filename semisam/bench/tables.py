@@ -332,10 +332,21 @@ def _has_sd(table: pd.DataFrame) -> bool:
 
 def _markdown(table: pd.DataFrame) -> str:
     texts = [
-        f"{readable(s.rows).to_markdown(index=False, disable_numparse=True)}\n\n{s.title}.\n"
+        f"{_safe(readable(s.rows)).to_markdown(index=False, disable_numparse=True)}\n\n"
+        f"{_markdown_text(s.title)}.\n"
         for s in sections(table)
     ]
-    return "\n".join([*texts, *notes(table)]) + "\n"
+    return "\n".join([*texts, *map(_markdown_text, notes(table))]) + "\n"
+
+
+def _safe(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose names cannot end a cell or begin a tag."""
+    return rows.rename(columns=_markdown_text).map(lambda cell: _markdown_text(str(cell)))
+
+
+def _markdown_text(text: str) -> str:
+    """Return a text that a Markdown reader shows as it is."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _latex(table: pd.DataFrame) -> str:

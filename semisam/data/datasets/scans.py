@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.core.files import printable
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
@@ -56,6 +57,20 @@ class Layout:
     modalities: tuple[Modality, ...]
     split: Split | None = None
     faults: tuple[Fault, ...] = ()
+
+    def odd_names(self) -> list[Fault]:
+        """Return a fault for each name with characters that no terminal or table can show."""
+        files = {case: str(found.images[0]) for case, found in self.cases.items()}
+        names = {**dict.fromkeys(self.classes, "classes"), **files}
+        return [
+            Fault(
+                printable(file),
+                f"a name must be of printable characters, got {name!a}",
+                "rename it",
+            )
+            for name, file in names.items()
+            if not name.isprintable()
+        ]
 
 
 class ScanDataset(Dataset):
@@ -121,7 +136,7 @@ class ScanDataset(Dataset):
             seed=split_seed,
             groups=self.groups,
         )
-        self.faults = (*layout.faults, *faults)
+        self.faults = (*layout.odd_names(), *layout.faults, *faults)
         if self.faults:
             more = len(self.faults) - 1
             hint = f" `semisam data check` lists {more} more." if more else ""

@@ -93,7 +93,7 @@ def _of_scans(
     """
     layout = kind.discover(path, tuple(options.get("classes", ())))
     labeled = {case: files.label is not None for case, files in layout.cases.items()}
-    faults = list(layout.faults)
+    faults = [*layout.odd_names(), *layout.faults]
     split = Split((), ())
     try:
         seed, share = options.get("split_seed", 0), options.get("test_share", 0.2)
