@@ -15,15 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
-from semisam.backends._smooth import smooth, smooth_tensors
+from semisam.backends._smooth import smooth
 from semisam.backends._synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.backends._synthsam.prompts import STRIDE, Guide, Marks, make_guide
-from semisam.backends._synthsam.prompts_gpu import (
-    GpuGuide,
-    GpuMarks,
-    make_gpu_guide,
-    relative_steps,
-)
 from semisam.backends._synthsam.weights import load_weights
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
@@ -51,8 +45,8 @@ class Embedding:
 
     shape: tuple[int, ...]
     device: torch.device
-    guide: Guide | GpuGuide
-    ties: tuple[Any, ...]
+    guide: Guide
+    ties: tuple[Tensor, ...]
     features: Features
 
 
@@ -117,8 +111,9 @@ class SynthSAM:
         net = self._load(image.device)
         with _autocast(image.device):
             features = net.encode(views)
-        guide = make_gpu_guide(volume) if _is_gpu(volume) else make_guide(volume)
-        return Embedding(shape, image.device, guide, _ties(volume), features)
+        guide = make_guide(volume)
+        ties = tuple((-(step / _EDGE).square()).exp() + 1e-3 for step in guide.steps)
+        return Embedding(shape, image.device, guide, ties, features)
 
     @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
@@ -131,12 +126,11 @@ class SynthSAM:
         positive, negative = clicks(prompt, 3)
         if not len(positive) and prompt.box is None and prompt.mask is None:
             return torch.full(embedding.shape, _NOTHING, device=embedding.device)
-        guide = embedding.guide
-        marks = GpuMarks(guide) if isinstance(guide, GpuGuide) else Marks(guide)
+        marks = Marks(embedding.guide)
         marks.add(positive, 1)
         marks.add(negative, 0)
         mask = None if prompt.mask is None else _coarse(prompt.mask)
-        asked = marks.channels(prompt.box, mask).to(embedding.device)
+        asked = marks.channels(prompt.box, mask)
         rows = torch.stack([asked.flip([axis + 1 for axis in axes]) for axes in self._views])
         grid = embedding.guide.grid
         cells = [[_flipped(c, grid, axes) for c in marks.cells] for axes in self._views]
@@ -158,16 +152,9 @@ class SynthSAM:
         pins = np.zeros(mean.numel(), np.float32)
         for label, clicked in enumerate(cells):
             pins[clicked] = _SURE if label else -_SURE
-        held = pins.reshape(mean.shape)
-        if isinstance(embedding.guide, GpuGuide):
-            pulled = torch.from_numpy(held).to(mean)
-            ties = embedding.ties
-            smoothed = smooth_tensors(mean, pulled, pulled != 0, ties, self.smoothness)
-            parts = parts + (smoothed - mean)
-        else:
-            odds = mean.cpu().numpy()
-            moved = smooth(odds, held, held != 0, embedding.ties, self.smoothness) - odds
-            parts = parts + torch.from_numpy(moved).to(parts)
+        held = torch.from_numpy(pins.reshape(mean.shape)).to(mean)
+        smoothed = smooth(mean, held, held != 0, embedding.ties, self.smoothness)
+        parts = parts + (smoothed - mean)
         return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
 
     def _load(self, device: torch.device) -> SynthSAMNet:
@@ -216,22 +203,6 @@ def _even(volume: Tensor) -> Tensor:
     more = [max(_SMALLEST, n + n % STRIDE) - n for n in reversed(volume.shape)]
     sides = [side for n in more for side in (0, n)]
     return functional.pad(volume[None, None], sides, mode="replicate")[0, 0]
-
-
-def _is_gpu(image: Tensor) -> bool:
-    return image.device.type != "cpu"
-
-
-def _ties(volume: Tensor) -> tuple[Any, ...]:
-    """Return how alike face neighbours of the coarse grid are, in units of the mean step."""
-    grey = functional.avg_pool3d(volume[None, None], STRIDE)[0, 0]
-    if _is_gpu(volume):
-        return tuple((-(step / _EDGE).square()).exp() + 1e-3 for step in relative_steps(grey))
-    coarse = grey.numpy()
-    steps = [np.abs(np.diff(coarse, axis=axis)) for axis in range(3)]
-    mean = sum(float(s.sum()) for s in steps) / max(sum(s.size for s in steps), 1)
-    scale = np.float32(_EDGE * max(mean, 1e-6))
-    return tuple(np.exp(-np.square(s / scale)) + np.float32(1e-3) for s in steps)
 
 
 def _coarse(mask: Tensor) -> Tensor:
