@@ -11,6 +11,7 @@ from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import Pretraining, PretrainSettings, draw_batch, visible_edges
+from semisam.training.checkpoint import load_checkpoint
 
 SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
 
@@ -59,6 +60,14 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
     third = load_file(other / "synthsam.safetensors")
     moved = max(float((third[k].float() - first[k].float()).abs().max()) for k in first)
     assert 0 < moved < 0.01, "one step from the given weights"
+
+
+def test_checkpoints_of_earlier_versions_have_these_keys(tmp_path):
+    settings = PretrainSettings(steps=1, shape=(16, 16, 16), validation=1)
+    Pretraining(settings, tmp_path, torch.device("cpu")).run(lambda *_: None)
+    state = load_checkpoint(tmp_path)
+    assert state.keys() == {"plan", "step", "seconds", "net", "edges", "average", "optimizer"}
+    assert state["plan"]["steps"] == 1
 
 
 def test_a_large_batch_has_a_user_for_every_volume(tmp_path):
