@@ -1,17 +1,17 @@
-"""Which segmenter without weights should stand in for SAM: Dice and time per prompt.
+"""Dice and time per prompt of segmenters without weights, as substitutes for SAM.
 
     python benchmarks/classical_backends.py --data DIR --cases 16 \
         --out benchmarks/results/classical_backends_la_half.csv
 
 ``DIR`` holds ``train.list`` and ``<case>/mri_norm2.h5`` (left atrium scans, here at half the
 published resolution). Only training scans are read. All settings were chosen on the first 16 of
-the list, which are therefore skipped here; read the table knowing that about 60 settings of
-``Geodesic`` and its forerunners were tried there, and one to three of every other candidate.
+the list, which are therefore skipped here. About 60 settings of ``Geodesic`` and its forerunners
+were tried there, and one to three of every other candidate.
 
-Clicks are simulated as a person makes them: in the largest piece of the larger error region, more
-likely in its inside. "5+5 points" are drawn at random in the label and near it, at once, as
+Clicks are simulated as a person makes them: in the largest piece of the larger error region, with a
+higher probability inside. "5+5 points" are drawn at random in the label and near it, at once, as
 ``UncertaintyPoints`` draws them. "mask" is a deformed label, whose own Dice is in
-``prompt_dice``; "box" is the label's box. Times are medians on one thread.
+``prompt_dice``. "box" is the label's box. Times are medians on one thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAR = 30.0  # voxels from each positive click at which seeded candidates assume 
 
 
 class _Coarse:
-    """What the candidates on a 2x coarser grid share."""
+    """The common part of the candidates on a 2x coarser grid."""
 
     def encode(self, image):
         pooled = torch.nn.functional.avg_pool3d(
@@ -153,7 +153,7 @@ class RegionGrowing:
 # Every backend that is named, and whether it takes boxes and masks.
 CANDIDATES = {
     "geodesic": (Geodesic, True),
-    "geodesic, distance alone": (lambda: Geodesic(intensity=0, smoothness=0), False),
+    "geodesic, distance only": (lambda: Geodesic(intensity=0, smoothness=0), False),
     "geodesic, no smoothing": (lambda: Geodesic(smoothness=0), False),
     "geodesic, no intensity": (lambda: Geodesic(intensity=0), False),
     "random walker": (RandomWalker, False),

@@ -145,7 +145,7 @@ class Ours:
 def serve(which, checkpoint, arguments):
     """Make a step for every line read; answer with its seconds, its loss and the peak memory.
 
-    A line that says ``warm`` asks for the step alone.
+    The line ``warm`` requests only the step.
     """
     clock = time.process_time if arguments.clock == "process" else time.perf_counter
     if which == "published":
@@ -209,7 +209,7 @@ def main():
         checkpoint = f"{folder}/random.pth"
         torch.save({"model_state_dict": published_size().state_dict()}, checkpoint)
         warmup, total = arguments.warmup, arguments.warmup + arguments.repeats
-        # fp32 first and alone: a third process would not fit beside the other two.
+        # fp32 has its own turn: a third process would not fit into memory with the other two.
         exact = steps_of(["fp32"], 1, checkpoint, arguments)["fp32"]
         found = steps_of(["published", "bf16"], total, checkpoint, arguments)
     seconds = {side: [a["seconds"] for a in answers[warmup:]] for side, answers in found.items()}

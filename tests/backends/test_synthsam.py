@@ -157,9 +157,9 @@ def test_weights_are_small_and_shared():
 @pytest.mark.parametrize(
     ("options", "image", "says"),
     [
-        ({"weights": "missing.safetensors"}, torch.zeros(1, 8, 8, 8), "which is none"),
-        ({"smoothness": -1.0}, torch.zeros(1, 8, 8, 8), "must not be negative"),
-        ({"smoothness": float("nan")}, torch.zeros(1, 8, 8, 8), "must not be negative"),
+        ({"weights": "missing.safetensors"}, torch.zeros(1, 8, 8, 8), "which is no file"),
+        ({"smoothness": -1.0}, torch.zeros(1, 8, 8, 8), "must be at least 0"),
+        ({"smoothness": float("nan")}, torch.zeros(1, 8, 8, 8), "must be at least 0"),
         ({}, torch.zeros(1, 8, 8), "three spatial axes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The network of SynthSAM: a deep encoder that sees the image once, a light decoder per prompt."""
+"""The network of SynthSAM: a deep encoder, run once per image, and a light decoder per prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 from semisam.backends._synthsam.prompts import CHANNELS, STRIDE
 
 SUBVOXELS = STRIDE**3
-_LIKENESS = 16  # length of the vectors by which voxels are compared with clicked ones
+_LIKENESS = 16  # length of the vectors that compare voxels with clicked ones
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Features:
     """An encoded batch of images.
 
     Attributes:
-        levels: ``(B, c, *s)`` on grids 2, 4, 8 and 16 voxels wide.
+        levels: ``(B, c, *s)`` features on grids 2, 4, 8 and 16 voxels wide.
         likeness: ``(B, 16, n)`` unit vectors of the ``n`` voxels of the first grid.
-        image: ``(B, 8, *s)`` its subvoxels.
+        image: ``(B, 8, *s)`` subvoxels of the images.
     """
 
     levels: tuple[Tensor, ...]
@@ -31,13 +31,13 @@ class Features:
     image: Tensor
 
     def detach(self) -> Features:
-        """Return the same without gradients."""
+        """Return the features without gradients."""
         levels = tuple(x.detach() for x in self.levels)
         return Features(levels, self.likeness.detach(), self.image.detach())
 
 
 class Block(nn.Module):
-    """A residual block with one normalization, which costs more than a convolution on a CPU."""
+    """A residual block with one normalization, as on a CPU it costs more than a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,10 +55,11 @@ class Block(nn.Module):
 class SynthSAMNet(nn.Module):
     """A U-Net in two halves, the first for the image and the second for a prompt.
 
-    All work is done on a grid two voxels wide: the image enters as ``2 x 2 x 2`` subvoxels in eight
-    channels, and the answer leaves so, hence nothing of the fine grid is lost and nothing is spent
-    on it. To every prompt channel comes a learned one: the likeness of a voxel's features to those
-    of the most similar clicked voxel.
+    It works on a grid two voxels wide. Image and logits have the ``2 x 2 x 2`` subvoxels of each
+    voxel as eight channels. So the network keeps the detail of the fine grid but computes
+    nothing on it. The decoder adds two
+    learned channels to the prompt: the likeness of a voxel's features to those of the most similar
+    positive and negative click.
 
     Args:
         widths: channels on the grids 2, 4, 8 and 16 voxels wide, multiples of 8.
@@ -90,7 +91,7 @@ class SynthSAMNet(nn.Module):
         self.refine = nn.ModuleList(Block(a) for a in w[:-1])
         self.act = nn.LeakyReLU(0.01)
         self.head = nn.Conv3d(w[0], SUBVOXELS, 3, padding=1)
-        # Moves the surface within a coarse voxel, by the image at full resolution; at first by 0.
+        # Moves the surface within a coarse voxel by the image at full resolution, initially by 0.
         self.sharpen = nn.Sequential(
             nn.Conv3d(w[0] + SUBVOXELS, w[0], 3, padding=1),
             nn.LeakyReLU(0.01),
@@ -117,12 +118,12 @@ class SynthSAMNet(nn.Module):
     def decode(
         self, features: Features, prompt: Tensor, cells: Sequence[Sequence[Sequence[int]]]
     ) -> Tensor:
-        """Answer one prompt per image.
+        """Predict the logits of one prompt per image.
 
         Args:
             features: of ``B`` images.
             prompt: ``(B, CHANNELS, *s)``.
-            cells: for each image the flat indices on the first grid of its negative and of its
+            cells: for each image, flat indices on the first grid of its negative and of its
                 positive clicks.
 
         Returns:
@@ -155,7 +156,7 @@ def to_subvoxels(volume: Tensor) -> Tensor:
 
 
 def from_subvoxels(parts: Tensor) -> Tensor:
-    """Return ``(B, 8, *s)`` as ``(B, 1, *S)``; undoes `to_subvoxels`."""
+    """Return ``(B, 8, *s)`` as ``(B, 1, *S)``, the inverse of `to_subvoxels`."""
     b, _, x, y, z = parts.shape
     fine = parts.reshape(b, 2, 2, 2, x, y, z).permute(0, 4, 1, 5, 2, 6, 3)
     return fine.reshape(b, 1, 2 * x, 2 * y, 2 * z)
@@ -170,7 +171,7 @@ def _stretch(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _likeness(vectors: Tensor, cells: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """Return ``(B, 2, n)``: the best cosine with a positive, with a negative click; 0 without."""
+    """Return the largest cosine with a positive and a negative click ``(B, 2, n)``, else 0."""
     rows = []
     for row, (negative, positive) in zip(vectors, cells, strict=True):
         for clicked in (positive, negative):
