@@ -235,7 +235,7 @@ class Record:
         self.encode_ms.append(1e3 * (time.perf_counter() - start))
         return embedding
 
-    def ask(self, embedding, prompt, name, label, before=math.nan):
+    def query(self, embedding, prompt, name, label, before=math.nan):
         start = time.perf_counter()
         logits = self.backend.segment(embedding, prompt)
         took = 1e3 * (time.perf_counter() - start)
@@ -251,7 +251,7 @@ def interact(record, embedding, label, rng):
     for count in range(1, max(CLICKS) + 1):
         prompt = Prompt(points=torch.tensor(np.array(points)), labels=torch.tensor(labels))
         name = f"{count} click" + "s" * (count > 1) if count in CLICKS else None
-        answer = record.ask(embedding, prompt, name, label)
+        answer = record.query(embedding, prompt, name, label)
         missed, surplus = label & ~answer, answer & ~label
         sign = int(missed.sum() >= surplus.sum())
         if (error := missed if sign else surplus).any():
@@ -267,14 +267,14 @@ def measure(make, volumes, more, seed):
         interact(record, embedding, label, np.random.default_rng([seed, number, 0]))
         for count in (3, 5):
             prompt = draw(label, count, np.random.default_rng([seed, number, count]))
-            record.ask(embedding, prompt, f"{count}+{count} points", label)
+            record.query(embedding, prompt, f"{count}+{count} points", label)
         if more:
             mask = deform(label, np.random.default_rng([seed, number, 9]))
             prompt = Prompt(mask=torch.from_numpy(mask))
-            record.ask(embedding, prompt, "mask", label, dice(mask > 0.5, label))
+            record.query(embedding, prompt, "mask", label, dice(mask > 0.5, label))
             inside = np.argwhere(label)
             box = torch.tensor(np.stack([inside.min(0), inside.max(0) + 1]))
-            record.ask(embedding, Prompt(box=box), "box", label)
+            record.query(embedding, Prompt(box=box), "box", label)
     return record
 
 

@@ -95,7 +95,7 @@ class Published:
         overlap, total = (soft[0, 1] * inside).sum(), soft[0, 1].square().sum() + inside.sum()
         dice = 1 - (2 * overlap + 1e-5) / (total + 1e-5)
         consistency = torch.mean((soft[1:] - ema) ** 2)
-        guided = torch.mean((soft[1, 1] - self.ask(image[1], soft[1].detach())) ** 2)
+        guided = torch.mean((soft[1, 1] - self.query(image[1], soft[1].detach())) ** 2)
         loss = 0.5 * (F.cross_entropy(outputs[:1], label[None]) + dice)
         loss = loss + 0.1 * math.exp(-5 * (1 - fraction)) * consistency
         loss = loss + 0.1 * math.exp(-5 * fraction) * guided
@@ -116,7 +116,7 @@ class Published:
         for _ in range(4):
             self.method.teacher(image + torch.clamp(torch.randn_like(image) * 0.1, -0.2, 0.2))
 
-    def ask(self, image, soft):
+    def query(self, image, soft):
         rng = torch.Generator().manual_seed(derive_seed(0, "prompts", self.step, 1))
         prompt = _prompter()(View(soft[1], entropy(soft[None])[0, 0], None), rng)
         answer = self.backend.segment(self.backend.encode(image), prompt)

@@ -56,10 +56,9 @@ class SynthSAMNet(nn.Module):
     """A U-Net in two halves, the first for the image and the second for a prompt.
 
     It works on a grid two voxels wide. Image and logits have the ``2 x 2 x 2`` subvoxels of each
-    voxel as eight channels. So the network keeps the detail of the fine grid but computes
-    nothing on it. The decoder adds two
-    learned channels to the prompt: the likeness of a voxel's features to those of the most similar
-    positive and negative click.
+    voxel as eight channels. So the network keeps the detail of the fine grid but computes nothing
+    on it. The decoder adds two learned channels to the prompt: the likeness of a voxel's features
+    to those of the most similar positive and negative click.
 
     Args:
         widths: channels on the grids 2, 4, 8 and 16 voxels wide, multiples of 8.

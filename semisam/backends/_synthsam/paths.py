@@ -82,7 +82,7 @@ class Sweeps:
 
     def closer(self, known: Tensor, cells: Tensor) -> Tensor:
         """Return the lengths ``(*s)``, as `Paths` describes them."""
-        found = known.clone()
+        found = known.clamp_max(FAREST)
         found.view(-1)[cells] = 0
         while True:
             before = found

@@ -19,7 +19,7 @@ from semisam.data.datasets.prepared import Prepared
 from semisam.data.datasets.scans import ScanDataset, ScanFiles, read_channels, read_label
 from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.images.alignment import misfit
-from semisam.data.loading.store import array_hash, told
+from semisam.data.loading.store import array_hash, read_named
 from semisam.data.tools.report import (
     CaseReport,
     FolderReport,
@@ -171,21 +171,21 @@ def _examine_case(dataset: Dataset, report: CaseReport) -> CaseReport:
     case, source = report.case, report.source
     faults: list[Fault] = []
     try:
-        image = told(source, lambda: dataset.image(case))
+        image = read_named(source, lambda: dataset.image(case))
         report = with_image(report, image.array, image.geometry.spacing)
         faults += image_faults(image.array, dataset.channels, source)
         faults += _changed(dataset, case, "image", report.image_hash)
         placement = image.placement
         del image
-        labeled = told(source, lambda: dataset.has_label(case))
+        labeled = read_named(source, lambda: dataset.has_label(case))
         report = replace(report, labeled=labeled)
         if labeled:
-            label = told(source, lambda: dataset.label(case))
+            label = read_named(source, lambda: dataset.label(case))
             report = replace(report, voxels=count_voxels(label))
             faults += label_faults(report.voxels, dataset.class_names, source)
             faults += _changed(dataset, case, "label", array_hash(label))
             if placement is not None:
-                drawn = told(source, lambda: dataset.drawn_label(case))
+                drawn = read_named(source, lambda: dataset.drawn_label(case))
                 faults += _changed(dataset, case, "drawn", array_hash(drawn))
             if label.shape != report.shape:
                 problem = f"image and label must have one shape, got {report.shape} and "
