@@ -244,7 +244,8 @@ def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
 
 def _over_folds(group: pd.DataFrame, column: str) -> pd.Series[Any]:
     """Return a figure of each seed and subset, over all cases of its folds."""
-    weight = group["data.test"].where(group[column].notna()).astype(float)
+    size = group["data.test"] if "data.test" in group else pd.Series(1, group.index)
+    weight = size.where(group[column].notna()).astype(float)
     repeat = [group[name].astype(str) for name in ("seed", "subset")]
     total = (group[column] * weight).groupby(repeat, sort=False).sum(min_count=1)
     return total / weight.groupby(repeat, sort=False).sum()
