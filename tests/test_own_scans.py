@@ -7,6 +7,7 @@ import numpy as np
 from click.testing import CliRunner
 from scan_files import scan, write, write_msd
 
+import semisam
 from semisam.cli.main import main
 from semisam.data.images.files import read_image
 
@@ -129,3 +130,48 @@ def test_the_command_says_which_cases_it_holds_out(tmp_path):
     (case,) = json.loads((out / "split.json").read_text())["test"]
     text = " ".join(done.output.split())
     assert f"Held out for the test: {case} (1, drawn from 3 labeled cases with seed 0)" in text
+
+
+def test_values_of_ones_own_from_the_labels_to_the_masks(tmp_path):
+    """Labels 0 and 255 with 9 where nobody annotated, and a case whose name is a formula."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    for n, case in enumerate(("a", "b", "=1+1")):
+        image, label = scan(n, classes=2)
+        values = np.where(label == 1, 255, 0)
+        values[:, :, :2] = 9
+        write(scans / f"{case}.nii.gz", image)
+        write(scans / f"{case}_Seg.nii.gz", values.astype(np.uint8))
+    (scans / "test.list").write_text("=1+1\n")
+    options = ["--set", "folder.labels=255=1", "--set", "folder.ignore=9", "--labels", "1"]
+    command = ["bench", "--data", str(scans), "--method", "mt", "--out", str(out), *options]
+    done = CliRunner().invoke(main, [*command, *TINY])
+    assert done.exit_code == 0, done.output
+    (run,) = (out / "runs").iterdir()
+    with (run / "cases.csv").open() as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["'=1+1"]
+    with (out / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert "folder.labels=255=1" in row["choices"] and "folder.ignore=9" in row["choices"]
+    study = (out / "study.toml").read_text()
+    assert "255 = 1" in study and "ignore = 9" in study
+    again = CliRunner().invoke(main, ["bench", str(out / "study.toml"), "--out", str(out)])
+    assert again.exit_code == 0, again.output
+    assert len(list((out / "runs").iterdir())) == 1, "the file states another run"
+    assert json.loads((run / "model.json").read_text())["label_values"] == [0, 255]
+
+    predict = ["predict", str(run), str(scans), "-o", str(tmp_path / "masks")]
+    done = CliRunner().invoke(main, predict)
+    assert done.exit_code == 0, done.output
+    assert "Left out: 3 labels" in done.output and "255 foreground" in done.output
+    assert len(list((tmp_path / "masks").iterdir())) == 3
+    found = semisam.load(run).predict(scans / "a.nii.gz")
+    assert set(np.unique(found.labelmap)) <= {0, 1}
+    assert np.array_equal(found.mask, 255 * found.labelmap.astype(int))
+    mask, _ = read_image(tmp_path / "masks" / "a.nii.gz")
+    assert np.array_equal(mask, found.mask)
+
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--data", str(scans)])
+    assert done.exit_code == 0, done.output
+    with (run / "evaluation.csv").open() as file, (run / "cases.csv").open() as other:
+        (row,), (want,) = csv.DictReader(file), csv.DictReader(other)
+        assert row["dice"] == want["dice"]

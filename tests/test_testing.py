@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from semisam.core.framework import Framework, NetBuilder
-from semisam.core.types import Batch, Clock, Prompt, Step, View
+from semisam.core.losses import dice_loss, mean_squared_difference
+from semisam.core.types import IGNORE, Batch, Clock, Prompt, Step, View
 from semisam.testing import (
     BackendContract,
     DatasetContract,
@@ -45,9 +46,13 @@ class Toy(Framework):
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         probs = self(batch.image)
         rows = batch.num_labeled
-        target = nn.functional.one_hot(batch.label, self.num_classes).movedim(-1, 1)
-        supervised = (probs[:rows] - target).square().mean()
+        known = batch.label != IGNORE
+        target = nn.functional.one_hot(batch.label * known, self.num_classes).movedim(-1, 1)
+        supervised = mean_squared_difference(probs[:rows], target, self.annotated(batch.label))
         return Step({"mse": supervised, "consistency": self.consistency(batch, probs)}, probs)
+
+    def annotated(self, label: Tensor) -> Tensor:
+        return label
 
     def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -102,6 +107,28 @@ class WantsEveryLabel(Toy):
         if len(batch.label) != batch.num_labeled or len(batch.image) > 2 * len(batch.label):
             raise IndexError("no label for the unlabeled rows")
         return super().training_step(batch, clock)
+
+
+class CountsIgnoredAsBackground(Toy):
+    def annotated(self, label: Tensor) -> Tensor:
+        return torch.zeros_like(label)
+
+
+class CountsIgnoredInDice(Toy):
+    """The denominator of a Dice loss holds every voxel."""
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        found = dice_loss(step.probs[: batch.num_labeled, 1], batch.label == 1)
+        return Step({**step.losses, "dice": found}, step.probs)
+
+
+class NaNWithoutAnnotation(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        known = (batch.label != IGNORE).float()
+        mse = step.losses["mse"] * known.sum() / known.sum()
+        return Step({**step.losses, "mse": mse}, step.probs)
 
 
 class NaNWithoutForeground(Toy):
@@ -242,6 +269,9 @@ def check_fails(contract: object, expected: str) -> None:
         (TrainedTeacher, "test_only_param_groups_are_trained"),
         (MovesTeacherInStep, "test_only_param_groups_are_trained"),
         (WantsEveryLabel, "test_one_labeled_row"),
+        (CountsIgnoredAsBackground, "test_ignored_is_no_class"),
+        (CountsIgnoredInDice, "test_ignored_voxels_do_not_count"),
+        (NaNWithoutAnnotation, "test_partly_annotated_labels"),
         (NaNWithoutForeground, "test_labels_of_one_class"),
         (DividesByTheTimeLeft, "test_every_clock_gives_the_same_losses"),
         (LosesAName, "test_every_clock_gives_the_same_losses"),

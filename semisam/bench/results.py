@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from semisam.bench.statistics import compare, holm
-from semisam.core.files import replace_file
+from semisam.core.files import csv_cell, csv_text, replace_file
 from semisam.core.layout import CASES, RESULT
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.run.folder import RunFolder
@@ -85,6 +85,7 @@ def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.
             continue  # a run without a test
         try:
             frame = pd.read_csv(scores, dtype={"case": str})
+            frame["case"] = frame["case"].map(csv_text, na_action="ignore")
             means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
         except (OSError, ValueError, KeyError, TypeError) as error:
             on_fault(
@@ -167,7 +168,9 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
     """Write a CSV atomically."""
     with replace_file(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
+        frame.map(csv_cell).to_csv(
+            temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n"
+        )
 
 
 def keyed(results: pd.DataFrame) -> pd.DataFrame:

@@ -338,6 +338,8 @@ def _plain(grid: Grid) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, Mapping):  # TOML has no numbers as keys
+        return {str(key): _value(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 

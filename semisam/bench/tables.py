@@ -21,6 +21,7 @@ from semisam.bench.results import (
 )
 from semisam.bench.statistics import ALPHA
 from semisam.core.errors import InputError
+from semisam.core.files import csv_cell
 from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
@@ -373,7 +374,9 @@ def _html(table: pd.DataFrame) -> str:
 
 
 FORMATS: Mapping[str, Callable[[pd.DataFrame], str]] = {
-    "csv": lambda table: table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+    "csv": lambda table: table.map(csv_cell).to_csv(
+        index=False, float_format="%.6g", lineterminator="\n"
+    ),
     "md": _markdown,
     "latex": _latex,
     "html": _html,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from semisam.core.backend import Backend
 from semisam.core.seeding import derive_seed
-from semisam.core.types import Prompt
+from semisam.core.types import IGNORE, Prompt
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.evaluation import class_map
 from semisam.metrics.scores import evaluate_mask
@@ -99,6 +99,7 @@ def interact(
     counts: Sequence[int],
     rng: np.random.Generator,
     clicks: Clicks = "published",
+    known: Bools | None = None,
 ) -> list[tuple[int, NDArray[np.float32], float, float]]:
     """Query a backend click by click for one target of one volume.
 
@@ -116,6 +117,7 @@ def interact(
         rng: of the clicks.
         clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
             and only `random_click` slice by slice; ``random``: only `random_click`.
+        known: ``(*S)``, the annotated voxels. Outside, a prediction counts as background.
 
     Returns:
         Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
@@ -146,6 +148,8 @@ def interact(
             began = time.perf_counter()
             logits = backend.segment(embedding, prompt)
             answer = logits.cpu().numpy() > 0
+            if known is not None:
+                answer &= known
             answering = time.perf_counter() - began
             mask = None if memory == "clicks" else logits.sigmoid()
             prob = logits.float().sigmoid().cpu().numpy()
@@ -186,7 +190,7 @@ def run(
         for seed in seeds:
             for case in store.test:
                 image, label = store.image(case), store.label(case)
-                drawn = store.drawn_label(case)
+                known, drawn = label != IGNORE, store.drawn_label(case)
                 geometry = image.placement.geometry if image.placement else image.geometry
                 for k in range(1, dataset.num_classes):
                     truth = label == k
@@ -194,9 +198,10 @@ def run(
                         continue
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
                     volume = torch.tensor(image.array)
-                    asked = interact(backend, volume, truth, counts, rng, clicks)
+                    asked = interact(backend, volume, truth, counts, rng, clicks, known)
                     for count, prob, encoding, answering in asked:
                         answer = class_map(np.stack([1 - prob, prob]), image.placement) == 1
+                        answer &= drawn != IGNORE
                         scores = evaluate_mask(answer, drawn == k, geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
                         shown = {"class": dataset.class_names[k], "points": count}

@@ -38,14 +38,15 @@ def command(
     of them, or files named <scan>_0000, <scan>_0001 and so on.
 
     A scan is brought to the orientation, spacing and intensities of the training scans, and its
-    mask back. Training scans without an orientation, such as the published h5 files, are taken as
-    LPS: axes to the left, the posterior and the superior.
+    mask back. The mask has the values of the training labels, for example 255. Training scans
+    without an orientation, such as the published h5 files, are taken as LPS: axes to the left, the
+    posterior and the superior.
     """
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder
     from semisam.data.images.files import write_nifti
-    from semisam.inference.inputs import check_outputs, gather_scans
+    from semisam.inference.inputs import check_outputs, gather_scans, labels_among
     from semisam.inference.predictor import class_file_names, read_scan, segment
     from semisam.inference.preview import write_preview
     from semisam.run.folder import find_run
@@ -56,7 +57,13 @@ def command(
     keep_memory()
     check_device(device)
     model = load_model(find_run(run), device)
-    scans = gather_scans([Path(text) for text in inputs], model.card.channels)
+    given = [Path(text) for text in inputs]
+    scans = gather_scans(given, model.card.channels)
+    labels = [label.name for label in labels_among(given)]
+    if labels:
+        shown = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+        text = f"Left out: {len(labels)} labels ({shown})"
+        console.print(text, soft_wrap=True, markup=False)
     folder = Path(out)
     check_outputs(folder, scans)
     writable_folder(folder)
@@ -72,7 +79,7 @@ def command(
                 bars.advance(task)
                 continue
             found = segment(model, scan, device)
-            write_nifti(folder / f"{name}.nii.gz", found.labelmap, scan.geometry)
+            write_nifti(folder / f"{name}.nii.gz", found.mask, scan.geometry)
             if probabilities:
                 for k, title in class_file_names(model.card).items():
                     target = folder / f"{name}.{title}.probability.nii.gz"
@@ -84,5 +91,10 @@ def command(
             bars.advance(task)
     if len(scans) > failed:
         console.print(f"Written: {len(scans) - failed} masks in {folder}")
+        if model.card.label_values is not None:
+            pairs = zip(model.card.class_names, model.card.label_values, strict=True)
+            shown = ", ".join(f"{value} {title}" for title, value in pairs)
+            text = f"Values of the masks, as in the training labels: {shown}"
+            console.print(text, soft_wrap=True, markup=False)
     if failed:
         ctx.exit(2)

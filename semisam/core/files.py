@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 
 from semisam.core.errors import InputError
 
+# An apostrophe in front counts too, so that every cell has one text.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,6 +57,25 @@ def read_text(path: Path) -> str:
             f"{path}: it must be a text in UTF-8, got '{error}'. Save it again as UTF-8."
         ) from error
     return text
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value for a CSV file; a spreadsheet shows a text as text, not as a formula.
+
+    A text that begins as a formula gets an apostrophe in front, and numbers stay numbers.
+
+    Example:
+        >>> csv_cell("=1+1"), csv_cell("p1"), csv_cell("-0.5"), csv_cell(-0.5)
+        ("'=1+1", 'p1', '-0.5', -0.5)
+    """
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def csv_text(cell: str) -> str:
+    """Return the text that `csv_cell` wrote as a cell."""
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def write_json(path: Path, value: Any) -> None:

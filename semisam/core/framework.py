@@ -37,6 +37,9 @@ class Framework(nn.Module, ABC):
     They are its whole configuration. Randomness comes from torch's default generator, which the
     trainer seeds for every step, so a method needs no generator of its own.
 
+    A label may hold `semisam.core.types.IGNORE`, where nobody annotated. These voxels must not
+    count in a loss. The losses of `semisam.core.losses` leave them out.
+
     A method computes its losses on the rows that it is given. Where several processes share a run,
     the trainer gives each its own rows of the batch and averages the gradients.
 

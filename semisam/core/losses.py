@@ -1,6 +1,10 @@
 """Loss terms as pure functions of probabilities and labels, in float32.
 
 Shapes: probabilities ``(B, K, *S)``, labels ``(B, *S)`` int64; ``K`` counts background.
+
+Labels may hold `semisam.core.types.IGNORE`, where nobody annotated. Losses that take a label leave
+these voxels out. Without any annotated voxel they are 0. A label without ignored voxels gives the
+same bits as if they did not exist.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from semisam.core.types import IGNORE
 
 EPS = 1e-5
 
@@ -59,7 +65,9 @@ def supervised_loss(
     """
     first = 1 if dice_classes == "foreground" else 0
     dice = _mean_dice_loss(probs, label, range(first, probs.shape[1]))
-    return F.cross_entropy(logits, label), dice
+    ce = F.cross_entropy(logits, label, ignore_index=IGNORE)
+    # Without an annotated voxel the mean is 0 / 0.
+    return torch.where((label != IGNORE).any(), ce, 0.0), dice
 
 
 def masked_supervised_loss(
@@ -73,8 +81,8 @@ def masked_supervised_loss(
         label: ``(B, *S)``; not read outside the mask.
         mask: ``(*S)`` or ``(B, *S)`` boolean; both losses are 0 where it is empty.
     """
-    inside = mask.expand_as(label)
-    per_voxel = F.cross_entropy(logits, label, reduction="none")
+    inside = mask.expand_as(label) & (label != IGNORE)
+    per_voxel = F.cross_entropy(logits, label, reduction="none", ignore_index=IGNORE)
     ce = (per_voxel * inside).sum() / inside.sum().clamp(min=1)
     # Background outside, with probability 0: neither counts in the Dice of a foreground class.
     return ce, foreground_dice_loss(probs * inside.unsqueeze(1), label * inside)
@@ -90,9 +98,20 @@ def entropy(probs: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def _mean_dice_loss(probs: Tensor, label: Tensor, classes: range) -> Tensor:
-    return torch.stack([dice_loss(probs[:, k], label == k) for k in classes]).mean()
+    known = label != IGNORE
+    return torch.stack([dice_loss(probs[:, k] * known, label == k) for k in classes]).mean()
 
 
-def mean_squared_difference(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``mean (a - b)^2`` over all elements; gradients flow into both."""
-    return (a - b).square().mean()
+def mean_squared_difference(a: Tensor, b: Tensor, label: Tensor | None = None) -> Tensor:
+    """Return ``mean (a - b)^2``; gradients flow into both.
+
+    Args:
+        a: ``(B, K, *S)``; of any shape without a label.
+        b: as ``a``.
+        label: ``(B, *S)``, whose ignored voxels are left out; ``None``: the mean of all elements.
+    """
+    if label is None:
+        return (a - b).square().mean()
+    known = label != IGNORE
+    share = known.numel() / known.sum().clamp(min=1)  # exactly 1 without ignored voxels
+    return ((a - b).square() * known.unsqueeze(1)).mean() * share

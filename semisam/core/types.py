@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor  # at run time a reader of labels needs `IGNORE` and no torch
+
+IGNORE = 255
+"""The value of a label's voxel that nobody annotated. Losses and scores leave it out."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Batch:
 
     Attributes:
         image: ``(B, C, *S)`` float.
-        label: ``(L, *S)`` int64 with ``L <= B``.
+        label: ``(L, *S)`` int64 with ``L <= B``: classes, or `IGNORE` where nobody annotated.
         rows: the rows' numbers in the step's whole batch; ``None``: these rows are all of it.
     """
 
@@ -43,7 +48,7 @@ class OracleBatch(Batch):
     """A batch with the labels of all rows, only for the controls in `semisam.frameworks.controls`.
 
     Attributes:
-        truth: ``(B, *S)`` int64, the labels of all rows.
+        truth: ``(B, *S)`` int64, the labels of all rows, with `IGNORE` as in ``label``.
     """
 
     truth: Tensor

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from semisam.core.types import IGNORE
+
 SOFTNESS = 0.1
 """Difference of two Dice values by which the gate opens from 1/2 to 73 %."""
 
@@ -20,7 +22,8 @@ SOFTNESS = 0.1
 class Quality:
     """The quality of one foreground class in one batch: Dice values in [0, 1], or ``None``.
 
-    A value is ``None`` if the model was queried for no row, or if no row holds the class.
+    A value is ``None`` if the model was queried for no row, or if no row holds the class. On the
+    labeled rows only annotated voxels count.
 
     Attributes:
         prediction: the model's predictions against the truth, on the labeled rows.
@@ -82,17 +85,21 @@ def measure(
 
     Args:
         masks: ``(B, *S)`` bool, the proposal ``[p_k > 0.5]``.
-        label: ``(L, *S)`` int64.
+        label: ``(L, *S)`` int64, with ignored voxels.
         labeled: (row, prediction) of the labeled rows with a query; predictions are ``(*S)`` bool.
         unlabeled: the same for the unlabeled rows.
         k: the class.
     """
+    on_unlabeled = pooled_dice((a, masks[row]) for row, a in unlabeled)
+    known = {row: label[row] != IGNORE for row, _ in labeled}
     truth = {row: label[row] == k for row, _ in labeled}
     if not any(bool(mask.any()) for mask in truth.values()):
-        return Quality(None, None, None, pooled_dice((a, masks[row]) for row, a in unlabeled))
+        return Quality(None, None, None, on_unlabeled)
+    answers = {row: a & known[row] for row, a in labeled}
+    own = {row: masks[row] & known[row] for row, _ in labeled}
     return Quality(
-        prediction=pooled_dice((a, truth[row]) for row, a in labeled),
-        proposal=pooled_dice((masks[row], truth[row]) for row, _ in labeled),
-        agreement=pooled_dice((a, masks[row]) for row, a in labeled),
-        agreement_unlabeled=pooled_dice((a, masks[row]) for row, a in unlabeled),
+        prediction=pooled_dice((answers[row], truth[row]) for row in truth),
+        proposal=pooled_dice((own[row], truth[row]) for row in truth),
+        agreement=pooled_dice((answers[row], own[row]) for row in truth),
+        agreement_unlabeled=on_unlabeled,
     )

@@ -1,7 +1,8 @@
 """Controls of the SAM branch, to test whether a gain comes from SAM.
 
 A control is not a method, and every table names it. Only ``oracle`` and ``truth`` read the labels
-of unlabeled cases. These labels are in batches of another type, made only for these two.
+of unlabeled cases. These labels are in batches of another type, made only for these two. At ignored
+voxels the method's own map replaces the truth.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semisam.core.errors import SemisamError
-from semisam.core.types import Batch, Clock, OracleBatch, Step
+from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Step
 from semisam.frameworks.semisam import SemiSAM
 
 
@@ -24,9 +25,8 @@ class OracleSAM(SemiSAM):
     """
 
     def _proposal(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        truth = _truth(batch)
-        one_hot = F.one_hot(truth, self.num_classes).movedim(-1, 1).float()
-        return one_hot, torch.zeros_like(one_hot[:, :1])
+        known = _truth(batch, step, self.num_classes)
+        return known, torch.zeros_like(known[:, :1])
 
 
 class TruthSAM(SemiSAM):
@@ -35,9 +35,9 @@ class TruthSAM(SemiSAM):
     def _predictions(
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
-        truth = _truth(batch)
+        truth = _truth(batch, step, self.num_classes)
         classes = range(1, self.num_classes)
-        return {i: {k: (truth[i] == k).float() for k in classes} for i in rows}, 0
+        return {i: {k: truth[i, k] for k in classes} for i in rows}, 0
 
 
 class ShuffledSAM(SemiSAM):
@@ -73,7 +73,10 @@ NEED_TRUTH = frozenset({"oracle", "truth"})
 """The controls whose batches carry the labels of unlabeled cases."""
 
 
-def _truth(batch: Batch) -> Tensor:
+def _truth(batch: Batch, step: Step, num_classes: int) -> Tensor:
+    """Return the truth ``(B, K, *S)``, with the method's own map at ignored voxels."""
     if not isinstance(batch, OracleBatch):
         raise TypeError(f"this control needs an OracleBatch, got {type(batch).__name__}")
-    return batch.truth
+    known = batch.truth != IGNORE
+    one_hot = F.one_hot(batch.truth * known, num_classes).movedim(-1, 1).float()
+    return torch.where(known.unsqueeze(1), one_hot, step.probs.detach())

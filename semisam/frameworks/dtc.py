@@ -32,6 +32,7 @@ class DualTaskConsistency(Framework):
       distance (published: a sigmoid of one channel, the same function of another parameter).
     - A crop that is all foreground has a signed distance (published: NaN, which ends the training).
     - No distance is computed for a label that training may not see.
+    - Ignored voxels have no signed distance, and the distance is to the nearest annotated voxel.
     - The cross-entropy, which the published code only logs, is not computed.
 
     Args:
@@ -72,7 +73,7 @@ class DualTaskConsistency(Framework):
         truth = signed_distances(batch.label, self.num_classes)
         losses = {
             "dice": foreground_dice_loss(probs[:labeled], batch.label),
-            "sdf": self.beta * mean_squared_difference(distance[:labeled], truth),
+            "sdf": self.beta * mean_squared_difference(distance[:labeled], truth, batch.label),
             "consistency": self.consistency_weight(clock)
             * mean_squared_difference(inside_probability(distance), probs[:, 1:]),
         }

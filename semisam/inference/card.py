@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from semisam.core.files import write_json
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.images.files import Geometry
@@ -29,6 +32,8 @@ class Card:
             orientation of the published Left Atrium volumes.
         recipe: preprocessing that made the images of scans. ``None``: the images were read from
             their files without it, and a new scan is resampled and z-scored per channel.
+        label_values: value of each class in the user's label files, which masks are written with.
+            ``None``: the class numbers.
     """
 
     channels: int
@@ -36,6 +41,14 @@ class Card:
     spacing: tuple[float, ...]
     orientation: str | None = None
     recipe: Recipe | None = None
+    label_values: tuple[int, ...] | None = None
+
+    def own_values(self, labelmap: NDArray[np.uint8]) -> NDArray[np.integer]:
+        """Return a label map of class numbers with the values of the user's label files."""
+        if self.label_values is None:
+            return labelmap
+        values: NDArray[np.integer] = np.asarray(self.label_values, np.int32)[labelmap]
+        return values
 
     def preparation(self) -> Recipe:
         """Return the preprocessing of a new scan, in LPS."""
@@ -72,6 +85,9 @@ class Card:
         """
         code, recipe = raw.get("orientation"), raw.get("recipe")
         names = tuple(str(name) for name in raw["class_names"])
+        values = raw.get("label_values")
+        if values is not None and len(values) != len(names):
+            raise ValueError("label_values must have a value per class")
         spacing = tuple(float(s) for s in raw["spacing"])
         if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
             raise ValueError("a card must have channels, class_names and spacing")
@@ -85,6 +101,7 @@ class Card:
             spacing=spacing,
             orientation=code,
             recipe=None if recipe is None else Recipe.from_json(recipe),
+            label_values=None if values is None else tuple(int(value) for value in values),
         )
 
 
@@ -97,7 +114,12 @@ def card_of(dataset: Dataset, image: Image) -> Card:
         elif image.has_geometry:
             code = orientation_code(image.geometry)
     return Card(
-        dataset.channels, tuple(dataset.class_names), image.geometry.spacing, code, dataset.recipe
+        dataset.channels,
+        tuple(dataset.class_names),
+        image.geometry.spacing,
+        code,
+        dataset.recipe,
+        dataset.label_values,
     )
 
 

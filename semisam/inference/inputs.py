@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from semisam.core.errors import InputError
-from semisam.data.datasets.folder import LABEL_ENDING
 from semisam.data.datasets.la import FILE_NAME
+from semisam.data.datasets.pairing import list_files
 from semisam.data.datasets.scans import without_ending
 from semisam.data.images.dicom import is_series
 
@@ -19,8 +19,8 @@ _WHOLE = -1  # in place of a channel's number: the file holds all channels
 def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
     """Return the files of each scan by the name of its mask.
 
-    An input is an image file, a folder of one DICOM series, or a folder of these (labels next to
-    their images are left out). For a model of several channels, ``<scan>_0000.nii.gz``,
+    An input is an image file, a folder of one DICOM series, or a folder of these. Labels in such a
+    folder are left out. For a model of several channels, ``<scan>_0000.nii.gz``,
     ``<scan>_0001.nii.gz`` ... are one scan, as nnU-Net names them. A file without such a number
     holds all channels. The published layout names every file ``mri_norm2.h5``, so the scan has the
     name of its folder.
@@ -43,6 +43,12 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
             raise _same_name(stem.name, scans[stem.name][0], group[0])
         scans[stem.name] = group
     return scans
+
+
+def labels_among(inputs: Iterable[Path]) -> list[Path]:
+    """Return the labels in folders of scans, which `gather_scans` leaves out."""
+    folders = (path for path in inputs if path.is_dir() and not is_series(path))
+    return [file for folder in folders for _, file in list_files(folder)[1]]
 
 
 def check_outputs(folder: Path, scans: dict[str, tuple[Path, ...]]) -> None:
@@ -70,14 +76,7 @@ def _absolute(path: Path) -> Path:
 def _expanded(path: Path) -> list[Path]:
     if not path.is_dir() or is_series(path):
         return [path]
-    found = []
-    for entry in sorted(path.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        name = without_ending(entry.name)
-        wanted = is_series(entry) if entry.is_dir() else name is not None
-        if wanted and not (name or "").endswith(LABEL_ENDING):
-            found.append(entry)
+    found = [file for _, file in list_files(path)[0]]
     if not found:
         raise InputError(
             f"a folder must hold one DICOM series or image files, got neither in {path}. Name the "

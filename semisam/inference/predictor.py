@@ -72,12 +72,14 @@ class Prediction:
     Attributes:
         labelmap: ``(*S)``, the class numbers.
         geometry: of the scan.
+        mask: ``(*S)``, the values of the user's label files, which are written.
         on_image: ``(K, *S')`` float32, the probabilities on the grid of the network's image.
         placement: of that image in the scan; ``None`` if both have the same grid.
     """
 
     labelmap: NDArray[np.uint8]
     geometry: Geometry
+    mask: NDArray[np.integer]
     on_image: NDArray[np.float32]
     placement: Placement | None
 
@@ -89,16 +91,16 @@ class Prediction:
         return self.placement.probabilities(self.on_image)
 
     def image(self) -> Any:
-        """Return the label map as a SimpleITK image with the scan's geometry."""
-        return to_itk(self.labelmap, self.geometry)
+        """Return the mask as a SimpleITK image with the scan's geometry."""
+        return to_itk(self.mask, self.geometry)
 
     def save(self, path: str | Path) -> None:
-        """Write the label map as NIfTI.
+        """Write the mask as NIfTI.
 
         Raises:
             InputError: the path cannot be written.
         """
-        write_nifti(path, self.labelmap, self.geometry)
+        write_nifti(path, self.mask, self.geometry)
 
 
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
@@ -173,7 +175,8 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
         straight = np.flip(on_image, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
         on_image = straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes)))
     labelmap = class_map(on_image, scan.placement, model.largest_component)
-    return Prediction(labelmap, scan.geometry, on_image, scan.placement)
+    mask = model.card.own_values(labelmap)
+    return Prediction(labelmap, scan.geometry, mask, on_image, scan.placement)
 
 
 def class_file_names(card: Card) -> Mapping[int, str]:

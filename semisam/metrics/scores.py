@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from semisam.core.types import IGNORE
 from semisam.metrics.surface import BoolArray, Pair, bounding_box, crop_pair, surface_distances
 
 
@@ -114,7 +115,8 @@ def evaluate_labelmap(
 
     Args:
         pred: ``(*S)`` integer class per voxel, 0 background.
-        ref: ``(*S)`` integer.
+        ref: ``(*S)`` integer. Voxels of `IGNORE` are taken out of both masks, and the surfaces are
+            those of what remains.
         num_classes: classes counting background.
         spacing: mm per voxel along each axis of the array.
 
@@ -124,6 +126,9 @@ def evaluate_labelmap(
     Raises:
         ValueError: the shapes differ, or the spacing does not fit.
     """
+    ignored = np.asarray(ref) == IGNORE
+    if ignored.any() and np.shape(pred) == ignored.shape:
+        pred = np.where(ignored, 0, pred)
     return [evaluate_mask(pred == c, ref == c, spacing) for c in range(1, num_classes)]
 
 

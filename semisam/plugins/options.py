@@ -134,6 +134,9 @@ def _attempts(value: Any) -> list[Callable[[Any], Any]]:
         attempts.append(lambda a: a.validate_json(value, strict=True))
     items = [item.strip() for item in value.split(",") if item.strip()]
     attempts.append(lambda a: a.validate_python(items))
+    pairs = {key.strip(): text.strip() for key, _, text in (i.partition("=") for i in items)}
+    if "=" in value and len(pairs) == len(items):
+        attempts.append(lambda a: a.validate_python(pairs))
     return attempts
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from semisam.core.errors import InputError
-from semisam.core.files import remove_leftovers, replace_file, writable_folder, write_json
+from semisam.core.files import csv_cell, remove_leftovers, replace_file, writable_folder, write_json
 from semisam.core.framework import Framework
 from semisam.core.layout import CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
@@ -267,7 +267,7 @@ def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
     with replace_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 
 
 @contextlib.contextmanager

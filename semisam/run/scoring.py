@@ -15,6 +15,10 @@ from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
 from semisam.run.folder import find_run
 from semisam.run.model import load_run
+from semisam.run.settings import RunSettings
+
+_OF_LABELS = ("labels", "ignore")
+"""Options of a dataset that say what its label files hold."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,18 @@ def open_scored(
         InputError: there is no such run, a checkpoint lacks data or patch, or the classes differ.
     """
     path = Path(text)
-    other = None if data is None else _open(Path(data))
     if path.is_file():
-        if other is None or patch is None:
+        if data is None or patch is None:
             raise InputError(
                 f"a checkpoint file must come with --data and --patch, got {path} without. The "
                 "published patch is 112x112x80."
             )
-        model = PublishedVNet(path)
+        model, scans = PublishedVNet(path), _open(Path(data))
         return _checked(
             Scored(
                 model.to(device),
-                other,
-                other.split().test,
+                scans,
+                scans.split().test,
                 patch,
                 stride or tuple(published_stride(patch)),
                 "fp32",
@@ -91,12 +94,12 @@ def open_scored(
     kept = None if patch is not None else settings.stride
     window = patch or settings.patch
     largest = settings.largest_component if largest_component is None else largest_component
-    dataset = other if other is not None else open_dataset(settings)
-    test = dataset.split().test if other is not None else split_of(settings, dataset).test
+    dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
+    split = split_of(settings, dataset) if data is None else dataset.split()
     scored = Scored(
         framework,
         dataset,
-        test,
+        split.test,
         window,
         stride or kept or tuple(published_stride(window)),
         settings.precision,
@@ -106,8 +109,11 @@ def open_scored(
     return _checked(scored, len(card.class_names))
 
 
-def _open(data: Path) -> Dataset:
-    return open_plugin(recognise_dataset(data), data, {})
+def _open(data: Path, settings: RunSettings | None = None) -> Dataset:
+    """Open other scans, with the run's options of label files if one plugin reads both."""
+    name = recognise_dataset(data)
+    known = settings.dataset_options if settings and settings.dataset == name else {}
+    return open_plugin(name, data, {key: known[key] for key in _OF_LABELS if key in known})
 
 
 def _checked(scored: Scored, classes: int) -> Scored:

@@ -241,7 +241,9 @@ def _fault(fault: Any) -> str:
 
 
 def show_value(value: Any) -> str:
-    """Return a setting as a person writes it: ``64x64x48`` for a size."""
+    """Return a setting as a person writes it: ``64x64x48`` for a size, ``255=1`` for a mapping."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={show_value(item)}" for key, item in value.items())
     return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semisam.core.framework import Framework, NetBuilder
-from semisam.core.types import Batch, Clock, Step
+from semisam.core.types import IGNORE, Batch, Clock, Step
 from semisam.testing.backend import FakeBackend
 from semisam.testing.prompter import FakePrompter
 from semisam.testing.samples import random_batch, tiny_builder
@@ -68,6 +68,62 @@ class FrameworkContract:
         batch = self._batch(framework, labeled=1, unlabeled=3)
         assert batch.label.shape[0] == 1
         self._check_step(framework, batch, _CLOCKS[1])
+
+    def test_partly_annotated_labels(self) -> None:
+        """Check that labels with one annotated slice, or with no voxel, give finite losses."""
+        framework = self._framework()
+        batch = self._batch(framework)
+        names = list(self._check_step(framework, batch, _CLOCKS[1]).losses)
+        for annotated in (slice(self.shape[0] // 2, self.shape[0] // 2 + 1), slice(0)):
+            label = torch.full_like(batch.label, IGNORE)
+            label[:, annotated] = batch.label[:, annotated]
+            step = self._check_step(framework, Batch(batch.image, label), _CLOCKS[1])
+            assert list(step.losses) == names, f"losses {names} expected, got {list(step.losses)}"
+
+    def test_ignored_is_no_class(self) -> None:
+        """Check that a label without an annotated voxel costs less than one of any class."""
+        framework = self._framework(norm="none", dropout=0.0)
+        batch = self._batch(framework)
+        found = {}
+        for value in (0, 1, IGNORE):
+            torch.manual_seed(1)
+            with torch.no_grad():
+                flat = Batch(batch.image, torch.full_like(batch.label, value))
+                found[value] = float(_objective(framework.training_step(flat, _CLOCKS[1])))
+        assert found[IGNORE] < min(found[0], found[1]), (
+            "voxels whose label is IGNORE must be of no class (use semisam.core.losses); the sum "
+            f"of the losses by the label of all voxels is {found}"
+        )
+
+    def test_ignored_voxels_do_not_count(self) -> None:
+        """Check that the supervised losses do not depend on the outputs at ignored voxels.
+
+        The network maps each voxel by itself, so another image there changes the outputs only
+        there. The difference of the losses of two labels is free of the unsupervised losses.
+        """
+        torch.manual_seed(0)
+        framework = self.make(self._build_voxelwise, 2).train()
+        batch = self._batch(framework)
+        rows, half = batch.num_labeled, self.shape[0] // 2
+        labels = [batch.label.clone(), 1 - batch.label]
+        image = batch.image.clone()
+        image[:rows, :, :half] += 5.0
+        found = []
+        for each in (batch.image, image):
+            for label in labels:
+                label[:, :half] = IGNORE
+            sums = []
+            for label in labels:
+                torch.manual_seed(1)
+                with torch.no_grad():
+                    step = framework.training_step(Batch(each, label), _CLOCKS[1])
+                sums.append(float(_objective(step)))
+            found.append(sums[0] - sums[1])
+        same = abs(found[0] - found[1]) <= 1e-3 * abs(found[0])
+        assert same, (
+            "voxels whose label is IGNORE must not count in a loss (use semisam.core.losses); the "
+            f"losses of two labels differ by {found[0]}, and by {found[1]} with other outputs there"
+        )
 
     def test_batch_is_left_as_it_was(self) -> None:
         """Check that a step does not change the batch, for example by noise."""
@@ -215,6 +271,9 @@ class FrameworkContract:
             pairs = zip(results[0][position], results[1][position], strict=True)
             assert all(_same(a, b) for a, b in pairs), f"the {what} must be bit-identical"
 
+    def _build_voxelwise(self, **heads: int) -> nn.Module:
+        return _Voxelwise(self.channels, heads, len(self.shape))
+
     def _framework(
         self, num_classes: int = 2, *, norm: str = "batch", dropout: float = 0.2, seed: int = 0
     ) -> Framework:
@@ -264,6 +323,19 @@ class FrameworkContract:
             assert inside, f"uncertainty must be in [0, 1], got up to {float(u.max())}"
             assert not u.requires_grad, "uncertainty must be detached"
         return step
+
+
+class _Voxelwise(nn.Module):
+    """A network whose output at a voxel depends on that voxel only."""
+
+    def __init__(self, in_channels: int, heads: Mapping[str, int], ndim: int) -> None:
+        super().__init__()
+        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
+        self.heads = nn.ModuleDict({name: conv(in_channels, c, 1) for name, c in heads.items()})
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return each head's ``(B, c, *S)``."""
+        return {name: head(image).float() for name, head in self.heads.items()}
 
 
 def _objective(step: Step) -> Tensor:

@@ -1,11 +1,15 @@
-"""Texts that people write, and texts for a terminal."""
+"""Texts that people write, texts for a terminal, and cells of CSV files."""
 
 import codecs
+import csv
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from semisam.core.errors import InputError
-from semisam.core.files import printable, read_text, remove_leftovers
+from semisam.core.files import csv_cell, csv_text, printable, read_text, remove_leftovers
+from semisam.run.execute import write_cases
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -41,3 +45,29 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert found == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1+1", "+A1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "-", "=", "-cmd|' /C calc'!A0", "'=1"],
+)
+def test_a_text_that_begins_as_a_formula_is_shown_as_text(text):
+    assert csv_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    "value", ["p1", "b=1", "'a'", "", "-1", "-0.25", "+1e-05", "-inf", 2, -3.5, None]
+)
+def test_ordinary_names_and_numbers_stay(value):
+    assert csv_cell(value) == value
+
+
+@given(st.text(alphabet="'=+-@1e.\ta", max_size=5))
+def test_every_cell_has_one_text(text):
+    assert csv_text(csv_cell(text)) == text
+
+
+def test_the_scores_of_a_case_whose_name_is_a_formula(tmp_path):
+    write_cases(tmp_path / "cases.csv", [{"case": "=1+1", "class": "@x", "dice": -0.5, "asd": 2}])
+    with (tmp_path / "cases.csv").open(newline="") as file:
+        assert list(csv.reader(file))[1] == ["'=1+1", "'@x", "-0.5", "2"]

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from semisam.core.ema import ema_decay_at, ema_update, frozen_copy
-from semisam.core.losses import dice_loss, entropy, foreground_dice_loss, supervised_loss
+from semisam.core.losses import (
+    dice_loss,
+    entropy,
+    foreground_dice_loss,
+    masked_supervised_loss,
+    mean_squared_difference,
+    supervised_loss,
+)
+from semisam.core.types import IGNORE
 
 
 def test_published_values(shared):
@@ -72,3 +80,58 @@ def test_first_update_copies_the_student():
     assert ema_decay_at(0, 0.99) == 0.0
     assert ema_decay_at(1, 0.99) == 0.5
     assert ema_decay_at(5000, 0.99) == 0.99
+
+
+def _random(classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 6, 5, 4, generator=rng).requires_grad_()
+    return logits, torch.randint(0, classes, (2, 6, 5, 4), generator=rng)
+
+
+def _every_loss(logits: torch.Tensor, label: torch.Tensor) -> list[torch.Tensor]:
+    probs = logits.softmax(1)
+    everywhere = torch.ones(label.shape[1:], dtype=torch.bool)
+    return [
+        *supervised_loss(logits, probs, label),
+        *supervised_loss(logits, probs, label, dice_classes="all"),
+        *masked_supervised_loss(logits, probs, label, everywhere),
+        foreground_dice_loss(probs, label),
+        mean_squared_difference(probs, torch.zeros_like(probs), label),
+    ]
+
+
+def test_without_ignored_voxels_no_bit_changes():
+    logits, label = _random()
+    probs = logits.softmax(1)
+    dice = [dice_loss(probs[:, k], label == k) for k in range(3)]
+    foreground = torch.stack(dice[1:]).mean()
+    ce = torch.nn.functional.cross_entropy(logits, label)
+    per_voxel = torch.nn.functional.cross_entropy(logits, label, reduction="none")
+    want = [
+        *(ce, foreground, ce, torch.stack(dice).mean()),
+        *(per_voxel.sum() / label.numel(), foreground, foreground, probs.square().mean()),
+    ]
+    for ours, plain in zip(_every_loss(logits, label), want, strict=True):
+        assert torch.equal(ours, plain)
+        gradients = [torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (ours, plain)]
+        assert torch.equal(*gradients)
+
+
+def test_ignored_voxels_are_as_if_they_were_not_there():
+    logits, label = _random()
+    partly = label.clone()
+    partly[:, :, 2:] = IGNORE  # so that the rest is a volume of its own
+    kept = logits[:, :, :, :2]
+    for partial, own in zip(
+        _every_loss(logits, partly), _every_loss(kept, label[:, :, :2]), strict=True
+    ):
+        assert float(partial) == pytest.approx(float(own), rel=1e-5)
+        (gradient,) = torch.autograd.grad(partial, logits, retain_graph=True)
+        assert not gradient[:, :, :, 2:].any() and gradient[:, :, :, :2].any()
+
+
+def test_without_an_annotated_voxel_every_loss_is_zero():
+    logits, label = _random()
+    for loss in _every_loss(logits, torch.full_like(label, IGNORE)):
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        assert float(loss) == 0 and not gradient.any()

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from semisam.cli.main import main
+from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.la import LeftAtrium
 from semisam.data.tools.check import check_folder
 
@@ -22,8 +23,11 @@ FAULTS = {
     "sform_differs": ("p1.nii.gz", "sform and qform must agree"),
     "cut_upper_case": ("p1.NII", "must be complete"),
     "nrrd_carriage_return": ("x.nhdr", "carriage return"),
+    "labels_0_255": ("p0_label.nii.gz", r"got 255 in 3 labels.*--set folder\.labels=255=1"),
+    "label_outside_crop": ("p1_label.nii.gz", "must be inside the crop"),
 }
-FINE = ("lists_in_utf-8-sig", "lists_in_utf-16", "sheared")
+FINE = ("lists_in_utf-8-sig", "lists_in_utf-16", "sheared", "label_named_p1_LABEL")
+FINE += ("label_named_p1_seg", "formula_name")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,13 @@ def test_what_is_right_is_read(field, name):
     assert not check_folder(field / name, "folder", {}).faults
     shown = CliRunner().invoke(main, ["data", "check", str(field / name)])
     assert shown.exit_code == 0 and "No faults" in shown.output
+
+
+@pytest.mark.parametrize("name", ["LABEL", "seg"])
+def test_a_label_under_another_name_is_the_label(field, name):
+    data = ScanFolder(field / f"label_named_p1_{name}")
+    assert sorted((*data.split().train, *data.split().test)) == ["p0", "p1", "p2"]
+    assert data.label("p1").any()
 
 
 def test_a_volume_in_another_file_is_not_read(field):

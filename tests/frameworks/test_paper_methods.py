@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from semisam.core.types import Clock
+from semisam.core.types import IGNORE, Clock
 from semisam.frameworks._sdf import signed_distance, signed_distances
 from semisam.frameworks.dtc import DualTaskConsistency
 from semisam.frameworks.dtml import DualTaskMutualLearning
@@ -271,3 +271,16 @@ def test_signed_distance_at_the_extremes():
     assert signed_distance(one)[0, 0, 0] == 0 and signed_distance(one).max() == 1
     label = F.one_hot(torch.tensor([0]), 3).reshape(1, 3, 1, 1)
     assert signed_distances(label, 4).shape == (1, 3, 3, 1, 1)
+
+
+def test_signed_distance_is_between_annotated_voxels():
+    label = torch.full((1, 5, 7, 1), IGNORE)
+    label[0, 2] = torch.tensor([0, 0, 0, 1, 1, 1, 0])[:, None]
+    found = signed_distances(label, 2)[0, 0, :, :, 0]
+    # Along the annotated line: the two outer foreground voxels are the boundary.
+    line = signed_distances(label[:, 2:3], 2)[0, 0, 0, :, 0]
+    assert line.tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0, -1, 0, 1 / 3])
+    assert torch.equal(found[2], line)
+    assert not found[[0, 1, 3, 4]].any(), "an ignored voxel has no distance"
+    only = torch.where(label == 1, 1, IGNORE)
+    assert signed_distances(only, 2).unique().tolist() == [-1, 0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semisam.core.errors import PluginError, SemisamError
-from semisam.core.types import Batch, Clock, OracleBatch, Prompt, View
+from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Prompt, View
 from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
 from semisam.frameworks.controls import OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.mean_teacher import MeanTeacher
@@ -495,6 +495,19 @@ def test_truth_as_the_answer_is_the_ceiling():
     assert backend.encoded == [] and step.metrics["sam_calls"] == 0
 
 
+def test_at_ignored_voxels_the_methods_own_map_is_the_truth():
+    batch = _oracle_batch()
+    truth = batch.truth.clone()
+    truth[:, 3:] = IGNORE
+    partly = OracleBatch(batch.image, batch.label, truth)
+    step = TruthSAM(_framework(), RecordingBackend(), RecordingPrompter()).training_step(
+        partly, CLOCK
+    )
+    answer = torch.where(truth == IGNORE, step.probs[:, 1] > 0.5, truth == 1)[2:].float()
+    want = 0.1 * math.exp(-1) * ((step.probs[2:, 1] - answer) ** 2).mean()
+    assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+
+
 @pytest.mark.parametrize("control", [OracleSAM, TruthSAM])
 def test_without_the_truth_a_control_that_needs_it_stops(control):
     branch = control(_framework(), RecordingBackend(), RecordingPrompter())
@@ -516,3 +529,17 @@ def test_shuffled_needs_another_row():
     branch = ShuffledSAM(_framework(), RecordingBackend(), RecordingPrompter())
     with pytest.raises(SemisamError, match="two unlabeled rows in a batch, got 1"):
         branch.training_step(_batch(labeled=2, unlabeled=1), CLOCK)
+
+
+def test_the_measure_leaves_ignored_voxels_out():
+    rng = torch.Generator().manual_seed(0)
+    masks = torch.rand(2, 4, 4, 4, generator=rng) > 0.5
+    answers = torch.rand(2, 4, 4, 4, generator=rng) > 0.5
+    label = torch.randint(0, 2, (1, 4, 4, 4), generator=rng)
+    partly = label.clone()
+    partly[:, 2:] = IGNORE
+    found = measure(masks, partly, [(0, answers[0])], [(1, answers[1])], 1)
+    own = measure(masks[:, :2], label[:, :2], [(0, answers[0, :2])], [(1, answers[1, :2])], 1)
+    assert found.prediction == own.prediction and found.proposal == own.proposal
+    assert found.agreement == own.agreement
+    assert found.agreement_unlabeled == pooled_dice([(answers[1], masks[1])])

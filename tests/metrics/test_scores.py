@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from semisam.core.types import IGNORE
 from semisam.metrics.scores import (
     evaluate_labelmap,
     evaluate_mask,
@@ -223,3 +224,17 @@ def test_largest_components_treats_each_class_alone():
     kept = largest_components(labelmap, 3)
     np.testing.assert_array_equal(kept, [[1, 1, 0, 0, 0, 0, 2, 2, 2]])
     assert kept.dtype == np.uint8
+
+
+def test_ignored_voxels_are_in_neither_mask():
+    rng = np.random.default_rng(0)
+    pred, ref = (rng.integers(0, 3, (9, 8, 7)).astype(np.uint8) for _ in range(2))
+    partly = ref.copy()
+    partly[:, 4:] = IGNORE
+    scores = evaluate_labelmap(pred, partly, 3, (1.5, 1.0, 3.0))
+    for k, score in enumerate(scores, start=1):
+        masks = [np.where(partly == IGNORE, False, volume == k) for volume in (pred, ref)]
+        assert score == evaluate_mask(*masks, (1.5, 1.0, 3.0))
+    changed = pred.copy()
+    changed[:, 4:] = 1
+    assert evaluate_labelmap(changed, partly, 3, (1.5, 1.0, 3.0)) == scores

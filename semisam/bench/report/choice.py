@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.results import paired
 from semisam.core.errors import InputError, SemisamError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.scans import read_label
 from semisam.inference.evaluation import class_map, predict_probabilities
@@ -167,6 +168,8 @@ class Predictor:
         for mask in (drawn, *masks):
             if mask.shape != size:
                 raise InputError(f"{shown.case}: the scan has another size than when it was scored")
+        ignored = drawn == IGNORE  # in no score, and no outline
+        drawn, *masks = (np.where(ignored, np.uint8(0), mask) for mask in (drawn, *masks))
         scores = [dice(mask, drawn) for mask in masks]
         if image.placement is not None:
             drawn, *masks = (image.placement.label(mask) for mask in (drawn, *masks))

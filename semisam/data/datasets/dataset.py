@@ -68,6 +68,9 @@ class Dataset(ABC):
         channels: image channels C.
         class_names: one name per class, the background's first.
         suggested: run settings that fit the data, for options that the user does not give.
+        label_values: values of the classes in the user's label files, background first. Masks of
+            new scans are written with them. ``None``: the class numbers.
+        partial_labels: True if labels may hold `semisam.core.types.IGNORE` where nobody annotated.
         recipe: the preprocessing from scan to image, if it is the same for every case and for a
             new scan. ``None`` if the files already hold images.
         groups: the patient of each case, of datasets with several scans of a patient. The scans of
@@ -82,6 +85,8 @@ class Dataset(ABC):
     channels: int
     class_names: tuple[str, ...]
     suggested: Mapping[str, Any]
+    label_values: tuple[int, ...] | None = None
+    partial_labels: bool = False
     recipe: Recipe | None = None
     groups: Mapping[str, str] = MappingProxyType({})
 
@@ -107,7 +112,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def label(self, case: str) -> NDArray[np.uint8]:
-        """Read one label map ``(*S)`` on the image's grid.
+        """Read one label map ``(*S)`` of classes on the image's grid.
 
         Raises:
             InputError: the file is missing or unreadable.

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from semisam.core.errors import InputError
 from semisam.core.files import read_text
+from semisam.data.datasets.lookalikes import label_fault
+from semisam.data.datasets.pairing import has_image_folder, pair_files
 from semisam.data.datasets.scans import (
     Layout,
     ScanDataset,
@@ -18,20 +20,24 @@ from semisam.data.datasets.survey import count_channels
 from semisam.data.images.dicom import is_series
 from semisam.data.images.preprocessing import Modality
 
-LABEL_ENDING = "_label"
 CLASSES = "classes.list"
 _OTHERS = ("dataset.json", "manifest.json", "unfinished.json")
 _OTHERS_PER_CASE = ("mri_norm2.h5", "lgemri.nrrd")
 
 
 class ScanFolder(ScanDataset):
-    """A folder in which the label of a case is named ``<case>_label``.
+    """A folder of images and their labels, such as ``<case>_label``.
 
     An image is ``<folder>/<case>.<ending>``, or ``<folder>/<case>/`` with the slices of one DICOM
-    series. Its label is ``<folder>/<case>_label.<ending>``. SimpleITK must read both formats, which
-    may differ. A case without a label file is unlabeled. The names of the foreground classes are in
-    ``classes.list``, one per line, or in the option ``classes``; without both there is one class.
-    Several channels are several values per voxel in one file.
+    series. Its label is ``<folder>/<case>_label.<ending>``. For ``_label`` the name may have
+    ``_labels``, ``_seg``, ``_segmentation``, ``_mask`` or ``_gt``, in any letter case and with any
+    of ``-_.`` before it. Or the label has the image's name in a folder such as ``labels`` or
+    ``masks``; the images may then be in a folder ``images``. Formats of image and label may differ.
+
+    A case without a label file is unlabeled. An image without a label that looks like a label is
+    refused. The names of the foreground classes are in ``classes.list``, one per line, or in the
+    option ``classes``; without both there is one class. Several channels are several values per
+    voxel in one file.
     """
 
     name: ClassVar[str] = "folder"
@@ -43,42 +49,28 @@ class ScanFolder(ScanDataset):
             return False
         if any(any(path.glob(f"*/{name}")) for name in _OTHERS_PER_CASE):
             return False  # another layout with a picture in it
-        return any(_case_of(entry) is not None for entry in path.iterdir())
+        return has_image_folder(path) or any(map(_is_image, path.iterdir()))
 
     @classmethod
     def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
         """Pair images and labels by their names."""
-        images: dict[str, Path] = {}
-        labels: dict[str, Path] = {}
-        faults: list[Fault] = []
-        for entry in sorted(path.iterdir()):
-            name = _case_of(entry)
-            if name is None:
-                continue
-            kind = labels if name.endswith(LABEL_ENDING) else images
-            case = name.removesuffix(LABEL_ENDING)
-            if case in kind:
-                faults.append(
-                    Fault(
-                        str(entry),
-                        f"a case must have one image and one label, got also {kind[case].name}",
-                        "remove one of them from the folder",
-                    )
-                )
-                continue
-            kind[case] = entry
+        pairs = pair_files(path)
+        images, labels = pairs.images, pairs.labels
+        faults = list(pairs.faults)
         faults += [
             Fault(
-                str(labels[case]),
+                str(label),
                 f"a label must have an image, got no {case} of any image format",
                 "add the image or correct the name",
             )
-            for case in sorted(set(labels) - set(images))
+            for case, label in sorted(pairs.strays.items())
         ]
+        unlabeled = (case for case in images if case not in labels)
+        faults += [fault for case in unlabeled if (fault := label_fault(case, images))]
         if not images:
             raise InputError(
                 f"{path}: a folder must hold images <case>.nii.gz (or .nrrd, .mha, a DICOM folder "
-                f"...), got none. Their labels are <case>{LABEL_ENDING}.nii.gz."
+                f"...), got none. Their labels are <case>_label.nii.gz."
             )
         cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
         names = classes or _read_classes(path / CLASSES)
@@ -87,13 +79,10 @@ class ScanFolder(ScanDataset):
         return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
 
 
-def _case_of(entry: Path) -> str | None:
-    """Return the name of an image or a label without its ending; ``None`` for other entries."""
+def _is_image(entry: Path) -> bool:
     if entry.name.startswith("."):
-        return None
-    if entry.is_dir():
-        return entry.name if is_series(entry) else None
-    return without_ending(entry.name)
+        return False
+    return is_series(entry) if entry.is_dir() else without_ending(entry.name) is not None
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

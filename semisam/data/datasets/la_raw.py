@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Split
 from semisam.data.datasets.scans import Layout, ScanDataset, ScanFiles
@@ -57,9 +54,4 @@ class RawLeftAtrium(ScanDataset):
         rest = tuple(case for case in cases if case not in set(test))
         names = ("background", *(classes or ("left atrium",)))
         split = Split(rest, test) if held_out else None
-        return Layout(cases, names, ("mr",), split, tuple(faults))
-
-    @classmethod
-    def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return 1 for the challenge's 255."""
-        return np.where(label == _FOREGROUND, np.uint8(1), label)
+        return Layout(cases, names, ("mr",), split, tuple(faults), {_FOREGROUND: 1})

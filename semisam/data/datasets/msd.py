@@ -24,9 +24,10 @@ class Decathlon(ScanDataset):
 
     An image is ``<case>.nii.gz`` with the channels along a fourth axis, or one file per channel,
     ``<case>_0000.nii.gz`` and so on. A label is ``<case>.nii.gz``. Any ending that SimpleITK reads
-    is accepted. ``dataset.json`` names classes and channels; a channel named CT is windowed. Cases
-    of ``imagesTr`` without a label are unlabeled. Cases of ``imagesTs`` are the test cases if all
-    of them have a label in ``labelsTs``, and unlabeled otherwise.
+    is accepted. ``dataset.json`` names classes and channels; a channel named CT is windowed. Its
+    regions without common values are classes, and voxels of ``ignore`` are not annotated. Cases of
+    ``imagesTr`` without a label are unlabeled. Cases of ``imagesTs`` are the test cases if all of
+    them have a label in ``labelsTs``, and unlabeled otherwise.
     """
 
     name: ClassVar[str] = "msd"
@@ -46,7 +47,7 @@ class Decathlon(ScanDataset):
                 f"{about}: the file must hold an object, got {type(raw).__name__}. Correct it."
             )
         modalities = _modalities(raw, about)
-        names = ("background", *classes) if classes else _class_names(raw, about)
+        names, values, ignored = _classes(raw, about, classes)
         faults = [
             Fault(
                 str(about),
@@ -72,7 +73,7 @@ class Decathlon(ScanDataset):
         # Test images with labels are held out; without labels they are unlabeled training cases.
         held_out = bool(test) and all(files.label is not None for files in test.values())
         split = Split(tuple(train), tuple(test)) if held_out else None
-        return Layout({**test, **train}, names, modalities, split, tuple(faults))
+        return Layout({**test, **train}, names, modalities, split, tuple(faults), values, ignored)
 
 
 def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFiles], list[Fault]]:
@@ -152,25 +153,59 @@ def _listed(raw: Mapping[str, Any]) -> Iterable[str]:
             yield from (str(value) for value in values)
 
 
-def _class_names(raw: Mapping[str, Any], about: Path) -> tuple[str, ...]:
-    """Return names by number, from ``{"1": "liver"}`` (MSD) or ``{"liver": 1}`` (nnU-Net)."""
+def _classes(
+    raw: Mapping[str, Any], about: Path, given: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[int, int], tuple[int, ...]]:
+    """Return the names of the classes, the classes by value, and the ignored values.
+
+    Numbers are values of the label files: ``{"1": "liver"}`` (MSD), ``{"liver": 1}`` (nnU-Net), or
+    regions without a common value, ``{"kidney": [1, 2]}``. Values that are not 0, 1, 2, ... are
+    classes in ascending order. The name ``ignore`` is nnU-Net's: these voxels are not annotated.
+
+    Args:
+        raw: the description.
+        about: its path.
+        given: names of the user, for which the description's labels are not read.
+    """
+    if given:
+        return ("background", *given), {}, ()
     labels = raw.get("labels")
-    by_number: dict[int, str] = {}
     try:
-        for key, value in dict(labels or {}).items():
-            number, name = (int(value), key) if isinstance(value, int) else (int(key), str(value))
-            by_number[number] = name
+        by_name = _values_by_name(dict(labels or {}))
     except (TypeError, ValueError):
-        by_number = {}
-    count = len(by_number)
-    names = tuple(by_number[n] for n in sorted(by_number))
-    whole = sorted(by_number) == list(range(count)) and 2 <= count <= _MOST_CLASSES
-    if not whole or len(set(names)) != count or "ignore" in names:
+        by_name = {}
+    ignored = by_name.pop("ignore", ())
+    values = [value for region in by_name.values() for value in region]
+    names = sorted(by_name, key=lambda name: min(by_name[name]))
+    once = len({*values, *ignored}) == len(values) + len(ignored)
+    if not (once and 2 <= len(names) <= _MOST_CLASSES and by_name[names[0]] == (0,)):
         raise InputError(
             f"{about}: 'labels' must name the classes 0 (background), 1, 2, ... once each, got "
-            f"{labels}. Renumber them, without regions of several classes and without 'ignore'."
+            f"{labels}. Correct them, without regions that share a value."
         )
-    return names
+    mapping = {value: number for number, name in enumerate(names) for value in by_name[name]}
+    same = all(value == number for value, number in mapping.items())
+    return tuple(names), {} if same else mapping, ignored
+
+
+def _values_by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the values of each class, from either form of the description.
+
+    Raises:
+        TypeError, ValueError: a value is not a whole number, or a name is there twice.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items():
+        if isinstance(value, list):
+            name, numbers = key, tuple(value)
+        elif isinstance(value, int):
+            name, numbers = key, (value,)
+        else:
+            name, numbers = str(value), (int(key),)
+        if name in found or not numbers or not all(type(number) is int for number in numbers):
+            raise ValueError(name)
+        found[name] = numbers
+    return found
 
 
 def _modalities(raw: Mapping[str, Any], about: Path) -> tuple[Modality, ...]:

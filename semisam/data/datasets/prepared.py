@@ -122,6 +122,11 @@ class Prepared(Dataset):
             raise ValueError(f"format {raw['format']}")
         self.class_names = tuple(str(name) for name in raw["class_names"])
         self.num_classes = len(self.class_names)
+        values = raw.get("label_values")
+        self.label_values = None if values is None else tuple(int(value) for value in values)
+        if values is not None and len(values) != self.num_classes:
+            raise ValueError(f"label_values must have {self.num_classes} values")
+        self.partial_labels = bool(raw.get("partial_labels", False))
         self.channels = int(raw["channels"])
         self.note = str(raw["note"])
         self.recipe = None if raw["recipe"] is None else Recipe.from_json(raw["recipe"])

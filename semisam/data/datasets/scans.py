@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import printable
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.datasets.labels import LabelValues
+from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
 from semisam.data.images.alignment import misfit, same_place
@@ -50,6 +52,8 @@ class Layout:
         modalities: one modality per channel.
         split: the split that the dataset states, or ``None``.
         faults: the faults found so far.
+        values: classes by value of a label file, for values that are not class numbers.
+        ignored: values of voxels that nobody annotated.
     """
 
     cases: Mapping[str, ScanFiles]
@@ -57,6 +61,12 @@ class Layout:
     modalities: tuple[Modality, ...]
     split: Split | None = None
     faults: tuple[Fault, ...] = ()
+    values: Mapping[int, int] = field(default_factory=dict)
+    ignored: tuple[int, ...] = ()
+
+    def first_images(self) -> dict[str, Path]:
+        """Return the first image of every case."""
+        return {case: files.images[0] for case, files in self.cases.items()}
 
     def odd_names(self) -> list[Fault]:
         """Return a fault for each name with characters that no terminal or table can show."""
@@ -86,6 +96,9 @@ class ScanDataset(Dataset):
         crop: padding removes the margin that holds only the scan's lowest value, body the margin
             that is darker than tissue, none nothing. The label has no influence.
         classes: names of the foreground classes 1, 2, ..., if the dataset states no names.
+        labels: classes by value of the label files, for example 255=1 or 4=3. Several values of one
+            class are a region: 1=1,2=1. Other values keep their number, and 0 is background.
+        ignore: values of voxels that nobody annotated; no loss and no score reads them.
         test_share: share of the labeled cases to draw for the test if no split is given.
         split_seed: seed of that draw.
         fold: fold of nnU-Net's splits_final.json, if that file exists.
@@ -111,6 +124,8 @@ class ScanDataset(Dataset):
         window: tuple[float, float] = (-160.0, 240.0),
         crop: Crop = "padding",
         classes: tuple[str, ...] = (),
+        labels: dict[int, int] | None = None,
+        ignore: int | tuple[int, ...] = (),
         test_share: float = 0.2,
         split_seed: int = 0,
         fold: int = 0,
@@ -142,14 +157,14 @@ class ScanDataset(Dataset):
             hint = f" `semisam data check` lists {more} more." if more else ""
             raise InputError(f"{self.faults[0]}{hint}")
         self._series = series
+        self.values = label_values(self.name, layout, labels, ignore)
+        self.label_values = self.values.own_values()
+        self.partial_labels = bool(self.values.ignored)
         self.class_names = layout.classes
         self.num_classes = len(layout.classes)
         self.channels = len(layout.modalities)
         grids = grids_of((layout.cases[case].images[0] for case in self._split.train), series)
-        modalities = layout.modalities
-        if modality != "auto":
-            modalities = (modality,) * self.channels
-        self.recipe = Recipe(common_spacing(spacing, grids), modalities, window, crop)
+        self.recipe = recipe_of(layout, common_spacing(spacing, grids), modality, window, crop)
         self.suggested = {"patch": fitting_patch(grids, self.recipe.spacing)}
         self._placements: dict[str, Placement] = {}
 
@@ -178,6 +193,10 @@ class ScanDataset(Dataset):
         except InputError as error:
             raise InputError(f"{self.source(case)}: {error}") from error
         self._placements[case] = placement
+        if self.layout.cases[case].label is None:
+            fault = label_fault(case, self.layout.first_images(), array)
+            if fault is not None:
+                raise InputError(str(fault))
         return Image(image, own, has_geometry=True, placement=placement)
 
     def label(self, case: str) -> NDArray[np.uint8]:
@@ -191,8 +210,8 @@ class ScanDataset(Dataset):
     def drawn_label(self, case: str) -> NDArray[np.uint8]:
         """Read one label on the grid of its file."""
         path, placement = self.label_file(case), self._placement(case)
-        label, geometry = read_label(path)
-        label = self.as_classes(label)
+        raw, geometry = read_values(path)
+        label = self.values.classes(raw, str(path))
         where = geometry if self.aligned_labels else placement.geometry
         fault = misfit(label.shape, where, placement.shape, placement.geometry)
         if fault:
@@ -203,11 +222,6 @@ class ScanDataset(Dataset):
         if case not in self._placements:  # the crop depends on the image
             self.image(case)
         return self._placements[case]
-
-    @classmethod
-    def as_classes(cls, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Map the values of a label file to the dataset's classes."""
-        return label
 
     def has_label(self, case: str) -> bool:
         """Return whether there is a label file."""
@@ -261,11 +275,52 @@ def read_channels(paths: Iterable[Path], series: str = "") -> tuple[NDArray[np.f
     return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)), first
 
 
+def label_values(
+    name: str, layout: Layout, labels: Mapping[int, int] | None, ignore: int | tuple[int, ...]
+) -> LabelValues:
+    """Return the classes of a label file's values; the options replace the dataset's statement.
+
+    Args:
+        name: of the dataset plugin.
+        layout: of the folder.
+        labels: the option of this name.
+        ignore: the option of this name.
+
+    Raises:
+        InputError: a class does not exist, or a value is both mapped and ignored.
+    """
+    ignored = (ignore,) if isinstance(ignore, int) else tuple(ignore)
+    mapping = layout.values if labels is None else labels
+    return LabelValues(name, layout.classes, mapping, ignored or layout.ignored)
+
+
+def recipe_of(
+    layout: Layout,
+    spacing: tuple[float, ...] | None,
+    modality: Literal["auto", "mr", "ct", "none"],
+    window: tuple[float, float],
+    crop: Crop,
+) -> Recipe:
+    """Return the preprocessing of a dataset's scans for its options."""
+    own = layout.modalities
+    return Recipe(spacing, own if modality == "auto" else (modality,) * len(own), window, crop)
+
+
 def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
-    """Read a label file ``(*S)``.
+    """Read a label file ``(*S)`` of class numbers.
 
     Raises:
         InputError: it is unreadable, has channels, or holds values that are not classes.
+    """
+    array, geometry = read_values(path)
+    return as_label(array, str(path)), geometry
+
+
+def read_values(path: Path) -> tuple[NDArray[np.float32], Geometry]:
+    """Read the values of a label file ``(*S)``.
+
+    Raises:
+        InputError: it is unreadable or has channels.
     """
     array, geometry = read_image(path, stacked=True)
     if array.ndim > len(geometry.spacing):
@@ -275,7 +330,7 @@ def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
                 "numbers 0, 1, 2, ... into one channel."
             )
         array = array[0]
-    return as_label(array, str(path)), geometry
+    return array, geometry
 
 
 def without_ending(name: str) -> str | None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.core.types import IGNORE
 from semisam.data.images.files import Geometry
 from semisam.data.images.nifti import NiftiSpace
 from semisam.data.images.resampling import (
@@ -70,7 +71,7 @@ class Placement:
         """
         oriented = _oriented(label, self.axes, self.flips)
         cut = oriented[self._crop]
-        if np.count_nonzero(cut) != np.count_nonzero(oriented):
+        if _count_labeled(cut) != _count_labeled(oriented):
             raise InputError(
                 "the label must be inside the crop to the image's foreground, got labeled voxels "
                 "outside it. Set the dataset's option crop to none."
@@ -179,28 +180,41 @@ class Recipe:
         Raises:
             InputError: the number of channels or axes does not fit.
         """
+        placement = self.place(array, geometry)
+        oriented = _oriented(array, placement.axes, placement.flips, leading=1)
+        cut = oriented[(slice(None), *(slice(a, b) for a, b in placement.box))]
+        own, spacing = placement.oriented_spacing, placement.spacing
+        if spacing != own:
+            cut = np.stack([resample(c, own, spacing, placement.size) for c in cut])
+        image = np.empty(cut.shape, np.float32)
+        for channel, modality in enumerate(self.modalities):
+            image[channel] = self._normalised(cut[channel], modality)
+        return image, _placed(placement), placement
+
+    def place(self, array: NDArray[np.float32], geometry: Geometry) -> Placement:
+        """Return the placement of a scan's image, without making the image.
+
+        Args:
+            array: ``(C, *S)`` as in the file.
+            geometry: geometry of the file.
+
+        Raises:
+            InputError: the number of channels or axes does not fit.
+        """
         if len(array) != len(self.modalities):
             raise InputError(
                 f"a scan must have {len(self.modalities)} channel(s), got {len(array)}."
             )
         axes, flips = orientation(geometry)
-        oriented = _oriented(array, axes, flips, leading=1)
-        box = self._box(oriented)
-        cut = oriented[(slice(None), *(slice(a, b) for a, b in box))]
+        box = self._box(_oriented(array, axes, flips, leading=1))
         own = tuple(geometry.spacing[axis] for axis in axes)
         spacing = own if self.spacing is None else self.spacing
         if len(spacing) != len(own):
             raise InputError(f"a scan must have {len(spacing)} axes, got {len(own)}.")
         if all(abs(a / b - 1) <= SAME_SPACING for a, b in zip(own, spacing, strict=True)):
             spacing = own
-        size = resampled_size(cut.shape[1:], own, spacing)
-        if spacing != own:
-            cut = np.stack([resample(c, own, spacing, size) for c in cut])
-        image = np.empty(cut.shape, np.float32)
-        for channel, modality in enumerate(self.modalities):
-            image[channel] = self._normalised(cut[channel], modality)
-        placement = Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
-        return image, _placed(placement), placement
+        size = resampled_size([b - a for a, b in box], own, spacing)
+        return Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
@@ -320,6 +334,11 @@ def _placed(placement: Placement) -> Geometry:
         direction=tuple(float(x) for x in columns.ravel()),
         nifti=None,
     )
+
+
+def _count_labeled(label: NDArray[np.uint8]) -> int:
+    """Return the number of foreground voxels; ignored ones do not count."""
+    return int(np.count_nonzero((label != 0) & (label != IGNORE)))
 
 
 def _otsu(channel: NDArray[np.float32]) -> float:

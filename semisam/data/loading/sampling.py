@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
-from semisam.core.types import Batch, OracleBatch
+from semisam.core.types import IGNORE, Batch, OracleBatch
 from semisam.data.loading.augmentation import draw_orientation, orient, shape_before
 from semisam.data.loading.store import VolumeStore
 
@@ -77,8 +77,9 @@ class BatchSource:
 
     Each stream (labeled, unlabeled) runs through its cases in permutations, one per pass, drawn
     from (seed, stream, pass), so every case occurs equally often. Each row is a uniformly random
-    patch in one of eight orientations, drawn from (seed, stream, step, row). A volume smaller than
-    the patch is padded with zeros on both sides.
+    patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of a partly
+    annotated label is drawn around one of its annotated voxels. A volume smaller than the patch is
+    padded with zeros on both sides.
 
     Args:
         store: store of the volumes.
@@ -124,6 +125,7 @@ class BatchSource:
         self.seed = seed
         self.augment = augment
         self.truth = truth
+        self._partly: dict[str, bool] = {}
         self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
 
     def cases(self, step: int) -> tuple[str, ...]:
@@ -166,7 +168,9 @@ class BatchSource:
             orientation = draw_orientation(rng)
             if not self.augment:
                 orientation = 0
-            window = _draw_window(volume.shape[1:], shape_before(self.patch, orientation), rng)
+            size = shape_before(self.patch, orientation)
+            voxel = self._draw_annotated(case, rng) if is_labeled else None
+            window = _draw_window(volume.shape[1:], size, rng, voxel)
             cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
             _place(cut, image[place], len(self.patch))
             if place < known:
@@ -176,6 +180,17 @@ class BatchSource:
         if self.truth:
             return OracleBatch(torch.from_numpy(image), labels[:labeled], labels, rows=self.rows)
         return Batch(torch.from_numpy(image), labels, rows=self.rows)
+
+    def _draw_annotated(self, case: str, rng: np.random.Generator) -> tuple[int, ...] | None:
+        """Draw an annotated voxel of a label; ``None`` if it is annotated everywhere or nowhere."""
+        label = self.store.label(case)
+        if case not in self._partly:
+            self._partly[case] = bool((label == IGNORE).any())
+        annotated = np.flatnonzero(label != IGNORE) if self._partly[case] else ()
+        if not len(annotated):
+            return None
+        voxel = np.unravel_index(annotated[rng.integers(len(annotated))], label.shape)
+        return tuple(int(index) for index in voxel)
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
@@ -193,12 +208,21 @@ def _scheduled(
 
 
 def _draw_window(
-    shape: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator
+    shape: tuple[int, ...],
+    size: tuple[int, ...],
+    rng: np.random.Generator,
+    voxel: tuple[int, ...] | None = None,
 ) -> tuple[slice, ...]:
-    """Draw the place of a crop uniformly; an axis shorter than the crop is taken whole."""
-    starts = [
-        int(rng.integers(max(have - want, 0) + 1)) for have, want in zip(shape, size, strict=True)
-    ]
+    """Draw the place of a crop uniformly, among those that hold a voxel if one is given.
+
+    An axis shorter than the crop is taken whole.
+    """
+    starts = []
+    for axis, (have, want) in enumerate(zip(shape, size, strict=True)):
+        low, high = 0, max(have - want, 0)
+        if voxel is not None:
+            low, high = max(low, voxel[axis] - want + 1), min(high, voxel[axis])
+        starts.append(int(rng.integers(low, high + 1)))
     return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
 
 

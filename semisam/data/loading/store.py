@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError, SemisamError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 
 T = TypeVar("T")
@@ -153,8 +154,8 @@ class VolumeStore:
                     "the key 'label') or remove the case from the list."
                 )
             label = read_named(source, lambda: self.label(case))
-            check_label(label, image.shape[1:], self.dataset.num_classes, source)
-            if case in self.labeled and not label.any():
+            check_label(label, image.shape[1:], self.dataset, source)
+            if case in self.labeled and not np.any((label != 0) & (label != IGNORE)):
                 raise InputError(
                     f"{source}: the label of a labeled training case must contain a foreground "
                     "class, got only background. Correct it or use the case as unlabeled."
@@ -162,7 +163,7 @@ class VolumeStore:
             hashes[f"label:{case}"] = array_hash(label)
             if case in self.test and placement is not None:
                 drawn = read_named(source, lambda: self.drawn_label(case))
-                check_label(drawn, placement.shape, self.dataset.num_classes, source)
+                check_label(drawn, placement.shape, self.dataset, source)
                 hashes[f"drawn:{case}"] = array_hash(drawn)
         return hashes
 
@@ -206,15 +207,25 @@ def check_image(image: NDArray[np.float32], channels: int, source: str) -> None:
 
 
 def check_label(
-    label: NDArray[np.uint8], shape: tuple[int, ...], num_classes: int, source: str
+    label: NDArray[np.uint8], shape: tuple[int, ...], dataset: Dataset, source: str
 ) -> None:
-    """Raise an `InputError` if a label does not fit its image or its number of classes."""
+    """Raise an `InputError` if a label does not fit its image or its dataset's classes.
+
+    Args:
+        label: ``(*S)``, with ignored voxels if the dataset has `Dataset.partial_labels`.
+        shape: of the image.
+        dataset: of the label.
+        source: the file's name for the message.
+    """
     if label.shape != shape:
         raise InputError(
             f"{source}: image and label must have one shape, got {shape} and {label.shape}. "
             "Resample the label onto the image's grid."
         )
+    num_classes = dataset.num_classes
     highest = int(label.max())
+    if highest == IGNORE and getattr(dataset, "partial_labels", False):
+        highest = int(label.max(where=label != IGNORE, initial=0))
     if highest >= num_classes:
         raise InputError(
             f"{source}: a label of {num_classes} classes must hold values from 0 to "

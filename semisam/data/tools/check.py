@@ -9,21 +9,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import InputError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
+from semisam.data.datasets.labels import LabelValues, count_values
+from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
-from semisam.data.datasets.scans import ScanDataset, ScanFiles, read_channels, read_label
+from semisam.data.datasets.scans import (
+    ScanDataset,
+    ScanFiles,
+    label_values,
+    read_channels,
+    read_values,
+    recipe_of,
+)
 from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.images.alignment import misfit
+from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import array_hash, read_named
 from semisam.data.tools.report import (
     CaseReport,
     FolderReport,
-    count_voxels,
     duplicates,
     fault_of,
     image_faults,
@@ -56,15 +66,18 @@ def check_folder(
     kind: Any = registry.load("dataset", name)
     try:
         if isinstance(kind, type) and issubclass(kind, ScanDataset):
-            classes, cases, examine, faults = _of_scans(kind, path, options)
+            values, cases, examine, faults = _of_scans(kind, path, options)
         else:
-            classes, cases, examine, faults = _of_dataset(kind(path, **options))
+            values, cases, examine, faults = _of_dataset(kind(path, **options))
     except InputError as error:
         return FolderReport(name, str(path), (), (), (fault_of(str(path), error),))
     reports = _examined(cases, examine, on_case)
+    labels = {name: counts for report in reports for name, counts in report.values.items()}
+    unknown = values.fault(labels)
+    faults += [unknown] if unknown else []
     faults += [fault for report in reports for fault in report.faults]
     faults += duplicates(reports) + odd_axes(reports)
-    return FolderReport(name, str(path), classes, tuple(reports), tuple(faults))
+    return FolderReport(name, str(path), values.class_names, tuple(reports), tuple(faults))
 
 
 def _examined(
@@ -84,90 +97,125 @@ def _examined(
     return reports
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """The rules that every case of a folder of scan files must keep.
+
+    Attributes:
+        channels: of an image.
+        aligned: True if a label has a geometry of its own.
+        values: classes of a label's values.
+        recipe: preprocessing at each scan's own spacing.
+        series: choice of a DICOM series.
+        images: first image of every case.
+        named: files with a fault that their names show.
+    """
+
+    channels: int
+    aligned: bool
+    values: LabelValues
+    recipe: Recipe
+    series: str
+    images: Mapping[str, Path]
+    named: frozenset[str]
+
+
 def _of_scans(
     kind: type[ScanDataset], path: Path, options: Mapping[str, Any]
-) -> tuple[tuple[str, ...], list[str], Examine, list[Fault]]:
-    """Return classes, cases, check and faults of a folder of scan files.
+) -> tuple[LabelValues, list[str], Examine, list[Fault]]:
+    """Return values, cases, check and faults of a folder of scan files.
 
     The folder is not opened as a dataset, because that fails at the first fault.
     """
-    layout = kind.discover(path, tuple(options.get("classes", ())))
+    given = {**registry.default_keywords(kind, "dataset"), **options}
+    layout = kind.discover(path, tuple(given["classes"]))
     labeled = {case: files.label is not None for case, files in layout.cases.items()}
     faults = [*layout.odd_names(), *layout.faults]
     split = Split((), ())
     try:
-        seed, share = options.get("split_seed", 0), options.get("test_share", 0.2)
+        seed, share, fold = given["split_seed"], given["test_share"], given["fold"]
         split, wrong = find_split(
             path,
             labeled,
             layout.split,
-            fold=options.get("fold", 0),
+            fold=fold,
             test_share=share,
             seed=seed,
-            groups=find_groups(path, labeled, options.get("groups", "")),
+            groups=find_groups(path, labeled, given["groups"]),
         )
         faults += wrong
     except InputError as error:
         faults.append(fault_of(str(path), error))
     parts = _parts(split)
+    rules = _Rules(
+        len(layout.modalities),
+        kind.aligned_labels,
+        label_values(kind.name, layout, given["labels"], given["ignore"]),
+        recipe_of(layout, None, given["modality"], tuple(given["window"]), given["crop"]),
+        given["series"],
+        layout.first_images(),
+        frozenset(fault.file for fault in layout.faults),
+    )
 
     def examine(case: str) -> CaseReport:
         files = layout.cases[case]
         report = CaseReport(
             case, parts.get(case, ""), str(files.images[0]), files.label is not None
         )
-        series = options.get("series", "")
-        return _examine_files(kind, report, files, layout.classes, len(layout.modalities), series)
+        return _examine_files(rules, report, files)
 
-    return layout.classes, list(layout.cases), examine, faults
+    return rules.values, list(layout.cases), examine, faults
 
 
-def _examine_files(
-    kind: type[ScanDataset],
-    report: CaseReport,
-    files: ScanFiles,
-    classes: tuple[str, ...],
-    channels: int,
-    series: str,
-) -> CaseReport:
+def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseReport:
     faults: list[Fault] = []
-    geometry = None
+    geometry = placement = None
     try:
-        image, geometry = read_channels(files.images, series)
+        image, geometry = read_channels(files.images, rules.series)
         report = with_image(report, image, geometry.spacing)
-        faults += image_faults(image, channels, report.source)
+        faults += image_faults(image, rules.channels, report.source)
+        if len(image) == rules.channels:
+            placement = rules.recipe.place(image, geometry)
+        if files.label is None and report.source not in rules.named:
+            lookalike = label_fault(report.case, rules.images, image)
+            faults += [lookalike] if lookalike else []
         del image
     except InputError as error:
         faults.append(fault_of(report.source, error))
-    if files.label is not None:
-        name = str(files.label)
-        try:
-            label, where = read_label(files.label)
-            label = kind.as_classes(label)
-            report = replace(report, voxels=count_voxels(label))
-            faults += label_faults(report.voxels, classes, name)
-            if geometry is not None:
-                where = where if kind.aligned_labels else geometry
-                wrong = misfit(label.shape, where, report.shape, geometry)
-                faults += [fault_of(name, InputError(wrong))] if wrong else []
-        except InputError as error:
-            faults.append(fault_of(name, error))
+    if files.label is None:
+        return replace(report, faults=tuple(faults))
+    name = str(files.label)
+    try:
+        raw, where = read_values(files.label)
+        counts = count_values(raw, name)
+        report = replace(report, voxels=rules.values.count_classes(counts), values={name: counts})
+        faults += label_faults(report.voxels, name)
+        if geometry is not None:
+            where = where if rules.aligned else geometry
+            wrong = misfit(raw.shape, where, report.shape, geometry)
+            faults += [fault_of(name, InputError(wrong))] if wrong else []
+            if placement is not None and not wrong and not rules.values.fault(report.values):
+                placement.label(rules.values.classes(raw, name))
+    except InputError as error:
+        faults.append(fault_of(name, error))
     return replace(report, faults=tuple(faults))
 
 
-def _of_dataset(dataset: Dataset) -> tuple[tuple[str, ...], list[str], Examine, list[Fault]]:
-    """Return classes, cases, check and faults of any other dataset, read by its plugin."""
+def _of_dataset(dataset: Dataset) -> tuple[LabelValues, list[str], Examine, list[Fault]]:
+    """Return values, cases, check and faults of any other dataset, read by its plugin."""
     split = dataset.split()
     parts = _parts(split)
+    ignored = (IGNORE,) if dataset.partial_labels else ()
+    values = LabelValues(dataset.name, tuple(dataset.class_names), ignored=ignored)
 
     def examine(case: str) -> CaseReport:
         report = CaseReport(case, parts[case], dataset.source(case), False)
-        return _examine_case(dataset, report)
+        return _examine_case(dataset, values, report)
 
-    return tuple(dataset.class_names), [*split.train, *split.test], examine, []
+    return values, [*split.train, *split.test], examine, []
 
 
-def _examine_case(dataset: Dataset, report: CaseReport) -> CaseReport:
+def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> CaseReport:
     case, source = report.case, report.source
     faults: list[Fault] = []
     try:
@@ -181,8 +229,9 @@ def _examine_case(dataset: Dataset, report: CaseReport) -> CaseReport:
         report = replace(report, labeled=labeled)
         if labeled:
             label = read_named(source, lambda: dataset.label(case))
-            report = replace(report, voxels=count_voxels(label))
-            faults += label_faults(report.voxels, dataset.class_names, source)
+            counts = count_values(label, source)
+            report = replace(report, voxels=values.count_classes(counts), values={source: counts})
+            faults += label_faults(report.voxels, source)
             faults += _changed(dataset, case, "label", array_hash(label))
             if placement is not None:
                 drawn = read_named(source, lambda: dataset.drawn_label(case))

@@ -88,6 +88,8 @@ def _prepare(
             **identity,
             "note": dataset.note,
             "class_names": list(dataset.class_names),
+            "label_values": _plain(dataset.label_values),
+            "partial_labels": dataset.partial_labels,
             "channels": dataset.channels,
             "suggested": _plain(dict(dataset.suggested)),
             "split": {**asdict(split), "train": list(split.train), "test": list(split.test)},
@@ -124,11 +126,11 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
     }
     if read_named(source, lambda: dataset.has_label(case)):
         label = read_named(source, lambda: dataset.label(case))
-        check_label(label, image.array.shape[1:], dataset.num_classes, source)
+        check_label(label, image.array.shape[1:], dataset, source)
         record["label"] = _save(folder, f"{VOLUMES}/{key}.label.npy", label)
         if image.placement is not None:
             drawn = read_named(source, lambda: dataset.drawn_label(case))
-            check_label(drawn, image.placement.shape, dataset.num_classes, source)
+            check_label(drawn, image.placement.shape, dataset, source)
             record["drawn"] = _save(folder, f"{VOLUMES}/{key}.drawn.npy", drawn)
     write_json(record_path, {"stamp": stamp, "record": record})
     return record

@@ -28,7 +28,8 @@ class CaseReport:
         spacing: mm per axis.
         intensities: least and largest finite value per channel, before any normalisation by the
             dataset.
-        voxels: voxels per value of the label.
+        voxels: voxels per class of the label, and per value that has no class.
+        values: voxels per value of the label as in its file, by the file's name.
         image_hash: SHA-256 of the voxels.
         faults: faults of its files.
     """
@@ -41,6 +42,7 @@ class CaseReport:
     spacing: tuple[float, ...] = ()
     intensities: tuple[tuple[float, float], ...] = ()
     voxels: Mapping[int, int] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     image_hash: str = ""
     faults: tuple[Fault, ...] = ()
 
@@ -68,6 +70,7 @@ class FolderReport:
         plain = asdict(self)
         for case in plain["cases"]:
             case.pop("faults")
+            case.pop("values")
             case["voxels"] = {str(value): count for value, count in case["voxels"].items()}
         return plain
 
@@ -108,27 +111,13 @@ def image_faults(image: NDArray[np.float32], channels: int, source: str) -> list
     return faults
 
 
-def count_voxels(label: NDArray[np.uint8]) -> dict[int, int]:
-    """Return the number of voxels of each value in a label ``(*S)``."""
-    counts = np.bincount(label.ravel(), minlength=1)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-
-
-def label_faults(voxels: Mapping[int, int], classes: tuple[str, ...], source: str) -> list[Fault]:
-    """Return the faults of a label, from its voxels per value."""
-    faults = []
-    unknown = [value for value in voxels if value >= len(classes)]
-    if unknown:
-        problem = (
-            f"a label must hold the classes 0 to {len(classes) - 1} ({', '.join(classes)}), got "
-            f"{', '.join(map(str, unknown))}"
-        )
-        remedy = "renumber the label, or name more classes (classes.list, dataset.json)"
-        faults.append(Fault(source, problem, remedy))
-    if not any(voxels.get(value) for value in voxels if value):
-        problem = "a label must contain a foreground class, got only background"
-        faults.append(Fault(source, problem, "correct it, or remove it to make the case unlabeled"))
-    return faults
+def label_faults(voxels: Mapping[int, int], source: str) -> list[Fault]:
+    """Return the faults of a label, from its voxels per class."""
+    if any(count for value, count in voxels.items() if value):
+        return []
+    problem = "a label must contain a foreground class, got only background"
+    remedy = "correct it, or remove it to make the case unlabeled"
+    return [Fault(source, problem, remedy)]
 
 
 def duplicates(reports: Sequence[CaseReport]) -> list[Fault]:

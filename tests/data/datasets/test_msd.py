@@ -7,6 +7,7 @@ import pytest
 from scan_files import scan, write, write_msd
 
 from semisam.core.errors import InputError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.msd import Decathlon
 from semisam.run.build import recognise_dataset
 
@@ -70,9 +71,10 @@ def test_a_case_may_end_in_four_digits(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "pattern"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions of several classes"),
-        ({"labels": {"background": 0, "organ": 1, "ignore": 2}}, "without 'ignore'"),
-        ({"labels": {"background": 0, "organ": 2}}, "classes 0 .background., 1, 2"),
+        ({"labels": {"background": 0, "a": [1, 2], "b": [2]}}, "regions that share a value"),
+        ({"labels": {"organ": 1, "lesion": 2}}, "classes 0 .background., 1, 2"),
+        ({"labels": {"background": 0, "ignore": 2}}, "classes 0 .background., 1, 2"),
+        ({"labels": {"0": "background", "1": "organ", "2": "organ"}}, "once each"),
         ({"labels": None}, "'labels' must name the classes"),
         ({"channel_names": {}}, "must name the channels"),
         ({"channel_names": {"first": "CT"}}, "numbered 0, 1"),
@@ -109,3 +111,23 @@ def test_channels_that_are_missing_or_elsewhere(tmp_path):
     (tmp_path / "imagesTr" / "case_000_0001.nii.gz").unlink()
     with pytest.raises(InputError, match=r"must have the channels _0000 to _0001.*got _0000"):
         Decathlon(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "want"),
+    [
+        ({"background": 0, "whole": [1, 2]}, ("whole",), {0: 0, 1: 1, 2: 1}),
+        ({"background": 0, "organ": 1, "ignore": 2}, ("organ",), {0: 0, 1: 1, 2: IGNORE}),
+        ({"0": "background", "2": "lesion", "1": "organ"}, ("organ", "lesion"), {1: 1, 2: 2}),
+        ({"background": 0, "lesion": 2, "ignore": 1}, ("lesion",), {1: IGNORE, 2: 1}),
+    ],
+)
+def test_regions_gaps_and_ignored_values_of_the_description(tmp_path, labels, names, want):
+    write_msd(tmp_path)
+    edit(tmp_path, labels=labels)
+    data = Decathlon(tmp_path)
+    raw = scan(0)[1]
+    found = data.label("case_000")
+    assert data.class_names == ("background", *names)
+    for value, number in want.items():
+        assert (found[raw == value] == number).all() and (raw == value).any()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semisam.core.errors import InputError
-from semisam.core.types import Batch
+from semisam.core.types import IGNORE, Batch
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.images.files import Geometry
 from semisam.data.loading.augmentation import orient
@@ -356,3 +356,45 @@ def test_a_second_loop_finds_nothing_left_and_does_not_hang():
 def test_iterating_outside_of_with_is_refused():
     with pytest.raises(RuntimeError, match="`with` block"):
         next(iter(Prefetcher(Slow(), 0, 3)))
+
+
+class Partial(Coded):
+    """One annotated voxel in the first case, one annotated slice in the second, all in a third."""
+
+    partial_labels = True
+
+    def label(self, case):
+        full = super().label(case)
+        if case == "c2":
+            return full
+        label = np.full_like(full, IGNORE)
+        where = (9, 0, 3) if case == "c0" else (4,)
+        label[where] = full[where]
+        return label
+
+
+def test_crops_of_a_partly_annotated_label_hold_an_annotated_voxel():
+    store = VolumeStore(Partial(SHAPES), labeled=["c0", "c1", "c2"], unlabeled=[], test=())
+    source = BatchSource(store, store.labeled, (), BatchPlan(3, 0), (4, 3, 2), seed=0)
+    whole = make_source(SHAPES, 3, BatchPlan(3, 0), (4, 3, 2))
+    places = set()
+    for step in range(40):
+        batch, plain = source.batch(step), whole.batch(step)
+        assert (batch.label != IGNORE).flatten(1).any(1).all()
+        assert equal(batch, source.batch(step))
+        for row, case in enumerate(source.cases(step)):
+            if case == "c2":  # no ignored voxel: the same crop as ever
+                assert torch.equal(batch.image[row], plain.image[row])
+            else:
+                places.add((case, float(batch.image[row].min())))
+    assert len(places) > 20
+
+
+def test_a_label_without_an_annotated_voxel_is_cropped_anywhere():
+    class Nothing(Partial):
+        def label(self, case):
+            return np.full_like(super().label(case), IGNORE)
+
+    store = VolumeStore(Nothing(SHAPES), labeled=["c0"], unlabeled=[], test=())
+    source = BatchSource(store, store.labeled, (), BatchPlan(1, 0), (4, 4, 4), seed=0)
+    assert (source.batch(0).label == IGNORE).all()

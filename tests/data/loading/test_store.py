@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from semisam.core.errors import InputError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.la import LeftAtrium
 from semisam.data.images.files import Geometry
@@ -354,3 +355,46 @@ def test_many_threads_at_once():
         thread.join()
     assert not wrong
     assert store.cached_bytes <= 2 * arrays["0"].nbytes
+
+
+def test_ignored_voxels_are_no_class_of_a_label():
+    class Partial(Dataset):
+        num_classes, channels, partial_labels = 2, 1, True
+        values = (0, 1, IGNORE)
+
+        def split(self):
+            return Split(("a",), ())
+
+        def image(self, case):
+            array = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+            return Image(array, Geometry((1.0, 1.0, 1.0)), has_geometry=False)
+
+        def label(self, case):
+            return np.resize(np.array(self.values, np.uint8), (2, 2, 2))
+
+        def has_label(self, case):
+            return True
+
+        def source(self, case):
+            return case
+
+    class Undeclared(Partial):
+        partial_labels = False
+
+    class TooHigh(Partial):
+        values = (0, 1, 2, IGNORE)
+
+    class NoForeground(Partial):
+        values = (0, IGNORE)
+
+    def check(dataset):
+        VolumeStore(dataset, labeled=["a"], unlabeled=[], test=()).check()
+
+    check(Partial())
+    for wrong, pattern in (
+        (Undeclared, "from 0 to 1, got 255"),
+        (TooHigh, "from 0 to 1, got 2"),
+        (NoForeground, "must contain a foreground class"),
+    ):
+        with pytest.raises(InputError, match=pattern):
+            check(wrong())
