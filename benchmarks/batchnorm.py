@@ -44,6 +44,7 @@ def main():
             *(store, store.labeled, store.unlabeled, run.plan, patch),
             seed=settings.seed,
             augment=settings.augment,
+            foreground=settings.foreground,
         )
         first = settings.iterations
         for count in COUNTS:

@@ -24,9 +24,9 @@ from rows import write_rows
 from scipy import ndimage
 from torch.nn import functional
 
-from semisam.backends._synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.backends._synthsam.prompts import CHANNELS
-from semisam.backends._synthsam.weights import load_weights
+from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.session import dice_score, prediction_loss
 

@@ -16,13 +16,12 @@ from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
 from semisam.backends._smooth import smooth
-from semisam.backends._synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.backends._synthsam.prompts import STRIDE, Guide, Marks, make_guide
-from semisam.backends._synthsam.weights import load_weights
+from semisam.backends._synthsam.prompts import Guide, Marks, make_guide
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
+from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.networks._synthsam_weights import EMBEDDED, load_weights
 
-EMBEDDED = Path(__file__).parent / "weights" / "synthsam.safetensors"
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
 _SURE = 6.0  # limit of the log odds
 _SMALLEST = 8  # smallest extent of the network's input

@@ -37,9 +37,9 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     """
     from pathlib import Path
 
-    from semisam.backends._synthsam.weights import save_weights
     from semisam.cli.display import console, progress_bars
     from semisam.core.files import writable_folder
+    from semisam.networks._synthsam_weights import save_weights
     from semisam.pretraining.pretrain import Pretraining, make_pretrain_settings
     from semisam.training.processes import check_single_process
     from semisam.training.signals import deferred_interrupt

@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisam.backends._synthsam.network import SUBVOXELS, SynthSAMNet, to_subvoxels
-from semisam.backends._synthsam.prompts import STRIDE
-from semisam.backends._synthsam.weights import load_weights
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
+from semisam.networks._synthsam import STRIDE, SUBVOXELS, SynthSAMNet, to_subvoxels
+from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
 from semisam.pretraining.session import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semisam.backends._synthsam.network import Features, SynthSAMNet, to_subvoxels
-from semisam.backends._synthsam.prompts import STRIDE, Marks, make_guide
+from semisam.backends._synthsam.prompts import Marks, make_guide
+from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, to_subvoxels
 from semisam.pretraining.generator import Volume
 from semisam.pretraining.user import (
     Bools,

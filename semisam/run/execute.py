@@ -191,6 +191,7 @@ def train(
         settings.patch,
         seed=settings.seed,
         augment=settings.augment,
+        foreground=settings.foreground,
         truth=settings.sam_control in NEED_TRUTH,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
@@ -201,6 +202,9 @@ def train(
             iterations=settings.iterations,
             lr=settings.lr,
             lr_step=settings.lr_step,
+            optimizer=settings.optimizer,
+            schedule=settings.schedule,
+            averaged=settings.averaged,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             clip=settings.clip,

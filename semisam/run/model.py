@@ -56,7 +56,10 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
             f"({str(error).splitlines()[0]}). Run the same command again to finish it."
         ) from None
     # Deployment needs no promptable model, and the branch has no state of its own.
-    bare = settings.model_copy(update={"sam": "none"})
+    # Nor does it need the file that the network started from.
+    options = settings.network_options
+    started = {**options, "start": "none"} if "start" in options else options
+    bare = settings.model_copy(update={"sam": "none", "network_options": started})
     framework = make_framework(bare, card.channels, len(card.class_names))
     framework.load_state_dict(load_tensors(folder / MODEL))
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit

@@ -13,7 +13,7 @@ from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
 from semisam.run.protocols import DEFAULT
-from semisam.run.resolve import BRANCH, make_settings, prescribed_prompter
+from semisam.run.resolve import BRANCH, make_settings, prescribed
 from semisam.run.settings import RunSettings, flags_of_settings
 
 PluginOptions = Mapping[str, Mapping[str, Any]]
@@ -99,8 +99,9 @@ def request(
     common.setdefault("dataset", "phantom")
     common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     free = {name: dict(values) for name, values in options.items()}
-    prompter = common.get("prompter", prescribed_prompter(common.get("protocol", DEFAULT)))
-    network = common.get("network", RunSettings.model_fields["network"].default)
+    protocol = str(common.get("protocol", DEFAULT))
+    prompter = common.get("prompter", prescribed("prompter", protocol))
+    network = common.get("network", prescribed("network", protocol))
     for kind, name in (
         ("dataset", common["dataset"]),
         ("network", network),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.backends._synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.backends._synthsam.prompts import CHANNELS, Marks, make_guide
+from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.pretraining.generator import Volume, draw_volume
 from semisam.pretraining.session import Session, prediction_loss, weights_of
 from semisam.pretraining.user import anywhere, click, deepness, proposal

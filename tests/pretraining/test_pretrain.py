@@ -5,10 +5,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from semisam.backends._synthsam.network import SynthSAMNet
-from semisam.backends._synthsam.weights import load_weights, save_weights
 from semisam.cli.main import main
 from semisam.core.errors import InputError
+from semisam.networks._synthsam import SynthSAMNet
+from semisam.networks._synthsam_weights import load_weights, save_weights
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import Pretraining, PretrainSettings, draw_batch, visible_edges
 from semisam.training.checkpoint import load_checkpoint

@@ -18,16 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from semisam.backends._synthsam.paths import FAREST, Paths, make_paths
+from semisam.networks._synthsam import CHANNELS, STRIDE
 
 Indices = NDArray[np.int64]
-
-STRIDE = 2
-CHANNELS = 13
-"""Number of a prompt's channels.
-
-Pairs, positive clicks first: disk, distance, near and far geodesic distance, likeness. Then one
-each: the contest of the two geodesic distances, the box, the mask.
-"""
 
 NEAR, FAR = 4.0, 12.0  # decay of geodesic closeness
 REACH = 6.0  # decay of Euclidean closeness, coarse voxels

@@ -10,8 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semisam.backends._synthsam.prompts import CHANNELS, STRIDE
+STRIDE = 2
+"""Voxels per axis of a voxel of the network's finest grid."""
+CHANNELS = 13
+"""Number of a prompt's channels.
 
+Pairs, positive clicks first: disk, distance, near and far geodesic distance, likeness. Then one
+each: the contest of the two geodesic distances, the box, the mask.
+"""
 SUBVOXELS = STRIDE**3
 _LIKENESS = 16  # length of the vectors that compare voxels with clicked ones
 
@@ -103,6 +109,12 @@ class SynthSAMNet(nn.Module):
     def encode(self, image: Tensor) -> Features:
         """Encode images ``(B, 1, *S)`` of even extents."""
         parts = to_subvoxels(image).contiguous(memory_format=torch.channels_last_3d)
+        levels = self.pyramid(parts)
+        vectors = self.likeness(levels[0]).float().flatten(2)
+        return Features(levels, functional.normalize(vectors, dim=1), parts)
+
+    def pyramid(self, parts: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of subvoxels ``(B, c, *s)`` on grids 2, 4, 8 and 16 voxels wide."""
         x = self.stem(parts)
         levels = []
         for n, blocks in enumerate(self.encoder):
@@ -111,8 +123,7 @@ class SynthSAMNet(nn.Module):
         for n in reversed(range(len(levels) - 1)):
             x = self.merge[n](levels[n] + _stretch(self.lift[n](x), levels[n]))
             levels[n] = x
-        vectors = self.likeness(x).float().flatten(2)
-        return Features(tuple(levels), functional.normalize(vectors, dim=1), parts)
+        return tuple(levels)
 
     def decode(
         self, features: Features, prompt: Tensor, cells: Sequence[Sequence[Sequence[int]]]
@@ -130,21 +141,31 @@ class SynthSAMNet(nn.Module):
         """
         first = features.levels[0]
         learned = _likeness(features.likeness, cells).reshape(len(first), 2, *first.shape[2:])
-        x = torch.cat([prompt.to(first), learned.to(first), first], 1)
+        x = self.answer(features.levels, torch.cat([prompt.to(first), learned.to(first)], 1))
+        logits: Tensor = self.head(x)
+        both = torch.cat([x, features.image.to(x)], 1)
+        sharper: Tensor = self.sharpen(both.contiguous(memory_format=torch.channels_last_3d))
+        return logits.float() + sharper.float()
+
+    def answer(self, levels: Sequence[Tensor], prompt: Tensor) -> Tensor:
+        """Return the decoder's features ``(B, c, *s)`` for the two halves' common input.
+
+        Args:
+            levels: of `pyramid`.
+            prompt: ``(B, CHANNELS + 2, *s)``, the prompt and the likeness to its clicks.
+        """
+        x = torch.cat([prompt, levels[0]], 1)
         x = self.ask(x.contiguous(memory_format=torch.channels_last_3d))
         path = [x]
         for level, down, fuse, block in zip(
-            features.levels[1:], self.down, self.fuse, self.deep, strict=True
+            levels[1:], self.down, self.fuse, self.deep, strict=True
         ):
             x = block(fuse(torch.cat([down(x), level], 1)))
             path.append(x)
         for n in reversed(range(len(path) - 1)):
             x = self.refine[n](path[n] + _stretch(self.up[n](x), path[n]))
-        x = self.act(x)
-        logits: Tensor = self.head(x)
-        both = torch.cat([x, features.image.to(x)], 1)
-        sharper: Tensor = self.sharpen(both.contiguous(memory_format=torch.channels_last_3d))
-        return logits.float() + sharper.float()
+        found: Tensor = self.act(x)
+        return found
 
 
 def to_subvoxels(volume: Tensor) -> Tensor:

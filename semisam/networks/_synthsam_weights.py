@@ -11,9 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from semisam.backends._synthsam.network import SynthSAMNet
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
+from semisam.networks._synthsam import SynthSAMNet
+
+EMBEDDED = Path(__file__).parents[1] / "backends" / "weights" / "synthsam.safetensors"
+"""The weights in the package, trained on synthetic volumes only."""
 
 _LATER = "sharpen."  # a part of the network that is not in files of version 0.1
 
