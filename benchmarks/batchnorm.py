@@ -1,9 +1,9 @@
-"""What trained runs reach with BatchNorm's running averages and with statistics taken afresh.
+"""Scores of trained runs with BatchNorm's running averages and with recomputed statistics.
 
     python benchmarks/batchnorm.py RUN... --out benchmarks/results/batchnorm.csv
 
-Runs trained with ``--norm-batches 0``. Each is scored on the first ``--cases`` of its test cases,
-with windows half a patch apart, as it was saved and after `renew_statistics` from so many batches.
+The runs were trained with ``--norm-batches 0``. Each is scored on the first ``--cases`` of its test
+cases, with windows half a patch apart, as saved and after `renew_statistics` from some batches.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main():
             *(store, store.labeled, store.unlabeled, run.plan, patch),
             seed=settings.seed,
             augment=settings.augment,
+            foreground=settings.foreground,
         )
         first = settings.iterations
         for count in COUNTS:

@@ -1,8 +1,8 @@
-"""What makes the SemiSAM branch work: variants on training scans held out of the training.
+"""Variants of the SemiSAM branch on training scans held out of the training.
 
-The last 16 training cases of the Left Atrium benchmark take the place of the test scans, which no
-choice may see. One run a variant and number of labels, each in a process of its own; runs that are
-finished are not run again.
+The last 16 training cases of the Left Atrium benchmark replace the test scans, which no choice may
+use. There is one run per variant and number of labels, each in its own process. Finished runs are
+not run again.
 
     python benchmarks/branch_trials.py --data ../shared/data/la_half --out runs/trials \
         --csv benchmarks/results/branch_trials.csv
@@ -27,7 +27,7 @@ VARIANTS: dict[str, list[str]] = {
     "bare": ["--sam", "none"],
     "paper": PAPER,
     "default": DEFAULT,
-    "default, shuffled answers": [*DEFAULT, "--sam-control", "shuffled"],
+    "default, shuffled predictions": [*DEFAULT, "--sam-control", "shuffled"],
     "default, the truth as the answer": [*DEFAULT, "--sam-control", "truth"],
     "default, prompts from the truth": [*DEFAULT, "--sam-control", "oracle"],
     "default, fading (rate 5)": [*DEFAULT, "--set", "semisam.ramp_rate=5"],
@@ -46,10 +46,10 @@ VARIANTS: dict[str, list[str]] = {
     "default, three rounds": [*DEFAULT, "--set", "center-points.rounds=3"],
     "default, uncertainty-points": [*DEFAULT, "--prompter", "uncertainty-points"],
     "default, mask+points": [*DEFAULT, "--prompter", "mask+points"],
-    "default, asked every 2nd iteration": [*DEFAULT, "--sam-every", "2"],
-    "default, asked every 4th iteration": [*DEFAULT, "--sam-every", "4"],
-    "paper, asked every 4th iteration": [*PAPER, "--sam-every", "4"],
-    "paper, not asked below lambda_s = 0.01": [*PAPER, "--sam-floor", "0.01"],
+    "default, queried every 2nd iteration": [*DEFAULT, "--sam-every", "2"],
+    "default, queried every 4th iteration": [*DEFAULT, "--sam-every", "4"],
+    "paper, queried every 4th iteration": [*PAPER, "--sam-every", "4"],
+    "paper, not queried below lambda_s = 0.01": [*PAPER, "--sam-floor", "0.01"],
     "bare, learning rate falls at 5/12 and 10/12": ["--sam", "none", "--lr-step", "125"],
     "default, learning rate falls at 5/12 and 10/12": [*DEFAULT, "--lr-step", "125"],
     "bare, learning rate falls at 2/3": ["--sam", "none", "--lr-step", "200"],
@@ -87,7 +87,7 @@ def run(variant: str, labels: int, subset: int, data: Path, args: argparse.Names
 
 
 def row_of(variant: str, path: Path) -> dict[str, object]:
-    """Return what the table says of a run."""
+    """Return the table's row of a run."""
     result = json.loads(path.read_text())
     settings, training, cost = result["settings"], result["training"], result["cost"]
     figures = ("sam_dice", "proposal_dice", "sam_agreement")

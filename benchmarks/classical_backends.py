@@ -1,17 +1,17 @@
-"""Which segmenter without weights should stand in for SAM: Dice and time per prompt.
+"""Dice and time per prompt of segmenters without weights, as substitutes for SAM.
 
     python benchmarks/classical_backends.py --data DIR --cases 16 \
         --out benchmarks/results/classical_backends_la_half.csv
 
 ``DIR`` holds ``train.list`` and ``<case>/mri_norm2.h5`` (left atrium scans, here at half the
 published resolution). Only training scans are read. All settings were chosen on the first 16 of
-the list, which are therefore skipped here; read the table knowing that about 60 settings of
-``Geodesic`` and its forerunners were tried there, and one to three of every other candidate.
+the list, which are therefore skipped here. About 60 settings of ``Geodesic`` and its forerunners
+were tried there, and one to three of every other candidate.
 
-Clicks are simulated as a person makes them: in the largest piece of the larger error region, more
-likely in its inside. "5+5 points" are drawn at random in the label and near it, at once, as
+Clicks are simulated as a person makes them: in the largest piece of the larger error region, with a
+higher probability inside. "5+5 points" are drawn at random in the label and near it, at once, as
 ``UncertaintyPoints`` draws them. "mask" is a deformed label, whose own Dice is in
-``prompt_dice``; "box" is the label's box. Times are medians on one thread.
+``prompt_dice``. "box" is the label's box. Times are medians on one thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAR = 30.0  # voxels from each positive click at which seeded candidates assume 
 
 
 class _Coarse:
-    """What the candidates on a 2x coarser grid share."""
+    """The common part of the candidates on a 2x coarser grid."""
 
     def encode(self, image):
         pooled = torch.nn.functional.avg_pool3d(
@@ -153,7 +153,7 @@ class RegionGrowing:
 # Every backend that is named, and whether it takes boxes and masks.
 CANDIDATES = {
     "geodesic": (Geodesic, True),
-    "geodesic, distance alone": (lambda: Geodesic(intensity=0, smoothness=0), False),
+    "geodesic, distance only": (lambda: Geodesic(intensity=0, smoothness=0), False),
     "geodesic, no smoothing": (lambda: Geodesic(smoothness=0), False),
     "geodesic, no intensity": (lambda: Geodesic(intensity=0), False),
     "random walker": (RandomWalker, False),
@@ -235,7 +235,7 @@ class Record:
         self.encode_ms.append(1e3 * (time.perf_counter() - start))
         return embedding
 
-    def ask(self, embedding, prompt, name, label, before=math.nan):
+    def query(self, embedding, prompt, name, label, before=math.nan):
         start = time.perf_counter()
         logits = self.backend.segment(embedding, prompt)
         took = 1e3 * (time.perf_counter() - start)
@@ -251,7 +251,7 @@ def interact(record, embedding, label, rng):
     for count in range(1, max(CLICKS) + 1):
         prompt = Prompt(points=torch.tensor(np.array(points)), labels=torch.tensor(labels))
         name = f"{count} click" + "s" * (count > 1) if count in CLICKS else None
-        answer = record.ask(embedding, prompt, name, label)
+        answer = record.query(embedding, prompt, name, label)
         missed, surplus = label & ~answer, answer & ~label
         sign = int(missed.sum() >= surplus.sum())
         if (error := missed if sign else surplus).any():
@@ -267,14 +267,14 @@ def measure(make, volumes, more, seed):
         interact(record, embedding, label, np.random.default_rng([seed, number, 0]))
         for count in (3, 5):
             prompt = draw(label, count, np.random.default_rng([seed, number, count]))
-            record.ask(embedding, prompt, f"{count}+{count} points", label)
+            record.query(embedding, prompt, f"{count}+{count} points", label)
         if more:
             mask = deform(label, np.random.default_rng([seed, number, 9]))
             prompt = Prompt(mask=torch.from_numpy(mask))
-            record.ask(embedding, prompt, "mask", label, dice(mask > 0.5, label))
+            record.query(embedding, prompt, "mask", label, dice(mask > 0.5, label))
             inside = np.argwhere(label)
             box = torch.tensor(np.stack([inside.min(0), inside.max(0) + 1]))
-            record.ask(embedding, Prompt(box=box), "box", label)
+            record.query(embedding, Prompt(box=box), "box", label)
     return record
 
 

@@ -1,13 +1,12 @@
-"""A grid killed at random moments and started again, against the same grid left in peace.
+"""A grid that is killed at random moments and restarted, against the same grid undisturbed.
 
     python benchmarks/faults.py --kills 20 [--out benchmarks/results/faults.csv]
 
-The grid (phantoms; a bare method and one with SemiSAM, two seeds) runs once undisturbed. Then it is
-started over and over; at a random moment each, SIGKILL hits the whole of it, the grid alone, or the
-run that it executes (and, a second later, the grid). The last start is left in peace. Compared,
-byte for byte: the tables of ``semisam table`` (csv but its columns of time and memory, md, latex,
-html), the weights, the scores (``cases.csv`` but its seconds) and the logs of every step (but their
-seconds).
+The grid (phantoms; a method with and without SemiSAM, two seeds) runs once undisturbed. Then it is
+started repeatedly. At a random moment, SIGKILL hits all of it, only the grid, or the run that it
+executes and, a second later, the grid. The last start is undisturbed. Four things are compared byte
+for byte: the tables of ``semisam table`` (csv without time and memory, md, latex, html), the
+weights, the scores (``cases.csv`` without seconds) and the logs of every step (without seconds).
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def kill(process, whom):
         except ProcessLookupError:
             continue
     if whom == "run":
-        # Its grid goes on with the next run, and is hit in turn.
+        # The grid continues with the next run and is killed next.
         time.sleep(1.0)
         return len(hit) + kill(process, "all")
     process.wait(_PATIENCE)
@@ -142,8 +141,8 @@ def disturbed(folder, kills, seed, seconds, *more):
             while time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.01)
             if process.poll() is not None:
-                # It was done before its moment came: begin anew, so that every kill hits.
-                yield {"kill": "", "whom": "", "second": "", "hit": 0, "done": "all, begun anew"}
+                # It ended before the kill: begin again, so that every kill hits.
+                yield {"kill": "", "whom": "", "second": "", "hit": 0, "done": "all, begun again"}
                 out.rename(folder / f"whole-{number}-{time.monotonic_ns()}")
                 continue
             hit = kill(process, whom)

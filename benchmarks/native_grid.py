@@ -4,7 +4,7 @@
 
 Twelve phantoms of 1 mm with two classes are written to disk. A model that gives the true label of
 the training grid is evaluated at three training spacings, and its saved masks are compared with the
-label files by SimpleITK alone. Then probabilities of six classes are brought to a scan of
+label files by SimpleITK. Then probabilities of six classes are brought to a scan of
 512x512x600 voxels, all at once and by slabs; `peak` is the memory beyond the probabilities.
 """
 
@@ -77,7 +77,7 @@ def write(folder):
 
 
 def dice(folder, masks, case):
-    """Return Dice per class of a saved mask, by the files alone."""
+    """Return Dice per class of a saved mask, from the files."""
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}_label.nii.gz")))
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / f"{case}.nii.gz")))
     pairs = [(mask == k, truth == k) for k in range(1, CLASSES)]

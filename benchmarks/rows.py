@@ -1,4 +1,4 @@
-"""What every benchmark ends with: its rows as a CSV file."""
+"""The CSV file of a benchmark's rows."""
 
 from __future__ import annotations
 

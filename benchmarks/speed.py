@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--out benchmarks/results/speed.csv]
 
-- training steps of supervised, mt, ua-mt, dtc and dtml: see ``speed_steps.py``, whose table goes
-  into ``speed_steps.csv`` beside the other.
+- training steps of supervised, mt, ua-mt, dtc and dtml: see ``speed_steps.py``, whose table is
+  written to ``speed_steps.csv`` in the same folder.
 - ``metrics``: Dice, Jaccard, 95HD and ASD of a full-resolution case against MedPy.
 - ``semisam --help``: whole process, in seconds.
 """

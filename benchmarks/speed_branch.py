@@ -95,7 +95,7 @@ class Published:
         overlap, total = (soft[0, 1] * inside).sum(), soft[0, 1].square().sum() + inside.sum()
         dice = 1 - (2 * overlap + 1e-5) / (total + 1e-5)
         consistency = torch.mean((soft[1:] - ema) ** 2)
-        guided = torch.mean((soft[1, 1] - self.ask(image[1], soft[1].detach())) ** 2)
+        guided = torch.mean((soft[1, 1] - self.query(image[1], soft[1].detach())) ** 2)
         loss = 0.5 * (F.cross_entropy(outputs[:1], label[None]) + dice)
         loss = loss + 0.1 * math.exp(-5 * (1 - fraction)) * consistency
         loss = loss + 0.1 * math.exp(-5 * fraction) * guided
@@ -116,7 +116,7 @@ class Published:
         for _ in range(4):
             self.method.teacher(image + torch.clamp(torch.randn_like(image) * 0.1, -0.2, 0.2))
 
-    def ask(self, image, soft):
+    def query(self, image, soft):
         rng = torch.Generator().manual_seed(derive_seed(0, "prompts", self.step, 1))
         prompt = _prompter()(View(soft[1], entropy(soft[None])[0, 0], None), rng)
         answer = self.backend.segment(self.backend.encode(image), prompt)
@@ -145,7 +145,7 @@ class Ours:
 def serve(which, checkpoint, arguments):
     """Make a step for every line read; answer with its seconds, its loss and the peak memory.
 
-    A line that says ``warm`` asks for the step alone.
+    The line ``warm`` requests only the step.
     """
     clock = time.process_time if arguments.clock == "process" else time.perf_counter
     if which == "published":
@@ -209,7 +209,7 @@ def main():
         checkpoint = f"{folder}/random.pth"
         torch.save({"model_state_dict": published_size().state_dict()}, checkpoint)
         warmup, total = arguments.warmup, arguments.warmup + arguments.repeats
-        # fp32 first and alone: a third process would not fit beside the other two.
+        # fp32 has its own turn: a third process would not fit into memory with the other two.
         exact = steps_of(["fp32"], 1, checkpoint, arguments)["fp32"]
         found = steps_of(["published", "bf16"], total, checkpoint, arguments)
     seconds = {side: [a["seconds"] for a in answers[warmup:]] for side, answers in found.items()}

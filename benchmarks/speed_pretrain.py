@@ -20,7 +20,7 @@ import torch
 from rows import write_rows
 
 from semisam.backends.synthsam import EMBEDDED
-from semisam.pretraining.pretrain import Pretraining, draw_batch, make_plan
+from semisam.pretraining.pretrain import Pretraining, draw_batch, make_pretrain_settings
 
 
 def main():
@@ -30,14 +30,14 @@ def main():
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    plan, weights = make_plan({"steps": args.steps + 3, "seed": 7}, str(EMBEDDED))
-    training = Pretraining(plan, Path(tempfile.mkdtemp()), torch.device("cpu"), weights)
+    settings, weights = make_pretrain_settings({"steps": args.steps + 3, "seed": 7}, str(EMBEDDED))
+    training = Pretraining(settings, Path(tempfile.mkdtemp()), torch.device("cpu"), weights)
     drawing = learning = volumes = 0.0
     for step in range(args.steps + 3):
         if step == 3:  # the first steps choose kernels
             drawing = learning = volumes = 0.0
         began = time.process_time()
-        batch = draw_batch(plan, step)
+        batch = draw_batch(settings, step)
         drawn = time.process_time()
         training.step = step
         training._train(batch)

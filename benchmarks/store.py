@@ -1,4 +1,4 @@
-"""How long `semisam runs list` takes over many runs, in processor time of the whole process.
+"""Processor time of `semisam runs list` over many runs.
 
     python benchmarks/store.py [--runs 10000] [--out benchmarks/results/store.csv]
 

@@ -24,11 +24,11 @@ from rows import write_rows
 from scipy import ndimage
 from torch.nn import functional
 
-from semisam.backends._synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.backends._synthsam.prompts import CHANNELS
-from semisam.backends._synthsam.weights import load_weights
+from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
-from semisam.pretraining.session import answer_loss, dice_score
+from semisam.pretraining.session import dice_score, prediction_loss
 
 CROP = (64, 64, 48)
 SCORED = 16
@@ -88,7 +88,7 @@ def train(labeled, file, steps, seed):
         pairs = [crop(*labeled[rng.integers(len(labeled))], rng) for _ in range(2)]
         images = torch.from_numpy(np.stack([image for image, _ in pairs]))[:, None]
         labels = torch.from_numpy(np.stack([label for _, label in pairs]))[:, None]
-        loss = answer_loss(forward(net, images), to_subvoxels(labels.float()))
+        loss = prediction_loss(forward(net, images), to_subvoxels(labels.float()))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -1,16 +1,18 @@
-"""What promptable backends know of scans they never saw: Dice by simulated clicks.
+"""Dice of promptable backends on unseen scans, with simulated prompts.
 
     python benchmarks/zero_shot.py --data DIR --split test --sam synthsam,geodesic \
         --out benchmarks/results/zero_shot_la_half.csv
     python benchmarks/zero_shot.py --cases 64 --sam synthsam,geodesic \
         --out benchmarks/results/zero_shot_synthetic.csv
 
-Without ``--data`` the volumes are the synthetic ones that SynthSAM is validated on. ``DIR`` holds
-``train.list``, ``test.list`` and ``<case>/mri_norm2.h5``, taken whole. Prompts are
-those of ``classical_backends.py``: the first click in the label, the likelier the deeper inside,
-each further one in the largest piece of the larger error region; 3 + 3 and 5 + 5 random points in
-and near the label at once; a deformed label; the label's box. Every backend gets the same first
-click. Times are medians on ``--threads`` threads.
+Without ``--data`` the volumes are the synthetic ones of SynthSAM's validation. ``DIR`` holds
+``train.list``, ``test.list`` and ``<case>/mri_norm2.h5``, of which whole volumes are used.
+
+Prompts are those of ``classical_backends.py``. The first click is in the label, with a higher
+probability deeper inside. Each further click is in the largest piece of the larger error region.
+The others are 3 + 3 and 5 + 5 random points in and near the label at once, a deformed label, and
+the label's box. Every backend gets the same first click. Times are medians on ``--threads``
+threads.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What SynthSAM makes of earlier clicks: on synthetic volumes, paired, by two kinds of clicks.
+"""SynthSAM's use of earlier clicks on synthetic volumes, paired, for two kinds of clicks.
 
     python benchmarks/zero_shot_dialogue.py --out benchmarks/results/zero_shot_dialogue.csv
 
-The volumes are of the stream that SynthSAM is validated on, those from ``--skip`` on. ``memory``
-is what the model is given beside the newest click: the clicks before it, or its last answer as the
-mask prompt too; ``views`` is 4 where the answers on three mirror images are averaged in. All rows
-of a volume and a kind of clicks start from the same first click. ``gain`` is the mean over volumes
-of the difference to the first row, ``gain_se`` its standard error.
+The volumes are those of SynthSAM's validation from number ``--skip``. ``memory`` is the model's
+input in addition to the newest click: the earlier clicks, or also its last prediction as the mask
+prompt. ``views`` is 4 if the predictions on three mirror images are averaged in. All rows of a
+volume and a kind of clicks start from the same first click. ``gain`` is the mean over volumes of
+the difference to the first row, and ``gain_se`` is its standard error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main():
 
 
 def table(clicks, scores):
-    """Return a row per variant and number of clicks, each beside the first variant."""
+    """Return a row per variant and number of clicks, with its gain over the first variant."""
     base = 100 * np.array(scores[(clicks, *VARIANTS[0])])
     for memory, flips in VARIANTS:
         dice = 100 * np.array(scores[clicks, memory, flips])

@@ -18,8 +18,7 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.sliding_window import sliding_window
 from semisam.networks.vnet import VNet
 from semisam.plugins import registry
-from semisam.pretraining.pretrain import Plan as PretrainPlan
-from semisam.pretraining.pretrain import Pretraining
+from semisam.pretraining.pretrain import Pretraining, PretrainSettings
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.run.execute import execute
 from semisam.testing import random_batch
@@ -160,11 +159,15 @@ def test_an_interrupted_run_goes_on(tiny_settings, tmp_path):
 
 
 def test_synthsam_is_trained_on_a_gpu_and_resumes(tmp_path):
-    plan = PretrainPlan(steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=2)
+    settings = PretrainSettings(
+        steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=2
+    )
     device, seen = torch.device("cuda"), []
     with pytest.raises(Interrupted):
-        Pretraining(plan, tmp_path, device).run(lambda *_: seen.append(1), lambda: len(seen) == 2)
-    weights = Pretraining(plan, tmp_path, device).run(lambda *_: seen.append(1))
+        Pretraining(settings, tmp_path, device).run(
+            lambda *_: seen.append(1), lambda: len(seen) == 2
+        )
+    weights = Pretraining(settings, tmp_path, device).run(lambda *_: seen.append(1))
     assert len(seen) == 4
     assert all(torch.isfinite(value).all() for value in weights.values())
 

@@ -65,6 +65,73 @@ def test_the_table_scores_the_masks_that_are_on_disk(tmp_path):
     assert [row["dice"] for row in again] == [row["dice"] for row in rows]
 
 
+TWO = ("--patch", "32x32x32", "--stride", "32x32x32", "--iterations", "1", "--device", "cpu")
+TWO += ("--set", "vnet.filters=2", "--labels", "1", "--method", "mt")
+
+
+def three_masks(folder):
+    for n in range(5):
+        image, label = scan(n)
+        write(folder / f"p{n}.nii.gz", image)
+        if n < 3:
+            write(folder / f"p{n}_label.nii.gz", label)
+    (folder / "classes.list").write_text("organ\nlesion\n")
+    return folder
+
+
+def test_three_masks_are_each_scored_once(tmp_path):
+    scans, out = three_masks(tmp_path / "scans"), tmp_path / "out"
+    command = ["bench", "--data", str(scans), "--out", str(out), *TWO, "--test", "3-fold"]
+    done = CliRunner().invoke(main, [*command, "--sam", "none,geodesic"])
+    assert done.exit_code == 0, done.output
+    assert "Each labeled case is scored once" in done.output
+    runs = sorted((out / "runs").iterdir())
+    assert len(runs) == 6
+    with (out / "table.csv").open() as file:
+        rows = {row["sam"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"none", "geodesic"}
+    for sam, row in rows.items():
+        scores = {}
+        for run in runs:
+            if ("geodesic" in run.name) != (sam == "geodesic"):
+                continue
+            split = json.loads((run / "split.json").read_text())
+            assert len(split["test"]) == 1 and len(split["unlabeled"]) == 3
+            with (run / "cases.csv").open() as file:
+                for case in csv.DictReader(file):
+                    scores.setdefault(case["case"], []).append(float(case["hd95_voxel"]))
+        assert sorted(scores) == ["p0", "p1", "p2"]
+        want = sum(sum(values) / len(values) for values in scores.values()) / 3
+        assert abs(float(row["hd95_voxel"]) - want) < 1e-3
+        assert (row["labeled"], row["unlabeled"], row["runs"]) == ("1", "3", "3")
+    assert rows["geodesic"]["gain_dice"] != ""
+
+
+def test_all_masks_train_and_nothing_is_scored(tmp_path):
+    scans, out = three_masks(tmp_path / "scans"), tmp_path / "out"
+    command = ["train", "--data", str(scans), "--out", str(out), *TWO, "--test", "none"]
+    done = CliRunner().invoke(main, [*command, "--labels", "3"])
+    assert done.exit_code == 0, done.output
+    assert "Dice" not in done.output and "without a test" in done.output
+    result = json.loads((out / "result.json").read_text())
+    assert result["metrics"] == {} and result["data"]["labeled"] == 3
+    assert not (out / "cases.csv").exists()
+    shown = CliRunner().invoke(main, ["runs", "list", str(tmp_path)])
+    assert "1 run: 1 done" in shown.output, shown.output
+    masks = CliRunner().invoke(main, ["predict", str(out), str(scans), "-o", str(tmp_path / "m")])
+    assert masks.exit_code == 0 and (tmp_path / "m" / "p4.nii.gz").is_file()
+    scored = CliRunner().invoke(main, ["evaluate", str(out)])
+    assert scored.exit_code != 0 and "must have test cases" in scored.output
+
+
+def test_the_command_says_which_cases_it_holds_out(tmp_path):
+    scans, out = three_masks(tmp_path / "scans"), tmp_path / "out"
+    done = CliRunner().invoke(main, ["train", "--data", str(scans), "--out", str(out), *TWO])
+    (case,) = json.loads((out / "split.json").read_text())["test"]
+    text = " ".join(done.output.split())
+    assert f"Held out for the test: {case} (1, drawn from 3 labeled cases with seed 0)" in text
+
+
 def test_values_of_ones_own_from_the_labels_to_the_masks(tmp_path):
     """Labels 0 and 255 with 9 where nobody annotated, and a case whose name is a formula."""
     scans, out = tmp_path / "scans", tmp_path / "out"

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from semisam.backends._seeds import Bools
-
-Floats = NDArray[np.float32]
 
 _ITERATIONS = 30
 
 
 def smooth(
-    odds: Floats,
-    pins: Floats,
-    pinned: Bools,
-    weights: tuple[Floats, ...],
-    smoothness: float,
-) -> Floats:
+    odds: Tensor, pins: Tensor, pinned: Tensor, weights: tuple[Tensor, ...], smoothness: float
+) -> Tensor:
     """Minimise ``sum (x - odds)^2 + smoothness sum w (x - x')^2`` by conjugate gradients.
 
     This is a random walker with a prior (Grady, CVPR 2005), on log odds. Clicked voxels stay near
     ``pins``. A few iterations suffice, because the prior holds the long-range part of the solution.
+    No value is read back from a GPU.
 
     Args:
         odds: ``(*s)`` the prior ``odds``.
@@ -38,54 +29,19 @@ def smooth(
     """
     if smoothness == 0:
         return odds
-    hold = np.where(pinned, 3 * smoothness, 1).astype(np.float32) / np.float32(smoothness)
-    target = np.where(pinned, pins, odds).astype(np.float32)
-    diagonal = hold + _neighbours(weights, odds.shape)
-
-    def apply(x: Floats) -> Floats:
-        y = hold * x
-        for axis, weight in enumerate(weights):
-            flow = weight * np.diff(x, axis=axis)
-            front, rear = _halves(axis, x.ndim)
-            y[front] -= flow
-            y[rear] += flow
-        return y
-
-    x = target.copy()
-    residual = hold * target - apply(x)
-    scaled = residual / diagonal
-    direction = scaled.copy()
-    power = float(np.vdot(residual, scaled))
-    for _ in range(_ITERATIONS):
-        if power < 1e-8:
-            break
-        image = apply(direction)
-        length = np.float32(power / float(np.vdot(direction, image)))
-        x += length * direction
-        residual -= length * image
-        scaled = residual / diagonal
-        before, power = power, float(np.vdot(residual, scaled))
-        direction = scaled + np.float32(power / before) * direction
-    return np.asarray(x, np.float32)
-
-
-def smooth_tensors(
-    odds: Tensor, pins: Tensor, pinned: Tensor, weights: tuple[Tensor, ...], smoothness: float
-) -> Tensor:
-    """Smooth as `smooth` does, with positive ``smoothness`` and no transfer from the GPU."""
     hold = torch.where(pinned, 3.0, 1 / smoothness)
     target = torch.where(pinned, pins, odds)
-    shifts = [(w, axis, odds.shape[axis] - 1) for axis, w in enumerate(weights)]
 
     def spread(flows: list[Tensor], rear: float) -> Tensor:
         total = torch.zeros_like(odds)
-        for (_, axis, size), flow in zip(shifts, flows, strict=True):
+        for axis, flow in enumerate(flows):
+            size = flow.shape[axis]
             total.narrow(axis, 0, size).add_(flow)
             total.narrow(axis, 1, size).add_(flow, alpha=rear)
         return total
 
     def apply(x: Tensor) -> Tensor:
-        flows = [weight * x.diff(dim=axis) for weight, axis, _ in shifts]
+        flows = [weight * x.diff(dim=axis) for axis, weight in enumerate(weights)]
         return hold * x - spread(flows, -1.0)
 
     diagonal = hold + spread(list(weights), 1.0)
@@ -94,7 +50,7 @@ def smooth_tensors(
     direction = scaled = residual / diagonal
     power = (residual * scaled).sum()
     for _ in range(_ITERATIONS):
-        # No number is transferred to test for the end: once solved, steps have length 0.
+        # Once the equations are solved, steps have length 0.
         image = apply(direction)
         length = power / (direction * image).sum().clamp_min(1e-12)
         x = x + length * direction
@@ -103,20 +59,3 @@ def smooth_tensors(
         before, power = power, (residual * scaled).sum()
         direction = scaled + power / before.clamp_min(1e-12) * direction
     return x
-
-
-def _halves(axis: int, ndim: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return the indices of all but the last and all but the first along ``axis``."""
-    whole = [slice(None)] * ndim
-    front, rear = whole.copy(), whole.copy()
-    front[axis], rear[axis] = slice(None, -1), slice(1, None)
-    return tuple(front), tuple(rear)
-
-
-def _neighbours(weights: tuple[Floats, ...], grid: tuple[int, ...]) -> Floats:
-    total = np.zeros(grid, np.float32)
-    for axis, weight in enumerate(weights):
-        front, rear = _halves(axis, len(grid))
-        total[front] += weight
-        total[rear] += weight
-    return total

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 from torch.nn import functional
 
+from semisam.backends._graph import neighbour_graph
 from semisam.backends._seeds import (
     Bools,
     box_core,
@@ -55,7 +55,7 @@ class Embedding:
     grid: tuple[int, ...]
     device: torch.device
     graph: Any
-    weights: tuple[Floats, ...]
+    weights: tuple[Tensor, ...]
     bins: NDArray[np.int64]
     kernels: Floats
 
@@ -129,12 +129,14 @@ class Geodesic:
             np.sqrt(np.mean(np.square(np.diff(coarse, axis=axis)), axis=0))
             for axis in range(1, coarse.ndim)
         ]
+        lengths = [self.stride * (0.5 + self.contrast * d) for d in steps]
+        weights = tuple(torch.from_numpy(np.exp(-_EDGE * d * d) + np.float32(1e-3)) for d in steps)
         return Embedding(
             shape=tuple(image.shape[1:]),
             grid=coarse.shape[1:],
             device=image.device,
-            graph=_graph(steps, coarse.shape[1:], self.stride, self.contrast),
-            weights=tuple(np.exp(-_EDGE * d * d) + np.float32(1e-3) for d in steps),
+            graph=neighbour_graph(lengths, coarse.shape[1:]),
+            weights=weights,
             bins=bins,
             kernels=kernels,
         )
@@ -165,9 +167,14 @@ class Geodesic:
         share = _SHARE if prompt.mask is None and box.all() else 1.0
         odds = spatial + self.intensity * _ratio(embedding, fore, back, share)
         pins = np.float32(_SURE) * (on.astype(np.float32) - off)
-        odds = np.clip(odds, -_SURE, _SURE)
-        odds = smooth(odds, pins, on | off, embedding.weights, self.smoothness)
-        logits = _enlarge(odds, embedding.shape, stride)
+        smoothed = smooth(
+            torch.from_numpy(np.clip(odds, -_SURE, _SURE)),
+            torch.from_numpy(pins),
+            torch.from_numpy(on | off),
+            embedding.weights,
+            self.smoothness,
+        )
+        logits = _enlarge(smoothed, embedding.shape, stride)
         logits[tuple(positive.T)] = _SURE
         logits[tuple(negative.T)] = -_SURE
         return logits.to(embedding.device)
@@ -186,15 +193,14 @@ def _shrink(image: Tensor, stride: int) -> Floats:
     return scaled
 
 
-def _enlarge(odds: Floats, shape: tuple[int, ...], stride: int) -> Tensor:
+def _enlarge(odds: Tensor, shape: tuple[int, ...], stride: int) -> Tensor:
     """Interpolate ``(*s)`` linearly to the image's grid ``(*S)``."""
-    full = torch.from_numpy(np.ascontiguousarray(odds, dtype=np.float32))
     if stride > 1:
         mode = "trilinear" if odds.ndim == 3 else "bilinear"
-        full = functional.interpolate(
-            full[None, None], scale_factor=stride, mode=mode, align_corners=False
+        odds = functional.interpolate(
+            odds[None, None], scale_factor=stride, mode=mode, align_corners=False
         )[0, 0]
-    return full[tuple(slice(s) for s in shape)].contiguous()
+    return odds[tuple(slice(s) for s in shape)].contiguous()
 
 
 def _bin(coarse: Floats) -> tuple[NDArray[np.int64], Floats]:
@@ -207,21 +213,6 @@ def _bin(coarse: Floats) -> tuple[NDArray[np.int64], Floats]:
     centre = width[:, None] * np.arange(_BINS)
     apart = (centre[:, :, None] - centre[:, None, :]) / _BANDWIDTH
     return bins, np.exp(-0.5 * apart * apart).astype(np.float32)
-
-
-def _graph(steps: list[Floats], grid: tuple[int, ...], stride: int, contrast: float) -> Any:
-    """Return the face-neighbour graph; a step is ``stride (1/2 + contrast |step|)`` long."""
-    index = np.arange(math.prod(grid), dtype=np.int32).reshape(grid)
-    rows, columns, lengths = [], [], []
-    for axis, step in enumerate(steps):
-        near = index.take(range(grid[axis] - 1), axis).ravel()
-        far = index.take(range(1, grid[axis]), axis).ravel()
-        length = stride * (0.5 + contrast * step.ravel())
-        rows += [near, far]
-        columns += [far, near]
-        lengths += [length, length]
-    entries = (np.concatenate(lengths), (np.concatenate(rows), np.concatenate(columns)))
-    return coo_array(entries, shape=(index.size, index.size)).tocsr()
 
 
 def _distance(embedding: Embedding, seeds: Bools) -> Floats:

@@ -15,80 +15,71 @@ from torch import Tensor
 from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
-from semisam.backends._smooth import smooth, smooth_tensors
-from semisam.backends._synthsam.network import Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.backends._synthsam.prompts import STRIDE, Guide, Marks, make_guide
-from semisam.backends._synthsam.prompts_gpu import (
-    GpuGuide,
-    GpuMarks,
-    make_gpu_guide,
-    relative_steps,
-)
-from semisam.backends._synthsam.weights import load_weights
+from semisam.backends._smooth import smooth
+from semisam.backends._synthsam.prompts import Guide, Marks, make_guide
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
+from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels, to_subvoxels
+from semisam.networks._synthsam_weights import EMBEDDED, load_weights
 
-EMBEDDED = Path(__file__).parent / "weights" / "synthsam.safetensors"
-_NOTHING = -4.0  # the log odds everywhere where nothing says foreground
-_SURE = 6.0  # no voxel's log odds are farther from 0 than that
-_SMALLEST = 8  # extent that the network is given
-_EDGE = 0.6  # mean intensity steps that cut the smoothing
+_NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
+_SURE = 6.0  # limit of the log odds
+_SMALLEST = 8  # smallest extent of the network's input
+_EDGE = 0.6  # decay of the smoothing with the intensity step, in mean steps
 _VIEWS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2,))  # axes that are flipped
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """One image; nothing in it depends on a prompt.
+    """One image, independent of any prompt.
 
     Attributes:
         shape: ``(*S)`` of the image.
-        device: where the image came from and where the answer goes.
+        device: device of the image and of the logits.
         guide: distances and intensities on the coarse grid.
-        ties: per axis, how strongly face neighbours are smoothed together, one shorter there;
-            arrays, or tensors of a GPU.
-        features: of the network, a row per view.
+        ties: per axis, the coupling of neighbours in the smoothing, one shorter there.
+        features: of the network, one row per view.
     """
 
     shape: tuple[int, ...]
     device: torch.device
-    guide: Guide | GpuGuide
-    ties: tuple[Any, ...]
+    guide: Guide
+    ties: tuple[Tensor, ...]
     features: Features
 
 
 class SynthSAM:
-    """Segments what clicks, a box or a mask point at, in any scan, by a network.
+    """A network that segments the object at clicks, in a box or in a mask, in any scan.
 
-    The network has learned from volumes drawn by `semisam.pretraining.generator` and from no scan
-    of any person, so no data set is in it and it can be judged on all of them. It sees the image
-    once (`encode`). Each prompt then costs a light decoder, which also gets the geodesic distance
-    from the clicks. Clicks are one set, their order does not matter. ``semisam pretrain synthsam``
-    trains such weights; ``synthsam.md`` beside the embedded ones says how they came about.
+    It was trained on volumes of `semisam.pretraining.generator` and on no scan of a person, so it
+    can be evaluated on every data set. `encode` runs once per image. Each prompt then needs a light
+    decoder, which also gets the geodesic distance from the clicks. The order of clicks has no
+    effect. ``semisam pretrain synthsam`` trains such weights, and ``synthsam.md`` next to the
+    embedded ones describes their training.
 
-    Several channels of an image are each brought to zero mean and unit deviation and averaged.
-    The spacing is not told to a backend: scans of about 1 to 2 mm suit it, slices may be thicker.
+    Each channel of an image is scaled to zero mean and unit deviation, and channels are averaged. A
+    backend does not receive the spacing. Voxels of about 1 to 2 mm suit, and slices may be thicker.
 
     Args:
-        weights: a safetensors file; None: the embedded one.
-        flips: average the answers on the image and its three mirror images: four times the time.
+        weights: a safetensors file; None uses the embedded one.
+        flips: average the predictions on the image and its three mirror images, in four times the
+            time.
         smoothness: weight of the edge-aware smoothing of the network's log odds, and of the clicks
-            in it; 0 leaves them as they are.
+            in it; 0 switches it off.
 
     Raises:
-        InputError: an option is out of range; the file is missing or not one of SynthSAM's.
+        InputError: an option is out of range, or the file is missing or not SynthSAM's.
     """
 
     ndim: int = 3
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
-    memory = "both"  # of earlier clicks; chosen by benchmarks/zero_shot_dialogue.py
+    memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 
     def __init__(
         self, *, weights: str | None = None, flips: bool = False, smoothness: float = 8.0
     ) -> None:
         if not (math.isfinite(smoothness) and smoothness >= 0):
-            raise InputError(
-                f"smoothness must not be negative; got {smoothness}: 0 switches it off"
-            )
+            raise InputError(f"smoothness must be at least 0, got {smoothness}. 0 switches it off.")
         self.smoothness = smoothness
         self._path = EMBEDDED if weights is None else Path(weights)
         self._views = _VIEWS if flips else _VIEWS[:1]
@@ -96,20 +87,20 @@ class SynthSAM:
 
     @classmethod
     def sources(cls, *, weights: str | None = None, **options: Any) -> dict[str, Path]:
-        """Return the weights that decide the answers: the user's, or those of the package."""
+        """Return the file of the weights, the user's or the embedded one."""
         return {"weights": EMBEDDED if weights is None else Path(weights)}
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:
-        """Encode one image ``(C, *S)`` once.
+        """Encode one image ``(C, *S)``.
 
         Raises:
             InputError: the image is not three-dimensional.
         """
         if image.ndim != 4:
             raise InputError(
-                f"an image for synthsam must be (C, *S) with three spatial axes; got "
-                f"{tuple(image.shape)}: use --sam geodesic for two"
+                f"an image for synthsam must be (C, *S) with three spatial axes, got "
+                f"{tuple(image.shape)}. Use --sam geodesic for two."
             )
         shape = tuple(image.shape[1:])
         volume = _even(_standard(image.detach().float()).mean(0))
@@ -117,12 +108,13 @@ class SynthSAM:
         net = self._load(image.device)
         with _autocast(image.device):
             features = net.encode(views)
-        guide = make_gpu_guide(volume) if _is_gpu(volume) else make_guide(volume)
-        return Embedding(shape, image.device, guide, _ties(volume), features)
+        guide = make_guide(volume)
+        ties = tuple((-(step / _EDGE).square()).exp() + 1e-3 for step in guide.steps)
+        return Embedding(shape, image.device, guide, ties, features)
 
     @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
-        """Return logits ``(*S)`` float32, all negative where nothing says foreground.
+        """Return logits ``(*S)`` float32, all negative if the prompt shows no foreground.
 
         Raises:
             InputError: a point, the box or the mask does not fit the image.
@@ -131,13 +123,12 @@ class SynthSAM:
         positive, negative = clicks(prompt, 3)
         if not len(positive) and prompt.box is None and prompt.mask is None:
             return torch.full(embedding.shape, _NOTHING, device=embedding.device)
-        guide = embedding.guide
-        marks = GpuMarks(guide) if isinstance(guide, GpuGuide) else Marks(guide)
+        marks = Marks(embedding.guide)
         marks.add(positive, 1)
         marks.add(negative, 0)
         mask = None if prompt.mask is None else _coarse(prompt.mask)
-        asked = marks.channels(prompt.box, mask).to(embedding.device)
-        rows = torch.stack([asked.flip([axis + 1 for axis in axes]) for axes in self._views])
+        channels = marks.channels(prompt.box, mask)
+        rows = torch.stack([channels.flip([axis + 1 for axis in axes]) for axes in self._views])
         grid = embedding.guide.grid
         cells = [[_flipped(c, grid, axes) for c in marks.cells] for axes in self._views]
         with _autocast(embedding.device):
@@ -150,7 +141,7 @@ class SynthSAM:
         return logits[tuple(slice(s) for s in embedding.shape)].contiguous()
 
     def _smoothed(self, logits: Tensor, embedding: Embedding, cells: list[list[int]]) -> Tensor:
-        """Move the means of coarse voxels to where neighbours without an edge between agree."""
+        """Smooth the means of coarse voxels, except across edges, and keep the clicks."""
         if self.smoothness == 0:
             return logits
         parts = to_subvoxels(logits[None, None])[0]
@@ -158,16 +149,9 @@ class SynthSAM:
         pins = np.zeros(mean.numel(), np.float32)
         for label, clicked in enumerate(cells):
             pins[clicked] = _SURE if label else -_SURE
-        held = pins.reshape(mean.shape)
-        if isinstance(embedding.guide, GpuGuide):
-            pulled = torch.from_numpy(held).to(mean)
-            ties = embedding.ties
-            smoothed = smooth_tensors(mean, pulled, pulled != 0, ties, self.smoothness)
-            parts = parts + (smoothed - mean)
-        else:
-            odds = mean.cpu().numpy()
-            moved = smooth(odds, held, held != 0, embedding.ties, self.smoothness) - odds
-            parts = parts + torch.from_numpy(moved).to(parts)
+        held = torch.from_numpy(pins.reshape(mean.shape)).to(mean)
+        smoothed = smooth(mean, held, held != 0, embedding.ties, self.smoothness)
+        parts = parts + (smoothed - mean)
         return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
 
     def _load(self, device: torch.device) -> SynthSAMNet:
@@ -183,7 +167,7 @@ def _network(path: Path, device: torch.device) -> SynthSAMNet:
     net.load_state_dict(weights, assign=True)
     net = net.eval().requires_grad_(False).to(device)
     if _has_bfloat16(device):
-        # As autocast would round them, but once.
+        # Round them once, as autocast does at each use.
         for module in net.modules():
             if isinstance(module, torch.nn.Conv3d):
                 module.to(torch.bfloat16)
@@ -197,15 +181,15 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _autocast(device: torch.device) -> torch.autocast:
-    """Return a context of bfloat16, or of float32 where the hardware has none.
+    """Return a context of bfloat16, or of float32 if the hardware has no bfloat16.
 
-    It also undoes any autocast of the training in which the answer is asked for.
+    It replaces the autocast of a training that queries the model.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device))
 
 
 def _standard(image: Tensor) -> Tensor:
-    """Bring each channel of ``(C, *S)`` to zero mean and unit deviation."""
+    """Scale each channel of ``(C, *S)`` to zero mean and unit deviation."""
     image = torch.nan_to_num(image)
     std, mean = torch.std_mean(image, (1, 2, 3), correction=0, keepdim=True)
     return (image - mean) / torch.where(std > 1e-6, std, 1)
@@ -218,29 +202,13 @@ def _even(volume: Tensor) -> Tensor:
     return functional.pad(volume[None, None], sides, mode="replicate")[0, 0]
 
 
-def _is_gpu(image: Tensor) -> bool:
-    return image.device.type != "cpu"
-
-
-def _ties(volume: Tensor) -> tuple[Any, ...]:
-    """Return how alike face neighbours of the coarse grid are, in units of the mean step."""
-    grey = functional.avg_pool3d(volume[None, None], STRIDE)[0, 0]
-    if _is_gpu(volume):
-        return tuple((-(step / _EDGE).square()).exp() + 1e-3 for step in relative_steps(grey))
-    coarse = grey.numpy()
-    steps = [np.abs(np.diff(coarse, axis=axis)) for axis in range(3)]
-    mean = sum(float(s.sum()) for s in steps) / max(sum(s.size for s in steps), 1)
-    scale = np.float32(_EDGE * max(mean, 1e-6))
-    return tuple(np.exp(-np.square(s / scale)) + np.float32(1e-3) for s in steps)
-
-
 def _coarse(mask: Tensor) -> Tensor:
     """Average a probability map ``(*S)`` over coarse voxels."""
     return functional.avg_pool3d(_even(mask.detach().float())[None, None], STRIDE)[0, 0]
 
 
 def _flipped(cells: list[int], grid: tuple[int, ...], axes: tuple[int, ...]) -> list[int]:
-    """Return where flat indices of ``(*s)`` are in the flipped grid."""
+    """Return the flat indices of voxels of ``(*s)`` in the flipped grid."""
     if not axes or not cells:
         return cells
     index: NDArray[np.int64] = np.arange(int(np.prod(grid))).reshape(grid)

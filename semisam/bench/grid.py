@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.splits import folds_of
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import CONTROLS
 from semisam.plugins.registry import nearest
-from semisam.run.build import choose_labeled, make_framework, open_dataset
+from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
 from semisam.run.preflight import check_run
 from semisam.run.request import Request
 from semisam.run.settings import RunSettings
@@ -74,6 +75,9 @@ def expand(axes: Axes, asked: Request) -> list[RunSettings]:
         axes.sam_weights,
         axes.sam_controls,
     )
+    folds = range(1, (folds_of(str(asked.settings.get("test"))) or 0) + 1) or (None,)
+    if asked.settings.get("fold") is not None:
+        folds = (asked.settings["fold"],)
     runs = [
         asked.resolve(
             method=method,
@@ -83,8 +87,10 @@ def expand(axes: Axes, asked: Request) -> list[RunSettings]:
             sam_control=control,
             subset=subset,
             seed=seed,
+            fold=fold,
         )
         for seed, subset, labels, method, sam, sam_weight, control in order
+        for fold in folds
     ]
     # A bare run does not depend on the branch's options, so it must not be run twice.
     return list({run.model_dump_json(): run for run in runs}.values())
@@ -124,32 +130,42 @@ def check(
         InputError: if any setting, plugin or volume cannot be used.
     """
     dataset = open_dataset(runs[0])
-    split = dataset.split()
+    splits = {(r.test, r.fold): split_of(r, dataset) for r in runs}
     # Names, options and pairs first, since they need no scan.
     with torch.random.fork_rng(devices=[]):
         frameworks = [make_framework(r, dataset.channels, dataset.num_classes) for r in runs]
-    chosen = {
-        (r.labels, r.subset): choose_labeled(split, r.labels, r.subset, dataset.has_label)
-        for r in runs
-    }
-    ever_labeled = {case for labeled, _ in chosen.values() for case in labeled}
+    chosen = {}
+    for r in runs:
+        split = splits[r.test, r.fold]
+        chosen[_cases_of(r)] = choose_labeled(split, r.labels, r.subset, dataset.has_label)
+    tested = {case for split in splits.values() for case in split.test}
+    ever_labeled = {case for labeled, _ in chosen.values() for case in labeled} - tested
+    cases = dict.fromkeys(case for s in splits.values() for case in (*s.train, *s.test))
     store = VolumeStore(
         dataset,
-        labeled=[case for case in split.train if case in ever_labeled],
-        unlabeled=[case for case in split.train if case not in ever_labeled],
-        test=split.test,
+        labeled=[case for case in cases if case in ever_labeled],
+        unlabeled=[case for case in cases if case not in ever_labeled | tested],
+        test=[case for case in cases if case in tested],
     )
     hashes = store.check(on_case)
     for run, framework in zip(runs, frameworks, strict=True):
-        labeled, unlabeled = chosen[run.labels, run.subset]
+        labeled, unlabeled = chosen[_cases_of(run)]
         check_run(run, store, framework, len(labeled), len(unlabeled), here=here)
     named = []
     for run in runs:
-        labeled, _ = chosen[run.labels, run.subset]
-        readable = {f"label:{case}" for case in (*labeled, *split.test)}
-        used = {k: v for k, v in hashes.items() if k.startswith("image:") or k in readable}
+        labeled, unlabeled = chosen[_cases_of(run)]
+        test = splits[run.test, run.fold].test
+        readable = {f"image:{case}" for case in (*labeled, *unlabeled, *test)}
+        readable |= {f"label:{case}" for case in (*labeled, *test)}
+        readable |= {f"drawn:{case}" for case in test}
+        used = {k: v for k, v in hashes.items() if k in readable}
         named.append(Run(run, _folder_name(run, run.identity(data_hash(used)))))
     return named
+
+
+def _cases_of(run: RunSettings) -> tuple[int, int, str, int | None]:
+    """Return the settings that decide which cases are labeled."""
+    return run.labels, run.subset, run.test, run.fold
 
 
 def _folder_name(run: RunSettings, identity: str) -> str:
@@ -158,7 +174,8 @@ def _folder_name(run: RunSettings, identity: str) -> str:
         sam += "-gated"
     if run.sam_control:
         sam += f"-{run.sam_control}"
-    return f"{run.method}{sam}-n{run.labels}-subset{run.subset}-seed{run.seed}-{identity}"
+    fold = "" if run.fold is None else f"-fold{run.fold}"
+    return f"{run.method}{sam}-n{run.labels}-subset{run.subset}-seed{run.seed}{fold}-{identity}"
 
 
 def runs_folder(out: Path) -> Path:

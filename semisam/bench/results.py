@@ -55,10 +55,15 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
         on_fault: called with a sentence about each result that cannot be used and is left out.
     """
     rows = []
+    places: dict[str, Path] = {}
     for run in runs:
         if run.state == "damaged":
             on_fault(run.detail)
         if run.result is None:
+            continue
+        first = places.setdefault(run.run, run.path)
+        if first != run.path:
+            on_fault(f"{run.path}: each run must be there once, got a copy of {first}. Remove one.")
             continue
         try:
             rows.append(_flatten(run.result))
@@ -71,10 +76,13 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
 def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
     frames = []
-    for run in runs:
+    once = {run.run: run for run in reversed(list(runs))}  # of copies the first
+    for run in reversed(once.values()):
         if run.result is None:
             continue
         scores = run.path / CASES
+        if not run.result["metrics"]:
+            continue  # a run without a test
         try:
             frame = pd.read_csv(scores, dtype={"case": str})
             frame["case"] = frame["case"].map(csv_text, na_action="ignore")
@@ -100,7 +108,9 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     ``empty`` counts empty predictions over all runs. ``choices`` has values that no protocol
     prescribes. ``data`` distinguishes the data of otherwise equal rows, or is empty.
 
-    ``<metric>_sd`` is over runs; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
+    Of a run per fold, a figure is over all cases of the folds of one seed and subset.
+
+    ``<metric>_sd`` is over these; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
     is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table.
@@ -113,9 +123,9 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     for metric in _PERCENT:
         scaled[metric] = 100.0 * scaled[metric]
     frame = keyed(results)
-    for metric in TABLE_METRICS:
+    for metric in (*TABLE_METRICS, "empty_predictions"):  # missing without a test
         scale = 100.0 if metric in _PERCENT else 1.0
-        frame[metric] = frame[f"metrics.{metric}"] * scale
+        frame[metric] = frame.get(f"metrics.{metric}", math.nan) * scale
     parts = [
         (metric, column, column.removeprefix("metrics."))
         for metric in TABLE_METRICS
@@ -127,12 +137,14 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = dict(zip(GROUP, key, strict=True))
         row["runs"] = len(group)
         for metric in TABLE_METRICS:
-            row[metric] = group[metric].mean()
-            row[f"{metric}_sd"] = group[metric].std(ddof=1)
+            repeats = _over_folds(group, metric)
+            row[metric] = repeats.mean()
+            row[f"{metric}_sd"] = repeats.std(ddof=1)
             row[f"{metric}_sd_cases"] = _by_case(scaled, group["run"], metric).std(ddof=1)
         for metric, column, name in parts:
-            row[name] = group[column].mean() * (100.0 if metric in _PERCENT else 1.0)
-        row["empty"] = int(group["metrics.empty_predictions"].sum())
+            scale = 100.0 if metric in _PERCENT else 1.0
+            row[name] = _over_folds(group, column).mean() * scale
+        row["empty"] = int(group["empty_predictions"].sum())
         row |= _gain(frame, group, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
@@ -168,9 +180,9 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     key of the runs with its labels and subset, if they share one.
     """
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
-    for name in ({*GROUP, "subset", "labels"} - {"data"}) - set(frame):
+    for name in ({*GROUP, "subset", "labels", "test", "fold"} - {"data"}) - set(frame):
         frame[name] = ""
-    place = ["dataset", "labels", "subset"]
+    place = ["dataset", "labels", "subset", "test", "fold"]
     key = frame["data.hash"] if "data.hash" in frame else pd.Series("", frame.index, dtype=object)
     frame["data_key"] = key.where(~frame["sam_control"].isin(NEED_TRUTH))
     groups = frame.groupby(place, dropna=False)["data_key"]
@@ -179,6 +191,10 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     several = bool((groups.nunique() > 1).any())
     frame["data"] = frame["data_key"].str[:8] if several else ""
     frame["made_by"] = _made_by(frame)
+    folded = frame["fold"].replace("", math.nan).notna()
+    if folded.any():  # folds of unequal size share a row
+        sizes = frame[folded].groupby(["dataset", "labels", "test"])["unlabeled"]
+        frame.loc[folded, "unlabeled"] = sizes.transform("mean").round().astype(int)
     return frame
 
 
@@ -227,6 +243,15 @@ def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
     """
     on = [name for name in (*_PAIRED_ON, "data_key") if name in group]
     return group.merge(bare, on=on, suffixes=("", "_bare"))
+
+
+def _over_folds(group: pd.DataFrame, column: str) -> pd.Series[Any]:
+    """Return a figure of each seed and subset, over all cases of its folds."""
+    size = group["data.test"] if "data.test" in group else pd.Series(1, group.index)
+    weight = size.where(group[column].notna()).astype(float)
+    repeat = [group[name].astype(str) for name in ("seed", "subset")]
+    total = (group[column] * weight).groupby(repeat, sort=False).sum(min_count=1)
+    return total / weight.groupby(repeat, sort=False).sum()
 
 
 def _by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:

@@ -235,7 +235,7 @@ def cells(row: Mapping[Any, Any]) -> Cells:
             for name in TABLE_METRICS
         },
         classes={name: f"{dice:.2f}" for name, dice in by_class(row).items()},
-        empty="" if paper else f"{row['empty']:.0f}",
+        empty="" if paper or math.isnan(row["dice"]) else f"{row['empty']:.0f}",
         gain="" if math.isnan(row["gain_dice"]) else f"{row['gain_dice']:+.2f}",
         star="*" if sure else "",
         interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
@@ -314,7 +314,7 @@ GRID = "Scores are computed on the grid of each scan's file, against the label a
 def notes(table: pd.DataFrame) -> list[str]:
     """Return the notes that a reader of the table needs, a sentence each."""
     measured = table[table["protocol"] != PAPER]
-    lines = [GRID] if len(measured) else []
+    lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
     if len(measured) < len(table):
@@ -333,10 +333,21 @@ def _has_sd(table: pd.DataFrame) -> bool:
 
 def _markdown(table: pd.DataFrame) -> str:
     texts = [
-        f"{readable(s.rows).to_markdown(index=False, disable_numparse=True)}\n\n{s.title}.\n"
+        f"{_safe(readable(s.rows)).to_markdown(index=False, disable_numparse=True)}\n\n"
+        f"{_markdown_text(s.title)}.\n"
         for s in sections(table)
     ]
-    return "\n".join([*texts, *notes(table)]) + "\n"
+    return "\n".join([*texts, *map(_markdown_text, notes(table))]) + "\n"
+
+
+def _safe(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose names cannot end a cell or begin a tag."""
+    return rows.rename(columns=_markdown_text).map(lambda cell: _markdown_text(str(cell)))
+
+
+def _markdown_text(text: str) -> str:
+    """Return a text that a Markdown reader shows as it is."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _latex(table: pd.DataFrame) -> str:

@@ -84,7 +84,8 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
             lambda done, total: status.update(f"Checking the scans: {done} of {total}"),
             here=executor.here,
         )
-    for line in _about_settings([run.settings for run in runs], grids):
+    settings = [run.settings for run in runs]
+    for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
     with GridDisplay(len(runs)) as display:
         outcomes = execute(runs, folder, executor, display)
@@ -151,6 +152,21 @@ def _about_data(grids: Sequence[Grid]) -> list[str]:
         "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
         "Their figures do not apply to real scans."
     ]
+
+
+def _about_test(runs: Sequence[RunSettings]) -> list[str]:
+    """Return a line on the test cases of each way to choose them."""
+    from semisam.run.build import describe_test, open_dataset
+
+    ways: dict[tuple[Any, ...], list[RunSettings]] = {}
+    for run in runs:
+        ways.setdefault((run.test, run.data, repr(run.dataset_options)), []).append(run)
+    lines = []
+    for alike in ways.values():
+        several = len({run.fold for run in alike}) > 1
+        run = alike[0].model_copy(update={"fold": None}) if several else alike[0]
+        lines.append(describe_test(run, open_dataset(run)))
+    return lines
 
 
 def _about_settings(runs: Sequence[RunSettings], grids: Sequence[Grid]) -> list[str]:

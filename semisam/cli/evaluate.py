@@ -52,7 +52,7 @@ def command(
         largest_component=largest_component,
     )
     target = Path(out) if out else scored.target
-    test = scored.dataset.split().test
+    test = scored.test
     store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=test)
     writable_folder(target.parent)
     predictions = writable_folder(Path(save_predictions)) if save_predictions else None

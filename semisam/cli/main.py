@@ -80,7 +80,9 @@ class MainGroup(LazyGroup):
         except SemisamError as error:
             if ctx.params.get("debug"):
                 click.echo(traceback.format_exc(), err=True)
-            click.echo(f"Error: {error}", err=True)
+            from semisam.core.files import printable
+
+            click.echo(printable(f"Error: {error}"), err=True)
             ctx.exit(2 if isinstance(error, InputError | PluginError) else 1)
         except OSError as error:
             from semisam.core.files import full_disk, is_full

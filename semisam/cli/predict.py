@@ -44,7 +44,7 @@ def command(
     """
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
-    from semisam.core.files import writable_folder
+    from semisam.core.files import printable, writable_folder
     from semisam.data.images.files import write_nifti
     from semisam.inference.inputs import check_outputs, gather_scans, labels_among
     from semisam.inference.predictor import class_file_names, read_scan, segment
@@ -74,7 +74,7 @@ def command(
             try:
                 scan = read_scan(paths, model.card, series)
             except InputError as error:  # the other scans are still segmented
-                click.echo(f"Error: {error}", err=True)
+                click.echo(printable(f"Error: {error}"), err=True)
                 failed += 1
                 bars.advance(task)
                 continue

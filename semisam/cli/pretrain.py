@@ -15,41 +15,44 @@ from semisam.cli.options import Size
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one).")
-@click.option("--init", metavar="WEIGHTS", help="Weights to start from; use another --seed then.")
+@click.option("--init", metavar="WEIGHTS", help="Initial weights. Use another --seed with them.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
 @click.option(
-    "--cooldown", type=click.FloatRange(0, 1), help="Fraction of steps in which the rate falls."
+    "--cooldown",
+    type=click.FloatRange(0, 1),
+    help="Fraction of steps with a falling learning rate.",
 )
-@click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes of a step.")
-@click.option("--hard", type=click.FloatRange(0, 1), help="Share of harder volumes.")
-@click.option("--shape", type=Size(), help="One shape for all volumes, of even extents.")
+@click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes per step.")
+@click.option("--hard", type=click.FloatRange(0, 1), help="Fraction of harder volumes.")
+@click.option("--shape", type=Size(), help="Shape of all volumes, of even extents.")
 @click.option("--validate-every", type=click.IntRange(1), help="Steps between validations.")
-@click.option("--validation", type=click.IntRange(1), help="Volumes to validate on.")
+@click.option("--validation", type=click.IntRange(1), help="Number of validation volumes.")
 @click.option("--checkpoint-every", type=click.IntRange(1), help="Steps between checkpoints.")
 def command(model: str, out: str, device: str | None, init: str | None, **given: Any) -> None:
-    """Train a promptable model from a seed; no scan is read.
+    """Train a promptable model on synthetic volumes, without scans.
 
     The same command again resumes from the last checkpoint and ends in the same weights. `--steps`
     may change between commands until the learning rate falls. The weights are written to
-    OUT/MODEL.safetensors; use them by `--sam synthsam --set synthsam.weights=FILE`.
+    OUT/MODEL.safetensors. Use them with `--sam synthsam --set synthsam.weights=FILE`.
     """
     from pathlib import Path
 
-    from semisam.backends._synthsam.weights import save_weights
     from semisam.cli.display import console, progress_bars
     from semisam.core.files import writable_folder
-    from semisam.pretraining.pretrain import Pretraining, make_plan
+    from semisam.networks._synthsam_weights import save_weights
+    from semisam.pretraining.pretrain import Pretraining, make_pretrain_settings
     from semisam.training.processes import check_single_process
     from semisam.training.signals import deferred_interrupt
     from semisam.training.trainer import Interrupted
 
     check_single_process("pretrain")
-    plan, initial = make_plan({k: v for k, v in given.items() if v is not None}, init)
+    options = {k: v for k, v in given.items() if v is not None}
+    settings, initial = make_pretrain_settings(options, init)
     folder = writable_folder(Path(out))
-    training = Pretraining(plan, folder, _device(device), initial)
+    training = Pretraining(settings, folder, _device(device), initial)
     last: dict[str, float] = {}
     with progress_bars() as bars, deferred_interrupt() as stopping:
-        task = bars.add_task("training", total=plan.steps, completed=training.step)
+        task = bars.add_task("training", total=settings.steps, completed=training.step)
 
         def show(step: int, figures: Any) -> None:
             last.update(figures)
@@ -62,13 +65,13 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
         except Interrupted as stop:
             bars.stop()
             click.echo(
-                f"Interrupted after {stop.step} of {plan.steps} steps; a checkpoint is in "
+                f"Interrupted after {stop.step} of {settings.steps} steps; a checkpoint is in "
                 f"{folder}. Run the same command again to resume from it.",
                 err=True,
             )
             raise SystemExit(130) from None
     path = folder / f"{model}.safetensors"
-    about = {"model": model, "steps": str(plan.steps), "seed": str(plan.seed)}
+    about = {"model": model, "steps": str(settings.steps), "seed": str(settings.seed)}
     save_weights(path, weights, about)
     console.print(f"Written: {path}")
 

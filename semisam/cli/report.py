@@ -43,12 +43,12 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
     with progress_bars() as bars:
         task, doing = bars.add_task("starting", total=None), ""
 
-        def told(what: str, done: int, total: int) -> None:
+        def show(what: str, done: int, total: int) -> None:
             nonlocal task, doing
             if what != doing:
                 bars.remove_task(task)
                 task, doing = bars.add_task(what, total=total), what
             bars.update(task, completed=done)
 
-        page = make_report(folder, place, options, told)
+        page = make_report(folder, place, options, show)
     console.print(f"Written: {page}", soft_wrap=True)

@@ -64,6 +64,7 @@ def command(
     import json
 
     from semisam.cli.display import console
+    from semisam.run.build import describe_test, open_dataset
     from semisam.run.request import settings as resolved_settings
     from semisam.training.allocator import keep_memory
     from semisam.training.processes import joined_processes
@@ -91,8 +92,13 @@ def command(
         settings = processes.agreed(lambda: resolve(processes))
         if settings.data is None:
             console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
+        if processes.writer:
+            console.print(describe_test(settings, open_dataset(settings)))
         result = _execute(settings, Path(out), processes)
     metrics = json.loads(result.read_text())["metrics"]
+    if not metrics:
+        console.print(f"Trained, without a test. Written: {result}")
+        return
     console.print(
         f"Dice {100 * metrics['dice']:.2f} %, Jaccard {100 * metrics['jaccard']:.2f} %, "
         f"ASD {metrics['asd_voxel']:.2f} voxels, 95HD {metrics['hd95_voxel']:.2f} voxels "

@@ -94,10 +94,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a killed process; the caller must hold the folder's lock."""
-    for path in folder.glob("*.tmp"):
+    """Remove the temporary files of a killed process; the caller must hold the folder's lock.
+
+    Those of the folder itself and of the folders in it are removed. They are named ``*.tmp``, or
+    ``.*.tmp.nii.gz`` where a library needs the ending.
+    """
+    for path in [*folder.glob("*.tmp"), *folder.glob("*/*.tmp"), *folder.glob("*/.*.tmp.*")]:
         with contextlib.suppress(OSError):  # a folder, or another user's file: harmless
             path.unlink()
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters other than newlines, for a terminal.
+
+    The name of a file may hold escape sequences, which would be executed there.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def is_full(error: BaseException) -> bool:

@@ -65,3 +65,26 @@ class Ramp:
 def step_decay(clock: Clock, base: float, every: int, factor: float = 0.1) -> float:
     """Return the published learning rate ``base * factor ** floor(t / every)``."""
     return base * factor ** (clock.step // every)
+
+
+def poly_decay(clock: Clock, base: float, power: float = 0.9) -> float:
+    """Return ``base * (1 - t/T) ** power``, which ends at 0."""
+    return float(base * (1.0 - clock.fraction) ** power)
+
+
+def cosine_decay(clock: Clock, base: float) -> float:
+    """Return half a cosine from ``base`` to 0 (Loshchilov, Hutter, SGDR, ICLR 2017)."""
+    return 0.5 * base * (1.0 + math.cos(math.pi * clock.fraction))
+
+
+def rise_and_fall(clock: Clock, base: float, rise: int = 30, fall: float = 0.4) -> float:
+    """Return a rate that rises for some steps, stays, and falls linearly to 0.
+
+    Args:
+        clock: training time.
+        base: the rate between.
+        rise: steps of the rise, but at most a tenth of the training.
+        fall: part of the training over which the rate falls.
+    """
+    steps = max(min(rise, clock.total // 10), 1)
+    return base * min(1.0, (clock.step + 1) / steps) * min(1.0, (1.0 - clock.fraction) / fall)

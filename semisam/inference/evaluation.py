@@ -136,9 +136,12 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
 
     Keys are ``<metric>`` and ``<metric>_sd_cases`` (``n - 1``; 0 for a single case), and
     ``empty_predictions``, the number of (case, class) pairs with nothing predicted. With several
-    classes there is also ``<metric>:<class>``, the mean over cases of one class.
+    classes there is also ``<metric>:<class>``, the mean over cases of one class. Without rows there
+    are no figures.
     """
     rows = list(rows)
+    if not rows:
+        return {}
     by_case: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_case.setdefault(row["case"], []).append(row)

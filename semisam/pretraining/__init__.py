@@ -1,4 +1,4 @@
 """The making of SynthSAM: anatomy, generator, scanner, simulated user, session, training.
 
-No scan of a person is read here.
+It reads no scan of a person.
 """

@@ -1,4 +1,4 @@
-"""Made-up anatomy: which structures a synthetic volume holds, and what may be asked for."""
+"""Synthetic anatomy: the structures of a volume and the candidates for its target."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from semisam.pretraining.shapes import Draws, Space, blob, ellipsoid, tube
 
 TISSUES = 8
-"""Kinds of tissue in a volume; structures of one kind look nearly alike."""
+"""Number of tissues in a volume; structures of one tissue look nearly alike."""
 
 AIR = 0  # the tissue outside a body
 
 
 @dataclass
 class Scene:
-    """Structures in the order in which they are painted, and candidates for the target.
+    """Structures in the order of their painting, and candidates for the target.
 
     Attributes:
         space: the coordinates.
         shapes: fields ``(*s)``, negative inside; a later one covers an earlier one.
         tissues: the tissue of each.
-        twins: for each, the structure whose very intensity and texture it has; itself mostly.
-        wanted: (weight, indices of structures) of each candidate: their union is the target.
-        hard: whether rims, cavities without an edge between and organs at the border occur.
+        twins: for each, the structure whose intensity and texture it has, in most cases itself.
+        wanted: (weight, indices of structures) of each candidate; their union is the target.
+        hard: True if rims, cavities that join without an edge and organs at the border occur.
     """
 
     space: Space
@@ -37,14 +37,14 @@ class Scene:
     wanted: list[tuple[float, list[int]]] = field(default_factory=list)
 
     def add(self, shape: Tensor, tissue: int, twin: int | None = None) -> int:
-        """Paint one more structure and return its index."""
+        """Add a structure and return its index."""
         self.shapes.append(shape)
         self.tissues.append(tissue)
         self.twins.append(len(self.twins) if twin is None else self.twins[twin])
         return len(self.shapes) - 1
 
     def want(self, weight: float, *members: int) -> None:
-        """Name a candidate for the target."""
+        """Add a candidate for the target."""
         self.wanted.append((weight, list(members)))
 
 
@@ -73,7 +73,7 @@ def _background(scene: Scene, draws: Draws) -> None:
     for n in range(count):
         rest = torch.cat([fields[:n], fields[n + 1 :]])
         nearest = rest.amax(0) if n and len(rest) else torch.full(scene.space.grid, 9.0)
-        # The first fills everything; each other where it is the largest.
+        # The first field fills the volume, and each other covers it where it is the largest.
         shape = -nearest if not n else (nearest - fields[n]) * scene.space.size / (2 * cells)
         index = scene.add(shape, _tissue(draws))
         if n:
@@ -91,7 +91,7 @@ def _clutter(scene: Scene, draws: Draws) -> None:
 
 
 def _free_tube(scene: Scene, draws: Draws, radius: float) -> Tensor:
-    """Draw a vessel through the volume, with a radius as a part of its size."""
+    """Draw a vessel through the volume, with a radius as a fraction of the volume's size."""
     space = scene.space
     start, heading = space.anywhere(draws), draws.direction()
     length = space.size * draws.uniform(0.4, 1.3)
@@ -100,15 +100,15 @@ def _free_tube(scene: Scene, draws: Draws, radius: float) -> Tensor:
 
 
 def _chambers(scene: Scene, draws: Draws) -> None:
-    """Draw cavities of like content, parted by thin walls with openings, with vessels."""
+    """Draw cavities of similar content with vessels, behind thin walls with openings."""
     space, blood = scene.space, _tissue(draws)
-    # Off centre, a chamber is cut by the border. Plain scenes must draw the same numbers as ever.
+    # Off centre, the border cuts a chamber. Plain scenes must draw the numbers of earlier versions.
     spread = 0.9 if scene.hard and draws.chance(0.4) else 0.35
     centre = space.anywhere(draws, spread)
     radius = 0.62 * space.size * draws.log_uniform(0.01, 0.25) ** (1 / 3)
     main = blob(space, draws, centre, radius)
     wall = draws.uniform(0.8, 3.5) if draws.chance(0.85) else 0.0
-    # Where this is negative, two cavities touch, as through a valve.
+    # Two cavities touch where this is negative, as through a valve.
     gap = wall * (0.9 + 0.7 * draws.smooth(1, space.grid, draws.uniform(3, 8))[0]).clamp(min=0)
     if scene.hard and draws.chance(0.5):
         wall = draws.uniform(2, 4)
@@ -134,14 +134,14 @@ def _chambers(scene: Scene, draws: Draws) -> None:
     if draws.chance(0.5):
         thick = draws.uniform(1, 5)
         scene.want(0.15, scene.add(taken - thick, muscle))
-    beside = []
+    neighbours = []
     for other in others:
         if draws.chance(0.25):
             scene.add(other - draws.uniform(1, 4), muscle)
-        beside.append(scene.add(other, blood if draws.chance(0.85) else _tissue(draws)))
-    chamber = _main_chamber(scene, draws, main, centre, radius, blood, beside)
-    if joined:  # only the shape tells where the one ends and the other begins
-        scene.twins[beside[0]] = chamber
+        neighbours.append(scene.add(other, blood if draws.chance(0.85) else _tissue(draws)))
+    chamber = _main_chamber(scene, draws, main, centre, radius, blood, neighbours)
+    if joined:  # only the shape shows the border between the two
+        scene.twins[neighbours[0]] = chamber
 
 
 def _main_chamber(
@@ -151,7 +151,7 @@ def _main_chamber(
     centre: Tensor,
     radius: float,
     blood: int,
-    beside: list[int],
+    neighbours: list[int],
 ) -> int:
     """Paint a cavity and its vessels, and return the cavity's index.
 
@@ -176,29 +176,29 @@ def _main_chamber(
     outer = [scene.add(vessel, blood) for vessel in far]
     inner = [scene.add(vessel, blood, twin=n) for vessel, n in zip(near, outer, strict=True)]
     chamber = scene.add(main, blood)
-    if draws.chance(0.7):  # what flows from one into the other has one brightness
+    if draws.chance(0.7):  # blood that flows from one into the other has one brightness
         for n in (*outer, *inner):
             scene.twins[n] = chamber
     scene.want(4.0, chamber, *inner)
     scene.want(1.0, chamber)
     if outer:
         scene.want(0.6, chamber, *inner, *outer)
-    for n in beside:
+    for n in neighbours:
         scene.want(0.3, n)
-    if beside and draws.chance(0.5):
-        scene.want(0.5, chamber, *inner, beside[draws.whole(0, len(beside) - 1)])
+    if neighbours and draws.chance(0.5):
+        scene.want(0.5, chamber, *inner, neighbours[draws.whole(0, len(neighbours) - 1)])
     return chamber
 
 
 def _rim(scene: Scene, draws: Draws, shape: Tensor) -> None:
-    """Paint patches of one tissue around a shape, as scars and fat lie around a cavity."""
+    """Paint patches of one tissue around a shape, like scars and fat around a cavity."""
     space, thick = scene.space, draws.uniform(1.5, 4)
     patches = draws.smooth(1, space.grid, draws.uniform(3, 10))[0] + draws.uniform(-0.8, 0.8)
     scene.add(torch.maximum(shape - thick, 3 * patches), _tissue(draws))
 
 
 def _organs(scene: Scene, draws: Draws) -> None:
-    """Draw organs anywhere: solid, hollow, in layers, touching."""
+    """Draw solid, hollow, layered and touching organs anywhere."""
     space, last = scene.space, None
     for _ in range(draws.whole(2, 9)):
         radius = space.size * draws.log_uniform(0.1, 0.4)
@@ -228,7 +228,7 @@ def _organs(scene: Scene, draws: Draws) -> None:
 
 
 def _cells(scene: Scene, draws: Draws) -> None:
-    """Draw a packing of cells, with or without walls between them, perhaps in a capsule."""
+    """Draw a packing of cells, with or without walls between them and a capsule."""
     space, count = scene.space, draws.whole(4, 14)
     places = torch.stack([space.anywhere(draws) for _ in range(count)])
     apart = space.field(torch.cdist(places, space.at.T))
@@ -276,7 +276,7 @@ def _vessels(scene: Scene, draws: Draws) -> None:
 
 
 def _body(scene: Scene, draws: Draws) -> None:
-    """Cover what lies outside a body's outline with air."""
+    """Cover the outside of a body's outline with air."""
     space = scene.space
     outline = ellipsoid(space, draws, space.anywhere(draws, 0.1), space.size, 0.05)
     scene.add(-(outline + space.size * draws.uniform(0.1, 0.45)), AIR)

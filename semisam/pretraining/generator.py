@@ -1,11 +1,11 @@
-"""Synthetic volumes: an image and the region that is asked for in it, from two numbers.
+"""Synthetic volumes, each an image and a target, from a seed and an index.
 
-What a promptable segmenter must learn is what belongs together around a click, whatever the organ,
-the scanner or the contrast. So anatomy and appearance are drawn far wider than any one data set:
-noise shapes and random contrast as in SynthMorph (Hoffmann et al., IEEE TMI 2022) and SynthSeg
-(Billot et al., Medical Image Analysis 2023), star-like organs as in AnyStar (Dey et al., WACV
-2024), and beyond them cavities parted by thin walls, vessels that belong to the target up to a
-point, packings of cells, layers and unions. No scan of any person is involved.
+A promptable segmenter must learn which voxels belong together around a click, for any organ,
+scanner or contrast. So anatomy and appearance vary more than in any one data set. Noise shapes and
+random contrast are as in SynthMorph (Hoffmann et al., IEEE TMI 2022) and SynthSeg (Billot et al.,
+Medical Image Analysis 2023). Star-like organs are as in AnyStar (Dey et al., WACV 2024). New are
+cavities with thin walls, vessels that belong to the target in part, packings of cells, layers and
+unions. No scan of a person is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from semisam.pretraining.anatomy import Scene, draw_scene
 from semisam.pretraining.scanner import scan
 from semisam.pretraining.shapes import Draws
 
-SMALLEST, LARGEST = 0.003, 0.25  # of the volume that is target
+SMALLEST, LARGEST = 0.003, 0.25  # fraction of the volume that is target
 MIN_SIZE = 16
 _ATTEMPTS = 100
 
@@ -35,7 +35,7 @@ class Volume:
     Attributes:
         image: ``(*S)`` float32 of zero mean and unit deviation.
         target: ``(*S)`` bool, one connected region.
-        looks: ``(*S)`` int16, equal where structures look alike; None where nobody knows.
+        looks: ``(*S)`` int16, equal for structures of one look; None if unknown.
     """
 
     image: Tensor
@@ -50,17 +50,19 @@ def draw_volume(seed: int, index: int, shape: tuple[int, int, int], hard: bool =
         seed: of the series.
         index: in the series.
         shape: voxels per axis, at least 16.
-        hard: add rims, cavities that join without an edge, organs cut by the border, and a
-            scanner's ringing, low resolution, motion and sharpening.
+        hard: add rims, cavities that join without an edge, organs cut by the border, and ringing,
+            low resolution, motion and sharpening of a scanner.
 
     Returns:
-        An image, and a target of 0.3 to 25 % of it.
+        The image and a target of 0.3 to 25 % of its voxels.
 
     Raises:
         ValueError: the shape is too small.
     """
     if len(shape) != 3 or min(shape) < MIN_SIZE:
-        raise ValueError(f"a volume must have 3 axes of at least {MIN_SIZE}; got {shape}")
+        raise ValueError(
+            f"shape must have 3 axes of at least {MIN_SIZE}, got {shape}. Use a larger one."
+        )
     for attempt in range(_ATTEMPTS):
         series = "synthsam hard" if hard else "synthsam"
         draws = Draws(derive_seed(seed, series, index, attempt))
@@ -70,12 +72,12 @@ def draw_volume(seed: int, index: int, shape: tuple[int, int, int], hard: bool =
         if chosen is None:
             continue
         target, members = chosen
-        asked = torch.zeros(len(scene.shapes), dtype=torch.bool)
-        asked[members] = True
+        wanted = torch.zeros(len(scene.shapes), dtype=torch.bool)
+        wanted[members] = True
         tissues, twins = torch.tensor(scene.tissues), torch.tensor(scene.twins)
-        image = scan(draws, structures, tissues, twins, asked, hard)
+        image = scan(draws, structures, tissues, twins, wanted, hard)
         return Volume(image, target, twins[structures].to(torch.int16))
-    raise RuntimeError(f"no target in {_ATTEMPTS} attempts at volume {index} of seed {seed}")
+    raise RuntimeError(f"volume {index} of seed {seed} has no target in {_ATTEMPTS} attempts")
 
 
 def _structures(scene: Scene, shape: tuple[int, ...]) -> Tensor:
@@ -94,11 +96,11 @@ def _structures(scene: Scene, shape: tuple[int, ...]) -> Tensor:
 
 
 def _choose(scene: Scene, draws: Draws, structures: Tensor) -> tuple[Tensor, list[int]] | None:
-    """Return a target of fitting size and its structures, or None where no candidate fits."""
+    """Return a target of fitting size and its structures, or None if no candidate fits."""
     counts = torch.bincount(structures.flatten(), minlength=len(scene.shapes)).tolist()
     total = structures.numel()
     parts = [sum(counts[m] for m in members) / total for _, members in scene.wanted]
-    # Small structures are many: without the root they would be most of what is asked for.
+    # Without the root, most targets would be small, because small structures are many.
     fitting = [
         (weight * part**0.5, members)
         for part, (weight, members) in zip(parts, scene.wanted, strict=True)

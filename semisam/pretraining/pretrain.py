@@ -1,4 +1,4 @@
-"""Train SynthSAM from nothing but two numbers: a seed and a count of steps."""
+"""The training of SynthSAM from a seed and a number of steps."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisam.backends._synthsam.network import SUBVOXELS, SynthSAMNet, to_subvoxels
-from semisam.backends._synthsam.prompts import STRIDE
-from semisam.backends._synthsam.weights import load_weights
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
+from semisam.networks._synthsam import STRIDE, SUBVOXELS, SynthSAMNet, to_subvoxels
+from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
 from semisam.pretraining.session import (
     Session,
-    answer,
-    answer_loss,
-    ask,
     dice_score,
+    encode,
+    predict,
+    prediction_loss,
     prompts,
-    see,
+    query,
     weights_of,
     worsening,
 )
@@ -41,7 +40,7 @@ from semisam.training.trainer import Interrupted
 LOG = "pretrain.jsonl"
 CLICKS = (1, 2, 5, 10)
 SHAPES = (
-    # voxels, volumes per step, how often
+    # voxels, volumes per step, probability
     ((64, 64, 48), 2, 0.45),
     ((80, 80, 32), 2, 0.15),
     ((96, 64, 32), 2, 0.10),
@@ -52,26 +51,28 @@ _ROUNDS = (1, 2, 3, 4, 6, 8, 12)
 _CHANCES = (0.1, 0.2, 0.22, 0.2, 0.15, 0.09, 0.04)
 _EDGES = 0.2  # weight of the loss of the visible edges
 VALIDATION = 1 << 40
-"""Indices of volumes from here on are never trained on."""
+"""The first index of the validation volumes; training volumes have smaller ones."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that training depends on; step ``t`` is a pure function of it and ``t``.
+class PretrainSettings:
+    """Settings of a training, of which step ``t`` is a pure function together with ``t``.
+
+    The learning rate rises, stays, and falls over the last part. So a training can be made longer
+    or shorter until the fall begins (Hagele et al., "Scaling Laws and Compute-Optimal Training
+    Beyond Fixed Training Durations", NeurIPS 2024).
 
     Attributes:
-        steps: of the optimizer. The learning rate rises, stays, and falls over the last part, so
-            that a run can be prolonged or cut short until the fall begins (Hagele et al., "Scaling
-            Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024).
+        steps: number of steps of the optimizer.
         seed: of volumes, users and weights.
-        lr: of AdamW where it is highest.
+        lr: highest learning rate of AdamW.
         warmup: steps over which the learning rate rises.
-        cooldown: part of the steps over which it falls to 0.
-        ema: decay of the averaged weights, which are the ones kept.
+        cooldown: fraction of the steps over which it falls to 0.
+        ema: decay of the averaged weights, which are the result.
         batch: factor on the volumes per step.
-        hard: share of the volumes with rims, cavities that join without an edge, organs cut by the
-            border and a scanner's artefacts.
-        init: digest of the weights that training starts from, if it does not from nothing.
+        hard: fraction of volumes with rims, cavities that join without an edge, organs cut by the
+            border, and artefacts of a scanner.
+        init: digest of the initial weights; None if they are drawn from the seed.
         shape: the only shape to train on, for tests.
         validate_every: steps between validations.
         validation: volumes of the fixed validation set.
@@ -97,38 +98,35 @@ class Plan:
         rising = min(1.0, (step + 1) / max(self.warmup, 1))
         fall = max(1, round(self.cooldown * self.steps))
         left = min(1.0, (self.steps - step) / fall)
-        # The square root's fall was the best of those compared in the paper.
+        # The fall with the square root was the best in the paper's comparison.
         return self.lr * rising * (1 - math.sqrt(1 - left))
 
 
-Report = Callable[[int, Mapping[str, float]], None]
-
-
 class Pretraining:
-    """A training that goes on from its folder's checkpoint.
+    """A training that resumes from the checkpoint in its folder.
 
     Args:
-        plan: what to do.
-        folder: where checkpoints and the log go.
-        device: to train on.
-        initial: weights to start from, by name; None: drawn from the seed.
+        settings: of the training.
+        folder: for checkpoints and the log.
+        device: for the training.
+        initial: initial weights by name; None draws them from the seed.
 
     Raises:
-        InputError: the folder's checkpoint is of another plan or cannot be read.
+        InputError: the folder's checkpoint has other settings or cannot be read.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        settings: PretrainSettings,
         folder: Path,
         device: torch.device,
         initial: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.plan, self.folder, self.device = plan, folder, device
+        self.settings, self.folder, self.device = settings, folder, device
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(plan.seed, "synthsam weights"))
+            torch.manual_seed(derive_seed(settings.seed, "synthsam weights"))
             self.net = SynthSAMNet()
-            # Edges of all structures teach the encoder more per volume than one target does.
+            # The encoder learns more from the edges of all structures than from one target.
             self.edges = nn.Conv3d(self.net.widths[0], SUBVOXELS, 3, padding=1)
         if initial is not None:
             self.net.load_state_dict(dict(initial))
@@ -138,7 +136,7 @@ class Pretraining:
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             [*self.net.parameters(), *self.edges.parameters()],
-            lr=plan.lr,
+            lr=settings.lr,
             betas=(0.9, 0.99),
             weight_decay=0.02,
             fused=True,
@@ -146,40 +144,44 @@ class Pretraining:
         self.step, self.seconds = 0, 0.0
         self._resume()
 
-    def run(self, report: Report, stopping: Callable[[], bool] = bool) -> dict[str, Tensor]:
-        """Train to the end and return the averaged weights.
+    def run(
+        self,
+        on_step: Callable[[int, Mapping[str, float]], None],
+        stopping: Callable[[], bool] = bool,
+    ) -> dict[str, Tensor]:
+        """Train to the last step and return the averaged weights.
 
         Args:
-            report: is told the step just done and its figures.
-            stopping: whether to end after the step in hand.
+            on_step: called after each step with the number of finished steps and its figures.
+            stopping: called after each step; True ends the training there.
 
         Raises:
-            Interrupted: if it was to end early; a checkpoint is written.
+            Interrupted: ``stopping`` returned True; a checkpoint is written.
         """
         log = self.folder / LOG
         lines = log.read_text().splitlines() if log.exists() else []
         with replace_file(log) as temporary:
-            # A killed run leaves lines past its checkpoint, the last perhaps cut.
+            # A killed training leaves lines after its checkpoint, and the last may be cut.
             kept = [f"{line}\n" for line in lines[: self.step]]
             temporary.write_text("".join(kept))
         ahead = ThreadPoolExecutor(2) if self.device.type != "cpu" else None
         try:
             coming: Future[list[Volume]] | None = None
-            while self.step < self.plan.steps:
+            while self.step < self.settings.steps:
                 started = time.perf_counter()
-                volumes = coming.result() if coming else draw_batch(self.plan, self.step)
-                coming = ahead.submit(draw_batch, self.plan, self.step + 1) if ahead else None
+                volumes = coming.result() if coming else draw_batch(self.settings, self.step)
+                coming = ahead.submit(draw_batch, self.settings, self.step + 1) if ahead else None
                 figures = self._train(volumes)
                 self.step += 1
-                done = self.step == self.plan.steps
-                if done or self.step % self.plan.validate_every == 0:
+                done = self.step == self.settings.steps
+                if done or self.step % self.settings.validate_every == 0:
                     figures |= self.validate()
                 self.seconds += time.perf_counter() - started
                 line = {"step": self.step - 1, "seconds": round(self.seconds, 1), **figures}
                 with log.open("a") as file:
                     file.write(json.dumps(line) + "\n")
-                report(self.step, figures)
-                if done or stopping() or self.step % self.plan.checkpoint_every == 0:
+                on_step(self.step, figures)
+                if done or stopping() or self.step % self.settings.checkpoint_every == 0:
                     self.save()
                 if stopping() and not done:
                     raise Interrupted(self.step)
@@ -191,7 +193,7 @@ class Pretraining:
     def save(self) -> None:
         """Write a checkpoint."""
         state = {
-            "plan": asdict(self.plan),
+            "plan": asdict(self.settings),
             "step": self.step,
             "seconds": self.seconds,
             "net": self.net.state_dict(),
@@ -203,34 +205,34 @@ class Pretraining:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the Dice of the averaged weights on volumes that are never trained on."""
+        """Return the Dice of the averaged weights on the validation volumes."""
         net = SynthSAMNet().to(self.device)
         net.load_state_dict(self.average)
         net.eval()
-        shape = self.plan.shape or SHAPES[0][0]
+        shape = self.settings.shape or SHAPES[0][0]
         scores: dict[str, list[float]] = {}
-        for n in range(self.plan.validation):
+        for n in range(self.settings.validation):
             volume = draw_volume(0, VALIDATION + n, shape)
-            features = see(net, volume.image[None, None].to(self.device))
-            for name, session in _questions(volume, n):
-                answer = ask(net, features, [session])[0].cpu()
-                score = dice_score(answer.numpy() > 0, session.parts)
+            features = encode(net, volume.image[None, None].to(self.device))
+            for name, session in _first_prompts(volume, n):
+                logits = query(net, features, [session])[0].cpu()
+                score = dice_score(logits.numpy() > 0, session.parts)
                 scores.setdefault(f"dice_{name}", []).append(score)
             session = Session(volume, np.random.default_rng([0, n]))
             session.first_click()
             for count in range(1, max(CLICKS) + 1):
-                answer = ask(net, features, [session])[0].cpu()
+                logits = query(net, features, [session])[0].cpu()
                 if count in CLICKS:
-                    score = dice_score(answer.numpy() > 0, session.parts)
+                    score = dice_score(logits.numpy() > 0, session.parts)
                     scores.setdefault(f"dice_{count}", []).append(score)
-                session.correct(answer, 1)
+                session.correct(logits, 1)
         return {name: float(np.mean(found)) for name, found in scores.items()}
 
     def _train(self, volumes: list[Volume]) -> dict[str, float]:
-        """Hold one dialogue about each volume, and learn from two of its rounds."""
-        plan, step = self.plan, self.step
-        rng = np.random.default_rng([plan.seed, 0, step])
-        users = [np.random.default_rng([plan.seed, 0, step, n]) for n in range(len(volumes))]
+        """Hold one dialogue about each volume and learn from one or two of its rounds."""
+        settings, step = self.settings, self.step
+        rng = np.random.default_rng([settings.seed, 0, step])
+        users = [np.random.default_rng([settings.seed, 0, step, n]) for n in range(len(volumes))]
         sessions = [Session(v, user) for v, user in zip(volumes, users, strict=True)]
         images = torch.stack([v.image for v in volumes])[:, None].to(self.device)
         target = to_subvoxels(torch.stack([v.target for v in volumes])[:, None].float())
@@ -238,28 +240,28 @@ class Pretraining:
         rounds = int(rng.choice(_ROUNDS, p=_CHANCES))
         learned = {rounds - 1, 0 if rng.random() < 0.5 else int(rng.integers(rounds))}
         self.net.train()
-        features = see(self.net, images)
+        features = encode(self.net, images)
         frozen = features.detach()
-        losses, answers, last = [], images[:0], images[:0]
+        losses, predicted, last = [], images[:0], images[:0]
         for session in sessions:
             session.take_habits()
             session.open()
         for n in range(rounds):
-            for session, logits in zip(sessions, answers, strict=False):
+            for session, logits in zip(sessions, predicted, strict=False):
                 session.correct(logits, 1 if rng.random() < 0.6 else int(rng.integers(2, 5)))
                 if rng.random() < session.memory:
                     session.remember(logits)
             prompt = prompts(sessions, self.device)
             with torch.set_grad_enabled(n in learned):
-                seen = features if n in learned else frozen
-                found = answer(self.net, seen, prompt, sessions)
+                encoded = features if n in learned else frozen
+                found = predict(self.net, encoded, prompt, sessions)
                 if n in learned:
-                    loss = answer_loss(found, target, weights_of(target, prompt))
+                    loss = prediction_loss(found, target, weights_of(target, prompt))
                     if n:
                         loss = loss + worsening(found, last, target)
                     losses.append(loss)
             last = found.detach()
-            answers = last.cpu()
+            predicted = last.cpu()
         edges = self._edge_loss(features.levels[0], volumes)
         norm = self._update(torch.stack(losses).mean() + _EDGES * edges)
         return {
@@ -267,26 +269,26 @@ class Pretraining:
             "first_loss": float(losses[0].detach()),
             "edge_loss": float(edges.detach()),
             "norm": norm,
-            "lr": plan.rate(step),
+            "lr": settings.rate(step),
         }
 
     def _edge_loss(self, features: Tensor, volumes: list[Volume]) -> Tensor:
-        """Return the loss of the edges between structures that look unlike."""
+        """Return the loss of the edges between structures of different looks."""
         looks = [v.looks for v in volumes if v.looks is not None]
         edges = to_subvoxels(torch.stack([visible_edges(x) for x in looks])[:, None].float())
         with torch.autocast(features.device.type, torch.bfloat16):
             logits = self.edges(features)
-        return answer_loss(logits.float(), edges.to(features.device))
+        return prediction_loss(logits.float(), edges.to(features.device))
 
     def _update(self, loss: Tensor) -> float:
-        self.optimizer.param_groups[0]["lr"] = self.plan.rate(self.step)
+        self.optimizer.param_groups[0]["lr"] = self.settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = self.optimizer.param_groups[0]["params"]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         if math.isfinite(norm):
             self.optimizer.step()
-        decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             current = self.net.state_dict()
             pairs = [(self.average[name], value) for name, value in current.items()]
@@ -297,14 +299,14 @@ class Pretraining:
         state = load_checkpoint(self.folder)
         if state is None:
             return
-        ours, theirs = asdict(self.plan), dict(state["plan"])
-        # What may change on the way: how long, and how often it is looked at.
+        ours, theirs = asdict(self.settings), dict(state["plan"])
+        # Duration and validation may change between two commands.
         free = {"steps", "cooldown", "validate_every", "validation", "checkpoint_every"}
         unlike = [k for k in ours if k not in free and _plain(ours[k]) != _plain(theirs.get(k))]
         if unlike:
             raise InputError(
-                f"{self.folder} holds a training with {unlike[0]} {theirs.get(unlike[0])}, got "
-                f"{ours[unlike[0]]}: give the same, or another folder"
+                f"{unlike[0]} must be {theirs.get(unlike[0])}, as in the training in "
+                f"{self.folder}, got {ours[unlike[0]]}. Give that value or another --out."
             )
         self.net.load_state_dict(state["net"])
         self.edges.load_state_dict(state["edges"])
@@ -313,35 +315,36 @@ class Pretraining:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def make_plan(
+def make_pretrain_settings(
     options: Mapping[str, Any], init: str | None = None
-) -> tuple[Plan, dict[str, Tensor] | None]:
-    """Return a plan and the weights to start from.
+) -> tuple[PretrainSettings, dict[str, Tensor] | None]:
+    """Return settings and the initial weights.
 
     Args:
-        options: fields of the plan.
-        init: a file of weights to start from.
+        options: fields of the settings.
+        init: file of the initial weights; None draws them from the seed.
 
     Raises:
-        InputError: the shape does not suit the network, or the file is not one of SynthSAM's.
+        InputError: the shape does not suit the network, or the file does not hold its weights.
     """
     shape = options.get("shape")
     if shape is not None and (
         len(shape) != 3 or min(shape) < MIN_SIZE or any(n % STRIDE for n in shape)
     ):
         raise InputError(
-            f"the shape must be three even numbers of at least {MIN_SIZE}, got "
-            f"{'x'.join(map(str, shape))}: for example 64x64x48"
+            f"--shape must be three even numbers of at least {MIN_SIZE}, got "
+            f"{'x'.join(map(str, shape))}. Give for example 64x64x48."
         )
     if init is None:
-        return Plan(**options), None
+        return PretrainSettings(**options), None
     path = Path(init)
     weights = load_weights(path)
-    return Plan(**options, init=hashlib.sha256(path.read_bytes()).hexdigest()), weights
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return PretrainSettings(**options, init=digest), weights
 
 
-def _questions(volume: Volume, number: int) -> Iterator[tuple[str, Session]]:
-    """Ask about a volume of the validation set in ways other than click by click."""
+def _first_prompts(volume: Volume, number: int) -> Iterator[tuple[str, Session]]:
+    """Yield points, a mask and a box as first prompts of a validation volume, with their names."""
     points, mask, box = (Session(volume, np.random.default_rng([k, number])) for k in (1, 2, 3))
     points.scatter(5)
     mask.propose()
@@ -349,21 +352,23 @@ def _questions(volume: Volume, number: int) -> Iterator[tuple[str, Session]]:
     yield from (("points", points), ("mask", mask), ("box", box))
 
 
-def draw_batch(plan: Plan, step: int) -> list[Volume]:
+def draw_batch(settings: PretrainSettings, step: int) -> list[Volume]:
     """Draw the volumes of one step."""
-    rng = np.random.default_rng([plan.seed, 0, step, 1 << 20])
+    rng = np.random.default_rng([settings.seed, 0, step, 1 << 20])
     chances = np.array([chance for _, _, chance in SHAPES])
     shape, count, _ = SHAPES[rng.choice(len(SHAPES), p=chances / chances.sum())]
-    if plan.shape is not None:
-        shape, count = plan.shape, 1
-    # No volume comes in two steps.
-    apart = max(16, 3 * plan.batch)
-    hard = rng.random(count * plan.batch) < plan.hard
-    return [draw_volume(plan.seed, apart * step + n, shape, bool(h)) for n, h in enumerate(hard)]
+    if settings.shape is not None:
+        shape, count = settings.shape, 1
+    # Each volume occurs in one step.
+    apart = max(16, 3 * settings.batch)
+    hard = rng.random(count * settings.batch) < settings.hard
+    return [
+        draw_volume(settings.seed, apart * step + n, shape, bool(h)) for n, h in enumerate(hard)
+    ]
 
 
 def visible_edges(looks: Tensor) -> Tensor:
-    """Return which voxels ``(*S)`` have a face neighbour that looks unlike."""
+    """Return the mask ``(*S)`` of voxels with a face neighbour of another look."""
     edges = torch.zeros(looks.shape, dtype=torch.bool)
     for axis, n in enumerate(looks.shape):
         unlike = looks.narrow(axis, 0, n - 1) != looks.narrow(axis, 1, n - 1)

@@ -1,4 +1,4 @@
-"""From a map of structures to an image such as a scanner might have made."""
+"""The image of a map of structures, with the faults of a scanner."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def scan(
         draws: the random numbers.
         structures: ``(*S)`` int64, the structure at each voxel.
         tissues: ``(N,)`` the tissue of each structure.
-        twins: ``(N,)`` the structure whose look each has.
-        target: ``(N,)`` bool, which structures are asked for.
+        twins: ``(N,)`` the structure whose look each structure has.
+        target: ``(N,)`` bool, True for the structures of the target.
         hard: add ringing, motion, low resolution and sharpening.
 
     Returns:
-        Zero mean, unit deviation.
+        The image, of zero mean and unit deviation.
     """
     image = _paint(draws, structures, tissues, twins, target)
     image = _resolve(draws, image)
@@ -55,7 +55,7 @@ def scan(
 def _paint(
     draws: Draws, structures: Tensor, tissues: Tensor, twins: Tensor, target: Tensor
 ) -> Tensor:
-    """Give each structure a brightness near its tissue's, and a texture."""
+    """Give each structure a texture and a brightness near that of its tissue."""
     count = len(tissues)
     levels = draws.uniforms(TISSUES)
     if draws.chance(0.8):
@@ -63,8 +63,8 @@ def _paint(
     wanted = torch.tensor(sorted(set(tissues[target].tolist())))
     others = torch.bincount(tissues[structures].flatten()[::37], minlength=TISSUES) > 0
     others[wanted] = False
-    # Mostly the target differs from the tissues that are not in it; where its own tissue lies
-    # outside it too, that boundary stays hard to see.
+    # In most volumes the target differs from the tissues that are not in it. If its own tissue is
+    # also outside, that boundary stays hard to see.
     if draws.chance(0.9) and others.any():
         margin = draws.uniform(0.06, 0.25)
         for tissue in wanted.tolist():
@@ -85,7 +85,7 @@ def _paint(
 
 
 def _resolve(draws: Draws, image: Tensor) -> Tensor:
-    """Blur: partial volume, the scanner's resolution, thick slices."""
+    """Blur by partial volume, the scanner's resolution and thick slices."""
     base = draws.uniform(0.35, 1.1)
     for axis in range(3):
         image = blurred(image, axis, base * draws.uniform(0.8, 1.25))
@@ -131,7 +131,7 @@ def _spoil(draws: Draws, image: Tensor) -> Tensor:
 
 
 def _frequencies(draws: Draws, image: Tensor) -> Tensor:
-    """Cut, shift or spike spatial frequencies along one axis, as a scanner that samples them."""
+    """Cut, shift or spike spatial frequencies along one axis, as a scanner samples them."""
     axis, kind = draws.whole(0, 2), draws.uniform(0, 1)
     wave = torch.fft.fft(image, dim=axis)
     n = image.shape[axis]
@@ -151,7 +151,7 @@ def _frequencies(draws: Draws, image: Tensor) -> Tensor:
 
 
 def blurred(image: Tensor, axis: int, sigma: float) -> Tensor:
-    """Convolve one axis of ``(*S)`` with a Gaussian of ``sigma`` voxels; the border repeats."""
+    """Convolve one axis of ``(*S)`` with a Gaussian of ``sigma`` voxels and a repeated border."""
     reach = max(1, round(2.5 * sigma))
     offsets = torch.arange(-reach, reach + 1, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-3)).square())

@@ -1,4 +1,4 @@
-"""One user's dialogue with the network about one volume, as it is trained and validated."""
+"""The dialogue of one simulated user with the network about one volume."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semisam.backends._synthsam.network import Features, SynthSAMNet, to_subvoxels
-from semisam.backends._synthsam.prompts import STRIDE, Marks, make_guide
+from semisam.backends._synthsam.prompts import Marks, make_guide
+from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, to_subvoxels
 from semisam.pretraining.generator import Volume
 from semisam.pretraining.user import (
     Bools,
@@ -23,12 +23,12 @@ from semisam.pretraining.user import (
 )
 
 _NOTHING, _FIRST_CLICK, _POINTS, _MASK = 0.06, 0.52, 0.7, 0.84  # cumulative; the rest is a box
-_DEEP = 2  # clicks of a user of the third kind before those anywhere
-_MISPLACED = 0.04  # of the clicks
+_DEEP = 2  # first clicks of a user of kind 2, which are deep; later ones are anywhere
+_MISPLACED = 0.04  # fraction of the clicks
 
 
 class Session:
-    """What has been asked about one volume so far.
+    """The prompts given so far on one volume.
 
     Args:
         volume: of even extents.
@@ -46,7 +46,7 @@ class Session:
         self.deepest = False
 
     def take_habits(self) -> None:
-        """Draw how this user clicks, and how often the last answer is given back.
+        """Draw how this user clicks, and how often the last prediction is the next mask.
 
         A person clicks deep inside the largest error, an evaluation anywhere in any error.
         """
@@ -55,15 +55,16 @@ class Session:
         self.memory = float(self.rng.choice([0.0, 0.3, 1.0], p=[0.2, 0.3, 0.5]))
 
     def first_click(self, power: float = 2.0) -> None:
-        """Click into the target, the likelier the deeper inside."""
+        """Click into the target, with a higher probability deeper inside."""
         point = click(self.parts, self.rng, power)
         if point is not None:
             self.marks.add(point[None], 1)
 
     def open(self) -> None:
-        """Ask first, in one of the ways in which a person or a prompter asks.
+        """Give the first prompt, of a kind that a person or a prompter gives.
 
-        Without any prompt, what is most often asked for is wanted: an automatic segmenter's task.
+        Sometimes there is no prompt. The network then learns to predict the most frequent target,
+        as an automatic segmenter does.
         """
         rng, kind = self.rng, self.rng.random()
         if kind < _NOTHING:
@@ -82,22 +83,22 @@ class Session:
                 self.first_click()
 
     def propose(self) -> None:
-        """Give the mask that a poorly trained network might."""
+        """Give a mask like the prediction of a poorly trained network."""
         self.mask = torch.from_numpy(proposal(self._coarse(), self.rng))
 
     def draw_box(self, slack: int) -> None:
-        """Draw a box around the target, each side up to ``slack`` voxels off."""
+        """Give a box around the target, each side moved by up to ``slack`` voxels."""
         self.box = torch.from_numpy(bounding_box(self.target.numpy(), slack, self.rng))
 
     def scatter(self, count: int) -> None:
-        """Give ``count`` points in the target and as many outside, all at once."""
+        """Give ``count`` points in the target and ``count`` outside, all at once."""
         self.marks.add(several(self.parts, count, self.rng, 0.0), 1)
         self.marks.add(several(~self.parts, count, self.rng, 0.0), 0)
 
     def correct(self, logits: Tensor, count: int) -> None:
-        """Click ``count`` times at what is wrong in an answer ``(8, *s)``."""
-        answer = logits.numpy() > 0
-        missed, surplus = self.parts & ~answer, answer & ~self.parts
+        """Click ``count`` times at errors of a prediction ``(8, *s)``."""
+        found = logits.numpy() > 0
+        missed, surplus = self.parts & ~found, found & ~self.parts
         for _ in range(count):
             label, point = self._next(missed, surplus)
             if point is None:
@@ -112,7 +113,7 @@ class Session:
             self.marks.add(point[None], label)
 
     def _next(self, missed: Bools, surplus: Bools) -> tuple[int, Indices | None]:
-        """Return the next click's sign and place by this user's habit."""
+        """Return the label and the place of the next click, as this user clicks."""
         if self.kind > 1:
             free = self.clicks >= _DEEP
         else:
@@ -126,7 +127,7 @@ class Session:
         return label, click(error, self.rng, power=power)
 
     def remember(self, logits: Tensor) -> None:
-        """Give an answer ``(8, *s)`` back as the mask of the next prompt."""
+        """Take a prediction ``(8, *s)`` as the mask of the next prompt."""
         self.mask = logits.sigmoid().mean(0)
 
     def prompt(self) -> Tensor:
@@ -139,7 +140,7 @@ class Session:
         return coarse if coarse.any() else np.asarray(counts > 0)
 
     def _points(self) -> None:
-        """Give several points at once, of the target or of a wrong proposal of it."""
+        """Give several points at once, in the target or in a wrong proposal of it."""
         rng, source = self.rng, self.parts
         if rng.random() < 0.4:
             wrong = proposal(self._coarse(), rng) > 0.5
@@ -157,23 +158,25 @@ class Session:
         self.marks.add(several(outside, int(rng.integers(0, 7)), rng, power), 0)
 
 
-def ask(net: SynthSAMNet, features: Features, sessions: list[Session]) -> Tensor:
-    """Return the logits ``(B, 8, *s)`` of one round."""
-    return answer(net, features, prompts(sessions, features.levels[0].device), sessions)
+def query(net: SynthSAMNet, features: Features, sessions: list[Session]) -> Tensor:
+    """Return the logits ``(B, 8, *s)`` for the prompts so far."""
+    return predict(net, features, prompts(sessions, features.levels[0].device), sessions)
 
 
 def prompts(sessions: list[Session], device: torch.device) -> Tensor:
-    """Return the prompts ``(B, CHANNELS, *s)`` of one round."""
+    """Return the channels ``(B, CHANNELS, *s)`` of the prompts so far."""
     return torch.stack([s.prompt() for s in sessions]).to(device)
 
 
-def answer(net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]) -> Tensor:
-    """Return the logits ``(B, 8, *s)`` of one round whose prompts are drawn already."""
+def predict(
+    net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]
+) -> Tensor:
+    """Return the logits ``(B, 8, *s)`` for the channels ``(B, CHANNELS, *s)`` of prompts."""
     with torch.autocast(prompt.device.type, torch.bfloat16):
         return net.decode(features, prompt, [s.marks.cells for s in sessions])
 
 
-def see(net: SynthSAMNet, images: Tensor) -> Features:
+def encode(net: SynthSAMNet, images: Tensor) -> Features:
     """Encode images ``(B, 1, *S)``."""
     with torch.autocast(images.device.type, torch.bfloat16):
         return net.encode(images)
@@ -182,7 +185,7 @@ def see(net: SynthSAMNet, images: Tensor) -> Features:
 def weights_of(target: Tensor, prompt: Tensor) -> Tensor:
     """Return a weight ``(B, 1, *s)`` of each coarse voxel, of mean 1.
 
-    Largest at the target's surface and near clicks, which are where the last answer was wrong.
+    It is largest at the target's surface and near clicks, where the last prediction was wrong.
 
     Args:
         target: ``(B, 8, *s)``.
@@ -195,7 +198,7 @@ def weights_of(target: Tensor, prompt: Tensor) -> Tensor:
     return weight / weight.mean((2, 3, 4), keepdim=True)
 
 
-def answer_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def prediction_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return Dice loss plus cross-entropy of ``(B, 8, *s)`` logits, averaged over volumes.
 
     Args:
@@ -208,7 +211,7 @@ def answer_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) ->
 
 
 def worsening(logits: Tensor, last: Tensor, target: Tensor) -> Tensor:
-    """Return by how much the Dice loss of answers exceeds that of the answers before a click.
+    """Return the increase of the Dice loss by a click.
 
     Args:
         logits: ``(B, 8, *s)``, after the click.
@@ -216,7 +219,7 @@ def worsening(logits: Tensor, last: Tensor, target: Tensor) -> Tensor:
         target: of the same shape.
 
     Returns:
-        The mean over volumes, 0 where every answer became better.
+        The mean over volumes, in which a decrease counts as 0.
     """
     before = _dice_losses(last.detach(), target)
     return functional.relu(_dice_losses(logits, target) - before).mean()
@@ -230,7 +233,7 @@ def _dice_losses(logits: Tensor, target: Tensor) -> Tensor:
     return 1 - overlap / (prob.sum(1) + truth.sum(1) + 1)
 
 
-def dice_score(answer: Bools, target: Bools) -> float:
-    """Return the Dice overlap of two masks in [0, 1]; 1 where both are empty."""
-    total = int(answer.sum()) + int(target.sum())
-    return 2 * int((answer & target).sum()) / total if total else 1.0
+def dice_score(found: Bools, target: Bools) -> float:
+    """Return the Dice overlap of two masks in [0, 1]; 1 if both are empty."""
+    total = int(found.sum()) + int(target.sum())
+    return 2 * int((found & target).sum()) / total if total else 1.0

@@ -1,7 +1,7 @@
-"""Random numbers, smooth noise and the shapes that synthetic anatomy is made of.
+"""Random numbers, smooth noise and shapes, the parts of synthetic anatomy.
 
 A shape is a field on a coarse grid ``(*s)``: about the distance to its surface in voxels, negative
-inside, so that it can be interpolated to the fine grid without losing the surface.
+inside. Interpolation to the fine grid keeps the surface.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Draws:
     """Random numbers of one stream.
 
     Args:
-        seed: names the stream.
+        seed: of the stream.
     """
 
     def __init__(self, seed: int) -> None:
@@ -28,23 +28,23 @@ class Draws:
         return low + (high - low) * float(torch.rand((), generator=self.rng))
 
     def log_uniform(self, low: float, high: float) -> float:
-        """Draw from ``low`` to ``high``, each octave equally likely."""
+        """Draw from ``low`` to ``high``, evenly on a logarithmic scale."""
         return math.exp(self.uniform(math.log(low), math.log(high)))
 
     def whole(self, low: int, high: int) -> int:
-        """Draw from ``low`` to ``high``, both included."""
+        """Draw an integer from ``low`` to ``high``, both included."""
         return int(torch.randint(low, high + 1, (), generator=self.rng))
 
     def chance(self, probability: float) -> bool:
-        """Return True with a probability."""
+        """Return True with the given probability."""
         return float(torch.rand((), generator=self.rng)) < probability
 
     def uniforms(self, *shape: int) -> Tensor:
-        """Draw a field in [0, 1)."""
+        """Draw numbers in [0, 1)."""
         return torch.rand(shape, generator=self.rng)
 
     def normals(self, *shape: int) -> Tensor:
-        """Draw a field of deviation 1."""
+        """Draw normal numbers of deviation 1."""
         return torch.randn(shape, generator=self.rng)
 
     def direction(self) -> Tensor:
@@ -59,7 +59,7 @@ class Draws:
         return turn
 
     def smooth(self, count: int, grid: tuple[int, ...], cells: float) -> Tensor:
-        """Draw ``(count, *grid)`` fields of deviation about 1.
+        """Draw ``count`` fields ``(count, *grid)`` of deviation about 1.
 
         They vary over 1 / ``cells`` of the longest axis.
         """
@@ -67,7 +67,7 @@ class Draws:
         nodes = [max(2, round(cells * n / longest) + 1) for n in grid]
         field = self.normals(1, count, *nodes)
         stretched = functional.interpolate(field, size=grid, mode="trilinear", align_corners=True)
-        # Linear interpolation averages: 1.5 restores the deviation where cells are large.
+        # Linear interpolation averages. The factor restores the deviation where cells are large.
         return 1.5 * stretched[0]
 
 
@@ -76,14 +76,14 @@ class Space:
 
     Attributes:
         grid: ``(*s)`` of the coarse grid.
-        size: the geometric mean of the extents, the unit in which anatomy is laid out.
+        size: the geometric mean of the extents, the unit of anatomy.
         half: ``(3,)`` half extents.
-        at: ``(3, n)`` the bent coordinates of the ``n`` nodes; the middle is 0.
+        at: ``(3, n)`` bent coordinates of the ``n`` nodes, 0 in the middle.
     """
 
     def __init__(self, draws: Draws, shape: tuple[int, ...]) -> None:
         self.grid = tuple((n + 1) // 2 + 1 for n in shape)
-        # Slices farther apart than pixels look like anatomy squeezed along an axis.
+        # If slices are farther apart than pixels, anatomy looks squeezed along an axis.
         squeeze = [draws.uniform(0.85, 1.15) for _ in shape]
         if draws.chance(0.3):
             squeeze[draws.whole(0, 2)] *= draws.uniform(1.2, 2.5)
@@ -98,23 +98,23 @@ class Space:
         self.at = place.reshape(3, -1)
 
     def field(self, flat: Tensor) -> Tensor:
-        """Return ``(..., n)`` as ``(..., *s)``."""
+        """Reshape ``(..., n)`` to ``(..., *s)``."""
         return flat.reshape(*flat.shape[:-1], *self.grid)
 
     def anywhere(self, draws: Draws, part: float = 0.9) -> Tensor:
-        """Draw a place ``(3,)`` within a part of the volume."""
+        """Draw a place ``(3,)`` within the middle fraction ``part`` of each axis."""
         return (2 * draws.uniforms(3) - 1) * self.half * part
 
 
 def ellipsoid(space: Space, draws: Draws, centre: Tensor, radius: float, rough: float) -> Tensor:
-    """Draw a turned, rounded or boxy ellipsoid with an uneven surface.
+    """Draw a rotated, rounded or boxy ellipsoid with an uneven surface.
 
     Args:
         space: the coordinates.
         draws: the random numbers.
         centre: ``(3,)``.
         radius: the geometric mean of its half axes.
-        rough: deviation of its surface, as a part of the radius.
+        rough: deviation of its surface, as a fraction of the radius.
     """
     stretch = torch.exp(0.28 * draws.normals(3))
     radii = radius * stretch / stretch.prod() ** (1 / 3)
@@ -129,7 +129,7 @@ def ellipsoid(space: Space, draws: Draws, centre: Tensor, radius: float, rough: 
 
 
 def blob(space: Space, draws: Draws, centre: Tensor, radius: float) -> Tensor:
-    """Draw an organ: one to three ellipsoids melted into each other."""
+    """Draw an organ of one to three merged ellipsoids."""
     rough = draws.uniform(0, 0.15)
     field = ellipsoid(space, draws, centre, radius, rough)
     for _ in range(max(draws.whole(-1, 2), 0)):
@@ -140,7 +140,7 @@ def blob(space: Space, draws: Draws, centre: Tensor, radius: float) -> Tensor:
 
 
 def melted(a: Tensor, b: Tensor, width: float) -> Tensor:
-    """Return the union of two shapes, rounded over ``width`` where they meet."""
+    """Return the union of two shapes, rounded over ``width`` at their contact."""
     mixed = (0.5 + 0.5 * (b - a) / max(width, 1e-3)).clamp(0, 1)
     return b + (a - b) * mixed - width * mixed * (1 - mixed)
 
@@ -170,5 +170,5 @@ def tube(
         piece = rest.square().sum(0).sqrt() - (r + (end - r) * t)
         field = piece if field is None else torch.minimum(field, piece)
     if field is None:
-        raise ValueError("a tube needs a length")
+        raise ValueError(f"a tube's length must be positive, got {length}")
     return space.field(field), points[-1], heading

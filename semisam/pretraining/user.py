@@ -1,4 +1,4 @@
-"""Simulated users: clicks where a person would click, and the proposals of poor networks."""
+"""Simulated clicks, boxes, and proposals like those of poor networks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def click(region: Bools, rng: np.random.Generator, power: float = 2.0) -> Indice
     Args:
         region: ``(8, *s)``, the subvoxels of each coarse voxel first.
         rng: the random numbers.
-        power: of the depth inside the piece, to which the chance of a voxel is proportional;
+        power: a voxel's probability is proportional to this power of its depth inside the piece;
             infinite for the deepest voxel.
 
     Returns:
-        None where the region is empty.
+        The voxel, or None if the region is empty.
     """
     counts = region.sum(0)
     coarse = counts >= 4
@@ -43,7 +43,7 @@ def click(region: Bools, rng: np.random.Generator, power: float = 2.0) -> Indice
 
 
 def anywhere(region: Bools, rng: np.random.Generator) -> Indices | None:
-    """Return a voxel ``(3,)`` of the fine grid, each of the region ``(8, *s)`` equally likely."""
+    """Draw a voxel ``(3,)`` of the fine grid evenly from the region ``(8, *s)``."""
     inside = np.flatnonzero(region)
     if not len(inside):
         return None
@@ -52,7 +52,7 @@ def anywhere(region: Bools, rng: np.random.Generator) -> Indices | None:
 
 
 def several(region: Bools, count: int, rng: np.random.Generator, power: float) -> Indices:
-    """Return up to ``count`` voxels ``(n, 3)`` of the region ``(8, *s)``, drawn at once."""
+    """Draw up to ``count`` voxels ``(n, 3)`` of the region ``(8, *s)``."""
     coarse = region.sum(0) >= 4
     if count == 0 or not coarse.any():
         return np.empty((0, 3), np.int64)
@@ -69,36 +69,36 @@ def _chances(region: Bools, power: float) -> Floats:
 
 
 def deepness(region: Bools) -> Floats:
-    """Return the distance to the border for each voxel inside, the volume's edge counted as one."""
+    """Return each inner voxel's distance to the border, which includes the volume's edge."""
     deep = np.zeros(region.shape, np.float32)
     axes = range(region.ndim)
     flat = [np.flatnonzero(region.any(tuple(b for b in axes if b != a))) for a in axes]
     if len(flat[0]):
-        # Outside of its box all is 0, and every face of the box counts as a border anyway.
+        # The distance is 0 outside the region's box, and each face of the box is a border.
         box = tuple(slice(f[0], f[-1] + 1) for f in flat)
         deep[box] = edt.edt(np.ascontiguousarray(region[box]), black_border=True)
     return deep
 
 
 def one(weight: Floats, rng: np.random.Generator) -> Indices:
-    """Draw the place ``(3,)`` of one voxel with chances proportional to ``weight``; 0 is never."""
+    """Draw the place ``(3,)`` of a voxel with a probability proportional to ``weight``."""
     total = np.cumsum(weight.ravel(), dtype=np.float64)
     at = np.searchsorted(total, rng.uniform(0, total[-1]), side="right")
     return np.array(np.unravel_index(min(at, total.size - 1), weight.shape), np.int64)
 
 
 def fine(region: Bools, place: Indices, rng: np.random.Generator) -> Indices:
-    """Draw one of the subvoxels of a coarse voxel that lie in the region."""
+    """Draw one of a coarse voxel's subvoxels in the region."""
     inside = np.flatnonzero(region[(slice(None), *place)])
     corner = _CORNERS[inside[rng.integers(len(inside))]]
     return np.asarray(2 * place + corner, np.int64)
 
 
 def proposal(target: Bools, rng: np.random.Generator) -> Floats:
-    """Return what a poorly trained network might propose for a target ``(*s)``.
+    """Draw a probability map like that of a poorly trained network for a target ``(*s)``.
 
-    Its surface is moved by smooth noise and its whole by some voxels, parts elsewhere are added,
-    and it is as unsure as it likes.
+    Smooth noise moves the target's surface, a shift moves all of it, and parts elsewhere are added.
+    The sharpness of the surface is random.
     """
     extent = max(float(target.sum()) ** (1 / 3), 2.0)
     signed = edt.edt(np.ascontiguousarray(target)) - edt.edt(np.ascontiguousarray(~target))

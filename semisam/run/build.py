@@ -15,10 +15,13 @@ from semisam.core.errors import InputError, PluginError
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
+from semisam.data.datasets.splits import folds_of, hold_out
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.run.settings import Options, RunSettings
+
+_SHOWN = 6  # test cases in a message
 
 
 def recognise_dataset(path: Path | None) -> str:
@@ -75,6 +78,30 @@ def open_dataset(settings: RunSettings) -> Dataset:
     """Open the settings' dataset."""
     path = None if settings.data is None else Path(settings.data)
     return open_plugin(settings.dataset, path, settings.dataset_options)
+
+
+def split_of(settings: RunSettings, dataset: Dataset) -> Split:
+    """Return the training and test cases that the settings ask for.
+
+    Raises:
+        InputError: the setting does not fit the dataset.
+    """
+    test, fold = settings.test, settings.fold
+    return hold_out(dataset.split(), test, fold, dataset.has_label, dataset.groups)
+
+
+def describe_test(settings: RunSettings, dataset: Dataset) -> str:
+    """Return a sentence on the cases that are held out, and why."""
+    if settings.test == "none":
+        return "No test (--test none): every case may train, and there will be no score."
+    if folds_of(settings.test) and settings.fold is None:
+        return f"Each labeled case is scored once (--test {settings.test})."
+    split = split_of(settings, dataset)
+    shown = ", ".join(split.test[:_SHOWN]) + (", ..." if len(split.test) > _SHOWN else "")
+    text = f"Held out for the test: {shown} ({len(split.test)}, {split.source})."
+    if split.source.startswith("drawn"):
+        text += " --test none trains on all; --test 3-fold scores each labeled case once."
+    return text
 
 
 def choose_labeled(

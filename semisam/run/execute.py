@@ -21,7 +21,7 @@ from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.run.build import choose_labeled, make_framework, open_dataset
+from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
 from semisam.run.model import window_stride
@@ -131,7 +131,7 @@ def check_size(settings: RunSettings, processes: Processes) -> None:
 def prepare(settings: RunSettings, report: Progress) -> Ready:
     """Open and check the objects that a run needs."""
     dataset = open_dataset(settings)
-    split = dataset.split()
+    split = split_of(settings, dataset)
     labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
@@ -191,6 +191,7 @@ def train(
         settings.patch,
         seed=settings.seed,
         augment=settings.augment,
+        foreground=settings.foreground,
         truth=settings.sam_control in NEED_TRUTH,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
@@ -201,6 +202,9 @@ def train(
             iterations=settings.iterations,
             lr=settings.lr,
             lr_step=settings.lr_step,
+            optimizer=settings.optimizer,
+            schedule=settings.schedule,
+            averaged=settings.averaged,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             clip=settings.clip,
@@ -236,6 +240,8 @@ def score(
     """Evaluate on the test cases, each rank on its share, and write ``cases.csv``."""
     # Each rank has its own statistics of BatchNorm. Those of rank 0 are deployed.
     processes.share_state(framework)
+    if not store.test:
+        return []
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)

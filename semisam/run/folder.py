@@ -92,8 +92,9 @@ class RunFolder:
 
     @property
     def dice(self) -> float | None:
-        """Mean Dice over the test cases in [0, 1]; ``None`` unless done."""
-        return None if self.result is None else float(self.result["metrics"]["dice"])
+        """Mean Dice over the test cases in [0, 1]; ``None`` unless done, and without a test."""
+        found = (self.result or {}).get("metrics", {}).get("dice")
+        return None if found is None else float(found)
 
     @property
     def method(self) -> str:
@@ -363,7 +364,10 @@ def _check_result(path: Path, result: Any) -> None:
     if not isinstance(result.get("run"), str):
         raise _no_result(path, "nothing under 'run'")
     _check_settings(path, result["settings"])
+    untested = result["data"].get("test") == 0 and not result["metrics"]
     for part, names in _FIGURES.items():
+        if part == "metrics" and untested:
+            continue
         figures = dict.fromkeys(names) | ({} if part == "data" else result[part])
         figures |= {name: result[part][name] for name in names if name in result[part]}
         for name, value in figures.items():

@@ -32,6 +32,7 @@ from semisam.run.build import make_framework
 from semisam.run.folder import find_run
 from semisam.run.record import versions
 from semisam.run.settings import RunSettings, read_settings
+from semisam.training.checkpoint import load_tensors
 
 FORMAT, VERSION = "semisam-export", 1
 
@@ -47,16 +48,20 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     settings = read_settings(folder)
     try:
         card = read_card(folder / CARD)
-        state = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
+        if not (folder / MODEL).is_file():
+            raise FileNotFoundError(f"no {MODEL}")
     except Exception as error:  # a missing or damaged file is reported in many ways
         raise InputError(
             f"the run must be finished, with {MODEL} and {CARD}, got {folder} "
             f"({str(error).splitlines()[0]}). Run the same command again to finish it."
         ) from None
     # Deployment needs no promptable model, and the branch has no state of its own.
-    bare = settings.model_copy(update={"sam": "none"})
+    # Nor does it need the file that the network started from.
+    options = settings.network_options
+    started = {**options, "start": "none"} if "start" in options else options
+    bare = settings.model_copy(update={"sam": "none", "network_options": started})
     framework = make_framework(bare, card.channels, len(card.class_names))
-    framework.load_state_dict(state)
+    framework.load_state_dict(load_tensors(folder / MODEL))
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit
     return settings, framework.to(device).eval(), card
 

@@ -46,7 +46,7 @@ def check_run(
     """
     device = check_device(settings.device, settings.precision) if here else None
     dataset = store.dataset
-    axes = store.image(store.test[0]).array.ndim - 1
+    axes = store.image((*store.labeled, *store.unlabeled)[0]).array.ndim - 1
     for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
         if len(size) != axes:
             raise InputError(

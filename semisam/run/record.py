@@ -42,7 +42,7 @@ def cost_of(
     cost = {
         "train_seconds": training.seconds,
         "wait_share": training.waited / training.seconds if training.seconds else 0.0,
-        "predict_seconds_per_case": sum(seconds_by_case.values()) / len(seconds_by_case),
+        "predict_seconds_per_case": sum(seconds_by_case.values()) / max(len(seconds_by_case), 1),
         "peak_memory_gib": _peak_memory() / 2**30,
     }
     if settings.device.startswith("cuda"):

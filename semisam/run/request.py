@@ -13,7 +13,7 @@ from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
 from semisam.run.protocols import DEFAULT
-from semisam.run.resolve import BRANCH, make_settings, prescribed_prompter
+from semisam.run.resolve import BRANCH, make_settings, prescribed
 from semisam.run.settings import RunSettings, flags_of_settings
 
 PluginOptions = Mapping[str, Mapping[str, Any]]
@@ -43,6 +43,7 @@ class Request:
         sam_control: str = "none",
         subset: int = 0,
         seed: int = 0,
+        fold: int | None = None,
     ) -> RunSettings:
         """Return the settings of one run.
 
@@ -58,6 +59,7 @@ class Request:
             "labels": labels,
             "subset": subset,
             "seed": seed,
+            "fold": fold if fold is not None else self.settings.get("fold"),
             "sam": sam,
             "sam_options": {} if sam == "none" else dict(self.options.get(sam, {})),
             "sam_control": None if sam_control == "none" else sam_control,
@@ -97,8 +99,9 @@ def request(
     common.setdefault("dataset", "phantom")
     common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     free = {name: dict(values) for name, values in options.items()}
-    prompter = common.get("prompter", prescribed_prompter(common.get("protocol", DEFAULT)))
-    network = common.get("network", RunSettings.model_fields["network"].default)
+    protocol = str(common.get("protocol", DEFAULT))
+    prompter = common.get("prompter", prescribed("prompter", protocol))
+    network = common.get("network", prescribed("network", protocol))
     for kind, name in (
         ("dataset", common["dataset"]),
         ("network", network),

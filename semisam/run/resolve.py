@@ -40,7 +40,7 @@ _PLUGINS = {"dataset", "network", "method", "sam", "prompter"}
 _TRAINING = tuple(
     name
     for name in RunSettings.model_fields
-    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_PLUGINS, "protocol", "sources"}
+    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_PLUGINS, "protocol", "sources", "test"}
     and not name.endswith("_options")
 )
 """Settings of training and test, which a protocol may prescribe."""
@@ -89,10 +89,10 @@ def make_settings(
     return whole.model_copy(update=about)
 
 
-def prescribed_prompter(protocol: str) -> str:
-    """Return the prompter of a protocol, for runs without a prompter from the user."""
+def prescribed(plugin: str, protocol: str) -> str:
+    """Return the prompter or the network of a protocol, for runs without one from the user."""
     known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
-    return str(known.run.get("prompter", RunSettings.model_fields["prompter"].default))
+    return str(known.run.get(plugin, RunSettings.model_fields[plugin].default))
 
 
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
@@ -222,7 +222,10 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
 
 def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the chosen values that no protocol prescribes."""
-    chosen = [] if settings.network == "vnet" else [f"network={settings.network}"]
+    usual = prescribed("network", settings.protocol)
+    chosen = [] if settings.network == usual else [f"network={settings.network}"]
+    if settings.test != "auto":
+        chosen.append(f"test={settings.test}")
     for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):
         chosen.append(f"{settings.dataset}.{name}={show_value(value)}")
     for place, name, value in _changed_options(settings, protocol):

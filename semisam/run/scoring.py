@@ -12,7 +12,7 @@ from semisam.data.datasets.dataset import Dataset
 from semisam.inference.sliding_window import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
-from semisam.run.build import open_dataset, open_plugin, recognise_dataset
+from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
 from semisam.run.folder import find_run
 from semisam.run.model import load_run
 from semisam.run.settings import RunSettings
@@ -27,7 +27,8 @@ class Scored:
 
     Attributes:
         model: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
-        dataset: with test cases of the model's classes.
+        dataset: of the model's classes.
+        test: its test cases.
         patch: voxels of the sliding window.
         stride: voxels between windows.
         precision: of the network.
@@ -37,6 +38,7 @@ class Scored:
 
     model: nn.Module
     dataset: Dataset
+    test: tuple[str, ...]
     patch: tuple[int, ...]
     stride: tuple[int, ...]
     precision: Precision
@@ -73,11 +75,12 @@ def open_scored(
                 f"a checkpoint file must come with --data and --patch, got {path} without. The "
                 "published patch is 112x112x80."
             )
-        model = PublishedVNet(path)
+        model, scans = PublishedVNet(path), _open(Path(data))
         return _checked(
             Scored(
                 model.to(device),
-                _open(Path(data)),
+                scans,
+                scans.split().test,
                 patch,
                 stride or tuple(published_stride(patch)),
                 "fp32",
@@ -91,9 +94,12 @@ def open_scored(
     kept = None if patch is not None else settings.stride
     window = patch or settings.patch
     largest = settings.largest_component if largest_component is None else largest_component
+    dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
+    split = split_of(settings, dataset) if data is None else dataset.split()
     scored = Scored(
         framework,
-        open_dataset(settings) if data is None else _open(Path(data), settings),
+        dataset,
+        split.test,
         window,
         stride or kept or tuple(published_stride(window)),
         settings.precision,
@@ -111,6 +117,10 @@ def _open(data: Path, settings: RunSettings | None = None) -> Dataset:
 
 
 def _checked(scored: Scored, classes: int) -> Scored:
+    if not scored.test:
+        raise InputError(
+            "a run to score must have test cases, got one without. Give labeled scans with --data."
+        )
     if classes != scored.dataset.num_classes:
         raise InputError(
             f"the model must have the data's {scored.dataset.num_classes} classes, got {classes}. "

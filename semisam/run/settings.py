@@ -86,11 +86,22 @@ class RunSettings(BaseModel):
     protocol: Annotated[
         str,
         Flag(
-            "default: the branch as it worked best here; paper: the paper's equations; published: "
-            "each method's own code."
+            "default: the branch as it worked best here; strong: the same with a modern recipe "
+            "and a network that starts from synthetic pretraining; paper: the paper's equations; "
+            "published: each method's own code."
         ),
     ] = DEFAULT
 
+    test: Annotated[
+        str,
+        Flag(
+            "auto: the test cases of the data, or a draw; none: all cases train, and nothing is "
+            "scored; K-fold: each labeled case is scored once; or names of cases."
+        ),
+    ] = "auto"
+    fold: Annotated[
+        int | None, Field(ge=1), Flag("One fold of --test K-fold, from 1.", "all in bench")
+    ] = None
     labels: int = Field(ge=1)
     subset: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -109,13 +120,32 @@ class RunSettings(BaseModel):
             "whole batch",
         ),
     ] = None
-    augment: Annotated[bool, Flag("Turn and mirror training patches.", "augment", "no-augment")] = (
-        True
-    )
-    lr: Annotated[float, Field(gt=0), Flag("Initial learning rate of SGD.")] = 0.01
-    lr_step: Annotated[Count, Flag("Iterations between divisions of the rate by ten.")] = 2500
+    augment: Annotated[
+        Literal["orientation", "strong", "none"],
+        Flag(
+            "orientation: turn and mirror training patches; strong: zoom, contrast, blur and "
+            "noise, without turns."
+        ),
+    ] = "orientation"
+    foreground: Annotated[
+        float, Field(ge=0, lt=1), Flag("Least share of foreground in labeled patches.")
+    ] = 0.0
+    optimizer: Annotated[Literal["sgd", "adamw"], Flag("Optimizer.")] = "sgd"
+    schedule: Annotated[
+        Literal["step", "poly", "cosine", "fall"],
+        Flag("Learning rate: fall rises, stays and falls over the last 40 %."),
+    ] = "step"
+    lr: Annotated[float, Field(gt=0), Flag("Highest learning rate.")] = 0.01
+    lr_step: Annotated[
+        Count, Flag("Iterations between divisions of the rate by ten, of --schedule step.")
+    ] = 2500
     momentum: Annotated[float, Field(ge=0, lt=1), Flag("Momentum of SGD.")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0), Flag("Weight decay of SGD.")] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0), Flag("Weight decay.")] = 1e-4
+    averaged: Annotated[
+        float,
+        Field(ge=0, lt=1),
+        Flag("Decay of averaged weights, which are deployed. 0 deploys the last weights."),
+    ] = 0.0
     clip: Annotated[float | None, Field(gt=0), Flag("Largest gradient norm.", "no clipping")] = None
     norm_batches: Annotated[
         int,
@@ -186,7 +216,7 @@ OF_THE_BRANCH = frozenset(
 )
 """Settings that do not apply to a bare run."""
 
-AXES = ("method", "sam", "sam_control", "labels", "subset", "seed")
+AXES = ("method", "sam", "sam_control", "labels", "subset", "seed", "fold")
 """Settings that the runs of a grid differ in."""
 
 

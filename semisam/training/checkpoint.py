@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import warnings
@@ -15,12 +16,61 @@ from semisam.core.errors import InputError, SemisamWarning
 from semisam.core.files import replace_file, write_json
 from semisam.core.layout import CHECKPOINT, LOG, PREVIOUS, STEP
 
+_END_OF_ZIP = 22  # bytes of the last record of a zip archive without a comment
+_MARK, _HEX = b"sha256:", 64
+_CHUNK = 1 << 24
+
 
 def save_tensors(state: Any, path: Path) -> None:
-    """Write tensors as `torch.save` does; a full disk is an `OSError`, as with any other file.
+    """Write tensors as `torch.save` does, with the file's digest in the comment of its archive.
 
-    Given a file name, torch would report a full disk as one of several `RuntimeError`s.
+    A plain `torch.load` opens the file. A full disk is an `OSError`, as with any other file; given
+    a file name, torch would report it as one of several `RuntimeError`s.
     """
+    _save(state, path)
+    with path.open("rb+") as file:
+        end = file.seek(-_END_OF_ZIP, os.SEEK_END)
+        last = file.read()
+        if not last.startswith(b"PK\x05\x06"):
+            raise RuntimeError("torch.save must end a file as a zip archive without a comment")
+        file.seek(end + _END_OF_ZIP - 2)
+        file.write((len(_MARK) + _HEX).to_bytes(2, "little") + _MARK)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(digest.encode())
+
+
+def load_tensors(path: Path) -> Any:
+    """Read a file of `save_tensors`, on the CPU, after a check of its digest.
+
+    Nothing in the file is executed.
+
+    Raises:
+        InputError: the file is missing, was changed or damaged, or holds more than tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(size - _HEX - len(_MARK), 0))
+            mark, stated = file.read(len(_MARK)), file.read()
+            file.seek(0)
+            hashed, left = hashlib.sha256(), size - _HEX
+            while left > 0 and (part := file.read(min(left, _CHUNK))):
+                hashed.update(part)
+                left -= len(part)
+            if mark != _MARK or stated != hashed.hexdigest().encode():
+                raise ValueError("its digest is not that of its content")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports a damaged file in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: the file must be as it was written, got a damaged one ({reason}). Restore "
+            "it, or train again."
+        ) from error
+
+
+def _save(state: Any, path: Path) -> None:
     with path.open("wb") as file:
         try:
             torch.save(state, file)
@@ -79,9 +129,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch reports a damaged file in many ways
-            problems.append(f"{path.name}: {str(error).splitlines()[0]}")
+            state: dict[str, Any] = load_tensors(path)
+        except InputError as error:
+            problems.append(f"{path.name}: {error.__cause__}".splitlines()[0])
             continue
         if problems:
             warnings.warn(
@@ -99,6 +149,31 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def kept_lines(path: Path, start: int) -> list[str]:
+    """Return the lines of a log with a step before ``start``, one per step, in order.
+
+    A killed run may leave a line half-written, and lines past its checkpoint, which are made again.
+    A `SemisamWarning` says how many steps have no line, of a log that was lost or damaged.
+    """
+    lines: dict[int, str] = {}
+    for raw in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            text = raw.decode("utf-8")
+            step = json.loads(text)["step"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if isinstance(step, int) and 0 <= step < start:
+            lines.setdefault(step, text)
+    if len(lines) < start:
+        warnings.warn(
+            f"{path}: the log must have a line for each of the {start} iterations so far, got "
+            f"{len(lines)}. Curves lack the others; weights and scores do not depend on it.",
+            SemisamWarning,
+            stacklevel=3,
+        )
+    return [lines[step] for step in sorted(lines)]
+
+
 class TrainLog:
     """The log ``train.jsonl``, and a TensorBoard log if TensorBoard is installed.
 
@@ -107,13 +182,10 @@ class TrainLog:
 
     def __init__(self, folder: Path, start: int) -> None:
         path = folder / LOG
-        kept: list[str] = []
-        if path.exists():
-            # A line may be half-written by a killed run; lines past the checkpoint are redone.
-            kept = path.read_text().splitlines()[:start]
+        kept = kept_lines(path, start)
         with replace_file(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-        self._file: IO[str] = path.open("a")
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._file: IO[str] = path.open("a", encoding="utf-8")
         self._board: Any = None
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from semisam.networks.precision import Precision
 
@@ -13,10 +14,13 @@ class Plan:
 
     Args:
         iterations: optimizer steps ``T``.
-        lr: initial learning rate of SGD.
-        lr_step: iterations between divisions of the rate by ten.
+        lr: highest learning rate.
+        lr_step: iterations between divisions of the rate by ten, of the schedule ``step``.
+        optimizer: ``sgd`` or ``adamw``.
+        schedule: ``step``, ``poly``, ``cosine`` or ``fall`` (see `semisam.core.schedules`).
         momentum: of SGD.
-        weight_decay: of SGD.
+        weight_decay: of the optimizer.
+        averaged: decay of averaged weights, which are deployed; 0 deploys the last weights.
         clip: maximal gradient norm; ``None`` for no clipping.
         precision: ``bf16`` and ``fp16`` run the network under autocast.
         device: a torch device.
@@ -31,8 +35,11 @@ class Plan:
     iterations: int = 6000
     lr: float = 0.01
     lr_step: int = 2500
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["step", "poly", "cosine", "fall"] = "step"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    averaged: float = 0.0
     clip: float | None = None
     precision: Precision = "bf16"
     device: str = "cpu"

@@ -14,7 +14,7 @@ import torch
 
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.framework import Framework
-from semisam.core.schedules import step_decay
+from semisam.core.schedules import cosine_decay, poly_decay, rise_and_fall, step_decay
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock
 from semisam.networks.batchnorm import renew_statistics
@@ -102,12 +102,11 @@ class Trainer:
                     parameter.data = parameter.contiguous(
                         memory_format=torch.channels_last_3d
                     ).detach()
-        self.optimizer = torch.optim.SGD(
-            framework.param_groups(),
-            lr=plan.lr,
-            momentum=plan.momentum,
-            weight_decay=plan.weight_decay,
-        )
+        self.optimizer = _optimizer(framework, plan)
+        # Of the parameters, in their order; empty if the last weights are deployed.
+        self._average = [
+            p.detach().clone() for p in framework.parameters() if plan.averaged and p.requires_grad
+        ]
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=plan.precision == "fp16" and self.device.type == "cuda"
         )
@@ -158,8 +157,25 @@ class Trainer:
                     on_step(done, figures)
                 if stop and not last:
                     raise Interrupted(done)
+            self._deploy_average()
             self._renew_norms()
         return Summary(self._seconds, self._waited, self._means())
+
+    @torch.no_grad()
+    def _move_average(self, done: int) -> None:
+        """Move the averaged weights after a step; a plain average at first."""
+        if self._average:
+            decay = min(self.plan.averaged, (1 + done) / (10 + done))
+            torch._foreach_lerp_(self._average, self._trained(), 1 - decay)
+
+    @torch.no_grad()
+    def _deploy_average(self) -> None:
+        """Replace the last weights by the averaged ones. The checkpoint keeps the last."""
+        for weight, mean in zip(self._trained(), self._average, strict=False):
+            weight.copy_(mean)
+
+    def _trained(self) -> list[torch.Tensor]:
+        return [p for p in self.framework.parameters() if p.requires_grad]
 
     def _renew_norms(self) -> None:
         """Compute BatchNorm's statistics on the batches that would come next.
@@ -185,7 +201,7 @@ class Trainer:
         """Make one optimizer step and return its losses and figures for the log."""
         plan = self.plan
         clock = Clock(step, plan.iterations)
-        lr = step_decay(clock, plan.lr, plan.lr_step)
+        lr = _rate(clock, plan)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         losses, metrics = self._gradients(batch, clock)
@@ -205,6 +221,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.framework.after_update(clock)
+        self._move_average(step)
         accumulation = {"micro_batches": float(plan.parts)} if plan.parts > 1 else {}
         return {**losses, "lr": lr, **metrics, **accumulation}
 
@@ -254,6 +271,7 @@ class Trainer:
             "step": done,
             "plan": dataclasses.asdict(self.plan),
             "framework": self.framework.state_dict(),
+            "average": self._average,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "seconds": self._seconds,
@@ -267,6 +285,7 @@ class Trainer:
         if state is None:
             return 0
         same = {"iterations", "lr", "lr_step", "momentum", "weight_decay", "clip", "seed"}
+        same |= {"optimizer", "schedule", "averaged"}
         ours = dataclasses.asdict(self.plan)
         other = sorted(key for key in same if state["plan"].get(key) != ours[key])
         if other:
@@ -276,6 +295,8 @@ class Trainer:
                 + "). Choose another folder or the same settings."
             )
         self.framework.load_state_dict(state["framework"])
+        for mean, saved in zip(self._average, state["average"], strict=True):
+            mean.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self._seconds, self._waited = state["seconds"], state["waited"]
@@ -308,6 +329,25 @@ class Trainer:
         for key, value in figures.items():
             total, count = self._sums.get(key, (0.0, 0))
             self._sums[key] = (total + value, count + 1)
+
+
+def _optimizer(framework: Framework, plan: Plan) -> torch.optim.Optimizer:
+    groups = framework.param_groups()
+    if plan.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay
+        )
+    return torch.optim.SGD(
+        groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+    )
+
+
+def _rate(clock: Clock, plan: Plan) -> float:
+    """Return the learning rate of a step."""
+    if plan.schedule == "step":
+        return step_decay(clock, plan.lr, plan.lr_step)
+    schedules = {"poly": poly_decay, "cosine": cosine_decay, "fall": rise_and_fall}
+    return schedules[plan.schedule](clock, plan.lr)
 
 
 @contextlib.contextmanager

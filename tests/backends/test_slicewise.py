@@ -31,11 +31,11 @@ class Pixels:
         self, features: Sequence[torch.Tensor], prompts: Sequence[Prompt], shape: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return (
-            torch.stack([self.answer(f, p) for f, p in zip(features, prompts, strict=True)]),
+            torch.stack([self.predict(f, p) for f, p in zip(features, prompts, strict=True)]),
             torch.ones(len(prompts)),
         )
 
-    def answer(self, feature: torch.Tensor, prompt: Prompt) -> torch.Tensor:
+    def predict(self, feature: torch.Tensor, prompt: Prompt) -> torch.Tensor:
         logits = torch.full_like(feature, -5.0)
         if prompt.box is not None:
             (a, b), (c, d) = prompt.box.tolist()
@@ -60,7 +60,7 @@ class Bright(Pixels):
             (len(prompts),), self.quality
         )
 
-    def answer(self, feature: torch.Tensor, prompt: Prompt) -> torch.Tensor:
+    def predict(self, feature: torch.Tensor, prompt: Prompt) -> torch.Tensor:
         logits = torch.where(feature > 0.5, 8.0, -8.0)
         if prompt.box is not None:
             near = torch.zeros_like(feature, dtype=torch.bool)

@@ -48,7 +48,7 @@ def dice(logits, target):
     return float(2 * (answer & target).sum() / (answer.sum() + target.sum()))
 
 
-def ask(image, prompt, **options):
+def predict(image, prompt, **options):
     backend = SynthSAM(**options)
     return backend.segment(backend.encode(image), prompt)
 
@@ -66,28 +66,28 @@ def blurred(target):
 def test_one_click_finds_a_chamber(phantom):
     image, target, deepest = phantom
     prompt = Prompt(points=deepest, labels=torch.tensor([1]))
-    assert dice(ask(image, prompt), target) > ONE_CLICK
-    assert dice(ask(image, prompt, flips=True), target) > ONE_CLICK
+    assert dice(predict(image, prompt), target) > ONE_CLICK
+    assert dice(predict(image, prompt, flips=True), target) > ONE_CLICK
 
 
 def test_contrast_and_brightness_of_the_scan_do_not_matter(phantom):
     image, target, deepest = phantom
     prompt = Prompt(points=deepest, labels=torch.tensor([1]))
-    assert torch.equal(ask(image * 8, prompt) > 0, ask(image, prompt) > 0)
-    assert dice(ask(-300 * image + 1000, prompt), target) > ONE_CLICK
+    assert torch.equal(predict(image * 8, prompt) > 0, predict(image, prompt) > 0)
+    assert dice(predict(-300 * image + 1000, prompt), target) > ONE_CLICK
 
 
 def test_a_box_or_a_mask_alone_is_enough(phantom):
     image, target, _ = phantom
-    assert dice(ask(image, Prompt(box=around(target))), target) > BOX
-    assert dice(ask(image, Prompt(mask=blurred(target))), target) > MASK
+    assert dice(predict(image, Prompt(box=around(target))), target) > BOX
+    assert dice(predict(image, Prompt(mask=blurred(target))), target) > MASK
 
 
 def test_another_structure_is_found_by_a_click_there(phantom):
     image, _, deepest = phantom
     label = torch.from_numpy(make_case(0, 1)[1])
     other = torch.tensor([np.unravel_index(deepness((label == 4).numpy()).argmax(), label.shape)])
-    answer = ask(image, Prompt(points=other, labels=torch.tensor([1])))
+    answer = predict(image, Prompt(points=other, labels=torch.tensor([1])))
     assert bool(answer[tuple(other[0])] > 0) and bool(answer[tuple(deepest[0])] < 0)
     assert dice(answer, label == 4) > 0.5
 
@@ -97,18 +97,18 @@ def test_a_click_is_obeyed_even_where_it_is_wrong(phantom):
     at = tuple(deepest[0])
     beside = deepest + torch.tensor([[4, 0, 0]])
     prompt = Prompt(points=torch.cat([beside, deepest]), labels=torch.tensor([1, 0]))
-    answer = ask(image, prompt)
+    answer = predict(image, prompt)
     assert bool(answer[tuple(beside[0])] > 0) and bool(answer[at] < 0)
 
 
 def test_a_negative_click_takes_away(phantom):
     image, target, deepest = phantom
     both = Prompt(points=deepest, labels=torch.tensor([1]))
-    more = ask(image, both) > 0
+    more = predict(image, both) > 0
     wrong = more & ~target
     at = torch.tensor([np.unravel_index(deepness(wrong.numpy()).argmax(), wrong.shape)])
     prompt = Prompt(points=torch.cat([deepest, at]), labels=torch.tensor([1, 0]))
-    less = ask(image, prompt) > 0
+    less = predict(image, prompt) > 0
     assert (less & wrong).sum() < wrong.sum()
 
 
@@ -121,14 +121,14 @@ def test_a_negative_click_takes_away(phantom):
     ],
 )
 def test_nothing_asked_is_nothing_found(phantom, prompt):
-    answer = ask(phantom[0], prompt)
+    answer = predict(phantom[0], prompt)
     assert answer.shape == phantom[0].shape[1:] and bool((answer < 0).all())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 31, 5), (7, 64, 3)])
 def test_any_shape(shape):
     prompt = Prompt(points=torch.zeros(1, 3, dtype=torch.long), labels=torch.tensor([1]))
-    answer = ask(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)), prompt)
+    answer = predict(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)), prompt)
     assert answer.shape == shape and bool(torch.isfinite(answer).all())
 
 
@@ -136,16 +136,16 @@ def test_not_a_number_in_the_scan_does_no_harm(phantom):
     image, _, deepest = phantom
     image = image.clone()
     image[0, 0, 0, 0], image[0, 0, 0, 1] = float("nan"), float("inf")
-    answer = ask(image, Prompt(points=deepest, labels=torch.tensor([1])))
+    answer = predict(image, Prompt(points=deepest, labels=torch.tensor([1])))
     assert bool(torch.isfinite(answer).all())
 
 
 def test_the_same_inside_a_training_under_autocast(phantom):
     image, _, deepest = phantom
     prompt = Prompt(points=deepest, labels=torch.tensor([1]))
-    plain = ask(image, prompt)
+    plain = predict(image, prompt)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(ask(image, prompt), plain)
+        assert torch.equal(predict(image, prompt), plain)
 
 
 def test_weights_are_small_and_shared():
@@ -157,9 +157,9 @@ def test_weights_are_small_and_shared():
 @pytest.mark.parametrize(
     ("options", "image", "says"),
     [
-        ({"weights": "missing.safetensors"}, torch.zeros(1, 8, 8, 8), "which is none"),
-        ({"smoothness": -1.0}, torch.zeros(1, 8, 8, 8), "must not be negative"),
-        ({"smoothness": float("nan")}, torch.zeros(1, 8, 8, 8), "must not be negative"),
+        ({"weights": "missing.safetensors"}, torch.zeros(1, 8, 8, 8), "which is no file"),
+        ({"smoothness": -1.0}, torch.zeros(1, 8, 8, 8), "must be at least 0"),
+        ({"smoothness": float("nan")}, torch.zeros(1, 8, 8, 8), "must be at least 0"),
         ({}, torch.zeros(1, 8, 8), "three spatial axes"),
     ],
 )

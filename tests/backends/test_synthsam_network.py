@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.backends._synthsam.network import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.backends._synthsam.prompts import CHANNELS, Marks, make_guide
+from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.pretraining.generator import Volume, draw_volume
-from semisam.pretraining.session import Session, answer_loss, weights_of
+from semisam.pretraining.session import Session, prediction_loss, weights_of
 from semisam.pretraining.user import anywhere, click, deepness, proposal
 
 SHAPE = (32, 26, 22)
@@ -181,8 +181,8 @@ def test_the_loss_looks_at_surfaces_and_clicks(volume):
     clicked = weights_of(target, session.prompt()[None])
     assert float(clicked[0, 0, 0, 0, 0]) > float(plain[0, 0, 0, 0, 0])
     logits = torch.zeros_like(target)
-    even = answer_loss(logits, target, torch.ones_like(plain))
-    torch.testing.assert_close(even, answer_loss(logits, target))
+    even = prediction_loss(logits, target, torch.ones_like(plain))
+    torch.testing.assert_close(even, prediction_loss(logits, target))
 
 
 def test_depth_is_that_of_the_whole_volume():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -180,3 +181,24 @@ def test_damaged_results_cost_the_others_nothing(tmp_path):
             assert "25.00" in done.output
     page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert "25.00" in page and f"Runs: 1 done, {len(DAMAGE)} damaged." in page
+
+
+def test_a_copied_run_counts_once(tmp_path):
+    _run(tmp_path / "a", 0.5)
+    _run(tmp_path / "b", 0.7, seed=1)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    told = []
+    frame = collect(list_runs(tmp_path), told.append)
+    assert len(frame) == 2 and len(told) == 1 and "must be there once" in told[0]
+    cases = collect_cases(list_runs(tmp_path))
+    assert cases["run"].nunique() == 2 and len(cases) == len(cases.drop_duplicates())
+
+
+def test_a_figure_of_folds_is_over_all_their_cases(tmp_path):
+    for fold, dice, test in ((1, 0.9, 1), (2, 0.6, 2)):
+        result = _run(tmp_path / str(fold), dice, test="2-fold", fold=fold)
+        result["data"] |= {"test": test, "unlabeled": 5 + fold}
+        (tmp_path / str(fold) / "result.json").write_text(json.dumps(result))
+    (row,) = _table(tmp_path).to_dict("records")
+    assert row["dice"] == pytest.approx(100 * (0.9 + 2 * 0.6) / 3)
+    assert row["runs"] == 2

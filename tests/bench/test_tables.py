@@ -204,3 +204,11 @@ def test_every_format_sets_protocols_apart_and_says_what_departs(tmp_path, kind)
     if kind != "terminal":
         assert "p (Holm)" in output and "0.250" in output
         assert "SD of Dice over cases" in output
+
+
+def test_a_name_cannot_end_a_cell_or_begin_a_tag():
+    rows = pd.DataFrame({"Method": ["a|b <script>\n| c"], "x|y": ["1"]})
+    text = tables._safe(rows).to_markdown(index=False, disable_numparse=True)
+    lines = text.splitlines()
+    assert len(lines) == 3 and "<script" not in text
+    assert all(line.replace(r"\|", "").count("|") == 3 for line in lines)

@@ -5,12 +5,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from semisam.backends._synthsam.network import SynthSAMNet
-from semisam.backends._synthsam.weights import load_weights, save_weights
 from semisam.cli.main import main
 from semisam.core.errors import InputError
+from semisam.networks._synthsam import SynthSAMNet
+from semisam.networks._synthsam_weights import load_weights, save_weights
 from semisam.pretraining.generator import draw_volume
-from semisam.pretraining.pretrain import Plan, Pretraining, draw_batch, visible_edges
+from semisam.pretraining.pretrain import Pretraining, PretrainSettings, draw_batch, visible_edges
+from semisam.training.checkpoint import load_checkpoint
 
 SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
 
@@ -26,13 +27,15 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
     assert "Written" in done.output and "Dice" in done.output
 
     # Stopped, as by Ctrl-C, after two of four steps.
-    plan = Plan(steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=1)
+    settings = PretrainSettings(
+        steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=1
+    )
     parts.mkdir()
     from semisam.training.trainer import Interrupted
 
     seen = []
     with pytest.raises(Interrupted):
-        training = Pretraining(plan, parts, torch.device("cpu"))
+        training = Pretraining(settings, parts, torch.device("cpu"))
         training.run(lambda step, figures: seen.append(step), lambda: len(seen) == 2)
     (parts / "pretrain.jsonl").open("a").write('{"step": 2, "lo')  # and a line cut short
     done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(parts), *SMALL)
@@ -48,7 +51,7 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
 
     again = pretrain("--steps", "4", "--seed", "1", "--out", str(parts), *SMALL)
     assert again.exit_code == 2
-    assert "holds a training with seed 0, got 1" in again.output
+    assert "seed must be 0" in again.output and "got 1" in again.output
 
     other = tmp_path / "other"
     weights = str(whole / "synthsam.safetensors")
@@ -59,11 +62,19 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
     assert 0 < moved < 0.01, "one step from the given weights"
 
 
+def test_checkpoints_of_earlier_versions_have_these_keys(tmp_path):
+    settings = PretrainSettings(steps=1, shape=(16, 16, 16), validation=1)
+    Pretraining(settings, tmp_path, torch.device("cpu")).run(lambda *_: None)
+    state = load_checkpoint(tmp_path)
+    assert state.keys() == {"plan", "step", "seconds", "net", "edges", "average", "optimizer"}
+    assert state["plan"]["steps"] == 1
+
+
 def test_a_large_batch_has_a_user_for_every_volume(tmp_path):
     done = pretrain("--steps", "1", "--batch", "17", "--out", str(tmp_path), *SMALL)
     assert done.exit_code == 0, done.output
-    plan = Plan(batch=17, shape=(16, 16, 16))
-    last, first = draw_batch(plan, 0)[-1], draw_batch(plan, 1)[0]
+    settings = PretrainSettings(batch=17, shape=(16, 16, 16))
+    last, first = draw_batch(settings, 0)[-1], draw_batch(settings, 1)[0]
     assert not torch.equal(last.image, first.image)
 
 
@@ -72,7 +83,7 @@ def test_a_large_batch_has_a_user_for_every_volume(tmp_path):
     [
         (("--shape", "17x16x16"), "three even numbers of at least 16, got 17x16x16"),
         (("--shape", "16x16"), "three even numbers"),
-        (("--init", "missing.safetensors"), "got missing.safetensors, which is none"),
+        (("--init", "missing.safetensors"), "got missing.safetensors, which is no file"),
         (("--device", "abacus"), "one that torch can use here, got 'abacus'"),
         (("--steps", "0"), "0 is not in the range"),
     ],
@@ -85,10 +96,10 @@ def test_refuses_in_one_sentence(tmp_path, args, says):
 
 
 def test_the_learning_rate_rises_stays_and_falls():
-    plan = Plan(steps=1000, lr=1.0, warmup=100, cooldown=0.2)
-    assert plan.rate(0) == pytest.approx(0.01)
-    assert plan.rate(99) == plan.rate(500) == plan.rate(800) == 1
-    assert 1 > plan.rate(801) > plan.rate(900) > plan.rate(999) > 0
+    settings = PretrainSettings(steps=1000, lr=1.0, warmup=100, cooldown=0.2)
+    assert settings.rate(0) == pytest.approx(0.01)
+    assert settings.rate(99) == settings.rate(500) == settings.rate(800) == 1
+    assert 1 > settings.rate(801) > settings.rate(900) > settings.rate(999) > 0
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +134,9 @@ def test_only_what_looks_unlike_has_an_edge():
 
 def test_the_share_of_hard_volumes_is_the_plans():
     shape = (16, 16, 16)
-    plain, hard = (draw_batch(Plan(shape=shape, hard=share), 0)[0] for share in (0.0, 1.0))
+    plain, hard = (
+        draw_batch(PretrainSettings(shape=shape, hard=share), 0)[0] for share in (0.0, 1.0)
+    )
     assert torch.equal(plain.image, draw_volume(0, 0, shape).image)
     assert torch.equal(hard.image, draw_volume(0, 0, shape, hard=True).image)
 
@@ -159,5 +172,5 @@ def test_hostile_weights_are_refused(tmp_path, good, name):
 
 
 def test_a_folder_is_no_file_of_weights(tmp_path):
-    with pytest.raises(InputError, match="which is none"):
+    with pytest.raises(InputError, match="which is no file"):
         load_weights(tmp_path)

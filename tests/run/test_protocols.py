@@ -93,7 +93,7 @@ def test_run_settings_are_the_published_ones(method, suggested):
     assert settings.largest_component is largest
     assert (settings.lr, settings.lr_step) == (0.01, 2500)
     assert (settings.momentum, settings.weight_decay, settings.clip) == (0.9, 1e-4, None)
-    assert settings.precision == "fp32" and settings.augment
+    assert settings.precision == "fp32" and settings.augment == "orientation"
     assert window_stride(settings) == (18, 18, 4)
     uses = registry.load("framework", method).uses_unlabeled
     plan = plan_batch(settings.batch, 2, 78, uses, settings.labeled_rows)

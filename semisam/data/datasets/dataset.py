@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,10 +42,16 @@ class Split:
 
     The labeled cases are the first N training cases with a label, unless a run draws a seeded
     subset.
+
+    Attributes:
+        train: training cases, with and without a label.
+        test: test cases, all with a label.
+        source: where the split comes from, for a message, e.g. ``test.list``.
     """
 
     train: tuple[str, ...]
     test: tuple[str, ...]
+    source: str = field(default="of the dataset", compare=False)
 
 
 class Dataset(ABC):
@@ -66,6 +73,8 @@ class Dataset(ABC):
         partial_labels: True if labels may hold `semisam.core.types.IGNORE` where nobody annotated.
         recipe: the preprocessing from scan to image, if it is the same for every case and for a
             new scan. ``None`` if the files already hold images.
+        groups: the patient of each case, of datasets with several scans of a patient. The scans of
+            one patient are never divided between training and test.
     """
 
     name: ClassVar[str]
@@ -79,6 +88,7 @@ class Dataset(ABC):
     label_values: tuple[int, ...] | None = None
     partial_labels: bool = False
     recipe: Recipe | None = None
+    groups: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path

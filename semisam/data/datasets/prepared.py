@@ -131,7 +131,9 @@ class Prepared(Dataset):
         suggested = raw["suggested"].items()
         self.suggested = {k: tuple(v) if isinstance(v, list) else v for k, v in suggested}
         self._cases: dict[str, Any] = dict(raw["cases"])
-        self._split = Split(tuple(raw["split"]["train"]), tuple(raw["split"]["test"]))
+        split = raw["split"]
+        self._split = Split(tuple(split["train"]), tuple(split["test"]), str(split["source"]))
+        self.groups = {str(case): str(group) for case, group in raw["groups"].items()}
         for case in (*self._split.train, *self._split.test):
             entry = self._cases[case]
             if not stays_inside(case):

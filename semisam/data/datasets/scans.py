@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.core.files import printable
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.lookalikes import label_fault
-from semisam.data.datasets.splits import Fault, find_split
+from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
 from semisam.data.images.alignment import misfit, same_place
 from semisam.data.images.files import Geometry, read_image
@@ -67,6 +68,20 @@ class Layout:
         """Return the first image of every case."""
         return {case: files.images[0] for case, files in self.cases.items()}
 
+    def odd_names(self) -> list[Fault]:
+        """Return a fault for each name with characters that no terminal or table can show."""
+        files = {case: str(found.images[0]) for case, found in self.cases.items()}
+        names = {**dict.fromkeys(self.classes, "classes"), **files}
+        return [
+            Fault(
+                printable(file),
+                f"a name must be of printable characters, got {name!a}",
+                "rename it",
+            )
+            for name, file in names.items()
+            if not name.isprintable()
+        ]
+
 
 class ScanDataset(Dataset):
     """A dataset of scan files with a common orientation, spacing and intensity range.
@@ -90,6 +105,8 @@ class ScanDataset(Dataset):
         fold: fold of nnU-Net's splits_final.json, if that file exists.
         series: number, UID or begin of the description of the DICOM series to read, of folders
             with several.
+        groups: regular expression whose first group in a case's name is its patient, e.g.
+            ``^([^_]+)_``; without it, groups.csv in the folder, if that file exists.
 
     Raises:
         InputError: an option is out of range, or names, lists or headers of the folder are wrong.
@@ -114,6 +131,7 @@ class ScanDataset(Dataset):
         split_seed: int = 0,
         fold: int = 0,
         series: str = "",
+        groups: str = "",
     ) -> None:
         if path is None:
             raise InputError(
@@ -124,10 +142,17 @@ class ScanDataset(Dataset):
         _check_options(spacing, window, test_share)
         self.layout = layout = self.discover(path, classes)
         labeled = {case: files.label is not None for case, files in layout.cases.items()}
+        self.groups = find_groups(path, labeled, groups)
         self._split, faults = find_split(
-            path, labeled, layout.split, fold=fold, test_share=test_share, seed=split_seed
+            path,
+            labeled,
+            layout.split,
+            fold=fold,
+            test_share=test_share,
+            seed=split_seed,
+            groups=self.groups,
         )
-        self.faults = (*layout.faults, *faults)
+        self.faults = (*layout.odd_names(), *layout.faults, *faults)
         if self.faults:
             more = len(self.faults) - 1
             hint = f" `semisam data check` lists {more} more." if more else ""

@@ -1,4 +1,6 @@
-"""The eight orientations of the plane, drawn uniformly.
+"""Changes of training patches: the published orientations, and a modern recipe without them.
+
+The eight orientations of the plane are drawn uniformly.
 
 The published code mirrors every patch (``np.flip`` after ``rot90``), so no training patch has the
 orientation of the test images. Here the identity is one of eight.
@@ -9,7 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy import ndimage
+from torch.nn import functional
+
+_ZOOM = float(np.log(1.25))
+_GAMMA = (float(np.log(0.7)), float(np.log(1.4)))
+_NOISE = 0.3
 
 ORIENTATIONS = 8
 """Number of orientations: 0 to 3 are quarter turns (0 the identity), 4 to 7 are mirrored too."""
@@ -40,3 +49,41 @@ def orient(array: NDArray[Any], orientation: int, axes: tuple[int, int] = (0, 1)
 def shape_before(shape: tuple[int, ...], orientation: int) -> tuple[int, ...]:
     """Return the spatial shape to crop so that `orient` turns it into ``shape``."""
     return (shape[1], shape[0], *shape[2:]) if orientation % 2 else shape
+
+
+def draw_zoom(rng: np.random.Generator, axes: int) -> NDArray[np.float64]:
+    """Draw a factor per axis, log-uniform from 0.8 to 1.25."""
+    return np.exp(rng.uniform(-_ZOOM, _ZOOM, axes))
+
+
+def stretch(array: NDArray[Any], size: tuple[int, ...], *, label: bool) -> NDArray[Any]:
+    """Return ``(C, *S)`` on a grid of another size that covers the same mm.
+
+    Args:
+        array: an image, or a label whose classes must stay what they are.
+        size: voxels per axis.
+        label: take the nearest voxel instead of a linear mean.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))[None]
+    linear = "trilinear" if len(size) == 3 else "bilinear"
+    made = functional.interpolate(tensor, size, mode="nearest-exact" if label else linear)
+    return made[0].numpy().astype(array.dtype, copy=False)
+
+
+def change_looks(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return a patch ``(C, *S)`` of another contrast, sharpness and noise.
+
+    Each channel keeps its range of values under a gamma from 0.7 to 1.4. Half of the patches are
+    blurred by up to one voxel. Noise has up to 0.3 of the channel's standard deviation.
+    """
+    made = np.empty_like(image)
+    for channel, out in zip(image, made, strict=True):
+        low, high = float(channel.min()), float(channel.max())
+        wide = max(high - low, 1e-6)
+        gamma = np.exp(rng.uniform(*_GAMMA))
+        changed = low + wide * ((channel - low) / wide) ** gamma
+        if rng.random() < 0.5:
+            changed = ndimage.gaussian_filter(changed, rng.uniform(0, 1), truncate=3.0)
+        strength = rng.uniform(0, _NOISE) * float(channel.std())
+        out[...] = changed + strength * rng.standard_normal(channel.shape, np.float32)
+    return made

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,18 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE, Batch, OracleBatch
-from semisam.data.loading.augmentation import draw_orientation, orient, shape_before
+from semisam.data.loading.augmentation import (
+    change_looks,
+    draw_orientation,
+    draw_zoom,
+    orient,
+    shape_before,
+    stretch,
+)
 from semisam.data.loading.store import VolumeStore
 
+Augment = Literal["orientation", "strong", "none"]
+_TRIES = 50
 _ORDER, _CROP = 0, 1  # purpose of a random stream
 _LABELED, _UNLABELED = 0, 1  # rows of a random stream
 
@@ -88,7 +97,10 @@ class BatchSource:
         plan: rows of each kind.
         patch: spatial shape of a patch, in voxels.
         seed: a non-negative integer.
-        augment: draw orientations; otherwise all are the identity.
+        augment: ``orientation`` draws one of eight orientations; ``strong`` a zoom per axis,
+            contrast, blur and noise; ``none`` nothing.
+        foreground: least share of foreground in a labeled patch, for as many draws as it takes, but
+            at most 50.
         truth: add the labels of all rows, for a control; the store must allow it.
         rows: numbers of the batch's rows to make, labeled first; ``None`` is all. A row does not
             depend on this choice, so several processes can share a batch.
@@ -106,7 +118,8 @@ class BatchSource:
         patch: tuple[int, ...],
         *,
         seed: int,
-        augment: bool = True,
+        augment: Augment = "orientation",
+        foreground: float = 0.0,
         truth: bool = False,
         rows: Sequence[int] | None = None,
     ) -> None:
@@ -124,6 +137,7 @@ class BatchSource:
         self.patch = tuple(patch)
         self.seed = seed
         self.augment = augment
+        self.foreground = foreground
         self.truth = truth
         self._partial: dict[str, bool] = {}
         self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
@@ -166,21 +180,74 @@ class BatchSource:
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
             orientation = draw_orientation(rng)
-            if not self.augment:
+            if self.augment != "orientation":
                 orientation = 0
             size = shape_before(self.patch, orientation)
-            voxel = self._draw_annotated(case, rng) if is_labeled else None
-            window = _draw_window(volume.shape[1:], size, rng, voxel)
+            if self.augment == "strong":
+                zoom = draw_zoom(rng, len(size))
+                size = tuple(max(1, round(n / z)) for n, z in zip(size, zoom, strict=True))
+            window = self._draw_patch(case, is_labeled, volume.shape[1:], size, rng)
             cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
-            _place(cut, image[place], len(self.patch))
+            self._put(cut, size, orientation, image[place], rng)
             if place < known:
-                known_label = orient(self.store.label(case)[window], orientation)
+                known_label = orient(self.store.label(case)[window], orientation)[None]
                 around = IGNORE if self._is_partial(case) else 0
-                _place(known_label, label[place], len(self.patch), around)
+                self._put(known_label, size, orientation, label[place][None], None, around)
         labels = torch.from_numpy(label)
         if self.truth:
             return OracleBatch(torch.from_numpy(image), labels[:labeled], labels, rows=self.rows)
         return Batch(torch.from_numpy(image), labels, rows=self.rows)
+
+    def _put(
+        self,
+        cut: NDArray[Any],
+        size: tuple[int, ...],
+        orientation: int,
+        out: NDArray[Any],
+        rng: np.random.Generator | None,
+        around: int = 0,
+    ) -> None:
+        """Write a crop ``(C, *S)`` of ``size`` into a patch, padded, stretched and changed.
+
+        Args:
+            cut: at most as large as ``size``, in the patch's orientation.
+            size: of the crop before it was turned.
+            orientation: that the crop was turned to.
+            out: of the patch's size.
+            rng: of the change of looks; ``None`` for a label.
+            around: value of the padding.
+        """
+        if self.augment != "strong":
+            _place(cut, out, len(self.patch), around)
+            return
+        whole = np.empty((len(cut), *shape_before(size, orientation)), cut.dtype)
+        _place(cut, whole, len(size), around)
+        stretched = stretch(whole, self.patch, label=rng is None)
+        out[...] = stretched if rng is None else change_looks(stretched, rng)
+
+    def _draw_patch(
+        self,
+        case: str,
+        is_labeled: bool,
+        shape: tuple[int, ...],
+        size: tuple[int, ...],
+        rng: np.random.Generator,
+    ) -> tuple[slice, ...]:
+        """Draw a window, of a labeled case with an annotated voxel and enough foreground."""
+        voxel = self._draw_annotated(case, rng) if is_labeled else None
+        window = _draw_window(shape, size, rng, voxel)
+        if not (is_labeled and self.foreground):
+            return window
+        label = self.store.label(case)
+        for _ in range(_TRIES):
+            inside = label[window]
+            if (
+                np.count_nonzero((inside != 0) & (inside != IGNORE))
+                >= self.foreground * inside.size
+            ):
+                break
+            window = _draw_window(shape, size, rng, voxel)
+        return window
 
     def _draw_annotated(self, case: str, rng: np.random.Generator) -> tuple[int, ...] | None:
         """Draw an annotated voxel of a label; ``None`` if it is annotated everywhere or nowhere."""

@@ -142,18 +142,18 @@ class VolumeStore:
 
     def _check_case(self, case: str) -> dict[str, str]:
         source = self.dataset.source(case)
-        whole = told(source, lambda: self.image(case))
+        whole = read_named(source, lambda: self.image(case))
         image, placement = whole.array, whole.placement
         check_image(image, self.dataset.channels, source)
         hashes = {f"image:{case}": array_hash(image)}
         if case in self._may_read_label:
-            if not told(source, lambda: self.dataset.has_label(case)):
+            if not read_named(source, lambda: self.dataset.has_label(case)):
                 kind = "labeled training" if case in self.labeled else "test"
                 raise InputError(
                     f"{source}: a {kind} case must have a label, got none. Add it (in an h5 file "
                     "the key 'label') or remove the case from the list."
                 )
-            label = told(source, lambda: self.label(case))
+            label = read_named(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset, source)
             if case in self.labeled and not np.any((label != 0) & (label != IGNORE)):
                 raise InputError(
@@ -162,7 +162,7 @@ class VolumeStore:
                 )
             hashes[f"label:{case}"] = array_hash(label)
             if case in self.test and placement is not None:
-                drawn = told(source, lambda: self.drawn_label(case))
+                drawn = read_named(source, lambda: self.drawn_label(case))
                 check_label(drawn, placement.shape, self.dataset, source)
                 hashes[f"drawn:{case}"] = array_hash(drawn)
         return hashes
@@ -247,7 +247,7 @@ def data_hash(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def told(source: str, read: Callable[[], T]) -> T:
+def read_named(source: str, read: Callable[[], T]) -> T:
     """Call a reader and turn its errors into an `InputError` with the file's name.
 
     Args:

@@ -27,10 +27,10 @@ from semisam.data.datasets.scans import (
     read_values,
     recipe_of,
 )
-from semisam.data.datasets.splits import Fault, find_split
+from semisam.data.datasets.splits import Fault, find_groups, find_split
 from semisam.data.images.alignment import misfit
 from semisam.data.images.preprocessing import Recipe
-from semisam.data.loading.store import array_hash, told
+from semisam.data.loading.store import array_hash, read_named
 from semisam.data.tools.report import (
     CaseReport,
     FolderReport,
@@ -130,12 +130,18 @@ def _of_scans(
     given = {**registry.default_keywords(kind, "dataset"), **options}
     layout = kind.discover(path, tuple(given["classes"]))
     labeled = {case: files.label is not None for case, files in layout.cases.items()}
-    faults = list(layout.faults)
+    faults = [*layout.odd_names(), *layout.faults]
     split = Split((), ())
     try:
         seed, share, fold = given["split_seed"], given["test_share"], given["fold"]
         split, wrong = find_split(
-            path, labeled, layout.split, fold=fold, test_share=share, seed=seed
+            path,
+            labeled,
+            layout.split,
+            fold=fold,
+            test_share=share,
+            seed=seed,
+            groups=find_groups(path, labeled, given["groups"]),
         )
         faults += wrong
     except InputError as error:
@@ -213,22 +219,22 @@ def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> 
     case, source = report.case, report.source
     faults: list[Fault] = []
     try:
-        image = told(source, lambda: dataset.image(case))
+        image = read_named(source, lambda: dataset.image(case))
         report = with_image(report, image.array, image.geometry.spacing)
         faults += image_faults(image.array, dataset.channels, source)
         faults += _changed(dataset, case, "image", report.image_hash)
         placement = image.placement
         del image
-        labeled = told(source, lambda: dataset.has_label(case))
+        labeled = read_named(source, lambda: dataset.has_label(case))
         report = replace(report, labeled=labeled)
         if labeled:
-            label = told(source, lambda: dataset.label(case))
+            label = read_named(source, lambda: dataset.label(case))
             counts = count_values(label, source)
             report = replace(report, voxels=values.count_classes(counts), values={source: counts})
             faults += label_faults(report.voxels, source)
             faults += _changed(dataset, case, "label", array_hash(label))
             if placement is not None:
-                drawn = told(source, lambda: dataset.drawn_label(case))
+                drawn = read_named(source, lambda: dataset.drawn_label(case))
                 faults += _changed(dataset, case, "drawn", array_hash(drawn))
             if label.shape != report.shape:
                 problem = f"image and label must have one shape, got {report.shape} and "

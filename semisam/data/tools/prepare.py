@@ -25,7 +25,7 @@ from semisam.core.files import replace_file, writable_folder, write_json
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.prepared import FORMAT, MANIFEST, UNFINISHED, VOLUMES
 from semisam.data.images.preprocessing import geometry_to_json
-from semisam.data.loading.store import array_hash, check_image, check_label, told
+from semisam.data.loading.store import array_hash, check_image, check_label, read_named
 
 _LOCK = ".lock"
 
@@ -92,7 +92,8 @@ def _prepare(
             "partial_labels": dataset.partial_labels,
             "channels": dataset.channels,
             "suggested": _plain(dict(dataset.suggested)),
-            "split": {"train": list(split.train), "test": list(split.test)},
+            "split": {**asdict(split), "train": list(split.train), "test": list(split.test)},
+            "groups": dict(dataset.groups),
             "cases": records,
         },
     )
@@ -113,7 +114,7 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not done yet, or done by another version
     source = dataset.source(case)
-    image = told(source, lambda: dataset.image(case))
+    image = read_named(source, lambda: dataset.image(case))
     check_image(image.array, dataset.channels, source)
     record: dict[str, Any] = {
         "image": _save(folder, f"{VOLUMES}/{key}.image.npy", image.array),
@@ -123,12 +124,12 @@ def _case(dataset: Dataset, identity: Mapping[str, Any], folder: Path, case: str
         "has_geometry": image.has_geometry,
         "placement": None if image.placement is None else _plain(image.placement.to_json()),
     }
-    if told(source, lambda: dataset.has_label(case)):
-        label = told(source, lambda: dataset.label(case))
+    if read_named(source, lambda: dataset.has_label(case)):
+        label = read_named(source, lambda: dataset.label(case))
         check_label(label, image.array.shape[1:], dataset, source)
         record["label"] = _save(folder, f"{VOLUMES}/{key}.label.npy", label)
         if image.placement is not None:
-            drawn = told(source, lambda: dataset.drawn_label(case))
+            drawn = read_named(source, lambda: dataset.drawn_label(case))
             check_label(drawn, image.placement.shape, dataset, source)
             record["drawn"] = _save(folder, f"{VOLUMES}/{key}.drawn.npy", drawn)
     write_json(record_path, {"stamp": stamp, "record": record})

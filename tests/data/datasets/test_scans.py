@@ -189,3 +189,13 @@ def test_the_challenges_own_layout(tmp_path):
     assert recognise_dataset(tmp_path / "Training Set") == "la-raw"
     (tmp_path / "Training Set" / "test.list").write_text("b/mri_norm2.h5\n")
     assert RawLeftAtrium(tmp_path / "Training Set").split().test == ("b",)
+
+
+def test_a_name_that_no_terminal_can_show_is_a_fault(tmp_path):
+    write(tmp_path / "p0.nii.gz", scan(0)[0])
+    write(tmp_path / "p0_label.nii.gz", scan(0)[1])
+    write(tmp_path / "p1\x1b[2J.nii.gz", scan(1)[0])
+    with pytest.raises(InputError, match=r"printable characters, got 'p1\\x1b\[2J'"):
+        ScanFolder(tmp_path, classes=("a", "b"))
+    with pytest.raises(InputError, match=r"printable characters, got 'a\\nb'"):
+        ScanFolder(tmp_path, classes=("a\nb", "b"))

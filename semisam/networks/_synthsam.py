@@ -1,4 +1,4 @@
-"""The network of SynthSAM: a deep encoder that sees the image once, a light decoder per prompt."""
+"""The network of SynthSAM: a deep encoder, run once per image, and a light decoder per prompt."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semisam.backends._synthsam.prompts import CHANNELS, STRIDE
+STRIDE = 2
+"""Voxels per axis of a voxel of the network's finest grid."""
+CHANNELS = 13
+"""Number of a prompt's channels.
 
+Pairs, positive clicks first: disk, distance, near and far geodesic distance, likeness. Then one
+each: the contest of the two geodesic distances, the box, the mask.
+"""
 SUBVOXELS = STRIDE**3
-_LIKENESS = 16  # length of the vectors by which voxels are compared with clicked ones
+_LIKENESS = 16  # length of the vectors that compare voxels with clicked ones
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,9 @@ class Features:
     """An encoded batch of images.
 
     Attributes:
-        levels: ``(B, c, *s)`` on grids 2, 4, 8 and 16 voxels wide.
+        levels: ``(B, c, *s)`` features on grids 2, 4, 8 and 16 voxels wide.
         likeness: ``(B, 16, n)`` unit vectors of the ``n`` voxels of the first grid.
-        image: ``(B, 8, *s)`` its subvoxels.
+        image: ``(B, 8, *s)`` subvoxels of the images.
     """
 
     levels: tuple[Tensor, ...]
@@ -31,13 +37,13 @@ class Features:
     image: Tensor
 
     def detach(self) -> Features:
-        """Return the same without gradients."""
+        """Return the features without gradients."""
         levels = tuple(x.detach() for x in self.levels)
         return Features(levels, self.likeness.detach(), self.image.detach())
 
 
 class Block(nn.Module):
-    """A residual block with one normalization, which costs more than a convolution on a CPU."""
+    """A residual block with one normalization, as on a CPU it costs more than a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,10 +61,10 @@ class Block(nn.Module):
 class SynthSAMNet(nn.Module):
     """A U-Net in two halves, the first for the image and the second for a prompt.
 
-    All work is done on a grid two voxels wide: the image enters as ``2 x 2 x 2`` subvoxels in eight
-    channels, and the answer leaves so, hence nothing of the fine grid is lost and nothing is spent
-    on it. To every prompt channel comes a learned one: the likeness of a voxel's features to those
-    of the most similar clicked voxel.
+    It works on a grid two voxels wide. Image and logits have the ``2 x 2 x 2`` subvoxels of each
+    voxel as eight channels. So the network keeps the detail of the fine grid but computes nothing
+    on it. The decoder adds two learned channels to the prompt: the likeness of a voxel's features
+    to those of the most similar positive and negative click.
 
     Args:
         widths: channels on the grids 2, 4, 8 and 16 voxels wide, multiples of 8.
@@ -90,7 +96,7 @@ class SynthSAMNet(nn.Module):
         self.refine = nn.ModuleList(Block(a) for a in w[:-1])
         self.act = nn.LeakyReLU(0.01)
         self.head = nn.Conv3d(w[0], SUBVOXELS, 3, padding=1)
-        # Moves the surface within a coarse voxel, by the image at full resolution; at first by 0.
+        # Moves the surface within a coarse voxel by the image at full resolution, initially by 0.
         self.sharpen = nn.Sequential(
             nn.Conv3d(w[0] + SUBVOXELS, w[0], 3, padding=1),
             nn.LeakyReLU(0.01),
@@ -103,6 +109,12 @@ class SynthSAMNet(nn.Module):
     def encode(self, image: Tensor) -> Features:
         """Encode images ``(B, 1, *S)`` of even extents."""
         parts = to_subvoxels(image).contiguous(memory_format=torch.channels_last_3d)
+        levels = self.pyramid(parts)
+        vectors = self.likeness(levels[0]).float().flatten(2)
+        return Features(levels, functional.normalize(vectors, dim=1), parts)
+
+    def pyramid(self, parts: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of subvoxels ``(B, c, *s)`` on grids 2, 4, 8 and 16 voxels wide."""
         x = self.stem(parts)
         levels = []
         for n, blocks in enumerate(self.encoder):
@@ -111,18 +123,17 @@ class SynthSAMNet(nn.Module):
         for n in reversed(range(len(levels) - 1)):
             x = self.merge[n](levels[n] + _stretch(self.lift[n](x), levels[n]))
             levels[n] = x
-        vectors = self.likeness(x).float().flatten(2)
-        return Features(tuple(levels), functional.normalize(vectors, dim=1), parts)
+        return tuple(levels)
 
     def decode(
         self, features: Features, prompt: Tensor, cells: Sequence[Sequence[Sequence[int]]]
     ) -> Tensor:
-        """Answer one prompt per image.
+        """Predict the logits of one prompt per image.
 
         Args:
             features: of ``B`` images.
             prompt: ``(B, CHANNELS, *s)``.
-            cells: for each image the flat indices on the first grid of its negative and of its
+            cells: for each image, flat indices on the first grid of its negative and of its
                 positive clicks.
 
         Returns:
@@ -130,21 +141,31 @@ class SynthSAMNet(nn.Module):
         """
         first = features.levels[0]
         learned = _likeness(features.likeness, cells).reshape(len(first), 2, *first.shape[2:])
-        x = torch.cat([prompt.to(first), learned.to(first), first], 1)
+        x = self.answer(features.levels, torch.cat([prompt.to(first), learned.to(first)], 1))
+        logits: Tensor = self.head(x)
+        both = torch.cat([x, features.image.to(x)], 1)
+        sharper: Tensor = self.sharpen(both.contiguous(memory_format=torch.channels_last_3d))
+        return logits.float() + sharper.float()
+
+    def answer(self, levels: Sequence[Tensor], prompt: Tensor) -> Tensor:
+        """Return the decoder's features ``(B, c, *s)`` for the two halves' common input.
+
+        Args:
+            levels: of `pyramid`.
+            prompt: ``(B, CHANNELS + 2, *s)``, the prompt and the likeness to its clicks.
+        """
+        x = torch.cat([prompt, levels[0]], 1)
         x = self.ask(x.contiguous(memory_format=torch.channels_last_3d))
         path = [x]
         for level, down, fuse, block in zip(
-            features.levels[1:], self.down, self.fuse, self.deep, strict=True
+            levels[1:], self.down, self.fuse, self.deep, strict=True
         ):
             x = block(fuse(torch.cat([down(x), level], 1)))
             path.append(x)
         for n in reversed(range(len(path) - 1)):
             x = self.refine[n](path[n] + _stretch(self.up[n](x), path[n]))
-        x = self.act(x)
-        logits: Tensor = self.head(x)
-        both = torch.cat([x, features.image.to(x)], 1)
-        sharper: Tensor = self.sharpen(both.contiguous(memory_format=torch.channels_last_3d))
-        return logits.float() + sharper.float()
+        found: Tensor = self.act(x)
+        return found
 
 
 def to_subvoxels(volume: Tensor) -> Tensor:
@@ -155,7 +176,7 @@ def to_subvoxels(volume: Tensor) -> Tensor:
 
 
 def from_subvoxels(parts: Tensor) -> Tensor:
-    """Return ``(B, 8, *s)`` as ``(B, 1, *S)``; undoes `to_subvoxels`."""
+    """Return ``(B, 8, *s)`` as ``(B, 1, *S)``, the inverse of `to_subvoxels`."""
     b, _, x, y, z = parts.shape
     fine = parts.reshape(b, 2, 2, 2, x, y, z).permute(0, 4, 1, 5, 2, 6, 3)
     return fine.reshape(b, 1, 2 * x, 2 * y, 2 * z)
@@ -170,7 +191,7 @@ def _stretch(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _likeness(vectors: Tensor, cells: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """Return ``(B, 2, n)``: the best cosine with a positive, with a negative click; 0 without."""
+    """Return the largest cosine with a positive and a negative click ``(B, 2, n)``, else 0."""
     rows = []
     for row, (negative, positive) in zip(vectors, cells, strict=True):
         for clicked in (positive, negative):

@@ -1,4 +1,4 @@
-"""The file that SynthSAM's weights travel in."""
+"""The file of SynthSAM's weights."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from semisam.backends._synthsam.network import SynthSAMNet
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
+from semisam.networks._synthsam import SynthSAMNet
 
-_LATER = "sharpen."  # a part of the network that files of version 0.1 lack
+EMBEDDED = Path(__file__).parents[1] / "backends" / "weights" / "synthsam.safetensors"
+"""The weights in the package, trained on synthetic volumes only."""
+
+_LATER = "sharpen."  # a part of the network that is not in files of version 0.1
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write weights as safetensors in half precision, beside and renamed.
+    """Write weights as safetensors in half precision, atomically.
 
     Args:
         path: of the file.
-        weights: by name, as in the network's state dict.
+        weights: the network's state dict.
         about: the file's metadata.
     """
     halves = {k: v.detach().cpu().half().contiguous() for k, v in weights.items()}
@@ -34,19 +37,21 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read weights that fit `SynthSAMNet`, as float32.
 
-    A safetensors file holds arrays and no code, so a file from anywhere is safe to try.
+    A safetensors file holds arrays and no code, so an unknown file is safe to read.
 
     Raises:
-        InputError: there is no such file, or it is none of SynthSAM's.
+        InputError: the file is missing, damaged or not SynthSAM's.
     """
     if not path.is_file():
-        raise InputError(f"weights must be a safetensors file, got {path}, which is none")
+        raise InputError(
+            f"weights must be a safetensors file, got {path}, which is no file. Check the path."
+        )
     try:
         found = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
-            f"weights must be a safetensors file, got {path} ({error}): it may be cut short, "
-            "copy it again"
+            f"weights must be a safetensors file, got {path} ({error}). It may be truncated: copy "
+            "it again."
         ) from error
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in SynthSAMNet().state_dict().items()}
@@ -58,17 +63,20 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         first = unlike[0]
         raise InputError(
             f"weights must be of SynthSAM's network, got {path}, where {first} is "
-            f"{shapes.get(first, 'missing')} instead of {wanted.get(first, 'absent')}: name a file "
-            "that `semisam pretrain synthsam` wrote"
+            f"{shapes.get(first, 'missing')} instead of {wanted.get(first, 'absent')}. Use a file "
+            "that `semisam pretrain synthsam` wrote."
         )
     floats = {k: v.float() for k, v in found.items()}
     if not all(math.isfinite(float(v.sum())) for v in floats.values()):
-        raise InputError(f"weights must be finite numbers, got {path}, where some are not")
+        raise InputError(
+            f"weights must be finite numbers, got NaN or infinity in {path}. Copy it again or use "
+            "another file."
+        )
     return floats
 
 
 def _later() -> dict[str, Tensor]:
-    """Return the weights of the part that older files lack; with them it changes no answer."""
+    """Return weights for the part that older files lack; they change no prediction."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state = SynthSAMNet().state_dict()

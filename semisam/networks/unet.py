@@ -1,0 +1,167 @@
+"""A residual U-Net that starts from SynthSAM's synthetic pretraining.
+
+References:
+    Ronneberger, Fischer, Brox. "U-Net: Convolutional networks for biomedical image segmentation."
+    MICCAI 2015. https://arxiv.org/abs/1505.04597
+    Wu, He. "Group normalization." ECCV 2018. https://arxiv.org/abs/1803.08494
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semisam.core.errors import InputError
+from semisam.core.framework import check_head_levels
+from semisam.networks._synthsam import (
+    CHANNELS,
+    STRIDE,
+    SUBVOXELS,
+    SynthSAMNet,
+    from_subvoxels,
+    to_subvoxels,
+)
+from semisam.networks._synthsam_weights import EMBEDDED, load_weights
+
+
+class UNet(nn.Module):
+    """Both halves of SynthSAM's network, without a prompt, with named heads.
+
+    SynthSAM is trained to segment what a prompt names, and a share of its dialogues has no prompt.
+    So its weights are a start for an automatic segmenter: no scan of a person is in them. Group
+    normalization keeps no statistics of a batch.
+
+    Args:
+        in_channels: channels ``C`` of the image.
+        heads: output channels by head name, e.g. ``{"logits": 2}``.
+        start: ``synthetic`` for the embedded weights, ``none`` for random ones, or the path of a
+            file that ``semisam pretrain synthsam`` wrote.
+        dropout: channel dropout rate before the heads, in training mode.
+
+    Shape:
+        ``(B, C, W, H, D)``, each spatial size even and at least 8, to
+        ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
+
+    Raises:
+        InputError: the file of weights is missing or not SynthSAM's.
+        ValueError: a head names a level below full resolution.
+    """
+
+    stride = STRIDE
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: Mapping[str, int],
+        *,
+        start: str = "synthetic",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_head_levels(heads, 0, "the U-Net")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {dropout}. Use 0.1.")
+        net = SynthSAMNet()
+        path = self.sources(start=start).get("start")
+        meta = net.stem.weight.is_meta  # built only to be measured
+        if path is not None and not meta:
+            net.load_state_dict(load_weights(path))
+        width, known = net.widths[0], {"head": net.head, "sharpen": net.sharpen}
+        for name in ("head", "sharpen", "likeness"):
+            delattr(net, name)
+        net.stem = _widened(net.stem, 0, in_channels)
+        self.net = net
+        self.dropout = nn.Dropout3d(dropout)
+        self.heads = nn.ModuleDict(
+            {name: _Head(width, in_channels, count) for name, count in heads.items()}
+        )
+        if path is not None and not meta and "logits" in self.heads:
+            logits: Any = self.heads["logits"]
+            logits.start_from(known["head"], known["sharpen"])
+
+    @classmethod
+    def sources(cls, *, start: str = "synthetic", **options: Any) -> dict[str, Path]:
+        """Return the file that decides the initial weights."""
+        if start == "none":
+            return {}
+        return {"start": EMBEDDED if start == "synthetic" else Path(start)}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return each head's raw output."""
+        if image.ndim != 5 or any(size % STRIDE for size in image.shape[2:]):
+            raise ValueError(
+                f"every spatial size of the U-Net's input must be even, got {tuple(image.shape)}. "
+                "Change the patch."
+            )
+        parts = torch.cat([to_subvoxels(channel) for channel in torch.split(image, 1, 1)], 1)
+        parts = parts.contiguous(memory_format=torch.channels_last_3d)
+        levels = self.net.pyramid(parts)
+        nothing = levels[0].new_zeros(len(image), CHANNELS + 2, *levels[0].shape[2:])
+        x = self.dropout(self.net.answer(levels, nothing))
+        both = torch.cat([x, parts.to(x)], 1).contiguous(memory_format=torch.channels_last_3d)
+        return {name: head(x, both) for name, head in self.heads.items()}
+
+
+class _Head(nn.Module):
+    """A coarse output and its correction by the image at full resolution.
+
+    Args:
+        width: channels of the decoder.
+        in_channels: of the image.
+        count: output channels.
+    """
+
+    def __init__(self, width: int, in_channels: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.coarse = nn.Conv3d(width, count * SUBVOXELS, 3, padding=1)
+        self.sharpen = nn.Sequential(
+            nn.Conv3d(width + in_channels * SUBVOXELS, width, 3, padding=1),
+            nn.LeakyReLU(0.01),
+            nn.Conv3d(width, count * SUBVOXELS, 3, padding=1),
+        )
+        for parameter in self.sharpen[2].parameters():
+            nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def start_from(self, head: nn.Conv3d, sharpen: nn.Sequential) -> None:
+        """Give each foreground class the log odds of the pretrained head, and the background 0."""
+        first: Any = sharpen[0]
+        channels = (self.sharpen[0].in_channels - first.in_channels) // SUBVOXELS + 1
+        self.sharpen[0].load_state_dict(
+            _widened(first, first.in_channels - SUBVOXELS, channels).state_dict()
+        )
+        for ours, theirs in ((self.coarse, head), (self.sharpen[2], sharpen[2])):
+            for name in ("weight", "bias"):
+                target, source = getattr(ours, name), getattr(theirs, name)
+                target.zero_()
+                for value in range(1, self.count):
+                    target[value * SUBVOXELS : (value + 1) * SUBVOXELS] = source
+
+    def forward(self, x: Tensor, both: Tensor) -> Tensor:
+        """Return ``(B, count, *S)`` float32."""
+        parts = self.coarse(x).float() + self.sharpen(both).float()
+        return torch.cat([from_subvoxels(p) for p in torch.split(parts, SUBVOXELS, 1)], 1)
+
+
+def _widened(conv: nn.Conv3d, before: int, channels: int) -> nn.Conv3d:
+    """Return a convolution for images of several channels, which shares its weights over them.
+
+    Args:
+        conv: whose last inputs are the subvoxels of one channel.
+        before: inputs before those.
+        channels: of the image.
+    """
+    if channels == 1:
+        return conv
+    wide = nn.Conv3d(before + channels * SUBVOXELS, conv.out_channels, 3, padding=1)
+    with torch.no_grad():
+        rest = conv.weight[:, before:].repeat(1, channels, 1, 1, 1) / channels
+        wide.weight.copy_(torch.cat([conv.weight[:, :before], rest], 1))
+        if conv.bias is not None and wide.bias is not None:
+            wide.bias.copy_(conv.bias)
+    return wide
