@@ -13,7 +13,7 @@ from semisam.core.errors import InputError
 from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.images.files import Geometry
-from semisam.data.images.hdf5 import find_volume, open_hdf5, read_volume
+from semisam.data.images.hdf5 import find_volume, has_volume, open_hdf5, read_volume
 
 FILE_NAME = "mri_norm2.h5"
 PUBLISHED_SPACING = 0.625
@@ -92,7 +92,7 @@ class LeftAtrium(Dataset):
     def has_label(self, case: str) -> bool:
         """Return whether the file has the key ``label``."""
         with open_hdf5(self._file(case)) as file:
-            return "label" in file
+            return has_volume(file, "label")
 
     def source(self, case: str) -> str:
         """Return the path of the case's file."""

@@ -28,7 +28,9 @@ sitk: Any = SimpleITK  # its functions carry no types
 _DEPTH = 6  # folders below a case's folder that are searched
 _LOOKED_AT = 100  # files of a folder without DICOM that are opened
 _EVEN = 0.01  # of the step, by which a step may differ; scanners round positions
-_ROUNDED = 0.02  # mm, the same
+_ROUNDED = 0.02  # mm, the same, but at most a twentieth of a step
+_TOGETHER = 0.05  # of the step, below which two slices are at one position
+_SAME = 1e-6  # of the stack's height, the same
 _PARALLEL = 1e-3  # difference of direction cosines
 _SHIFT = 0.1  # pixels, by which slices may lie off their common normal
 _HEAD = 132  # bytes of preamble and mark
@@ -362,13 +364,15 @@ def _step(path: Path, slices: Sequence[Slice], depths: NDArray[np.float64]) -> f
         known = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
         return float(known) if known and float(known) > 0 else 1.0
     steps = np.diff(depths)
-    same = np.flatnonzero(steps < _ROUNDED / 2)
+    apart = steps[steps > _SAME * (depths[-1] - depths[0])]
+    same = np.flatnonzero(steps < _TOGETHER * np.median(apart)) if len(apart) else [0]
     if len(same):
         raise _several(path, slices, depths, int(same[0]))
     # The smallest step that is usual: of a stack with gaps the median could be that of the gaps.
     step = float(np.median(steps))
     step = min((s for s in steps if np.sum(np.abs(steps - s) <= _EVEN * s) > 1), default=step)
-    wrong = np.flatnonzero(np.abs(steps - step) > max(_EVEN * step, _ROUNDED))
+    most = max(_EVEN * step, min(_ROUNDED, _TOGETHER * step))
+    wrong = np.flatnonzero(np.abs(steps - step) > most)
     if len(wrong):
         n = int(wrong[np.abs(steps[wrong] - step).argmax()])
         raise InputError(
@@ -385,7 +389,8 @@ def _several(
 ) -> InputError:
     """Return the error of several slices at one position, with what tells them apart."""
     pair = f"{slices[first].path.name} and {slices[first + 1].path.name}"
-    at = sum(np.abs(depths - depths[first]) < _ROUNDED / 2)
+    gap = (depths[first + 1] - depths[first]) + _SAME * (depths[-1] - depths[0])
+    at = int(np.sum(np.abs(depths - depths[first]) <= gap))
     beginning = f"there must be one slice at each position, got {at} at one in {path}, {pair}"
     ids = Counter((_text(part, "SOPInstanceUID"), part.frame) for part in slices)
     if max(ids.values()) > 1:

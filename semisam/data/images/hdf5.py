@@ -43,6 +43,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
+def has_volume(file: h5py.File, key: str) -> bool:
+    """Return whether an open file has a key, without following a link."""
+    return key in set(file)
+
+
 def find_volume(file: h5py.File, key: str) -> h5py.Dataset:
     """Return a dataset of an open file, after checks of its header.
 
@@ -51,7 +56,7 @@ def find_volume(file: h5py.File, key: str) -> h5py.Dataset:
             header claims more of them than the file or the memory can hold.
     """
     path = Path(file.filename)
-    if key not in file:
+    if not has_volume(file, key):
         keys = ", ".join(sorted(file)[:10]) or "none"
         raise InputError(
             f"{path}: the file must have the key '{key}', got the keys: {keys}. Write it again "

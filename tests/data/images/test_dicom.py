@@ -129,6 +129,14 @@ def test_rounded_positions_are_even(tmp_path):
     assert read_stack(tmp_path / "a").spacing[2] == pytest.approx(0.625)
 
 
+def test_a_gap_at_the_steps_of_a_micro_scanner(tmp_path):
+    for k in (0, 1, 2, 4, 5, 6):
+        write_slice(tmp_path / "a" / f"{k}.dcm", k, (0, 0, 0.008 * k))
+    fault(tmp_path / "a", r"evenly spaced, got 1 step other than 0\.008 mm")
+    write_slice(tmp_path / "a" / "3.dcm", 3, (0, 0, 0.024))
+    assert read_stack(tmp_path / "a").spacing[2] == pytest.approx(0.008)
+
+
 def test_copies(tmp_path):
     folder, _ = write_stack(tmp_path / "a")
     for path in sorted(folder.iterdir()):
