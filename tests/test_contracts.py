@@ -32,7 +32,7 @@ def test_the_tests_below_miss_no_builtin():
             *("uncertainty-points", "random-points", "center-points", "corrective-points"),
             *("box", "mask", "box+points", "mask+points"),
         },
-        "network": {"vnet"},
+        "network": {"vnet", "unet"},
         "dataset": {"la", "la-raw", "folder", "msd", "prepared", "phantom"},
     }
     builtin = {
@@ -215,6 +215,14 @@ class TestVNet(NetworkContract):
 
     def make(self, in_channels, heads):
         return registry.load("network", "vnet")(in_channels, heads, filters=2)
+
+
+class TestUNet(NetworkContract):
+    shape = (16, 10, 24)
+    levels = 0
+
+    def make(self, in_channels, heads):
+        return registry.load("network", "unet")(in_channels, heads, start="none")
 
 
 class TestPhantom(DatasetContract):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -276,3 +277,62 @@ def test_weights_of_three_dimensional_convolutions_are_channels_last(tmp_path):
     weights = [p for p in trainer.framework.parameters() if p.ndim == 5 and p.shape[1] > 1]
     assert weights
     assert all(w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights)
+
+
+MODERN = dataclasses.replace(
+    PLAN, optimizer="adamw", schedule="fall", averaged=0.5, lr=1e-3, weight_decay=0.02
+)
+
+
+def _supervised():
+    torch.manual_seed(1)
+    return Supervised(tiny_builder(), 2)
+
+
+def test_averaged_weights_are_those_of_a_plain_loop_and_survive_a_kill(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = _trainer(tmp_path / "whole", MODERN, _supervised())
+    means = [p.detach().clone() for p in whole.framework.parameters()]
+    steps = []
+    whole._deploy_average = lambda deploy=whole._deploy_average: (
+        steps.append([p.detach().clone() for p in whole.framework.parameters()]),
+        deploy(),
+    )
+    step = whole.step
+
+    def watched(batch, number):
+        figures = step(batch, number)
+        decay = min(0.5, (1 + number) / (10 + number))
+        for mean, weight in zip(means, whole.framework.parameters(), strict=True):
+            mean.lerp_(weight.detach(), 1 - decay)
+        return figures
+
+    whole.step = watched
+    whole.fit()
+    deployed = list(whole.framework.parameters())
+    assert all(torch.allclose(m, d, atol=1e-7) for m, d in zip(means, deployed, strict=True))
+    assert not all(torch.equal(s, d) for s, d in zip(steps[0], deployed, strict=True))
+
+    def kill(done, figures):
+        if done == 3:
+            raise Killed
+
+    (tmp_path / "killed").mkdir()
+    with contextlib.suppress(Killed):
+        _trainer(tmp_path / "killed", MODERN, _supervised()).fit(kill)
+    again = _trainer(tmp_path / "killed", MODERN, _supervised())
+    again.fit()
+    ours = again.framework.state_dict()
+    assert all(torch.equal(v, ours[k]) for k, v in whole.framework.state_dict().items())
+
+
+def test_each_optimizer_and_schedule_trains(tmp_path):
+    for optimizer in ("sgd", "adamw"):
+        for schedule in ("step", "poly", "cosine", "fall"):
+            plan = dataclasses.replace(PLAN, optimizer=optimizer, schedule=schedule)
+            folder = tmp_path / f"{optimizer}-{schedule}"
+            folder.mkdir()
+            rates = []
+            trainer = _trainer(folder, plan, _supervised())
+            trainer.fit(lambda done, figures, rates=rates: rates.append(figures["lr"]))
+            assert len(rates) == plan.iterations and max(rates) <= plan.lr

@@ -27,7 +27,7 @@ from semisam.data.loading.augmentation import (
 from semisam.data.loading.store import VolumeStore
 
 Augment = Literal["orientation", "strong", "none"]
-_TRIES = 50
+_TRIES = 10
 _ORDER, _CROP = 0, 1  # purpose of a random stream
 _LABELED, _UNLABELED = 0, 1  # rows of a random stream
 
@@ -99,8 +99,8 @@ class BatchSource:
         seed: a non-negative integer.
         augment: ``orientation`` draws one of eight orientations; ``strong`` a zoom per axis,
             contrast, blur and noise; ``none`` nothing.
-        foreground: least share of foreground in a labeled patch, for as many draws as it takes, but
-            at most 50.
+        foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
+            up to ten times, around a voxel of the foreground.
         truth: add the labels of all rows, for a control; the store must allow it.
         rows: numbers of the batch's rows to make, labeled first; ``None`` is all. A row does not
             depend on this choice, so several processes can share a batch.
@@ -239,14 +239,18 @@ class BatchSource:
         if not (is_labeled and self.foreground):
             return window
         label = self.store.label(case)
+        organ: NDArray[Any] | None = None
         for _ in range(_TRIES):
             inside = label[window]
-            if (
-                np.count_nonzero((inside != 0) & (inside != IGNORE))
-                >= self.foreground * inside.size
-            ):
+            found = np.count_nonzero((inside != 0) & (inside != IGNORE))
+            if found >= self.foreground * inside.size:
                 break
-            window = _draw_window(shape, size, rng, voxel)
+            if organ is None:
+                organ = np.flatnonzero((label != 0) & (label != IGNORE))
+            if not len(organ):
+                break
+            place = np.unravel_index(organ[rng.integers(len(organ))], label.shape)
+            window = _draw_window(shape, size, rng, tuple(int(index) for index in place))
         return window
 
     def _draw_annotated(self, case: str, rng: np.random.Generator) -> tuple[int, ...] | None:

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from semisam.data.loading.augmentation import ORIENTATIONS, draw_orientation, orient, shape_before
+from semisam.data.loading.augmentation import (
+    ORIENTATIONS,
+    change_looks,
+    draw_orientation,
+    draw_zoom,
+    orient,
+    shape_before,
+    stretch,
+)
 
 PLANE = np.arange(6).reshape(2, 3)
 
@@ -54,3 +62,39 @@ def test_shape_before_gives_the_wanted_shape():
 def test_orient_copies_nothing():
     for orientation in range(ORIENTATIONS):
         assert np.shares_memory(orient(PLANE, orientation), PLANE)
+
+
+def test_a_stretched_label_keeps_its_classes_and_its_place():
+    label = np.zeros((1, 20, 16, 12), np.int64)
+    label[0, 4:12, 4:8, 3:9] = 255
+    made = stretch(label, (30, 16, 9), label=True)
+    assert made.shape == (1, 30, 16, 9) and set(np.unique(made)) == {0, 255}
+    assert made.dtype == np.int64
+    assert made[0, 6:18, 4:8].any() and not made[0, :6].any() and not made[0, 18:].any()
+    image = stretch(label.astype(np.float32), (30, 16, 9), label=False)
+    inside = made[0] > 0
+    assert image[0][inside].mean() > 200 and image[0][~inside].mean() < 20
+
+
+def test_looks_change_and_places_stay():
+    rng = np.random.default_rng(0)
+    image = np.zeros((2, 24, 20, 16), np.float32)
+    image[:, 8:16, 6:14, 4:12] = 3.0
+    seen = set()
+    for _ in range(20):
+        made = change_looks(image, rng)
+        assert made.shape == image.shape and made.dtype == np.float32 and np.isfinite(made).all()
+        for channel in made:
+            assert channel[10:14, 8:12, 6:10].mean() > channel[:4].mean() + 2
+        seen.add(round(float(made.std()), 4))
+    assert len(seen) == 20
+    flat = change_looks(np.ones((1, 4, 4, 4), np.float32), rng)
+    assert np.allclose(flat, 1.0)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_zooms_are_between_their_ends(axes):
+    rng = np.random.default_rng(0)
+    zooms = np.stack([draw_zoom(rng, axes) for _ in range(500)])
+    assert zooms.shape == (500, axes) and zooms.min() >= 0.8 and zooms.max() <= 1.25
+    assert abs(np.log(zooms).mean()) < 0.02

@@ -408,3 +408,41 @@ def test_padding_of_a_partly_annotated_label_is_not_annotated():
         case: int((batch.label[row] != IGNORE).sum()) for row, case in enumerate(source.cases(0))
     }
     assert counts == {"c1": 9 * 8, "c2": 20**3}
+
+
+class Blob(Coded):
+    """A label with a small foreground in one corner; elsewhere nothing."""
+
+    def label(self, case):
+        label = np.zeros(self.shapes[case], np.uint8)
+        label[:4, :4, :4] = 1
+        return label
+
+
+def make_strong(foreground=0.0, patch=(8, 8, 6), shape=(24, 20, 16), seed=0):
+    store = VolumeStore(Blob({"a": shape, "b": shape}), labeled=["a"], unlabeled=["b"], test=())
+    return BatchSource(
+        store,
+        store.labeled,
+        store.unlabeled,
+        BatchPlan(1, 1),
+        patch,
+        seed=seed,
+        augment="strong",
+        foreground=foreground,
+    )
+
+
+def test_strong_patches_are_a_function_of_seed_and_step():
+    for step in range(5):
+        assert equal(make_strong().batch(step), make_strong().batch(step))
+        assert not equal(make_strong().batch(step), make_strong(seed=1).batch(step))
+    batch = make_strong(patch=(32, 30, 20)).batch(0)  # larger than the volume
+    assert batch.image.shape == (2, 1, 32, 30, 20) and torch.isfinite(batch.image).all()
+    assert batch.label.shape == (1, 32, 30, 20) and batch.label.any()
+
+
+def test_labeled_patches_hold_foreground():
+    share = [float((make_strong(0.003).batch(n).label > 0).float().mean()) for n in range(30)]
+    free = [float((make_strong().batch(n).label > 0).float().mean()) for n in range(30)]
+    assert min(share) >= 0.003 and sum(x > 0 for x in free) < 10
