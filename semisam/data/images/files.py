@@ -88,7 +88,7 @@ def read_image(
             return _from_nifti(path, stacked)
         else:
             image = image_reader(path).Execute()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise unreadable(path, error) from error
     ndim = image.GetDimension()
     if (ndim not in (2, 3) and not (stacked and ndim == 4)) or "complex" in (

@@ -86,7 +86,7 @@ def read_header(path: Path, series: str = "") -> Header:
     try:
         dicom = path.is_dir() or is_dicom(path)
         header = _dicom_header(path, series) if dicom else _file_header(path)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise unreadable(path, error) from error
     need, free = 4 * header.values, psutil.virtual_memory().available  # read as float32
     if need > free:
@@ -100,7 +100,7 @@ def read_header(path: Path, series: str = "") -> Header:
 
 def unreadable(path: Path, error: Exception) -> InputError:
     """Return the `InputError` for an error of SimpleITK about a file."""
-    reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
+    reason = (str(error) or "out of memory").strip().splitlines()[-1].removeprefix("ITK ERROR: ")
     return InputError(
         f"the image must be readable, got {path}, which SimpleITK refuses ({reason}). It may be "
         "truncated or damaged: copy it again, or convert it to NIfTI."
@@ -270,6 +270,8 @@ def _data_file(path: Path) -> str | None:
                 "Write the file again, for example as NIfTI."
             )
         key = line.strip().lower().replace(b" ", b"").replace(b"\t", b"")
+        if is_nrrd:
+            _check_spacing(path, line, text)
         if key.startswith(b"datafile" if is_nrrd else b"elementdatafile"):
             _, _, rest = line.lower().partition(b"file")
             name = os.fsdecode(line[len(line) - len(rest) :].strip(b" \t=:"))
@@ -284,6 +286,43 @@ def _data_file(path: Path) -> str | None:
             "file again, for example as NIfTI."
         )
     return found
+
+
+def _check_spacing(path: Path, line: bytes, header: bytes) -> None:
+    """Refuse a spacing of NRRD that ITK replaces by 1 mm, or takes for mm.
+
+    NaN is right for an axis that is not in space, for example one of channels.
+    """
+    key, _, value = line.lower().partition(b":")
+    words = value.decode("latin-1").replace('"', " ").split()
+    if key == b"spacings":
+        outside = sum(kind not in ("domain", "space") for kind in _nrrd_kinds(header))
+        odd = sum(not math.isfinite(float(word)) for word in words if _is_number(word))
+        if odd > outside:
+            raise InputError(
+                f"the spacing of a scan must be finite, got {' '.join(words)} in {path}. Write the "
+                "header again with the spacing in mm."
+            )
+    if key == b"space units" and set(words) - {"mm", "millimeters", "millimetres"}:
+        raise InputError(
+            f"the units of a scan must be mm, got {' '.join(words)} in {path}. Write the header "
+            "again in mm."
+        )
+
+
+def _nrrd_kinds(header: bytes) -> list[str]:
+    """Return what the axes of an NRRD file are; nothing if it does not say."""
+    lines = header.lower().split(b"\n\n")[0].split(b"\n")
+    found = next((line for line in lines if line.startswith(b"kinds:")), b"kinds:")
+    return found.partition(b":")[2].decode("latin-1").split()
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _shape(header: Header) -> str:

@@ -73,3 +73,25 @@ def test_a_data_file_beside_its_header_is_read(tmp_path):
     image = scan(0)[0]
     sitk.WriteImage(sitk.GetImageFromArray(image.T), str(tmp_path / "a.mhd"))
     assert np.array_equal(read_image(tmp_path / "a.mhd")[0], image)
+
+
+def nrrd(path, *lines):
+    head = ("NRRD0004", "type: uint8", "dimension: 3", "sizes: 4 4 4", "encoding: raw", *lines)
+    path.write_bytes(("\n".join(head) + "\n\n").encode() + bytes(64))
+    return path
+
+
+def test_a_spacing_of_nrrd_that_itk_would_replace(tmp_path):
+    for n, (lines, rule) in enumerate(
+        (
+            (["spacings: 1 nan 1"], "must be finite"),
+            (["spacings: 1 1 inf"], "must be finite"),
+            (["space: left-posterior-superior", 'space units: "m" "m" "m"'], "must be mm"),
+        )
+    ):
+        with pytest.raises(InputError, match=rule):
+            read_header(nrrd(tmp_path / f"{n}.nrrd", *lines))
+    fine = nrrd(tmp_path / "a.nrrd", "spacings: 1 2 3", "kinds: domain domain domain")
+    assert read_header(fine).spacing == (1.0, 2.0, 3.0)
+    channels = "kinds: vector domain domain"
+    read_header(nrrd(tmp_path / "b.nrrd", "spacings: nan 1 1", channels))
