@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from semisam.core.errors import InputError
-from semisam.data.datasets.splits import folds_of
+from semisam.data.datasets.held_out import folds_of
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import CONTROLS
 from semisam.plugins.registry import nearest

@@ -15,7 +15,7 @@ from semisam.core.errors import InputError, PluginError
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
-from semisam.data.datasets.splits import folds_of, hold_out
+from semisam.data.datasets.held_out import folds_of, hold_out
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry

@@ -16,6 +16,7 @@ from typing import Any
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
+from semisam.data.datasets.groups import find_groups
 from semisam.data.datasets.labels import LabelValues, count_values
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
@@ -27,7 +28,7 @@ from semisam.data.datasets.scans import (
     read_values,
     recipe_of,
 )
-from semisam.data.datasets.splits import Fault, find_groups, find_split
+from semisam.data.datasets.splits import Fault, find_split
 from semisam.data.images.alignment import misfit
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import array_hash, read_named

@@ -5,7 +5,9 @@ import pytest
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Split
 from semisam.data.datasets.folder import ScanFolder
-from semisam.data.datasets.splits import draw_split, find_groups, hold_out
+from semisam.data.datasets.groups import find_groups
+from semisam.data.datasets.held_out import hold_out
+from semisam.data.datasets.splits import draw_split
 
 CASES = tuple(f"p{n // 2}_{n}" for n in range(10))
 LABELED = set(CASES[:7])
