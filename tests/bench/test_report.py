@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from click.testing import CliRunner
 from tiny_runs import settings_of
 
@@ -26,6 +25,7 @@ from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
 from semisam.run.resolve import make_settings
+from semisam.training.checkpoint import save_tensors
 
 HOSTILE = "<script>alert('$x_{')</script>"
 CITED = "https://arxiv.org/abs/2312.06316"
@@ -220,7 +220,7 @@ def test_without_models_and_without_the_data(real, tmp_path):
         path.write_bytes(b"no scan")
     assert ".nii.gz cannot be read: " in refused()
     shutil.rmtree(saved)
-    torch.save({}, copy / "wrapped" / "model.pt")
+    save_tensors({}, copy / "wrapped" / "model.pt")
     assert "the model of wrapped cannot be used: " in refused()
     for path in copy.glob("*/*.json"):
         raw = json.loads(path.read_text(encoding="utf-8"))
