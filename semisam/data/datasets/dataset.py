@@ -165,6 +165,6 @@ def as_label(array: NDArray[Any], source: str) -> NDArray[np.uint8]:
     if bad.any():
         raise InputError(
             f"{source}: a label must hold integers from 0 to 255, got {array[bad].flat[0]}. "
-            "Write the class numbers 0, 1, 2, ... as the label."
+            "Write the class numbers as the label."
         )
     return array.astype(np.uint8)

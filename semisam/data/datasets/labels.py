@@ -195,7 +195,7 @@ def count_values(array: NDArray[Any], source: str) -> dict[int, int]:
 def _not_whole(value: Any, source: str) -> InputError:
     return InputError(
         f"{source}: a label must hold integers from -{_LARGEST} to {_LARGEST}, got {value}. Write "
-        "the class numbers 0, 1, 2, ... as the label."
+        "the class numbers as the label."
     )
 
 
