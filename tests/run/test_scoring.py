@@ -1,0 +1,66 @@
+"""A trained run, or a published checkpoint, and the scans to score it on."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from scan_files import scan, write
+
+from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.run.scoring import open_scored
+
+TINY = ("--patch", "32x32x32", "--stride", "16x32x32", "--iterations", "1", "--device", "cpu")
+TINY += ("--set", "vnet.filters=2", "--labels", "1", "--method", "supervised")
+
+
+def folder(path, labeled=3, classes=3):
+    for n in range(labeled + 1):
+        image, label = scan(n, classes=classes)
+        write(path / f"p{n}.nii.gz", image)
+        if n < labeled:
+            write(path / f"p{n}_label.nii.gz", label)
+    names = ("organ", "lesion")[: classes - 1]
+    (path / "classes.list").write_text("\n".join(names) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("scored")
+    scans, out = folder(place / "scans"), place / "run"
+    command = ["train", "--data", str(scans), "--out", str(out), *TINY, "--test", "p1"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_run_is_scored_on_its_own_test_cases(trained):
+    scored = open_scored(str(trained), "cpu")
+    assert scored.test == ("p1",) == tuple(json.loads((trained / "split.json").read_text())["test"])
+    assert scored.patch == (32, 32, 32) and scored.stride == (16, 32, 32)
+    assert scored.target == trained / "evaluation.csv"
+    assert not scored.model.training and not scored.largest_component
+
+
+def test_another_window_has_the_published_stride(trained):
+    scored = open_scored(str(trained), "cpu", patch=(112, 112, 80), largest_component=True)
+    assert scored.stride == (18, 18, 4) and scored.largest_component
+
+
+def test_other_scans_have_their_own_test_cases(trained, tmp_path):
+    other = folder(tmp_path / "others", labeled=2)
+    (other / "test.list").write_text("p0\n")
+    assert open_scored(str(trained), "cpu", data=str(other)).test == ("p0",)
+
+
+def test_what_cannot_be_scored(trained, tmp_path):
+    fewer = folder(tmp_path / "fewer", classes=2)
+    with pytest.raises(InputError, match="must have the data's 2 classes, got 3"):
+        open_scored(str(trained), "cpu", data=str(fewer))
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(InputError, match="must come with --data and --patch"):
+        open_scored(str(tmp_path / "a.pth"), "cpu")
+    one = folder(tmp_path / "one", labeled=1)
+    with pytest.raises(InputError, match="must have test cases"):
+        open_scored(str(trained), "cpu", data=str(one))
