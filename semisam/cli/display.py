@@ -120,7 +120,7 @@ class GridDisplay:
 
 def print_table(table: pd.DataFrame) -> None:
     """Print the comparison, mean ± SD over runs, a table for each part that may be compared."""
-    from semisam.bench.tables import PAPER, gain_lines, protocol_lines, sections
+    from semisam.bench.tables import GRID, PAPER, gain_lines, protocol_lines, sections
 
     parts = sections(table)
     for part in parts:
@@ -129,7 +129,8 @@ def print_table(table: pd.DataFrame) -> None:
             _comparison(part.rows, f"Comparison: mean ± SD over seeds and labeled subsets{title}")
         )
     measured = table[table["protocol"] != PAPER]
-    for line in (*class_lines(measured), *gain_lines(measured), *protocol_lines(measured)):
+    grid = [GRID] if measured["dice"].notna().any() else []
+    for line in (*class_lines(measured), *gain_lines(measured), *grid, *protocol_lines(measured)):
         console.print(escape(line))
 
 
