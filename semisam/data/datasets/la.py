@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.datasets.splits import stays_inside
 from semisam.data.images.files import Geometry
 from semisam.data.images.hdf5 import find_volume, has_volume, open_hdf5, read_volume
 
@@ -151,7 +152,7 @@ def _read_list(path: Path) -> tuple[str, ...]:
         case = line.strip().removesuffix(f"/{FILE_NAME}").rstrip("/")
         if not line.strip():
             continue
-        if not _stays_inside(case):
+        if not stays_inside(case):
             raise InputError(
                 f"{path}: a case must be a folder next to the list, got '{line.strip()}'. Give its "
                 "name relative to the list, without '..'."
@@ -162,10 +163,3 @@ def _read_list(path: Path) -> tuple[str, ...]:
     if not cases:
         raise InputError(f"{path}: the list must name at least one case, got none. Add one.")
     return tuple(cases)
-
-
-def _stays_inside(case: str) -> bool:
-    """Return whether a name stays in its folder, by the rules of POSIX and of Windows."""
-    windows = PureWindowsPath(case)
-    absolute = PurePosixPath(case).is_absolute() or bool(windows.drive or windows.root)
-    return bool(windows.parts) and not absolute and ".." not in windows.parts

@@ -131,7 +131,9 @@ def _files(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 def _slices(path: Path) -> list[Slice]:
     """Return the slices of a file; none if it is not an image."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        with path.open("rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            left = path.stat().st_size - file.tell()
         if "Rows" not in header or "Columns" not in header:
             return []  # a report, a presentation state, a structure set
         frames = int(header.get("NumberOfFrames", 1) or 1)
@@ -142,7 +144,7 @@ def _slices(path: Path) -> list[Slice]:
                 f"a DICOM file of several frames must state the position of each, got {frames} "
                 f"frames in {path}. Convert it with dcm2niix and give the NIfTI file."
             )
-        return [_slice(path, n, header, groups, shared) for n in range(frames)]
+        return [_slice(path, n, header, groups, shared, left) for n in range(frames)]
     except InputError:
         raise
     except Exception as error:  # a damaged header may raise anything
@@ -153,7 +155,9 @@ def _slices(path: Path) -> list[Slice]:
         ) from error
 
 
-def _slice(path: Path, frame: int, header: pydicom.Dataset, groups: Any, shared: Any) -> Slice:
+def _slice(
+    path: Path, frame: int, header: pydicom.Dataset, groups: Any, shared: Any, left: int
+) -> Slice:
     sources = [header]
     for group in (shared[0] if shared else None, groups[frame] if groups else None):
         for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"):
@@ -180,7 +184,7 @@ def _slice(path: Path, frame: int, header: pydicom.Dataset, groups: Any, shared:
     if axes is not None and not np.allclose(axes.T @ axes, np.eye(2), atol=PARALLEL):
         raise ValueError(f"ImageOrientationPatient must be two unit vectors, got {cosines}")
     size = (int(header.Columns), int(header.Rows))
-    return Slice(path, frame, header, last("ImagePositionPatient", 3), axes, size, between)
+    return Slice(path, frame, header, last("ImagePositionPatient", 3), axes, size, between, left)
 
 
 def _chosen(path: Path, slices: Sequence[Slice], series: str) -> list[Slice]:
@@ -221,18 +225,16 @@ def _described(group: Sequence[Slice]) -> str:
 def _check_complete(slices: Sequence[Slice]) -> None:
     """Refuse a file that ends before its last pixel, which would be filled."""
     for path, group in itertools.groupby(slices, key=lambda part: part.path):
-        header = next(group).header
+        first = next(group)
+        header = first.header
         values = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel", 1) or 1)
         frames = int(header.get("NumberOfFrames", 1) or 1)
-        with path.open("rb") as file:
-            whole = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[])
-            left = path.stat().st_size - file.tell()
-        syntax = getattr(whole, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID")
+        syntax = getattr(header, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID")
         known = UID(syntax) if syntax else ImplicitVRLittleEndian
         head = 8 if known.is_implicit_VR else 12  # of the element with the pixels
         packed = known.is_compressed or known.is_deflated
         need = head + frames * values * int(header.get("BitsAllocated", 16)) // 8
-        if left < (head if packed else need):
+        if first.left < (head if packed else need):
             raise InputError(
                 f"a DICOM file must be complete, got {path}, which ends before its last pixel. "
                 "Copy or export it again."

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.data.images.dicom import is_dicom, read_stack, read_voxels
-from semisam.data.images.headers import image_reader, read_header, unreadable
+from semisam.data.images.headers import (
+    check_memory,
+    header_of_stack,
+    image_reader,
+    read_header,
+    unreadable,
+)
 from semisam.data.images.nifti import (
     ENDINGS,
     NiftiSpace,
@@ -80,13 +86,15 @@ def read_image(
             claims more than the file or the memory can hold.
     """
     path = Path(path)
-    read_header(path, series)
     try:
         if path.is_dir() or is_dicom(path):
-            image = read_voxels(read_stack(path, series))
-        elif path.name.lower().endswith(ENDINGS):
-            return _from_nifti(path, stacked)
+            stack = read_stack(path, series)
+            check_memory(path, header_of_stack(stack))
+            image = read_voxels(stack)
         else:
+            read_header(path)
+            if path.name.lower().endswith(ENDINGS):
+                return _from_nifti(path, stacked)
             image = image_reader(path).Execute()
     except (RuntimeError, MemoryError) as error:
         raise unreadable(path, error) from error

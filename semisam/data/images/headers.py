@@ -22,6 +22,7 @@ from PIL import Image
 from semisam.core.errors import InputError
 from semisam.data.images.dicom import is_dicom, read_stack
 from semisam.data.images.nifti import ENDINGS, read_nifti_header
+from semisam.data.images.stacks import Stack
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -85,9 +86,19 @@ def read_header(path: Path, series: str = "") -> Header:
         )
     try:
         dicom = path.is_dir() or is_dicom(path)
-        header = _dicom_header(path, series) if dicom else _file_header(path)
+        header = header_of_stack(read_stack(path, series)) if dicom else _file_header(path)
     except (RuntimeError, MemoryError) as error:
         raise unreadable(path, error) from error
+    check_memory(path, header)
+    return header
+
+
+def check_memory(path: Path, header: Header) -> None:
+    """Refuse an image that does not fit into the free memory.
+
+    Raises:
+        InputError: it does not fit.
+    """
     need, free = 4 * header.values, psutil.virtual_memory().available  # read as float32
     if need > free:
         raise InputError(
@@ -95,7 +106,6 @@ def read_header(path: Path, series: str = "") -> Header:
             f"{_shape(header)} ({need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free). Check "
             "the file, or crop or resample it."
         )
-    return header
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
@@ -197,8 +207,8 @@ def _has_all_pages(path: Path) -> bool:
     return True
 
 
-def _dicom_header(path: Path, series: str) -> Header:
-    stack = read_stack(path, series)
+def header_of_stack(stack: Stack) -> Header:
+    """Return the header of the volume that the slices of a DICOM series are."""
     return Header(stack.size, stack.spacing, stack.direction, 1, stack.bytes_per_value)
 
 

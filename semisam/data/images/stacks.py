@@ -47,6 +47,7 @@ class Slice:
         axes: ``(3, 2)`` direction cosines along a row and along a column; ``None`` likewise.
         size: columns and rows.
         spacing: mm between columns and between rows.
+        left: bytes of the file from the element with its pixels on.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Slice:
     axes: NDArray[np.float64] | None
     size: tuple[int, int]
     spacing: tuple[float, float]
+    left: int
 
 
 @dataclass(frozen=True)

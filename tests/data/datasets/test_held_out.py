@@ -1,4 +1,4 @@
-"""Which cases are held out, and patients whose scans stay together."""
+"""The choice of test cases, which keeps the scans of a patient together."""
 
 import pytest
 
