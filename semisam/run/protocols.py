@@ -51,6 +51,13 @@ _PUBLISHED_RAMP = {"ramp_power": 2.0, "ramp_every": 150}
 # SemiSAM gives SAM-Med3D the unscaled patch, padded with zeros.
 _PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
 
+# The branch as it worked best, of the protocols that no paper prescribes.
+_BRANCH: Mapping[str, Any] = {
+    "semisam": {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0},
+    "backends": _PATCH_AS_IT_IS,
+    "prompters": {"center-points": {"points": 3, "max_uncertainty": 1.0}},
+}
+
 _KEEP_LARGEST = {"largest_component": True}
 _KEEP_ALL = {"largest_component": False}
 
@@ -61,9 +68,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "clicks at the deepest points of the proposal, a Dice loss, a constant weight; "
         "BatchNorm's statistics computed again with the trained network",
         run={"prompter": "center-points", "norm_batches": 16},
-        semisam={"weight": 0.5, "loss": "dice", "ramp_rate": 0.0},
-        backends=_PATCH_AS_IT_IS,
-        prompters={"center-points": {"points": 3, "max_uncertainty": 1.0}},
+        **_BRANCH,
     ),
     # benchmarks/README.md, "The strong recipe", has the measurements.
     "strong": Protocol(
@@ -82,9 +87,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "augment": "strong",
             "foreground": 0.003,
         },
-        semisam={"weight": 0.5, "loss": "dice", "ramp_rate": 0.0},
-        backends=_PATCH_AS_IT_IS,
-        prompters={"center-points": {"points": 3, "max_uncertainty": 1.0}},
+        **_BRANCH,
     ),
     "paper": Protocol(
         note="the equations of the SemiSAM paper: lambda_c = 0.1 exp(-5 (1 - t/T)), "
