@@ -83,6 +83,15 @@ class RunSettings(BaseModel):
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
     sam_control: Literal["oracle", "truth", "shuffled"] | None = None
+    sam_adapt: Annotated[
+        int,
+        Field(ge=0),
+        Flag(
+            "Steps that adapt the promptable model to the labeled scans before the training. "
+            "0 takes it as it is.",
+            "0; 300 with strong",
+        ),
+    ] = 0
     protocol: Annotated[
         str,
         Flag(
@@ -123,8 +132,8 @@ class RunSettings(BaseModel):
     augment: Annotated[
         Literal["orientation", "strong", "none"],
         Flag(
-            "orientation: turn and mirror training patches; strong: zoom, contrast, blur and "
-            "noise, without turns."
+            "orientation: turn and mirror training patches; strong: zoom, small turns and bends, "
+            "contrast, blur and noise, without mirrors."
         ),
     ] = "orientation"
     foreground: Annotated[
@@ -210,7 +219,7 @@ NOT_IDENTITY = frozenset(
 
 OF_THE_BRANCH = frozenset(
     {
-        *("sam", "sam_options", "sam_control", "sam_sources"),
+        *("sam", "sam_options", "sam_control", "sam_adapt", "sam_sources"),
         *("prompter", "prompter_options", "semisam_options"),
     }
 )

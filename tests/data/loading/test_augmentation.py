@@ -7,10 +7,10 @@ from semisam.data.loading.augmentation import (
     ORIENTATIONS,
     change_looks,
     draw_orientation,
-    draw_zoom,
+    draw_places,
     orient,
+    sample,
     shape_before,
-    stretch,
 )
 
 PLANE = np.arange(6).reshape(2, 3)
@@ -64,16 +64,45 @@ def test_orient_copies_nothing():
         assert np.shares_memory(orient(PLANE, orientation), PLANE)
 
 
-def test_a_stretched_label_keeps_its_classes_and_its_place():
-    label = np.zeros((1, 20, 16, 12), np.int64)
-    label[0, 4:12, 4:8, 3:9] = 255
-    made = stretch(label, (30, 16, 9), label=True)
-    assert made.shape == (1, 30, 16, 9) and set(np.unique(made)) == {0, 255}
-    assert made.dtype == np.int64
-    assert made[0, 6:18, 4:8].any() and not made[0, :6].any() and not made[0, 18:].any()
-    image = stretch(label.astype(np.float32), (30, 16, 9), label=False)
-    inside = made[0] > 0
-    assert image[0][inside].mean() > 200 and image[0][~inside].mean() < 20
+def _grid(size, corner=0.0):
+    return np.stack(np.meshgrid(*[np.arange(n) + corner for n in size], indexing="ij")).astype("f4")
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 7, 5), (1, 9, 7)])
+def test_whole_places_read_the_voxels_themselves(shape):
+    volume = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    np.testing.assert_allclose(sample(volume, _grid(shape[1:]), label=False), volume, atol=1e-5)
+    label = (volume > 0).astype(np.int64) * 255
+    assert np.array_equal(sample(label, _grid(shape[1:]), label=True), label)
+    part = sample(volume, _grid([n - 2 for n in shape[1:]], 1.0), label=False)
+    inner = volume[(slice(None), *[slice(1, -1)] * (len(shape) - 1))]
+    np.testing.assert_allclose(part, inner, atol=1e-5)
+
+
+def test_places_between_voxels_are_linear_and_those_outside_empty():
+    line = np.arange(10, dtype=np.float32)[None, :, None].repeat(3, 2)
+    places = np.zeros((2, 4, 1), np.float32)
+    places[0, :, 0], places[1] = [2.5, 7.25, -3.0, 14.0], 1.0
+    np.testing.assert_allclose(
+        sample(line, places, label=False)[0, :, 0], [2.5, 7.25, 0, 0], atol=1e-5
+    )
+    label = np.ones((1, 10, 3), np.int64)
+    got = sample(label, places, label=True, around=255)[0, :, 0]
+    assert got.tolist() == [1, 1, 255, 255] and got.dtype == np.int64
+
+
+def test_image_and_label_move_together():
+    rng = np.random.default_rng(0)
+    label = np.zeros((1, 40, 36, 30), np.int64)
+    label[0, 10:30, 12:26, 8:22] = 255
+    for _ in range(10):
+        places = (
+            draw_places((24, 24, 16), rng) + np.float32([19.5, 17.5, 14.5])[:, None, None, None]
+        )
+        made = sample(label, places, label=True)
+        image = sample(label.astype(np.float32), places, label=False)
+        assert set(np.unique(made)) <= {0, 255}
+        assert image[made > 0].mean() > 220 and image[made == 0].mean() < 35
 
 
 def test_looks_change_and_places_stay():
@@ -92,9 +121,20 @@ def test_looks_change_and_places_stay():
     assert np.allclose(flat, 1.0)
 
 
-@pytest.mark.parametrize("axes", [2, 3])
-def test_zooms_are_between_their_ends(axes):
+@pytest.mark.parametrize("size", [(40, 32), (40, 32, 24)])
+def test_patches_are_zoomed_turned_and_bent_a_little(size):
     rng = np.random.default_rng(0)
-    zooms = np.stack([draw_zoom(rng, axes) for _ in range(500)])
-    assert zooms.shape == (500, axes) and zooms.min() >= 0.8 and zooms.max() <= 1.25
-    assert abs(np.log(zooms).mean()) < 0.02
+    along = []
+    for _ in range(40):
+        places = draw_places(size, rng)
+        assert places.shape == (len(size), *size) and places.dtype == np.float32
+        # Steps from voxel to voxel along the first axis: its zoom, and the turn into the second.
+        step = np.diff(places, axis=1).reshape(len(size), -1).mean(1)
+        along.append(step)
+        # No axis is mirrored or exchanged with another.
+        for axis in range(len(size)):
+            steps = np.diff(places, axis=axis + 1).reshape(len(size), -1).mean(1)
+            assert steps[axis] > 0.6 and np.abs(np.delete(steps, axis)).max() < 0.65
+    lengths = np.linalg.norm(along, axis=1)
+    assert lengths.min() > 0.7 and lengths.max() < 1.4 and np.std(lengths) > 0.05
+    assert np.std([step[1] for step in along]) > 0.05
