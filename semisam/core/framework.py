@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -51,6 +51,9 @@ class Framework(nn.Module, ABC):
     uses_unlabeled: ClassVar[bool] = True
     """False: the trainer passes labeled rows only."""
 
+    trains: ClassVar[bool] = True
+    """False: no step is taken. `learn` gets the labeled scans, and `forward` gets whole scans."""
+
     guide: Callable[[Tensor], Tensor] | None = None
     """Set by the SemiSAM branch for the length of a step; see `guided`."""
 
@@ -67,6 +70,13 @@ class Framework(nn.Module, ABC):
     @abstractmethod
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return weighted losses and the differentiable probability map of one batch."""
+
+    def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take the labeled scans, in a method that does not train.
+
+        Args:
+            cases: images ``(C, *S)`` and labels ``(*S)``, with ignored voxels.
+        """
 
     def after_update(self, clock: Clock) -> None:
         """Run after each optimizer step, for example to move an EMA teacher."""

@@ -131,11 +131,16 @@ class SemiSAM(Framework):
         self._prompter = prompter
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
+        self.trains = inner.trains  # type: ignore[misc]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the inner method's probabilities."""
+        """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
         probs: Tensor = self.inner(image)
-        return probs
+        return probs if self.trains else self._answer(image, probs)
+
+    def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Give the inner method the labeled scans."""
+        self.inner.learn(cases)
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return the inner method's step with the branch: one more loss, or a corrected target."""
@@ -207,12 +212,14 @@ class SemiSAM(Framework):
         step = Step({}, torch.cat([known.to(target), target]))
         predictions, shares = self._ask(batch, step, clock, metrics)
         weight = self.weight(clock)
-        joined = target.clone()
-        for row, map_ in enumerate(joined):
-            for k, found in predictions[labeled + row].items():
-                map_[k].lerp_(found.to(map_), weight * shares[k])
-        joined[:, 0] = (1 - joined[:, 1:].sum(1)).clamp(min=0)
-        return joined / joined.sum(1, keepdim=True)
+        of_rows = [predictions[labeled + row] for row in range(len(target))]
+        return join(target, of_rows, {k: weight * share for k, share in shares.items()})
+
+    def _answer(self, image: Tensor, probs: Tensor) -> Tensor:
+        """Return the model's map ``(B, K, *S)`` for a proposal, which stays where none is made."""
+        unsure = entropy(probs)
+        found = [self._query(image[i], probs[i], unsure[i, 0], 0, i)[0] for i in range(len(image))]
+        return join(probs, found, dict.fromkeys(range(1, self.num_classes), 1.0))
 
     def _measures(self, clock: Clock) -> bool:
         """Return whether this step measures the predictions on the labeled rows."""
@@ -314,6 +321,24 @@ def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
         old.box if new.box is None else new.box,
         old.mask if new.mask is None else new.mask,
     )
+
+
+def join(
+    probs: Tensor, predictions: Sequence[Mapping[int, Tensor]], weights: Mapping[int, float]
+) -> Tensor:
+    """Return the weighted mean of maps and of a model's predictions, as probabilities.
+
+    Args:
+        probs: ``(B, K, *S)``.
+        predictions: per row, a map ``(*S)`` in [0, 1] by class.
+        weights: of the predictions by class, in [0, 1].
+    """
+    joined = probs.clone()
+    for row, found in zip(joined, predictions, strict=True):
+        for k, prediction in found.items():
+            row[k].lerp_(prediction.to(row), weights[k])
+    joined[:, 0] = (1 - joined[:, 1:].sum(1)).clamp(min=0)
+    return joined / joined.sum(1, keepdim=True)
 
 
 def sam_loss(

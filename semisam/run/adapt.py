@@ -39,9 +39,15 @@ def adapt_model(
     known = read_json(note) or {}
     if file.is_file() and known.get("sha256") == digest(file):
         return float(known["seconds"])
+    cases = [case for case in labeled_cases(store) if not bool((case[1] == IGNORE).any())]
+    if not cases:
+        raise InputError(
+            "--sam-adapt must have a labeled case without ignored voxels, got none. Use "
+            "--sam-adapt 0."
+        )
     began = time.perf_counter()
     backend.adapt(
-        _cases(store),
+        cases,
         file,
         steps=settings.sam_adapt,
         seed=derive_seed(settings.seed, "adapt"),
@@ -53,16 +59,12 @@ def adapt_model(
     return seconds
 
 
-def _cases(store: VolumeStore) -> list[tuple[Tensor, Tensor]]:
-    """Return images ``(C, *S)`` and labels ``(*S)`` of the cases that are annotated everywhere."""
-    cases = []
-    for case in store.labeled:
-        label = torch.from_numpy(store.label(case).astype("int64"))
-        if not bool((label == IGNORE).any()):
-            cases.append((torch.from_numpy(store.image(case).array.copy()), label))
-    if not cases:
-        raise InputError(
-            "--sam-adapt must have a labeled case without ignored voxels, got none. Use "
-            "--sam-adapt 0."
+def labeled_cases(store: VolumeStore) -> list[tuple[Tensor, Tensor]]:
+    """Return images ``(C, *S)`` and labels ``(*S)`` of the labeled cases."""
+    return [
+        (
+            torch.from_numpy(store.image(case).array.copy()),
+            torch.from_numpy(store.label(case).astype("int64")),
         )
-    return cases
+        for case in store.labeled
+    ]

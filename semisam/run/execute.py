@@ -22,7 +22,7 @@ from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.run.adapt import adapt_model
+from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
@@ -109,7 +109,11 @@ def execute(
         if processes.of_writer(finished):
             return result
         adapting = _adapt(here, run, folder, report, processes)
-        training = train(here, run.framework, store, run.plan, folder, report, processes)
+        if run.framework.trains:
+            training = train(here, run.framework, store, run.plan, folder, report, processes)
+        else:
+            run.framework.learn(labeled_cases(store))
+            training = Summary(0.0, 0.0, {})
         rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
@@ -265,12 +269,13 @@ def score(
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
+    whole = not framework.trains
     rows = evaluate(
         framework,
         store,
         store.test[processes.rank :: processes.size],
-        settings.patch,
-        window_stride(settings),
+        None if whole else settings.patch,
+        None if whole else window_stride(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
         largest_component=settings.largest_component,
