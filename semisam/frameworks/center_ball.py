@@ -13,8 +13,8 @@ class CenterBall(Framework):
     """Propose a ball at the centre of each scan. Nothing is trained, and no label is read.
 
     On data whose scans were cropped around the organ the centre is in the organ. With a promptable
-    model the ball is the proposal, so the model answers clicks at the centre: a row that needs no
-    label, and that shows how much of a score the crop gives away.
+    model the ball is the proposal, so the model predicts from clicks at the centre. The row needs
+    no label, and shows how much of a score the crop gives away.
 
     Args:
         build: is not used.

@@ -20,10 +20,9 @@ class CopiedMask(Framework):
     """Copy the labeled masks onto a scan and take the majority. Nothing is trained.
 
     Each labeled scan is stretched onto the scan and shifted to where the two images correlate most.
-    On data whose scans were cropped around the organ this alone can have a high Dice, and the
-    answers that a promptable model gives for another scan are such copies. So a gain is worth what
-    it adds to this row. With a promptable model, the majority is the proposal whose prompts the
-    model answers.
+    Where scans were cropped around the organ, the copies can have a high Dice. The predictions of a
+    promptable model for another scan are such copies too. So a gain is worth what it adds to this
+    row. With a promptable model, the majority is the proposal that its prompts come from.
 
     Args:
         build: is not used.

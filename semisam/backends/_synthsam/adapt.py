@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from semisam.backends._synthsam.session import Session, encode, hold_dialogues
 from semisam.core.schedules import rise_and_fall
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Clock
 from semisam.core.views import strong_view
+from semisam.core.warping import draw_places, sample
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
 from semisam.networks.convolution import guard_convolutions
 
@@ -24,7 +23,6 @@ _CROPS = 2  # per step
 _CROP = (64, 64, 48)
 _LEAST = 8  # voxels of a crop per axis
 _RATE, _DECAY = 2e-4, 0.98
-_ZOOM = math.log(1.25)
 _WIDE = 1.4  # extent of some crops along each axis
 _SMALLEST = 0.003  # fraction of a crop that is target
 _TRIES = 20
@@ -65,7 +63,7 @@ def adapt(
     """Adapt a network to organs and return its averaged weights, a function of the arguments.
 
     Users click on an organ in a crop, draw its box or propose a mask, and correct the predictions,
-    as in the pretraining. Crops are zoomed and seen in strong views.
+    as in the pretraining. Crops are zoomed, turned and bent, and seen in strong views.
 
     Args:
         net: the network, which is changed.
@@ -115,12 +113,12 @@ def _crop_size(organs: Sequence[Organ]) -> tuple[int, ...]:
 def draw_crop(
     organs: Sequence[Organ], size: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw a zoomed crop that holds some of an organ.
+    """Draw a crop that holds some of an organ, zoomed, turned a little and bent.
 
     Args:
         organs: at least one.
         size: of the crop, in voxels.
-        rng: of organ, place and zoom; torch draws the view.
+        rng: of organ and places; torch draws the view.
 
     Returns:
         A strong view of zero mean and unit deviation, and the organ's mask, both of ``size``.
@@ -128,30 +126,26 @@ def draw_crop(
     organ = organs[int(rng.integers(len(organs)))]
     wide = _WIDE if rng.random() < 0.3 else 1.0
     for attempt in range(_TRIES):
-        zoom = wide * np.exp(rng.uniform(-_ZOOM, _ZOOM, 3))
+        places = wide * draw_places(size, rng)
         if attempt == _TRIES - 1:
-            zoom = np.ones(3)  # loses no voxel of a tiny organ
-        window = _window(
-            organ, [max(1, round(n * z)) for n, z in zip(size, zoom, strict=True)], rng
-        )
-        mask = _resized(organ.mask[window], size, "nearest-exact") > 0.5
-        if float(mask.float().mean()) >= _SMALLEST:
+            centred = [np.arange(n) - (n - 1) / 2 for n in size]
+            places = np.stack(np.meshgrid(*centred, indexing="ij"))  # loses no tiny organ
+        places = (places + _centre(organ, size, rng)).astype(np.float32)
+        mask = sample(organ.mask.numpy()[None], places, label=True)[0]
+        if mask.mean() >= _SMALLEST:
             break
-    view = strong_view(_resized(organ.image[window], size, "trilinear")[None, None])[0, 0]
-    return (view - view.mean()) / view.std().clamp(min=1e-6), mask
+    image = torch.from_numpy(sample(organ.image.numpy()[None], places, label=False))
+    view = strong_view(image[None])[0, 0]
+    return (view - view.mean()) / view.std().clamp(min=1e-6), torch.from_numpy(mask)
 
 
-def _window(organ: Organ, taken: Sequence[int], rng: np.random.Generator) -> tuple[slice, ...]:
-    """Draw a window of ``taken`` voxels, at most the scan's, that holds a voxel of the organ."""
+def _centre(organ: Organ, size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the centre ``(d, 1, ...)`` of a crop that holds a voxel of the organ."""
     shape = tuple(organ.mask.shape)
-    flat = organ.inside[rng.integers(len(organ.inside))]
-    window = []
-    for at, have, want in zip(np.unravel_index(flat, shape), shape, taken, strict=True):
+    voxel = np.unravel_index(organ.inside[rng.integers(len(organ.inside))], shape)
+    centre = []
+    for at, have, want in zip(voxel, shape, size, strict=True):
         last = max(have - want, 0)
-        start = int(rng.integers(max(0, min(int(at) - want + 1, last)), min(int(at), last) + 1))
-        window.append(slice(start, start + want))
-    return tuple(window)
-
-
-def _resized(volume: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
-    return functional.interpolate(volume[None, None].float(), size, mode=mode)[0, 0]
+        start = rng.integers(max(0, min(int(at) - want + 1, last)), min(int(at), last) + 1)
+        centre.append(float(start) + (min(want, have) - 1) / 2)
+    return np.reshape(centre, (-1, *[1] * len(shape)))

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE, Batch, OracleBatch
+from semisam.core.warping import draw_places, sample
 from semisam.data.loading.augmentation import (
     change_looks,
     draw_orientation,
-    draw_places,
     orient,
-    sample,
     shape_before,
 )
 from semisam.data.loading.store import VolumeStore
