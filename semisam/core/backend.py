@@ -44,7 +44,7 @@ class Backend(Protocol):
 class Adaptable(Backend, Protocol):
     """A backend that can be adapted to labeled scans, an optional part of the contract.
 
-    ``--sam-adapt STEPS`` asks for it before a training, with the labeled cases of the run alone.
+    ``--sam-adapt STEPS`` asks for it before a training, with the labeled cases of the run only.
     """
 
     def adapt(
