@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "semisam.cli.zero_shot:command",
         "Score promptable models by clicks from the truth.",
     ),
+    "adapt": ("semisam.cli.adapt:command", "Adapt a promptable model to labeled scans."),
     "pretrain": ("semisam.cli.pretrain:command", "Train SynthSAM from synthetic volumes."),
     "data": ("semisam.cli.data:command", "Download, check and prepare scans."),
     "plugins": ("semisam.cli.plugins:command", "List the installed plugins and their options."),
