@@ -84,7 +84,11 @@ def make_settings(
             **explicit,
         }
     )
-    whole = given.model_copy(update=_resolved(given, protocol))
+    if "sam_adapt" not in explicit:
+        # A short training does not wait long for the model that guides it.
+        steps = min(given.sam_adapt, given.iterations // 2)
+        given = given.model_copy(update={"sam_adapt": steps})
+    whole = given.model_copy(update=_resolved(given, protocol, explicit))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
 
@@ -111,7 +115,9 @@ def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     return settings
 
 
-def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
+def _resolved(
+    given: RunSettings, protocol: Protocol, explicit: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return every setting that is still open, with every option of every plugin."""
     found: dict[str, Any] = {
         "stride": tuple(given.stride or published_stride(given.patch)),
@@ -148,7 +154,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
     )
     if given.sam_adapt and not hasattr(registry.load("backend", given.sam), "adapt"):
-        if given.sam_adapt != protocol.run.get("sam_adapt"):
+        if "sam_adapt" in explicit:
             raise InputError(
                 f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
                 f"{given.sam_adapt}. Leave it out, or choose --sam synthsam."
@@ -226,9 +232,11 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     if settings.stride == tuple(stride or published_stride(settings.patch)):
         changed.pop("stride", None)
     if settings.sam != "none":
-        for name in ("prompter", "sam_adapt"):
-            if getattr(settings, name) != getattr(alone, name):
-                changed[name] = getattr(settings, name)
+        usual = min(alone.sam_adapt, settings.iterations // 2)
+        if settings.prompter != alone.prompter:
+            changed["prompter"] = settings.prompter
+        if settings.sam_adapt != usual:
+            changed["sam_adapt"] = settings.sam_adapt
     for place, name, value in _changed_options(settings, protocol):
         if place != settings.sam or name in protocol.backends.get(place, {}):
             changed[f"{place}.{name}"] = value

@@ -89,15 +89,15 @@ class RunSettings(BaseModel):
         Flag(
             "Steps that adapt the promptable model to the labeled scans before the training. "
             "0 takes it as it is.",
-            "0; 300 with strong",
+            "300, at most half of --iterations; 0 with the other protocols",
         ),
     ] = 0
     protocol: Annotated[
         str,
         Flag(
-            "default: the branch as it worked best here; strong: the same with a modern recipe "
-            "and a network that starts from synthetic pretraining; paper: the paper's equations; "
-            "published: each method's own code."
+            "default: a modern recipe, with a network that starts from synthetic pretraining; "
+            "classic: a V-Net by SGD, with the branch as it worked best there; paper: the paper's "
+            "equations; published: each method's own code."
         ),
     ] = DEFAULT
 
