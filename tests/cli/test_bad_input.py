@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from semisam.cli.main import main
 
-TINY = ("--patch", "16x16x16", "--iterations", "2", "--set", "vnet.filters=2")
+TINY = ("--patch", "16x16x16", "--iterations", "2", "--network", "vnet", "--set", "vnet.filters=2")
 
 
 def _case(folder, number):

@@ -34,7 +34,16 @@ def test_bench_trains_with_a_third_partys_backend_and_prompter(plugin_environmen
     done = plugin_environment.semisam(
         *("bench", "--method", "pi-model", "--labels", "2", "--sam", "near-and-like"),
         *("--prompter", "surest", "--iterations", "2", "--patch", "16x16x16"),
-        *("--stride", "16x16x16", "--set", "vnet.filters=2", "--set", "phantom.size=32"),
+        *(
+            "--stride",
+            "16x16x16",
+            "--network",
+            "vnet",
+            "--set",
+            "vnet.filters=2",
+            "--set",
+            "phantom.size=32",
+        ),
         *("--set", "phantom.cases=3", "--set", "phantom.test_cases=1"),
         *("--out", str(tmp_path / "out")),
         cwd=tmp_path,

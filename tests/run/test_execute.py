@@ -149,6 +149,7 @@ def test_several_classes_and_a_subset(tmp_path):
         labels=1,
         subset=2,
         method="supervised",
+        network="vnet",
         network_options={"filters": 2},
         iterations=2,
         patch=(32, 32, 32),

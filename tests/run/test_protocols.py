@@ -69,7 +69,7 @@ OPTIONS = {
 SMALL = {"patch": (64, 64, 48), "iterations": 1000}
 TINY = (
     *("--patch", "16x16x16", "--iterations", "2", "--stride", "16x16x16"),
-    *("--set", "vnet.filters=2"),
+    *("--network", "vnet", "--set", "vnet.filters=2"),
 )
 
 
@@ -206,6 +206,7 @@ def test_departures_are_named():
         "dtc",
         lr=0.02,
         method_options={"beta": 0.5, "ramp_power": 2.0},
+        network="vnet",
         network_options={"filters": 8},
         sam="geodesic",
         semisam_options={"weight": 0.1},

@@ -21,6 +21,7 @@ def test_options_reach_their_plugin_with_their_type():
         labels=1,
         sam="geodesic",
         options={"mt.ema-decay": "0.90", "semisam.weight": "0.2", "vnet.filters": "4"},
+        network="vnet",
     )
     assert found.method_options["ema_decay"] == 0.9
     assert found.semisam_options["weight"] == 0.2 and found.network_options["filters"] == 4
@@ -29,6 +30,7 @@ def test_options_reach_their_plugin_with_their_type():
         labels=1,
         sam="geodesic",
         options={"mt.ema_decay": 0.9, "semisam.weight": 0.2, "vnet.filters": 4},
+        network="vnet",
     )
 
 
