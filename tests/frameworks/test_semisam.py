@@ -226,6 +226,21 @@ def test_prompts_do_not_depend_on_how_the_batch_is_divided():
     assert seeds == whole and len(set(whole)) == 2
 
 
+def test_prompts_depend_on_the_step_and_on_the_seed():
+    """A prompter that draws at random sees other numbers in every step and every run."""
+
+    def clicks(seed, step):
+        backend = RecordingBackend()
+        branch = SemiSAM(_framework(), backend, UncertaintyPoints(max_uncertainty=1.0), seed=seed)
+        branch.training_step(_batch(), Clock(step, 10005))
+        return [prompt.points.tolist() for prompt in backend.prompts]
+
+    first = clicks(3, 2001)
+    assert len(first) == 2 and first == clicks(3, 2001)
+    assert all(one != other for one, other in zip(first, clicks(3, 2002), strict=True))
+    assert all(one != other for one, other in zip(first, clicks(4, 2001), strict=True))
+
+
 def _asked(backend, image):
     """Return the prompts that came after this image was encoded."""
     index = next(i for i, seen in enumerate(backend.encoded) if torch.equal(seen, image))
@@ -368,6 +383,26 @@ def test_the_measure_is_no_part_of_the_objective():
     assert {k: float(v) for k, v in one.losses.items()} == {
         k: float(v) for k, v in other.losses.items()
     }
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_labeled_rows_are_measured_with_prompts_of_the_methods_own_map(gated):
+    """Prompts from their labels would raise `sam_dice` and open the gate."""
+    backend, prompter = RecordingBackend(), RecordingPrompter()
+    branch = SemiSAM(_framework(), backend, prompter, gated=gated)
+    batch = _batch()
+    step = branch.training_step(batch, MEASURED)
+    assert step.metrics["sam_dice"] > 0
+    for row, image, view in zip((2, 3, 0, 1), backend.encoded, prompter.views, strict=True):
+        assert torch.equal(image, batch.image[row])
+        assert torch.equal(view.prob, step.probs[row, 1])
+    relabeled = Batch(batch.image, 1 - batch.label)
+    other = RecordingPrompter()
+    SemiSAM(_framework(), backend, other, gated=gated).training_step(relabeled, MEASURED)
+    assert all(
+        torch.equal(a.prob, b.prob) and torch.equal(a.uncertainty, b.uncertainty)
+        for a, b in zip(prompter.views, other.views, strict=True)
+    )
 
 
 @pytest.mark.parametrize("correct", [True, False])
