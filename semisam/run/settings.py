@@ -121,9 +121,10 @@ class RunSettings(BaseModel):
         ),
     ] = None
     augment: Annotated[
-        Literal["orientation", "strong", "none"],
+        Literal["orientation", "mirrored", "strong", "none"],
         Flag(
-            "orientation: turn and mirror training patches; strong: zoom, contrast, blur and "
+            "orientation: turn and mirror training patches; mirrored: the same without the "
+            "orientations that are not mirrored, as published; strong: zoom, contrast, blur and "
             "noise, without turns."
         ),
     ] = "orientation"

@@ -389,6 +389,28 @@ def test_an_undecided_mask_is_an_empty_previous_answer(backend):
     assert float(moved.abs().max()) > 1e-2
 
 
+def test_its_last_prediction_returns_as_the_coarse_logits_of_the_network(backend):
+    """Published: the decoder's own logits, neither clamped nor resampled."""
+    net = backend._net
+    embedding = backend.encode(scan((32, 32, 32)))
+    (features,) = embedding.features.values()
+    one, two = torch.tensor([[[8, 9, 10]]]), torch.tensor([[[20, 9, 11]]])
+    yes, no = torch.tensor([[1]]), torch.tensor([[0]])
+    first = net.decode(features, one, yes, torch.zeros(1, 1, 16, 16, 16))
+    second = net.decode(features, two, no, first)
+    third = net.decode(features, one, yes, second)
+    mask = None
+    for (points, labels), want in zip(
+        ((one, yes), (two, no), (one, yes)), (first, second, third), strict=True
+    ):
+        answer = backend.segment(embedding, Prompt(points[0], labels[0], mask=mask))
+        torch.testing.assert_close(answer, resample(want[0, 0], 3 * (32,)), atol=1e-5, rtol=1e-5)
+        mask = answer.sigmoid()
+    # A mask of other values is a mask of its own.
+    blurred = Prompt(one[0], yes[0], mask=mask.clamp(0.3, 0.7))
+    assert float((backend.segment(embedding, blurred) - answer).abs().max()) > 1e-3
+
+
 def test_signs_of_clicks_matter(backend):
     embedding = backend.encode(scan((32, 32, 32)))
     yes, no = (backend.segment(embedding, click((8, 9, 10), labels=[s])) for s in (1, 0))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE, Batch, OracleBatch
 from semisam.data.loading.augmentation import (
+    ORIENTATIONS,
     change_looks,
     draw_orientation,
     draw_zoom,
@@ -26,7 +27,7 @@ from semisam.data.loading.augmentation import (
 )
 from semisam.data.loading.store import VolumeStore
 
-Augment = Literal["orientation", "strong", "none"]
+Augment = Literal["orientation", "mirrored", "strong", "none"]
 _TRIES = 10
 _ORDER, _CROP = 0, 1  # purpose of a random stream
 _LABELED, _UNLABELED = 0, 1  # rows of a random stream
@@ -97,8 +98,9 @@ class BatchSource:
         plan: rows of each kind.
         patch: spatial shape of a patch, in voxels.
         seed: a non-negative integer.
-        augment: ``orientation`` draws one of eight orientations; ``strong`` a zoom per axis,
-            contrast, blur and noise; ``none`` nothing.
+        augment: ``orientation`` draws one of eight orientations; ``mirrored`` one of the four that
+            are mirrored, as published; ``strong`` a zoom per axis, contrast, blur and noise;
+            ``none`` nothing.
         foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
             up to ten times, around a voxel of the foreground.
         truth: add the labels of all rows, for a control; the store must allow it.
@@ -180,7 +182,9 @@ class BatchSource:
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
             orientation = draw_orientation(rng)
-            if self.augment != "orientation":
+            if self.augment == "mirrored":
+                orientation = ORIENTATIONS // 2 + orientation % (ORIENTATIONS // 2)
+            elif self.augment != "orientation":
                 orientation = 0
             size = shape_before(self.patch, orientation)
             if self.augment == "strong":

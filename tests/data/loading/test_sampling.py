@@ -117,7 +117,7 @@ def test_shapes_types_and_labeled_first():
         assert not set(cases[2:]) & {"c0", "c1"}
 
 
-@pytest.mark.parametrize("augment", ["orientation", "none"])
+@pytest.mark.parametrize("augment", ["orientation", "mirrored", "none"])
 def test_image_and_label_are_cut_and_turned_alike(augment):
     source = make_source(SHAPES, 2, BatchPlan(2, 1), (8, 6, 4), augment=augment)
     for step in range(20):
@@ -149,6 +149,22 @@ def test_all_eight_orientations_equally_often_identity_too(shape, patch):
             counts[orientation_of(row[0], shape)] += 1
     assert set(counts) == set(range(8))
     assert max(abs(n - 100) for n in counts.values()) < 42  # over four standard deviations
+
+
+def test_mirrored_are_the_published_orientations_equally_often():
+    """Published: a quarter turn, then always a flip along the first or the second axis."""
+    shape = (9, 8, 5)
+    plane = np.arange(6).reshape(2, 3)
+    flipped = [np.flip(np.rot90(plane, turn), axis) for turn in range(4) for axis in (0, 1)]
+    published = {
+        next(o for o in range(8) if np.array_equal(orient(plane, o), each)) for each in flipped
+    }
+    source = make_source({"a": shape}, 1, BatchPlan(1, 0), (5, 3, 2), augment="mirrored")
+    counts = Counter(
+        orientation_of(source.batch(step).image[0, 0].numpy(), shape) for step in range(400)
+    )
+    assert set(counts) == published and len(published) == 4
+    assert max(abs(n - 100) for n in counts.values()) < 42
 
 
 def test_without_augmentation_all_are_the_identity():
