@@ -293,6 +293,17 @@ def test_asking_does_not_touch_the_methods_random_numbers():
     assert torch.equal(after, torch.rand(1))
 
 
+def test_the_branch_moves_the_teacher_of_the_method():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter())
+    inner = branch.inner
+    with torch.no_grad():
+        for parameter in inner.student.parameters():
+            parameter.add_(1.0)
+    branch.after_update(Clock(0, 100))  # the first update copies
+    for mine, theirs in zip(inner.teacher.parameters(), inner.student.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_supervised_gets_unlabeled_rows_only_with_the_branch():
     bare = Supervised(tiny_builder(), 2)
     assert not bare.uses_unlabeled
@@ -330,6 +341,16 @@ def test_points_of_all_rounds_are_collected():
     merged = merge_prompts(merge_prompts(None, one), two)
     assert merged.points.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert merged.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_the_newest_box_and_mask_stay_until_the_next(kind):
+    old, new = (Prompt(**{kind: torch.full((2, 3), value)}) for value in (1, 2))
+    clicks = Prompt(points=torch.ones(1, 3), labels=torch.ones(1))
+    assert getattr(merge_prompts(old, new), kind) is getattr(new, kind)
+    kept = merge_prompts(old, clicks)
+    assert getattr(kept, kind) is getattr(old, kind) and kept.points is clicks.points
+    assert merge_prompts(clicks, new).points is clicks.points
 
 
 def test_sams_mask_threshold_is_probability_one_half():
