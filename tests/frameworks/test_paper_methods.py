@@ -15,6 +15,7 @@ from semisam.frameworks._sdf import signed_distance, signed_distances
 from semisam.frameworks.dtc import DualTaskConsistency, with_background
 from semisam.frameworks.dtml import DualTaskMutualLearning
 from semisam.frameworks.ent_mini import EntropyMinimisation
+from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
 from semisam.frameworks.ua_mt import UncertaintyAwareMeanTeacher
 from semisam.testing import random_batch, tiny_builder
@@ -246,6 +247,24 @@ def test_one_backward_of_the_sum_is_dtmls_two_backwards():
     (losses["distance_dice"] + shared).backward()
     for one, two in zip(ours, framework.parameters(), strict=True):
         torch.testing.assert_close(one, two.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        (Supervised, "net"),
+        (MeanTeacher, "student"),
+        (UncertaintyAwareMeanTeacher, "student"),
+        (EntropyMinimisation, "net"),
+        (DualTaskConsistency, "net"),
+        (DualTaskMutualLearning, "segmenter"),
+    ],
+)
+def test_the_softmax_of_the_trained_network_is_deployed(method, trained):
+    torch.manual_seed(0)
+    framework, image = method(BUILD, 3).eval(), _batch(3).image
+    powers = getattr(framework, trained)(image)["logits"].exp()
+    torch.testing.assert_close(framework(image), powers / powers.sum(1, keepdim=True))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.run.folder import list_runs
 from semisam.run.model import window_stride
-from semisam.run.protocols import PROTOCOLS, Protocol
+from semisam.run.protocols import EVERY, PROTOCOLS, Protocol
 from semisam.run.resolve import make_settings
 from semisam.run.settings import RunSettings
 
@@ -304,6 +304,7 @@ def test_a_method_that_the_protocol_does_not_describe_is_refused():
 def test_a_protocol_names_methods_that_there_are(protocol):
     described = PROTOCOLS[protocol]
     assert set(described.runs) <= set(described.methods) <= set(registry.list_plugins("framework"))
+    assert set(described.unlike) <= {EVERY, "semisam", *described.methods}
     assert set(described.run) | {k for run in described.runs.values() for k in run} <= set(
         RunSettings.model_fields
     )
