@@ -508,7 +508,7 @@ def test_strong_patches_show_the_organ_where_its_label_is():
         batch = source.batch(step)
         bright, organ = batch.image[0, 0] > 1.5, batch.label[0] == 1
         overlaps.append(2 * int((bright & organ).sum()) / int(bright.sum() + organ.sum()))
-    assert min(overlaps) > 0.85
+    assert sum(overlaps) / len(overlaps) > 0.9
 
 
 def test_strong_images_are_stretched_linearly_and_labels_are_not(monkeypatch):
