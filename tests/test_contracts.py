@@ -24,7 +24,9 @@ def test_the_tests_below_miss_no_builtin():
     tested = {
         "framework": {
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
-            *("cps", "urpc", "ict", "bcp"),
+            *("cps", "urpc", "ict", "bcp", "fixmatch"),
+            # Nothing is trained; in tests/frameworks/test_untrained.py.
+            *("copied-mask", "center-ball"),
         },
         # sam-med3d: in tests/backends
         "backend": {"geodesic", "synthsam", "sam-med3d", "sam", "medsam", "sam2"},
@@ -119,6 +121,22 @@ class TestBidirectionalCopyPasteWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
         inner = registry.load("framework", "bcp")(build, num_classes)
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
+
+
+class TestFixMatch(FrameworkContract):
+    probs_are_deployed = False  # put together from strong views
+
+    def make(self, build, num_classes):
+        return registry.load("framework", "fixmatch")(build, num_classes)
+
+
+class TestFixMatchGuidedBySemiSAM(FrameworkContract):
+    probs_are_deployed = False
+
+    def make(self, build, num_classes):
+        inner = registry.load("framework", "fixmatch")(build, num_classes, ema_decay=0.9)
+        prompter = UncertaintyPoints(max_uncertainty=1.0)
+        return SemiSAM(inner, FakeBackend(), prompter, role="target", weight=0.5)
 
 
 class TestUncertaintyAwareMeanTeacherWithSemiSAM(FrameworkContract):

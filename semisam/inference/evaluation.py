@@ -39,15 +39,18 @@ METRICS = (
 def predict_probabilities(
     framework: nn.Module,
     image: Image,
-    patch: Sequence[int],
-    stride: Sequence[int],
+    patch: Sequence[int] | None,
+    stride: Sequence[int] | None,
     *,
     device: torch.device,
     precision: Precision,
     window_batch: int = 4,
     on_window: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Return ``(K, *S)`` probabilities of one volume: eval mode, mean over overlapping windows."""
+    """Return ``(K, *S)`` probabilities of one volume: eval mode, mean over overlapping windows.
+
+    Without a patch the window is the whole volume.
+    """
 
     def predict(window: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
@@ -56,6 +59,8 @@ def predict_probabilities(
 
     framework.eval()
     volume = torch.tensor(image.array, device=device)
+    if patch is None or stride is None:
+        patch = stride = volume.shape[1:]
     probabilities: torch.Tensor = sliding_window(
         predict, volume, patch, stride, window_batch=window_batch, on_window=on_window
     )
@@ -82,8 +87,8 @@ def evaluate(
     framework: nn.Module,
     store: VolumeStore,
     cases: Sequence[str],
-    patch: Sequence[int],
-    stride: Sequence[int],
+    patch: Sequence[int] | None,
+    stride: Sequence[int] | None,
     *,
     device: torch.device,
     precision: Precision,
@@ -97,7 +102,7 @@ def evaluate(
         framework: maps images to probabilities; on ``device``.
         store: gives images and labels of the cases.
         cases: their names.
-        patch: sliding window, in voxels.
+        patch: sliding window, in voxels; ``None``: the whole scan.
         stride: of the window, in voxels.
         device: where the network runs.
         precision: of the network.

@@ -14,13 +14,15 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.files import csv_cell, remove_leftovers, replace_file, writable_folder, write_json
 from semisam.core.framework import Framework
-from semisam.core.layout import CARD, CASES, MODEL, RESULT
+from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
+from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
+from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
@@ -106,12 +108,17 @@ def execute(
 
         if processes.of_writer(finished):
             return result
-        training = train(here, run.framework, store, run.plan, folder, report, processes)
+        adapting = _adapt(here, run, folder, report, processes)
+        if run.framework.trains:
+            training = train(here, run.framework, store, run.plan, folder, report, processes)
+        else:
+            run.framework.learn(labeled_cases(store))
+            training = Summary(0.0, 0.0, {})
         rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
             about = _about(settings, run, training, rows)
-            write_json(result, about | {"cost": cost_of(here, training, rows)})
+            write_json(result, about | {"cost": cost_of(here, training, rows) | adapting})
             remove_checkpoints(folder)
 
         processes.of_writer(write)
@@ -145,6 +152,23 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     hashes = store.check(lambda done, total: report("check", done, total, {}))
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
     return Ready(store, framework, plan, hashes)
+
+
+def _adapt(
+    settings: RunSettings, run: Ready, folder: Path, report: Progress, processes: Processes
+) -> dict[str, float]:
+    """Give the branch a model that is adapted to the labeled scans; return the cost of it."""
+    branch = run.framework
+    if not settings.sam_adapt or not isinstance(branch, SemiSAM):
+        return {}
+    backend: Any = branch.backend
+
+    def show(done: int) -> None:
+        report("adapt", done, settings.sam_adapt, {})
+
+    seconds = processes.of_writer(lambda: adapt_model(settings, backend, run.store, folder, show))
+    branch.backend = processes.agreed(lambda: backend.adapted(folder / ADAPTED))
+    return {"sam_adapt_seconds": seconds}
 
 
 def _about(
@@ -245,12 +269,13 @@ def score(
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
+    whole = not framework.trains
     rows = evaluate(
         framework,
         store,
         store.test[processes.rank :: processes.size],
-        settings.patch,
-        window_stride(settings),
+        None if whole else settings.patch,
+        None if whole else window_stride(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
         largest_component=settings.largest_component,

@@ -71,11 +71,8 @@ _PUBLISHED_RAMP = {"ramp_power": 2.0, "ramp_every": 150}
 _PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
 
 # The branch as it worked best, of the protocols that no paper prescribes.
-_BRANCH: Mapping[str, Any] = {
-    "semisam": {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0},
-    "backends": _PATCH_AS_IT_IS,
-    "prompters": {"center-points": {"points": 3, "max_uncertainty": 1.0}},
-}
+_BRANCH: Mapping[str, Any] = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
+_CLICKS: Mapping[str, Any] = {"center-points": {"points": 3, "max_uncertainty": 1.0}}
 
 # Methods whose published code is SSL4MIS's: a 3-D U-Net and at least 30,000 iterations.
 _SSL4MIS = ("ent-mini", "cps", "ict", "urpc")
@@ -91,15 +88,19 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "clicks at the deepest points of the proposal, a Dice loss, a constant weight; "
         "BatchNorm's statistics computed again with the trained network",
         run={"prompter": "center-points", "norm_batches": 16},
-        **_BRANCH,
+        semisam=_BRANCH,
+        backends=_PATCH_AS_IT_IS,
+        prompters=_CLICKS,
     ),
     # benchmarks/README.md, "The strong recipe", has the measurements.
     "strong": Protocol(
         note="as default, with a modern recipe: a U-Net that starts from the synthetic pretraining "
-        "of SynthSAM, AdamW, a rate that rises and falls, averaged weights, zoom and contrast "
-        "instead of turns and mirrors, and foreground in every labeled patch",
+        "of SynthSAM, AdamW, a rate that rises and falls, averaged weights, zoom, bends and "
+        "contrast instead of quarter turns and mirrors, and foreground in every labeled patch; "
+        "the branch corrects the method's own target, with a model adapted to the labeled scans",
         run={
             "prompter": "center-points",
+            "sam_adapt": 300,
             "network": "unet",
             "optimizer": "adamw",
             "schedule": "fall",
@@ -110,7 +111,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "augment": "strong",
             "foreground": 0.003,
         },
-        **_BRANCH,
+        methods={"fixmatch": {"ema_decay": 0.99}},
+        semisam={**_BRANCH, "role": "target"},
+        backends=_PATCH_AS_IT_IS,
+        prompters=_CLICKS,
     ),
     "paper": Protocol(
         note="the equations of the SemiSAM paper: lambda_c = 0.1 exp(-5 (1 - t/T)), "

@@ -132,7 +132,13 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         empty: dict[str, Any] = {
             name: {} for name in ("sam_options", "prompter_options", "semisam_options")
         }
-        return found | empty | {"prompter": "none", "sam_control": None, "sam_sources": {}}
+        none: dict[str, Any] = {
+            "prompter": "none",
+            "sam_control": None,
+            "sam_adapt": 0,
+            "sam_sources": {},
+        }
+        return found | empty | none
     found["sam_options"] = registry.resolve_options(
         "backend", given.sam, {**protocol.backends.get(given.sam, {}), **given.sam_options}
     )
@@ -141,6 +147,13 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         given.prompter,
         {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
     )
+    if given.sam_adapt and not hasattr(registry.load("backend", given.sam), "adapt"):
+        if given.sam_adapt != protocol.run.get("sam_adapt"):
+            raise InputError(
+                f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
+                f"{given.sam_adapt}. Leave it out, or choose --sam synthsam."
+            )
+        found["sam_adapt"] = 0
     branch = {**protocol.semisam, **given.semisam_options}
     found["semisam_options"] = registry.resolve_keywords(SemiSAM, BRANCH, branch)
     if "seed" not in given.semisam_options:
@@ -213,8 +226,10 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     stride = alone.stride if settings.patch == alone.patch else None
     if settings.stride == tuple(stride or published_stride(settings.patch)):
         changed.pop("stride", None)
-    if settings.sam != "none" and settings.prompter != alone.prompter:
-        changed["prompter"] = settings.prompter
+    if settings.sam != "none":
+        for name in ("prompter", "sam_adapt"):
+            if getattr(settings, name) != getattr(alone, name):
+                changed[name] = getattr(settings, name)
     for place, name, value in _changed_options(settings, protocol):
         if place != settings.sam or name in protocol.backends.get(place, {}):
             changed[f"{place}.{name}"] = value

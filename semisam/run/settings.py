@@ -83,6 +83,15 @@ class RunSettings(BaseModel):
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
     sam_control: Literal["oracle", "truth", "shuffled"] | None = None
+    sam_adapt: Annotated[
+        int,
+        Field(ge=0),
+        Flag(
+            "Steps that adapt the promptable model to the labeled scans before the training. "
+            "0 takes it as it is.",
+            "0; 300 with strong",
+        ),
+    ] = 0
     protocol: Annotated[
         str,
         Flag(
@@ -124,8 +133,8 @@ class RunSettings(BaseModel):
         Literal["orientation", "mirrored", "strong", "none"],
         Flag(
             "orientation: turn and mirror training patches; mirrored: the same without the "
-            "orientations that are not mirrored, as published; strong: zoom, contrast, blur and "
-            "noise, without turns."
+            "orientations that are not mirrored, as published; strong: zoom, small turns and "
+            "bends, contrast, blur and noise, without mirrors."
         ),
     ] = "orientation"
     foreground: Annotated[
@@ -211,7 +220,7 @@ NOT_IDENTITY = frozenset(
 
 OF_THE_BRANCH = frozenset(
     {
-        *("sam", "sam_options", "sam_control", "sam_sources"),
+        *("sam", "sam_options", "sam_control", "sam_adapt", "sam_sources"),
         *("prompter", "prompter_options", "semisam_options"),
     }
 )

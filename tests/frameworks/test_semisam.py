@@ -12,6 +12,7 @@ from semisam.core.errors import PluginError, SemisamError
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Prompt, View
 from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
 from semisam.frameworks.controls import OracleSAM, ShuffledSAM, TruthSAM
+from semisam.frameworks.fixmatch import FixMatch
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.semisam import SemiSAM, check_pair, merge_prompts, sam_loss
 from semisam.frameworks.supervised import Supervised
@@ -599,3 +600,80 @@ def test_the_measure_leaves_ignored_voxels_out():
     assert found.prediction == own.prediction and found.proposal == own.proposal
     assert found.agreement == own.agreement
     assert found.agreement_unlabeled == pooled_dice([(answers[1], masks[1])])
+
+
+def _fixmatch(**options):
+    torch.manual_seed(0)
+    return FixMatch(tiny_builder(norm="none", dropout=0.0), 2, threshold=0.0, **options)
+
+
+def _target(branch, batch):
+    """Return the map that the branch gives back for the method's own target, and that target."""
+    seen = {}
+    guided = branch.inner.guided
+
+    def record(target):
+        seen["own"], seen["joined"] = target, guided(target)
+        return seen["joined"]
+
+    branch.inner.guided = record
+    branch.training_step(batch, CLOCK)
+    return seen["own"], seen["joined"]
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_answers_join_the_target_of_a_method_that_takes_guidance(weight):
+    branch = SemiSAM(
+        _fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=weight,
+        ramp_rate=0.0,
+    )  # fmt: skip
+    own, joined = _target(branch, _batch())
+    answer = torch.linspace(-3, 3, 6).sigmoid().view(-1, 1, 1).expand(6, 8, 4)
+    want = (1 - weight) * own[:, 1] + weight * answer
+    torch.testing.assert_close(joined[:, 1], want)
+    torch.testing.assert_close(joined.sum(1), torch.ones_like(want))
+
+
+def test_a_joined_target_adds_no_loss_and_the_proposal_is_the_target():
+    prompter = RecordingPrompter()
+    branch = SemiSAM(_fixmatch(), RecordingBackend(), prompter, role="target", weight=0.5)
+    own, _ = _target(branch, _batch())
+    step = branch.training_step(_batch(), CLOCK)
+    assert "sam" not in step.losses and step.metrics["sam_calls"] == 2
+    for view, row in zip(prompter.views, own, strict=False):
+        torch.testing.assert_close(view.prob, row[1])
+    assert branch.inner.guide is None
+
+
+def test_a_method_without_guidance_gets_the_loss():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(), role="target")
+    step = branch.training_step(_batch(), CLOCK)
+    assert float(step.losses["sam"]) > 0
+
+
+def test_several_classes_stay_probabilities():
+    torch.manual_seed(0)
+    inner = FixMatch(tiny_builder(norm="none", dropout=0.0), 4, threshold=0.0)
+    branch = SemiSAM(
+        inner, RecordingBackend(), RecordingPrompter(), role="target", weight=1.0, ramp_rate=0.0
+    )
+    _, joined = _target(branch, _batch(4))
+    assert float(joined.min()) >= 0
+    torch.testing.assert_close(joined.sum(1), torch.ones_like(joined[:, 0]))
+
+
+def test_the_gate_scales_the_share_of_the_answers():
+    branch = SemiSAM(
+        _fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=1.0,
+        ramp_rate=0.0, gated=True,
+    )  # fmt: skip
+    own, joined = _target(branch, _batch())
+    answer = torch.linspace(-3, 3, 6).sigmoid().view(-1, 1, 1).expand(6, 8, 4)
+    share = ((joined[:, 1] - own[:, 1]) / (answer - own[:, 1])).flatten()
+    gates = branch.training_step(_batch(), CLOCK).metrics["sam_gate"]
+    assert 0 < gates < 1 and float(share.median()) == pytest.approx(gates, abs=1e-3)
+
+
+def test_a_share_above_one_is_refused():
+    with pytest.raises(ValueError, match="at most 1"):
+        SemiSAM(_fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=2.0)
