@@ -446,6 +446,14 @@ def test_the_first_of_the_trained_networks_is_deployed(name):
     torch.testing.assert_close(framework(image), want)
 
 
+@pytest.mark.parametrize("name", ["cps", "urpc", "ict"])
+def test_the_map_of_a_step_is_the_deployed_one(name):
+    """Not for bcp, whose map is put together from mixes."""
+    torch.manual_seed(0)
+    framework, batch = METHODS[name][0](BUILD, 3), _batch(3)
+    torch.testing.assert_close(_losses(framework, batch).probs, framework(batch.image))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_without_unlabeled_rows_the_labels_alone_teach(name):
     method, terms, _ = METHODS[name]
