@@ -218,7 +218,8 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the departures of resolved settings from their protocol.
 
     Suggestions of the data count as departures, like values of the user. Several processes always
-    count, because each computes its losses on its own rows.
+    count, because each computes its losses on its own rows. What the protocol does not reproduce of
+    its source comes last.
     """
     alone = RunSettings.model_validate(
         {**_prescribed(protocol, settings.method), "labels": settings.labels}
@@ -240,6 +241,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     for place, name, value in _changed_options(settings, protocol):
         if place != settings.sam or name in protocol.backends.get(place, {}):
             changed[f"{place}.{name}"] = value
+    changed |= protocol.not_reproduced(settings.method, branch=settings.sam != "none")
     return tuple(f"{name}={show_value(value)}" for name, value in changed.items())
 
 

@@ -130,10 +130,11 @@ class RunSettings(BaseModel):
         ),
     ] = None
     augment: Annotated[
-        Literal["orientation", "strong", "none"],
+        Literal["orientation", "mirrored", "strong", "none"],
         Flag(
-            "orientation: turn and mirror training patches; strong: zoom, small turns and bends, "
-            "contrast, blur and noise, without mirrors."
+            "orientation: turn and mirror training patches; mirrored: the same without the "
+            "orientations that are not mirrored, as published; strong: zoom, small turns and "
+            "bends, contrast, blur and noise, without mirrors."
         ),
     ] = "orientation"
     foreground: Annotated[

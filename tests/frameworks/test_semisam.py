@@ -227,6 +227,21 @@ def test_prompts_do_not_depend_on_how_the_batch_is_divided():
     assert seeds == whole and len(set(whole)) == 2
 
 
+def test_prompts_depend_on_the_step_and_on_the_seed():
+    """A prompter that draws at random sees other numbers in every step and every run."""
+
+    def clicks(seed, step):
+        backend = RecordingBackend()
+        branch = SemiSAM(_framework(), backend, UncertaintyPoints(max_uncertainty=1.0), seed=seed)
+        branch.training_step(_batch(), Clock(step, 10005))
+        return [prompt.points.tolist() for prompt in backend.prompts]
+
+    first = clicks(3, 2001)
+    assert len(first) == 2 and first == clicks(3, 2001)
+    assert all(one != other for one, other in zip(first, clicks(3, 2002), strict=True))
+    assert all(one != other for one, other in zip(first, clicks(4, 2001), strict=True))
+
+
 def _asked(backend, image):
     """Return the prompts that came after this image was encoded."""
     index = next(i for i, seen in enumerate(backend.encoded) if torch.equal(seen, image))
@@ -279,6 +294,17 @@ def test_asking_does_not_touch_the_methods_random_numbers():
     assert torch.equal(after, torch.rand(1))
 
 
+def test_the_branch_moves_the_teacher_of_the_method():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter())
+    inner = branch.inner
+    with torch.no_grad():
+        for parameter in inner.student.parameters():
+            parameter.add_(1.0)
+    branch.after_update(Clock(0, 100))  # the first update copies
+    for mine, theirs in zip(inner.teacher.parameters(), inner.student.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_supervised_gets_unlabeled_rows_only_with_the_branch():
     bare = Supervised(tiny_builder(), 2)
     assert not bare.uses_unlabeled
@@ -316,6 +342,16 @@ def test_points_of_all_rounds_are_collected():
     merged = merge_prompts(merge_prompts(None, one), two)
     assert merged.points.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert merged.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_the_newest_box_and_mask_stay_until_the_next(kind):
+    old, new = (Prompt(**{kind: torch.full((2, 3), value)}) for value in (1, 2))
+    clicks = Prompt(points=torch.ones(1, 3), labels=torch.ones(1))
+    assert getattr(merge_prompts(old, new), kind) is getattr(new, kind)
+    kept = merge_prompts(old, clicks)
+    assert getattr(kept, kind) is getattr(old, kind) and kept.points is clicks.points
+    assert merge_prompts(clicks, new).points is clicks.points
 
 
 def test_sams_mask_threshold_is_probability_one_half():
@@ -369,6 +405,26 @@ def test_the_measure_is_no_part_of_the_objective():
     assert {k: float(v) for k, v in one.losses.items()} == {
         k: float(v) for k, v in other.losses.items()
     }
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_labeled_rows_are_measured_with_prompts_of_the_methods_own_map(gated):
+    """Prompts from their labels would raise `sam_dice` and open the gate."""
+    backend, prompter = RecordingBackend(), RecordingPrompter()
+    branch = SemiSAM(_framework(), backend, prompter, gated=gated)
+    batch = _batch()
+    step = branch.training_step(batch, MEASURED)
+    assert step.metrics["sam_dice"] > 0
+    for row, image, view in zip((2, 3, 0, 1), backend.encoded, prompter.views, strict=True):
+        assert torch.equal(image, batch.image[row])
+        assert torch.equal(view.prob, step.probs[row, 1])
+    relabeled = Batch(batch.image, 1 - batch.label)
+    other = RecordingPrompter()
+    SemiSAM(_framework(), backend, other, gated=gated).training_step(relabeled, MEASURED)
+    assert all(
+        torch.equal(a.prob, b.prob) and torch.equal(a.uncertainty, b.uncertainty)
+        for a, b in zip(prompter.views, other.views, strict=True)
+    )
 
 
 @pytest.mark.parametrize("correct", [True, False])

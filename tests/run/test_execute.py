@@ -95,6 +95,18 @@ def test_labels_of_labeled_cases_do_change_the_result(tiny_settings, tmp_path):
     assert not _same_result(tmp_path / "clean", tmp_path / "changed")
 
 
+def test_labels_of_test_cases_are_part_of_the_identity(tiny_settings, tmp_path):
+    """Scores against other labels are of another run, though the weights are the same."""
+    first = json.loads(execute(tiny_settings, tmp_path / "one").read_text())
+    with h5py.File(tmp_path / "la" / "test_001" / "mri_norm2.h5", "a") as file:
+        file["label"][0, 0, 0] = 1 - file["label"][0, 0, 0]
+    with pytest.raises(InputError, match="the scans must be those that the run began with"):
+        execute(tiny_settings, tmp_path / "one")
+    second = json.loads(execute(tiny_settings, tmp_path / "other").read_text())
+    assert first["run"] != second["run"]
+    assert first["data"]["hash"] != second["data"]["hash"]
+
+
 def test_sam_changes_the_result_and_weight_zero_does_not(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "bare")
     execute(_with_sam(tiny_settings), tmp_path / "sam")

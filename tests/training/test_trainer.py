@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -81,6 +82,24 @@ def test_killed_after_any_step_and_started_again_is_as_never_killed(
     again.fit()
     assert _equal(_state(whole), _state(again))
     assert _figures(tmp_path / "whole") == _figures(tmp_path / "killed")
+
+
+def test_the_method_moves_its_teacher_after_every_optimizer_step(tmp_path):
+    seen = []
+
+    class Recorder(Supervised):
+        def after_update(self, clock):
+            seen.append((clock, torch.cat([p.detach().flatten() for p in self.parameters()])))
+
+    torch.manual_seed(0)
+    framework = Recorder(tiny_builder(), 2)
+    before = torch.cat([p.detach().flatten() for p in framework.parameters()])
+    _trainer(tmp_path, framework=framework).fit()
+    assert [clock for clock, _ in seen] == [Clock(step, 7) for step in range(7)]
+    weights = [before, *(each for _, each in seen)]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(weights))
+    after = torch.cat([p.detach().flatten() for p in framework.parameters()])
+    assert torch.equal(weights[-1], after)
 
 
 @pytest.mark.parametrize("moment", ["before", "written", "renamed"])

@@ -3,7 +3,8 @@
 The eight orientations of the plane are drawn uniformly.
 
 The published code mirrors every patch (``np.flip`` after ``rot90``), so no training patch has the
-orientation of the test images. Here the identity is one of eight.
+orientation of the test images. Here the identity is one of eight; ``--augment mirrored`` draws the
+published four.
 """
 
 from __future__ import annotations

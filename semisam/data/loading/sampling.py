@@ -19,6 +19,7 @@ from semisam.core.errors import InputError
 from semisam.core.types import IGNORE, Batch, OracleBatch
 from semisam.core.warping import draw_places, sample
 from semisam.data.loading.augmentation import (
+    ORIENTATIONS,
     change_looks,
     draw_orientation,
     orient,
@@ -27,7 +28,7 @@ from semisam.data.loading.augmentation import (
 from semisam.data.loading.store import VolumeStore
 
 _Read = Callable[..., NDArray[Any]]
-Augment = Literal["orientation", "strong", "none"]
+Augment = Literal["orientation", "mirrored", "strong", "none"]
 _TRIES = 10
 _ORDER, _CROP = 0, 1  # purpose of a random stream
 _LABELED, _UNLABELED = 0, 1  # rows of a random stream
@@ -98,9 +99,9 @@ class BatchSource:
         plan: rows of each kind.
         patch: spatial shape of a patch, in voxels.
         seed: a non-negative integer.
-        augment: ``orientation`` draws one of eight orientations; ``strong`` zooms, turns a
-            little and bends, and changes contrast, blur and noise of labeled rows; ``none`` does
-            nothing.
+        augment: ``orientation`` draws one of eight orientations; ``mirrored`` one of the four that
+            are mirrored, as published; ``strong`` zooms, turns a little and bends, and changes
+            contrast, blur and noise of labeled rows; ``none`` does nothing.
         foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
             up to ten times, around a voxel of the foreground.
         truth: add the labels of all rows, for a control; the store must allow it.
@@ -208,7 +209,9 @@ class BatchSource:
             places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(shape)))
             return functools.partial(sample, places=places)
         orientation = draw_orientation(rng)
-        if self.augment == "none":
+        if self.augment == "mirrored":
+            orientation = ORIENTATIONS // 2 + orientation % (ORIENTATIONS // 2)
+        elif self.augment == "none":
             orientation = 0
         size = shape_before(self.patch, orientation)
         window = self._draw_patch(case, is_labeled, shape, size, rng)

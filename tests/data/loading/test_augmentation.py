@@ -76,3 +76,24 @@ def test_looks_change_and_places_stay():
     assert len(seen) == 20
     flat = change_looks(np.ones((1, 4, 4, 4), np.float32), rng)
     assert np.allclose(flat, 1.0)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_contrast_is_a_gamma_that_keeps_the_range(end):
+    """Without blur and noise, at both ends of the gammas."""
+
+    class Ends:
+        def uniform(self, low, high):
+            return (low, high)[end] if low else 0.0  # the noise starts at 0
+
+        def random(self):
+            return 0.9
+
+        def standard_normal(self, shape, kind):
+            return np.ones(shape, kind)
+
+    image = np.linspace(-2, 6, 24, dtype=np.float32).reshape(1, 4, 3, 2)
+    made = change_looks(image, Ends())
+    want = -2 + 8 * ((image + 2) / 8) ** (0.7, 1.4)[end]
+    np.testing.assert_allclose(made, want, rtol=1e-5, atol=1e-5)
+    assert made.min() == pytest.approx(-2) and made.max() == pytest.approx(6)
