@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from semisam.run.settings import (
     show_value,
     validated,
 )
+
+FLAT_NETWORK = "unet2d"
+"""The network for patches of two axes."""
 
 BRANCH = "semisam"
 """The name under which options reach the SemiSAM branch."""
@@ -84,6 +87,8 @@ def make_settings(
             **explicit,
         }
     )
+    if "network" not in explicit:
+        given = given.model_copy(update={"network": usual_network(name, given.patch)})
     whole = given.model_copy(update=_resolved(given, protocol))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
@@ -93,6 +98,21 @@ def prescribed(plugin: str, protocol: str) -> str:
     """Return the prompter or the network of a protocol, for runs without one from the user."""
     known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
     return str(known.run.get(plugin, RunSettings.model_fields[plugin].default))
+
+
+def usual_network(protocol: str, patch: Sequence[int]) -> str:
+    """Return the network of a protocol, or the one for patches of two axes."""
+    return FLAT_NETWORK if len(patch) == 2 else prescribed("network", protocol)
+
+
+def usual_patch(
+    protocol: str, methods: Sequence[str], suggested: Mapping[str, Any]
+) -> Sequence[int]:
+    """Return the patch of runs without one from the user."""
+    known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
+    found = {**suggested, **(known.run_settings(methods[0]) if methods else {})}
+    patch: Sequence[int] = found.get("patch", RunSettings.model_fields["patch"].default)
+    return patch
 
 
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:

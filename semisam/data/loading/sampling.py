@@ -86,7 +86,8 @@ class BatchSource:
 
     Each stream (labeled, unlabeled) runs through its cases in permutations, one per pass, drawn
     from (seed, stream, pass), so every case occurs equally often. Each row is a uniformly random
-    patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of a partly
+    patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of two axes is
+    cut from a uniformly random slice of a volume, across its last axis. A patch of a partly
     annotated label is drawn around one of its annotated voxels. A volume smaller than the patch is
     padded with zeros on both sides, and a partly annotated label with `IGNORE`.
 
@@ -95,7 +96,7 @@ class BatchSource:
         labeled: labeled cases.
         unlabeled: unlabeled cases; their labels are not read.
         plan: rows of each kind.
-        patch: spatial shape of a patch, in voxels.
+        patch: spatial shape of a patch, in voxels. Of two axes it is cut from a slice of a volume.
         seed: a non-negative integer.
         augment: ``orientation`` draws one of eight orientations; ``strong`` a zoom per axis,
             contrast, blur and noise; ``none`` nothing.
@@ -169,10 +170,11 @@ class BatchSource:
         for place, (row, case) in enumerate(zip(self.rows, cases, strict=True)):
             is_labeled = row < self.plan.labeled
             volume = self.store.image(case).array
-            if volume.ndim - 1 != len(self.patch):
+            sliced = slice_axes(volume.ndim - 1, self.patch)
+            if sliced not in (0, 1):
                 raise InputError(
-                    f"{self.store.dataset.source(case)}: a patch {self.patch} requires a volume of "
-                    f"{len(self.patch)} axes, got {volume.shape[1:]}. Give the patch as many axes."
+                    f"{self.store.dataset.source(case)}: a patch {self.patch} must have the axes "
+                    f"of the scan, or two of a volume, got {volume.shape[1:]}. Correct the patch."
                 )
             # Rows are counted per stream, so the labeled patches do not depend on whether the
             # method uses unlabeled rows.
@@ -186,7 +188,12 @@ class BatchSource:
             if self.augment == "strong":
                 zoom = draw_zoom(rng, len(size))
                 size = tuple(max(1, round(n / z)) for n, z in zip(size, zoom, strict=True))
-            window = self._draw_patch(case, is_labeled, volume.shape[1:], size, rng)
+            crop = (*size, *(1,) * sliced)
+            window: tuple[Any, ...] = self._draw_patch(
+                case, is_labeled, volume.shape[1:], crop, rng
+            )
+            if sliced:
+                window = (*window[:-1], window[-1].start)
             cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
             self._put(cut, size, orientation, image[place], rng)
             if place < known:
@@ -269,6 +276,16 @@ class BatchSource:
         if case not in self._partial:
             self._partial[case] = bool((self.store.label(case) == IGNORE).any())
         return self._partial[case]
+
+
+def slice_axes(axes: int, patch: Sequence[int]) -> int:
+    """Return 1 if patches are cut from the slices of volumes, and 0 if from whole scans.
+
+    Args:
+        axes: of a scan.
+        patch: voxels per axis. Any other result means that it does not fit.
+    """
+    return axes - len(patch) if len(patch) > 1 else -1
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

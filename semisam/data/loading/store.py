@@ -155,7 +155,8 @@ class VolumeStore:
                 )
             label = read_named(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset, source)
-            if case in self.labeled and not np.any((label != 0) & (label != IGNORE)):
+            empty = not np.any((label != 0) & (label != IGNORE))
+            if empty and case in self.labeled and not getattr(self.dataset, "empty_labels", False):
                 raise InputError(
                     f"{source}: the label of a labeled training case must contain a foreground "
                     "class, got only background. Correct it or use the case as unlabeled."
