@@ -50,5 +50,5 @@ def test_one_labeled_volume_fills_several_rows_with_its_slices(store):
 def test_a_patch_of_one_axis_or_four_is_refused(store):
     for patch in ((48,), (16, 16, 16, 16)):
         chosen = settings_of(labels=1, patch=patch, network="unet2d")
-        with pytest.raises(InputError, match="--patch must have one size per axis .* 3, or two"):
+        with pytest.raises(InputError, match=r"must have one size per axis .* 3, or two"):
             check_run(chosen, store, make_framework(chosen, 1, 2), 1, 15, here=False)
