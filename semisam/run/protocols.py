@@ -25,6 +25,7 @@ class Protocol:
         backends: constructor options by promptable model.
         prompters: constructor options by prompter.
         listed_only: True if it describes only the methods in ``methods``.
+        flat: the protocol that holds in its place for patches of two axes; ``None``: itself.
     """
 
     note: str
@@ -35,10 +36,15 @@ class Protocol:
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prompters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     listed_only: bool = False
+    flat: Protocol | None = None
 
     def run_settings(self, method: str) -> dict[str, Any]:
         """Return the run settings that it prescribes for a method."""
         return {**self.run, **self.runs.get(method, {})}
+
+    def for_axes(self, axes: int) -> Protocol:
+        """Return the protocol for patches of this many axes."""
+        return self.flat if axes == 2 and self.flat is not None else self
 
     def describes(self, method: str) -> bool:
         """Return whether it describes this method."""
@@ -57,6 +63,61 @@ _BRANCH: Mapping[str, Any] = {
     "backends": _PATCH_AS_IT_IS,
     "prompters": {"center-points": {"points": 3, "max_uncertainty": 1.0}},
 }
+
+# The 2-D scripts of SSL4MIS for ACDC. Its ramp has 200 steps of 150 in the 30000 iterations.
+_SSL4MIS = Protocol(
+    note="SSL4MIS in 2-D for ACDC; unlike it: the last weights instead of the best on validation, "
+    "crops instead of slices resized to 256x256, turns and mirrors without other angles, Dice over "
+    "the foreground (ent-mini: over all classes), and for ua-mt a threshold of ln K instead of ln 2",
+    run={
+        "network": "unet2d",
+        "iterations": 30000,
+        "patch": (256, 256),
+        "batch": 24,
+        "labeled_rows": 12,
+        "lr": 0.01,
+        "schedule": "poly",
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "clip": None,
+        "precision": "fp32",
+        "prompter": "uncertainty-points",
+    },
+    # All rows of its batch are labeled.
+    runs={"supervised": {"batch": 48, "labeled_rows": 24}},
+    methods={
+        "supervised": {"supervised_weight": 0.5},
+        "mt": {"supervised_weight": 0.5, "consistency_weight": 0.1, **_PUBLISHED_RAMP},
+        # It divides the sum over its 4 classes by 2.
+        "ua-mt": {"supervised_weight": 0.5, "consistency_weight": 0.2, **_PUBLISHED_RAMP},
+        "urpc": {
+            "supervised_weight": 0.5,
+            "consistency_weight": 0.1,
+            "divergence_of": "average",
+            **_PUBLISHED_RAMP,
+        },
+        "cps": {
+            "supervised_weight": 0.5,
+            "consistency_weight": 0.1,
+            "consistency_rows": "unlabeled",
+            **_PUBLISHED_RAMP,
+        },
+        "ict": {
+            "supervised_weight": 0.5,
+            "consistency_weight": 0.1,
+            "alpha": 0.2,
+            **_PUBLISHED_RAMP,
+        },
+        "ent-mini": {
+            "supervised_weight": 0.5,
+            "dice_classes": "all",
+            "consistency_weight": 0.1,
+            **_PUBLISHED_RAMP,
+        },
+    },
+    semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
+    listed_only=True,
+)
 
 _KEEP_LARGEST = {"largest_component": True}
 _KEEP_ALL = {"largest_component": False}
@@ -99,7 +160,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         note="each repository's own code for the Left Atrium (ent-mini: SSL4MIS in 3D, on the "
         "others' schedule): squared ramps advancing once in 150 iterations, its loss weights, "
         "patch, batch and post-processing; for supervised, mt and the branch the SemiSAM scripts, "
-        "without their prompts from the labels of unlabeled cases",
+        "without their prompts from the labels of unlabeled cases. For a patch of two axes: "
+        f"{_SSL4MIS.note}",
         run={
             "iterations": 6000,
             "patch": (112, 112, 80),
@@ -151,8 +213,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
         semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
         backends={"sam-med3d": {**_PATCH_AS_IT_IS["sam-med3d"], "precision": "fp32"}},
         listed_only=True,
+        flat=_SSL4MIS,
     ),
 }
+
 
 DEFAULT = "default"
 """The protocol of runs that do not name one."""

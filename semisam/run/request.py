@@ -12,13 +12,13 @@ import torch
 from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
-from semisam.run.protocols import DEFAULT
+from semisam.run.protocols import DEFAULT, PROTOCOLS
 from semisam.run.resolve import (
     BRANCH,
+    axes_of,
     make_settings,
     prescribed,
     usual_network,
-    usual_patch,
 )
 from semisam.run.settings import RunSettings, flags_of_settings
 
@@ -105,7 +105,6 @@ def request(
     common.setdefault("dataset", "phantom")
     common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     free = {name: dict(values) for name, values in options.items()}
-    protocol = str(common.get("protocol", DEFAULT))
     if (name := common["dataset"]) in free:
         common["dataset_options"] = registry.check_options("dataset", name, free.pop(name))
     data = common.get("data")
@@ -113,9 +112,11 @@ def request(
         name, None if data is None else Path(data), common.get("dataset_options", {})
     )
     suggested = dict(dataset.suggested)
-    patch = common.get("patch", usual_patch(protocol, methods, suggested))
+    axes = axes_of(common, suggested)
+    asked = str(common.get("protocol", DEFAULT))
+    protocol = PROTOCOLS.get(asked, PROTOCOLS[DEFAULT]).for_axes(axes)
     prompter = common.get("prompter", prescribed("prompter", protocol))
-    network = common.get("network", usual_network(protocol, patch))
+    network = common.get("network", usual_network(protocol, axes))
     for kind, name in (("network", network), ("prompter", prompter)):
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
