@@ -68,7 +68,7 @@ _BRANCH: Mapping[str, Any] = {
 _SSL4MIS = Protocol(
     note="SSL4MIS in 2-D for ACDC; unlike it: the last weights instead of the best on validation, "
     "crops instead of slices resized to 256x256, turns and mirrors without other angles, Dice over "
-    "the foreground (ent-mini: over all classes), and for ua-mt a threshold of ln K instead of ln 2",
+    "the foreground (ent-mini: over all classes), for ua-mt a threshold of ln K instead of ln 2",
     run={
         "network": "unet2d",
         "iterations": 30000,
