@@ -68,6 +68,8 @@ def test_a_mask_may_be_empty(tmp_path):
     store = VolumeStore(data, labeled=["p0_0", "p0_1"], unlabeled=[], test=[])
     store.check()
     assert not check_folder(tmp_path, "images", {}).faults
+    with pytest.raises(InputError, match="must contain a foreground class, got none in p0_0"):
+        VolumeStore(data, labeled=["p0_0"], unlabeled=["p0_1"], test=[]).check()
 
 
 def test_unknown_values_are_one_sentence(tmp_path):
