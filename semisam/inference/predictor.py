@@ -16,7 +16,7 @@ from torch import nn
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
-from semisam.data.images.files import Geometry, to_itk, write_nifti
+from semisam.data.images.files import Geometry, to_itk, write_label
 from semisam.data.images.hdf5 import open_hdf5, read_volume
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.store import check_image
@@ -95,12 +95,12 @@ class Prediction:
         return to_itk(self.mask, self.geometry)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as NIfTI.
+        """Write the mask as NIfTI, or as a PNG if it has two axes and the name ends in .png.
 
         Raises:
             InputError: the path cannot be written.
         """
-        write_nifti(path, self.mask, self.geometry)
+        write_label(path, self.mask, self.geometry)
 
 
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
@@ -121,11 +121,12 @@ def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
         array = _read_h5(paths[0])
+        array = np.ascontiguousarray(array.T) if card.reversed_axes else array
         array = array[None] if array.ndim == ndim else array
         _check(array, array.ndim - 1, card, name)
         geometry = Geometry(card.spacing)
         return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
-    return prepared_scan(*read_channels(paths, series), card, name)
+    return prepared_scan(*read_channels(paths, series, card.channels), card, name)
 
 
 def prepared_scan(

@@ -16,6 +16,7 @@ from semisam.core.files import csv_cell, remove_leftovers, replace_file, writabl
 from semisam.core.framework import Framework
 from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
+from semisam.data.datasets.groups import patients_of
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
@@ -23,7 +24,13 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.run.adapt import adapt_model, labeled_cases
-from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
+from semisam.run.build import (
+    choose_labeled,
+    make_framework,
+    open_dataset,
+    patients_counted,
+    split_of,
+)
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
 from semisam.run.model import window_stride
@@ -139,7 +146,9 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     """Open and check the objects that a run needs."""
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
-    labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
+    labeled, unlabeled = choose_labeled(
+        split, settings.labels, settings.subset, dataset.has_label, patients_counted(dataset)
+    )
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
     store = VolumeStore(
@@ -177,6 +186,7 @@ def _about(
     """Return the result without its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
+    patients = patients_counted(store.dataset)
     return {
         "settings": settings.model_dump(mode="json"),
         "run": settings.identity(data_hash(run.hashes)),
@@ -185,8 +195,8 @@ def _about(
             "note": store.dataset.note,
             "hash": data_hash(run.hashes),
             "split_hash": split_hash(labeled, unlabeled, test),
-            "labeled": len(labeled),
-            "unlabeled": len(unlabeled),
+            "labeled": len(patients_of(labeled, patients)),
+            "unlabeled": len(patients_of(unlabeled, patients)),
             "test": len(test),
             "labeled_cases": list(labeled),
         },

@@ -29,6 +29,9 @@ from semisam.run.settings import (
     validated,
 )
 
+FLAT_NETWORK = "unet2d"
+"""The network for patches of two axes."""
+
 BRANCH = "semisam"
 """The name under which options reach the SemiSAM branch."""
 
@@ -70,7 +73,7 @@ def make_settings(
             f"--protocol must be one of {', '.join(PROTOCOLS)}, got {name}"
             f"{registry.nearest(name, PROTOCOLS)}. Correct the name."
         )
-    protocol = PROTOCOLS[name]
+    protocol = PROTOCOLS[name].for_axes(axes_of(explicit, suggested or {}))
     method = str(explicit.get("method", RunSettings.model_fields["method"].default))
     if not protocol.describes(method):
         raise InputError(
@@ -88,15 +91,27 @@ def make_settings(
         # A short training does not wait long for the model that guides it.
         steps = min(given.sam_adapt, given.iterations // 2)
         given = given.model_copy(update={"sam_adapt": steps})
+    if "network" not in explicit:
+        given = given.model_copy(update={"network": usual_network(protocol, len(given.patch))})
     whole = given.model_copy(update=_resolved(given, protocol, explicit))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
 
 
-def prescribed(plugin: str, protocol: str) -> str:
+def axes_of(explicit: Mapping[str, Any], suggested: Mapping[str, Any]) -> int:
+    """Return the axes of a run's patch: the user's, else those that the data suggest."""
+    usual = suggested.get("patch") or RunSettings.model_fields["patch"].default
+    return len(explicit.get("patch") or usual)
+
+
+def prescribed(plugin: str, protocol: Protocol) -> str:
     """Return the prompter or the network of a protocol, for runs without one from the user."""
-    known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
-    return str(known.run.get(plugin, RunSettings.model_fields[plugin].default))
+    return str(protocol.run.get(plugin, RunSettings.model_fields[plugin].default))
+
+
+def usual_network(protocol: Protocol, axes: int) -> str:
+    """Return the network of a protocol, or the one for patches of two axes."""
+    return FLAT_NETWORK if axes == 2 else prescribed("network", protocol)
 
 
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
@@ -247,7 +262,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
 
 def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the chosen values that no protocol prescribes."""
-    usual = prescribed("network", settings.protocol)
+    usual = prescribed("network", protocol)
     chosen = [] if settings.network == usual else [f"network={settings.network}"]
     if settings.test != "auto":
         chosen.append(f"test={settings.test}")
