@@ -11,8 +11,15 @@ from typing import Any
 
 import torch
 
-from semisam.core.errors import InputError
-from semisam.core.files import csv_cell, remove_leftovers, replace_file, writable_folder, write_json
+from semisam.core.errors import InputError, SemisamError
+from semisam.core.files import (
+    csv_cell,
+    remove_leftovers,
+    removed_folder,
+    replace_file,
+    writable_folder,
+    write_json,
+)
 from semisam.core.framework import Framework
 from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
@@ -86,10 +93,11 @@ def execute(
         InputError: before training starts, if settings or data cannot be used, or the folder
             belongs to a run with other settings, scans or weights.
         InUse: another process holds the folder.
+        SemisamError: the folder was removed.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
-    with contextlib.ExitStack() as held:
+    with _in_place(folder), contextlib.ExitStack() as held:
 
         def take() -> None:
             check_size(settings, processes)
@@ -303,10 +311,21 @@ def score(
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the per-case CSV."""
-    with replace_file(path) as temporary, temporary.open("w", newline="") as file:
+    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+
+
+@contextlib.contextmanager
+def _in_place(folder: Path) -> Iterator[None]:
+    """Raise one sentence if a write fails because the folder was removed."""
+    try:
+        yield
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise SemisamError(removed_folder(folder)) from error
 
 
 @contextlib.contextmanager

@@ -169,10 +169,15 @@ def test_killed_processes_resume_to_the_same_result(tiny_la, tmp_path):
         return [*train, *tiny, "--out", str(tmp_path / name)]
 
     killed, until = tmp_path / "killed", time.monotonic() + 200
-    with _ranks(command("killed"), tmp_path):
+    with _ranks(command("killed"), tmp_path) as started:
         while not (killed / "checkpoint.pt").exists():
             assert time.monotonic() < until
             time.sleep(0.01)
+        first, second = (process for process, _ in started)
+        second.kill()
+        first.terminate()  # as torchrun does then
+        assert first.wait(200) in (1, 130)
+    assert "un the same command again" in (tmp_path / "rank 0.log").read_text()
     assert not (killed / "result.json").exists()
     for name in ("killed", "whole"):
         with _ranks(command(name), tmp_path) as started:
