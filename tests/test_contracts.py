@@ -166,6 +166,8 @@ class TestSynthSAM(BackendContract):
 
 
 class TestSam(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["sam"]
@@ -175,6 +177,8 @@ class TestSam(BackendContract):
 
 
 class TestMedSAM(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["medsam"]
@@ -184,6 +188,8 @@ class TestMedSAM(BackendContract):
 
 
 class TestSam2(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["sam2"]

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from semisam.bench import results
 from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
-from semisam.core.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import remove_leftovers, replace_file, writable_folder
 from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
@@ -160,14 +161,18 @@ def prepare(
     on_case: Callable[[int, int], None] | None = None,
     *,
     here: bool = True,
+    on_lost: Callable[[str], None] | None = None,
 ) -> list[Run]:
     """Check every run of some grids, add them to the folder's study and return them.
+
+    Runs of a method whose heads the network cannot serve are left out.
 
     Args:
         grids: to run.
         folder: of the study; it is made if missing.
         on_case: called with (cases read, number of cases).
         here: True if the runs train on this machine, whose device and memory can be checked.
+        on_lost: called with a sentence for each reason by which runs are lost.
 
     Raises:
         InputError: if any setting or volume cannot be used.
@@ -178,7 +183,7 @@ def prepare(
     ran = []
     for grid in grids:
         settings = expand(grid.axes, grid.asked)
-        named |= {run.name: run for run in check(settings, on_case, here=here)}
+        named |= {run.name: run for run in check(settings, on_case, here=here, on_lost=on_lost)}
         ran.append(grid.as_it_runs(settings))
     with _held(folder):
         before = read_study(folder) if (folder / STUDY).is_file() else []
@@ -262,7 +267,7 @@ def bench(
         *(_several(seeds), _several(sam_weights), _several(sam_controls)),
     )
     folder = Path(out)
-    runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder)
+    runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder, on_lost=_warn)
     outcomes = execute(runs, folder, Local(jobs, []), _Calls(progress))
     table = tabulate(folder)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -312,6 +317,10 @@ class _Calls:
 
     def note(self, text: str) -> None:
         """Ignore a note, which is for a person at a terminal."""
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"Runs are left out: {reason}", SemisamWarning, stacklevel=2)
 
 
 def _several(value: Any) -> tuple[Any, ...]:
