@@ -118,12 +118,13 @@ def test_a_plugin_does_not_change_the_reading_of_a_known_layout(install: Any, tm
 
 
 def test_heads_that_the_network_lacks_name_the_networks_that_have_them():
-    settings = settings_of(method="urpc", labels=1, network="unet")
+    options = {"levels": 4}
+    settings = settings_of(method="urpc", method_options=options, labels=1, network="vnet")
     with pytest.raises(UnservedHeads) as caught:
         make_framework(settings, 1, 2)
     message = str(caught.value)
-    assert "must serve the heads of method 'urpc', got unet: " in message
-    assert "got logits_level1" in message and message.endswith("that serve them: vnet.")
+    assert "must serve the heads of method 'urpc', got vnet: " in message
+    assert "got logits_level4" in message and message.endswith("that serve them: unet.")
 
 
 def test_an_option_that_the_network_refuses_is_no_lack_of_heads(install: Any):
