@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pictures import picture, write_pictures
-from published_slices import TEST, write_published_slices
+from published_slices import TEST, volume, write_published_slices
+from scan_files import write
 
 from semisam.cli.main import main
 from semisam.data.images.files import read_image
 from semisam.data.images.pictures import read_mask, read_picture
+from semisam.metrics.scores import evaluate_mask
 from semisam.run.execute import execute
 from semisam.run.request import settings
 
@@ -68,7 +70,13 @@ def test_slices_are_scored_and_predicted_as_volumes(tmp_path):
     with (tmp_path / "run" / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == [case for case in TEST for _ in range(3)]
-    done = _predict(tmp_path / "run", data / "data" / f"{TEST[0]}.h5", "-o", tmp_path / "masks")
-    assert done.exit_code == 0, done.output
-    mask, _ = read_image(tmp_path / "masks" / f"{TEST[0]}.nii.gz")
-    assert mask.shape == (16, 20, 4)  # the file holds (z, y, x)
+    assert sum(row["empty_prediction"] == "False" for row in rows) > 0
+    image, label = volume(20, depth=4)
+    write(tmp_path / f"{TEST[0]}-as.nii", image.T, (1.5, 1.5, 8.0))
+    for source in (data / "data" / f"{TEST[0]}.h5", tmp_path / f"{TEST[0]}-as.nii"):
+        done = _predict(tmp_path / "run", source, "-o", tmp_path / "masks")
+        assert done.exit_code == 0, done.output
+        mask, _ = read_image(tmp_path / "masks" / f"{source.stem}.nii.gz")
+        for number, row in enumerate(rows[:3], start=1):  # as it was scored
+            scores = evaluate_mask(mask == number, number == label.T, (1.0, 1.0, 10.0))
+            assert scores.dice == pytest.approx(float(row["dice"]))
