@@ -106,8 +106,8 @@ class Prediction:
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """Read a scan and prepare it as the model's training scans were prepared.
 
-    An h5 file of the published layout is already normalised and has the training grid. Any other
-    file is brought to the orientation, spacing and intensities of the training scans.
+    An h5 file of the published Left Atrium is already normalised and has the training grid. Any
+    other file is brought to the orientation, spacing and intensities of the training scans.
 
     Args:
         paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
@@ -121,7 +121,9 @@ def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
         array = _read_h5(paths[0])
-        array = np.ascontiguousarray(array.T) if card.reversed_axes else array
+        if card.reversed_axes:  # raw values, unlike those of the published Left Atrium
+            whole = np.ascontiguousarray(array.T)[None]
+            return prepared_scan(whole, Geometry(card.spacing), card, name)
         array = array[None] if array.ndim == ndim else array
         _check(array, array.ndim - 1, card, name)
         geometry = Geometry(card.spacing)

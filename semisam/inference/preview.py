@@ -46,7 +46,7 @@ def write_preview(
     """
     axes, flips = orientation(geometry)
     against = tuple(a for a, flip in enumerate(flips) if flip)
-    coloured = labelmap.ndim == 2 and len(image) == 3
+    coloured = has_colours(image)
     if not coloured:
         image = np.flip(image[0].transpose(axes), against)
     labelmap = np.flip(labelmap.transpose(axes), against)
@@ -79,6 +79,18 @@ def write_preview(
         figure.savefig(temporary, format="png", dpi=110, facecolor="black")
 
 
+def has_colours(image: NDArray[np.float32]) -> bool:
+    """Return whether an image ``(C, *S)`` is a coloured picture."""
+    return image.ndim == 3 and len(image) == 3
+
+
+def displayed(colours: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.float32]:
+    """Return colours ``(3, x, y)`` in [0, 1], as matplotlib shows them."""
+    low, high = window
+    shown: NDArray[np.float32] = np.clip((colours - low) / max(high - low, 1e-6), 0, 1)
+    return shown
+
+
 def _middle(labelmap: NDArray[np.uint8]) -> tuple[int, ...]:
     """Return the mask's voxel nearest to its centre; of an empty mask, the grid's middle."""
     voxels = np.argwhere(labelmap)
@@ -101,10 +113,8 @@ def _draw(
     image, labelmap = image[..., ::step, ::step], labelmap[::step, ::step]
     width, height = (n * s * step for n, s in zip(labelmap.shape, spacing, strict=True))
     low, high = window
-    if image.ndim == 3:  # of colours, imshow takes values in [0, 1]
-        image, low, high = np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0.0, 1.0
     ax.imshow(
-        image.T,
+        (image if image.ndim == 2 else displayed(image, window)).T,
         cmap="gray",
         vmin=low,
         vmax=max(high, low + 1e-6),

@@ -18,6 +18,7 @@ from semisam.data.datasets.groups import find_groups
 from semisam.data.datasets.splits import stays_inside
 from semisam.data.images.files import Geometry
 from semisam.data.images.hdf5 import has_volume, open_hdf5, read_volume
+from semisam.data.images.preprocessing import Recipe
 
 TRAIN, TESTS, FOLDER = "train_slices.list", ("test.list", "val.list"), "data"
 _SLICE = re.compile(r"(?P<case>.+)_slice_(?P<number>\d+)")
@@ -34,7 +35,9 @@ class PublishedSlices(Dataset):
 
     A case is a volume ``(x, y, z)``. A training case is the stack of its listed slices. The number
     of labeled cases of a run counts patients: all volumes of a patient are labeled or none. Their
-    order is that of the list, so that 7 patients are the published 136 slices.
+    order is that of the list, so that 7 patients are the published 136 slices. Images are z-scored
+    over the volume (published: as in the files, from 0 to 1), so that new scans can be prepared
+    alike.
 
     Args:
         path: the folder with the lists.
@@ -51,6 +54,7 @@ class PublishedSlices(Dataset):
     note: str = "slices as published, scored as volumes"
     counts_patients: bool = True
     reversed_axes: bool = True
+    recipe: Recipe
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class PublishedSlices(Dataset):
         self.num_classes, self.channels = len(classes) + 1, 1
         self.class_names = ("background", *classes)
         self.suggested = {"patch": _PATCH}
+        self.recipe = Recipe(None, ("mr",), crop="none")
         self._slices = _by_case(path / TRAIN, _read_list(path / TRAIN))
         known = [name for name in TESTS if (path / name).is_file()]
         test = _read_list(path / (known or TESTS)[0])
@@ -98,7 +103,8 @@ class PublishedSlices(Dataset):
             given = file.attrs.get("spacing")
         spacing = self._spacing if given is None else _checked(given, self.source(case))
         array = self._read(case, "image").astype(np.float32, copy=False)
-        return Image(array[None], Geometry(spacing), has_geometry=False)
+        image, _, _ = self.recipe.apply(array[None], Geometry(spacing))
+        return Image(image, Geometry(spacing), has_geometry=False)
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Read one label ``(x, y, z)``."""
