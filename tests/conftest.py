@@ -145,13 +145,15 @@ def example_plugin() -> Path:
 def plugin_environment(
     tmp_path_factory: pytest.TempPathFactory, example_plugin: Path
 ) -> PluginEnvironment:
-    """The example of the documentation and two projects of ``semisam new``, installed."""
+    """The documentation's example, and a project of ``semisam new`` for each other kind."""
     root = tmp_path_factory.mktemp("plugins")
     unused = shutil.ignore_patterns("__pycache__", ".*_cache", "*.egg-info")
     projects = {
         "pi-model": shutil.copytree(example_plugin, root / example_plugin.name, ignore=unused),
         "near-and-like": write_project("backend", "near-and-like", root),
         "surest": write_project("prompter", "surest", root),
+        "small-u": write_project("network", "small-u", root),
+        "npz": write_project("dataset", "npz", root),
     }
     folder = root / "env"
     venv.create(folder, with_pip=False)

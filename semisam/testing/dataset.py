@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 from contextlib import AbstractContextManager
@@ -236,23 +237,25 @@ def _readers() -> list[tuple[Any, str]]:
         ("h5py.Dataset", "__getitem__"),
         ("nibabel.Nifti1Image", "get_fdata"),
         ("numpy", "load"),
+        ("numpy.lib.npyio.NpzFile", "__getitem__"),
     )
     found = []
     for path, name in names:
-        module, _, kind = path.partition(".")
+        module, *inside = path.split(".")
         if module in sys.modules:
-            owner = sys.modules[module]
-            found.append((getattr(owner, kind) if kind else owner, name))
+            found.append((functools.reduce(getattr, inside, sys.modules[module]), name))
     return found
 
 
 def _counted(owner: Any, name: str, read: list[str]) -> AbstractContextManager[Any]:
-    """Replace a function by one that notes its calls."""
+    """Replace a function by one that notes each volume that it returns."""
     original = getattr(owner, name)
 
     def counting(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs.get("mmap_mode"):
+        found = original(*args, **kwargs)
+        lazy = isinstance(found, np.memmap | np.lib.npyio.NpzFile)
+        if not lazy and getattr(found, "ndim", 3) >= 2:
             read.append(name)
-        return original(*args, **kwargs)
+        return found
 
     return mock.patch.object(owner, name, counting)
