@@ -69,6 +69,7 @@ def tiny_settings(tiny_la: Path) -> RunSettings:
         dataset="la",
         method="mt",
         labels=2,
+        network="vnet",
         network_options={"filters": 2},
         iterations=4,
         patch=(16, 16, 16),

@@ -16,7 +16,13 @@ from semisam.data.datasets.held_out import folds_of
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import CONTROLS
 from semisam.plugins.registry import nearest
-from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
+from semisam.run.build import (
+    choose_labeled,
+    make_framework,
+    open_dataset,
+    patients_counted,
+    split_of,
+)
 from semisam.run.preflight import check_run
 from semisam.run.request import Request
 from semisam.run.settings import RunSettings
@@ -143,7 +149,9 @@ def check(
     chosen = {}
     for r in runs:
         split = splits[r.test, r.fold]
-        chosen[_cases_of(r)] = choose_labeled(split, r.labels, r.subset, dataset.has_label)
+        chosen[_cases_of(r)] = choose_labeled(
+            split, r.labels, r.subset, dataset.has_label, patients_counted(dataset)
+        )
     tested = {case for split in splits.values() for case in split.test}
     ever_labeled = {case for labeled, _ in chosen.values() for case in labeled} - tested
     cases = dict.fromkeys(case for s in splits.values() for case in (*s.train, *s.test))

@@ -71,6 +71,7 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     from semisam.bench.study import execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
     from semisam.training.processes import check_single_process
+    from semisam.training.signals import sigterm_as_interrupt
 
     check_single_process("bench")
     executor = take_executor(given)
@@ -89,7 +90,7 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     settings = [run.settings for run in runs]
     for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
-    with GridDisplay(len(runs)) as display:
+    with GridDisplay(len(runs)) as display, sigterm_as_interrupt():
         outcomes = execute(runs, folder, executor, display)
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:

@@ -12,7 +12,7 @@ import click
 from semisam.core.errors import PluginError
 from semisam.plugins import registry
 from semisam.plugins.registry import GROUPS, Plugin
-from semisam.run.protocols import PROTOCOLS
+from semisam.run.protocols import PROTOCOLS, Protocol
 
 
 @click.command("plugins")
@@ -124,13 +124,19 @@ def _print_described(described: list[dict[str, Any]]) -> None:
             first = options[0]
             value = "VALUE" if first["default"] == "required" else first["default"].strip("'")
             click.echo(f"Set one by --set {plugin['name']}.{first['name']}={value}")
-            for name, protocol in PROTOCOLS.items():
+            for name, protocol in _protocols():
                 if plugin["kind"] == "framework" and (own := protocol.methods.get(plugin["name"])):
                     values = ", ".join(f"{key}={value}" for key, value in own.items())
                     click.echo(f"--protocol {name} sets {values}")
         else:
             click.echo("No options.")
         click.echo()
+
+
+def _protocols() -> list[tuple[str, Protocol]]:
+    """Return the protocols by the text that names them, also those for two axes."""
+    flat = {f"{name} (2-D)": protocol.flat for name, protocol in PROTOCOLS.items()}
+    return [*PROTOCOLS.items(), *((name, found) for name, found in flat.items() if found)]
 
 
 def _plain(text: str) -> str:

@@ -97,7 +97,9 @@ def command(
             lambda done, total: bars.update(task, completed=done, total=total),
             clicks,
         )
-    slices = [n for n, b in backends.items() if getattr(b, "slice_axis", None) is not None]
+    solid = bool(test) and store.image(test[0]).array.ndim == 4
+    by_slice = [n for n, b in backends.items() if getattr(b, "slice_axis", None) is not None]
+    slices = by_slice if solid else []
     table = zero_shot.summary(rows, slices, clicks)
     if opened.name == "la":
         import pandas as pd

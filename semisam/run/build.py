@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from semisam.core.errors import InputError, PluginError, SemisamWarning, Unserve
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
+from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.held_out import folds_of, hold_out
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
@@ -134,7 +136,11 @@ def describe_test(settings: RunSettings, dataset: Dataset) -> str:
 
 
 def choose_labeled(
-    split: Split, labels: int, subset: int, has_label: Callable[[str], bool]
+    split: Split,
+    labels: int,
+    subset: int,
+    has_label: Callable[[str], bool],
+    patients: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the labeled and the unlabeled training cases.
 
@@ -147,27 +153,37 @@ def choose_labeled(
         labels: number of labeled cases.
         subset: number of the draw.
         has_label: returns True if a case has a label; called only until enough are found.
+        patients: the patient of each case, if ``labels`` counts patients. All cases of a labeled
+            patient that have a label are then labeled.
 
     Raises:
         InputError: if fewer than ``labels`` training cases have a label.
     """
-    cases = list(split.train)
-    if labels > len(cases):
+    units = list(patients_of(split.train, patients).values())
+    what = "patients" if patients else "cases"
+    if labels > len(units):
         raise InputError(
-            f"--labels must be at most the number of training cases, {len(cases)}, got {labels}. "
+            f"--labels must be at most the number of training {what}, {len(units)}, got {labels}. "
             "Lower it."
         )
     if subset:
         rng = np.random.Generator(np.random.Philox(derive_seed("subset", subset)))
-        cases = [cases[i] for i in rng.permutation(len(cases))]
-    labeled = tuple(itertools.islice(filter(has_label, cases), labels))
-    if len(labeled) < labels:
+        units = [units[i] for i in rng.permutation(len(units))]
+    with_label = (found for unit in units if (found := list(filter(has_label, unit))))
+    chosen = list(itertools.islice(with_label, labels))
+    if len(chosen) < labels:
         raise InputError(
-            f"--labels must be at most the number of training cases that have a label, "
-            f"{len(labeled)} of {len(cases)}, got {labels}. Lower it or label more cases."
+            f"--labels must be at most the number of training {what} that have a label, "
+            f"{len(chosen)} of {len(units)}, got {labels}. Lower it or label more cases."
         )
-    chosen = set(labeled)
-    return labeled, tuple(case for case in cases if case not in chosen)
+    labeled = dict.fromkeys(case for unit in chosen for case in unit)
+    rest = (case for unit in units for case in unit if case not in labeled)
+    return tuple(labeled), tuple(rest)
+
+
+def patients_counted(dataset: Dataset) -> Mapping[str, str]:
+    """Return the patient of each case, if runs on a dataset count labeled patients."""
+    return dataset.groups if dataset.counts_patients else {}
 
 
 def network_builder(settings: RunSettings, channels: int) -> NetBuilder:

@@ -15,7 +15,16 @@ from semisam.core.errors import InputError, UnservedHeads
 
 GRID = (
     *("--method", "mt", "--labels", "1,2", "--sam", "none", "--iterations", "1"),
-    *("--patch", "16x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"),
+    *(
+        "--patch",
+        "16x16x16",
+        "--stride",
+        "16x16x16",
+        "--network",
+        "vnet",
+        "--set",
+        "vnet.filters=2",
+    ),
     *("--set", "phantom.cases=4", "--set", "phantom.test_cases=1", "--set", "phantom.size=32"),
     *("--device", "cpu", "--set", "mt.ema_decay=0.9"),
 )

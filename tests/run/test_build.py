@@ -1,4 +1,4 @@
-"""The dataset of a folder, and the network of a method."""
+"""The dataset of a folder, the labeled cases of a run, its network and the seed of its prompts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from scan_files import write_folder
 from tiny_la import write_tiny_la
-from tiny_runs import settings_of
+from tiny_runs import changed, settings_of
 
 from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads
+from semisam.data.datasets.dataset import Split
 from semisam.plugins.registry import GROUPS
-from semisam.run.build import make_framework, open_dataset, recognise_dataset
+from semisam.run.build import choose_labeled, make_framework, open_dataset, recognise_dataset
 
 MODULE = """
 class Any:
@@ -26,6 +27,50 @@ class Crashes:
 
 def factory(path): ...
 """
+
+
+CASES = tuple(f"c{n:02}" for n in range(30))
+SPLIT = Split(CASES, ("t0",))
+
+
+def _draw(subset, labels=4, has_label=lambda case: True):
+    return choose_labeled(SPLIT, labels, subset, has_label)
+
+
+def test_subset_0_is_the_first_of_the_list():
+    assert _draw(0) == (CASES[:4], CASES[4:])
+
+
+def test_every_subset_is_a_draw_of_its_own():
+    drawn = [frozenset(_draw(subset)[0]) for subset in range(6)]
+    assert len(set(drawn)) == 6
+    assert drawn == [frozenset(_draw(subset)[0]) for subset in range(6)], "and stays the same"
+
+
+@pytest.mark.parametrize("subset", [0, 1, 5])
+def test_more_labels_hold_the_fewer_and_every_case_is_used_once(subset):
+    for labels in range(1, 8):
+        labeled, unlabeled = _draw(subset, labels)
+        assert labeled == _draw(subset, 8)[0][:labels]
+        assert sorted((*labeled, *unlabeled)) == sorted(CASES)
+
+
+@pytest.mark.parametrize("subset", [0, 3])
+def test_cases_without_a_label_are_never_labeled(subset):
+    drawn = set(CASES[::3])
+    labeled, unlabeled = _draw(subset, 5, drawn.__contains__)
+    assert set(labeled) <= drawn and set(CASES) - drawn <= set(unlabeled)
+    with pytest.raises(InputError, match="that have a label, 10 of 30, got 11"):
+        _draw(subset, 11, drawn.__contains__)
+    with pytest.raises(InputError, match="training cases, 30, got 31"):
+        _draw(subset, 31)
+
+
+def test_the_prompts_have_the_seed_of_the_run_or_their_own(tiny_settings):
+    settings = changed(tiny_settings, sam="geodesic", seed=7)
+    assert make_framework(settings, 1, 2).seed == 7
+    own = changed(settings, semisam_options={"seed": 3})
+    assert make_framework(own, 1, 2).seed == 3
 
 
 @pytest.fixture
@@ -73,12 +118,13 @@ def test_a_plugin_does_not_change_the_reading_of_a_known_layout(install: Any, tm
 
 
 def test_heads_that_the_network_lacks_name_the_networks_that_have_them():
-    settings = settings_of(method="urpc", labels=1, network="unet")
+    options = {"levels": 4}
+    settings = settings_of(method="urpc", method_options=options, labels=1, network="vnet")
     with pytest.raises(UnservedHeads) as caught:
         make_framework(settings, 1, 2)
     message = str(caught.value)
-    assert "must serve the heads of method 'urpc', got unet: " in message
-    assert "got logits_level1" in message and message.endswith("that serve them: vnet.")
+    assert "must serve the heads of method 'urpc', got vnet: " in message
+    assert "got logits_level4" in message and message.endswith("that serve them: unet.")
 
 
 def test_an_option_that_the_network_refuses_is_no_lack_of_heads(install: Any):
