@@ -907,6 +907,10 @@ class StrideOfEachAxis(TinyNet):
     stride = (1, 1, 1)
 
 
+class ForPlanes(TinyNet):
+    axes = (2,)
+
+
 class ActivatedSdf(TinyNet):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {
@@ -923,6 +927,7 @@ WRONG_NETWORKS = [
     ),
     (Quarters, "test_stride_is_enough", "got 2, and (14, 6, 10) fails"),
     (StrideOfEachAxis, "test_stride_is_enough", "stride must be a whole number from 1"),
+    (ForPlanes, "test_stride_is_enough", "axes must hold 3, got (2,)"),
     (ActivatedSdf, "test_heads_are_raw", "sdf must be raw, got values in [-1, 1]"),
 ]
 
