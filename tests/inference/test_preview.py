@@ -49,6 +49,7 @@ def test_letters_and_slices_are_the_radiologists(tmp_path, figures):
         np.testing.assert_array_equal(drawn.get_array(), want.T)
         width, height = (n * mm for n, mm in zip(want.shape, spacing, strict=True))
         assert drawn.get_extent() == pytest.approx([0, width, height, 0])
+    assert [len(ax.collections) for ax in axes] == [1, 1, 1], "no outline of the background"
     titles = [ax.get_title() for ax in axes]
     assert titles == ["axial 7 of 10", "coronal 3 of 8", "sagittal 8 of 12"]
 
