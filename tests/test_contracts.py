@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from pictures import write_pictures
+from published_slices import write_published_slices
 from scan_files import scan, write, write_folder, write_msd
 
 from semisam.data.datasets.phantom import Phantom
@@ -34,8 +36,10 @@ def test_the_tests_below_miss_no_builtin():
             *("uncertainty-points", "random-points", "center-points", "corrective-points"),
             *("box", "mask", "box+points", "mask+points"),
         },
-        "network": {"vnet", "unet"},
-        "dataset": {"la", "la-raw", "folder", "msd", "prepared", "phantom"},
+        "network": {"vnet", "unet", "unet2d"},
+        "dataset": {
+            *("la", "la-raw", "folder", "images", "msd", "prepared", "phantom", "slices"),
+        },
     }
     builtin = {
         kind: {p.name for p in registry.list_plugins(kind).values() if p.builtin}
@@ -162,6 +166,8 @@ class TestSynthSAM(BackendContract):
 
 
 class TestSam(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["sam"]
@@ -171,6 +177,8 @@ class TestSam(BackendContract):
 
 
 class TestMedSAM(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["medsam"]
@@ -180,6 +188,8 @@ class TestMedSAM(BackendContract):
 
 
 class TestSam2(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["sam2"]
@@ -243,9 +253,39 @@ class TestUNet(NetworkContract):
         return registry.load("network", "unet")(in_channels, heads, start="none")
 
 
+class TestUNet2d(NetworkContract):
+    shape = (32, 48)
+
+    def make(self, in_channels, heads):
+        return registry.load("network", "unet2d")(in_channels, heads, filters=2)
+
+
 class TestPhantom(DatasetContract):
     def make(self):
         return Phantom(cases=3, test_cases=2, size=32)
+
+
+class TestPhantomInTwoDimensions(DatasetContract):
+    def make(self):
+        return Phantom(cases=3, test_cases=2, size=32, ndim=2)
+
+
+class TestImageFolder(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = write_pictures(tmp_path)
+
+    def make(self):
+        return registry.load("dataset", "images")(self.folder, longest=24)
+
+
+class TestPublishedSlices(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = write_published_slices(tmp_path)
+
+    def make(self):
+        return registry.load("dataset", "slices")(self.folder)
 
 
 class TestPhantomOfThreeClasses(DatasetContract):

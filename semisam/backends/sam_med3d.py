@@ -105,6 +105,7 @@ class SamMed3D:
     """
 
     ndim: int = 3
+    axes = (3,)
     accepts: frozenset[str] = frozenset({"points", "mask"})
     memory = "mask"  # as in its training and evaluation: the newest click and the last prediction
 

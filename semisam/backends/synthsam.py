@@ -74,6 +74,7 @@ class SynthSAM:
     """
 
     ndim: int = 3
+    axes = (3,)
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
     memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 

@@ -26,6 +26,8 @@ from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
 """The mark of a row of the paper."""
+_OF_A_ROW = ("prompter", "sam_adapt")
+"""Settings that rows are compared for, so they are in a row's name."""
 TITLES = {
     "Dice [%]": "dice",
     "Jaccard [%]": "jaccard",
@@ -140,7 +142,7 @@ def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
     found = []
     for text in dict.fromkeys(texts):  # an option may be a departure and a choice
         name = text.partition("=")[0]
-        found.append((text, name == "prompter" or name.rpartition(".")[0] in places))
+        found.append((text, name in _OF_A_ROW or name.rpartition(".")[0] in places))
     return found
 
 

@@ -106,8 +106,8 @@ def interact(
     The image is encoded once. The backend's attribute ``memory`` names the prompts that it was
     trained with. ``clicks``, the default: all clicks so far. ``mask``: the newest click, and the
     last prediction as the mask prompt. ``both``: all of these. A backend that works slice by slice
-    (it has a ``slice_axis``) gets a click on every slice that holds the target, which is the
-    paper's "N points".
+    (it has a ``slice_axis``) gets a click on every slice of a volume that holds the target, which
+    is the paper's "N points".
 
     Args:
         backend: any promptable segmenter.
@@ -126,7 +126,7 @@ def interact(
     began = time.perf_counter()
     embedding = backend.encode(image)
     encoding = time.perf_counter() - began
-    axis = getattr(backend, "slice_axis", None)
+    axis = getattr(backend, "slice_axis", None) if truth.ndim == 3 else None
     memory: Memory = getattr(backend, "memory", "clicks")
     planes = _planes(truth, axis)
     deep = _DEEP if clicks == "published" and axis is None else 0

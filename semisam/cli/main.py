@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import traceback
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "semisam.cli.zero_shot:command",
         "Score promptable models by clicks from the truth.",
     ),
+    "adapt": ("semisam.cli.adapt:command", "Adapt a promptable model to labeled scans."),
     "pretrain": ("semisam.cli.pretrain:command", "Train SynthSAM from synthetic volumes."),
     "data": ("semisam.cli.data:command", "Download, check and prepare scans."),
     "plugins": ("semisam.cli.plugins:command", "List the installed plugins and their options."),
@@ -85,11 +87,13 @@ class MainGroup(LazyGroup):
             click.echo(printable(f"Error: {error}"), err=True)
             ctx.exit(2 if isinstance(error, InputError | PluginError) else 1)
         except OSError as error:
-            from semisam.core.files import full_disk, is_full
-
-            if not is_full(error):
+            if error.errno == errno.EPIPE:  # click ends quietly
                 raise
-            click.echo(f"Error: {full_disk(error.filename)}", err=True)
+            if ctx.params.get("debug"):
+                click.echo(traceback.format_exc(), err=True)
+            from semisam.core.files import printable, system_fault
+
+            click.echo(printable(f"Error: {system_fault(error)}"), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

@@ -13,7 +13,11 @@ import click
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Folder of the masks.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--probabilities", is_flag=True, help="Write each class's probability as well.")
-@click.option("--preview", is_flag=True, help="Write <name>.png: three slices with the outlines.")
+@click.option(
+    "--preview",
+    is_flag=True,
+    help="Write <name>.png: three slices with the outlines; of a picture <name>.preview.png.",
+)
 @click.option(
     "--series",
     default="",
@@ -35,7 +39,7 @@ def command(
 
     RUN is a run folder. An input is any file that SimpleITK reads, a folder with one DICOM series,
     a folder of these, or an h5 file of the published layout. Several channels are one file with all
-    of them, or files named <scan>_0000, <scan>_0001 and so on.
+    of them, or files named <scan>_0000, <scan>_0001 and so on. The mask of a picture is <name>.png.
 
     A scan is brought to the orientation, spacing and intensities of the training scans, and its
     mask back. The mask has the values of the training labels, for example 255. Training scans
@@ -45,7 +49,7 @@ def command(
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder
-    from semisam.data.images.files import write_nifti
+    from semisam.data.images.files import mask_ending, write_label, write_nifti
     from semisam.inference.inputs import check_outputs, gather_scans, labels_among
     from semisam.inference.predictor import class_file_names, read_scan, segment
     from semisam.inference.preview import write_preview
@@ -59,13 +63,14 @@ def command(
     model = load_model(find_run(run), device)
     given = [Path(text) for text in inputs]
     scans = gather_scans(given, model.card.channels)
-    labels = [label.name for label in labels_among(given)]
+    labels = labels_among(given)
     if labels:
-        shown = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+        names = [label.name for label in labels[:3]]
+        shown = ", ".join(names) + (", ..." if len(labels) > 3 else "")
         text = f"Left out: {len(labels)} labels ({shown})"
         console.print(text, soft_wrap=True, markup=False)
     folder = Path(out)
-    check_outputs(folder, scans)
+    check_outputs(folder, scans, labels)
     writable_folder(folder)
     failed = 0
     with progress_bars() as bars:
@@ -79,15 +84,16 @@ def command(
                 bars.advance(task)
                 continue
             found = segment(model, scan, device)
-            write_nifti(folder / f"{name}.nii.gz", found.mask, scan.geometry)
+            ending = mask_ending(paths[0])
+            write_label(folder / f"{name}{ending}", found.mask, scan.geometry)
             if probabilities:
                 for k, title in class_file_names(model.card).items():
                     target = folder / f"{name}.{title}.probability.nii.gz"
                     write_nifti(target, found.probabilities[k], scan.geometry)
             if preview:
-                target = folder / f"{name}.png"
-                names = model.card.class_names
-                write_preview(target, scan.array[0], found.labelmap, scan.geometry, names)
+                target = folder / f"{name}{'.preview' if ending == '.png' else ''}.png"
+                classes = model.card.class_names
+                write_preview(target, scan.array, found.labelmap, scan.geometry, classes)
             bars.advance(task)
     if len(scans) > failed:
         console.print(f"Written: {len(scans) - failed} masks in {folder}")

@@ -20,8 +20,9 @@ class Backend(Protocol):
 
     It may wrap an ``nn.Module`` but is not one, so its weights stay out of the method's
     ``parameters()`` and ``state_dict()``. A backend keeps no state between images: the embedding
-    holds all of it. Two attributes are optional and read by `semisam.bench.zero_shot.interact`:
-    ``slice_axis`` of a slice model, and ``memory``, the record of earlier clicks that it expects.
+    holds all of it. Three attributes are optional. ``slice_axis`` of a slice model and ``memory``,
+    the record of earlier clicks that it expects, are read by `semisam.bench.zero_shot.interact`.
+    ``axes`` are the numbers of spatial axes of its images; without it, two and three.
 
     Attributes:
         ndim: 3, or 2 for slice models.

@@ -23,6 +23,9 @@ class NetBuilder(Protocol):
     ``align_corners=False``. URPC calls
     ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``. A network refuses a
     level that it does not have, with a ValueError that names the head.
+
+    Two attributes of a network are optional: ``stride``, of which each size of a patch is a
+    multiple, and ``axes``, the numbers of spatial axes that it is for.
     """
 
     def __call__(self, **heads: int) -> nn.Module:

@@ -35,6 +35,7 @@ class Card:
             their files without it, and a new scan is resampled and z-scored per channel.
         label_values: value of each class in the user's label files, which masks are written with.
             ``None``: the class numbers.
+        reversed_axes: True if the axes of an h5 file are (z, y, x).
     """
 
     channels: int
@@ -43,6 +44,7 @@ class Card:
     orientation: str | None = None
     recipe: Recipe | None = None
     label_values: tuple[int, ...] | None = None
+    reversed_axes: bool = False
 
     def own_values(self, labelmap: NDArray[np.uint8]) -> NDArray[np.integer]:
         """Return a label map of class numbers with the values of the user's label files."""
@@ -100,6 +102,7 @@ class Card:
             orientation=code,
             recipe=None if recipe is None else Recipe.from_json(recipe),
             label_values=own_values_of(raw.get("label_values"), len(names)),
+            reversed_axes=bool(raw.get("reversed_axes", False)),
         )
 
 
@@ -118,6 +121,7 @@ def card_of(dataset: Dataset, image: Image) -> Card:
         code,
         dataset.recipe,
         dataset.label_values,
+        dataset.reversed_axes,
     )
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from semisam.data.datasets.dataset import Image
 from semisam.data.images.files import write_nifti
 from semisam.data.images.preprocessing import Placement
+from semisam.data.loading.sampling import slice_axes
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.sliding_window import sliding_window
 from semisam.metrics.scores import evaluate_labelmap, largest_components
@@ -47,22 +48,30 @@ def predict_probabilities(
     window_batch: int = 4,
     on_window: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Return ``(K, *S)`` probabilities of one volume: eval mode, mean over overlapping windows.
+    """Return ``(K, *S)`` probabilities of one image: eval mode, mean over overlapping windows.
 
-    Without a patch the window is the whole volume.
+    A patch of two axes moves over each slice of a volume, across its last axis. Without a patch the
+    window is the whole volume.
     """
-
-    def predict(window: torch.Tensor) -> torch.Tensor:
-        with autocast(device, precision):
-            probs: torch.Tensor = framework(to_channels_last(window))
-        return probs.float()
-
-    framework.eval()
     volume = torch.tensor(image.array, device=device)
     if patch is None or stride is None:
         patch = stride = volume.shape[1:]
+    sliced = (1,) * slice_axes(volume.ndim - 1, patch)
+
+    def predict(window: torch.Tensor) -> torch.Tensor:
+        window = window.squeeze(-1) if sliced else window
+        with autocast(device, precision):
+            probs: torch.Tensor = framework(to_channels_last(window))
+        return probs.float().unsqueeze(-1) if sliced else probs.float()
+
+    framework.eval()
     probabilities: torch.Tensor = sliding_window(
-        predict, volume, patch, stride, window_batch=window_batch, on_window=on_window
+        predict,
+        volume,
+        (*patch, *sliced),
+        (*stride, *sliced),
+        window_batch=window_batch,
+        on_window=on_window,
     )
     return probabilities
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.la import FILE_NAME
-from semisam.data.datasets.pairing import list_files
-from semisam.data.datasets.scans import without_ending
+from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_files
+from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.images.dicom import is_series
+from semisam.data.images.files import mask_ending
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _WHOLE = -1  # in place of a channel's number: the file holds all channels
@@ -48,23 +49,29 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
 def labels_among(inputs: Iterable[Path]) -> list[Path]:
     """Return the labels in folders of scans, which `gather_scans` leaves out."""
     folders = (path for path in inputs if path.is_dir() and not is_series(path))
-    return [file for folder in folders for _, file in list_files(folder)[1]]
+    return [file for folder in folders for _, file in _listed(folder)[1]]
 
 
-def check_outputs(folder: Path, scans: dict[str, tuple[Path, ...]]) -> None:
-    """Refuse an output folder where a mask would overwrite a scan.
+def check_outputs(
+    folder: Path, scans: dict[str, tuple[Path, ...]], labels: Iterable[Path] = ()
+) -> None:
+    """Refuse an output folder where a mask would overwrite a scan or a label.
 
     Raises:
-        InputError: a mask would overwrite a scan, which it names.
+        InputError: a mask would overwrite one, which it names.
     """
-    given = {path.resolve() for group in scans.values() for path in group}
-    for name in scans:
-        target = (folder / f"{name}.nii.gz").resolve()
+    given = {path.resolve() for group in (*scans.values(), tuple(labels)) for path in group}
+    for name, group in scans.items():
+        target = (folder / f"{name}{mask_ending(group[0])}").resolve()
         if target in given:
             raise InputError(
-                f"no mask may overwrite a scan, got {folder} as the output of {target}. Name "
-                "another folder with -o."
+                f"no mask may overwrite a scan or a label, got {folder} as the output of {target}. "
+                "Name another folder with -o."
             )
+
+
+def _listed(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    return list_files(folder, ALL_ENDINGS if holds_pictures(folder) else ENDINGS)
 
 
 def _absolute(path: Path) -> Path:
@@ -76,7 +83,7 @@ def _absolute(path: Path) -> Path:
 def _expanded(path: Path) -> list[Path]:
     if not path.is_dir() or is_series(path):
         return [path]
-    found = [file for _, file in list_files(path)[0]]
+    found = [file for _, file in _listed(path)[0]]
     if not found:
         raise InputError(
             f"a folder must hold one DICOM series or image files, got neither in {path}. Name the "
@@ -110,7 +117,7 @@ def _grouped(paths: Iterable[Path], channels: int) -> dict[Path, tuple[Path, ...
 def _same_name(name: str, one: Path, other: Path) -> InputError:
     return InputError(
         f"each scan must have a name of its own, got {one} and {other}, which would both be "
-        f"written as {name}.nii.gz. Predict them into different folders."
+        f"written as {name}{mask_ending(one)}. Predict them into different folders."
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
-from semisam.data.images.files import Geometry, to_itk, write_nifti
+from semisam.data.images.files import Geometry, to_itk, write_label
 from semisam.data.images.hdf5 import open_hdf5, read_volume
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.store import check_image
@@ -95,19 +95,19 @@ class Prediction:
         return to_itk(self.mask, self.geometry)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as NIfTI.
+        """Write the mask as NIfTI, or as a PNG if it has two axes and the name ends in .png.
 
         Raises:
             InputError: the path cannot be written.
         """
-        write_nifti(path, self.mask, self.geometry)
+        write_label(path, self.mask, self.geometry)
 
 
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """Read a scan and prepare it as the model's training scans were prepared.
 
-    An h5 file of the published layout is already normalised and has the training grid. Any other
-    file is brought to the orientation, spacing and intensities of the training scans.
+    An h5 file of the published Left Atrium is already normalised and has the training grid. Any
+    other file is brought to the orientation, spacing and intensities of the training scans.
 
     Args:
         paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
@@ -121,11 +121,14 @@ def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
         array = _read_h5(paths[0])
+        if card.reversed_axes:  # raw values, unlike those of the published Left Atrium
+            whole = np.ascontiguousarray(array.T)[None]
+            return prepared_scan(whole, Geometry(card.spacing), card, name)
         array = array[None] if array.ndim == ndim else array
         _check(array, array.ndim - 1, card, name)
         geometry = Geometry(card.spacing)
         return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
-    return prepared_scan(*read_channels(paths, series), card, name)
+    return prepared_scan(*read_channels(paths, series, card.channels), card, name)
 
 
 def prepared_scan(

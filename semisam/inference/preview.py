@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from semisam.core.files import replace_file
-from semisam.data.images.files import Geometry
+from semisam.data.images.files import PIXELS, Geometry
 from semisam.data.images.preprocessing import orientation
 from semisam.inference.card import orientation_code
 
@@ -38,39 +38,57 @@ def write_preview(
 
     Args:
         path: of the PNG, which is written atomically.
-        image: ``(*S)``, of two or three axes; the grey levels span its 1st to 99th percentile.
+        image: ``(C, *S)`` of two or three axes; the levels span its 1st to 99th percentile. Three
+            channels of two axes are colours; of others the first is shown.
         labelmap: ``(*S)``, the class numbers.
         geometry: of both.
         class_names: background first.
     """
     axes, flips = orientation(geometry)
     against = tuple(a for a, flip in enumerate(flips) if flip)
-    image = np.flip(image.transpose(axes), against)
+    coloured = has_colours(image)
+    if not coloured:
+        image = np.flip(image[0].transpose(axes), against)
     labelmap = np.flip(labelmap.transpose(axes), against)
     spacing = tuple(geometry.spacing[axis] for axis in axes)
     known = geometry.direction is not None and len(axes) == 3
     middle = _middle(labelmap)
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
-    planes = _PLANES if image.ndim == 3 else (("slice", -1, (0, 1)),)
+    planes = _PLANES if labelmap.ndim == 3 else (("slice", -1, (0, 1)),)
     figure = Figure(figsize=(4.2 * len(planes), 4.8), facecolor="black", layout="constrained")
     for number, (name, across, (right, down)) in enumerate(planes, start=1):
         ax = figure.add_subplot(1, len(planes), number)
         index: tuple[Any, ...] = tuple(
-            middle[a] if a == across else slice(None) for a in range(image.ndim)
+            middle[a] if a == across else slice(None) for a in range(labelmap.ndim)
         )
-        _draw(ax, image[index], labelmap[index], (spacing[right], spacing[down]), (low, high))
-        shown = "" if across < 0 else f" {middle[across] + 1} of {image.shape[across]}"
+        plane = image if coloured else image[index]
+        _draw(ax, plane, labelmap[index], (spacing[right], spacing[down]), (low, high))
+        shown = "" if across < 0 else f" {middle[across] + 1} of {labelmap.shape[across]}"
         ax.set_title(f"{name}{shown}", color="white", fontsize=10)
         if down == 2:
             ax.invert_yaxis()  # superior is up; anterior is already
         if known:
             _letters(ax, "LPS"[right], "LPS"[down], upside_down=down == 2)
     figure.suptitle(path.stem, color="white", fontsize=11)
-    _legend(figure, labelmap, float(np.prod(spacing)), class_names)
+    unit, size = ("ml", 1e-3) if labelmap.ndim == 3 else ("mm²", 1.0)
+    unit = "pixels" if geometry == PIXELS else unit
+    _legend(figure, labelmap, size * float(np.prod(spacing)), unit, class_names)
     if known:
         figure.text(0.995, 0.005, orientation_code(geometry), color="gray", fontsize=7, ha="right")
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor="black")
+
+
+def has_colours(image: NDArray[np.float32]) -> bool:
+    """Return whether an image ``(C, *S)`` is a coloured picture."""
+    return image.ndim == 3 and len(image) == 3
+
+
+def displayed(colours: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.float32]:
+    """Return colours ``(3, x, y)`` in [0, 1], as matplotlib shows them."""
+    low, high = window
+    shown: NDArray[np.float32] = np.clip((colours - low) / max(high - low, 1e-6), 0, 1)
+    return shown
 
 
 def _middle(labelmap: NDArray[np.uint8]) -> tuple[int, ...]:
@@ -90,22 +108,22 @@ def _draw(
     spacing: tuple[float, float],
     window: tuple[float, float],
 ) -> None:
-    """Draw one slice ``(right, down)`` and the outlines, in mm."""
-    step = max(1, -(-max(image.shape) // _MOST_PIXELS))
-    image, labelmap = image[::step, ::step], labelmap[::step, ::step]
-    width, height = (n * s * step for n, s in zip(image.shape, spacing, strict=True))
+    """Draw one slice ``(right, down)``, or ``(3, right, down)``, and the outlines, in mm."""
+    step = max(1, -(-max(labelmap.shape) // _MOST_PIXELS))
+    image, labelmap = image[..., ::step, ::step], labelmap[::step, ::step]
+    width, height = (n * s * step for n, s in zip(labelmap.shape, spacing, strict=True))
     low, high = window
     ax.imshow(
-        image.T,
+        (image if image.ndim == 2 else displayed(image, window)).T,
         cmap="gray",
         vmin=low,
         vmax=max(high, low + 1e-6),
         extent=(0, width, height, 0),
         interpolation="nearest",
     )
-    x, y = ((np.arange(n) + 0.5) * s * step for n, s in zip(image.shape, spacing, strict=True))
+    x, y = ((np.arange(n) + 0.5) * s * step for n, s in zip(labelmap.shape, spacing, strict=True))
     for value in np.unique(labelmap[labelmap > 0]):
-        if min(image.shape) > 1:
+        if min(labelmap.shape) > 1:
             inside = (labelmap == value).T.astype(float)
             ax.contour(x, y, inside, levels=[0.5], colors=[_color(int(value))], linewidths=1.2)
     ax.set_axis_off()
@@ -126,11 +144,14 @@ def _letters(ax: Any, right: str, down: str, *, upside_down: bool) -> None:
 
 
 def _legend(
-    figure: Figure, labelmap: NDArray[np.uint8], voxel: float, class_names: Sequence[str]
+    figure: Figure,
+    labelmap: NDArray[np.uint8],
+    size: float,
+    unit: str,
+    class_names: Sequence[str],
 ) -> None:
-    """Return a line for each class in the mask, with its volume, or its area in 2-D."""
+    """Add a line for each class in the mask, with its volume, or its area in 2-D."""
     counts = np.bincount(labelmap.ravel(), minlength=len(class_names))
-    unit, size = ("ml", voxel / 1000) if labelmap.ndim == 3 else ("mm²", voxel)
     lines = [
         Line2D([], [], color=_color(k), label=f"{class_names[k]}: {counts[k] * size:.1f} {unit}")
         for k in range(1, len(class_names))

@@ -56,6 +56,7 @@ class UNet(nn.Module):
     """
 
     stride = STRIDE
+    axes = (3,)
 
     def __init__(
         self,

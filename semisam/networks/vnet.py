@@ -53,6 +53,7 @@ class VNet(nn.Module):
     """
 
     stride = _STRIDE
+    axes = (3,)
 
     def __init__(
         self,

@@ -11,11 +11,19 @@ from typing import Any
 
 import torch
 
-from semisam.core.errors import InputError
-from semisam.core.files import csv_cell, remove_leftovers, replace_file, writable_folder, write_json
+from semisam.core.errors import InputError, SemisamError
+from semisam.core.files import (
+    csv_cell,
+    remove_leftovers,
+    removed_folder,
+    replace_file,
+    writable_folder,
+    write_json,
+)
 from semisam.core.framework import Framework
 from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
+from semisam.data.datasets.groups import patients_of
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
@@ -23,7 +31,13 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.run.adapt import adapt_model, labeled_cases
-from semisam.run.build import choose_labeled, make_framework, open_dataset, split_of
+from semisam.run.build import (
+    choose_labeled,
+    make_framework,
+    open_dataset,
+    patients_counted,
+    split_of,
+)
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
 from semisam.run.model import window_stride
@@ -79,10 +93,11 @@ def execute(
         InputError: before training starts, if settings or data cannot be used, or the folder
             belongs to a run with other settings, scans or weights.
         InUse: another process holds the folder.
+        SemisamError: the folder was removed.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
-    with contextlib.ExitStack() as held:
+    with _in_place(folder), contextlib.ExitStack() as held:
 
         def take() -> None:
             check_size(settings, processes)
@@ -139,7 +154,9 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     """Open and check the objects that a run needs."""
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
-    labeled, unlabeled = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
+    labeled, unlabeled = choose_labeled(
+        split, settings.labels, settings.subset, dataset.has_label, patients_counted(dataset)
+    )
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
     store = VolumeStore(
@@ -177,6 +194,7 @@ def _about(
     """Return the result without its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
+    patients = patients_counted(store.dataset)
     return {
         "settings": settings.model_dump(mode="json"),
         "run": settings.identity(data_hash(run.hashes)),
@@ -185,8 +203,8 @@ def _about(
             "note": store.dataset.note,
             "hash": data_hash(run.hashes),
             "split_hash": split_hash(labeled, unlabeled, test),
-            "labeled": len(labeled),
-            "unlabeled": len(unlabeled),
+            "labeled": len(patients_of(labeled, patients)),
+            "unlabeled": len(patients_of(unlabeled, patients)),
             "test": len(test),
             "labeled_cases": list(labeled),
         },
@@ -293,10 +311,21 @@ def score(
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the per-case CSV."""
-    with replace_file(path) as temporary, temporary.open("w", newline="") as file:
+    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+
+
+@contextlib.contextmanager
+def _in_place(folder: Path) -> Iterator[None]:
+    """Raise one sentence if a write fails because the folder was removed."""
+    try:
+        yield
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise SemisamError(removed_folder(folder)) from error
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from semisam.core.errors import InputError
 from semisam.core.framework import Framework
-from semisam.data.loading.sampling import BatchPlan, plan_batch
+from semisam.data.loading.sampling import BatchPlan, plan_batch, slice_axes
 from semisam.data.loading.store import VolumeStore
 from semisam.networks.precision import Precision
+from semisam.plugins import registry
 from semisam.run.build import network_builder
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
@@ -48,14 +49,23 @@ def check_run(
     dataset = store.dataset
     axes = store.image((*store.labeled, *store.unlabeled)[0]).array.ndim - 1
     for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
-        if len(size) != axes:
+        if slice_axes(axes, size) not in (0, 1) or len(size) != len(settings.patch):
+            also = ", or two to train slice by slice" if axes == 3 else ""
             raise InputError(
-                f"--{name} must have one size per axis of the scans, {axes}, got "
+                f"--{name} must have one size per axis of the scans, {axes}{also}, got "
                 f"{'x'.join(map(str, size))}."
             )
+    check_axes("network", settings.network, len(settings.patch))
+    if settings.sam != "none":
+        check_axes("backend", settings.sam, len(settings.patch))
     build = network_builder(settings, dataset.channels)
     plan = plan_batch(
-        settings.batch, labeled, unlabeled, framework.uses_unlabeled, settings.labeled_rows
+        settings.batch,
+        # A volume has many slices, so that one volume can fill several rows.
+        settings.batch if slice_axes(axes, settings.patch) else labeled,
+        unlabeled,
+        framework.uses_unlabeled,
+        settings.labeled_rows,
     )
     with torch.device("meta"):
         stride = getattr(build(logits=dataset.num_classes), "stride", 1)
@@ -84,6 +94,29 @@ def check_run(
         settings.precision != "fp32",
     )
     return plan
+
+
+def check_axes(kind: str, name: str, axes: int) -> None:
+    """Refuse a network or a promptable model that is not for patches of this many axes.
+
+    A plugin states the numbers of axes that it is for as ``axes``; without it, it is for any.
+
+    Raises:
+        InputError: it is not for them; the message names plugins that are.
+    """
+    known = getattr(registry.load(kind, name), "axes", None)
+    if known is None or axes in known:
+        return
+    fitting = [
+        other
+        for other, plugin in registry.list_plugins(kind).items()
+        if plugin.problem is None and axes in getattr(registry.load(kind, other), "axes", (axes,))
+    ]
+    flag = "--sam" if kind == "backend" else f"--{kind}"
+    raise InputError(
+        f"{flag} must be for a patch of {axes} axes, got {name}, which is for "
+        f"{' or '.join(map(str, known))}. Choose {' or '.join(fitting)}, or another --patch."
+    )
 
 
 def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:

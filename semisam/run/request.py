@@ -12,8 +12,14 @@ import torch
 from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
-from semisam.run.protocols import DEFAULT
-from semisam.run.resolve import BRANCH, make_settings, prescribed
+from semisam.run.protocols import DEFAULT, PROTOCOLS
+from semisam.run.resolve import (
+    BRANCH,
+    axes_of,
+    make_settings,
+    prescribed,
+    usual_network,
+)
 from semisam.run.settings import RunSettings, flags_of_settings
 
 PluginOptions = Mapping[str, Mapping[str, Any]]
@@ -99,14 +105,19 @@ def request(
     common.setdefault("dataset", "phantom")
     common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     free = {name: dict(values) for name, values in options.items()}
-    protocol = str(common.get("protocol", DEFAULT))
+    if (name := common["dataset"]) in free:
+        common["dataset_options"] = registry.check_options("dataset", name, free.pop(name))
+    data = common.get("data")
+    dataset = open_plugin(
+        name, None if data is None else Path(data), common.get("dataset_options", {})
+    )
+    suggested = dict(dataset.suggested)
+    axes = axes_of(common, suggested)
+    asked = str(common.get("protocol", DEFAULT))
+    protocol = PROTOCOLS.get(asked, PROTOCOLS[DEFAULT]).for_axes(axes)
     prompter = common.get("prompter", prescribed("prompter", protocol))
-    network = common.get("network", prescribed("network", protocol))
-    for kind, name in (
-        ("dataset", common["dataset"]),
-        ("network", network),
-        ("prompter", prompter),
-    ):
+    network = common.get("network", usual_network(protocol, axes))
+    for kind, name in (("network", network), ("prompter", prompter)):
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
     common["semisam_options"] = free.pop(BRANCH, {})
@@ -122,11 +133,7 @@ def request(
     # From here options have types, so 0.9 and 0.90 are the same setting and the same run.
     kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
     typed = {name: registry.check_options(kinds[name], name, free[name]) for name in free}
-    data = common.get("data")
-    dataset = open_plugin(
-        common["dataset"], None if data is None else Path(data), common.get("dataset_options", {})
-    )
-    return Request(common, dict(dataset.suggested), typed)
+    return Request(common, suggested, typed)
 
 
 def settings(

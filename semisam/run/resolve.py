@@ -29,6 +29,9 @@ from semisam.run.settings import (
     validated,
 )
 
+FLAT_NETWORK = "unet2d"
+"""The network for patches of two axes."""
+
 BRANCH = "semisam"
 """The name under which options reach the SemiSAM branch."""
 
@@ -70,7 +73,7 @@ def make_settings(
             f"--protocol must be one of {', '.join(PROTOCOLS)}, got {name}"
             f"{registry.nearest(name, PROTOCOLS)}. Correct the name."
         )
-    protocol = PROTOCOLS[name]
+    protocol = PROTOCOLS[name].for_axes(axes_of(explicit, suggested or {}))
     method = str(explicit.get("method", RunSettings.model_fields["method"].default))
     if not protocol.describes(method):
         raise InputError(
@@ -84,15 +87,31 @@ def make_settings(
             **explicit,
         }
     )
-    whole = given.model_copy(update=_resolved(given, protocol))
+    if "sam_adapt" not in explicit:
+        # A short training does not wait long for the model that guides it.
+        steps = min(given.sam_adapt, given.iterations // 2)
+        given = given.model_copy(update={"sam_adapt": steps})
+    if "network" not in explicit:
+        given = given.model_copy(update={"network": usual_network(protocol, len(given.patch))})
+    whole = given.model_copy(update=_resolved(given, protocol, explicit))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
 
 
-def prescribed(plugin: str, protocol: str) -> str:
+def axes_of(explicit: Mapping[str, Any], suggested: Mapping[str, Any]) -> int:
+    """Return the axes of a run's patch: the user's, else those that the data suggest."""
+    usual = suggested.get("patch") or RunSettings.model_fields["patch"].default
+    return len(explicit.get("patch") or usual)
+
+
+def prescribed(plugin: str, protocol: Protocol) -> str:
     """Return the prompter or the network of a protocol, for runs without one from the user."""
-    known = PROTOCOLS.get(protocol, PROTOCOLS[DEFAULT])
-    return str(known.run.get(plugin, RunSettings.model_fields[plugin].default))
+    return str(protocol.run.get(plugin, RunSettings.model_fields[plugin].default))
+
+
+def usual_network(protocol: Protocol, axes: int) -> str:
+    """Return the network of a protocol, or the one for patches of two axes."""
+    return FLAT_NETWORK if axes == 2 else prescribed("network", protocol)
 
 
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
@@ -111,7 +130,9 @@ def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     return settings
 
 
-def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
+def _resolved(
+    given: RunSettings, protocol: Protocol, explicit: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return every setting that is still open, with every option of every plugin."""
     found: dict[str, Any] = {
         "stride": tuple(given.stride or published_stride(given.patch)),
@@ -148,7 +169,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
     )
     if given.sam_adapt and not hasattr(registry.load("backend", given.sam), "adapt"):
-        if given.sam_adapt != protocol.run.get("sam_adapt"):
+        if "sam_adapt" in explicit:
             raise InputError(
                 f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
                 f"{given.sam_adapt}. Leave it out, or choose --sam synthsam."
@@ -227,9 +248,11 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     if settings.stride == tuple(stride or published_stride(settings.patch)):
         changed.pop("stride", None)
     if settings.sam != "none":
-        for name in ("prompter", "sam_adapt"):
-            if getattr(settings, name) != getattr(alone, name):
-                changed[name] = getattr(settings, name)
+        usual = min(alone.sam_adapt, settings.iterations // 2)
+        if settings.prompter != alone.prompter:
+            changed["prompter"] = settings.prompter
+        if settings.sam_adapt != usual:
+            changed["sam_adapt"] = settings.sam_adapt
     for place, name, value in _changed_options(settings, protocol):
         if place != settings.sam or name in protocol.backends.get(place, {}):
             changed[f"{place}.{name}"] = value
@@ -239,7 +262,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
 
 def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the chosen values that no protocol prescribes."""
-    usual = prescribed("network", settings.protocol)
+    usual = prescribed("network", protocol)
     chosen = [] if settings.network == usual else [f"network={settings.network}"]
     if settings.test != "auto":
         chosen.append(f"test={settings.test}")

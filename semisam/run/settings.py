@@ -75,7 +75,9 @@ class RunSettings(BaseModel):
     dataset_options: Options = Field(default_factory=dict)
     method: str = "mt"
     method_options: Options = Field(default_factory=dict)
-    network: Annotated[str, Flag("Network plugin.")] = "vnet"
+    network: Annotated[
+        str, Flag("Network plugin.", "the protocol's; unet2d for a patch of two axes")
+    ] = "vnet"
     network_options: Options = Field(default_factory=dict)
     sam: str = "none"
     sam_options: Options = Field(default_factory=dict)
@@ -89,15 +91,15 @@ class RunSettings(BaseModel):
         Flag(
             "Steps that adapt the promptable model to the labeled scans before the training. "
             "0 takes it as it is.",
-            "0; 300 with strong",
+            "300, at most half of --iterations; 0 with the other protocols",
         ),
     ] = 0
     protocol: Annotated[
         str,
         Flag(
-            "default: the branch as it worked best here; strong: the same with a modern recipe "
-            "and a network that starts from synthetic pretraining; paper: the paper's equations; "
-            "published: each method's own code."
+            "default: a modern recipe, with a network that starts from synthetic pretraining; "
+            "classic: a V-Net by SGD, with the branch as it worked best there; paper: the paper's "
+            "equations; published: each method's own code."
         ),
     ] = DEFAULT
 
@@ -117,7 +119,11 @@ class RunSettings(BaseModel):
 
     iterations: Annotated[Count, Flag("Optimizer steps.", "6000, or fitted to the data")] = 6000
     patch: Annotated[
-        Size, Flag("Training patch and test window, in voxels.", "fitted to the data")
+        Size,
+        Flag(
+            "Training patch and test window, in voxels. Two sizes on volumes train slice by slice.",
+            "fitted to the data",
+        ),
     ] = (128, 128, 128)
     batch: Annotated[Count, Flag("Rows of a batch, labeled and unlabeled.")] = 4
     labeled_rows: Annotated[Count | None, Flag("Labeled rows of a batch.", "half")] = None

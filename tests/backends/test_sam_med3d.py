@@ -69,6 +69,8 @@ def backend(checkpoint) -> SamMed3D:
 
 
 class TestContract(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _file(self, checkpoint):
         self.options = {"checkpoint": str(checkpoint)}

@@ -29,6 +29,8 @@ TINY = [
     "16x16x16",
     "--iterations",
     "3",
+    "--network",
+    "vnet",
     "--set",
     "vnet.filters=2",
 ]

@@ -102,6 +102,7 @@ def real(tmp_path_factory):
     common = {
         "dataset": "phantom",
         "dataset_options": {"cases": 4, "test_cases": 3, "size": 32},
+        "network": "vnet",
         "network_options": {"filters": 2},
         **{"labels": 2, "iterations": 6, "patch": (16, 16, 16), "stride": (16, 16, 16)},
         "precision": "fp32",

@@ -33,7 +33,7 @@ class Perfect:
         index = torch.stack(torch.meshgrid(*map(torch.arange, self.truth.shape), indexing="ij"))
         logits = torch.full(self.truth.shape, -1.0)
         for point in prompt.points[prompt.labels == 1]:
-            apart = (index - point.view(-1, 1, 1, 1)).abs().amax(0)
+            apart = (index - point.view(-1, *[1] * self.truth.ndim)).abs().amax(0)
             logits[(apart <= self.reach) & self.truth] = 1.0
         return logits
 
@@ -159,6 +159,14 @@ def test_slice_models_get_a_click_on_every_slice_of_the_target(axis):
     others = tuple(a for a in range(3) if a != axis % 3)
     assert sorted(points[:, axis].tolist()) == np.flatnonzero(truth.any(axis=others)).tolist()
     assert truth[tuple(points.numpy().T)].all()
+
+
+def test_slice_models_get_the_clicks_of_any_model_on_an_image():
+    truth = _truth()[..., _truth().any((0, 1)).argmax()]
+    backend = Perfect(truth)
+    backend.slice_axis = -1
+    zero_shot.interact(backend, torch.zeros(1, *truth.shape), truth, [1], np.random.default_rng(1))
+    assert backend.prompts[0].points.shape == (1, 2)
 
 
 def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_path):

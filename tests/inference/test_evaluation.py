@@ -14,7 +14,7 @@ from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import VolumeStore
-from semisam.inference.evaluation import METRICS, evaluate, summarise
+from semisam.inference.evaluation import METRICS, evaluate, predict_probabilities, summarise
 
 SHAPE, SPACING = (12, 10, 8), (3.0, 0.5, 1.25)
 FOUND = (2, 3, 4)
@@ -145,3 +145,26 @@ def test_classes_are_averaged_within_a_case_before_the_cases():
     assert summary["empty_predictions"] == 1
     assert summarise(rows[:1])["dice_sd_cases"] == 0.0
     assert "dice:x" not in summarise(rows[:1]) and summarise([]) == {}
+
+
+class Flat(torch.nn.Module):
+    """A method that returns the image as probability, and accepts images of two axes only."""
+
+    def forward(self, image):
+        assert image.ndim == 4
+        return torch.cat([1 - image, image], 1)
+
+
+def test_a_window_of_two_axes_moves_over_every_slice():
+    array = np.random.default_rng(0).random((1, 20, 18, 5), np.float32)
+    for patch in ((16, 16), (32, 16)):
+        probs = predict_probabilities(
+            Flat(),
+            Image(array, Geometry((1.0, 1.0, 3.0)), has_geometry=False),
+            patch,
+            (7, 5),
+            device=torch.device("cpu"),
+            precision="fp32",
+        )
+        assert probs.shape == (2, 20, 18, 5)
+        torch.testing.assert_close(probs[1], torch.from_numpy(array[0]))

@@ -40,6 +40,7 @@ def run(tmp_path_factory):
         dataset_options={"cases": 2, "test_cases": 1, "size": 32},
         method="supervised",
         labels=2,
+        network="vnet",
         network_options={"filters": 2},
         iterations=1,
         patch=(16, 16, 16),
@@ -395,7 +396,7 @@ def test_a_preview_shows_the_patient_as_a_radiologist_sees_him(tmp_path):
     lps[-4:-1, 1:6, -8:-2] = 1
     labelmap = np.flip(lps, [a for a, f in enumerate(flips) if f]).transpose(np.argsort(axes))
     image = np.random.default_rng(0).normal(size=labelmap.shape).astype(np.float32)
-    write_preview(tmp_path / "a.png", image, labelmap, geometry, ("background", "atrium"))
+    write_preview(tmp_path / "a.png", image[None], labelmap, geometry, ("background", "atrium"))
     picture = imread(tmp_path / "a.png")[..., :3].astype(int)
     red = (picture[..., 0] > 180) & (picture[..., 1:].max(-1) < 120)
     red[int(0.9 * len(red)) :] = False  # the legend
@@ -408,7 +409,7 @@ def test_a_preview_shows_the_patient_as_a_radiologist_sees_him(tmp_path):
         assert (columns.mean() > third / 2) == (number < 2)
         assert rows.mean() < len(part) / 2
     empty = np.zeros_like(labelmap)
-    write_preview(tmp_path / "b.png", image, empty, geometry, ("background", "atrium"))
+    write_preview(tmp_path / "b.png", image[None], empty, geometry, ("background", "atrium"))
     flat = Geometry((1.0, 2.0))
-    write_preview(tmp_path / "c.png", image[0], labelmap[0], flat, ("background", "atrium"))
+    write_preview(tmp_path / "c.png", image[:1], labelmap[0], flat, ("background", "atrium"))
     assert not list(tmp_path.glob(".*"))

@@ -17,7 +17,7 @@ from tests.tiny_runs import changed, settings_of
 @pytest.fixture(scope="module")
 def settings():
     return settings_of(
-        protocol="strong", method="fixmatch", sam="synthsam", labels=2, iterations=3, sam_adapt=2,
+        method="fixmatch", sam="synthsam", labels=2, iterations=3, sam_adapt=2,
         patch=(16, 16, 16), stride=(16, 16, 16), checkpoint_every=1, device="cpu",
         dataset_options={"cases": 6, "test_cases": 1, "size": 32},
     )  # fmt: skip
@@ -80,9 +80,16 @@ def test_other_labeled_scans_and_steps_are_other_runs(settings):
 
 
 def test_a_model_that_cannot_be_adapted_is_taken_as_it_is_or_refused():
-    strong = settings_of(protocol="strong", sam="geodesic", labels=2)
-    assert strong.sam_adapt == 0 and "sam_adapt=0" in strong.departures
+    plain = settings_of(sam="geodesic", labels=2)
+    assert plain.sam_adapt == 0 and "sam_adapt=0" in plain.departures
     with pytest.raises(InputError, match="--sam-adapt must be 0 for geodesic"):
         settings_of(sam="geodesic", labels=2, sam_adapt=5)
-    assert settings_of(sam="synthsam", labels=2).sam_adapt == 0
-    assert settings_of(protocol="strong", sam="synthsam", labels=2).sam_adapt == 300
+    assert settings_of(protocol="classic", sam="synthsam", labels=2).sam_adapt == 0
+
+
+def test_a_short_training_adapts_for_half_as_many_steps():
+    short = settings_of(sam="synthsam", labels=2, iterations=100)
+    assert short.sam_adapt == 50 and short.departures == ("iterations=100",)
+    assert settings_of(sam="synthsam", labels=2).sam_adapt == 300
+    chosen = settings_of(sam="synthsam", labels=2, iterations=100, sam_adapt=80)
+    assert "sam_adapt=80" in chosen.departures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tiny_runs import changed, settings_of
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, SemisamError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute
@@ -149,6 +150,16 @@ def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_pa
     assert steps == []
 
 
+def test_a_folder_that_is_removed_is_one_sentence(tiny_settings, tmp_path):
+    def remove(phase, done, total, figures):
+        if phase == "train" and done == 1:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(SemisamError, match=r"must stay until the command ends, got .*run, which"):
+        execute(tiny_settings, tmp_path / "run", remove)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_another_run_is_refused(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "run")
     with pytest.raises(InputError, match=r"a run with labels 2\. Name another folder"):
@@ -161,6 +172,7 @@ def test_several_classes_and_a_subset(tmp_path):
         labels=1,
         subset=2,
         method="supervised",
+        network="vnet",
         network_options={"filters": 2},
         iterations=2,
         patch=(32, 32, 32),

@@ -143,7 +143,7 @@ BRANCH = ("semisam.prompts=of the method's map", "semisam.mask=probability above
 SMALL = {"patch": (64, 64, 48), "iterations": 1000}
 TINY = (
     *("--patch", "16x16x16", "--iterations", "2", "--stride", "16x16x16"),
-    *("--set", "vnet.filters=2"),
+    *("--network", "vnet", "--set", "vnet.filters=2"),
 )
 
 
@@ -285,6 +285,7 @@ def test_departures_are_named():
         "dtc",
         lr=0.02,
         method_options={"beta": 0.5, "ramp_power": 2.0},
+        network="vnet",
         network_options={"filters": 8},
         sam="geodesic",
         semisam_options={"weight": 0.1},
@@ -369,3 +370,43 @@ def test_a_grid_of_small_scans_says_whose_patch_it_takes():
     assert batch.image.shape == (2, 1, 112, 112, 80) and batch.label.shape == (1, 112, 112, 80)
     assert (batch.image != 0).float().mean() < 32**3 / (112 * 112 * 80) + 1e-6
     assert (batch.label == 1).any()
+
+
+# Read off SSL4MIS's train_*_2D.py for ACDC: rows, and weights as the scripts multiply them.
+FLAT = {
+    "supervised": ((24, 0), {"supervised_weight": 0.5}),
+    "mt": ((12, 12), {"consistency_weight": 0.1, "consistency_rows": "unlabeled"}),
+    "ua-mt": ((12, 12), {"consistency_weight": 0.1 * 4 / 2, "passes": 8}),
+    "urpc": ((12, 12), {"consistency_weight": 0.1, "divergence_of": "average"}),
+    "cps": ((12, 12), {"consistency_weight": 0.1, "consistency_rows": "unlabeled"}),
+    "ict": ((12, 12), {"consistency_weight": 0.1, "alpha": 0.2}),
+    "ent-mini": ((12, 12), {"consistency_weight": 0.1, "dice_classes": "all"}),
+}
+
+
+@pytest.mark.parametrize("method", FLAT)
+def test_published_for_two_axes_is_ssl4mis(method):
+    rows, options = FLAT[method]
+    settings = make_settings(
+        {"protocol": "published", "method": method, "labels": 7}, {"patch": (256, 256)}
+    )
+    assert (settings.iterations, settings.patch, settings.schedule) == (30000, (256, 256), "poly")
+    assert (settings.network, settings.lr, settings.weight_decay) == ("unet2d", 0.01, 1e-4)
+    assert not settings.departures and not settings.choices
+    framework = registry.load("framework", method)
+    plan = plan_batch(settings.batch, 24, 24, framework.uses_unlabeled, settings.labeled_rows)
+    assert (plan.labeled, plan.unlabeled) == rows
+    found = {**settings.method_options}
+    assert {key: found[key] for key in options} == options
+    if "ramp_power" in found:
+        for step in (0, 1000, 29999):
+            ramp = Ramp(0.1, power=found["ramp_power"], every=found["ramp_every"])
+            want = 0.1 * math.exp(-5 * (1 - (step // 150) / 200) ** 2)
+            assert ramp(Clock(step, 30000)) == pytest.approx(want)
+
+
+def test_published_for_two_axes_describes_what_ssl4mis_has():
+    with pytest.raises(InputError, match="ua-mt, urpc, cps, ict, ent-mini, got dtc"):
+        make_settings({"protocol": "published", "method": "dtc", "labels": 1, "patch": (64, 64)})
+    solid = make_settings({"protocol": "published", "method": "dtc", "labels": 1})
+    assert len(solid.patch) == 3 and solid.network == "vnet"

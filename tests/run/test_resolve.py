@@ -145,3 +145,15 @@ def test_other_scans_or_settings_are_refused_in_a_folder(tiny_settings, tmp_path
         file["image"][0, 0, 0] += 1
     with pytest.raises(InputError, match="the scans must be those that the run began with"):
         execute(tiny_settings, folder)
+
+
+def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
+    from semisam.run.request import settings
+
+    for given in ({"options": {"phantom.ndim": 2}}, {"patch": (48, 48)}):
+        for protocol in ("default", "strong"):
+            chosen = settings(protocol=protocol, **given)
+            assert chosen.network == "unet2d" and "network=unet2d" in chosen.choices
+    assert settings(patch=(48, 48), options={"unet2d.filters": 4}).network_options["filters"] == 4
+    assert settings(patch=(48, 48), network="vnet").network == "vnet"
+    assert settings().network == "vnet" and not settings().choices

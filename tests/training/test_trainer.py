@@ -141,22 +141,27 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path, number):
+def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path, number, capfd):
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
     whole = _trainer(tmp_path / "whole")
     whole.fit()
+    said = []
 
     class Interrupting(Batches):
         def batch(self, step):
             if step == 3:
                 os.kill(os.getpid(), number)
+                said.append(capfd.readouterr().err)
             return super().batch(step)
 
     stopped = _trainer(tmp_path / "stopped")
     stopped._batches = Interrupting()
     with pytest.raises(Interrupted, match="after 4 iterations"):
         stopped.fit()
+    # At once, and not when the step is over. SIGTERM comes from a program.
+    assert [bool(text) for text in said] == [number == signal.SIGINT]
+    assert "Stopping" in said[0] or number != signal.SIGINT
     again = _trainer(tmp_path / "stopped")
     again.fit()
     assert _equal(_state(whole), _state(again))

@@ -18,6 +18,7 @@ from semisam.bench.report.surfaces import common_bounds, draw_slice, draw_surfac
 from semisam.bench.tables import method_name
 from semisam.core.errors import InputError
 from semisam.data.images.preprocessing import orientation
+from semisam.inference.preview import has_colours
 
 Labels = NDArray[np.uint8]
 
@@ -64,10 +65,11 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     if shown.wrapped is None:
         titles, colors = ["truth", "prediction"], [TRUTH, WITHOUT]
     image, maps, spacing = _upright(masks)
-    solid = image.ndim == 3
+    shape, coloured = maps[0].shape, image.ndim > maps[0].ndim
+    solid = len(shape) == 3
     planes = _PLANES if solid else (("slice", -1, (0, 1)),)
     # Slices are side by side in one scale, as wide as the figure up to a largest height.
-    sides = [tuple(image.shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
+    sides = [tuple(shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
     height = max(down for _, down in sides) * _WIDTH / sum(right for right, _ in sides)
     height = min(height, 4.0) + 0.35
     figure = new_figure(_WIDTH, height + (2.1 if solid else 0.0) + 0.35)
@@ -87,11 +89,12 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     for number, (name, across, (right, down)) in enumerate(planes):
         ax = upper.add_subplot(grid[number])
         index: tuple[Any, ...] = tuple(
-            middle[a] if a == across else slice(None) for a in range(image.ndim)
+            middle[a] if a == across else slice(None) for a in range(len(shape))
         )
         outlines = [(m[index], c, w) for m, c, w in zip(maps, colors, widths, strict=False)]
         size = (spacing[right], spacing[down])
-        draw_slice(ax, image[index], outlines, size, (low, high))
+        plane = image if coloured else image[index]
+        draw_slice(ax, plane, outlines, size, (low, high))
         ax.set_title(name, loc="center")
         if down == 2:
             ax.invert_yaxis()  # superior is up; anterior is already
@@ -103,7 +106,10 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
 
 
 def _upright(masks: Masks) -> tuple[NDArray[np.float32], list[Labels], tuple[float, ...]]:
-    """Return image, truth and predictions with axes to the left, posterior and superior."""
+    """Return image, truth and predictions with axes to the left, posterior and superior.
+
+    The image of a coloured picture is ``(3, *S)``. Of other images it is the first channel.
+    """
     axes, flips = orientation(masks.image.geometry)
     against = tuple(a for a, flip in enumerate(flips) if flip)
 
@@ -112,7 +118,8 @@ def _upright(masks: Masks) -> tuple[NDArray[np.float32], list[Labels], tuple[flo
 
     spacing = tuple(masks.image.geometry.spacing[axis] for axis in axes)
     maps = [turned(mask) for mask in (masks.truth, *masks.predicted)]
-    return turned(masks.image.array[0]), maps, spacing
+    array = masks.image.array
+    return array if has_colours(array) else turned(array[0]), maps, spacing
 
 
 def _middle(truth: Labels) -> tuple[int, ...]:

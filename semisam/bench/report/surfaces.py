@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
+from semisam.inference.preview import displayed
+
 Labels = NDArray[np.uint8]
 
 marching_cubes: Any = measure.marching_cubes  # it has no types
@@ -96,21 +98,22 @@ def draw_slice(
 
     Args:
         ax: the axes to draw on.
-        image: grey levels.
+        image: grey levels, or colours ``(3, right, down)``.
         masks: each with the colour and the width of its outline.
         spacing: mm per axis.
         window: grey levels that are black and white.
     """
-    width, height = (n * s for n, s in zip(image.shape, spacing, strict=True))
+    size = image.shape[-2:]
+    width, height = (n * s for n, s in zip(size, spacing, strict=True))
     ax.imshow(
-        image.T,
+        (image if image.ndim == 2 else displayed(image, window)).T,
         cmap="gray",
         vmin=window[0],
         vmax=max(window[1], window[0] + 1e-6),
         extent=(0, width, height, 0),
         interpolation="bilinear",
     )
-    x, y = ((np.arange(n) + 0.5) * s for n, s in zip(image.shape, spacing, strict=True))
+    x, y = ((np.arange(n) + 0.5) * s for n, s in zip(size, spacing, strict=True))
     for mask, color, line_width in masks:
         for value in np.unique(mask[mask > 0]):
             inside = (mask == value).T.astype(float)

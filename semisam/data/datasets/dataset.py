@@ -70,6 +70,10 @@ class Dataset(ABC):
         suggested: run settings that fit the data, for options that the user does not give.
         label_values: values of the classes in the user's label files, background first. Masks of
             new scans are written with them. ``None``: the class numbers.
+        empty_labels: True if a label without foreground is no fault, as of a picture without the
+            object.
+        counts_patients: True if the number of labeled cases of a run is one of patients.
+        reversed_axes: True if its h5 files hold volumes ``(z, y, x)``.
         partial_labels: True if labels may hold `semisam.core.types.IGNORE` where nobody annotated.
         recipe: the preprocessing from scan to image, if it is the same for every case and for a
             new scan. ``None`` if the files already hold images.
@@ -86,6 +90,9 @@ class Dataset(ABC):
     class_names: tuple[str, ...]
     suggested: Mapping[str, Any]
     label_values: tuple[int, ...] | None = None
+    empty_labels: bool = False
+    counts_patients: bool = False
+    reversed_axes: bool = False
     partial_labels: bool = False
     recipe: Recipe | None = None
     groups: Mapping[str, str] = MappingProxyType({})

@@ -8,8 +8,9 @@ from typing import ClassVar
 from semisam.core.errors import InputError
 from semisam.core.files import read_text
 from semisam.data.datasets.lookalikes import label_fault
-from semisam.data.datasets.pairing import has_image_folder, pair_files
+from semisam.data.datasets.pairing import has_image_folder, holds_pictures, pair_files
 from semisam.data.datasets.scans import (
+    ENDINGS,
     Layout,
     ScanDataset,
     ScanFiles,
@@ -21,7 +22,7 @@ from semisam.data.images.dicom import is_series
 from semisam.data.images.preprocessing import Modality
 
 CLASSES = "classes.list"
-_OTHERS = ("dataset.json", "manifest.json", "unfinished.json")
+_OTHERS = ("dataset.json", "manifest.json", "unfinished.json", "train_slices.list")
 _OTHERS_PER_CASE = ("mri_norm2.h5", "lgemri.nrrd")
 
 
@@ -41,20 +42,21 @@ class ScanFolder(ScanDataset):
     """
 
     name: ClassVar[str] = "folder"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
+    example: ClassVar[str] = "<case>.nii.gz (or .nrrd, .mha, a DICOM folder ...)"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Return whether the folder holds an image and no file of another layout."""
-        if any((path / other).exists() for other in _OTHERS):
+        """Return whether the folder holds a scan and no file of another layout."""
+        if is_other_layout(path):
             return False
-        if any(any(path.glob(f"*/{name}")) for name in _OTHERS_PER_CASE):
-            return False  # another layout with a picture in it
-        return has_image_folder(path) or any(map(_is_image, path.iterdir()))
+        found = has_image_folder(path) or any(map(_is_image, path.iterdir()))
+        return found and not holds_pictures(path)
 
     @classmethod
     def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
         """Pair images and labels by their names."""
-        pairs = pair_files(path)
+        pairs = pair_files(path, cls.endings)
         images, labels = pairs.images, pairs.labels
         faults = list(pairs.faults)
         faults += [
@@ -69,14 +71,21 @@ class ScanFolder(ScanDataset):
         faults += [fault for case in unlabeled if (fault := label_fault(case, images))]
         if not images:
             raise InputError(
-                f"{path}: a folder must hold images <case>.nii.gz (or .nrrd, .mha, a DICOM folder "
-                f"...), got none. Their labels are <case>_label.nii.gz."
+                f"{path}: a folder must hold images {cls.example}, got none. Their labels are "
+                "<case>_label with such an ending."
             )
         cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
         names = classes or _read_classes(path / CLASSES)
         channels = count_channels(images.values())
         usual: Modality = "mr"
         return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
+
+
+def is_other_layout(path: Path) -> bool:
+    """Return whether a folder has the layout of another dataset, even with pictures in it."""
+    if any((path / other).exists() for other in _OTHERS):
+        return True
+    return any(any(path.glob(f"*/{name}")) for name in _OTHERS_PER_CASE)
 
 
 def _is_image(entry: Path) -> bool:

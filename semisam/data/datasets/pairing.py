@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from semisam.data.datasets.scans import without_ending
+from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.datasets.splits import Fault
 from semisam.data.images.dicom import is_series
+from semisam.data.images.pictures import PICTURES, is_picture
 
 _LABEL = re.compile(
     r"(?P<case>.+)[-_. ](labels?|seg|segmentations?|masks?|gt)", re.IGNORECASE | re.DOTALL
@@ -17,6 +19,8 @@ _TRAINING = r"[-_]?(tr|train|training)?"
 _IMAGES = re.compile(rf"(images?|imgs?){_TRAINING}", re.IGNORECASE)
 _LABELS = re.compile(rf"(labels?|masks?|segs?|segmentations?|gts?){_TRAINING}", re.IGNORECASE)
 _FIRST_CHANNEL = "_0000"
+ALL_ENDINGS = tuple(dict.fromkeys((*ENDINGS, *PICTURES)))
+"""Endings of scans and of pictures."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,22 @@ class Pairs:
 def has_image_folder(folder: Path) -> bool:
     """Return whether a folder holds one of images, such as ``images``, and one of labels."""
     images, labels = _folders(folder)
-    return any(_entries(path) for path in images) and bool(labels)
+    return any(_entries(path, ENDINGS) for path in images) and bool(labels)
 
 
-def pair_files(folder: Path) -> Pairs:
+def holds_pictures(folder: Path) -> bool:
+    """Return whether all images of a folder are pictures."""
+    images, _ = list_files(folder, ALL_ENDINGS)
+    known = all(path.is_file() and path.name.lower().endswith(PICTURES) for _, path in images)
+    return bool(images) and known and is_picture(images[0][1])
+
+
+def pair_files(folder: Path, endings: Sequence[str] = ENDINGS) -> Pairs:
     """Pair the images and labels of a folder and of the folders for images and labels in it."""
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     faults: list[Fault] = []
-    for kind, files in zip((images, labels), list_files(folder), strict=True):
+    for kind, files in zip((images, labels), list_files(folder, endings), strict=True):
         for case, path in files:
             if case in kind:
                 other = kind[case].relative_to(folder).as_posix()
@@ -59,7 +70,9 @@ def pair_files(folder: Path) -> Pairs:
     return Pairs(images, labels, strays, tuple(faults))
 
 
-def list_files(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+def list_files(
+    folder: Path, endings: Sequence[str] = ENDINGS
+) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
     """Return all images and all labels of a folder, each with the name of its case.
 
     A name with a label's ending belongs to a label, unless another label has it as its case.
@@ -68,7 +81,7 @@ def list_files(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Pa
     loose = [
         (name, path)
         for place in (folder, *image_folders)
-        for name, path in _entries(place)
+        for name, path in _entries(place, endings)
         if path not in (*image_folders, *label_folders)
     ]
     names = {name for name, _ in loose}
@@ -82,7 +95,7 @@ def list_files(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Pa
             images.append((name, path))
     known = {name for name, _ in images}
     for place in label_folders:
-        labels += [(_case_of_label(name, known), path) for name, path in _entries(place)]
+        labels += [(_case_of_label(name, known), path) for name, path in _entries(place, endings)]
     return images, labels
 
 
@@ -104,7 +117,7 @@ def _folders(folder: Path) -> tuple[list[Path], list[Path]]:
     return (images, labels) if labels else ([], [])
 
 
-def _entries(folder: Path) -> list[tuple[str, Path]]:
+def _entries(folder: Path, endings: Sequence[str]) -> list[tuple[str, Path]]:
     """Return the image files and DICOM folders of a folder, with their names without ending."""
     found = []
     for path in sorted(folder.iterdir()):
@@ -113,7 +126,7 @@ def _entries(folder: Path) -> list[tuple[str, Path]]:
         if path.is_dir():
             name = path.name if is_series(path) else None
         else:
-            name = without_ending(path.name)
+            name = without_ending(path.name, endings)
         if name is not None:
             found.append((name, path))
     return found

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Phantom(Dataset):
         classes: 2 labels the atrium, 3 a second chamber too, 4 the aorta, 5 the ventricle.
         seed: a non-negative integer.
         size: in-plane extent in voxels, at least 32.
+        ndim: 3 for volumes, 2 for the slice of each in which the atrium is largest.
 
     Raises:
         InputError: an option is out of range.
@@ -60,6 +61,7 @@ class Phantom(Dataset):
         classes: int = 2,
         seed: int = 0,
         size: int = 56,
+        ndim: Literal[2, 3] = 3,
     ) -> None:
         super().__init__(path)
         most = len(_CLASS_NAMES)
@@ -78,8 +80,8 @@ class Phantom(Dataset):
         self.num_classes = classes
         self.channels = 1
         self.class_names = _CLASS_NAMES[:classes]
-        self.suggested = {"patch": (48, 48, 32), "iterations": 300}
-        self.seed, self.size = seed, size
+        self.suggested = {"patch": (48, 48, 32)[:ndim], "iterations": 300}
+        self.seed, self.size, self.ndim = seed, size, ndim
         train = {f"train_{n:03d}": n for n in range(cases)}
         test = {f"test_{n:03d}": _FIRST_TEST + n for n in range(test_cases)}
         self._index = train | test
@@ -90,14 +92,21 @@ class Phantom(Dataset):
         return self._split
 
     def image(self, case: str) -> Image:
-        """Make one image ``(1, W, H, D)``."""
-        array = make_case(self.seed, self._index[case], size=self.size)[0]
-        return Image(array[None], Geometry(spacing=(SPACING,) * 3), has_geometry=False)
+        """Make one image ``(1, W, H, D)``, or ``(1, W, H)``."""
+        array = self._make(case)[0]
+        return Image(array[None], Geometry((SPACING,) * self.ndim), has_geometry=False)
 
     def label(self, case: str) -> NDArray[np.uint8]:
-        """Make one label ``(W, H, D)``, with classes beyond ``num_classes`` as background."""
-        full = make_case(self.seed, self._index[case], size=self.size)[1]
+        """Make one label ``(W, H, D)`` or ``(W, H)``; unknown classes are background."""
+        full = self._make(case)[1]
         return np.where(full < self.num_classes, full, 0).astype(np.uint8)
+
+    def _make(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        image, label = make_case(self.seed, self._index[case], size=self.size)
+        if self.ndim == 3:
+            return image, label
+        at = int((label == 1).sum((0, 1)).argmax())
+        return np.ascontiguousarray(image[..., at]), np.ascontiguousarray(label[..., at])
 
     def has_label(self, case: str) -> bool:
         """Return True: every case has a label."""

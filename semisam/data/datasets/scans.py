@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.splits import Fault, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
 from semisam.data.images.alignment import misfit, same_place
-from semisam.data.images.files import Geometry, read_image
+from semisam.data.images.files import PIXELS, Geometry, read_image
+from semisam.data.images.pictures import is_picture, read_mask
 from semisam.data.images.preprocessing import Crop, Modality, Placement, Recipe
 
 ENDINGS = (
@@ -114,6 +116,8 @@ class ScanDataset(Dataset):
     """
 
     recipe: Recipe
+    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options below that a subclass sets and does not offer."""
     aligned_labels: bool = True
     """True if a label's file has a valid geometry; otherwise its image's geometry is used."""
 
@@ -166,8 +170,10 @@ class ScanDataset(Dataset):
         self.num_classes = len(layout.classes)
         self.channels = len(layout.modalities)
         grids = grids_of((layout.cases[case].images[0] for case in self._split.train), series)
-        self.recipe = recipe_of(layout, common_spacing(spacing, grids), modality, window, crop)
-        self.suggested = {"patch": fitting_patch(grids, self.recipe.spacing)}
+        self.recipe = self._recipe(
+            recipe_of(layout, common_spacing(spacing, grids), modality, window, crop)
+        )
+        self.suggested = {"patch": fitting_patch(grids, self.recipe)}
         self._placements: dict[str, Placement] = {}
 
     @classmethod
@@ -183,13 +189,17 @@ class ScanDataset(Dataset):
             InputError: the folder does not have this layout.
         """
 
+    def _recipe(self, usual: Recipe) -> Recipe:
+        """Return the preprocessing; a subclass may change the usual one."""
+        return usual
+
     def split(self) -> Split:
         """Return the given or drawn split."""
         return self._split
 
     def image(self, case: str) -> Image:
         """Read one image and resample it onto the dataset's grid."""
-        array, geometry = read_channels(self.layout.cases[case].images, self._series)
+        array, geometry = read_channels(self.layout.cases[case].images, self._series, self.channels)
         try:
             image, own, placement = self.recipe.apply(array, geometry)
         except InputError as error:
@@ -250,12 +260,15 @@ class ScanDataset(Dataset):
         return path
 
 
-def read_channels(paths: Iterable[Path], series: str = "") -> tuple[NDArray[np.float32], Geometry]:
+def read_channels(
+    paths: Sequence[Path], series: str = "", channels: int = 1
+) -> tuple[NDArray[np.float32], Geometry]:
     """Read the channels of one scan, ``(C, *S)``, which must have one grid.
 
     Args:
         paths: one file per channel, or one file or DICOM folder with all channels.
         series: choice of a DICOM series.
+        channels: of the dataset; among coloured pictures a grey one has three equal channels.
 
     Raises:
         InputError: a channel is unreadable or has another grid.
@@ -274,7 +287,10 @@ def read_channels(paths: Iterable[Path], series: str = "") -> tuple[NDArray[np.f
                 "the first channel. Resample it onto the first."
             )
     assert first is not None
-    return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)), first
+    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    if len(array) == 1 and channels == 3 and is_picture(paths[0]):
+        array = np.repeat(array, 3, 0)
+    return array, first
 
 
 def label_values(
@@ -324,6 +340,8 @@ def read_values(path: Path) -> tuple[NDArray[np.float32], Geometry]:
     Raises:
         InputError: it is unreadable or has channels.
     """
+    if is_picture(path):
+        return read_mask(path), PIXELS
     array, geometry = read_image(path, stacked=True)
     if array.ndim > len(geometry.spacing):
         if len(array) != 1:
@@ -335,10 +353,10 @@ def read_values(path: Path) -> tuple[NDArray[np.float32], Geometry]:
     return array, geometry
 
 
-def without_ending(name: str) -> str | None:
+def without_ending(name: str, endings: Sequence[str] = ENDINGS) -> str | None:
     """Return a file's name without its image ending; ``None`` for other files."""
     low = name.lower()
-    for ending in ENDINGS:
+    for ending in endings:
         if low.endswith(ending) and len(name) > len(ending):
             return name[: -len(ending)]
     return None

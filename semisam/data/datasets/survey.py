@@ -11,10 +11,9 @@ from pathlib import Path
 from semisam.core.errors import InputError
 from semisam.data.images.files import Geometry
 from semisam.data.images.headers import read_header
-from semisam.data.images.preprocessing import orientation
-from semisam.data.images.resampling import resampled_size
+from semisam.data.images.preprocessing import Recipe, orientation
 
-_LARGEST_PATCH, _PATCH_STEP = 128, 16
+_LARGEST_PATCH, _PATCH_STEP = {2: 256, 3: 128}, 16
 
 
 def count_channels(paths: Iterable[Path]) -> int:
@@ -75,16 +74,11 @@ def common_spacing(given: tuple[float, ...] | None, grids: list[Grid]) -> tuple[
     return tuple(round(statistics.median(column), 4) for column in columns)
 
 
-def fitting_patch(grids: list[Grid], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
+def fitting_patch(grids: list[Grid], recipe: Recipe) -> tuple[int, ...]:
     """Return a patch that fits into the median scan, in multiples of 16 voxels."""
-    if spacing is None:
-        return ()
-    sizes = [
-        resampled_size(grid.size, grid.spacing, spacing)
-        for grid in grids
-        if len(grid.size) == len(spacing)
-    ]
+    axes = len(grids[0].size if recipe.spacing is None else recipe.spacing)
+    sizes = [recipe.grid(grid.size, grid.spacing)[0] for grid in grids if len(grid.size) == axes]
     median = [statistics.median_low(column) for column in zip(*sizes, strict=True)]
     return tuple(
-        min(_LARGEST_PATCH, max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median
+        min(_LARGEST_PATCH[axes], max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median
     )

@@ -1,4 +1,4 @@
-"""Medical image files, read by nibabel, pydicom and SimpleITK, and written as NIfTI.
+"""Image files, read by nibabel, Pillow, pydicom and SimpleITK, and written as NIfTI or PNG.
 
 Arrays are indexed ``(i, j, k)`` = (x, y, z), the order of the file's own axes. SimpleITK's arrays
 are (z, y, x); that order stays inside this file.
@@ -33,6 +33,7 @@ from semisam.data.images.nifti import (
     read_nifti_header,
     write_nifti_image,
 )
+from semisam.data.images.pictures import is_picture, read_picture, write_mask
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -67,10 +68,14 @@ class Geometry:
             _check_direction(self.direction, ndim)
 
 
+PIXELS = Geometry((1.0, 1.0))
+"""The place of a picture, whose unit of length is a pixel."""
+
+
 def read_image(
     path: str | os.PathLike[str], *, stacked: bool = False, series: str = ""
 ) -> tuple[NDArray[np.float32], Geometry]:
-    """Read an image file of any format that SimpleITK knows, or a folder with a DICOM series.
+    """Read a scan of any format that SimpleITK knows, a picture, or a folder of a DICOM series.
 
     Args:
         path: the file or the folder.
@@ -95,6 +100,8 @@ def read_image(
             read_header(path)
             if path.name.lower().endswith(ENDINGS):
                 return _from_nifti(path, stacked)
+            if is_picture(path):
+                return read_picture(path), PIXELS
             image = image_reader(path).Execute()
     except (RuntimeError, MemoryError) as error:
         raise unreadable(path, error) from error
@@ -176,6 +183,26 @@ def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geo
                 named.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"the path must be writable, got {path} ({error}).") from error
+
+
+def mask_ending(source: Path) -> str:
+    """Return the ending of the mask of an image: PNG for a picture, else NIfTI."""
+    return ".png" if is_picture(source) else ".nii.gz"
+
+
+def write_label(
+    path: str | os.PathLike[str], label: NDArray[np.integer], geometry: Geometry
+) -> None:
+    """Write a label map ``(*S)`` as a PNG if the name says so, and else as `write_nifti` does.
+
+    Raises:
+        InputError: the name, the folder, the shape or the type does not fit.
+    """
+    path = Path(path)
+    if label.ndim == 2 and path.name.lower().endswith(".png"):
+        write_mask(path, label)
+    else:
+        write_nifti(path, label, geometry)
 
 
 def _ras(geometry: Geometry) -> NDArray[np.float64]:

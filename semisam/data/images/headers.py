@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 from semisam.core.errors import InputError
 from semisam.data.images.dicom import is_dicom, read_stack
 from semisam.data.images.nifti import ENDINGS, read_nifti_header
+from semisam.data.images.pictures import count_pages, is_picture, picture_size
 from semisam.data.images.stacks import Stack
 
 sitk: Any = SimpleITK  # its functions carry no types
@@ -32,7 +32,6 @@ _NRRD, _META = (".nrrd", ".nhdr"), (".mhd", ".mha")
 _LONGEST_HEADER = 1 << 20
 _GIPL_HEADER = 256  # bytes
 _STRIPS, _STRIP_BYTES = 273, 279  # tags of a TIFF page
-_BIG_TIFF = 43
 
 _READERS = {
     **dict.fromkeys(_NRRD, "NrrdImageIO"),
@@ -141,6 +140,9 @@ def _file_header(path: Path) -> Header:
         found = read_nifti_header(path)
         size, spacing, direction = found.size, found.spacing, found.direction
         header = Header(size, spacing, direction, found.components, found.bytes_per_value)
+    elif is_picture(path):
+        pixels, channels, value = picture_size(path)
+        header = Header(pixels, (1.0, 1.0), (1.0, 0.0, 0.0, 1.0), channels, value)
     else:
         reader = image_reader(path)
         reader.ReadImageInformation()
@@ -180,29 +182,15 @@ def _has_all_pages(path: Path) -> bool:
     """Return whether the chain of a TIFF's pages, and the pixels of each, lie inside the file."""
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            order = {b"II": "<", b"MM": ">"}[file.read(2)]
-            big = struct.unpack(f"{order}H", file.read(2))[0] == _BIG_TIFF
-            file.seek(8 if big else 4)
-            word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
-
-            def number(code: str) -> int:
-                (value,) = struct.unpack(order + code, file.read(struct.calcsize(order + code)))
-                return int(value)
-
-            seen: set[int] = set()
-            while (offset := number(word)) and offset not in seen:
-                seen.add(offset)
-                file.seek(offset)
-                file.seek(number(count) * entry, os.SEEK_CUR)
+        pages = count_pages(path)
         with Image.open(path) as opened:
             image: Any = opened
-            for page in range(len(seen)):
+            for page in range(pages):
                 image.seek(page)
                 offsets, counts = (image.tag_v2.get(tag, ()) for tag in (_STRIPS, _STRIP_BYTES))
                 if any(a + n > size for a, n in zip(offsets, counts, strict=False)):
                     return False
-    except (OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+    except (OSError, EOFError, SyntaxError, ValueError, TypeError):
         return False
     return True
 

@@ -8,12 +8,13 @@ geometry.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
@@ -158,12 +159,14 @@ class Recipe:
         window: lower and upper end in HU.
         crop: ``padding`` removes the margin that holds only the scan's lowest value, ``body`` the
             margin darker than tissue (CT: -500 HU, else Otsu's threshold), ``none`` nothing.
+        longest: voxels of the longest axis above which an image is shrunk; ``None`` keeps its size.
     """
 
     spacing: tuple[float, ...] | None
     modalities: tuple[Modality, ...]
     window: tuple[float, float] = (-160.0, 240.0)
     crop: Crop = "padding"
+    longest: int | None = None
 
     def apply(
         self, array: NDArray[np.float32], geometry: Geometry
@@ -185,6 +188,7 @@ class Recipe:
         cut = oriented[(slice(None), *(slice(a, b) for a, b in placement.box))]
         own, spacing = placement.oriented_spacing, placement.spacing
         if spacing != own:
+            cut = self._smoothed(cut, placement)
             cut = np.stack([resample(c, own, spacing, placement.size) for c in cut])
         image = np.empty(cut.shape, np.float32)
         for channel, modality in enumerate(self.modalities):
@@ -208,13 +212,30 @@ class Recipe:
         axes, flips = orientation(geometry)
         box = self._box(_oriented(array, axes, flips, leading=1))
         own = tuple(geometry.spacing[axis] for axis in axes)
+        size, spacing = self.grid([b - a for a, b in box], own)
+        return Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
+
+    def grid(
+        self, size: Sequence[int], own: tuple[float, ...]
+    ) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Return size and spacing of the image of a scan.
+
+        Args:
+            size: voxels per axis of the oriented scan.
+            own: its mm per axis.
+
+        Raises:
+            InputError: the number of axes does not fit.
+        """
         spacing = own if self.spacing is None else self.spacing
         if len(spacing) != len(own):
             raise InputError(f"a scan must have {len(spacing)} axes, got {len(own)}.")
+        if self.longest is not None:
+            most = max(resampled_size(size, own, spacing))
+            spacing = tuple(mm * max(most / self.longest, 1.0) for mm in spacing)
         if all(abs(a / b - 1) <= SAME_SPACING for a, b in zip(own, spacing, strict=True)):
             spacing = own
-        size = resampled_size([b - a for a, b in box], own, spacing)
-        return Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
+        return resampled_size(size, own, spacing), spacing
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
@@ -233,7 +254,17 @@ class Recipe:
             tuple(raw["modalities"]),
             (float(low), float(high)),
             raw["crop"],
+            None if raw.get("longest") is None else int(raw["longest"]),
         )
+
+    def _smoothed(self, array: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+        """Blur a picture that is shrunk, so that no pixel is skipped; scans stay as they are."""
+        if self.longest is None:
+            return array
+        pairs = zip(placement.spacing, placement.oriented_spacing, strict=True)
+        sigma = (0.0, *(max(new / old - 1, 0.0) / 2 for new, old in pairs))
+        blurred: NDArray[np.float32] = ndimage.gaussian_filter(array, sigma, mode="nearest")
+        return blurred
 
     def _normalised(self, channel: NDArray[np.float32], modality: Modality) -> NDArray[np.float32]:
         if modality == "none":

@@ -88,7 +88,8 @@ class BatchSource:
 
     Each stream (labeled, unlabeled) runs through its cases in permutations, one per pass, drawn
     from (seed, stream, pass), so every case occurs equally often. Each row is a uniformly random
-    patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of a partly
+    patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of two axes is
+    cut from a uniformly random slice of a volume, across its last axis. A patch of a partly
     annotated label is drawn around one of its annotated voxels. A volume smaller than the patch is
     padded with zeros on both sides, and a partly annotated label with `IGNORE`.
 
@@ -97,7 +98,7 @@ class BatchSource:
         labeled: labeled cases.
         unlabeled: unlabeled cases; their labels are not read.
         plan: rows of each kind.
-        patch: spatial shape of a patch, in voxels.
+        patch: spatial shape of a patch, in voxels. Of two axes it is cut from a slice of a volume.
         seed: a non-negative integer.
         augment: ``orientation`` draws one of eight orientations; ``mirrored`` one of the four that
             are mirrored, as published; ``strong`` zooms, turns a little and bends, and changes
@@ -172,17 +173,18 @@ class BatchSource:
         for place, (row, case) in enumerate(zip(self.rows, cases, strict=True)):
             is_labeled = row < self.plan.labeled
             volume = self.store.image(case).array
-            if volume.ndim - 1 != len(self.patch):
+            sliced = slice_axes(volume.ndim - 1, self.patch)
+            if sliced not in (0, 1):
                 raise InputError(
-                    f"{self.store.dataset.source(case)}: a patch {self.patch} requires a volume of "
-                    f"{len(self.patch)} axes, got {volume.shape[1:]}. Give the patch as many axes."
+                    f"{self.store.dataset.source(case)}: a patch {self.patch} must have the axes "
+                    f"of the scan, or two of a volume, got {volume.shape[1:]}. Correct the patch."
                 )
             # Rows are counted per stream, so the labeled patches do not depend on whether the
             # method uses unlabeled rows.
             stream = _LABELED if is_labeled else _UNLABELED
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
-            read = self._reader(case, is_labeled, volume.shape[1:], rng)
+            read = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
             image[place] = read(volume, label=False)
             if self.augment == "strong" and is_labeled:
                 # Methods make their own views of unlabeled rows, from one that looks as it is.
@@ -196,25 +198,39 @@ class BatchSource:
         return Batch(torch.from_numpy(image), labels, rows=self.rows)
 
     def _reader(
-        self, case: str, is_labeled: bool, shape: tuple[int, ...], rng: np.random.Generator
+        self,
+        case: str,
+        is_labeled: bool,
+        shape: tuple[int, ...],
+        sliced: int,
+        rng: np.random.Generator,
     ) -> _Read:
-        """Draw a patch of a case; return a function that reads it from an image or a label."""
+        """Draw a patch of a case; return a function that reads it from an image or a label.
+
+        Args:
+            case: its name.
+            is_labeled: the case is a labeled one.
+            shape: of its volume.
+            sliced: 1 if the patch is cut from a slice of the volume, else 0.
+            rng: of this row.
+        """
         if self.augment == "strong":
-            window = self._draw_patch(case, is_labeled, shape, self.patch, rng)
+            window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
+            flat = window[: len(self.patch)]
             centre = [
                 w.start + (min(w.stop, n) - w.start - 1) / 2
-                for w, n in zip(window, shape, strict=True)
+                for w, n in zip(flat, shape, strict=False)
             ]
             places = draw_places(self.patch, rng)
-            places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(shape)))
-            return functools.partial(sample, places=places)
+            places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(flat)))
+            return functools.partial(_sampled, places=places, of=window[len(flat) :])
         orientation = draw_orientation(rng)
         if self.augment == "mirrored":
             orientation = ORIENTATIONS // 2 + orientation % (ORIENTATIONS // 2)
         elif self.augment == "none":
             orientation = 0
         size = shape_before(self.patch, orientation)
-        window = self._draw_patch(case, is_labeled, shape, size, rng)
+        window = self._draw_patch(case, is_labeled, shape, (*size, *(1,) * sliced), rng)
         return functools.partial(
             _oriented, window=window, orientation=orientation, patch=self.patch
         )
@@ -265,6 +281,16 @@ class BatchSource:
         return self._partial[case]
 
 
+def slice_axes(axes: int, patch: Sequence[int]) -> int:
+    """Return 1 if patches are cut from the slices of volumes, and 0 if from whole scans.
+
+    Args:
+        axes: of a scan.
+        patch: voxels per axis. Any other result means that it does not fit.
+    """
+    return axes - len(patch) if len(patch) > 1 else -1
+
+
 def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
@@ -298,6 +324,23 @@ def _draw_window(
     return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
 
 
+def _sampled(
+    volume: NDArray[Any],
+    *,
+    places: NDArray[np.float32],
+    of: tuple[slice, ...],
+    label: bool,
+    around: int = 0,
+) -> NDArray[Any]:
+    """Return the values of ``(C, *S)``, or of one of its slices, at the places of a patch."""
+    return sample(_slice_of(volume, of), places, label=label, around=around)
+
+
+def _slice_of(volume: NDArray[Any], of: tuple[slice, ...]) -> NDArray[Any]:
+    """Return a slice across the last axis, or the volume itself if none is chosen."""
+    return volume[..., of[0].start] if of else volume
+
+
 def _oriented(
     volume: NDArray[Any],
     *,
@@ -311,12 +354,14 @@ def _oriented(
 
     Args:
         volume: an image or a label.
-        window: to read.
+        window: to read, and the slice that it is in.
         orientation: of `orient`.
         patch: voxels per axis, at least those of the turned window.
         label: is not used, since no voxel is interpolated.
         around: value of the padding.
     """
+    window, of = window[: len(patch)], window[len(patch) :]
+    volume = _slice_of(volume, of)
     cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
     if cut.shape[1:] == patch:
         return cut

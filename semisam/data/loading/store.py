@@ -69,6 +69,7 @@ class VolumeStore:
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self._bytes = 0
+        self._with_foreground: set[str] = set()
 
     def image(self, case: str) -> Image:
         """Return one image; its array is read-only.
@@ -138,6 +139,12 @@ class VolumeStore:
                         on_case(done, len(futures))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+        if self.labeled and not self._with_foreground:
+            raise InputError(
+                f"a labeled training case must contain a foreground class, got none in "
+                f"{', '.join(self.labeled[:3])}{', ...' if len(self.labeled) > 3 else ''}. Label "
+                "more cases, or choose others with --subset."
+            )
         return hashes
 
     def _check_case(self, case: str) -> dict[str, str]:
@@ -155,11 +162,14 @@ class VolumeStore:
                 )
             label = read_named(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset, source)
-            if case in self.labeled and not np.any((label != 0) & (label != IGNORE)):
+            empty = not np.any((label != 0) & (label != IGNORE))
+            if empty and case in self.labeled and not getattr(self.dataset, "empty_labels", False):
                 raise InputError(
                     f"{source}: the label of a labeled training case must contain a foreground "
                     "class, got only background. Correct it or use the case as unlabeled."
                 )
+            if case in self.labeled and not empty:
+                self._with_foreground.add(case)
             hashes[f"label:{case}"] = array_hash(label)
             if case in self.test and placement is not None:
                 drawn = read_named(source, lambda: self.drawn_label(case))

@@ -43,6 +43,7 @@ from semisam.data.tools.report import (
     with_image,
 )
 from semisam.plugins import registry
+from semisam.plugins.construction import construct
 
 _MOST_WORKERS = 8
 
@@ -69,7 +70,8 @@ def check_folder(
         if isinstance(kind, type) and issubclass(kind, ScanDataset):
             values, cases, examine, faults = _of_scans(kind, path, options)
         else:
-            values, cases, examine, faults = _of_dataset(kind(path, **options))
+            opened = construct("dataset", name, [path], options)
+            values, cases, examine, faults = _of_dataset(opened)
     except InputError as error:
         return FolderReport(name, str(path), (), (), (fault_of(str(path), error),))
     reports = _examined(cases, examine, on_case)
@@ -105,6 +107,7 @@ class _Rules:
     Attributes:
         channels: of an image.
         aligned: True if a label has a geometry of its own.
+        empty: True if a label may be without foreground.
         values: classes of a label's values.
         recipe: preprocessing at each scan's own spacing.
         series: choice of a DICOM series.
@@ -114,6 +117,7 @@ class _Rules:
 
     channels: int
     aligned: bool
+    empty: bool
     values: LabelValues
     recipe: Recipe
     series: str
@@ -128,7 +132,8 @@ def _of_scans(
 
     The folder is not opened as a dataset, because that fails at the first fault.
     """
-    given = {**registry.default_keywords(kind, "dataset"), **options}
+    usual = registry.default_keywords(ScanDataset, "dataset")
+    given = {**usual, **kind.fixed, **registry.default_keywords(kind, "dataset"), **options}
     layout = kind.discover(path, tuple(given["classes"]))
     labeled = {case: files.label is not None for case, files in layout.cases.items()}
     faults = [*layout.odd_names(), *layout.faults]
@@ -151,6 +156,7 @@ def _of_scans(
     rules = _Rules(
         len(layout.modalities),
         kind.aligned_labels,
+        kind.empty_labels,
         label_values(kind.name, layout, given["labels"], given["ignore"]),
         recipe_of(layout, None, given["modality"], tuple(given["window"]), given["crop"]),
         given["series"],
@@ -172,7 +178,7 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
     faults: list[Fault] = []
     geometry = placement = None
     try:
-        image, geometry = read_channels(files.images, rules.series)
+        image, geometry = read_channels(files.images, rules.series, rules.channels)
         report = with_image(report, image, geometry.spacing)
         faults += image_faults(image, rules.channels, report.source)
         if len(image) == rules.channels:
@@ -190,7 +196,7 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
         raw, where = read_values(files.label)
         counts = count_values(raw, name)
         report = replace(report, voxels=rules.values.count_classes(counts), values={name: counts})
-        faults += label_faults(report.voxels, name)
+        faults += [] if rules.empty else label_faults(report.voxels, name)
         if geometry is not None:
             where = where if rules.aligned else geometry
             wrong = misfit(raw.shape, where, report.shape, geometry)
@@ -232,7 +238,7 @@ def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> 
             label = read_named(source, lambda: dataset.label(case))
             counts = count_values(label, source)
             report = replace(report, voxels=values.count_classes(counts), values={source: counts})
-            faults += label_faults(report.voxels, source)
+            faults += [] if dataset.empty_labels else label_faults(report.voxels, source)
             faults += _changed(dataset, case, "label", array_hash(label))
             if placement is not None:
                 drawn = read_named(source, lambda: dataset.drawn_label(case))

@@ -102,3 +102,12 @@ def test_the_contract():
 def test_options_out_of_range(options, message):
     with pytest.raises(InputError, match=message):
         Phantom(**options)
+
+
+def test_in_two_dimensions_a_case_is_the_slice_of_the_largest_atrium():
+    data = Phantom(cases=2, test_cases=1, ndim=2)
+    image, label = make_case(0, 1)
+    area = (label == 1).sum((0, 1))
+    assert np.array_equal(data.image("train_001").array[0], image[..., area.argmax()])
+    assert (data.label("train_001") == 1).sum() == area.max() > 0
+    assert data.suggested["patch"] == (48, 48)

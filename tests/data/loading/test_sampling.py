@@ -207,12 +207,30 @@ def test_two_dimensions():
     assert batch.label.shape == (1, 16, 16)
 
 
+def test_a_patch_of_two_axes_is_cut_from_a_slice_of_a_volume():
+    source = make_source({"a": (20, 17, 6), "b": (15, 16, 5)}, 1, BatchPlan(1, 1), (16, 12))
+    seen = set()
+    for step in range(30):
+        batch = source.batch(step)
+        assert batch.image.shape == (2, 1, 16, 12) and batch.label.shape == (1, 16, 12)
+        # The code of a voxel is its place in the volume, whose last axis runs fastest.
+        code = batch.image[0, 0]
+        (depth,) = set((code.long() % 6).flatten().tolist())
+        assert torch.equal(code.long() % 251, batch.label[0])
+        seen.add(depth)
+    assert seen == set(range(6))
+
+
+def test_slices_of_volumes_in_the_strong_augmentation():
+    source = make_source({"a": (20, 17, 6)}, 1, BatchPlan(2, 0), (16, 12), augment="strong")
+    batch = source.batch(0)
+    assert batch.image.shape == (2, 1, 16, 12) and torch.isfinite(batch.image).all()
+    assert not torch.equal(batch.image[0], batch.image[1])
+
+
 def test_a_patch_with_the_wrong_number_of_axes():
     source = make_source({"a": (20, 17)}, 1, BatchPlan(1, 0), (16, 16, 16))
-    with pytest.raises(
-        InputError,
-        match=r"a\.nii: a patch \(16, 16, 16\) requires a volume of 3 axes, got \(20, 17\)",
-    ):
+    with pytest.raises(InputError, match=r"a\.nii: a patch \(16, 16, 16\) must have the axes"):
         source.batch(0)
 
 

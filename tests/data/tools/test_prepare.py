@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from pictures import write_pictures
+from published_slices import write_published_slices
 from scan_files import scan, write, write_folder, write_msd
 from tiny_runs import settings_of
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
+from semisam.data.datasets.images import ImageFolder
 from semisam.data.datasets.msd import Decathlon
 from semisam.data.datasets.phantom import Phantom
 from semisam.data.datasets.prepared import Prepared, is_unfinished
+from semisam.data.datasets.slices import PublishedSlices
 from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.prepare import prepare
 from semisam.run.build import recognise_dataset
@@ -63,6 +67,7 @@ def test_training_ends_in_the_same_weights(source, ready, tmp_path):
             data=str(data),
             dataset=name,
             labels=2,
+            network="vnet",
             network_options={"filters": 2},
             iterations=2,
             patch=(16, 16, 16),
@@ -231,3 +236,14 @@ def test_the_command(source, tmp_path):
     assert again.exit_code == 2 and "must not be a prepared dataset" in again.stderr
     wrong = CliRunner().invoke(main, [*command[:4], "--set", "la.spacing=2"])
     assert wrong.exit_code == 2 and "name the dataset msd" in wrong.stderr
+
+
+def test_a_copy_of_pictures_or_of_slices_keeps_what_a_run_must_know(tmp_path):
+    prepare(ImageFolder(write_pictures(tmp_path / "a"), longest=20), {}, tmp_path / "b")
+    pictures = Prepared(tmp_path / "b")
+    assert pictures.empty_labels and not pictures.counts_patients
+    assert pictures.recipe.longest == 20 and pictures.label_values == (0, 255)
+    prepare(PublishedSlices(write_published_slices(tmp_path / "c")), {}, tmp_path / "d")
+    slices = Prepared(tmp_path / "d")
+    assert slices.counts_patients and slices.reversed_axes and not slices.empty_labels
+    assert slices.groups["patient009_frame02"] == "patient009"

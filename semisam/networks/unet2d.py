@@ -1,0 +1,155 @@
+"""The U-Net for images and slices that is common in the semi-supervised literature.
+
+References:
+    Ronneberger, Fischer, Brox. "U-Net: Convolutional networks for biomedical image segmentation."
+    MICCAI 2015. https://arxiv.org/abs/1505.04597
+    Luo et al. SSL4MIS, https://github.com/HiLab-git/SSL4MIS (the variant that is common since)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semisam.core.errors import InputError
+from semisam.core.framework import check_head_levels, head_level
+
+_LEVELS = 4  # halvings
+_DEEPEST_HEAD = 3
+_DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+class UNet2d(nn.Module):
+    """The 1.81 M-parameter two-dimensional U-Net of SSL4MIS, with named 3x3 heads.
+
+    Each level has two convolutions with BatchNorm and leaky ReLU. The decoder enlarges bilinearly,
+    with aligned corners. The arithmetic is that of the published code. The interface differs: heads
+    have names and are returned raw. Heads named ``..._level1`` to ``..._level3`` read the decoder
+    at a half, a quarter and an eighth of the resolution, after a dropout.
+
+    Args:
+        in_channels: channels ``C`` of the image.
+        heads: output channels by head name, e.g. ``{"logits": 2}``.
+        filters: channels at full resolution; doubled at each of the four halvings.
+        dropout: rate before the deep heads, in training mode; 0.5 as published for the deepest.
+            The encoder has the published rates, 0.05 at full resolution to 0.5 at the bottom.
+
+    Shape:
+        ``(B, C, W, H)``, each spatial size a multiple of 16, to ``{head: (B, c, W, H)}`` float32,
+        whatever the autocast precision.
+
+    Raises:
+        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3.
+    """
+
+    stride = 1 << _LEVELS
+    axes = (2,)
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: Mapping[str, int],
+        *,
+        filters: int = 16,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_head_levels(heads, _DEEPEST_HEAD, "the 2-D U-Net")
+        widths = [filters << level for level in range(_LEVELS + 1)]
+        inputs = (in_channels, *widths)
+        self.down = nn.ModuleList(map(_convs, inputs, widths, _DROPOUT))
+        self.reduce = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in widths[:-1])
+        self.up = nn.ModuleList(_convs(2 * width, width, 0.0) for width in widths[:-1])
+        self.dropout = nn.Dropout(dropout)
+        convs = {n: nn.Conv2d(filters << head_level(n), c, 3, padding=1) for n, c in heads.items()}
+        self.heads = nn.ModuleDict(convs)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return each head's raw output."""
+        if image.ndim != 4 or any(size % self.stride for size in image.shape[2:]):
+            raise ValueError(
+                f"the 2-D U-Net's input must be (B, C, W, H) with sizes in multiples of "
+                f"{self.stride}, got {tuple(image.shape)}. Change the patch."
+            )
+        skips = [self.down[0](image)]
+        for block in self.down[1:]:
+            skips.append(block(F.max_pool2d(skips[-1], 2)))
+        x = skips[_LEVELS]
+        decoded: dict[int, Tensor] = {}
+        for level in reversed(range(_LEVELS)):
+            wide = F.interpolate(
+                self.reduce[level](x), scale_factor=2, mode="bilinear", align_corners=True
+            )
+            x = decoded[level] = self.up[level](torch.cat([skips[level], wide], 1))
+        # Dropout only where a head reads the level: without deep heads no random number is drawn.
+        deep = {head_level(name) for name in self.heads} - {0}
+        read = {0: x} | {level: self.dropout(decoded[level]) for level in sorted(deep)}
+        outputs: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            level = head_level(name)
+            raw = head(read[level]).float()
+            outputs[name] = raw if level == 0 else _enlarge(raw, image.shape[2:])
+        return outputs
+
+
+def _enlarge(raw: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(raw, size=size, mode="bilinear", align_corners=False)
+
+
+def _convs(c_in: int, c_out: int, dropout: float) -> nn.Sequential:
+    first = [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU()]
+    second = [nn.Conv2d(c_out, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU()]
+    return nn.Sequential(*first, nn.Dropout(dropout), *second)
+
+
+def from_published(state: Mapping[str, Tensor]) -> UNet2d:
+    """Build the U-Net that a published state dict describes, with the head ``logits``, and load it.
+
+    Args:
+        state: parameters under the keys of SSL4MIS's ``UNet``; a ``module.`` prefix is dropped.
+
+    Raises:
+        InputError: the keys or shapes are not those of that network.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        renamed = {_own_name(key): value for key, value in state.items()}
+        first = renamed["down.0.0.weight"]
+        classes = len(renamed["heads.logits.weight"])
+        net = UNet2d(int(first.shape[1]), {"logits": classes}, filters=len(first))
+        net.load_state_dict(renamed)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            "a published 2-D U-Net checkpoint must have the keys and shapes of SSL4MIS's UNet, got "
+            f"{len(state)} keys such as {sorted(state)[:3]} ({str(error).splitlines()[0]}). Check "
+            "that it is not another network's."
+        ) from error
+    return net
+
+
+def _own_name(key: str) -> str:
+    """Return the name here of a published parameter.
+
+    Raises:
+        ValueError: it is not one of that network.
+    """
+    part, _, rest = key.partition(".")
+    name, _, rest = rest.partition(".")
+    if part == "decoder" and name == "out_conv":
+        return f"heads.logits.{rest}"
+    rest = rest.removeprefix("maxpool_conv.1.")
+    kind, _, leaf = rest.partition(".")
+    if part == "encoder" and kind == "conv_conv":
+        level = 0 if name == "in_conv" else int(name.removeprefix("down"))
+        return f"down.{level}.{leaf}"
+    if part == "decoder" and kind in ("conv1x1", "conv"):
+        level = _LEVELS - int(name.removeprefix("up"))
+        return (
+            f"up.{level}.{leaf.removeprefix('conv_conv.')}"
+            if kind == "conv"
+            else (f"reduce.{level}.{leaf}")
+        )
+    raise ValueError(f"an unknown parameter, {key}")

@@ -1,0 +1,82 @@
+"""A folder of pictures as a dataset."""
+
+import numpy as np
+import pytest
+from pictures import picture, save, write_pictures
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.images import ImageFolder
+from semisam.data.loading.store import VolumeStore
+from semisam.data.tools.check import check_folder
+from semisam.run.build import recognise_dataset
+
+
+@pytest.mark.parametrize("folders", [True, False])
+def test_pictures_and_masks_are_paired(tmp_path, folders):
+    write_pictures(tmp_path, folders=folders)
+    assert recognise_dataset(tmp_path) == "images"
+    data = ImageFolder(tmp_path, longest=0)
+    cases = (*data.split().train, *data.split().test)
+    assert sorted(cases) == [f"p{n // 2}_{n}" for n in range(6)]
+    assert [case for case in sorted(cases) if not data.has_label(case)] == ["p2_5"]
+    assert (data.channels, data.num_classes, data.label_values) == (3, 2, (0, 255))
+    array, label = picture(0)
+    image = data.image("p0_0")
+    assert image.array.shape == (3, *label.shape)
+    assert np.allclose(image.array.mean((1, 2)), 0, atol=1e-5)
+    want = (array - array.mean((1, 2), keepdims=True)) / array.std((1, 2), keepdims=True)
+    assert np.allclose(image.array, want, atol=1e-4)  # colours are not mixed
+    assert np.array_equal(data.label("p0_0"), label)
+    assert not check_folder(tmp_path, "images", {}).faults
+
+
+def test_a_grey_picture_among_coloured_ones_has_three_channels(tmp_path):
+    write_pictures(tmp_path, grey=(1,))
+    image = ImageFolder(tmp_path).image("p0_1").array
+    assert len(image) == 3 and np.array_equal(image[0], image[2])
+    write_pictures(tmp_path / "all", grey=range(6))
+    assert ImageFolder(tmp_path / "all").channels == 1
+
+
+def test_large_pictures_are_shrunk_and_scored_at_their_own_size(tmp_path):
+    write_pictures(tmp_path)
+    data = ImageFolder(tmp_path, longest=20)
+    _, drawn = picture(1)
+    image = data.image("p0_1")
+    assert max(image.array.shape[1:]) == 20 and min(drawn.shape) > 20
+    assert data.label("p0_1").shape == image.array.shape[1:]
+    assert np.array_equal(data.drawn_label("p0_1"), drawn)
+    share = data.label("p0_1").astype(np.float32)
+    found = image.placement.classes(np.stack([1 - share, share]))
+    assert 2 * (found & drawn).sum() / (found.sum() + drawn.sum()) > 0.85
+    assert data.suggested["patch"] == (16, 16)
+
+
+def test_class_numbers_and_patients(tmp_path):
+    write_pictures(tmp_path, value=1)
+    data = ImageFolder(tmp_path, groups=r"^(p\d)")
+    assert data.label_values is None
+    assert len({case[:2] for case in data.split().train} & {c[:2] for c in data.split().test}) == 0
+
+
+def test_a_mask_may_be_empty(tmp_path):
+    write_pictures(tmp_path)
+    empty = np.zeros(picture(0)[1].shape, np.uint8)
+    save(tmp_path / "masks" / "p0_0.png", empty)
+    data = ImageFolder(tmp_path)
+    assert data.label_values == (0, 255)  # from the next mask
+    store = VolumeStore(data, labeled=["p0_0", "p0_1"], unlabeled=[], test=[])
+    store.check()
+    assert not check_folder(tmp_path, "images", {}).faults
+    with pytest.raises(InputError, match="must contain a foreground class, got none in p0_0"):
+        VolumeStore(data, labeled=["p0_0"], unlabeled=["p0_1"], test=[]).check()
+
+
+def test_unknown_values_are_one_sentence(tmp_path):
+    write_pictures(tmp_path, value=7)
+    data = ImageFolder(tmp_path)
+    with pytest.raises(InputError, match=r"got 7. Map them with --set images.labels=7=1"):
+        data.label("p0_0")
+    with pytest.raises(InputError, match="must hold images <case>"):
+        (tmp_path / "none").mkdir()
+        ImageFolder(tmp_path / "none")

@@ -1,0 +1,88 @@
+"""Pictures and masks as cameras, scanners and annotation tools write them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semisam.core.errors import InputError
+from semisam.data.images.files import PIXELS, mask_ending, read_image, write_label
+from semisam.data.images.headers import read_header
+from semisam.data.images.pictures import is_picture, read_mask, read_picture, write_mask
+
+GREY = np.arange(30, dtype=np.uint8).reshape(6, 5)  # (y, x)
+COLOURS = np.stack([GREY, GREY + 100, 255 - GREY], -1)
+
+
+def save(path, array, **how):
+    Image.fromarray(array).save(path, **how)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("array", [GREY, COLOURS])
+def test_grey_and_colour(tmp_path, ending, array):
+    path = save(tmp_path / f"a.{ending}", array)
+    assert is_picture(path)
+    found, geometry = read_image(path)
+    assert found.dtype == np.float32 and np.array_equal(found, array.T) and geometry == PIXELS
+    header = read_header(path)
+    assert header.size == (5, 6) and header.components == (3 if array.ndim == 3 else 1)
+
+
+def test_deep_values_transparency_and_palettes(tmp_path):
+    deep = (1000 * GREY.astype(np.uint16)).astype(np.uint16)
+    assert np.array_equal(read_picture(save(tmp_path / "deep.png", deep)), deep.T)
+    alpha = np.dstack([COLOURS, np.full_like(GREY, 7)])
+    assert np.array_equal(read_picture(save(tmp_path / "alpha.png", alpha)), COLOURS.T)
+    palette = Image.fromarray(COLOURS).quantize(8)
+    palette.save(tmp_path / "colours.png")
+    assert read_picture(tmp_path / "colours.png").shape == (3, 5, 6)
+    Image.fromarray(GREY).convert("P").save(tmp_path / "grey.png")
+    assert read_picture(tmp_path / "grey.png").shape == (5, 6)
+
+
+def test_a_tiff_of_several_pages_is_a_volume(tmp_path):
+    pages = [Image.fromarray(GREY + n) for n in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert not is_picture(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0].shape == (5, 6, 3)
+
+
+def test_masks(tmp_path):
+    label = (GREY % 3).astype(np.uint8)
+    indices = Image.fromarray(label, "L").copy()
+    indices.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    indices.save(tmp_path / "palette.png")
+    assert np.array_equal(read_mask(tmp_path / "palette.png"), label.T)
+    bits = Image.fromarray(label == 1)
+    bits.save(tmp_path / "bits.png")
+    assert np.array_equal(read_mask(tmp_path / "bits.png"), (label == 1).T)
+    white = np.where(label == 1, 255, 0).astype(np.uint8)
+    thrice = save(tmp_path / "thrice.png", np.dstack([white] * 3))
+    assert np.array_equal(read_mask(thrice), white.T)
+    blocks = np.kron(np.array([[0, 255], [255, 0]], np.uint8), np.ones((8, 8), np.uint8))
+    noisy = np.clip(blocks.astype(int) + np.arange(256).reshape(16, 16) % 40 - 20, 0, 255)
+    jpeg = save(tmp_path / "a.jpg", noisy.astype(np.uint8), quality=60)
+    assert np.array_equal(read_mask(jpeg), blocks.T)
+    with pytest.raises(InputError, match=r"one value per pixel, got colours. Save it as grey"):
+        read_mask(save(tmp_path / "colours.png", COLOURS))
+
+
+def test_a_mask_returns_as_a_png(tmp_path):
+    mask = np.where(GREY.T > 9, 255, 0).astype(np.uint8)
+    write_label(tmp_path / "a.png", mask, PIXELS)
+    assert np.array_equal(read_mask(tmp_path / "a.png"), mask)
+    write_mask(tmp_path / "b.png", mask.astype(np.int32) * 10)
+    assert np.array_equal(read_mask(tmp_path / "b.png"), mask.astype(np.int32) * 10)
+    with pytest.raises(InputError, match="from 0 to 65535, got -1"):
+        write_mask(tmp_path / "c.png", mask.astype(np.int32) - 1)
+    assert [mask_ending(tmp_path / name) for name in ("a.jpg", "a.mha")] == [".png", ".nii.gz"]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp"])
+def test_a_damaged_picture_is_refused(tmp_path, ending):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = save(tmp_path / f"a.{ending}", noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="which Pillow refuses"):
+        read_image(path)

@@ -1,0 +1,91 @@
+"""The 2-D U-Net against the published implementation's numbers.
+
+``ssl4mis_unet.npz`` holds outputs of SSL4MIS's own code, in float64, with the weights below and
+with 2 filters at full resolution. ``ssl4mis_unet_shapes.json`` holds the shapes of its network for
+4 classes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.exact import ExactRandom
+from semisam.networks.unet2d import UNet2d, from_published
+
+HERE = Path(__file__).parent
+SHAPES = json.loads((HERE / "ssl4mis_unet_shapes.json").read_text())
+
+
+def _weights(number, key, shape):
+    """Weights that are the same on every machine."""
+    if key.endswith("tracked"):
+        return torch.tensor(0)
+    drawn = torch.from_numpy(ExactRandom(7, number).uniforms(tuple(shape)).copy()).double()
+    if key.endswith("running_var"):
+        return 1 + 0.5 * drawn
+    return drawn if len(shape) < 2 else drawn * (6 / np.prod(shape[1:])) ** 0.5
+
+
+def _small(key, shape):
+    """The shape with an eighth of the filters and 3 classes instead of 4."""
+    if key.startswith("decoder.out_conv"):
+        return [3, *(n // 8 if n > 3 else n for n in shape[1:])]
+    return [n // 8 if n > 3 else n for n in shape]
+
+
+def test_equals_published_in_eval_and_train_mode():
+    small = {key: _small(key, shape) for key, shape in SHAPES.items()}
+    state = {k: _weights(n, k, small[k]) for n, k in enumerate(sorted(small))}
+    net = from_published(state).double()
+    for part in net.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    image = torch.from_numpy(ExactRandom(7, 1000).normals((2, 1, 32, 48)).copy()).double()
+    golden = np.load(HERE / "ssl4mis_unet.npz")
+    for train, key in ((False, "output_eval"), (True, "output_train_no_dropout")):
+        out = net.train(train)(image)["logits"].double()
+        torch.testing.assert_close(out, torch.from_numpy(golden[key]).double(), rtol=0, atol=1e-5)
+
+
+def test_a_published_checkpoint_opens():
+    state = {key: torch.randn(shape) if shape else torch.tensor(0) for key, shape in SHAPES.items()}
+    net = from_published({f"module.{key}": value for key, value in state.items()})
+    assert len(net.state_dict()) == len(SHAPES)
+    assert sum(p.numel() for p in net.parameters()) == 1_813_764
+    rates = [part.p for part in UNet2d(1, {"logits": 4}).down.modules() if hasattr(part, "p")]
+    assert rates == [0.05, 0.1, 0.2, 0.3, 0.5]
+    state.pop("encoder.in_conv.conv_conv.0.weight")
+    with pytest.raises(InputError, match="keys and shapes of SSL4MIS's UNet, got 135 keys"):
+        from_published(state)
+
+
+def test_wrong_size_is_one_sentence():
+    net = UNet2d(1, {"logits": 2}, filters=2)
+    for shape in ((1, 1, 32, 24), (1, 1, 16, 16, 16)):
+        with pytest.raises(ValueError, match=r"in multiples of 16, got \(1, 1, "):
+            net(torch.zeros(shape))
+
+
+def test_deep_heads_change_no_bit_of_the_others():
+    torch.manual_seed(0)
+    plain = UNet2d(1, {"logits": 2, "sdf": 1}, filters=2)
+    deep = UNet2d(1, {"logits": 2, "sdf": 1, "logits_level2": 2}, filters=2)
+    deep.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.randn(2, 1, 16, 32)
+    outputs = []
+    for net in (plain, deep):
+        torch.manual_seed(1)
+        outputs.append(net.train()(image))
+    for name in ("logits", "sdf"):
+        assert torch.equal(outputs[0][name], outputs[1][name])
+
+
+def test_a_level_that_the_unet_has_not():
+    with pytest.raises(ValueError, match=r"2-D U-Net must be at levels up to 3.*logits_level4"):
+        UNet2d(1, {"logits_level4": 2})
