@@ -55,9 +55,6 @@ def check_run(
                 f"--{name} must have one size per axis of the scans, {axes}{also}, got "
                 f"{'x'.join(map(str, size))}."
             )
-    check_axes("network", settings.network, len(settings.patch))
-    if settings.sam != "none":
-        check_axes("backend", settings.sam, len(settings.patch))
     build = network_builder(settings, dataset.channels)
     plan = plan_batch(
         settings.batch,
