@@ -12,6 +12,7 @@ import torch
 from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
+from semisam.run.preflight import check_axes
 from semisam.run.protocols import DEFAULT, PROTOCOLS
 from semisam.run.resolve import (
     BRANCH,
@@ -87,8 +88,8 @@ def request(
         sams: backends of the runs.
 
     Raises:
-        InputError: an unknown setting, a folder that no dataset plugin recognises, or options of a
-            plugin that no run uses.
+        InputError: an unknown setting, a folder that no dataset plugin recognises, options of a
+            plugin that no run uses, or a network or a backend that does not fit the patch's axes.
         PluginError: a plugin has no such option, or the option has another type.
     """
     common = {key: value for key, value in given.items() if value is not None}
@@ -117,6 +118,10 @@ def request(
     protocol = PROTOCOLS.get(asked, PROTOCOLS[DEFAULT]).for_axes(axes)
     prompter = common.get("prompter", prescribed("prompter", protocol))
     network = common.get("network", usual_network(protocol, axes))
+    check_axes("network", network, axes)
+    for sam in sams:
+        if sam != "none":
+            check_axes("backend", sam, axes)
     for kind, name in (("network", network), ("prompter", prompter)):
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
