@@ -46,7 +46,8 @@ Examples:
     "--sam-control",
     type=Names(),
     help="Controls of the branch, for attribution. oracle: prompts from the truth; truth: the "
-    "truth as target; shuffled: SAM's predictions swapped between volumes. [default: none]",
+    "truth as target; shuffled: SAM's predictions swapped between volumes; moved: and shifted at "
+    "random. [default: none]",
 )
 @click.option("--seeds", type=Numbers(), help="Run seeds. [default: 0]")
 @click.option(

@@ -55,9 +55,6 @@ def check_run(
                 f"--{name} must have one size per axis of the scans, {axes}{also}, got "
                 f"{'x'.join(map(str, size))}."
             )
-    check_axes("network", settings.network, len(settings.patch))
-    if settings.sam != "none":
-        check_axes("backend", settings.sam, len(settings.patch))
     build = network_builder(settings, dataset.channels)
     plan = plan_batch(
         settings.batch,
@@ -105,7 +102,7 @@ def check_axes(kind: str, name: str, axes: int) -> None:
         InputError: it is not for them; the message names plugins that are.
     """
     known = getattr(registry.load(kind, name), "axes", None)
-    if known is None or axes in known:
+    if known is None or axes in known or axes not in (2, 3):  # no scan has other axes
         return
     plugins = registry.list_plugins(kind)
     fitting = [other for other, plugin in plugins.items() if _is_for(plugin, axes)]

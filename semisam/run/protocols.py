@@ -168,7 +168,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         backends=_PATCH_AS_IT_IS,
         prompters=_CLICKS,
     ),
-    # benchmarks/README.md, "What makes the branch work", explains each choice.
+    # benchmarks/README.md, "What makes the branch work in the classic recipe", explains it.
     "classic": Protocol(
         note="the methods as their authors train them, a V-Net by SGD; the branch as it worked "
         "best with them on held-out training scans: clicks at the deepest points of the "

@@ -12,6 +12,7 @@ import torch
 from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
+from semisam.run.preflight import check_axes
 from semisam.run.protocols import DEFAULT, PROTOCOLS
 from semisam.run.resolve import (
     BRANCH,
@@ -87,8 +88,8 @@ def request(
         sams: backends of the runs.
 
     Raises:
-        InputError: an unknown setting, a folder that no dataset plugin recognises, or options of a
-            plugin that no run uses.
+        InputError: an unknown setting, a folder that no dataset plugin recognises, options of a
+            plugin that no run uses, or a network or a backend that does not fit the patch's axes.
         PluginError: a plugin has no such option, or the option has another type.
     """
     common = {key: value for key, value in given.items() if value is not None}
@@ -117,6 +118,10 @@ def request(
     protocol = PROTOCOLS.get(asked, PROTOCOLS[DEFAULT]).for_axes(axes)
     prompter = common.get("prompter", prescribed("prompter", protocol))
     network = common.get("network", usual_network(protocol, axes))
+    check_axes("network", network, axes)
+    for sam in sams:
+        if sam != "none":
+            check_axes("backend", sam, axes)
     for kind, name in (("network", network), ("prompter", prompter)):
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
@@ -155,7 +160,8 @@ def settings(
         labels: number of labeled cases.
         sam: name of a backend plugin, or ``none`` for the bare method.
         sam_weight: ``plain``, or ``gated`` by the measured quality of the backend.
-        sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``.
+        sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``,
+            ``moved``.
         subset: 0: the first labeled cases of the list; k > 0: the k-th draw.
         seed: of weights, batches, dropout, noise and prompts.
         options: of plugins, e.g. ``{"mt.ema_decay": 0.995, "semisam.weight": 0.2}``.

@@ -84,7 +84,7 @@ class RunSettings(BaseModel):
     prompter: Annotated[str, Flag("Prompter plugin.", "the protocol's")] = "center-points"
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
-    sam_control: Literal["oracle", "truth", "shuffled"] | None = None
+    sam_control: Literal["oracle", "truth", "shuffled", "moved"] | None = None
     sam_adapt: Annotated[
         int,
         Field(ge=0),

@@ -73,7 +73,11 @@ OPTIONS = {
         ("--patch", "20x16x16"),
         r"multiple of 16 for the network vnet, got 20x16x16",
     ),
-    "patch of two axes": (("--patch", "16x16"), r"one size per axis of the scans, 3, got 16x16"),
+    "patch of four axes": (
+        ("--patch", "16x16x16x16"),
+        r"of the scans, 3, or two .*got 16x16x16x16",
+    ),
+    "network for other axes": (("--patch", "16x16", "--network", "vnet"), r"Choose unet2d"),
     "patch beyond the memory": (("--patch", "4096x4096x4096"), r"must fit into memory.*GiB"),
     "unknown option": (("--set", "mt.ema=1"), r"option ema does not exist.*ema_decay"),
     "option of a wrong type": (("--set", "mt.ema_decay=fast"), r"ema_decay must be float"),

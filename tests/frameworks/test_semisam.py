@@ -11,7 +11,7 @@ import torch
 from semisam.core.errors import PluginError, SemisamError
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Prompt, View
 from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
-from semisam.frameworks.controls import OracleSAM, ShuffledSAM, TruthSAM
+from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.fixmatch import FixMatch
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.semisam import SemiSAM, check_pair, merge_prompts, sam_loss
@@ -580,6 +580,25 @@ def test_shuffled_rows_get_each_others_answers():
     answers = [(masks[float(batch.image[i].mean())] * 20 - 10).sigmoid() for i in (3, 2)]
     want = 0.1 * math.exp(-1) * ((step.probs[2:, 1] - torch.stack(answers)) ** 2).mean()
     assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_moved_rows_get_each_others_answers_at_another_place():
+    batch = _batch()
+    torch.manual_seed(0)
+    answers = {float(batch.image[i].mean()): torch.rand(6, 8, 4) for i in range(4)}
+    backend = Sphere(answers)
+    shuffled = ShuffledSAM(_framework(), backend, RecordingPrompter())
+    moved = MovedSAM(_framework(), backend, RecordingPrompter())
+    step = shuffled.inner.training_step(batch, CLOCK)
+    before, _ = shuffled._predictions(batch, step, [2, 3], CLOCK)
+    after, _ = moved._predictions(batch, step, [2, 3], CLOCK)
+    again, _ = moved._predictions(batch, step, [2, 3], CLOCK)
+    later, _ = moved._predictions(batch, step, [2, 3], Clock(2002, 10005))
+    for i in (2, 3):
+        assert torch.equal(after[i][1], again[i][1])
+        assert not torch.equal(after[i][1], before[i][1])
+        assert not torch.equal(after[i][1], later[i][1])
+        assert torch.equal(after[i][1].flatten().sort()[0], before[i][1].flatten().sort()[0])
 
 
 def test_shuffled_needs_another_row():

@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from tiny_runs import changed, settings_of
+from tiny_runs import changed
 
 from semisam.bench.grid import Axes, expand
 from semisam.bench.results import collect, collect_cases, comparison
@@ -194,21 +194,22 @@ def test_options_of_the_branch_are_the_published_ones():
 
 
 def test_the_protocols_of_the_branch():
-    """``paper``: its equations are the constructor's defaults; ``default``: what worked best."""
+    """``paper``: its equations are the constructor's defaults; ``classic``: what worked best."""
     branch = {
         protocol: make_settings({"labels": 2, "sam": "geodesic", "protocol": protocol})
-        for protocol in ("paper", "default", "published")
+        for protocol in ("paper", "classic", "published")
     }
-    assert branch["default"] == make_settings({"labels": 2, "sam": "geodesic"})
+    default = make_settings({"labels": 2, "sam": "geodesic"})
+    assert default == make_settings({"labels": 2, "sam": "geodesic", "protocol": "default"})
     best = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
     assert branch["paper"].semisam_options == _usual_branch()
-    assert branch["default"].semisam_options == {**_usual_branch(), **best}
+    assert branch["classic"].semisam_options == {**_usual_branch(), **best}
     assert {name: s.prompter for name, s in branch.items()} == {
         "paper": "uncertainty-points",
-        "default": "center-points",
+        "classic": "center-points",
         "published": "uncertainty-points",
     }
-    options = branch["default"].prompter_options
+    options = branch["classic"].prompter_options
     assert (options["points"], options["max_uncertainty"]) == (3, 1.0)
     for settings in branch.values():
         always = settings.departures
@@ -216,7 +217,7 @@ def test_the_protocols_of_the_branch():
         assert changed(settings, iterations=9).departures == ("iterations=9", *always)
     other = make_settings(
         {
-            **{"labels": 2, "sam": "geodesic", "prompter": "box"},
+            **{"labels": 2, "sam": "geodesic", "prompter": "box", "protocol": "classic"},
             **{"prompter_options": {"margin": 3}, "semisam_options": {"weight": 0.5}},
         }
     )
@@ -259,8 +260,7 @@ def test_order_of_what_is_merged():
         given = {"labels": 1, "protocol": name, "clip": 0.5}
         dtc = make_settings({**given, "method": "dtc"}, suggested)
         other = make_settings({**given, "method": "mt"}, suggested)
-    default = settings_of(labels=1)
-    assert dtc.weight_decay == default.weight_decay
+    assert dtc.weight_decay == RunSettings.model_fields["weight_decay"].default
     assert (dtc.iterations, dtc.lr, dtc.momentum, dtc.clip) == (2, 0.3, 0.4, 0.5)
     assert (other.iterations, other.lr, other.momentum, other.clip) == (2, 0.3, 0.3, 0.5)
 

@@ -155,5 +155,8 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
             chosen = settings(protocol=protocol, **given)
             assert chosen.network == "unet2d" and "network=unet2d" in chosen.choices
     assert settings(patch=(48, 48), options={"unet2d.filters": 4}).network_options["filters"] == 4
-    assert settings(patch=(48, 48), network="vnet").network == "vnet"
+    with pytest.raises(InputError, match="got vnet, which is for 3"):
+        settings(patch=(48, 48), network="vnet")
+    with pytest.raises(InputError, match="got synthsam, which is for 3"):
+        settings(patch=(48, 48), sam="synthsam")
     assert settings().network == "vnet" and not settings().choices

@@ -79,14 +79,15 @@ class PublishedSlices(Dataset):
         self._slices = _by_case(path / TRAIN, _read_list(path / TRAIN))
         known = [name for name in TESTS if (path / name).is_file()]
         test = _read_list(path / (known or TESTS)[0])
-        both = sorted(set(test) & set(self._slices))
+        self.groups = find_groups(path, (*self._slices, *test), groups)
+        tested = {self.groups[case] for case in test}
+        both = sorted({self.groups[case] for case in self._slices} & tested)
         if both:
             raise InputError(
-                f"{path}: no case may be in both {TRAIN} and {known[0]}, got {both[0]}. Remove it "
-                "from one of them."
+                f"{path}: no patient may be in both {TRAIN} and {known[0]}, got {both[0]}. Remove "
+                "the cases of the patient from one of them."
             )
         self._split = Split(tuple(self._slices), tuple(test), known[0])
-        self.groups = find_groups(path, (*self._slices, *test), groups)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

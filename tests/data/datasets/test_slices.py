@@ -37,6 +37,13 @@ def test_patients_are_labeled(tmp_path):
         choose_labeled(data.split(), 5, 0, data.has_label, patients_counted(data))
 
 
+def test_a_patient_is_not_in_both_parts(tmp_path):
+    write_published_slices(tmp_path)
+    (tmp_path / "test.list").write_text("patient001_frame03\n")
+    with pytest.raises(InputError, match=r"train_slices\.list and test\.list, got patient001"):
+        PublishedSlices(tmp_path)
+
+
 def test_without_a_test_list_the_validation_volumes_are_tested(tmp_path):
     write_published_slices(tmp_path)
     (tmp_path / "test.list").unlink()
