@@ -247,7 +247,7 @@ class TestVNet(NetworkContract):
 
 class TestUNet(NetworkContract):
     shape = (16, 10, 24)
-    levels = 0
+    levels = 4
 
     def make(self, in_channels, heads):
         return registry.load("network", "unet")(in_channels, heads, start="none")
