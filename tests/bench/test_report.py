@@ -403,6 +403,7 @@ def test_any_figure_of_a_method_is_in_log_table_and_report(install, tmp_path):
     install("logging-dist", {"semisam.frameworks": points}, modules={"logging_method": LOGGING})
     settings = settings_of(
         **{"dataset": "phantom", "method": "logging", "labels": 2, "iterations": 2},
+        network="vnet",
         dataset_options={"cases": 3, "test_cases": 1, "size": 32},
         network_options={"filters": 2},
         **{"patch": (16, 16, 16), "stride": (16, 16, 16), "precision": "fp32"},

@@ -93,10 +93,10 @@ def test_a_study_or_a_method_must_be_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_method_that_the_network_cannot_serve_loses_only_its_own_rows(tmp_path):
-    given = [text.replace("vnet.filters=2", "unet.start=none") for text in GRID]
+    given = list(GRID)
     given[given.index("mt")], given[given.index("1,2")] = "mt,urpc", "1"
     out = tmp_path / "out"
-    result = _bench(*given, "--network", "unet", "--out", out)
+    result = _bench(*given, "--set", "urpc.levels=4", "--out", out)
     assert result.exit_code == 1
     assert "Runs are left out: the network must serve the heads of method 'urpc'" in result.stderr
     (row,) = pd.read_csv(out / "table.csv").to_dict("records")
@@ -104,7 +104,8 @@ def test_a_method_that_the_network_cannot_serve_loses_only_its_own_rows(tmp_path
 
 
 def test_a_grid_without_any_method_that_the_network_serves_is_refused():
-    settings = {"network": "unet", "patch": (16, 16, 16)}
-    grid = Grid(Axes(["urpc"], labels=[1]), settings, {"phantom": {"size": 32}})
-    with pytest.raises(UnservedHeads, match="Networks that serve them: vnet"):
+    settings = {"network": "vnet", "patch": (16, 16, 16)}
+    options = {"phantom": {"size": 32}, "urpc": {"levels": 4}}
+    grid = Grid(Axes(["urpc"], labels=[1]), settings, options)
+    with pytest.raises(UnservedHeads, match="Networks that serve them: unet"):
         check(expand(grid.axes, grid.asked), here=False)
