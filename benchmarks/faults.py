@@ -3,7 +3,8 @@
     python benchmarks/faults.py --kills 20 [--before ../before] [--out FILE]
 
 First come the faults of `TRIALS`: each disturbs a grid of one run once, and the same command then
-finishes it. With ``--before``, the fault is also tried on the semisam of another checkout. Then come kills.
+finishes it. With ``--before``, the fault is also tried on the semisam of another checkout. Then
+come kills.
 
 The grid (phantoms; a method with and without SemiSAM, two seeds) runs once undisturbed. Then it is
 started repeatedly. At a random moment, SIGKILL hits all of it, only the grid, or the run that it
