@@ -298,6 +298,8 @@ def torchrun(place, processes=2, lose=True):
     if not lose:
         return ended(process)
     Place(run, ()).at_work(process, "checkpoint.pt")
+    if process.poll() is not None:  # it ended before a checkpoint
+        return ended(process)
     ranks = [p for p in psutil.Process(process.pid).children() if "semisam" in p.cmdline()]
     ranks[-1].kill()
     return ended(process)
