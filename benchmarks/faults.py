@@ -359,7 +359,7 @@ TRIALS: dict[str, Callable[[Place], tuple[int, str]]] = {
 
 
 def sentence(said):
-    """Return the first line on the end of a command, or whether there was a traceback of semisam."""
+    """Return the first line on the end of a command, or ``traceback`` if semisam printed one."""
     # torchrun ends with a traceback of its own.
     if said.count("Traceback (most") > said.count("errors.ChildFailedError:"):
         return "traceback"
