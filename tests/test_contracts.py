@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pictures import write_pictures
 from published_slices import write_published_slices
-from scan_files import scan, write, write_folder, write_msd
+from scan_files import scan, with_other_labels, write, write_folder, write_msd
 
 from semisam.data.datasets.phantom import Phantom
 from semisam.data.tools.prepare import prepare
@@ -247,7 +247,7 @@ class TestVNet(NetworkContract):
 
 class TestUNet(NetworkContract):
     shape = (16, 10, 24)
-    levels = 0
+    levels = 4
 
     def make(self, in_channels, heads):
         return registry.load("network", "unet")(in_channels, heads, start="none")
@@ -296,10 +296,14 @@ class TestPhantomOfThreeClasses(DatasetContract):
 class TestScanFolder(DatasetContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):
-        self.folder = write_folder(tmp_path)
+        self.folder = write_folder(tmp_path / "scans")
+        self.other = with_other_labels(self.folder, "*_label.nii.gz", tmp_path / "other")
 
     def make(self):
         return registry.load("dataset", "folder")(self.folder, spacing=(1.2, 1.0, 1.4))
+
+    def make_with_other_labels(self):
+        return registry.load("dataset", "folder")(self.other, spacing=(1.2, 1.0, 1.4))
 
 
 class TestPartlyAnnotatedFolder(DatasetContract):
@@ -316,10 +320,14 @@ class TestPartlyAnnotatedFolder(DatasetContract):
 class TestDecathlon(DatasetContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):
-        self.folder = write_msd(tmp_path)
+        self.folder = write_msd(tmp_path / "scans")
+        self.other = with_other_labels(self.folder, "labelsTr/*.nii.gz", tmp_path / "other")
 
     def make(self):
         return registry.load("dataset", "msd")(self.folder)
+
+    def make_with_other_labels(self):
+        return registry.load("dataset", "msd")(self.other)
 
 
 class TestPrepared(DatasetContract):

@@ -319,6 +319,18 @@ class KeepsTheGraph(Toy):
         return super().consistency(batch, probs)
 
 
+class LogsATensor(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step(step.losses, step.probs, metrics={"certainty": step.probs.detach().max()})
+
+
+class LogsUnderALossName(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step(step.losses, step.probs, metrics={"consistency": 0.5})
+
+
 class MixesPairs(Toy):
     def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
         first, second = batch.image[batch.num_labeled :].chunk(2)
@@ -477,6 +489,16 @@ WRONG_METHODS = [
         KeepsTheGraph,
         "test_no_graph_is_kept",
         "attributes must hold detached tensors after a step, got ['history']",
+    ),
+    (
+        LogsATensor,
+        "test_step_on_two_and_four_classes",
+        "metric 'certainty' must be a float, got Tensor",
+    ),
+    (
+        LogsUnderALossName,
+        "test_step_on_two_and_four_classes",
+        "a metric must have a name of its own, got 'consistency'",
     ),
     (MixesPairs, "test_one_unlabeled_row", "one unlabeled row must be enough next to 1 labeled"),
 ]
@@ -885,6 +907,10 @@ class StrideOfEachAxis(TinyNet):
     stride = (1, 1, 1)
 
 
+class ForPlanes(TinyNet):
+    axes = (2,)
+
+
 class ActivatedSdf(TinyNet):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {
@@ -901,6 +927,7 @@ WRONG_NETWORKS = [
     ),
     (Quarters, "test_stride_is_enough", "got 2, and (14, 6, 10) fails"),
     (StrideOfEachAxis, "test_stride_is_enough", "stride must be a whole number from 1"),
+    (ForPlanes, "test_stride_is_enough", "axes must hold 3, got (2,)"),
     (ActivatedSdf, "test_heads_are_raw", "sdf must be raw, got values in [-1, 1]"),
 ]
 

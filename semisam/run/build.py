@@ -27,7 +27,7 @@ from semisam.plugins.construction import construct
 from semisam.run.settings import Options, RunSettings
 
 _WITHOUT_A_FOLDER = "phantom"
-_ANY_IMAGES = "folder"
+_ANY_IMAGES = {"folder", "images"}
 _SHOWN = 6  # test cases in a message
 
 
@@ -35,8 +35,8 @@ def recognise_dataset(path: Path | None) -> str:
     """Return the name of the dataset plugin that reads a folder; ``phantom`` without a folder.
 
     The layouts of the built-in datasets come first, so an installed plugin does not change the
-    reading of such a folder. Other plugins are imported for a folder of another layout and for one
-    of the dataset ``folder``, which accepts any images.
+    reading of such a folder. Other plugins are imported for a folder of another layout, and for one
+    that ``folder`` or ``images`` recognises, which accept any images.
 
     Raises:
         InputError: if the path is not a folder, or no plugin or several recognise it.
@@ -49,7 +49,7 @@ def recognise_dataset(path: Path | None) -> str:
     plugins = registry.list_plugins("dataset")
     builtin = [p for p in plugins.values() if p.builtin and p.name != _WITHOUT_A_FOLDER]
     names = [p.name for p in builtin if _recognises(p, path)]
-    if names in ([], [_ANY_IMAGES]):
+    if _ANY_IMAGES.issuperset(names):
         names += [p.name for p in plugins.values() if not p.builtin and _recognises(p, path)]
     if len(names) != 1:
         raise InputError(
@@ -201,7 +201,11 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
             refused = isinstance(error.__cause__, ValueError)
             if not (refused and _serves(name, channels, {"logits": 2}, options)):
                 raise
-            able = [n for n in registry.list_plugins("network") if _serves(n, channels, heads)]
+            able = [
+                other
+                for other in registry.list_plugins("network")
+                if _serves(other, channels, heads, axes=len(settings.patch))
+            ]
             raise UnservedHeads(
                 f"the network must serve the heads of method {settings.method!r}, got {name}: "
                 f"{error.__cause__} Networks that serve them: {', '.join(able) or 'none'}."
@@ -212,15 +216,19 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
 
 
 def _serves(
-    name: str, channels: int, heads: Mapping[str, int], options: Options | None = None
+    name: str,
+    channels: int,
+    heads: Mapping[str, int],
+    options: Options | None = None,
+    axes: int | None = None,
 ) -> bool:
-    """Return whether a network can be constructed with these heads."""
+    """Return whether a network can be constructed with these heads, and is for these axes."""
     try:
         with torch.device("meta"):
-            construct("network", name, [channels, heads], options)
+            network = construct("network", name, [channels, heads], options)
     except Exception:  # of any plugin: it is only a remedy in a message
         return False
-    return True
+    return axes in getattr(network, "axes", (axes,)) or axes is None
 
 
 def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,8 @@ def _about(
             "labeled_cases": list(labeled),
         },
         "metrics": summarise(rows),
-        "training": training.means,
+        # A method's own figure may be undefined, such as a mean over no voxel.
+        "training": {name: x for name, x in training.means.items() if math.isfinite(x)},
         "versions": versions(),
     }
 

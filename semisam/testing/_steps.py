@@ -59,6 +59,11 @@ def check_losses(step: Step) -> None:
         assert loss.ndim == 0, f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}"
         assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {loss.item()}"
     assert objective(step).requires_grad, "the losses must have a gradient"
+    for name, figure in step.metrics.items():
+        number = isinstance(figure, int | float) and not isinstance(figure, bool)
+        assert number, f"metric {name!r} must be a float, got {type(figure).__name__}. Use float()"
+        free = name not in ("loss", "lr", "step", *step.losses)
+        assert free, f"a metric must have a name of its own, got {name!r}. Rename it"
 
 
 def check_gradients(framework: Framework) -> None:

@@ -130,12 +130,12 @@ class BackendContract:
                 f"probabilities, prompted by {kind}. Return the logits before the sigmoid"
             )
             assert found[0] > background, (
-                f"logits must be higher in the object that the {kind} shows than in the "
+                f"logits must be higher in the object of the {kind} prompt than in the "
                 f"background, got {found[0]:.3g} and {background:.3g}. Is the sign inverted?"
             )
             best = max(range(len(found)), key=found.__getitem__)
             assert best == 0, (
-                f"logits must be highest in the object that the {kind} shows, got a higher mean "
+                f"logits must be highest in the object of the {kind} prompt, got a higher mean "
                 f"in the object at its indices in the order {_orders(backend.ndim)[best]}. Are "
                 "axes swapped? Prompts are in array-index order"
             )

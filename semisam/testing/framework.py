@@ -264,9 +264,9 @@ class FrameworkContract:
             batch = self._batch(framework)
             batch = Batch(batch.image, torch.full_like(batch.label, IGNORE))
             with torch.no_grad():
-                steps = [framework.training_step(batch, _CLOCKS[-1]) for _ in range(4)]
+                steps = [framework.training_step(batch, _CLOCKS[-1]) for _ in range(8)]
             found.append(sum(float(objective(step)) for step in steps) / len(steps))
-        assert found[1] >= min(0.0, 1.1 * found[0]), (
+        assert found[1] >= min(0.0, 1.05 * found[0]), (
             "an unlabeled loss must rise where predictions disagree; without any label the sum of "
             f"the losses is {found[0]:.3g}, and {found[1]:.3g} with dropout. Is its sign wrong?"
         )

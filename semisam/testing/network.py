@@ -67,6 +67,8 @@ class NetworkContract:
         stride = getattr(network, "stride", 1)
         good = isinstance(stride, int) and stride >= 1
         assert good, f"stride must be a whole number from 1, got {stride!r}"
+        axes = getattr(network, "axes", (len(self.shape),))
+        assert len(self.shape) in axes, f"axes must hold {len(self.shape)}, got {axes}"
         assert not any(size % stride for size in self.shape), (
             f"the shape of this test must be a multiple of the stride {stride}, got {self.shape}"
         )

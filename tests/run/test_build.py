@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from pictures import write_pictures
 from scan_files import write_folder
 from tiny_la import write_tiny_la
 from tiny_runs import changed, settings_of
@@ -99,6 +100,13 @@ def test_two_that_recognise_a_folder_of_images_are_named(install: Any, scans: An
     install("greedy-dist", {GROUPS["dataset"]: points}, modules={"greedy_module": MODULE})
     with pytest.raises(InputError, match=r"which folder and greedy recognises.*--dataset"):
         recognise_dataset(scans)
+
+
+def test_a_folder_of_pictures_may_be_another_plugins(install: Any, tmp_path: Any):
+    points = {"greedy": "greedy_module:Any"}
+    install("greedy-dist", {GROUPS["dataset"]: points}, modules={"greedy_module": MODULE})
+    with pytest.raises(InputError, match=r"which images and greedy recognises"):
+        recognise_dataset(write_pictures(tmp_path / "pictures"))
 
 
 def test_a_plugin_does_not_change_the_reading_of_a_known_layout(install: Any, tmp_path: Any):
