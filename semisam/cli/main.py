@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -111,8 +112,18 @@ def main(debug: bool) -> None:
     """Semi-supervised medical image segmentation with a promptable foundation model."""
 
 
+def _after_thread(args: threading.ExceptHookArgs) -> None:
+    """Print what ended a thread, other than an error of the system.
+
+    TensorBoard's thread raises that again at the next write, and the command ends with a sentence.
+    """
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
 def run() -> None:
     """Run the command line; the console script's entry point."""
+    threading.excepthook = _after_thread
     try:
         main(prog_name="semisam")
     except SystemExit as stop:

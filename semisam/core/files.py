@@ -144,7 +144,7 @@ def system_fault(error: OSError, where: Path | str | None = None) -> str:
 
     Args:
         error: of the system.
-        where: the file or folder in use, if the error does not name one.
+        where: the file or folder in use, if the error names no file.
     """
     where = error.filename or where
     if is_full(error):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import importlib
@@ -180,16 +179,20 @@ def test_what_is_no_address_is_one_sentence(tmp_path, address):
 # This machine
 
 
+def _press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
 class _AtOnce(Recorder):
     """Presses Ctrl-C when the run starts, and again when it is told that the run stops."""
 
     def started(self, run: Run) -> None:
         super().started(run)
-        threading.Timer(1.0, _thread.interrupt_main).start()
+        threading.Timer(1.0, _press_ctrl_c).start()
 
     def note(self, text: str) -> None:
         super().note(text)
-        threading.Timer(0.5, _thread.interrupt_main).start()
+        threading.Timer(0.5, _press_ctrl_c).start()
 
 
 def test_a_second_ctrl_c_waits_for_no_run(tmp_path, monkeypatch):

@@ -150,6 +150,8 @@ def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_pa
     assert steps == []
 
 
+# TensorBoard writes in a thread.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_folder_that_is_removed_is_one_sentence(tiny_settings, tmp_path):
     def remove(phase, done, total, figures):
         if phase == "train" and done == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -89,9 +90,10 @@ def kept(run: Run, folder: Path) -> Outcome:
 
     What a process left that was killed after the result was written is removed.
     """
-    remove_checkpoints(folder)
-    (folder / PROGRESS).unlink(missing_ok=True)
-    remove_leftovers(folder)
+    with contextlib.suppress(OSError):  # another user's folder
+        remove_checkpoints(folder)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        remove_leftovers(folder)
     return finished(run, folder, "kept")
 
 
