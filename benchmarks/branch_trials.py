@@ -21,7 +21,7 @@ from rows import write_rows
 
 HELD_OUT = 16
 PAPER = ["--protocol", "paper"]
-DEFAULT = ["--protocol", "default"]
+DEFAULT = ["--protocol", "classic"]
 
 VARIANTS: dict[str, list[str]] = {
     "bare": ["--sam", "none"],

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from rows import write_rows
 
+from semisam.backends._synthsam.session import Session, dice_score
 from semisam.backends.synthsam import SynthSAM
 from semisam.bench.zero_shot import interact
 from semisam.core.types import Prompt
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import VALIDATION
-from semisam.pretraining.session import Session, dice_score
 
 COUNTS = (1, 2, 5, 10)
 COLUMNS = [f"{kind} {count}" for kind in ("published", "random") for count in COUNTS]
@@ -91,7 +91,7 @@ def measure(backend, panel, number):
         rng = np.random.default_rng(number)
         answers = interact(backend, volume.image[None], truth, COUNTS, rng, kind)
         found += [dice_score(answer > 0.5, truth) for _, answer, *_ in answers]
-    session = Session(volume, np.random.default_rng([2, number]))
+    session = Session(volume.image, volume.target, np.random.default_rng([2, number]))
     session.propose()
     session.draw_box(slack=0)
     fine = torch.nn.functional.interpolate(session.mask[None, None], scale_factor=2)[0, 0]

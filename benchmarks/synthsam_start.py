@@ -25,10 +25,10 @@ from scipy import ndimage
 from torch.nn import functional
 
 from semisam.backends._synthsam.prompts import CHANNELS
+from semisam.backends._synthsam.session import dice_score, prediction_loss
 from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
-from semisam.pretraining.session import dice_score, prediction_loss
 
 CROP = (64, 64, 48)
 SCORED = 16

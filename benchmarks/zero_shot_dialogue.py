@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from rows import write_rows
 
+from semisam.backends._synthsam.session import dice_score
 from semisam.backends.synthsam import SynthSAM
 from semisam.bench.zero_shot import interact
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import VALIDATION
-from semisam.pretraining.session import dice_score
 
 COUNTS = (1, 2, 5, 10)
 VARIANTS = (("clicks", False), ("both", False), ("clicks", True), ("both", True))

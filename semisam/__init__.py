@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+api_version = 1
+"""Version of the interface for plugins (docs/plugin-api.md). It rises when a plugin may break."""
+
 if TYPE_CHECKING:
     from semisam.bench.study import bench as bench
     from semisam.core.backend import Backend, Prompter
@@ -82,6 +85,7 @@ __all__ = [  # noqa: RUF022  (the functions first)
     "Step",
     "View",
     "__version__",
+    "api_version",
 ]
 
 

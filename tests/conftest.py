@@ -8,7 +8,7 @@ import site
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +69,43 @@ def tiny_settings(tiny_la: Path) -> RunSettings:
         dataset="la",
         method="mt",
         labels=2,
+        network="vnet",
         network_options={"filters": 2},
         iterations=4,
         patch=(16, 16, 16),
         stride=(16, 16, 16),
         checkpoint_every=2,
     )
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Lay a distribution out as an installer does: a .dist-info folder and a module."""
+
+    def install(
+        name: str,
+        entries: dict[str, dict[str, str]],
+        *,
+        version: str = "1.2",
+        place: str = "",
+        modules: dict[str, str] | None = None,
+    ) -> Path:
+        site = tmp_path / (place or name)
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "RECORD").write_text("")
+        lines = []
+        for group, points in entries.items():
+            lines += [f"[{group}]", *(f"{key} = {value}" for key, value in points.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        for module, source in (modules or {}).items():
+            (site / f"{module}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    return install
 
 
 @dataclass(frozen=True)
@@ -114,13 +145,15 @@ def example_plugin() -> Path:
 def plugin_environment(
     tmp_path_factory: pytest.TempPathFactory, example_plugin: Path
 ) -> PluginEnvironment:
-    """The example of the documentation and two projects of ``semisam new``, installed."""
+    """The documentation's example, and a project of ``semisam new`` for each other kind."""
     root = tmp_path_factory.mktemp("plugins")
     unused = shutil.ignore_patterns("__pycache__", ".*_cache", "*.egg-info")
     projects = {
         "pi-model": shutil.copytree(example_plugin, root / example_plugin.name, ignore=unused),
         "near-and-like": write_project("backend", "near-and-like", root),
         "surest": write_project("prompter", "surest", root),
+        "small-u": write_project("network", "small-u", root),
+        "npz": write_project("dataset", "npz", root),
     }
     folder = root / "env"
     venv.create(folder, with_pip=False)

@@ -1,4 +1,4 @@
-"""A SLURM of files for tests: ``sbatch`` starts a job, ``scancel`` ends it, ``squeue`` lists none.
+"""A SLURM of files for tests: ``sbatch`` starts a job, ``scancel`` ends it, ``squeue`` lists some.
 
 A job is a process group of its own, described by a few files in a folder, named by its number. Of
 the options in a script, the begin and the partition count.
@@ -116,7 +116,10 @@ def main(tool: str, folder: Path, arguments: list[str]) -> None:
     elif tool == "scancel":
         for number in arguments:
             end(folder, number, "CANCELLED")
-    # An empty listing is the worst case of one that lags.
+    else:
+        states = jobs(folder)
+        wanted = arguments[arguments.index("--jobs") + 1].split(",")
+        print("\n".join(number for number in wanted if states.get(number) == "CANCELLED"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PATIENCE = 240
 """Seconds after which a test gives up; two slow cores that import torch take a while."""
 GRID = {
     **{"patch": "16x16x16", "stride": "16x16x16", "iterations": "40", "checkpoint-every": "5"},
-    **{"set": "vnet.filters=2", "method": "mt", "labels": "1,2", "sam": "none"},
+    **{"network": "vnet", "set": "vnet.filters=2", "method": "mt", "labels": "1,2", "sam": "none"},
     **{"dataset": "phantom", "precision": "fp32"},
 }
 PHANTOM = ("phantom.cases=4", "phantom.test_cases=2", "phantom.size=32")
@@ -59,6 +59,7 @@ def make_runs(labels: tuple[int, ...] = (2,), iterations: int = 40) -> list[Run]
     common = {
         **{"dataset": "phantom", "patch": (16, 16, 16), "stride": (16, 16, 16)},
         **{"iterations": iterations, "checkpoint_every": 5, "precision": "fp32"},
+        "network": "vnet",
     }
     options = {
         "phantom": {"cases": 4, "test_cases": 2, "size": 32},

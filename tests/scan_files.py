@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path), useCompression=path.name.endswith((".gz", ".nrrd")))
     return path
+
+
+def with_other_labels(folder: Path, pattern: str, copy: Path) -> Path:
+    """A copy of a folder whose labels, the files of a pattern, have the classes in reverse."""
+    shutil.copytree(folder, copy)
+    for path in copy.glob(pattern):
+        label = sitk.ReadImage(str(path))
+        voxels = sitk.GetArrayFromImage(label)
+        other = sitk.GetImageFromArray(voxels.max() - voxels)
+        other.CopyInformation(label)
+        sitk.WriteImage(other, str(path))
+    return copy
 
 
 def write_series(folder: Path, array: np.ndarray, spacing: Sequence[float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pictures import write_pictures
 from published_slices import write_published_slices
-from scan_files import scan, write, write_folder, write_msd
+from scan_files import scan, with_other_labels, write, write_folder, write_msd
 
 from semisam.data.datasets.phantom import Phantom
 from semisam.data.tools.prepare import prepare
@@ -26,7 +26,9 @@ def test_the_tests_below_miss_no_builtin():
     tested = {
         "framework": {
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
-            *("cps", "urpc", "ict", "bcp"),
+            *("cps", "urpc", "ict", "bcp", "fixmatch"),
+            # Nothing is trained; in tests/frameworks/test_untrained.py.
+            *("copied-mask", "center-ball"),
         },
         # sam-med3d: in tests/backends
         "backend": {"geodesic", "synthsam", "sam-med3d", "sam", "medsam", "sam2"},
@@ -125,6 +127,22 @@ class TestBidirectionalCopyPasteWithSemiSAM(FrameworkContract):
         return SemiSAM(inner, FakeBackend(), UncertaintyPoints(max_uncertainty=1.0))
 
 
+class TestFixMatch(FrameworkContract):
+    probs_are_deployed = False  # put together from strong views
+
+    def make(self, build, num_classes):
+        return registry.load("framework", "fixmatch")(build, num_classes)
+
+
+class TestFixMatchGuidedBySemiSAM(FrameworkContract):
+    probs_are_deployed = False
+
+    def make(self, build, num_classes):
+        inner = registry.load("framework", "fixmatch")(build, num_classes, ema_decay=0.9)
+        prompter = UncertaintyPoints(max_uncertainty=1.0)
+        return SemiSAM(inner, FakeBackend(), prompter, role="target", weight=0.5)
+
+
 class TestUncertaintyAwareMeanTeacherWithSemiSAM(FrameworkContract):
     def make(self, build, num_classes):
         inner = registry.load("framework", "ua-mt")(build, num_classes)
@@ -148,6 +166,8 @@ class TestSynthSAM(BackendContract):
 
 
 class TestSam(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["sam"]
@@ -157,6 +177,8 @@ class TestSam(BackendContract):
 
 
 class TestMedSAM(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["medsam"]
@@ -166,6 +188,8 @@ class TestMedSAM(BackendContract):
 
 
 class TestSam2(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _checkpoint(self, sam_checkpoints):
         self.checkpoint = sam_checkpoints["sam2"]
@@ -223,7 +247,7 @@ class TestVNet(NetworkContract):
 
 class TestUNet(NetworkContract):
     shape = (16, 10, 24)
-    levels = 0
+    levels = 4
 
     def make(self, in_channels, heads):
         return registry.load("network", "unet")(in_channels, heads, start="none")
@@ -272,10 +296,14 @@ class TestPhantomOfThreeClasses(DatasetContract):
 class TestScanFolder(DatasetContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):
-        self.folder = write_folder(tmp_path)
+        self.folder = write_folder(tmp_path / "scans")
+        self.other = with_other_labels(self.folder, "*_label.nii.gz", tmp_path / "other")
 
     def make(self):
         return registry.load("dataset", "folder")(self.folder, spacing=(1.2, 1.0, 1.4))
+
+    def make_with_other_labels(self):
+        return registry.load("dataset", "folder")(self.other, spacing=(1.2, 1.0, 1.4))
 
 
 class TestPartlyAnnotatedFolder(DatasetContract):
@@ -292,10 +320,14 @@ class TestPartlyAnnotatedFolder(DatasetContract):
 class TestDecathlon(DatasetContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path):
-        self.folder = write_msd(tmp_path)
+        self.folder = write_msd(tmp_path / "scans")
+        self.other = with_other_labels(self.folder, "labelsTr/*.nii.gz", tmp_path / "other")
 
     def make(self):
         return registry.load("dataset", "msd")(self.folder)
+
+    def make_with_other_labels(self):
+        return registry.load("dataset", "msd")(self.other)
 
 
 class TestPrepared(DatasetContract):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from semisam.bench import worker
+from semisam.bench.executors.local import Local
+from semisam.bench.study import bench
 from semisam.core.errors import SemisamWarning
 from semisam.run.execute import execute
 from semisam.run.folder import list_runs
@@ -37,7 +42,16 @@ def _command(out, *more):
         *(sys.executable, "-m", "semisam", "bench", "--out", str(out)),
         *("--method", "mt", "--sam", "geodesic", "--labels", "2"),
         *("--set", "phantom.cases=4", "--set", "phantom.test_cases=2", "--set", "phantom.size=32"),
-        *("--patch", "16x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"),
+        *(
+            "--patch",
+            "16x16x16",
+            "--stride",
+            "16x16x16",
+            "--network",
+            "vnet",
+            "--set",
+            "vnet.filters=2",
+        ),
         *("--iterations", "80", "--checkpoint-every", "5", *more),
     ]
 
@@ -104,6 +118,76 @@ def test_killed_at_any_moment_and_started_again_the_table_is_the_same(tmp_path, 
     assert "the newest checkpoint cannot be read" in " ".join(again.stderr.split())
     assert faults.digest(out) == faults.digest(two_grids[0])
     assert faults.leftovers(out) == []
+
+
+def _names(folder):
+    """Return the files of a folder; each start has its own events of TensorBoard."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in files if "tensorboard" not in path.parts)
+
+
+@pytest.fixture
+def kill_points(tmp_path, monkeypatch):
+    """A function that does some work and copies its folder at every rename, as a kill leaves it."""
+    replace = os.replace
+
+    def points(work, folder):
+        copies = []
+
+        def copy():
+            copies.append(tmp_path / f"killed-{len(copies)}")
+            shutil.copytree(folder, copies[-1])
+
+        def copying(source, target, **options):
+            copy()
+            replace(source, target, **options)
+            if Path(target).name in ("result.json", "settings.json"):
+                copy()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", copying)
+            work(folder)
+        return copies
+
+    return points
+
+
+def test_train_killed_at_any_rename_leaves_no_file_behind(tiny_settings, tmp_path, kill_points):
+    settings = tiny_settings.model_copy(update={"save_predictions": True})
+
+    def work(folder):
+        return execute(settings, folder)
+
+    copies = kill_points(work, tmp_path / "whole")
+    left = [name for copy in copies for name in _names(copy) if ".tmp" in name]
+    assert {"checkpoint.previous.tmp", "checkpoint.pt"} <= {Path(n).name for n in left} | {
+        name for copy in copies for name in _names(copy)
+    }
+    for copy in copies:
+        work(copy)
+        assert _names(copy) == _names(tmp_path / "whole")
+        for name in ("model.pt", "train.jsonl", "split.json", "settings.json"):
+            same = (copy / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+            assert same or name == "train.jsonl"
+
+
+@pytest.mark.slow
+def test_bench_killed_at_any_rename_leaves_no_file_behind(tmp_path, kill_points, monkeypatch):
+    # In this process, so that every rename is seen.
+    monkeypatch.setattr(Local, "_spawn", lambda self, run, folder, *more: worker.main(folder))
+    monkeypatch.setattr(worker, "_end_with_parent", lambda parent: None)
+    options = {"phantom.cases": 4, "phantom.test_cases": 2, "phantom.size": 32, "vnet.filters": 2}
+    tiny = {"patch": (16, 16, 16), "stride": (16, 16, 16), "iterations": 2, "checkpoint_every": 1}
+
+    def work(folder):
+        bench("mt", labels=2, sams="none", out=folder, options=options, precision="fp32", **tiny)
+
+    (tmp_path / "whole").mkdir()
+    copies = kill_points(work, tmp_path / "whole")
+    assert any((copy / "results.csv").exists() for copy in copies)
+    for copy in copies:
+        work(copy)
+        assert _names(copy) == _names(tmp_path / "whole")
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(

@@ -12,7 +12,7 @@ from semisam.cli.main import main
 from semisam.data.images.files import read_image
 
 TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2", "--sam", "none")
-TINY += ("--set", "vnet.filters=2", "--device", "cpu")
+TINY += ("--network", "vnet", "--set", "vnet.filters=2", "--device", "cpu")
 
 
 def test_three_classes_from_a_folder_to_the_table(tmp_path):
@@ -66,7 +66,7 @@ def test_the_table_scores_the_masks_that_are_on_disk(tmp_path):
 
 
 TWO = ("--patch", "32x32x32", "--stride", "32x32x32", "--iterations", "1", "--device", "cpu")
-TWO += ("--set", "vnet.filters=2", "--labels", "1", "--method", "mt")
+TWO += ("--network", "vnet", "--set", "vnet.filters=2", "--labels", "1", "--method", "mt")
 
 
 def three_masks(folder):

@@ -4,13 +4,15 @@ import numpy as np
 
 import semisam
 
-small = {"vnet.filters": 4, "phantom.size": 32, "phantom.cases": 6, "phantom.test_cases": 2}
-how = {"iterations": 20, "patch": (32, 32, 32), "options": small}
+small = {"phantom.size": 32, "phantom.cases": 6, "phantom.test_cases": 2}
+how = {"iterations": 20, "patch": (16, 16, 16), "options": small}
 
-run = semisam.train("runs/notebook/one", method="mt", labels=2, **how)
+run = semisam.train("runs/notebook/one", method="fixmatch", labels=2, **how)
 model = semisam.load(run)
 found = model.predict(np.random.default_rng(0).normal(size=(48, 48, 40)), spacing=(1, 1, 1.5))
 print(found.labelmap.shape, model.class_names)
 
-table = semisam.bench(["supervised", "mt"], labels=2, sams="none", out="runs/notebook/two", **how)
+table = semisam.bench(
+    ["supervised", "fixmatch"], labels=2, sams="none", out="runs/notebook/two", **how
+)
 print(table[["method", "labeled", "dice"]])

@@ -37,12 +37,15 @@ class Embedding:
         features: ``(1, C, n, n, n)`` of each encoded cube, by its start. An image that fits into a
             cube has one. In a larger image, a prompt adds the cube around it, which does not change
             the predictions for other prompts.
+        answers: the last prediction in each cube, by its start: its logits ``(*S)`` and the
+            network's own ``(c, c, c)``.
     """
 
     shape: tuple[int, ...]
     device: torch.device
     volume: Tensor
     features: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    answers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ class SamMed3D:
 
     In an image larger than the cube, the cube is around the first positive click, or else the
     mask's centre. Outside it the prediction is background. Without a mask prompt the network gets
-    an empty previous prediction, as in its training. There is no box prompt, because the published
-    model has no embedding for it.
+    an empty previous prediction, as in its training. If the mask is its last prediction, it gets
+    the coarse logits of that prediction, as published. Any other mask is clamped, brought to the
+    cube and averaged. There is no box prompt, because the published model has no embedding for it.
 
     Differs from the published code:
 
@@ -190,25 +194,35 @@ class SamMed3D:
                 groups.setdefault(key, []).append((i, question))
         for (count, device), asked in groups.items():
             questions = [question for _, question in asked]
-            cubes = self._decode(questions, count, device)
-            for (i, question), cube in zip(asked, cubes, strict=True):
+            coarse = self._decode(questions, count, device)
+            # One at a time, because full cubes of a whole batch need much memory.
+            for (i, question), logits in zip(asked, coarse, strict=True):
+                cube = resample(logits, 3 * (self._net.size,))
                 answers[i] = question.cube.place(cube, _OUTSIDE)
+                pairs[i][0].answers[question.cube.start] = (answers[i], logits)
         return answers
 
     def _question(self, embedding: Embedding, prompt: Prompt) -> _Question:
         """Return a prompt in the coordinates of its cube."""
         cube = self._cube(embedding, prompt)
-        coarse = 3 * (self._net.coarse,)
-        mask = embedding.volume.new_zeros(coarse)
-        if prompt.mask is not None:
-            logits = torch.logit(prompt.mask.to(embedding.volume), _SURE)
-            cut = cube.cut(resample(logits, cube.scaled), _OUTSIDE)
-            mask = F.interpolate(cut[None, None], coarse, mode="area")[0, 0]
         points, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
         if prompt.points is not None and prompt.labels is not None:
             found, inside = cube.locate(prompt.points)
             points, labels = found[inside], prompt.labels.cpu()[inside]
+        mask = self._coarse_mask(embedding, cube, prompt.mask)
         return _Question(cube, self._look(embedding, cube), points, labels, mask)
+
+    def _coarse_mask(self, embedding: Embedding, cube: Cube, mask: Tensor | None) -> Tensor:
+        """Return a mask prompt ``(*S)`` as the network's mask logits ``(c, c, c)``."""
+        coarse = 3 * (self._net.coarse,)
+        if mask is None:
+            return embedding.volume.new_zeros(coarse)
+        mask = mask.to(embedding.volume)
+        logits, own = embedding.answers.get(cube.start, (None, mask))
+        if logits is not None and torch.equal(logits.sigmoid(), mask):
+            return own
+        cut = cube.cut(resample(torch.logit(mask, _SURE), cube.scaled), _OUTSIDE)
+        return F.interpolate(cut[None, None], coarse, mode="area")[0, 0]
 
     def _cube(self, embedding: Embedding, prompt: Prompt) -> Cube:
         """Return the cube around the first positive click, the mask, any click, or the middle."""
@@ -235,10 +249,8 @@ class SamMed3D:
                 embedding.features[cube.start] = net.encode(voxels[None, None])
         return embedding.features[cube.start]
 
-    def _decode(
-        self, questions: Sequence[_Question], count: int, device: torch.device
-    ) -> list[Tensor]:
-        """Return the predicted cube of logits for each prompt; all have ``count`` points."""
+    def _decode(self, questions: Sequence[_Question], count: int, device: torch.device) -> Tensor:
+        """Return the coarse logits ``(N, c, c, c)`` of prompts that all have ``count`` points."""
         net = self._on(device)
         points = torch.stack([q.points for q in questions]).to(device) if count else None
         labels = torch.stack([q.labels for q in questions]).to(device) if count else None
@@ -246,9 +258,7 @@ class SamMed3D:
         mask = torch.stack([q.mask for q in questions])[:, None]
         # The prediction is computed in float32, whatever the autocast of the training.
         with torch.autocast(device.type, enabled=False):
-            logits = net.decode(features, points, labels, mask)
-        # One at a time, because full cubes of a whole batch need much memory.
-        return [resample(answer, 3 * (net.size,)) for answer in logits[:, 0]]
+            return net.decode(features, points, labels, mask)[:, 0]
 
     def _on(self, device: torch.device) -> SamMed3DNet:
         """Return the network on a device, with its encoder in the chosen precision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from torch.nn import functional
 
 from semisam.backends._seeds import check_prompt, clicks
 from semisam.backends._smooth import smooth
+from semisam.backends._synthsam.adapt import adapt, organs_of
 from semisam.backends._synthsam.prompts import Guide, Marks, make_guide
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.networks._synthsam_weights import EMBEDDED, load_weights
+from semisam.networks._synthsam_weights import EMBEDDED, load_weights, save_weights
 
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
 _SURE = 6.0  # limit of the log odds
@@ -90,6 +92,37 @@ class SynthSAM:
     def sources(cls, *, weights: str | None = None, **options: Any) -> dict[str, Path]:
         """Return the file of the weights, the user's or the embedded one."""
         return {"weights": EMBEDDED if weights is None else Path(weights)}
+
+    def adapt(
+        self,
+        cases: Sequence[tuple[Tensor, Tensor]],
+        file: Path,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        on_step: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Write weights adapted to images ``(C, *S)`` with their labels ``(*S)``.
+
+        Raises:
+            InputError: no case has a voxel of a class.
+        """
+        scans = [(_standard(image.float()).mean(0), label) for image, label in cases]
+        organs = organs_of(scans)
+        if not organs:
+            raise InputError(
+                "cases for --sam-adapt must have foreground, got none. Use --sam-adapt 0."
+            )
+        with torch.random.fork_rng(devices=[]):
+            net = SynthSAMNet()
+        net.load_state_dict(load_weights(self._path))
+        weights = adapt(net.to(device), organs, steps, seed, on_step)
+        save_weights(file, weights, {"adapted": f"{steps} steps, seed {seed}"})
+
+    def adapted(self, file: Path) -> SynthSAM:
+        """Return this model with the weights of a file that `adapt` wrote."""
+        return SynthSAM(weights=str(file), flips=len(self._views) > 1, smoothness=self.smoothness)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:

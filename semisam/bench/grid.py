@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, UnservedHeads
+from semisam.core.framework import Framework
+from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.held_out import folds_of
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import CONTROLS
@@ -121,25 +123,29 @@ def check(
     on_case: Callable[[int, int], None] | None = None,
     *,
     here: bool = True,
+    on_lost: Callable[[str], None] | None = None,
 ) -> list[Run]:
     """Check every run of a grid before the first one starts, and name them.
 
     All images, and the labels of the test cases and of cases that are labeled in some run, are read
-    once. No other label is read.
+    once. No other label is read. Runs of a method whose heads the network cannot serve are lost;
+    the others are returned.
 
     Args:
         runs: settings of each.
         on_case: called with (cases read, number of cases).
         here: True if the runs train on this machine, whose device and memory can be checked.
+        on_lost: called with a sentence for each reason by which runs are lost.
 
     Raises:
-        InputError: if any setting, plugin or volume cannot be used.
+        InputError: if any setting or volume cannot be used.
+        PluginError: if any plugin cannot be used, or the network serves no method of the grid.
     """
     dataset = open_dataset(runs[0])
     splits = {(r.test, r.fold): split_of(r, dataset) for r in runs}
     # Names, options and pairs first, since they need no scan.
     with torch.random.fork_rng(devices=[]):
-        frameworks = [make_framework(r, dataset.channels, dataset.num_classes) for r in runs]
+        runs, frameworks = _built(runs, dataset, on_lost or (lambda reason: None))
     chosen = {}
     for r in runs:
         split = splits[r.test, r.fold]
@@ -169,6 +175,25 @@ def check(
         used = {k: v for k, v in hashes.items() if k in readable}
         named.append(Run(run, _folder_name(run, run.identity(data_hash(used)))))
     return named
+
+
+def _built(
+    runs: Sequence[RunSettings], dataset: Dataset, on_lost: Callable[[str], None]
+) -> tuple[list[RunSettings], list[Framework]]:
+    """Return the runs whose method can be built, and their methods."""
+    built, lost = [], {}
+    for run in runs:
+        try:
+            framework = make_framework(run, dataset.channels, dataset.num_classes)
+        except UnservedHeads as error:
+            lost[str(error)] = error
+        else:
+            built.append((run, framework))
+    if not built:
+        raise next(iter(lost.values()))
+    for reason in lost:
+        on_lost(reason)
+    return [run for run, _ in built], [framework for _, framework in built]
 
 
 def _cases_of(run: RunSettings) -> tuple[int, int, str, int | None]:

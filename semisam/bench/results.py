@@ -113,7 +113,9 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     ``<metric>_sd`` is over these; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
-    is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table.
+    is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table. ``best_bare`` is
+    the method with the highest Dice of all rows without the branch on the same scans, and
+    ``over_best`` with its interval the difference from it.
 
     Args:
         results: of `collect`.
@@ -146,9 +148,10 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             row[name] = _over_folds(group, column).mean() * scale
         row["empty"] = int(group["empty_predictions"].sum())
         row |= _gain(frame, group, scaled)
+        row |= _over_best(frame, group, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
-        for name in ("sam_seconds_share", "sam_calls"):
+        for name in ("sam_adapt_seconds", "sam_seconds_share", "sam_calls"):
             # No run of the grid has it if every run is bare.
             row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
         for name in ("made_by", "choices", "departures"):
@@ -232,6 +235,38 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
         return nothing
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
     return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
+
+
+def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, Any]:
+    """Return the difference in Dice from the best row without the branch on the same scans."""
+    nothing = {"best_bare": "", "over_best": math.nan}
+    nothing |= {"over_best_low": math.nan, "over_best_high": math.nan}
+    first = group.iloc[0]
+    if first["sam"] == "none":
+        return nothing
+    alike = frame[frame["sam"] == "none"]
+    for name in ("protocol", "dataset", "data", "labels", "test"):
+        if name in frame:
+            alike = alike[alike[name] == first[name]]
+    places = ["subset", "fold"]
+    alike = alike.merge(group[places].drop_duplicates(), on=places)
+    rows = list(alike.groupby(list(GROUP), sort=False, dropna=False))
+    scored = [(key, found["run"], _by_case(cases, found["run"], "dice")) for key, found in rows]
+    scored = [entry for entry in scored if not entry[2].empty]
+    if not scored:
+        return nothing
+    key, _, best = max(scored, key=lambda entry: entry[2].mean())
+    ours = _by_case(cases, group["run"], "dice")
+    common = ours.index.intersection(best.index, sort=False)
+    if common.empty:
+        return nothing
+    found = compare(best[common].to_numpy(), ours[common].to_numpy())
+    return {
+        "best_bare": key[GROUP.index("method")],
+        "over_best": found.gain,
+        "over_best_low": found.low,
+        "over_best_high": found.high,
+    }
 
 
 def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:

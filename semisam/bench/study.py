@@ -6,10 +6,12 @@ gives the same runs under a later version or on another machine.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from semisam.bench import results
 from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
-from semisam.core.errors import InputError, SemisamError
-from semisam.core.files import replace_file, writable_folder
+from semisam.core.errors import InputError, SemisamError, SemisamWarning
+from semisam.core.files import remove_leftovers, replace_file, writable_folder
 from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
 from semisam.run.folder import list_runs
+from semisam.run.lock import locked
 from semisam.run.request import Request, by_plugin, request
 from semisam.run.resolve import BRANCH
 from semisam.run.settings import (
@@ -50,6 +53,7 @@ DEFAULT_SAMS = ("none", DEFAULT_BACKEND)
 """Backends of a grid without others."""
 _NUMBERS = ("labels", "seeds", "subsets")
 _OF_THE_PLACE = ("device",)
+_PATIENCE = 60.0
 _HEAD = """\
 # The runs of this folder: every setting and option that they share, as they ran.
 # `semisam bench FOLDER` finishes them, `semisam bench FOLDER --seeds 0,1,2` adds to them, and
@@ -157,14 +161,18 @@ def prepare(
     on_case: Callable[[int, int], None] | None = None,
     *,
     here: bool = True,
+    on_lost: Callable[[str], None] | None = None,
 ) -> list[Run]:
     """Check every run of some grids, add them to the folder's study and return them.
+
+    Runs of a method whose heads the network cannot serve are left out.
 
     Args:
         grids: to run.
         folder: of the study; it is made if missing.
         on_case: called with (cases read, number of cases).
         here: True if the runs train on this machine, whose device and memory can be checked.
+        on_lost: called with a sentence for each reason by which runs are lost.
 
     Raises:
         InputError: if any setting or volume cannot be used.
@@ -175,12 +183,21 @@ def prepare(
     ran = []
     for grid in grids:
         settings = expand(grid.axes, grid.asked)
-        named |= {run.name: run for run in check(settings, on_case, here=here)}
+        named |= {run.name: run for run in check(settings, on_case, here=here, on_lost=on_lost)}
         ran.append(grid.as_it_runs(settings))
-    before = read_study(folder) if (folder / STUDY).is_file() else []
-    kept = [grid for grid in before if not any(_covers(other, grid) for other in ran)]
-    write_study(folder, [*kept, *ran])
+    with _held(folder):
+        before = read_study(folder) if (folder / STUDY).is_file() else []
+        kept = [grid for grid in before if not any(_covers(other, grid) for other in ran)]
+        write_study(folder, [*kept, *ran])
     return list(named.values())
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the files of a study against other grids, and remove what a killed one left."""
+    with locked(folder, _PATIENCE):
+        remove_leftovers(folder, inside=False)
+        yield
 
 
 def tabulate(folder: Path, on_fault: Callable[[str], None] | None = None) -> pd.DataFrame:
@@ -191,13 +208,14 @@ def tabulate(folder: Path, on_fault: Callable[[str], None] | None = None) -> pd.
         on_fault: called with a sentence about each result that cannot be used and is left out.
     """
     told = on_fault or (lambda fault: None)
-    runs = list_runs(folder)
+    runs = list_runs(folder) if folder.is_dir() else []  # it may have been removed meanwhile
     frame = results.collect(runs, told)
     if frame.empty:
         return frame
-    results.write(frame, folder / "results.csv", digits=10)
     table = results.comparison(frame, results.collect_cases(runs, told))
-    results.write(table, folder / "table.csv")
+    with _held(folder):
+        results.write(frame, folder / "results.csv", digits=10)
+        results.write(table, folder / "table.csv")
     return table
 
 
@@ -249,7 +267,7 @@ def bench(
         *(_several(seeds), _several(sam_weights), _several(sam_controls)),
     )
     folder = Path(out)
-    runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder)
+    runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder, on_lost=_warn)
     outcomes = execute(runs, folder, Local(jobs, []), _Calls(progress))
     table = tabulate(folder)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -299,6 +317,10 @@ class _Calls:
 
     def note(self, text: str) -> None:
         """Ignore a note, which is for a person at a terminal."""
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"Runs are left out: {reason}", SemisamWarning, stacklevel=2)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

@@ -26,6 +26,8 @@ from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
 """The mark of a row of the paper."""
+_OF_A_ROW = ("prompter", "sam_adapt")
+"""Settings that rows are compared for, so they are in a row's name."""
 TITLES = {
     "Dice [%]": "dice",
     "Jaccard [%]": "jaccard",
@@ -140,7 +142,7 @@ def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
     found = []
     for text in dict.fromkeys(texts):  # an option may be a departure and a choice
         name = text.partition("=")[0]
-        found.append((text, name == "prompter" or name.rpartition(".")[0] in places))
+        found.append((text, name in _OF_A_ROW or name.rpartition(".")[0] in places))
     return found
 
 
@@ -195,6 +197,8 @@ class Cells:
         star: ``*`` where Holm's p of the gain is below 0.05.
         interval: of the gain, 95 % over cases, ``+1.2..+7.9``.
         p: of the gain, corrected by Holm.
+        over_best: difference in Dice from the best row without the branch, with its interval and
+            the name of that row's method: ``+0.31 -0.4..+1.1 (fixmatch)``.
     """
 
     name: str
@@ -208,6 +212,7 @@ class Cells:
     star: str
     interval: str
     p: str
+    over_best: str
 
     @property
     def title(self) -> str:
@@ -240,7 +245,16 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         star="*" if sure else "",
         interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
         p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        over_best=_over_best(row),
     )
+
+
+def _over_best(row: Mapping[Any, Any]) -> str:
+    gain, low = row.get("over_best", math.nan), row.get("over_best_low", math.nan)
+    if math.isnan(gain):
+        return ""
+    interval = "" if math.isnan(low) else f" {low:+.1f}..{row['over_best_high']:+.1f}"
+    return f"{gain:+.2f}{interval} ({row['best_bare']})"
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:
@@ -255,6 +269,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Empty": shown.empty,
         "Gain [Dice]": shown.gained(),
         "p (Holm)": shown.p,
+        "Over the best row without SAM": shown.over_best,
     }
 
 
@@ -303,6 +318,20 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
     return [line]
 
 
+def best_lines(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each row with SAM of which another method's bare row is the best."""
+    lines = []
+    for row in table.to_dict("records"):
+        shown = cells(row)
+        if shown.over_best and row["best_bare"] != row["method"]:
+            number = shown.over_best.removesuffix(f" ({row['best_bare']})")
+            lines.append(
+                f"{shown.name}, {shown.labels}: {number} against {row['best_bare']}, the best row "
+                "without SAM."
+            )
+    return lines
+
+
 def protocol_lines(table: pd.DataFrame) -> list[str]:
     """Return a sentence for each part of a table: its protocol and the departures from it."""
     return [f"{section.title}." for section in sections(table)]
@@ -317,6 +346,7 @@ def notes(table: pd.DataFrame) -> list[str]:
     lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
+    lines += best_lines(measured)
     if len(measured) < len(table):
         lines.append(
             f"Rows marked {PAPER} are figures of the SemiSAM paper; they were not measured here."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from semisam.core.errors import InUse, SemisamError, SemisamWarning
-from semisam.core.files import full_disk, is_full, write_json
+from semisam.core.files import is_full, system_fault, write_json
 from semisam.core.layout import ERROR, NOTES, PROGRESS
 from semisam.run.lock import in_use, wait_idle
 
@@ -80,9 +80,11 @@ class ProgressFile:
         self._next = now + _INTERVAL
         state = {"phase": phase, "done": done, "total": total, "figures": dict(figures)}
         temporary = self._path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):  # a full disk; no result depends on this file
+        try:
             temporary.write_text(json.dumps(state))
             temporary.replace(self._path)
+        except OSError:  # a full disk; no result depends on this file
+            temporary.unlink(missing_ok=True)
 
 
 def main(
@@ -119,12 +121,13 @@ def main(
         code = INTERRUPTED
     except SemisamError as error:
         code = _failed(folder, str(error), 2)
-    except Exception as error:
-        if is_full(error):
-            code = _failed(folder, full_disk(folder), FULL)
-        else:
+    except OSError as error:
+        if not is_full(error):
             traceback.print_exc()
-            code = _failed(folder, f"{type(error).__name__}: {error}", 1)
+        code = _failed(folder, system_fault(error, folder), FULL if is_full(error) else 1)
+    except Exception as error:
+        traceback.print_exc()
+        code = _failed(folder, f"{type(error).__name__}: {error}", 1)
     (folder / PROGRESS).unlink(missing_ok=True)
     return code
 

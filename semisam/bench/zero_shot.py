@@ -24,13 +24,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from semisam.backends._synthsam.user import deepness
 from semisam.core.backend import Backend
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE, Prompt
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.evaluation import class_map
 from semisam.metrics.scores import evaluate_mask
-from semisam.pretraining.user import deepness
 
 Bools = NDArray[np.bool_]
 Clicks = Literal["published", "random"]

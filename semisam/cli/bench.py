@@ -46,7 +46,8 @@ Examples:
     "--sam-control",
     type=Names(),
     help="Controls of the branch, for attribution. oracle: prompts from the truth; truth: the "
-    "truth as target; shuffled: SAM's predictions swapped between volumes. [default: none]",
+    "truth as target; shuffled: SAM's predictions swapped between volumes; moved: and shifted at "
+    "random. [default: none]",
 )
 @click.option("--seeds", type=Numbers(), help="Run seeds. [default: 0]")
 @click.option(
@@ -71,29 +72,36 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     from semisam.bench.study import execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
     from semisam.training.processes import check_single_process
+    from semisam.training.signals import sigterm_as_interrupt
 
     check_single_process("bench")
     executor = take_executor(given)
     grids, folder = _grids(study, out, given)
     for line in _about_data(grids):
         console.print(line)
+    lost: list[str] = []
     with console.status("Checking settings, plugins and scans") as status:
         runs = prepare(
             grids,
             folder,
             lambda done, total: status.update(f"Checking the scans: {done} of {total}"),
             here=executor.here,
+            on_lost=lost.append,
         )
     settings = [run.settings for run in runs]
     for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
-    with GridDisplay(len(runs)) as display:
+    with GridDisplay(len(runs)) as display, sigterm_as_interrupt():
         outcomes = execute(runs, folder, executor, display)
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:
         print_table(table)
         console.print(f"Written: {folder / 'table.csv'}, {folder / 'results.csv'}")
+    for reason in lost:
+        click.echo(f"Runs are left out: {reason}", err=True)
     _report(outcomes)
+    if lost:
+        raise SystemExit(1)
 
 
 def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[list[Grid], Path]:

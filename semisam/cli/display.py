@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
-_PHASES = {"check": "checking scans", "train": "training", "evaluate": "evaluating"}
+_PHASES = {
+    "check": "checking scans",
+    "adapt": "adapting the model",
+    "train": "training",
+    "evaluate": "evaluating",
+}
 
 
 class _LossColumn(ProgressColumn):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "semisam.cli.zero_shot:command",
         "Score promptable models by clicks from the truth.",
     ),
+    "adapt": ("semisam.cli.adapt:command", "Adapt a promptable model to labeled scans."),
     "pretrain": ("semisam.cli.pretrain:command", "Train SynthSAM from synthetic volumes."),
     "data": ("semisam.cli.data:command", "Download, check and prepare scans."),
     "plugins": ("semisam.cli.plugins:command", "List the installed plugins and their options."),
@@ -85,11 +88,13 @@ class MainGroup(LazyGroup):
             click.echo(printable(f"Error: {error}"), err=True)
             ctx.exit(2 if isinstance(error, InputError | PluginError) else 1)
         except OSError as error:
-            from semisam.core.files import full_disk, is_full
-
-            if not is_full(error):
+            if error.errno == errno.EPIPE:  # click ends quietly
                 raise
-            click.echo(f"Error: {full_disk(error.filename)}", err=True)
+            if ctx.params.get("debug"):
+                click.echo(traceback.format_exc(), err=True)
+            from semisam.core.files import printable, system_fault
+
+            click.echo(printable(f"Error: {system_fault(error)}"), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
@@ -107,8 +112,18 @@ def main(debug: bool) -> None:
     """Semi-supervised medical image segmentation with a promptable foundation model."""
 
 
+def _after_thread(args: threading.ExceptHookArgs) -> None:
+    """Print what ended a thread, other than an error of the system.
+
+    TensorBoard's thread raises that again at the next write, and the command ends with a sentence.
+    """
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
 def run() -> None:
     """Run the command line; the console script's entry point."""
+    threading.excepthook = _after_thread
     try:
         main(prog_name="semisam")
     except SystemExit as stop:

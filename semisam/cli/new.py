@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from semisam.plugins.registry import GROUPS
+
 
 @click.command("new", short_help="Start a plugin: a project with a working part and its tests.")
-@click.argument("kind", type=click.Choice(["framework", "backend", "prompter"]))
+@click.argument("kind", type=click.Choice(list(GROUPS)))
 @click.argument("name")
 @click.option(
     "--out", default=".", show_default=True, metavar="FOLDER", help="Folder of the project."

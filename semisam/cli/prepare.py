@@ -23,14 +23,14 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
     from semisam.cli.options import named_dataset
     from semisam.core.errors import InputError
     from semisam.data.tools.prepare import prepare
-    from semisam.plugins import registry
+    from semisam.run.build import open_plugin
 
     name, options = named_dataset(Path(source), dataset, assignments)
     if name == "prepared":
         raise InputError(f"SRC must not be a prepared dataset, got {source}. Name the scans.")
     if Path(target).resolve() == Path(source).resolve():
         raise InputError(f"DST must be another folder than SRC, got {target} for both.")
-    opened = registry.load("dataset", name)(Path(source), **options)
+    opened = open_plugin(name, Path(source), options)
     with progress_bars() as bars:
         task = bars.add_task("preparing", total=None)
         manifest = prepare(

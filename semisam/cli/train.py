@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--sam-control",
-    type=click.Choice(["none", "oracle", "truth", "shuffled"]),
+    type=click.Choice(["none", "oracle", "truth", "shuffled", "moved"]),
     default="none",
     show_default=True,
     help="A control of the branch, for attribution.",

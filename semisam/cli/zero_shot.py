@@ -119,6 +119,7 @@ def _open(
     from semisam.cli.options import assignments
     from semisam.core.errors import InputError
     from semisam.plugins import registry
+    from semisam.plugins.construction import construct
     from semisam.run.build import open_plugin, recognise_dataset
 
     options = assignments(given)
@@ -135,7 +136,7 @@ def _open(
         # Every slice of the target gets its own clicks here, as in the paper.
         if any(option.name == "propagate" for option in registry.describe_options("backend", name)):
             checked[name].setdefault("propagate", False)
-    backends = {name: registry.load("backend", name)(**checked[name]) for name in names}
+    backends = {name: construct("backend", name, (), checked[name]) for name in names}
     blind = [name for name, backend in backends.items() if "points" not in backend.accepts]
     if blind:
         raise InputError(

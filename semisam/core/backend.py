@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +38,40 @@ class Backend(Protocol):
 
     def segment(self, embedding: Any, prompt: Prompt) -> Tensor:
         """Return logits ``(*S)`` float32 on the image's own grid for one prompt."""
+        ...
+
+
+@runtime_checkable
+class Adaptable(Backend, Protocol):
+    """A backend that can be adapted to labeled scans, an optional part of the contract.
+
+    ``--sam-adapt STEPS`` asks for it before a training, with the labeled cases of the run only.
+    """
+
+    def adapt(
+        self,
+        cases: Sequence[tuple[Tensor, Tensor]],
+        file: Path,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        on_step: Callable[[int], None],
+    ) -> None:
+        """Write weights that are adapted to labeled cases, atomically.
+
+        Args:
+            cases: images ``(C, *S)`` and labels ``(*S)`` of classes, without ignored voxels.
+            file: to write.
+            steps: of the optimizer.
+            seed: of all draws; equal arguments give equal weights.
+            device: to train on.
+            on_step: called with the number of finished steps.
+        """
+        ...
+
+    def adapted(self, file: Path) -> Self:
+        """Return this model, with its options, and the weights of a file that `adapt` wrote."""
         ...
 
 

@@ -20,5 +20,13 @@ class PluginError(SemisamError):
     """A plugin is unknown, broken, colliding or wrongly configured."""
 
 
+class BrokenPlugin(PluginError):
+    """A plugin cannot be imported, or its own code fails."""
+
+
+class UnservedHeads(PluginError):
+    """The network of a run cannot serve a head of its method; other methods can use it."""
+
+
 class SemisamWarning(UserWarning):
     """Base of every warning that semisam emits."""

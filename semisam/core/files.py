@@ -19,6 +19,7 @@ from semisam.core.errors import InputError
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 @contextlib.contextmanager
@@ -93,13 +94,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, *, inside: bool = True) -> None:
     """Remove the temporary files of a killed process; the caller must hold the folder's lock.
 
-    Those of the folder itself and of the folders in it are removed. They are named ``*.tmp``, or
-    ``.*.tmp.nii.gz`` where a library needs the ending.
+    They are named ``*.tmp``, or ``.*.tmp.nii.gz`` where a library needs the ending.
+
+    Args:
+        folder: of a run or a study.
+        inside: also those of the folders in it.
     """
-    for path in [*folder.glob("*.tmp"), *folder.glob("*/*.tmp"), *folder.glob("*/.*.tmp.*")]:
+    patterns = ["*.tmp", *(["*/*.tmp", "*/.*.tmp.*"] if inside else [])]
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         with contextlib.suppress(OSError):  # a folder, or another user's file: harmless
             path.unlink()
 
@@ -126,6 +131,36 @@ def full_disk(where: Path | str | None) -> str:
     )
 
 
+def removed_folder(folder: Path) -> str:
+    """Return the message about an output folder that was removed while it was in use."""
+    return (
+        f"the output folder must stay until the command ends, got {folder}, which was removed. Run "
+        "the same command again."
+    )
+
+
+def system_fault(error: OSError, where: Path | str | None = None) -> str:
+    """Return the message about an error of the system.
+
+    Args:
+        error: of the system.
+        where: the file or folder in use, if the error names no file.
+    """
+    where = error.filename or where
+    if is_full(error):
+        return full_disk(where)
+    what = "" if where is None else f" for {where}"
+    reason = error.strerror or str(error).split("\n")[0] or type(error).__name__
+    if error.errno in _TOO_MANY:
+        advice = "Raise the limit of open files, for example by `ulimit -n 1024`"
+    else:
+        advice = "Correct that"
+    return (
+        f"the system must provide what the command needs, got {reason!r}{what}. {advice}, and run "
+        "the same command again."
+    )
+
+
 def writable_folder(path: Path) -> Path:
     """Return the folder, created where it does not exist.
 
@@ -136,7 +171,7 @@ def writable_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{uuid.uuid4().hex[:8]}.tmp"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"the output folder must be writable, got {path} ({error.strerror}). Choose another "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -54,6 +54,12 @@ class Framework(nn.Module, ABC):
     uses_unlabeled: ClassVar[bool] = True
     """False: the trainer passes labeled rows only."""
 
+    trains: ClassVar[bool] = True
+    """False: no step is taken. `learn` gets the labeled scans, and `forward` gets whole scans."""
+
+    guide: Callable[[Tensor], Tensor] | None = None
+    """Set by the SemiSAM branch for the length of a step; see `guided`."""
+
     def __init__(self, build: NetBuilder, num_classes: int) -> None:
         super().__init__()
         if num_classes < 2:
@@ -68,8 +74,27 @@ class Framework(nn.Module, ABC):
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return weighted losses and the differentiable probability map of one batch."""
 
+    def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take the labeled scans, in a method that does not train.
+
+        Args:
+            cases: images ``(C, *S)`` and labels ``(*S)``, with ignored voxels.
+        """
+
     def after_update(self, clock: Clock) -> None:
         """Run after each optimizer step, for example to move an EMA teacher."""
+
+    def guided(self, target: Tensor) -> Tensor:
+        """Return the map that teaches the unlabeled rows, corrected by the SemiSAM branch.
+
+        A method whose own prediction on the unlabeled rows becomes a target calls this once in a
+        step. Without the branch the map comes back as it is. A method that never calls it can be
+        wrapped all the same: the branch then adds a loss of its own.
+
+        Args:
+            target: ``(U, K, *S)`` probabilities without a gradient, in the order of the rows.
+        """
+        return target if self.guide is None else self.guide(target)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups, by default all that require a gradient."""

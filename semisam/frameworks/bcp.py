@@ -46,9 +46,15 @@ class BidirectionalCopyPaste(Framework):
     Differs from the published code:
 
     - The box has one more position along each axis.
-    - Dice is over the foreground classes, as for every method of the table.
-    - Both mixes share a pass.
-    - The last pre-trained network is trained further (published: the best on the test set).
+    - Dice is over the foreground classes, as for every method of the table, with squares in the
+      denominator and all rows together (published: background too, no squares, a mean over rows).
+    - Both mixes share a pass, and so do all rows of the teacher (published: each half of them).
+    - The teacher's decay rises to ``ema_decay`` over the first updates of the run, if it pre-trains
+      for less than these (published: constant).
+    - The last pre-trained network is trained further, and the last one deployed (published: the
+      best on the test set, both times).
+    - One optimizer and one schedule run through both stages (published: a new one for the second
+      stage, whose steps of the learning rate count from its start).
 
     Args:
         build: network builder; called for the head ``logits``.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semisam.core.errors import SemisamError
+from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Step
 from semisam.frameworks.semisam import SemiSAM
 
@@ -61,11 +62,37 @@ class ShuffledSAM(SemiSAM):
         return found | dict(zip(unlabeled, given, strict=True)), calls
 
 
+class MovedSAM(ShuffledSAM):
+    """`ShuffledSAM`, and each prediction is moved by a random shift of up to half the patch.
+
+    Scans that were cropped around an organ hold it at the same place, so predictions for another
+    row still show it. Moved ones do not. What is moved out of the patch comes in on the other side.
+    """
+
+    def _predictions(
+        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
+    ) -> tuple[dict[int, dict[int, Tensor]], int]:
+        found, calls = super()._predictions(batch, step, rows, clock)
+        shape = batch.image.shape[2:]
+        moved = {}
+        for i in rows:
+            if i < batch.num_labeled:
+                continue
+            rng = torch.Generator().manual_seed(
+                derive_seed(self.seed, "moved", clock.step, batch.number(i))
+            )
+            by = [int(torch.randint(-(n // 2), n // 2 + 1, (), generator=rng)) for n in shape]
+            axes = tuple(range(len(shape)))
+            moved[i] = {k: answer.roll(by, axes) for k, answer in found[i].items()}
+        return found | moved, calls
+
+
 CONTROLS: Mapping[str, type[SemiSAM]] = {
     "none": SemiSAM,
     "oracle": OracleSAM,
     "truth": TruthSAM,
     "shuffled": ShuffledSAM,
+    "moved": MovedSAM,
 }
 """The class of the branch for each value of ``--sam-control``."""
 

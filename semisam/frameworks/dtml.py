@@ -14,7 +14,7 @@ from semisam.core.framework import Framework, NetBuilder, check_not_negative
 from semisam.core.losses import foreground_dice_loss, mean_squared_difference, supervised_loss
 from semisam.core.schedules import Ramp
 from semisam.core.types import Batch, Clock, Step
-from semisam.frameworks.dtc import inside_probability
+from semisam.frameworks.dtc import inside_probability, with_background
 
 
 class DualTaskMutualLearning(Framework):
@@ -28,7 +28,8 @@ class DualTaskMutualLearning(Framework):
     Differs from the published code:
 
     - ``p`` is a softmax over ``K`` channels with categorical cross-entropy, so that several classes
-      work (published: a sigmoid of one channel, the same function).
+      work (published: a sigmoid of one channel). As in DTC, a step moves it twice as far. Without
+      ``background_channel``, as with ``--protocol published``, it is the sigmoid.
     - Each network has only the head that is used (published: both heads, of which one idles).
     - The regression of the signed distance is not computed. The published code computes it, over
       labels that training may not see, and leaves it out of the objective.
@@ -36,6 +37,8 @@ class DualTaskMutualLearning(Framework):
     Args:
         build: network builder; called for ``logits`` and, for the second network, ``sdf``.
         num_classes: ``K``, counting background.
+        background_channel: give background a channel of its own; otherwise its logit is 0, which
+            for two classes is the published sigmoid.
         supervised_weight: of CE and Dice of the segmentation network.
         consistency_weight: the end value of ``lambda``.
         consistency_count: how often the shared consistency counts: 2 as published.
@@ -48,6 +51,7 @@ class DualTaskMutualLearning(Framework):
         build: NetBuilder,
         num_classes: int,
         *,
+        background_channel: bool = True,
         supervised_weight: float = 0.5,
         consistency_weight: float = 1.0,
         consistency_count: int = 2,
@@ -56,7 +60,7 @@ class DualTaskMutualLearning(Framework):
     ) -> None:
         super().__init__(build, num_classes)
         check_not_negative(supervised_weight=supervised_weight, consistency_count=consistency_count)
-        self.segmenter = build(logits=num_classes)
+        self.segmenter = build(logits=num_classes if background_channel else num_classes - 1)
         self.regressor = build(sdf=num_classes - 1)
         self.supervised_weight = supervised_weight
         self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
@@ -64,13 +68,12 @@ class DualTaskMutualLearning(Framework):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the segmentation network's probabilities."""
-        logits: Tensor = self.segmenter(image)["logits"]
-        return logits.softmax(1)
+        return with_background(self.segmenter(image)["logits"], self.num_classes).softmax(1)
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return ``ce``, ``dice``, ``distance_dice`` and ``consistency``."""
         labeled = batch.num_labeled
-        logits = self.segmenter(batch.image)["logits"]
+        logits = with_background(self.segmenter(batch.image)["logits"], self.num_classes)
         probs = logits.softmax(1)
         inside = inside_probability(self.regressor(batch.image)["sdf"].tanh())
         ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)

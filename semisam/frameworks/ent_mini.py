@@ -29,9 +29,10 @@ class EntropyMinimisation(Framework):
     - Dice is over the foreground classes, as for the other methods in the table (published: over
       background too, as with ``dice_classes="all"`` and ``--protocol published``).
     - The learning rate falls in the steps of the Left Atrium scripts (published:
-      ``(1 - t/T)^0.9``).
-    - The ramp ends with the training (published: after 30,000 iterations; 6,000 iterations would
-      see a weight of at most 0.004).
+      ``(1 - t/T)^0.9``, as with ``--protocol published``).
+    - The network and the length of training are those of the Left Atrium scripts (published: a
+      3-D U-Net, 30,000 iterations, the length of its ramp too; 6,000 iterations of it would see a
+      weight of at most 0.004).
 
     Args:
         build: network builder; called for the head ``logits``.

@@ -7,6 +7,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.distributions import Beta
@@ -37,8 +39,20 @@ class InterpolationConsistencyTraining(Framework):
     pass unless another term, such as SemiSAM's, uses the map.
 
     Differs from the paper: labeled images are not mixed, and the decay's end value is that of Mean
-    Teacher here (paper: 0.999, in 400 epochs). Differs from SSL4MIS, the common code for medical
-    scans: every unlabeled row is mixed (there: the first two into one).
+    Teacher here (paper: 0.999, in 400 epochs).
+
+    "Published" in ``--protocol published`` is SSL4MIS's 3-D code. Differs from the published code:
+
+    - Every unlabeled row is mixed (published: the first two into one).
+    - The teacher sees all unlabeled rows in one pass and starts as a copy of the student
+      (published: one row in each pass, whose BatchNorm statistics are the row's; random weights
+      that the first update overwrites).
+    - Dice is over the foreground classes, as for the other methods in the table (published: over
+      background too, as with ``dice_classes="all"`` and ``--protocol published``).
+    - The learning rate falls in the steps of the Left Atrium scripts (published:
+      ``(1 - t/T)^0.9``, as with ``--protocol published``).
+    - The network and the length of training are those of the Left Atrium scripts (published: a
+      3-D U-Net, 30,000 iterations, the length of its ramp too).
 
     Args:
         build: network builder; called for the head ``logits``.
@@ -47,6 +61,7 @@ class InterpolationConsistencyTraining(Framework):
         ema_decay: ``a`` in ``theta' = a theta' + (1 - a) theta``, reached over the first steps.
         ema_buffers: average the BatchNorm statistics too.
         supervised_weight: ``w``.
+        dice_classes: classes that Dice averages over: ``foreground``, or ``all`` as in SSL4MIS.
         consistency_weight: the end value of ``lambda_c``. The default is that of Mean Teacher on
             scans, as in SSL4MIS (paper: 100, as for its Mean Teacher on CIFAR-10).
         ramp_power: exponent on the ramp's fraction: 1 in SemiSAM's paper, 2 in SSL4MIS.
@@ -65,6 +80,7 @@ class InterpolationConsistencyTraining(Framework):
         ema_decay: float = 0.99,
         ema_buffers: bool = False,
         supervised_weight: float = 0.5,
+        dice_classes: Literal["foreground", "all"] = "foreground",
         consistency_weight: float = 0.1,
         ramp_power: float = 1.0,
         ramp_every: int = 1,
@@ -81,6 +97,7 @@ class InterpolationConsistencyTraining(Framework):
         self.ema_decay = ema_decay
         self.ema_buffers = ema_buffers
         self.supervised_weight = supervised_weight
+        self.dice_classes: Literal["foreground", "all"] = dice_classes
         self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -97,7 +114,9 @@ class InterpolationConsistencyTraining(Framework):
         mixed = mix(pool, share, shift)
         logits = self.student(torch.cat([image[:labeled], mixed]))["logits"]
         probs = logits.softmax(1)
-        ce, dice = supervised_loss(logits[:labeled], probs[:labeled], batch.label)
+        ce, dice = supervised_loss(
+            logits[:labeled], probs[:labeled], batch.label, dice_classes=self.dice_classes
+        )
         w = self.supervised_weight
         losses = {"ce": w * ce, "dice": w * dice}
         if not unlabeled:

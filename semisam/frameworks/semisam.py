@@ -7,8 +7,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -62,7 +63,11 @@ class SemiSAM(Framework):
         inner: any method.
         backend: a promptable segmenter.
         prompter: makes prompts of a kind that the backend accepts.
-        weight: ``lambda_s`` at the start; 0.1 in the paper.
+        role: ``loss``: the predictions are the target of one more loss, as in the paper;
+            ``target``: they correct the inner method's own target if it takes guidance
+            (`Framework.guided`), and else they are a loss.
+        weight: ``lambda_s`` at the start, 0.1 in the paper; with ``role="target"`` the share of the
+            predictions in the mean with the inner method's own target, at most 1.
         loss: ``mse``: the squared difference, over all voxels, as in the paper; ``dice``: one minus
             the Dice of proposal and prediction, in which small and large organs count alike.
         ramp_rate: rate of ``exp(-ramp_rate t/T)``, by which ``lambda_s`` fades; 5 in the paper, 0
@@ -88,6 +93,7 @@ class SemiSAM(Framework):
         backend: Backend,
         prompter: Prompter,
         *,
+        role: Literal["loss", "target"] = "loss",
         weight: float = 0.1,
         loss: Literal["mse", "dice"] = "mse",
         ramp_rate: float = 5.0,
@@ -106,9 +112,12 @@ class SemiSAM(Framework):
         self.inner = inner
         check_not_negative(weight=weight, floor=floor, ramp_rate=ramp_rate)
         self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every, rate=ramp_rate)
+        self.role = role
         self.loss = loss
         self.target = target
         self.gated = gated
+        if role == "target" and weight > 1:
+            raise ValueError(f"weight must be at most 1 with role=target, got {weight}.")
         if every < 1 or measure_every < 0:
             raise ValueError(
                 f"every must be at least 1 and measure_every not negative, got {every} and "
@@ -118,52 +127,44 @@ class SemiSAM(Framework):
         self.every = every
         self.floor = floor
         self.seed = seed
-        self._backend = backend
+        self.backend = backend
         self._prompter = prompter
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
+        self.trains = inner.trains  # type: ignore[misc]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the inner method's probabilities."""
+        """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
         probs: Tensor = self.inner(image)
-        return probs
+        return probs if self.trains else self._answer(image, probs)
+
+    def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Give the inner method the labeled scans."""
+        self.inner.learn(cases)
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
-        """Return the inner method's step with one more loss, ``sam``."""
-        step = self.inner.training_step(Batch(batch.image, batch.label, rows=batch.rows), clock)
-        rows = range(batch.num_labeled, len(batch.image))
-        if self.weight.weight == 0 or not rows:
-            return step
-        started = _now(batch.image.device)
+        """Return the inner method's step with the branch: one more loss, or a corrected target."""
+        plain = Batch(batch.image, batch.label, rows=batch.rows)
+        if self.weight.weight == 0 or batch.num_labeled == len(batch.image):
+            return self.inner.training_step(plain, clock)
         weight = self.weight(clock)
-        metrics = {**step.metrics, "sam_weight": weight}
-        metrics |= {"sam_calls": Total(), "sam_seconds": Total()}
-        loss = step.probs.new_zeros(())
-        if clock.step % self.every or weight < self.floor:
-            return replace(step, losses={**step.losses, "sam": loss}, metrics=metrics)
-        due = self.measure_every > 0 and clock.step % (self.measure_every * self.every) == 0
-        measured = range(batch.num_labeled) if self.gated or due else ()
-        predictions, calls = self._predictions(batch, step, [*rows, *measured], clock)
-        classes = range(1, self.num_classes)
-        shares = dict.fromkeys(classes, 1.0)
-        if measured:
-            quality = {
-                k: _quality(step.probs.detach(), batch.label, predictions, k) for k in classes
-            }
-            metrics |= _figures(quality.values())
-            if self.gated:
-                shares = {k: gate(q) for k, q in quality.items()}
-                metrics["sam_gate"] = sum(shares.values()) / len(shares)
-        pairs = {(i, k): (step.probs[i, k], a) for i in rows for k, a in predictions[i].items()}
-        if pairs:
-            kept = [shares[k] for _, k in pairs]
-            loss = sam_loss(list(pairs.values()), self.target, kept, self.loss)
-        metrics["sam_asked"] = Total(len(pairs))
-        metrics["sam_skipped"] = Total(len(rows) * len(classes) - len(pairs))
-        metrics["sam_calls"] = Total(calls)
-        metrics["sam_seconds"] = Total(_now(batch.image.device) - started)
-        losses = {**step.losses, "sam": self.every * weight * loss}
-        return replace(step, losses=losses, metrics=metrics)
+        asking = clock.step % self.every == 0 and weight >= self.floor
+        metrics: dict[str, float] = {}
+        if self.role == "target" and asking:
+            self.inner.guide = lambda target: self._correct(batch, target, clock, metrics)
+        try:
+            step = self.inner.training_step(plain, clock)
+        finally:
+            self.inner.guide = None
+        losses = dict(step.losses)
+        # A method that takes no guidance gets the loss.
+        if asking and not metrics:
+            term = self._consistency(batch, step, clock, metrics)
+            losses["sam"] = self.every * weight * term
+        elif self.role == "loss":
+            losses["sam"] = step.probs.new_zeros(())
+        usual = {"sam_weight": weight, "sam_calls": Total(), "sam_seconds": Total()}
+        return replace(step, losses=losses, metrics={**step.metrics, **usual, **metrics})
 
     def after_update(self, clock: Clock) -> None:
         """Run the inner method's update."""
@@ -182,6 +183,73 @@ class SemiSAM(Framework):
     ) -> Any:
         """Load the inner method's state."""
         return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _consistency(
+        self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
+    ) -> Tensor:
+        """Return ``mean_U d(p, SAM(prompts(p)))``, each class by its share of the weight."""
+        predictions, shares = self._ask(batch, step, clock, metrics)
+        pairs = {
+            (i, k): (step.probs[i, k], found)
+            for i in range(batch.num_labeled, len(batch.image))
+            for k, found in predictions[i].items()
+        }
+        if not pairs:
+            return step.probs.new_zeros(())
+        kept = [shares[k] for _, k in pairs]
+        return sam_loss(list(pairs.values()), self.target, kept, self.loss)
+
+    @torch.no_grad()
+    def _correct(
+        self, batch: Batch, target: Tensor, clock: Clock, metrics: dict[str, float]
+    ) -> Tensor:
+        """Return the mean of a target ``(U, K, *S)`` and the predictions for it as a proposal."""
+        labeled = batch.num_labeled
+        with _evaluated(self.inner):
+            known = self.inner(batch.image[:labeled]) if self._measures(clock) else None
+        if known is None:
+            known = target.new_zeros((labeled, *target.shape[1:]))
+        step = Step({}, torch.cat([known.to(target), target]))
+        predictions, shares = self._ask(batch, step, clock, metrics)
+        weight = self.weight(clock)
+        of_rows = [predictions[labeled + row] for row in range(len(target))]
+        return join(target, of_rows, {k: weight * share for k, share in shares.items()})
+
+    def _answer(self, image: Tensor, probs: Tensor) -> Tensor:
+        """Return the model's map ``(B, K, *S)`` for a proposal, which stays where none is made."""
+        unsure = entropy(probs)
+        found = [self._query(image[i], probs[i], unsure[i, 0], 0, i)[0] for i in range(len(image))]
+        return join(probs, found, dict.fromkeys(range(1, self.num_classes), 1.0))
+
+    def _measures(self, clock: Clock) -> bool:
+        """Return whether this step measures the predictions on the labeled rows."""
+        due = self.measure_every > 0 and clock.step % (self.measure_every * self.every) == 0
+        return self.gated or due
+
+    def _ask(
+        self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
+    ) -> tuple[dict[int, dict[int, Tensor]], dict[int, float]]:
+        """Query the model; return its predictions by row and class, and each class's share."""
+        started = _now(batch.image.device)
+        rows = range(batch.num_labeled, len(batch.image))
+        measured = range(batch.num_labeled) if self._measures(clock) else ()
+        predictions, calls = self._predictions(batch, step, [*rows, *measured], clock)
+        classes = range(1, self.num_classes)
+        shares = dict.fromkeys(classes, 1.0)
+        if measured:
+            quality = {
+                k: _quality(step.probs.detach(), batch.label, predictions, k) for k in classes
+            }
+            metrics |= _figures(quality.values())
+            if self.gated:
+                shares = {k: gate(q) for k, q in quality.items()}
+                metrics["sam_gate"] = sum(shares.values()) / len(shares)
+        found = sum(len(predictions[i]) for i in rows)
+        metrics["sam_asked"] = Total(found)
+        metrics["sam_skipped"] = Total(len(rows) * len(classes) - found)
+        metrics["sam_calls"] = Total(calls)
+        metrics["sam_seconds"] = Total(_now(batch.image.device) - started)
+        return predictions, shares
 
     def _predictions(
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
@@ -221,8 +289,8 @@ class SemiSAM(Framework):
                     break
                 prompt = merge_prompts(prompt, new)
                 if embedding is None:
-                    embedding = self._backend.encode(image)
-                logits = self._backend.segment(embedding, prompt)
+                    embedding = self.backend.encode(image)
+                logits = self.backend.segment(embedding, prompt)
                 calls += 1
                 predictions[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
         return predictions, calls
@@ -253,6 +321,24 @@ def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
         old.box if new.box is None else new.box,
         old.mask if new.mask is None else new.mask,
     )
+
+
+def join(
+    probs: Tensor, predictions: Sequence[Mapping[int, Tensor]], weights: Mapping[int, float]
+) -> Tensor:
+    """Return the weighted mean of maps and of a model's predictions, as probabilities.
+
+    Args:
+        probs: ``(B, K, *S)``.
+        predictions: per row, a map ``(*S)`` in [0, 1] by class.
+        weights: of the predictions by class, in [0, 1].
+    """
+    joined = probs.clone()
+    for row, found in zip(joined, predictions, strict=True):
+        for k, prediction in found.items():
+            row[k].lerp_(prediction.to(row), weights[k])
+    joined[:, 0] = (1 - joined[:, 1:].sum(1)).clamp(min=0)
+    return joined / joined.sum(1, keepdim=True)
 
 
 def sam_loss(
@@ -300,6 +386,18 @@ def _figures(qualities: Collection[Quality]) -> dict[str, float]:
     }
     found = {name: [v for v in values if v is not None] for name, values in named.items()}
     return {name: sum(values) / len(values) for name, values in found.items() if values}
+
+
+@contextlib.contextmanager
+def _evaluated(module: torch.nn.Module) -> Iterator[None]:
+    """Set a module's parts to evaluation, and back to what each was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _names(kinds: frozenset[str]) -> str:

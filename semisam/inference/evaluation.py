@@ -40,8 +40,8 @@ METRICS = (
 def predict_probabilities(
     framework: nn.Module,
     image: Image,
-    patch: Sequence[int],
-    stride: Sequence[int],
+    patch: Sequence[int] | None,
+    stride: Sequence[int] | None,
     *,
     device: torch.device,
     precision: Precision,
@@ -50,9 +50,12 @@ def predict_probabilities(
 ) -> torch.Tensor:
     """Return ``(K, *S)`` probabilities of one image: eval mode, mean over overlapping windows.
 
-    A patch of two axes moves over each slice of a volume, across its last axis.
+    A patch of two axes moves over each slice of a volume, across its last axis. Without a patch the
+    window is the whole volume.
     """
     volume = torch.tensor(image.array, device=device)
+    if patch is None or stride is None:
+        patch = stride = volume.shape[1:]
     sliced = (1,) * slice_axes(volume.ndim - 1, patch)
 
     def predict(window: torch.Tensor) -> torch.Tensor:
@@ -93,8 +96,8 @@ def evaluate(
     framework: nn.Module,
     store: VolumeStore,
     cases: Sequence[str],
-    patch: Sequence[int],
-    stride: Sequence[int],
+    patch: Sequence[int] | None,
+    stride: Sequence[int] | None,
     *,
     device: torch.device,
     precision: Precision,
@@ -108,7 +111,7 @@ def evaluate(
         framework: maps images to probabilities; on ``device``.
         store: gives images and labels of the cases.
         cases: their names.
-        patch: sliding window, in voxels.
+        patch: sliding window, in voxels; ``None``: the whole scan.
         stride: of the window, in voxels.
         device: where the network runs.
         precision: of the network.

@@ -148,7 +148,11 @@ class SynthSAMNet(nn.Module):
         return logits.float() + sharper.float()
 
     def answer(self, levels: Sequence[Tensor], prompt: Tensor) -> Tensor:
-        """Return the decoder's features ``(B, c, *s)`` for the two halves' common input.
+        """Return the decoder's features ``(B, c, *s)`` on the first grid, see `answers`."""
+        return self.answers(levels, prompt)[0]
+
+    def answers(self, levels: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
+        """Return the decoder's features ``(B, c, *s)`` on each grid, the finest first.
 
         Args:
             levels: of `pyramid`.
@@ -164,8 +168,8 @@ class SynthSAMNet(nn.Module):
             path.append(x)
         for n in reversed(range(len(path) - 1)):
             x = self.refine[n](path[n] + _stretch(self.up[n](x), path[n]))
-        found: Tensor = self.act(x)
-        return found
+            path[n] = x
+        return [self.act(x) for x in path]
 
 
 def to_subvoxels(volume: Tensor) -> Tensor:

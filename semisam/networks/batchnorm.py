@@ -36,6 +36,8 @@ def renew_statistics(
     module.eval()
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     norms = [norm for norm in norms if norm.running_mean is not None]
+    if not norms:
+        return
     kept = [{name: b.clone() for name, b in norm.named_buffers()} for norm in norms]
     rates = [norm.momentum for norm in norms]
     for norm in norms:

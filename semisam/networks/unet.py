@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from semisam.core.errors import InputError
-from semisam.core.framework import check_head_levels
+from semisam.core.framework import check_head_levels, head_level
 from semisam.networks._synthsam import (
     CHANNELS,
     STRIDE,
@@ -26,6 +27,9 @@ from semisam.networks._synthsam import (
     to_subvoxels,
 )
 from semisam.networks._synthsam_weights import EMBEDDED, load_weights
+
+LEVELS = 4
+"""Grids of the decoder, 2 to 16 voxels wide, that a head may be read from."""
 
 
 class UNet(nn.Module):
@@ -48,7 +52,7 @@ class UNet(nn.Module):
 
     Raises:
         InputError: the file of weights is missing or not SynthSAM's.
-        ValueError: a head names a level below full resolution.
+        ValueError: a head names a level below the deepest.
     """
 
     stride = STRIDE
@@ -63,7 +67,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_head_levels(heads, 0, "the U-Net")
+        check_head_levels(heads, LEVELS, "the U-Net")
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, got {dropout}. Use 0.1.")
         net = SynthSAMNet()
@@ -78,7 +82,12 @@ class UNet(nn.Module):
         self.net = net
         self.dropout = nn.Dropout3d(dropout)
         self.heads = nn.ModuleDict(
-            {name: _Head(width, in_channels, count) for name, count in heads.items()}
+            {
+                name: nn.Conv3d(net.widths[head_level(name) - 1], count, 1)
+                if head_level(name)
+                else _Head(width, in_channels, count)
+                for name, count in heads.items()
+            }
         )
         if path is not None and not meta and "logits" in self.heads:
             logits: Any = self.heads["logits"]
@@ -102,9 +111,19 @@ class UNet(nn.Module):
         parts = parts.contiguous(memory_format=torch.channels_last_3d)
         levels = self.net.pyramid(parts)
         nothing = levels[0].new_zeros(len(image), CHANNELS + 2, *levels[0].shape[2:])
-        x = self.dropout(self.net.answer(levels, nothing))
-        both = torch.cat([x, parts.to(x)], 1).contiguous(memory_format=torch.channels_last_3d)
-        return {name: head(x, both) for name, head in self.heads.items()}
+        grids = [self.dropout(x) for x in self.net.answers(levels, nothing)]
+        both = torch.cat([grids[0], parts.to(grids[0])], 1)
+        both = both.contiguous(memory_format=torch.channels_last_3d)
+        size = image.shape[2:]
+        found = {}
+        for name, head in self.heads.items():
+            level = head_level(name)
+            if level:
+                deep = head(grids[level - 1]).float()
+                found[name] = functional.interpolate(deep, size, mode="trilinear")
+            else:
+                found[name] = head(grids[0], both)
+        return found
 
 
 class _Head(nn.Module):

@@ -3,7 +3,7 @@
 Listing reads the metadata of the installed distributions and imports nothing. A plugin is imported
 when it is used. The built-in plugins are listed in ``pyproject.toml``, as third parties list their
 own: there is no other registry. The options of a plugin are the keyword-only parameters of its
-constructor.
+constructor. A distribution may declare the API that it was written for (`API_GROUP`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from semisam.core.errors import PluginError
+from semisam import api_version
+from semisam.core.errors import BrokenPlugin, PluginError
 
 GROUPS: Mapping[str, str] = {
     "framework": "semisam.frameworks",
@@ -30,6 +31,9 @@ GROUPS: Mapping[str, str] = {
 }
 
 BUILTIN_DISTRIBUTION = "semisam"
+
+API_GROUP = "semisam.api"
+"""The group in which a distribution declares versions of the API, as names of its entries."""
 
 RESERVED_NAMES: Mapping[str, Mapping[str, str]] = {"backend": {"none": "no SAM"}}
 """Names with a special meaning: a plugin with such a name is refused."""
@@ -84,9 +88,13 @@ def all_plugins(kind: str) -> list[Plugin]:
     Raises:
         PluginError: the kind is unknown.
     """
+    group, points = _group(kind), metadata.entry_points()
+    declared: dict[str, set[str]] = {}
+    for point in points.select(group=API_GROUP):
+        declared.setdefault(_distribution(point)[0], set()).add(point.name)
     by_name: dict[str, list[Plugin]] = {}
-    for point in metadata.entry_points(group=_group(kind)):
-        plugin = _from_entry_point(kind, point)
+    for point in points.select(group=group):
+        plugin = _from_entry_point(kind, point, declared)
         same = by_name.setdefault(plugin.name, [])
         if plugin not in same:
             same.append(plugin)
@@ -150,8 +158,8 @@ def load_plugin(plugin: Plugin) -> Callable[..., Any]:
     try:
         loaded = point.load()
     except Exception as error:
-        raise PluginError(
-            f"{title} could not be loaded ({plugin.origin}): {type(error).__name__}: {error}"
+        raise BrokenPlugin(
+            f"{title} could not be loaded ({plugin.origin}): {in_one_line(error)}"
         ) from error
     if not callable(loaded):
         raise PluginError(
@@ -330,6 +338,11 @@ def noun(kind: str) -> str:
     return "method" if kind == "framework" else kind
 
 
+def in_one_line(error: Exception) -> str:
+    """Return the type of an error and its message without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean x?)"`` for the closest known name, or an empty string."""
     by_lower = {k.lower(): k for k in known}
@@ -343,16 +356,30 @@ def _group(kind: str) -> str:
     return GROUPS[kind]
 
 
-def _from_entry_point(kind: str, point: metadata.EntryPoint) -> Plugin:
+def _from_entry_point(
+    kind: str, point: metadata.EntryPoint, declared: Mapping[str, set[str]]
+) -> Plugin:
+    distribution, version = _distribution(point)
+    builtin = re.sub(r"[-_.]+", "-", distribution).lower() == BUILTIN_DISTRIBUTION
+    apis = declared.get(distribution, set())
+    problem = None
+    if apis and str(api_version) not in apis:
+        problem = (
+            f"its API must be {api_version}, got {' and '.join(sorted(apis))}. Install a version "
+            f"of {distribution} for this version of semisam"
+        )
+    return Plugin(kind, point.name, point.value, distribution, version, builtin, problem)
+
+
+def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
+    """Return name and version of an entry point's distribution."""
     # A half-removed distribution may have no METADATA file, and so no name and version. If the
     # backport importlib_metadata has been imported, it raises instead of returning None.
     fields = None
     with contextlib.suppress(FileNotFoundError):
         fields = point.dist.metadata if point.dist is not None else None
-    distribution = (fields and fields["Name"]) or "unknown"
-    version = (fields and fields["Version"]) or "unknown"
-    builtin = re.sub(r"[-_.]+", "-", distribution).lower() == BUILTIN_DISTRIBUTION
-    return Plugin(kind, point.name, point.value, distribution, version, builtin)
+    name = (fields and fields["Name"]) or "unknown"
+    return name, (fields and fields["Version"]) or "unknown"
 
 
 def _judge(same_name: list[Plugin]) -> list[Plugin]:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from semisam import __version__
+from semisam import __version__, api_version
 from semisam.core.errors import InputError
 from semisam.core.files import writable_folder
 from semisam.plugins.registry import GROUPS, RESERVED_NAMES, list_plugins, noun
@@ -19,6 +19,8 @@ _TRY = {
     "framework": "semisam bench --method $NAME --labels 2 --sam none",
     "backend": "semisam bench --method mt --labels 2 --sam none,$NAME",
     "prompter": "semisam bench --method mt --labels 2 --prompter $NAME",
+    "network": "semisam bench --method mt --labels 2 --sam none --network $NAME",
+    "dataset": "semisam data check FOLDER --dataset $NAME",
 }
 
 
@@ -26,7 +28,7 @@ def write_project(kind: str, name: str, out: Path) -> Path:
     """Write a plugin project atomically and return its folder.
 
     Args:
-        kind: ``framework``, ``backend`` or ``prompter``.
+        kind: a key of `semisam.plugins.registry.GROUPS`.
         name: name of the plugin: lower-case words with hyphens.
         out: the folder that receives ``semisam-<name>``.
 
@@ -55,6 +57,8 @@ def write_project(kind: str, name: str, out: Path) -> Path:
         "MODULE": module,
         "DISTRIBUTION": folder.name,
         "VERSION": __version__,
+        "NEXT": _next_minor(__version__),
+        "API": str(api_version),
     }
     words["TRY"] = Template(_TRY[kind]).substitute(words)
     files = {
@@ -74,3 +78,9 @@ def write_project(kind: str, name: str, out: Path) -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def _next_minor(version: str) -> str:
+    """Return the first version that may break a plugin: 0.2 for 0.1.3."""
+    major, minor = version.split(".")[:2]
+    return f"{major}.{int(minor) + 1}"

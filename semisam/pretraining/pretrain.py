@@ -16,6 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semisam.backends._synthsam.session import (
+    Session,
+    dice_score,
+    encode,
+    hold_dialogues,
+    prediction_loss,
+    query,
+)
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
@@ -23,17 +31,6 @@ from semisam.networks._synthsam import STRIDE, SUBVOXELS, SynthSAMNet, to_subvox
 from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
-from semisam.pretraining.session import (
-    Session,
-    dice_score,
-    encode,
-    predict,
-    prediction_loss,
-    prompts,
-    query,
-    weights_of,
-    worsening,
-)
 from semisam.training.checkpoint import load_checkpoint, save_checkpoint
 from semisam.training.trainer import Interrupted
 
@@ -218,7 +215,7 @@ class Pretraining:
                 logits = query(net, features, [session])[0].cpu()
                 score = dice_score(logits.numpy() > 0, session.parts)
                 scores.setdefault(f"dice_{name}", []).append(score)
-            session = Session(volume, np.random.default_rng([0, n]))
+            session = Session(volume.image, volume.target, np.random.default_rng([0, n]))
             session.first_click()
             for count in range(1, max(CLICKS) + 1):
                 logits = query(net, features, [session])[0].cpu()
@@ -233,7 +230,7 @@ class Pretraining:
         settings, step = self.settings, self.step
         rng = np.random.default_rng([settings.seed, 0, step])
         users = [np.random.default_rng([settings.seed, 0, step, n]) for n in range(len(volumes))]
-        sessions = [Session(v, user) for v, user in zip(volumes, users, strict=True)]
+        sessions = [Session(v.image, v.target, u) for v, u in zip(volumes, users, strict=True)]
         images = torch.stack([v.image for v in volumes])[:, None].to(self.device)
         target = to_subvoxels(torch.stack([v.target for v in volumes])[:, None].float())
         target = target.to(self.device)
@@ -241,27 +238,7 @@ class Pretraining:
         learned = {rounds - 1, 0 if rng.random() < 0.5 else int(rng.integers(rounds))}
         self.net.train()
         features = encode(self.net, images)
-        frozen = features.detach()
-        losses, predicted, last = [], images[:0], images[:0]
-        for session in sessions:
-            session.take_habits()
-            session.open()
-        for n in range(rounds):
-            for session, logits in zip(sessions, predicted, strict=False):
-                session.correct(logits, 1 if rng.random() < 0.6 else int(rng.integers(2, 5)))
-                if rng.random() < session.memory:
-                    session.remember(logits)
-            prompt = prompts(sessions, self.device)
-            with torch.set_grad_enabled(n in learned):
-                encoded = features if n in learned else frozen
-                found = predict(self.net, encoded, prompt, sessions)
-                if n in learned:
-                    loss = prediction_loss(found, target, weights_of(target, prompt))
-                    if n:
-                        loss = loss + worsening(found, last, target)
-                    losses.append(loss)
-            last = found.detach()
-            predicted = last.cpu()
+        losses = hold_dialogues(self.net, features, target, sessions, rounds, learned, rng)
         edges = self._edge_loss(features.levels[0], volumes)
         norm = self._update(torch.stack(losses).mean() + _EDGES * edges)
         return {
@@ -345,7 +322,9 @@ def make_pretrain_settings(
 
 def _first_prompts(volume: Volume, number: int) -> Iterator[tuple[str, Session]]:
     """Yield points, a mask and a box as first prompts of a validation volume, with their names."""
-    points, mask, box = (Session(volume, np.random.default_rng([k, number])) for k in (1, 2, 3))
+    points, mask, box = (
+        Session(volume.image, volume.target, np.random.default_rng([k, number])) for k in (1, 2, 3)
+    )
     points.scatter(5)
     mask.propose()
     box.draw_box(slack=0)

@@ -14,8 +14,8 @@ def largest_component(mask: Tensor) -> Tensor:
     """Return the largest face-connected component of a non-empty ``(*S)`` bool mask."""
     whole = mask.cpu().numpy()
     box = _bounding_box(whole)
-    pieces, count = ndimage.label(whole[box])
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    pieces, _ = ndimage.label(whole[box])
+    sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     largest = np.zeros(whole.shape, bool)
     largest[box] = pieces == sizes.argmax()

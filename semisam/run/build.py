@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from semisam.core.backend import Backend, Prompter
-from semisam.core.errors import InputError, PluginError
+from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
@@ -21,42 +23,69 @@ from semisam.data.datasets.held_out import folds_of, hold_out
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
+from semisam.plugins.construction import construct
 from semisam.run.settings import Options, RunSettings
 
+_WITHOUT_A_FOLDER = "phantom"
+_ANY_IMAGES = {"folder", "images"}
 _SHOWN = 6  # test cases in a message
 
 
 def recognise_dataset(path: Path | None) -> str:
     """Return the name of the dataset plugin that reads a folder; ``phantom`` without a folder.
 
+    The layouts of the built-in datasets come first, so an installed plugin does not change the
+    reading of such a folder. Other plugins are imported for a folder of another layout, and for one
+    that ``folder`` or ``images`` recognises, which accept any images.
+
     Raises:
         InputError: if the path is not a folder, or no plugin or several recognise it.
     """
     if path is None:
-        return "phantom"
+        return _WITHOUT_A_FOLDER
     if not path.is_dir():
         what = "a file" if path.exists() else "no such folder"
         raise InputError(f"--data must be a folder of scans, got {path} ({what}). Check the path.")
-    names = [
-        name
-        for name, plugin in registry.list_plugins("dataset").items()
-        if plugin.problem is None and registry.load("dataset", name).recognises(path)  # type: ignore[attr-defined]
-    ]
+    plugins = registry.list_plugins("dataset")
+    builtin = [p for p in plugins.values() if p.builtin and p.name != _WITHOUT_A_FOLDER]
+    names = [p.name for p in builtin if _recognises(p, path)]
+    if _ANY_IMAGES.issuperset(names):
+        names += [p.name for p in plugins.values() if not p.builtin and _recognises(p, path)]
     if len(names) != 1:
-        known = ", ".join(registry.list_plugins("dataset"))
         raise InputError(
-            f"--data must be a layout that one dataset plugin recognises (installed: {known}), got "
-            f"{path}, which {' and '.join(names) if names else 'no plugin'} recognises. Name "
-            "one with --dataset. The published Left Atrium layout has train.list, test.list and "
+            "--data must be a layout that one dataset plugin recognises (installed: "
+            f"{', '.join(plugins)}), got {path}, which "
+            f"{' and '.join(names) if names else 'no plugin'} recognises. Name one with "
+            "--dataset. The published Left Atrium layout has train.list, test.list and "
             "<case>/mri_norm2.h5."
         )
     return names[0]
 
 
+def _recognises(plugin: registry.Plugin, path: Path) -> bool:
+    """Return whether a dataset plugin recognises a folder; a broken one is named and skipped."""
+    if plugin.problem is not None:
+        return False
+    try:
+        recognises = getattr(registry.load_plugin(plugin), "recognises", None)
+        return recognises is not None and bool(recognises(path))
+    except Exception as error:
+        if plugin.builtin and isinstance(error, InputError):
+            raise
+        fault = str(error) if isinstance(error, PluginError) else registry.in_one_line(error)
+        warnings.warn(
+            f"Dataset plugins must work to recognise a folder, got {plugin.name} of distribution "
+            f"{plugin.distribution}: {fault}. It is skipped. Repair or uninstall it.",
+            SemisamWarning,
+            stacklevel=3,
+        )
+        return False
+
+
 def open_plugin(name: str, path: Path | None, options: Options) -> Dataset:
     """Open a folder by a dataset plugin."""
     checked = registry.check_options("dataset", name, options)
-    dataset: Dataset = registry.load("dataset", name)(path, **checked)
+    dataset: Dataset = construct("dataset", name, [path], checked)
     return dataset
 
 
@@ -158,52 +187,71 @@ def patients_counted(dataset: Dataset) -> Mapping[str, str]:
 
 
 def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
-    """Return a builder of the settings' network for images with this number of channels."""
-    options = registry.check_options("network", settings.network, settings.network_options)
-    network = registry.load("network", settings.network)
+    """Return a builder of the settings' network for images with this number of channels.
+
+    It raises `UnservedHeads` for heads that the network refuses.
+    """
+    name = settings.network
+    options = registry.check_options("network", name, settings.network_options)
 
     def build(**heads: int) -> nn.Module:
-        module: nn.Module = network(channels, heads, **options)
+        try:
+            module: nn.Module = construct("network", name, [channels, heads], options)
+        except PluginError as error:
+            refused = isinstance(error.__cause__, ValueError)
+            if not (refused and _serves(name, channels, {"logits": 2}, options)):
+                raise
+            able = [
+                other
+                for other in registry.list_plugins("network")
+                if _serves(other, channels, heads, axes=len(settings.patch))
+            ]
+            raise UnservedHeads(
+                f"the network must serve the heads of method {settings.method!r}, got {name}: "
+                f"{error.__cause__} Networks that serve them: {', '.join(able) or 'none'}."
+            ) from error
         return module
 
     return build
+
+
+def _serves(
+    name: str,
+    channels: int,
+    heads: Mapping[str, int],
+    options: Options | None = None,
+    axes: int | None = None,
+) -> bool:
+    """Return whether a network can be constructed with these heads, and is for these axes."""
+    try:
+        with torch.device("meta"):
+            network = construct("network", name, [channels, heads], options)
+    except Exception:  # of any plugin: it is only a remedy in a message
+        return False
+    return axes in getattr(network, "axes", (axes,)) or axes is None
 
 
 def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
     """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
     options = registry.check_options("framework", settings.method, settings.method_options)
     build = network_builder(settings, channels)
-    method = registry.load("framework", settings.method)
-    framework: Framework = _construct(
-        f"the method {settings.method}", lambda: method(build, num_classes, **options)
-    )
+    framework: Framework = construct("framework", settings.method, [build, num_classes], options)
     if settings.sam == "none":
         return framework
     backend, prompter = make_pair(settings)
     branch: Options = registry.check_keywords(SemiSAM, "semisam", settings.semisam_options)
     control = CONTROLS[settings.sam_control or "none"]
-    seeded = {"seed": settings.seed, **branch}
-    wrapped: Framework = _construct(
-        "the SemiSAM branch", lambda: control(framework, backend, prompter, **seeded)
-    )
-    return wrapped
+    try:
+        return control(framework, backend, prompter, **{"seed": settings.seed, **branch})
+    except ValueError as error:
+        raise PluginError(f"the SemiSAM branch refuses its options: {error}") from error
 
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     """Build the promptable segmenter and the prompter of the settings."""
     model_options = registry.check_options("backend", settings.sam, settings.sam_options)
     click_options = registry.check_options("prompter", settings.prompter, settings.prompter_options)
-    backend = registry.load("backend", settings.sam)
-    prompter = registry.load("prompter", settings.prompter)
     return (
-        _construct(f"the backend {settings.sam}", lambda: backend(**model_options)),
-        _construct(f"the prompter {settings.prompter}", lambda: prompter(**click_options)),
+        construct("backend", settings.sam, (), model_options),
+        construct("prompter", settings.prompter, (), click_options),
     )
-
-
-def _construct(what: str, make: Callable[[], Any]) -> Any:
-    """Call a constructor; report a value that it refuses as an error of the user's options."""
-    try:
-        return make()
-    except ValueError as error:
-        raise PluginError(f"{what} refuses its options: {error}") from error

@@ -5,23 +5,33 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from semisam.core.errors import InputError
-from semisam.core.files import csv_cell, remove_leftovers, replace_file, writable_folder, write_json
+from semisam.core.errors import InputError, SemisamError
+from semisam.core.files import (
+    csv_cell,
+    remove_leftovers,
+    removed_folder,
+    replace_file,
+    writable_folder,
+    write_json,
+)
 from semisam.core.framework import Framework
-from semisam.core.layout import CARD, CASES, MODEL, RESULT
+from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.groups import patients_of
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
+from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
+from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
     choose_labeled,
     make_framework,
@@ -84,10 +94,11 @@ def execute(
         InputError: before training starts, if settings or data cannot be used, or the folder
             belongs to a run with other settings, scans or weights.
         InUse: another process holds the folder.
+        SemisamError: the folder was removed.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     result = folder / RESULT
-    with contextlib.ExitStack() as held:
+    with _in_place(folder), contextlib.ExitStack() as held:
 
         def take() -> None:
             check_size(settings, processes)
@@ -113,12 +124,17 @@ def execute(
 
         if processes.of_writer(finished):
             return result
-        training = train(here, run.framework, store, run.plan, folder, report, processes)
+        adapting = _adapt(here, run, folder, report, processes)
+        if run.framework.trains:
+            training = train(here, run.framework, store, run.plan, folder, report, processes)
+        else:
+            run.framework.learn(labeled_cases(store))
+            training = Summary(0.0, 0.0, {})
         rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
             about = _about(settings, run, training, rows)
-            write_json(result, about | {"cost": cost_of(here, training, rows)})
+            write_json(result, about | {"cost": cost_of(here, training, rows) | adapting})
             remove_checkpoints(folder)
 
         processes.of_writer(write)
@@ -156,6 +172,23 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     return Ready(store, framework, plan, hashes)
 
 
+def _adapt(
+    settings: RunSettings, run: Ready, folder: Path, report: Progress, processes: Processes
+) -> dict[str, float]:
+    """Give the branch a model that is adapted to the labeled scans; return the cost of it."""
+    branch = run.framework
+    if not settings.sam_adapt or not isinstance(branch, SemiSAM):
+        return {}
+    backend: Any = branch.backend
+
+    def show(done: int) -> None:
+        report("adapt", done, settings.sam_adapt, {})
+
+    seconds = processes.of_writer(lambda: adapt_model(settings, backend, run.store, folder, show))
+    branch.backend = processes.agreed(lambda: backend.adapted(folder / ADAPTED))
+    return {"sam_adapt_seconds": seconds}
+
+
 def _about(
     settings: RunSettings, run: Ready, training: Summary, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -177,7 +210,8 @@ def _about(
             "labeled_cases": list(labeled),
         },
         "metrics": summarise(rows),
-        "training": training.means,
+        # A method's own figure may be undefined, such as a mean over no voxel.
+        "training": {name: x for name, x in training.means.items() if math.isfinite(x)},
         "versions": versions(),
     }
 
@@ -255,12 +289,13 @@ def score(
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
+    whole = not framework.trains
     rows = evaluate(
         framework,
         store,
         store.test[processes.rank :: processes.size],
-        settings.patch,
-        window_stride(settings),
+        None if whole else settings.patch,
+        None if whole else window_stride(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
         largest_component=settings.largest_component,
@@ -278,10 +313,21 @@ def score(
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the per-case CSV."""
-    with replace_file(path) as temporary, temporary.open("w", newline="") as file:
+    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+
+
+@contextlib.contextmanager
+def _in_place(folder: Path) -> Iterator[None]:
+    """Raise one sentence if a write fails because the folder was removed."""
+    try:
+        yield
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise SemisamError(removed_folder(folder)) from error
 
 
 @contextlib.contextmanager

@@ -18,8 +18,12 @@ _POLL = 0.25
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Hold the folder; the system releases the lock when the process ends in any way.
+
+    Args:
+        folder: of a run or a study.
+        patience: seconds to wait for another process.
 
     Raises:
         InUse: another process holds it.
@@ -28,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     try:
         # A process that checks for a running run holds the lock for a moment.
-        with FileLock(folder / LOCK).acquire(timeout=_PATIENCE, poll_interval=0.02):
+        with FileLock(folder / LOCK).acquire(timeout=patience, poll_interval=0.02):
             yield
     except Timeout:
         raise InUse(

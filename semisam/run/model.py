@@ -28,6 +28,7 @@ from semisam.inference.predictor import (
 from semisam.inference.sliding_window import published_stride
 from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import Precision
+from semisam.plugins import registry
 from semisam.run.build import make_framework
 from semisam.run.folder import find_run
 from semisam.run.record import versions
@@ -46,6 +47,11 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
         InputError: if the folder does not hold a trained run.
     """
     settings = read_settings(folder)
+    if not registry.load("framework", settings.method).trains:  # type: ignore[attr-defined]
+        raise InputError(
+            f"the run must hold a trained network, got {folder} of the method {settings.method}, "
+            "which trains none. Name another run."
+        )
     try:
         card = read_card(folder / CARD)
         if not (folder / MODEL).is_file():

@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, PluginError
 from semisam.core.framework import Framework
 from semisam.data.loading.sampling import BatchPlan, plan_batch, slice_axes
 from semisam.data.loading.store import VolumeStore
@@ -104,16 +104,21 @@ def check_axes(kind: str, name: str, axes: int) -> None:
     known = getattr(registry.load(kind, name), "axes", None)
     if known is None or axes in known or axes not in (2, 3):  # no scan has other axes
         return
-    fitting = [
-        other
-        for other, plugin in registry.list_plugins(kind).items()
-        if plugin.problem is None and axes in getattr(registry.load(kind, other), "axes", (axes,))
-    ]
+    plugins = registry.list_plugins(kind)
+    fitting = [other for other, plugin in plugins.items() if _is_for(plugin, axes)]
     flag = "--sam" if kind == "backend" else f"--{kind}"
     raise InputError(
         f"{flag} must be for a patch of {axes} axes, got {name}, which is for "
         f"{' or '.join(map(str, known))}. Choose {' or '.join(fitting)}, or another --patch."
     )
+
+
+def _is_for(plugin: registry.Plugin, axes: int) -> bool:
+    """Return whether a plugin is for patches of this many axes; a broken one is for none."""
+    try:
+        return axes in getattr(registry.load_plugin(plugin), "axes", (axes,))
+    except PluginError:
+        return False
 
 
 def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:

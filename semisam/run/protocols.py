@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+EVERY = ""
+"""The key of `Protocol.unlike` that stands for every method."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -25,6 +28,9 @@ class Protocol:
         backends: constructor options by promptable model.
         prompters: constructor options by prompter.
         listed_only: True if it describes only the methods in ``methods``.
+        unlike: what of its source it does not reproduce, by method: a name and what is done
+            instead. ``EVERY`` is every method, ``semisam`` the branch. Each is a departure of every
+            row, and the docstrings give the reasons.
         flat: the protocol that holds in its place for patches of two axes; ``None``: itself.
     """
 
@@ -36,11 +42,24 @@ class Protocol:
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prompters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     listed_only: bool = False
+    unlike: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     flat: Protocol | None = None
 
     def run_settings(self, method: str) -> dict[str, Any]:
         """Return the run settings that it prescribes for a method."""
         return {**self.run, **self.runs.get(method, {})}
+
+    def not_reproduced(self, method: str, *, branch: bool) -> dict[str, str]:
+        """Return what of its source it does not reproduce, as departures are named.
+
+        Args:
+            method: of the run.
+            branch: the run has the SemiSAM branch.
+        """
+        found = dict(self.unlike.get(EVERY, {}))
+        for place in (method, "semisam") if branch else (method,):
+            found |= {f"{place}.{name}": how for name, how in self.unlike.get(place, {}).items()}
+        return found
 
     def for_axes(self, axes: int) -> Protocol:
         """Return the protocol for patches of this many axes."""
@@ -58,14 +77,15 @@ _PUBLISHED_RAMP = {"ramp_power": 2.0, "ramp_every": 150}
 _PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
 
 # The branch as it worked best, of the protocols that no paper prescribes.
-_BRANCH: Mapping[str, Any] = {
-    "semisam": {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0},
-    "backends": _PATCH_AS_IT_IS,
-    "prompters": {"center-points": {"points": 3, "max_uncertainty": 1.0}},
-}
+_BRANCH: Mapping[str, Any] = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
+_CLICKS: Mapping[str, Any] = {"center-points": {"points": 3, "max_uncertainty": 1.0}}
+
+# Methods whose published code is SSL4MIS's: a 3-D U-Net and at least 30,000 iterations.
+_SSL4MIS = ("ent-mini", "cps", "ict", "urpc")
+_PORTED = {"script": "for other scans, network and length"}
 
 # The 2-D scripts of SSL4MIS for ACDC. Its ramp has 200 steps of 150 in the 30000 iterations.
-_SSL4MIS = Protocol(
+_ACDC = Protocol(
     note="SSL4MIS in 2-D for ACDC; unlike it: the last weights instead of the best on validation, "
     "crops instead of slices resized to 256x256, turns and mirrors without other angles, Dice over "
     "the foreground (ent-mini: over all classes), for ua-mt a threshold of ln K instead of ln 2",
@@ -123,21 +143,15 @@ _KEEP_LARGEST = {"largest_component": True}
 _KEEP_ALL = {"largest_component": False}
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    # benchmarks/README.md, "What makes the branch work", explains each choice.
+    # benchmarks/README.md, "The default recipe", has the measurements.
     "default": Protocol(
-        note="the methods of the paper; the branch as it worked best on held-out training scans: "
-        "clicks at the deepest points of the proposal, a Dice loss, a constant weight; "
-        "BatchNorm's statistics computed again with the trained network",
-        run={"prompter": "center-points", "norm_batches": 16},
-        **_BRANCH,
-    ),
-    # benchmarks/README.md, "The strong recipe", has the measurements.
-    "strong": Protocol(
-        note="as default, with a modern recipe: a U-Net that starts from the synthetic pretraining "
-        "of SynthSAM, AdamW, a rate that rises and falls, averaged weights, zoom and contrast "
-        "instead of turns and mirrors, and foreground in every labeled patch",
+        note="a modern recipe: a U-Net that starts from the synthetic pretraining of SynthSAM, "
+        "AdamW, a rate that rises and falls, averaged weights, zoom, bends and "
+        "contrast instead of quarter turns and mirrors, and foreground in every labeled patch; "
+        "the branch corrects the method's own target, with a model adapted to the labeled scans",
         run={
             "prompter": "center-points",
+            "sam_adapt": 300,
             "network": "unet",
             "optimizer": "adamw",
             "schedule": "fall",
@@ -147,8 +161,23 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "averaged": 0.98,
             "augment": "strong",
             "foreground": 0.003,
+            "norm_batches": 16,
         },
-        **_BRANCH,
+        methods={"fixmatch": {"ema_decay": 0.99}},
+        semisam={**_BRANCH, "role": "target"},
+        backends=_PATCH_AS_IT_IS,
+        prompters=_CLICKS,
+    ),
+    # benchmarks/README.md, "What makes the branch work in the classic recipe", explains it.
+    "classic": Protocol(
+        note="the methods as their authors train them, a V-Net by SGD; the branch as it worked "
+        "best with them on held-out training scans: clicks at the deepest points of the "
+        "proposal, a Dice loss, a constant weight; BatchNorm's statistics computed again with the "
+        "trained network",
+        run={"prompter": "center-points", "norm_batches": 16},
+        semisam=_BRANCH,
+        backends=_PATCH_AS_IT_IS,
+        prompters=_CLICKS,
     ),
     "paper": Protocol(
         note="the equations of the SemiSAM paper: lambda_c = 0.1 exp(-5 (1 - t/T)), "
@@ -157,11 +186,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
         backends=_PATCH_AS_IT_IS,
     ),
     "published": Protocol(
-        note="each repository's own code for the Left Atrium (ent-mini: SSL4MIS in 3D, on the "
-        "others' schedule): squared ramps advancing once in 150 iterations, its loss weights, "
-        "patch, batch and post-processing; for supervised, mt and the branch the SemiSAM scripts, "
-        "without their prompts from the labels of unlabeled cases. For a patch of two axes: "
-        f"{_SSL4MIS.note}",
+        note="each repository's own code for the Left Atrium (ent-mini, cps, ict, urpc: SSL4MIS in "
+        "3D, on the others' patch and iterations): squared ramps advancing once in 150 iterations, "
+        "its loss weights, patch, batch and post-processing; for supervised, mt and the branch the "
+        "SemiSAM scripts, without their prompts from the labels of unlabeled cases. For a patch of "
+        f"two axes: {_ACDC.note}",
         run={
             "iterations": 6000,
             "patch": (112, 112, 80),
@@ -172,6 +201,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "momentum": 0.9,
             "weight_decay": 1e-4,
             "clip": None,
+            "augment": "mirrored",
             "precision": "fp32",
             "stride": (18, 18, 4),
             "prompter": "uncertainty-points",
@@ -182,7 +212,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "ua-mt": _KEEP_ALL,
             "dtc": _KEEP_LARGEST,
             "dtml": _KEEP_LARGEST,
-            "ent-mini": _KEEP_ALL,
+            **{name: {"schedule": "poly", **_KEEP_ALL} for name in _SSL4MIS},
+            # 2,000 + 15,000 iterations of 4 labeled + 4 unlabeled rows.
+            "bcp": {"iterations": 17000, "batch": 8, **_KEEP_LARGEST},
         },
         methods={
             "supervised": {"supervised_weight": 0.5},
@@ -194,8 +226,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 **_PUBLISHED_RAMP,
             },
             "ua-mt": {"supervised_weight": 0.5, "consistency_weight": 0.1, **_PUBLISHED_RAMP},
-            "dtc": {"beta": 0.3, "consistency_weight": 1.0, **_PUBLISHED_RAMP},
+            "dtc": {
+                "background_channel": False,
+                "beta": 0.3,
+                "consistency_weight": 1.0,
+                **_PUBLISHED_RAMP,
+            },
             "dtml": {
+                "background_channel": False,
                 "supervised_weight": 0.5,
                 "consistency_weight": 1.0,
                 # Both backward calls send the shared consistency into both networks.
@@ -208,12 +246,52 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "consistency_weight": 0.1,
                 **_PUBLISHED_RAMP,
             },
+            "cps": {
+                "supervised_weight": 0.5,
+                "dice_classes": "all",
+                "consistency_weight": 0.1,
+                "consistency_rows": "unlabeled",
+                **_PUBLISHED_RAMP,
+            },
+            "ict": {
+                "alpha": 0.2,
+                "supervised_weight": 0.5,
+                "dice_classes": "all",
+                "consistency_weight": 0.1,
+                **_PUBLISHED_RAMP,
+            },
+            "urpc": {
+                "divergence_of": "average",
+                "supervised_weight": 0.5,
+                "dice_classes": "all",
+                "consistency_weight": 0.1,
+                **_PUBLISHED_RAMP,
+            },
+            "bcp": {"alpha": 0.5, "pretrain": 2 / 17, "supervised_weight": 0.5},
         },
         # The SAM term is halved.
         semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
         backends={"sam-med3d": {**_PATCH_AS_IT_IS["sam-med3d"], "precision": "fp32"}},
         listed_only=True,
-        flat=_SSL4MIS,
+        unlike={
+            # Published: 3 voxels more per side and axis, and no crop at an axis' last position.
+            EVERY: {"padding": "least"},
+            "supervised": {"test_patch": "training patch"},  # published: 128x128x128
+            "mt": {"teacher": "starts as the student"},  # published: from other random weights
+            "ua-mt": {"teacher": "starts as the student"},
+            "ent-mini": _PORTED,
+            "cps": {**_PORTED, "initialisation": "of one kind"},
+            "ict": {**_PORTED, "mixes": "one per row", "teacher": "all rows in one pass"},
+            "urpc": {**_PORTED, "dropout": "of the network", "rate": "a tenth"},
+            "bcp": {
+                "dice": "squares of the foreground, over the batch",
+                "passes": "of all rows together",
+                "stages": "with one schedule, from the last network",
+            },
+            # Published: of the label, ten clicks; a logit above 0.5.
+            "semisam": {"prompts": "of the method's map", "mask": "probability above 0.5"},
+        },
+        flat=_ACDC,
     ),
 }
 

@@ -160,7 +160,8 @@ def settings(
         labels: number of labeled cases.
         sam: name of a backend plugin, or ``none`` for the bare method.
         sam_weight: ``plain``, or ``gated`` by the measured quality of the backend.
-        sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``.
+        sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``,
+            ``moved``.
         subset: 0: the first labeled cases of the list; k > 0: the k-th draw.
         seed: of weights, batches, dropout, noise and prompts.
         options: of plugins, e.g. ``{"mt.ema_decay": 0.995, "semisam.weight": 0.2}``.

@@ -87,9 +87,13 @@ def make_settings(
             **explicit,
         }
     )
+    if "sam_adapt" not in explicit:
+        # A short training does not wait long for the model that guides it.
+        steps = min(given.sam_adapt, given.iterations // 2)
+        given = given.model_copy(update={"sam_adapt": steps})
     if "network" not in explicit:
         given = given.model_copy(update={"network": usual_network(protocol, len(given.patch))})
-    whole = given.model_copy(update=_resolved(given, protocol))
+    whole = given.model_copy(update=_resolved(given, protocol, explicit))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
 
@@ -126,7 +130,9 @@ def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     return settings
 
 
-def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
+def _resolved(
+    given: RunSettings, protocol: Protocol, explicit: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return every setting that is still open, with every option of every plugin."""
     found: dict[str, Any] = {
         "stride": tuple(given.stride or published_stride(given.patch)),
@@ -147,7 +153,13 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         empty: dict[str, Any] = {
             name: {} for name in ("sam_options", "prompter_options", "semisam_options")
         }
-        return found | empty | {"prompter": "none", "sam_control": None, "sam_sources": {}}
+        none: dict[str, Any] = {
+            "prompter": "none",
+            "sam_control": None,
+            "sam_adapt": 0,
+            "sam_sources": {},
+        }
+        return found | empty | none
     found["sam_options"] = registry.resolve_options(
         "backend", given.sam, {**protocol.backends.get(given.sam, {}), **given.sam_options}
     )
@@ -156,6 +168,13 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         given.prompter,
         {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
     )
+    if given.sam_adapt and not hasattr(registry.load("backend", given.sam), "adapt"):
+        if "sam_adapt" in explicit:
+            raise InputError(
+                f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
+                f"{given.sam_adapt}. Leave it out, or choose --sam synthsam."
+            )
+        found["sam_adapt"] = 0
     branch = {**protocol.semisam, **given.semisam_options}
     found["semisam_options"] = registry.resolve_keywords(SemiSAM, BRANCH, branch)
     if "seed" not in given.semisam_options:
@@ -214,7 +233,8 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the departures of resolved settings from their protocol.
 
     Suggestions of the data count as departures, like values of the user. Several processes always
-    count, because each computes its losses on its own rows.
+    count, because each computes its losses on its own rows. What the protocol does not reproduce of
+    its source comes last.
     """
     alone = RunSettings.model_validate(
         {**_prescribed(protocol, settings.method), "labels": settings.labels}
@@ -227,11 +247,16 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     stride = alone.stride if settings.patch == alone.patch else None
     if settings.stride == tuple(stride or published_stride(settings.patch)):
         changed.pop("stride", None)
-    if settings.sam != "none" and settings.prompter != alone.prompter:
-        changed["prompter"] = settings.prompter
+    if settings.sam != "none":
+        usual = min(alone.sam_adapt, settings.iterations // 2)
+        if settings.prompter != alone.prompter:
+            changed["prompter"] = settings.prompter
+        if settings.sam_adapt != usual:
+            changed["sam_adapt"] = settings.sam_adapt
     for place, name, value in _changed_options(settings, protocol):
         if place != settings.sam or name in protocol.backends.get(place, {}):
             changed[f"{place}.{name}"] = value
+    changed |= protocol.not_reproduced(settings.method, branch=settings.sam != "none")
     return tuple(f"{name}={show_value(value)}" for name, value in changed.items())
 
 

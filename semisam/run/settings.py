@@ -84,13 +84,22 @@ class RunSettings(BaseModel):
     prompter: Annotated[str, Flag("Prompter plugin.", "the protocol's")] = "center-points"
     prompter_options: Options = Field(default_factory=dict)
     semisam_options: Options = Field(default_factory=dict)
-    sam_control: Literal["oracle", "truth", "shuffled"] | None = None
+    sam_control: Literal["oracle", "truth", "shuffled", "moved"] | None = None
+    sam_adapt: Annotated[
+        int,
+        Field(ge=0),
+        Flag(
+            "Steps that adapt the promptable model to the labeled scans before the training. "
+            "0 takes it as it is.",
+            "300, at most half of --iterations; 0 with the other protocols",
+        ),
+    ] = 0
     protocol: Annotated[
         str,
         Flag(
-            "default: the branch as it worked best here; strong: the same with a modern recipe "
-            "and a network that starts from synthetic pretraining; paper: the paper's equations; "
-            "published: each method's own code."
+            "default: a modern recipe, with a network that starts from synthetic pretraining; "
+            "classic: a V-Net by SGD, with the branch as it worked best there; paper: the paper's "
+            "equations; published: each method's own code."
         ),
     ] = DEFAULT
 
@@ -127,10 +136,11 @@ class RunSettings(BaseModel):
         ),
     ] = None
     augment: Annotated[
-        Literal["orientation", "strong", "none"],
+        Literal["orientation", "mirrored", "strong", "none"],
         Flag(
-            "orientation: turn and mirror training patches; strong: zoom, contrast, blur and "
-            "noise, without turns."
+            "orientation: turn and mirror training patches; mirrored: the same without the "
+            "orientations that are not mirrored, as published; strong: zoom, small turns and "
+            "bends, contrast, blur and noise, without mirrors."
         ),
     ] = "orientation"
     foreground: Annotated[
@@ -216,7 +226,7 @@ NOT_IDENTITY = frozenset(
 
 OF_THE_BRANCH = frozenset(
     {
-        *("sam", "sam_options", "sam_control", "sam_sources"),
+        *("sam", "sam_options", "sam_control", "sam_adapt", "sam_sources"),
         *("prompter", "prompter_options", "semisam_options"),
     }
 )

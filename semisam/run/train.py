@@ -16,8 +16,8 @@ def train(out: str | Path, *, progress: Progress | None = None, **given: Any) ->
 
     Args:
         out: the run's folder.
-        progress: called with the phase (``check``, ``train``, ``evaluate``), the steps done, the
-            number of steps, and the current figures by name.
+        progress: called with the phase (``check``, ``adapt``, ``train``, ``evaluate``), the steps
+            done, the number of steps, and the current figures by name.
         **given: arguments of `semisam.settings`, e.g. ``data="folder"``, ``method="mt"``,
             ``labels=2``, ``sam="synthsam"``, ``options={"mt.ema_decay": 0.995}``.
 
@@ -27,10 +27,10 @@ def train(out: str | Path, *, progress: Progress | None = None, **given: Any) ->
         SemisamError: the training failed.
 
     Example:
-        Generated phantoms and a tiny network need only seconds.
+        Generated phantoms and small patches need only seconds.
 
         >>> import numpy as np, semisam
-        >>> tiny = {"vnet.filters": 2, "phantom.size": 32, "phantom.cases": 4}
+        >>> tiny = {"phantom.size": 32, "phantom.cases": 4, "phantom.test_cases": 1}
         >>> run = semisam.train(
         ...     folder, method="mt", labels=2, iterations=2, patch=(16, 16, 16), options=tiny
         ... )

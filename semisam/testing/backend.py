@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields
 from typing import ClassVar
 
@@ -51,11 +52,13 @@ class BackendContract:
         channels: image channels ``C``.
         shape: spatial shape of an image; only the last ``ndim`` axes are used.
         odd_shape: another spatial shape, with odd sizes.
+        trained: False for a model with random weights, whose predictions have only the right form.
     """
 
     channels: ClassVar[int] = 1
     shape: ClassVar[tuple[int, ...]] = (16, 24, 20)
     odd_shape: ClassVar[tuple[int, ...]] = (13, 17, 21)
+    trained: ClassVar[bool] = True
 
     def make(self) -> Backend:
         """Return the backend under test."""
@@ -95,6 +98,85 @@ class BackendContract:
         image = torch.zeros_like(self._image(backend, self.shape))
         logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
         _check_logits(logits, image, "without contrast")
+
+    def test_every_prompt_matters(self) -> None:
+        """Check that each kind of prompt changes the logits where it points elsewhere."""
+        backend = self.make()
+        image = self._image(backend, self.shape)
+        embedding = backend.encode(image)
+        for kind in sorted(backend.accepts):
+            here, there = (
+                backend.segment(embedding, _prompt(image.shape[1:], frozenset({kind}), corner))
+                for corner in (False, True)
+            )
+            assert not torch.equal(here, there), (
+                f"a prompt must change the logits, got equal ones for two places of the {kind}. "
+                f"Use the {kind}, or remove it from accepts"
+            )
+
+    def test_the_object_of_the_prompt_is_positive(self) -> None:
+        """Check sign, scale and axes on bright objects, one of which each prompt shows."""
+        backend = self.make()
+        if not self.trained:
+            return
+        objects, image = self._scene(backend)
+        embedding = backend.encode(image)
+        for kind in sorted(backend.accepts):
+            logits = backend.segment(embedding, _prompt_of(objects[0], image, kind))
+            found = [float(logits[box].mean()) for box in objects]
+            background = float(logits[image[0] < 1].mean())
+            assert float(logits.min()) < 0 or float(logits.max()) > 1, (
+                "logits must be negative in the background, got values in [0, 1] as of "
+                f"probabilities, prompted by {kind}. Return the logits before the sigmoid"
+            )
+            assert found[0] > background, (
+                f"logits must be higher in the object of the {kind} prompt than in the "
+                f"background, got {found[0]:.3g} and {background:.3g}. Is the sign inverted?"
+            )
+            best = max(range(len(found)), key=found.__getitem__)
+            assert best == 0, (
+                f"logits must be highest in the object of the {kind} prompt, got a higher mean "
+                f"in the object at its indices in the order {_orders(backend.ndim)[best]}. Are "
+                "axes swapped? Prompts are in array-index order"
+            )
+
+    def test_a_negative_click_is_no_positive_one(self) -> None:
+        """Check that the labels of two clicks decide which of two objects is positive."""
+        backend = self.make()
+        if not (self.trained and "points" in backend.accepts):
+            return
+        (first, second, *_), image = self._scene(backend)
+        embedding = backend.encode(image)
+        points = torch.stack([_middle(first), _middle(second)])
+        differences = []
+        for labels in ([1, 0], [0, 1]):
+            prompt = Prompt(points=points, labels=torch.tensor(labels))
+            logits = backend.segment(embedding, prompt)
+            differences.append(float(logits[first].mean() - logits[second].mean()))
+        assert differences[0] > differences[1], (
+            "a click with label 0 must lower the logits, got the same or higher ones as for label "
+            f"1: the first object is {differences[0]:.3g} above the second where it is clicked "
+            f"positively, and {differences[1]:.3g} where negatively"
+        )
+
+    def test_a_box_ends_before_its_second_corner(self) -> None:
+        """Check that a box whose prediction is the box itself is read as half-open."""
+        backend = self.make()
+        if "box" not in backend.accepts:
+            return
+        image = torch.zeros_like(self._image(backend, self.shape))
+        box = _prompt(image.shape[1:], frozenset({"box"})).box
+        assert box is not None
+        logits = backend.segment(backend.encode(image), Prompt(box=box))
+        inside, grown = (torch.zeros(logits.shape, dtype=torch.bool) for _ in range(2))
+        low, high = box.tolist()
+        inside[tuple(map(slice, low, high))] = True
+        grown[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = True
+        found = logits > (logits[inside].mean() + logits[~grown].mean()) / 2
+        assert not torch.equal(found, grown), (
+            f"a box is half-open, so {low} to {high} must end at {[i - 1 for i in high]}, got the "
+            "voxels of the second corner, too. Subtract 1 for a model with inclusive boxes"
+        )
 
     def test_no_state_between_images(self) -> None:
         """Check that a prediction on A, also interleaved, does not change that on B."""
@@ -143,6 +225,22 @@ class BackendContract:
             same = ours is None or torch.equal(ours, theirs)
             assert same, f"a backend must not change the prompt's {field.name} in place"
 
+    def _scene(self, backend: Backend) -> tuple[list[tuple[slice, ...]], Tensor]:
+        """Return bright objects on a dark background, and their image.
+
+        Their places are the orders of the indices of the first one.
+        """
+        side, middles = 32, (5, 15, 26)[: backend.ndim]
+        objects = [
+            tuple(slice(middles[axis] - 3, middles[axis] + 4) for axis in order)
+            for order in _orders(backend.ndim)
+        ]
+        rng = torch.Generator().manual_seed(0)
+        image = 0.1 * torch.randn(self.channels, *(side,) * backend.ndim, generator=rng)
+        for box in objects:
+            image[(slice(None), *box)] += 3.0
+        return objects, image
+
     def _image(self, backend: Backend, shape: tuple[int, ...], seed: int = 0) -> Tensor:
         shape = shape[-backend.ndim :]
         rng = torch.Generator().manual_seed(seed)
@@ -166,6 +264,26 @@ def _prompt(shape: torch.Size, kinds: frozenset[str], corner: bool = False) -> P
         box=torch.stack([first, last]) if "box" in kinds else None,
         mask=mask if "mask" in kinds else None,
     )
+
+
+def _orders(ndim: int) -> list[tuple[int, ...]]:
+    return list(itertools.permutations(range(ndim)))
+
+
+def _middle(box: tuple[slice, ...]) -> Tensor:
+    return torch.tensor([(part.start + part.stop) // 2 for part in box])
+
+
+def _prompt_of(box: tuple[slice, ...], image: Tensor, kind: str) -> Prompt:
+    """Return a prompt of one kind that shows the object in a box."""
+    if kind == "points":
+        corner = torch.zeros(len(box), dtype=torch.int64)
+        return Prompt(points=torch.stack([_middle(box), corner]), labels=torch.tensor([1, 0]))
+    if kind == "box":
+        return Prompt(box=torch.tensor([[p.start for p in box], [p.stop for p in box]]))
+    mask = torch.zeros(image.shape[1:])
+    mask[box] = 0.9
+    return Prompt(mask=mask)
 
 
 def _check_logits(logits: Tensor, image: Tensor, what: str) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import contextlib
+import functools
+import itertools
+import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import mock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from semisam.core.types import IGNORE
 
@@ -13,17 +20,24 @@ if TYPE_CHECKING:
 
 
 class DatasetContract:
-    """Tests of a dataset. Subclass it and define ``make``.
+    """Tests of a dataset. Subclass it and define ``make``, and ``make_with_other_labels`` if easy.
 
     Attributes:
         cases: number of cases to read of each part of the split.
+        normalised: False for images that keep other units than a mean near 0 and a deviation
+            near 1 on purpose.
     """
 
     cases: ClassVar[int] = 3
+    normalised: ClassVar[bool] = True
 
     def make(self) -> Dataset:
         """Return the dataset under test, with data small enough for a unit test."""
         raise NotImplementedError("define make(self)")
+
+    def make_with_other_labels(self) -> Dataset | None:
+        """Return the dataset with other labels for the same images; ``None``: not tested."""
+        return None
 
     def test_declares_classes_and_channels(self) -> None:
         """Check that background counts as a class and has a name."""
@@ -77,6 +91,71 @@ class DatasetContract:
             good = len(spacing) == ndim and all(s > 0 for s in spacing)
             assert good, f"{case}: spacing must be {ndim} positive mm, got {spacing}"
 
+    def test_images_are_normalised(self) -> None:
+        """Check that intensities are in the range that a network trains on."""
+        dataset = self.make()
+        if not self.normalised:
+            return
+        for case in self._some(dataset):
+            array = dataset.image(case).array
+            mean, deviation = float(array.mean()), float(array.std())
+            assert abs(mean) <= 10 and deviation <= 10, (
+                f"{case}: an image must be normalised, for example to mean 0 and deviation 1, got "
+                f"{mean:.4g} and {deviation:.4g}, as in raw units"
+            )
+
+    def test_images_are_free_of_labels(self) -> None:
+        """Check that ``image`` reads no label: with other labels the images are the same."""
+        dataset, other = self.make(), self.make()
+        kind = type(other)
+
+        def read(*args: object) -> None:
+            raise AssertionError("image must not read a label, since an unlabeled case lacks one")
+
+        for case in self._some(dataset):
+            with (
+                mock.patch.object(kind, "label", read),
+                mock.patch.object(kind, "drawn_label", read, create=True),
+            ):
+                other.image(case)
+        changed = self.make_with_other_labels()
+        if changed is None:
+            return
+        for case in self._some(dataset):
+            same = np.array_equal(dataset.image(case).array, changed.image(case).array)
+            assert same, f"{case}: an image must not depend on labels, got another with others"
+
+    def test_labels_fit_their_images(self) -> None:
+        """Check that the edges of labels are on edges of the image, not mirrored ones."""
+        dataset = self.make()
+        scores: dict[tuple[int, ...], float] = {}
+        for case in filter(dataset.has_label, self._some(dataset)):
+            label = dataset.label(case)
+            changes = _changes(dataset.image(case).array)
+            for flip in _subsets(label.ndim):
+                scores[flip] = scores.get(flip, 0.0) + _edges(changes, np.flip(label, flip))
+        as_is = scores.pop((), 0.0)
+        best = max(scores, key=scores.__getitem__, default=())
+        assert not best or scores[best] <= 1.2 * as_is, (
+            f"labels must fit their images, got edges that fit better mirrored along axes {best}: "
+            f"{scores[best]:.3g} against {as_is:.3g}. Do both have the same orientation?"
+        )
+
+    def test_constructor_reads_no_volume(self) -> None:
+        """Check that the constructor does not read the volumes of every case."""
+        dataset = self.make()
+        kind, split = type(dataset), dataset.split()
+        cases = {*split.train, *split.test}
+        read: list[str] = []
+        with contextlib.ExitStack() as stack:
+            for owner, name in [(kind, "image"), (kind, "label"), *_readers()]:
+                stack.enter_context(_counted(owner, name, read))
+            self.make()
+        assert len(read) < len(cases), (
+            f"a constructor may read lists and headers, but not every volume, got {len(read)} "
+            f"reads ({', '.join(sorted(set(read)))}) for {len(cases)} cases"
+        )
+
     def test_labels(self) -> None:
         """Check that labels are uint8 classes on the image's grid; training cases may lack one."""
         dataset = self.make()
@@ -125,3 +204,58 @@ class DatasetContract:
     def _some(self, dataset: Dataset) -> list[str]:
         split = dataset.split()
         return [*split.train[: self.cases], *split.test[: self.cases]]
+
+
+def _subsets(ndim: int) -> list[tuple[int, ...]]:
+    """Return every set of axes, the empty one first."""
+    return [axes for n in range(ndim + 1) for axes in itertools.combinations(range(ndim), n)]
+
+
+def _changes(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return the changes between neighbours along each axis, relative to their mean."""
+    mean = image.mean(0)
+    changes = [np.abs(np.diff(mean, axis=axis)) for axis in range(mean.ndim)]
+    average = float(np.mean([change.mean() for change in changes])) or 1.0
+    return [change / average for change in changes]
+
+
+def _edges(changes: list[NDArray[np.float32]], label: NDArray[np.uint8]) -> float:
+    """Return the mean relative change across the borders of a label; 1 without borders."""
+    found = [
+        change[np.diff(label, axis=axis) != 0]  # of uint8: only 0 is no border
+        for axis, change in enumerate(changes)
+    ]
+    across = np.concatenate(found)
+    return float(across.mean()) if len(across) else 1.0
+
+
+def _readers() -> list[tuple[Any, str]]:
+    """Return functions of installed libraries that read the voxels of a file."""
+    names = (
+        ("SimpleITK", "ReadImage"),
+        ("SimpleITK.ImageFileReader", "Execute"),
+        ("h5py.Dataset", "__getitem__"),
+        ("nibabel.Nifti1Image", "get_fdata"),
+        ("numpy", "load"),
+        ("numpy.lib.npyio.NpzFile", "__getitem__"),
+    )
+    found = []
+    for path, name in names:
+        module, *inside = path.split(".")
+        if module in sys.modules:
+            found.append((functools.reduce(getattr, inside, sys.modules[module]), name))
+    return found
+
+
+def _counted(owner: Any, name: str, read: list[str]) -> AbstractContextManager[Any]:
+    """Replace a function by one that notes each volume that it returns."""
+    original = getattr(owner, name)
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        lazy = isinstance(found, np.memmap | np.lib.npyio.NpzFile)
+        if not lazy and getattr(found, "ndim", 3) >= 2:
+            read.append(name)
+        return found
+
+    return mock.patch.object(owner, name, counting)

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.types import IGNORE, Batch, Clock, Step
+from semisam.testing._steps import (
+    TOTAL,
+    Voxelwise,
+    backward,
+    check_gradients,
+    check_losses,
+    check_probs,
+    contrast,
+    equal,
+    evaluating,
+    flat_gradient,
+    kept_graphs,
+    objective,
+    quarters,
+    teachers,
+    train,
+    without_noise,
+)
 from semisam.testing.backend import FakeBackend
 from semisam.testing.prompter import FakePrompter
 from semisam.testing.samples import random_batch, tiny_builder
 
-_TOTAL = 100
-_CLOCKS = (Clock(0, _TOTAL), Clock(_TOTAL // 2, _TOTAL), Clock(_TOTAL - 1, _TOTAL))
+_MANY = 12
+"""Steps after which state that matters later, such as a queue, must be in use."""
+_EASY = 100
+_CLOCKS = (Clock(0, TOTAL), Clock(TOTAL // 2, TOTAL), Clock(TOTAL - 1, TOTAL))
 
 
 class FrameworkContract:
@@ -27,11 +46,15 @@ class FrameworkContract:
         channels: image channels ``C``.
         probs_are_deployed: ``Step.probs`` equals the result of ``forward`` without dropout and
             normalisation; False for a method whose student has a perturbed input.
+        teachers_move: False for a method with a teacher that stays as it is on purpose.
+        lr: learning rate of the easy task; lower it for a network that diverges.
     """
 
     shape: ClassVar[tuple[int, ...]] = (8, 12, 10)
     channels: ClassVar[int] = 1
     probs_are_deployed: ClassVar[bool] = True
+    teachers_move: ClassVar[bool] = True
+    lr: ClassVar[float] = 0.05
 
     def make(self, build: NetBuilder, num_classes: int) -> Framework:
         """Return the method under test, with default options."""
@@ -41,7 +64,7 @@ class FrameworkContract:
         """Check that losses are finite scalars with a gradient and probs a distribution over K."""
         for num_classes in (2, 4):
             framework = self._framework(num_classes)
-            self._check_step(framework, self._batch(framework, num_classes), Clock(0, _TOTAL))
+            self._check_step(framework, self._batch(framework, num_classes), Clock(0, TOTAL))
 
     def test_every_clock_gives_the_same_losses(self) -> None:
         """Check that losses are finite and have the same names from the first to the last step."""
@@ -69,6 +92,41 @@ class FrameworkContract:
         assert batch.label.shape[0] == 1
         self._check_step(framework, batch, _CLOCKS[1])
 
+    def test_one_unlabeled_row(self) -> None:
+        """Check a step with one unlabeled row, as in a small batch or in one of two processes."""
+        framework = self._framework()
+        for labeled in (1, 2):
+            batch = self._batch(framework, labeled=labeled, unlabeled=1)
+            try:
+                step = framework.training_step(batch, _CLOCKS[1])
+            except Exception as error:
+                raise AssertionError(
+                    f"one unlabeled row must be enough next to {labeled} labeled, got {error!r}"
+                ) from error
+            check_losses(step)
+
+    def test_labels_belong_to_their_rows(self) -> None:
+        """Check that training on an easy task learns the labels, which differ by row."""
+        torch.manual_seed(0)
+        framework = self.make(self._build_voxelwise, 2).train()
+        batch = quarters(self.shape, self.channels)
+        if not framework.uses_unlabeled:
+            batch = Batch(batch.image[: batch.num_labeled], batch.label)
+        optimizer = torch.optim.SGD(framework.param_groups(), lr=self.lr, momentum=0.9)
+        found = 0.0
+        for i in range(_EASY):
+            clock = Clock(i, _EASY)
+            backward(framework, batch, clock)
+            optimizer.step()
+            framework.after_update(clock)
+            if i % 5 == 4 and (found := contrast(framework, batch)) > 0.3:
+                break
+        assert found > 0.1, (
+            "a method must learn an easy task: the intensity shows the class, and each row has "
+            "another label. The deployed probability of class 1 inside the labels, less that "
+            f"outside, is {found:.2f} after {i + 1} steps. Are the labels on the right rows?"
+        )
+
     def test_partly_annotated_labels(self) -> None:
         """Check that labels with one annotated slice, or with no voxel, give finite losses."""
         framework = self._framework()
@@ -89,7 +147,7 @@ class FrameworkContract:
             torch.manual_seed(1)
             with torch.no_grad():
                 flat = Batch(batch.image, torch.full_like(batch.label, value))
-                found[value] = float(_objective(framework.training_step(flat, _CLOCKS[1])))
+                found[value] = float(objective(framework.training_step(flat, _CLOCKS[1])))
         assert found[IGNORE] < min(found[0], found[1]), (
             "voxels whose label is IGNORE must be of no class (use semisam.core.losses); the sum "
             f"of the losses by the label of all voxels is {found}"
@@ -99,10 +157,13 @@ class FrameworkContract:
         """Check that the supervised losses do not depend on the outputs at ignored voxels.
 
         The network maps each voxel by itself, so another image there changes the outputs only
-        there. The difference of the losses of two labels is free of the unsupervised losses.
+        there. The difference of the losses of two labels is free of the unsupervised losses. A
+        method with a network of its own is left to `test_ignored_is_no_class`.
         """
         torch.manual_seed(0)
         framework = self.make(self._build_voxelwise, 2).train()
+        if not any(isinstance(module, Voxelwise) for module in framework.modules()):
+            return
         batch = self._batch(framework)
         rows, half = batch.num_labeled, self.shape[0] // 2
         labels = [batch.label.clone(), 1 - batch.label]
@@ -117,7 +178,7 @@ class FrameworkContract:
                 torch.manual_seed(1)
                 with torch.no_grad():
                     step = framework.training_step(Batch(each, label), _CLOCKS[1])
-                sums.append(float(_objective(step)))
+                sums.append(float(objective(step)))
             found.append(sums[0] - sums[1])
         same = abs(found[0] - found[1]) <= 1e-3 * abs(found[0])
         assert same, (
@@ -134,32 +195,109 @@ class FrameworkContract:
         same = torch.equal(before.image, batch.image) and torch.equal(before.label, batch.label)
         assert same, "training_step must not change the batch in place"
 
+    def test_step_changes_no_weights(self) -> None:
+        """Check that ``training_step`` leaves the weights to the optimizer."""
+        framework = self._framework()
+        before = {name: p.detach().clone() for name, p in framework.named_parameters()}
+        framework.training_step(self._batch(framework), _CLOCKS[1])
+        changed = [n for n, p in framework.named_parameters() if not torch.equal(before[n], p)]
+        assert not changed, f"training_step must not change weights, got other values of {changed}"
+
+    def test_student_stays_in_training_mode(self) -> None:
+        """Check that a step leaves no network with trained weights in evaluation mode."""
+        framework = self._framework()
+        for when in ("train()", "training_step", "after_update"):
+            if when == "training_step":
+                backward(framework, self._batch(framework), _CLOCKS[1])
+            elif when == "after_update":
+                framework.after_update(_CLOCKS[1])
+            found = evaluating(framework)
+            assert not found, (
+                f"networks with trained weights must be in training mode after {when}, got "
+                f"evaluation mode of {found}"
+            )
+
+    def test_step_does_not_reseed(self) -> None:
+        """Check that a step draws on from the generator that the trainer has seeded."""
+        framework = self._framework()
+        states = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            framework.training_step(self._batch(framework), _CLOCKS[1])
+            states.append(torch.get_rng_state())
+        assert not torch.equal(*states), (
+            "training_step must not seed torch's generator: every step would draw the same numbers"
+        )
+
+    def test_no_graph_is_kept(self) -> None:
+        """Check that a method holds no tensor of a step that would keep its graph in memory."""
+        framework = self._framework()
+        train(framework, [self._batch(framework, seed=i) for i in range(2)])
+        found = kept_graphs(framework)
+        assert not found, f"attributes must hold detached tensors after a step, got {found}"
+
+    def test_teachers_move(self) -> None:
+        """Check that a frozen network that is built like the student changes in training."""
+        framework = self._framework()
+        if not self.teachers_move:
+            return
+        before = {
+            name: [p.detach().clone() for p in teacher.parameters()]
+            for name, teacher in teachers(framework).items()
+        }
+        train(framework, [self._batch(framework, seed=i) for i in range(_MANY)])
+        for name, teacher in teachers(framework).items():
+            stays = all(map(torch.equal, before[name], teacher.parameters()))
+            assert not stays, (
+                f"a teacher must move in after_update, got {name} with its first weights after "
+                f"{_MANY} steps (a fixed teacher: set teachers_move = False in the test class)"
+            )
+
+    def test_disagreement_costs(self) -> None:
+        """Check that dropout, which makes predictions disagree, lowers no unlabeled loss below 0.
+
+        No voxel is annotated, so only the unlabeled losses are left.
+        """
+        found = []
+        for dropout in (0.0, 0.5):
+            framework = self._framework(norm="none", dropout=dropout)
+            batch = self._batch(framework)
+            batch = Batch(batch.image, torch.full_like(batch.label, IGNORE))
+            with torch.no_grad():
+                steps = [framework.training_step(batch, _CLOCKS[-1]) for _ in range(8)]
+            found.append(sum(float(objective(step)) for step in steps) / len(steps))
+        assert found[1] >= min(0.0, 1.05 * found[0]), (
+            "an unlabeled loss must rise where predictions disagree; without any label the sum of "
+            f"the losses is {found[0]:.3g}, and {found[1]:.3g} with dropout. Is its sign wrong?"
+        )
+
     def test_unlabeled_rows_move_the_student(self) -> None:
         """Check that other unlabeled images give another gradient, without BatchNorm."""
         framework = self._framework(norm="none")
         if not framework.uses_unlabeled:
             return
-        _train(framework, [self._batch(framework, seed=i) for i in range(2)])
+        train(framework, [self._batch(framework, seed=i) for i in range(2)])
         state = copy.deepcopy(framework.state_dict())
         batch, other = self._batch(framework, seed=2), self._batch(framework, seed=3)
         rows = batch.num_labeled
         swapped = Batch(torch.cat([batch.image[:rows], other.image[rows:]]), batch.label)
         changes = []
-        for clock in _CLOCKS:
+        for clock in (Clock(0, TOTAL), Clock(TOTAL // 10, TOTAL), *_CLOCKS[1:]):
             gradients = []
             for each in (batch, swapped):
                 framework.load_state_dict(state)
-                _backward(framework, each, clock)
-                gradients.append(_flat_gradient(framework))
+                backward(framework, each, clock)
+                gradients.append(flat_gradient(framework))
             difference = torch.linalg.vector_norm(gradients[0] - gradients[1])
             changes.append(float(difference / torch.linalg.vector_norm(gradients[0])))
-        assert max(changes) > 1e-5, (
-            "uses_unlabeled is True, so the unlabeled images must change the student's gradient; "
-            f"it changed by {changes} of its norm at the first, middle and last step"
+        assert max(changes[1:]) > 1e-5, (
+            "uses_unlabeled is True, so the unlabeled images must change the student's gradient "
+            f"after the first step; it changed by {changes} of its norm at 0, 10, 50 and 99 % of "
+            "the training"
         )
 
     def test_only_param_groups_are_trained(self) -> None:
-        """Check that a teacher gets no gradient and changes only in ``after_update``."""
+        """Check that a weight changes by the optimizer or in ``after_update``, but not by both."""
         framework = self._framework()
         trained = [p for group in framework.param_groups() for p in group["params"]]
         ids = {id(p) for p in trained}
@@ -170,7 +308,7 @@ class FrameworkContract:
         optimizer = torch.optim.SGD(framework.param_groups(), lr=0.1)
         for step, clock in enumerate(_CLOCKS):
             before = {name: p.detach().clone() for name, p in others.items()}
-            _backward(framework, self._batch(framework, seed=step), clock)
+            backward(framework, self._batch(framework, seed=step), clock)
             got = [name for name, p in others.items() if p.grad is not None]
             assert not got, f"only param_groups may get a gradient (teachers none), got {got}"
             moved = any(p.grad is not None and bool(p.grad.any()) for p in trained)
@@ -178,7 +316,13 @@ class FrameworkContract:
             optimizer.step()
             changed = [name for name, p in others.items() if not torch.equal(before[name], p)]
             assert not changed, f"a teacher may change only in after_update, got {changed}"
+            weights = {n: p.detach().clone() for n, p in own.items() if id(p) in ids}
             framework.after_update(clock)
+            both = [name for name, w in weights.items() if not torch.equal(w, own[name])]
+            assert not both, (
+                "after_update must change only weights that the optimizer does not train (freeze a "
+                f"teacher: semisam.core.ema.frozen_copy), got {both}"
+            )
 
     def test_forward_is_deterministic_in_eval_mode(self) -> None:
         """Check that ``forward`` gives the same distribution each time and keeps the state."""
@@ -190,20 +334,34 @@ class FrameworkContract:
                 first = framework(image)
                 torch.manual_seed(99)
                 second = framework(image)
-            _check_probs(first, (len(image), num_classes, *self.shape), "forward")
+            check_probs(first, (len(image), num_classes, *self.shape), "forward")
             assert torch.equal(first, second), "forward must be deterministic in eval mode"
             after = framework.state_dict()
-            kept = all(_same(state[key], after[key]) for key in state)
+            kept = all(equal(state[key], after[key]) for key in state)
             assert kept, "forward must not change the state in eval mode"
+
+    def test_deployment_treats_rows_separately(self) -> None:
+        """Check that ``forward`` in evaluation mode uses no statistics of the batch."""
+        framework = self._framework()
+        train(framework, [self._batch(framework, seed=i) for i in range(2)])
+        image = self._batch(framework, seed=2).image
+        with torch.no_grad():
+            together = framework.eval()(image)[:1]
+            alone = framework(image[:1])
+        error = float((together - alone).abs().max())
+        assert error <= 1e-3, (
+            "forward in evaluation mode must give a row the same probabilities in a batch and "
+            f"separately, got a difference of {error:.3g}: it uses statistics of the batch"
+        )
 
     def test_probs_are_what_forward_deploys(self) -> None:
         """Check that SemiSAM corrects the probabilities that are deployed."""
         if not self.probs_are_deployed:
             return
         framework = self._framework(norm="none", dropout=0.0)
-        _train(framework, [self._batch(framework, seed=i) for i in range(2)])
+        train(framework, [self._batch(framework, seed=i) for i in range(2)])
         batch = self._batch(framework, seed=2)
-        step = framework.training_step(batch, _CLOCKS[1])
+        step = without_noise(framework).training_step(batch, _CLOCKS[1])
         with torch.no_grad():
             deployed = framework.eval()(batch.image)
         torch.testing.assert_close(step.probs.detach(), deployed, atol=1e-4, rtol=1e-3)
@@ -211,18 +369,22 @@ class FrameworkContract:
     def test_state_round_trip(self) -> None:
         """Check that a loaded state gives the same probabilities and the same next losses."""
         framework = self._framework()
-        _train(framework, [self._batch(framework, seed=i) for i in range(3)])
+        train(framework, [self._batch(framework, seed=i) for i in range(_MANY)])
         other = self._framework(seed=1)
         other.load_state_dict(copy.deepcopy(framework.state_dict()))
-        batch = self._batch(framework, seed=3)
-        steps = []
-        for each in (framework, other):
-            torch.manual_seed(5)
-            steps.append(each.train().training_step(batch, _CLOCKS[1]))
-        first, second = (
-            {name: float(loss.detach()) for name, loss in step.losses.items()} for step in steps
-        )
-        assert first == second, f"losses must be {first} after a resume, got {second}"
+        batch = self._batch(framework, seed=_MANY)
+        for clock in (Clock(_MANY, TOTAL), _CLOCKS[1]):
+            steps = []
+            for each in (framework, other):
+                torch.manual_seed(5)
+                steps.append(each.train().training_step(batch, clock))
+            first, second = (
+                {name: float(loss.detach()) for name, loss in step.losses.items()} for step in steps
+            )
+            assert first == second, (
+                f"losses must be {first} after a resume at step {_MANY}, got {second}: keep all "
+                "state in parameters and buffers"
+            )
         with torch.no_grad():
             same = torch.equal(framework.eval()(batch.image), other.eval()(batch.image))
         assert same, "forward must be the same after load_state_dict in a new instance"
@@ -232,10 +394,10 @@ class FrameworkContract:
         runs = []
         for _ in range(2):
             framework = self._framework()
-            losses = _train(framework, [self._batch(framework, seed=i) for i in range(3)])
+            losses = train(framework, [self._batch(framework, seed=i) for i in range(3)])
             runs.append((losses, framework.state_dict()))
         assert runs[0][0] == runs[1][0], "the same seed must give the same losses"
-        same = all(_same(runs[0][1][key], runs[1][1][key]) for key in runs[0][1])
+        same = all(equal(runs[0][1][key], runs[1][1][key]) for key in runs[0][1])
         assert same, "the same seed must give the same weights"
 
     def test_autocast(self) -> None:
@@ -244,10 +406,10 @@ class FrameworkContract:
         batch = self._batch(framework)
         with torch.autocast("cpu", torch.bfloat16):
             step = framework.training_step(batch, _CLOCKS[1])
-        _check_losses(step)
-        _check_probs(step.probs, step.probs.shape, "probs under autocast", atol=2e-2)
-        _objective(step).backward()  # type: ignore[no-untyped-call]
-        _check_gradients(framework)
+        check_losses(step)
+        check_probs(step.probs, step.probs.shape, "probs under autocast", atol=2e-2)
+        objective(step).backward()  # type: ignore[no-untyped-call]
+        check_gradients(framework)
 
     def test_wrapped_with_weight_zero_is_the_bare_method(self) -> None:
         """Check that ``SemiSAM(..., weight=0)`` changes no bit of losses, gradients and weights."""
@@ -260,7 +422,7 @@ class FrameworkContract:
         results = []
         for framework in (bare, wrapped):
             batches = [self._batch(framework, seed=i) for i in range(3)]
-            losses = _train(framework, batches)
+            losses = train(framework, batches)
             gradients = [p.grad for group in framework.param_groups() for p in group["params"]]
             results.append((losses, gradients, list(framework.parameters())))
         for ours, theirs in zip(results[0][0], results[1][0], strict=True):
@@ -269,10 +431,10 @@ class FrameworkContract:
             assert ours == theirs, f"losses must be {ours}, got {theirs}"
         for what, position in (("gradients", 1), ("weights", 2)):
             pairs = zip(results[0][position], results[1][position], strict=True)
-            assert all(_same(a, b) for a, b in pairs), f"the {what} must be bit-identical"
+            assert all(equal(a, b) for a, b in pairs), f"the {what} must be bit-identical"
 
     def _build_voxelwise(self, **heads: int) -> nn.Module:
-        return _Voxelwise(self.channels, heads, len(self.shape))
+        return Voxelwise(self.channels, heads, len(self.shape))
 
     def _framework(
         self, num_classes: int = 2, *, norm: str = "batch", dropout: float = 0.2, seed: int = 0
@@ -309,11 +471,11 @@ class FrameworkContract:
 
     def _check_step(self, framework: Framework, batch: Batch, clock: Clock) -> Step:
         framework.zero_grad()
-        step = _backward(framework, batch, clock)
-        _check_losses(step)
-        _check_gradients(framework)
+        step = backward(framework, batch, clock)
+        check_losses(step)
+        check_gradients(framework)
         shape = (len(batch.image), framework.num_classes, *self.shape)
-        _check_probs(step.probs, shape, "probs")
+        check_probs(step.probs, shape, "probs")
         assert step.probs.requires_grad, "probs must be differentiable"
         if step.uncertainty is not None:
             u = step.uncertainty
@@ -323,81 +485,3 @@ class FrameworkContract:
             assert inside, f"uncertainty must be in [0, 1], got up to {float(u.max())}"
             assert not u.requires_grad, "uncertainty must be detached"
         return step
-
-
-class _Voxelwise(nn.Module):
-    """A network whose output at a voxel depends on that voxel only."""
-
-    def __init__(self, in_channels: int, heads: Mapping[str, int], ndim: int) -> None:
-        super().__init__()
-        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
-        self.heads = nn.ModuleDict({name: conv(in_channels, c, 1) for name, c in heads.items()})
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Return each head's ``(B, c, *S)``."""
-        return {name: head(image).float() for name, head in self.heads.items()}
-
-
-def _objective(step: Step) -> Tensor:
-    return torch.stack([loss.float() for loss in step.losses.values()]).sum()
-
-
-def _backward(framework: Framework, batch: Batch, clock: Clock) -> Step:
-    torch.manual_seed(1000 + clock.step)  # the trainer also seeds every step
-    framework.zero_grad()
-    step = framework.training_step(batch, clock)
-    _objective(step).backward()  # type: ignore[no-untyped-call]
-    return step
-
-
-def _train(framework: Framework, batches: Iterable[Batch]) -> list[dict[str, float]]:
-    optimizer = torch.optim.SGD(framework.param_groups(), lr=0.01, momentum=0.9)
-    losses = []
-    for i, batch in enumerate(batches):
-        clock = Clock(i, _TOTAL)
-        step = _backward(framework, batch, clock)
-        losses.append({name: float(loss.detach()) for name, loss in step.losses.items()})
-        optimizer.step()
-        framework.after_update(clock)
-    return losses
-
-
-def _check_losses(step: Step) -> None:
-    assert step.losses, "a step must have a loss"
-    for name, loss in step.losses.items():
-        assert loss.ndim == 0, f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}"
-        assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {loss.item()}"
-    assert _objective(step).requires_grad, "the losses must have a gradient"
-
-
-def _check_gradients(framework: Framework) -> None:
-    bad = [
-        name
-        for name, p in framework.named_parameters()
-        if p.grad is not None and not bool(torch.isfinite(p.grad).all())
-    ]
-    assert not bad, f"gradients must be finite, got NaN or infinity on {bad}"
-
-
-def _check_probs(probs: Tensor, shape: tuple[int, ...], what: str, atol: float = 1e-4) -> None:
-    assert tuple(probs.shape) == tuple(shape), f"{what} must be {shape}, got {tuple(probs.shape)}"
-    p = probs.detach().float()
-    assert bool(torch.isfinite(p).all()), f"{what} must be finite"
-    inside = float(p.min()) >= -atol and float(p.max()) <= 1 + atol
-    assert inside, f"{what} must be in [0, 1], got [{float(p.min())}, {float(p.max())}]"
-    total = p.sum(1)
-    error = float((total - 1).abs().max())
-    assert error <= atol * shape[1], f"{what} must sum to 1 over the classes, off by {error}"
-
-
-def _flat_gradient(framework: Framework) -> Tensor:
-    parameters = [p for group in framework.param_groups() for p in group["params"]]
-    return torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    )
-
-
-def _same(a: object, b: object) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    return a is b or a == b

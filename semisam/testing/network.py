@@ -61,6 +61,45 @@ class NetworkContract:
                 "ValueError"
             )
 
+    def test_stride_is_enough(self) -> None:
+        """Check that every size that is a multiple of ``stride`` works (1 if it is missing)."""
+        network = self._network().eval()
+        stride = getattr(network, "stride", 1)
+        good = isinstance(stride, int) and stride >= 1
+        assert good, f"stride must be a whole number from 1, got {stride!r}"
+        axes = getattr(network, "axes", (len(self.shape),))
+        assert len(self.shape) in axes, f"axes must hold {len(self.shape)}, got {axes}"
+        assert not any(size % stride for size in self.shape), (
+            f"the shape of this test must be a multiple of the stride {stride}, got {self.shape}"
+        )
+        # Multiples of the stride, but of no larger one.
+        parts = [size // stride for size in self.shape]
+        shape = [stride * (n if n % 2 else max(n - 1, 1)) for n in parts]
+        try:
+            with torch.no_grad():
+                output = network(torch.zeros(2, 1, *shape))
+            _check_output(output, _HEADS, 2, tuple(shape))
+        except Exception as error:
+            raise AssertionError(
+                f"stride must be the number that divides every valid size, got {stride}, and "
+                f"{tuple(shape)} fails: {error}"
+            ) from error
+
+    def test_heads_are_raw(self) -> None:
+        """Check that no head is bounded, as after a tanh or sigmoid, however large the weights."""
+        network = self._network().eval()
+        with torch.no_grad():
+            for p in network.parameters():
+                if p.ndim > 1:
+                    p.normal_(std=4 * p[0].numel() ** -0.5)
+            output = network(self._image())
+        for name in _HEADS:
+            largest = float(output[name].abs().max())
+            assert not largest <= 1, (
+                f"{name} must be raw, got values in [-1, 1] in spite of large weights. Remove the "
+                "tanh, sigmoid or softmax; a method applies its own"
+            )
+
     def test_float32_under_autocast(self) -> None:
         """Check that outputs are float32 under autocast, as the losses need."""
         with torch.autocast("cpu", torch.bfloat16):

@@ -14,6 +14,8 @@ from torch import Tensor
 from semisam.core.backend import PROMPT_KINDS, Prompter
 from semisam.core.types import Prompt, View
 
+_CLICKS = ((1, "positive", "foreground"), (0, "negative", "background"))
+
 
 class FakePrompter:
     """A prompter with one positive click on a random voxel of the proposal."""
@@ -67,6 +69,34 @@ class PrompterContract:
                     prompt = _ask(prompter, view, seed)
                     if prompt is not None:
                         _check_prompt(prompt, prompter.emits, shape, f"on the view {name!r}")
+
+    def test_prompts_follow_the_proposal(self) -> None:
+        """Check that proposals in two corners give other prompts."""
+        for shape in self.shapes:
+            corners = [
+                _blob([slice(size // 2) for size in shape], shape),
+                _blob([slice(size // 2, None) for size in shape], shape),
+            ]
+            prompts = [_ask(self.make(), view) for view in corners]
+            assert not _same(*prompts), (
+                "a prompt must depend on the proposal, got the same one for proposals in two "
+                f"corners: {prompts[0]}"
+            )
+
+    def test_clicks_lie_on_their_class(self) -> None:
+        """Check that most clicks on a certain proposal have the label of their voxel."""
+        for shape in self.shapes:
+            view = _views(shape)["blob"]
+            prompts = [_ask(self.make(), view, seed) for seed in range(5)]
+            clicks = [p for p in prompts if p and p.points is not None and p.labels is not None]
+            for label, name, where in _CLICKS:
+                points = [p.points[p.labels == label] for p in clicks]  # type: ignore[index]
+                found = [bool(view.prob[tuple(i)] > 0.5) for group in points for i in group]
+                right = found.count(bool(label))
+                assert 2 * right >= len(found), (
+                    f"{name} clicks on a certain proposal must be in its {where}, got {right} of "
+                    f"{len(found)} there"
+                )
 
     def test_nothing_on_an_empty_proposal(self) -> None:
         """Check that an empty proposal gives no prompt."""
@@ -133,6 +163,12 @@ def _views(shape: tuple[int, ...]) -> dict[str, View]:
         "second round, agreed": View(blob, sure, blob.clone()),
         "second round, empty answer": View(blob, sure, torch.zeros(shape)),
     }
+
+
+def _blob(box: list[slice], shape: tuple[int, ...]) -> View:
+    prob = torch.full(shape, 0.02)
+    prob[tuple(box)] = 0.97
+    return View(prob, torch.full(shape, 0.05))
 
 
 def _ask(prompter: Prompter, view: View, seed: int = 0) -> Prompt | None:

@@ -14,7 +14,7 @@ import torch
 
 from semisam.core.errors import InputError, SemisamWarning
 from semisam.core.files import replace_file, write_json
-from semisam.core.layout import CHECKPOINT, LOG, PREVIOUS, STEP
+from semisam.core.layout import ADAPTED, ADAPTED_NOTE, CHECKPOINT, LOG, PREVIOUS, STEP
 
 _END_OF_ZIP = 22  # bytes of the last record of a zip archive without a comment
 _MARK, _HEX = b"sha256:", 64
@@ -99,8 +99,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished run."""
-    for name in (STEP, CHECKPOINT, PREVIOUS):
+    """Remove the checkpoints of a finished run, and its adapted model."""
+    for name in (STEP, CHECKPOINT, PREVIOUS, ADAPTED, ADAPTED_NOTE):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -12,8 +12,10 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -26,6 +28,10 @@ T = TypeVar("T")
 
 # One rank may score longer than another. torchrun notices a rank that dies.
 _PATIENCE = datetime.timedelta(days=1)
+_LOST = (
+    "another process of the run has ended. See its message, and run the same command again "
+    "to resume from the last checkpoint."
+)
 _lost_a_rank = False
 
 
@@ -187,6 +193,7 @@ def joined_processes() -> Iterator[Processes]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     dist.init_process_group(backend, timeout=_PATIENCE)
+    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
@@ -194,12 +201,17 @@ def joined_processes() -> Iterator[Processes]:
             raise
         global _lost_a_rank
         _lost_a_rank = True
-        raise SemisamError(
-            "another process of the run has ended. See its message, and run the same command again "
-            "to resume from the last checkpoint."
-        ) from error
+        raise SemisamError(_LOST) from error
     finally:
         dist.destroy_process_group()
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise one sentence; torchrun sends SIGTERM to the others when a process ended."""
+    global _lost_a_rank
+    _lost_a_rank = True
+    signal.signal(number, signal.SIG_IGN)
+    raise SemisamError(_LOST)
 
 
 def end(code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
+def deferred_interrupt(
+    *, patient: bool = False, quiet: bool = False
+) -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C and SIGTERM finish the current step; a second Ctrl-C stops at once.
 
     A grid sends SIGTERM to its runs after the terminal has sent them Ctrl-C. Two signals of
@@ -19,6 +22,7 @@ def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]
     Args:
         patient: a second Ctrl-C does not stop at once either, because torchrun repeats the
             terminal's signal to its processes.
+        quiet: Ctrl-C prints no line.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -27,6 +31,9 @@ def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number not in seen and not quiet:
+            again = "" if patient else " Ctrl-C again stops at once."
+            _print(f"\nStopping: this step is finished and a checkpoint saved.{again}\n")
         seen.append(number)
         if number == signal.SIGINT and not patient:
             signal.signal(number, before[signal.SIGINT])
@@ -38,3 +45,22 @@ def deferred_interrupt(*, patient: bool = False) -> Iterator[Callable[[], bool]]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, by which a batch system ends a job, raise `KeyboardInterrupt` as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print(text: str) -> None:
+    """Write to standard error at once; a signal may have interrupted a print."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

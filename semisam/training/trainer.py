@@ -136,7 +136,9 @@ class Trainer:
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
             self._open_log(start) as log,
             self._prefetch(self._batches, start, self.plan.iterations) as stream,
-            deferred_interrupt(patient=self.processes.size > 1) as interrupted,
+            deferred_interrupt(
+                patient=self.processes.size > 1, quiet=not self.processes.writer
+            ) as interrupted,
         ):
             for step, batch, waited in stream:
                 began = time.perf_counter()

@@ -19,6 +19,7 @@ from semisam.core.errors import InputError
 from semisam.core.types import Clock, Prompt
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
+from semisam.prompters.mask_points import MaskAndPoints
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.run.build import make_pair
 from semisam.run.resolve import make_settings
@@ -68,6 +69,8 @@ def backend(checkpoint) -> SamMed3D:
 
 
 class TestContract(BackendContract):
+    trained = False
+
     @pytest.fixture(autouse=True)
     def _file(self, checkpoint):
         self.options = {"checkpoint": str(checkpoint)}
@@ -387,6 +390,47 @@ def test_an_undecided_mask_is_an_empty_previous_answer(backend):
     )
     moved = backend.segment(embedding, decided) - backend.segment(embedding, at)
     assert float(moved.abs().max()) > 1e-2
+
+
+def test_its_last_prediction_returns_as_the_coarse_logits_of_the_network(backend):
+    """Published: the decoder's own logits, neither clamped nor resampled."""
+    net = backend._net
+    embedding = backend.encode(scan((32, 32, 32)))
+    (features,) = embedding.features.values()
+    one, two = torch.tensor([[[8, 9, 10]]]), torch.tensor([[[20, 9, 11]]])
+    yes, no = torch.tensor([[1]]), torch.tensor([[0]])
+    first = net.decode(features, one, yes, torch.zeros(1, 1, 16, 16, 16))
+    second = net.decode(features, two, no, first)
+    third = net.decode(features, one, yes, second)
+    mask = None
+    for (points, labels), want in zip(
+        ((one, yes), (two, no), (one, yes)), (first, second, third), strict=True
+    ):
+        answer = backend.segment(embedding, Prompt(points[0], labels[0], mask=mask))
+        torch.testing.assert_close(answer, resample(want[0, 0], 3 * (32,)), atol=1e-5, rtol=1e-5)
+        mask = answer.sigmoid()
+    # A mask of other values is a mask of its own.
+    blurred = Prompt(one[0], yes[0], mask=mask.clamp(0.3, 0.7))
+    assert float((backend.segment(embedding, blurred) - answer).abs().max()) > 1e-3
+
+
+def test_in_the_branch_a_later_round_starts_from_the_coarse_logits(backend, monkeypatch):
+    asked = []
+    decode = backend._net.decode
+
+    def spied(features, points, labels, mask):
+        asked.append((mask, decode(features, points, labels, mask)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(backend._net, "decode", spied)
+    torch.manual_seed(0)
+    inner = registry.load("framework", "mt")(tiny_builder(norm="none"), 2)
+    prompter = MaskAndPoints(rounds=2, max_uncertainty=1.0)
+    branch = SemiSAM(inner, backend, prompter, measure_every=0)
+    branch.training_step(random_batch(2, shape=(20, 24, 17)), Clock(0, 10))
+    assert len(asked) == 4, "two rows of two rounds"
+    for (proposal, first), (previous, _) in (asked[:2], asked[2:]):
+        assert torch.equal(previous, first) and not torch.equal(previous, proposal)
 
 
 def test_signs_of_clicks_matter(backend):

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from semisam.backends._synthsam.user import deepness
 from semisam.backends.synthsam import EMBEDDED, SynthSAM
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 from semisam.data.datasets.phantom import make_case
-from semisam.pretraining.user import deepness
 from semisam.testing import BackendContract
 
 # What the embedded weights reached on this phantom, less a margin.

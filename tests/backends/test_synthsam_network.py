@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from semisam.backends._synthsam.prompts import CHANNELS, Marks, make_guide
+from semisam.backends._synthsam.session import Session, prediction_loss, weights_of
+from semisam.backends._synthsam.user import anywhere, click, deepness, proposal
 from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.pretraining.generator import Volume, draw_volume
-from semisam.pretraining.session import Session, prediction_loss, weights_of
-from semisam.pretraining.user import anywhere, click, deepness, proposal
+from semisam.pretraining.generator import draw_volume
 
 SHAPE = (32, 26, 22)
 
@@ -99,7 +99,7 @@ def test_clicks_one_by_one_or_at_once(volume):
 
 
 def test_a_user_clicks_at_errors(volume):
-    session = Session(volume, np.random.default_rng(0))
+    session = Session(volume.image, volume.target, np.random.default_rng(0))
     session.first_click()
     assert len(session.marks.cells[1]) == 1
     everything = torch.full((8, 16, 13, 11), 5.0)
@@ -121,7 +121,7 @@ def test_clicks_lie_in_their_region(volume):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_way_to_open_a_dialogue(seed, volume):
-    session = Session(volume, np.random.default_rng(seed))
+    session = Session(volume.image, volume.target, np.random.default_rng(seed))
     session.open()
     maps = session.prompt()
     assert bool(torch.isfinite(maps).all()) and bool(maps.any())
@@ -131,7 +131,7 @@ def test_a_tiny_target_can_be_asked_for():
     target = torch.zeros(SHAPE, dtype=torch.bool)
     target[7, 7, 7] = True
     for seed in range(12):
-        session = Session(Volume(torch.randn(SHAPE), target), np.random.default_rng(seed))
+        session = Session(torch.randn(SHAPE), target, np.random.default_rng(seed))
         session.open()
         assert bool(torch.isfinite(session.prompt()).all())
 
@@ -156,7 +156,7 @@ def test_a_click_anywhere_is_in_the_region(volume):
 def test_users_of_every_habit_click_at_errors(kind, volume):
     everything = torch.full((8, 16, 13, 11), 5.0)
     for seed in range(5):
-        session = Session(volume, np.random.default_rng(seed))
+        session = Session(volume.image, volume.target, np.random.default_rng(seed))
         session.kind = kind
         session.correct(everything, 4)
         assert session.clicks == 4
@@ -164,7 +164,9 @@ def test_users_of_every_habit_click_at_errors(kind, volume):
 
 
 def test_most_habits_occur(volume):
-    sessions = [Session(volume, np.random.default_rng(seed)) for seed in range(30)]
+    sessions = [
+        Session(volume.image, volume.target, np.random.default_rng(seed)) for seed in range(30)
+    ]
     for session in sessions:
         session.take_habits()
     assert {s.kind for s in sessions} == {0.0, 0.5, 1.0, 2.0}
@@ -173,7 +175,7 @@ def test_most_habits_occur(volume):
 
 def test_the_loss_looks_at_surfaces_and_clicks(volume):
     target = to_subvoxels(volume.target[None, None].float())
-    session = Session(volume, np.random.default_rng(0))
+    session = Session(volume.image, volume.target, np.random.default_rng(0))
     plain = weights_of(target, session.prompt()[None])
     assert float(plain.mean()) == pytest.approx(1)
     assert len(plain.unique()) == 2 and float(plain.max()) > 2 * float(plain.min())

@@ -165,6 +165,7 @@ def _noisy(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_grid_runs_behind_a_talking_wrapper_and_an_empty_queue(
     site, tmp_path, reference, monkeypatch
 ):
+    monkeypatch.setattr(cluster, "_LOOK", 0.0)
     folder = _noisy(site, monkeypatch)
     out = tmp_path / "100% out"
     result = bench(out, "--executor", "dask", "--cluster", "slurm", "--workers", "2")
@@ -173,7 +174,7 @@ def test_a_grid_runs_behind_a_talking_wrapper_and_an_empty_queue(
     wait_for(lambda: not site.jobs(), "the end of the jobs")
     cancelled = set((folder / "scancel.log").read_text().split())
     assert cancelled == site.started()  # and no number of the wrapper's
-    assert not (folder / "squeue.log").exists()  # nobody needs a listing, so none can lag
+    assert (folder / "squeue.log").exists()  # an empty listing proves nothing
     assert not [path for path in (out / "runs").iterdir() if path.is_file()]
 
 
@@ -261,6 +262,23 @@ def test_a_job_that_starts_after_its_bench_died_ends_by_itself(site, tmp_path):
     process.wait()
     wait_for(lambda: not site.jobs(), "the end of the job")
     assert not _checkpoints(out) and not processes_of(out)
+
+
+def test_a_waiting_job_that_is_cancelled_by_hand_is_replaced(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_LOOK", 0.0)
+    site.write(**{"job-extra-directives": ["--begin=now+600"]})
+    display = Recorder()
+
+    def cancel() -> None:
+        (number,) = wait_for(site.jobs, "a waiting job")
+        site.write(**{"job-extra-directives": []})  # the next job begins at once
+        subprocess.run(["scancel", number], check=True)
+
+    threading.Thread(target=cancel, daemon=True).start()
+    (outcome,) = Dask(cluster="slurm").run_all(make_runs(), tmp_path / "runs", display)
+    assert outcome.status == "done", outcome.message
+    assert any("was cancelled before it began" in note for note in display.notes)
+    wait_for(lambda: not site.jobs(), "the end of the jobs")
 
 
 # What the batch system refuses or breaks

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
-from grid_runs import PATIENCE, bench, processes_of, results_of, wait_for, words
+from grid_runs import PATIENCE, Recorder, bench, processes_of, results_of, wait_for, words
 from tiny_runs import settings_of
 
+from semisam.bench.executors import local
 from semisam.bench.executors.contract import Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.executors.runs import is_finished
 from semisam.bench.grid import Run
+from semisam.bench.study import tabulate
 from semisam.cli.executors import take_executor
 from semisam.core.files import write_json
 from semisam.run.folder import PARTS
@@ -169,6 +174,61 @@ def test_no_dask_scheduler_is_one_sentence(tmp_path, monkeypatch):
 def test_what_is_no_address_is_one_sentence(tmp_path, address):
     result = bench(tmp_path / "out", "--executor", "dask", "--scheduler", address)
     assert result.exit_code == 2 and "--scheduler must be" in result.output
+
+
+# This machine
+
+
+def _press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+class _AtOnce(Recorder):
+    """Presses Ctrl-C when the run starts, and again when it is told that the run stops."""
+
+    def started(self, run: Run) -> None:
+        super().started(run)
+        threading.Timer(1.0, _press_ctrl_c).start()
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        threading.Timer(0.5, _press_ctrl_c).start()
+
+
+def test_a_second_ctrl_c_waits_for_no_run(tmp_path, monkeypatch):
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    command = [sys.executable, "-c", deaf, str(tmp_path)]
+    monkeypatch.setattr(local, "worker_command", lambda folder, *more: command)
+    settings = settings_of(data=str(tmp_path), dataset="la", method="mt", labels=1)
+    display = _AtOnce()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Local().run_all([Run(settings, "run")], tmp_path, display)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (note,) = display.notes
+    assert note.startswith("Stopping") and not processes_of(deaf)
+
+
+def test_few_open_files_and_a_removed_folder_are_one_sentence_each(tmp_path, monkeypatch):
+    settings = settings_of(data=str(tmp_path), dataset="la", method="mt", labels=1)
+    runs, folder = [Run(settings, "run")], tmp_path / "out"
+
+    def none_left(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def remove(*args: Any, **options: Any) -> int:
+        shutil.rmtree(folder)
+        return 2
+
+    monkeypatch.setattr(local.subprocess, "Popen", none_left)
+    (outcome,) = Local().run_all(runs, folder, Recorder())
+    assert outcome.status == "failed" and "Raise the limit of open files" in outcome.message
+    monkeypatch.setattr(Local, "_spawn", remove)
+    (outcome,) = Local().run_all(runs, folder, Recorder())
+    assert outcome.status == "failed" and "which was removed" in outcome.message
+    assert tabulate(folder).empty
 
 
 # The command line

@@ -29,6 +29,8 @@ TINY = [
     "16x16x16",
     "--iterations",
     "3",
+    "--network",
+    "vnet",
     "--set",
     "vnet.filters=2",
 ]
@@ -123,7 +125,9 @@ def test_controls_are_named_in_the_table(tiny_la, tmp_path):
     assert float(calls["truth"]) == 0 and calls["oracle"] != ""
     result, _ = _bench(tmp_path, *args, "--sam-control", "cheat")
     assert result.exit_code != 0
-    assert "must be of none, oracle, truth, shuffled, got cheat" in " ".join(result.output.split())
+    assert "must be of none, oracle, truth, shuffled, moved, got cheat" in " ".join(
+        result.output.split()
+    )
 
 
 def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):

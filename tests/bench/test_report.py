@@ -20,10 +20,11 @@ from semisam.bench.report.choice import Predictor, choose
 from semisam.bench.report.curves import smoothed, window_of
 from semisam.bench.report.runs import read_bench, read_log
 from semisam.bench.report.style import looks
-from semisam.bench.study import Grid, write_study
+from semisam.bench.study import Grid, tabulate, write_study
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
+from semisam.run.folder import list_runs
 from semisam.run.resolve import make_settings
 from semisam.training.checkpoint import save_tensors
 
@@ -102,6 +103,7 @@ def real(tmp_path_factory):
     common = {
         "dataset": "phantom",
         "dataset_options": {"cases": 4, "test_cases": 3, "size": 32},
+        "network": "vnet",
         "network_options": {"filters": 2},
         **{"labels": 2, "iterations": 6, "patch": (16, 16, 16), "stride": (16, 16, 16)},
         "precision": "fp32",
@@ -382,3 +384,40 @@ def test_curves_are_running_means_over_runs():
     spike = smoothed([pd.DataFrame({"loss": [0.0, 0, 3, 0, 0]})], "loss", 3)
     assert spike is not None and spike.mean.tolist() == pytest.approx([0, 1, 1, 1, 0])
     assert smoothed(frames, "sam", 3) is None and window_of(None, []) == 5
+
+
+LOGGING = """
+from semisam.core.types import Step
+from semisam.frameworks.supervised import Supervised
+
+class Logging(Supervised):
+    def training_step(self, batch, clock):
+        step = super().training_step(batch, clock)
+        figures = {"share of <sure> %": 0.5, "drift": -0.25, "unknown": float("nan")}
+        return Step(step.losses, step.probs, metrics=figures)
+"""
+
+
+def test_any_figure_of_a_method_is_in_log_table_and_report(install, tmp_path):
+    points = {"logging": "logging_method:Logging"}
+    install("logging-dist", {"semisam.frameworks": points}, modules={"logging_method": LOGGING})
+    settings = settings_of(
+        **{"dataset": "phantom", "method": "logging", "labels": 2, "iterations": 2},
+        dataset_options={"cases": 3, "test_cases": 1, "size": 32},
+        network_options={"filters": 2},
+        **{"patch": (16, 16, 16), "stride": (16, 16, 16), "precision": "fp32"},
+    )
+    folder = tmp_path / "bench"
+    execute(settings, folder / "runs" / "one")
+    log = read_log(list_runs(folder)[0])
+    assert log.frame["drift"].tolist() == [-0.25, -0.25] and "unknown" not in log.frame
+    assert {"drift", "share of <sure> %"} <= log.metrics and "ce" not in log.metrics
+    assert len(tabulate(folder)) == 1
+    (row,) = pd.read_csv(folder / "results.csv").to_dict("records")
+    assert row["training.drift"] == -0.25 and row["training.share of <sure> %"] == 0.5
+    html = unescape(_report(folder))
+    shown = CliRunner().invoke(main, ["runs", "show", str(folder / "runs" / "one")])
+    assert shown.exit_code == 0 and "drift" in shown.output
+    assert "figure of the method: drift, 2 labeled" in html
+    assert "figure of the method: share of <sure> %, 2 labeled" in html
+    assert "loss term: ce" in html and "loss term: drift" not in html

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.results import TABLE_METRICS, collect, collect_cases, comparison
+from semisam.bench.tables import best_lines
 from semisam.cli.main import main
 from semisam.run import resolve
 from semisam.run.folder import list_runs
@@ -39,6 +40,20 @@ def _run(folder, dice=0.5, **given):
 def _table(folder):
     runs = list_runs(folder)
     return comparison(collect(runs), collect_cases(runs))
+
+
+def test_a_row_is_compared_with_the_best_bare_row_of_its_scans(tmp_path):
+    dice = {("mt", "none"): 0.5, ("supervised", "none"): 0.7, ("mt", "geodesic"): 0.65}
+    for (method, sam), value in dice.items():
+        _run(tmp_path / f"{method}-{sam}", value, method=method, sam=sam)
+    _run(tmp_path / "other", 0.9, method="dtc", sam="none", labels=2)
+    _run(tmp_path / "subset", 0.9, method="dtc", sam="none", subset=1)
+    row = next(row for row in _table(tmp_path).to_dict("records") if row["sam"] != "none")
+    assert row["best_bare"] == "supervised" and row["over_best"] == pytest.approx(-5)
+    assert row["gain_dice"] == pytest.approx(15)
+    assert best_lines(_table(tmp_path)) == [
+        "mt + SemiSAM (geodesic), 1/3: -5.00 against supervised, the best row without SAM."
+    ]
 
 
 def test_the_table_averages_runs_and_pairs_the_gain(tmp_path):

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import tomllib
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from semisam.bench.study import read_study
+from semisam.bench.grid import Axes, check, expand
+from semisam.bench.study import Grid, read_study
 from semisam.cli.main import main
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, UnservedHeads
 
 GRID = (
     *("--method", "mt", "--labels", "1,2", "--sam", "none", "--iterations", "1"),
-    *("--patch", "16x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"),
+    *(
+        "--patch",
+        "16x16x16",
+        "--stride",
+        "16x16x16",
+        "--network",
+        "vnet",
+        "--set",
+        "vnet.filters=2",
+    ),
     *("--set", "phantom.cases=4", "--set", "phantom.test_cases=1", "--set", "phantom.size=32"),
     *("--device", "cpu", "--set", "mt.ema_decay=0.9"),
 )
@@ -78,3 +89,22 @@ def test_a_study_or_a_method_must_be_named(tmp_path):
     result = _bench("--out", tmp_path)
     assert result.exit_code == 2 and "--method must name" in result.stderr
     assert "must be a TOML file" in _bench(tmp_path / "nothing").stderr
+
+
+@pytest.mark.slow
+def test_a_method_that_the_network_cannot_serve_loses_only_its_own_rows(tmp_path):
+    given = [text.replace("vnet.filters=2", "unet.start=none") for text in GRID]
+    given[given.index("mt")], given[given.index("1,2")] = "mt,urpc", "1"
+    out = tmp_path / "out"
+    result = _bench(*given, "--network", "unet", "--out", out)
+    assert result.exit_code == 1
+    assert "Runs are left out: the network must serve the heads of method 'urpc'" in result.stderr
+    (row,) = pd.read_csv(out / "table.csv").to_dict("records")
+    assert row["method"] == "mt"
+
+
+def test_a_grid_without_any_method_that_the_network_serves_is_refused():
+    settings = {"network": "unet", "patch": (16, 16, 16)}
+    grid = Grid(Axes(["urpc"], labels=[1]), settings, {"phantom": {"size": 32}})
+    with pytest.raises(UnservedHeads, match="Networks that serve them: vnet"):
+        check(expand(grid.axes, grid.asked), here=False)

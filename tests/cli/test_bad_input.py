@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from semisam.cli.main import main
 
-TINY = ("--patch", "16x16x16", "--iterations", "2", "--set", "vnet.filters=2")
+TINY = ("--patch", "16x16x16", "--iterations", "2", "--network", "vnet", "--set", "vnet.filters=2")
 
 
 def _case(folder, number):
@@ -64,7 +64,7 @@ OPTIONS = {
     "unknown prompter": (("--sam", "geodesic", "--prompter", "boxes"), r"did you mean box"),
     "unknown protocol": (
         ("--protocol", "papers"),
-        r"must be one of default, strong, paper, published.*got papers .did you mean paper",
+        r"must be one of default, classic, paper, published.*got papers .did you mean paper",
     ),
     "too many labels": (("--labels", "5"), r"at most the number of training cases, 4, got 5"),
     "no labels": (("--labels", "0"), r"--labels must be greater than or equal to 1, got 0"),

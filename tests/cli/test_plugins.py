@@ -12,6 +12,11 @@ from semisam.cli import plugins as cli_plugins
 from semisam.core.errors import InputError, PluginError, SemisamError
 
 BROKEN = "import a_library_that_is_not_there"
+FAULTY = """
+def no_driver(): raise RuntimeError("no driver")
+class Option:
+    def __init__(self, *, count): ...
+"""
 
 
 @pytest.fixture
@@ -21,9 +26,11 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-dist\nVersion: 3.1\n")
     (info / "entry_points.txt").write_text(
         "[semisam.prompters]\nred-broken = broken_cli_module:P\n"
-        + "[semisam.networks]\nvnet = broken_cli_module:P\n"
+        "red-driver = faulty_cli_module:no_driver\nred-option = faulty_cli_module:Option\n"
+        "unet = broken_cli_module:P\n" + "[semisam.networks]\nvnet = broken_cli_module:P\n"
     )
     (tmp_path / "broken_cli_module.py").write_text(BROKEN)
+    (tmp_path / "faulty_cli_module.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -76,10 +83,15 @@ def test_an_unknown_name_is_one_sentence_and_2():
     assert len(err.splitlines()) == 1
 
 
-def test_check_loads_what_is_there():
+def test_check_constructs_what_is_there():
     code, out, _ = invoke("plugins", "mt", "--check")
     assert code == 0
-    assert "ok" in out
+    assert "ok" in out and "not constructed" not in out
+    code, out, _ = invoke("plugins", "la", "--check")
+    assert code == 0
+    assert "ok, not constructed: the path of the dataset la must be a folder" in " ".join(
+        out.split()
+    )
 
 
 def test_check_names_what_is_broken(broken: None):
@@ -89,7 +101,16 @@ def test_check_names_what_is_broken(broken: None):
     assert "broken-dist 3.1" in checks["red-broken"]
     assert "a_library_that_is_not_there" in checks["red-broken"]
     assert checks["box"] == "ok"
+    assert "RuntimeError: no driver" in checks["red-driver"]
+    assert checks["red-option"] == "ok, not constructed: it requires the option count"
     assert invoke("plugins", "--kind", "prompter")[0] == 0  # listing loads none
+
+
+def test_a_broken_plugin_does_not_hide_another_of_its_name(broken: None):
+    code, out, _ = invoke("plugins", "unet")
+    assert code == 0
+    assert "prompter unet" in out and "a_library_that_is_not_there" in out
+    assert "network unet" in out and "start" in out
 
 
 def test_the_list_shows_what_is_refused(broken: None):

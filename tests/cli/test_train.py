@@ -18,7 +18,7 @@ TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2")
 
 def _train(data, out, *args):
     given = ["--data", str(data), "--method", "mt", "--labels", "2", "--out", str(out)]
-    options = [*TINY, "--set", "vnet.filters=2", *args]
+    options = [*TINY, "--network", "vnet", "--set", "vnet.filters=2", *args]
     return CliRunner().invoke(main, ["train", *given, *options])
 
 

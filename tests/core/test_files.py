@@ -2,13 +2,21 @@
 
 import codecs
 import csv
+import errno
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from semisam.core.errors import InputError
-from semisam.core.files import csv_cell, csv_text, printable, read_text, remove_leftovers
+from semisam.core.files import (
+    csv_cell,
+    csv_text,
+    printable,
+    read_text,
+    remove_leftovers,
+    system_fault,
+)
 from semisam.run.execute import write_cases
 
 
@@ -32,6 +40,21 @@ def test_other_encodings_are_refused_in_one_sentence(tmp_path, raw):
 
 def test_a_terminal_gets_no_escape_sequence():
     assert printable("p1\x1b[2J\x07 \u202e é\nb") == "p1\\x1b[2J\\x07 \\u202e é\nb"
+
+
+def test_an_error_of_the_system_is_one_sentence_with_its_remedy():
+    full = system_fault(OSError(errno.ENOSPC, "No space left on device", "a.pt"))
+    assert "the disk must have room, got a full one for a.pt" in full
+    few = system_fault(OSError(errno.EMFILE, "Too many open files"), "runs")
+    assert "got 'Too many open files' for runs. Raise the limit of open files" in few
+    other = system_fault(
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a", None, "b")
+    )
+    assert other == (
+        "the system must provide what the command needs, got 'No such file or directory' for a. "
+        "Correct that, and run the same command again."
+    )
+    assert "got 'a b'" in system_fault(OSError("a b\nc"))
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):

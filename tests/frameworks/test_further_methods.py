@@ -109,13 +109,6 @@ def test_cps_a_network_is_not_moved_by_what_it_teaches():
         torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_cps_deploys_the_first_network():
-    torch.manual_seed(0)
-    framework = CrossPseudoSupervision(BUILD, 2).eval()
-    image = _batch(2).image
-    assert torch.equal(framework(image), framework.first(image)["logits"].softmax(1))
-
-
 # --- uncertainty rectified pyramid consistency ----------------------------------------------------
 
 
@@ -227,6 +220,16 @@ def test_ict_mix():
         InterpolationConsistencyTraining(BUILD, 2, alpha=0.0)
 
 
+def test_ict_teacher_follows_the_student_after_the_update():
+    torch.manual_seed(0)
+    framework = _apart(InterpolationConsistencyTraining(BUILD, 2))
+    before = [p.clone() for p in framework.teacher.parameters()]
+    framework.after_update(Clock(700, 1000))
+    moved, student = framework.teacher.parameters(), framework.student.parameters()
+    for old, new, s in zip(before, moved, student, strict=True):
+        torch.testing.assert_close(new, 0.99 * old + 0.01 * s)
+
+
 def test_ict_without_a_wrapper_nothing_goes_back_through_the_plain_rows():
     torch.manual_seed(0)
     framework = InterpolationConsistencyTraining(BUILD, 2)
@@ -287,6 +290,30 @@ def test_bcp(classes, labeled, unlabeled):
         "pseudo_dice": 0.25 * (_dice(a, of_into, box) + _dice(b, of_onto, ~box)),
     }
     _assert_same(framework, batch, want)
+
+
+def test_bcp_pre_training_pairs_image_label_and_map_of_three_rows():
+    """With three rows a wrong partner is not the right one by chance."""
+    seen = {}
+
+    class Recorder(torch.nn.Module):
+        def forward(self, image):
+            seen["image"] = image
+            return {"logits": torch.cat([image, -image], 1)}
+
+    framework = BidirectionalCopyPaste(lambda **heads: Recorder(), 2)
+    image = torch.randn(3, 1, 6, 9, 5)
+    label = (image[:, 0] < 0).long()
+    step = _losses(framework, Batch(image, label), Clock(1, 1000))
+    torch.manual_seed(5)
+    box = draw_box(image.shape[2:], 2 / 3)
+    for row in range(3):
+        assert torch.equal(seen["image"][row][:, box], image[(row + 1) % 3][:, box])
+        assert torch.equal(seen["image"][row][:, ~box], image[row][:, ~box])
+    logits = torch.cat([seen["image"], -seen["image"]], 1)
+    want = 0.5 * _ce(logits, (seen["image"][:, 0] < 0).long())
+    assert float(step.losses["ce"]) == pytest.approx(float(want), rel=1e-5)
+    torch.testing.assert_close(step.probs, torch.cat([image, -image], 1).softmax(1))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -410,6 +437,24 @@ def test_the_unlabeled_term_moves_the_student_and_not_the_teacher(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_the_first_of_the_trained_networks_is_deployed(name):
+    method, _, (trained, *_) = METHODS[name]
+    torch.manual_seed(0)
+    framework = method(BUILD, 3).eval()
+    image = _batch(3).image
+    want = _softmax(getattr(framework, trained)(image)["logits"]).float()
+    torch.testing.assert_close(framework(image), want)
+
+
+@pytest.mark.parametrize("name", ["cps", "urpc", "ict"])
+def test_the_map_of_a_step_is_the_deployed_one(name):
+    """Not for bcp, whose map is put together from mixes."""
+    torch.manual_seed(0)
+    framework, batch = METHODS[name][0](BUILD, 3), _batch(3)
+    torch.testing.assert_close(_losses(framework, batch).probs, framework(batch.image))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_without_unlabeled_rows_the_labels_alone_teach(name):
     method, terms, _ = METHODS[name]
     torch.manual_seed(0)
@@ -421,6 +466,36 @@ def test_without_unlabeled_rows_the_labels_alone_teach(name):
     assert losses["ce"] > 0
     if name != "cps":  # whose networks teach each other on labeled rows too
         assert all(losses[term] == 0 for term in terms)
+
+
+@pytest.mark.parametrize("name", ["cps", "urpc", "ict"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_dice_over_all_classes_as_published(name, classes):
+    torch.manual_seed(0)
+    framework = METHODS[name][0](BUILD, classes, dice_classes="all")
+    batch = _batch(classes)
+    rows = batch.image[:2]
+    with torch.no_grad():
+        if name == "cps":
+            logits = [net(rows)["logits"] for net in (framework.first, framework.second)]
+        elif name == "urpc":
+            logits = list(framework.net(rows).values())
+        else:
+            logits = [framework.student(rows)["logits"]]
+    each = []
+    for scale in logits:
+        p = _softmax(scale)
+        for k in range(classes):
+            s, y = p[:, k], (batch.label == k).double()
+            each.append(1 - (2 * (s * y).sum() + 1e-5) / ((s * s).sum() + (y * y).sum() + 1e-5))
+    want = 0.5 * float(sum(each)) / classes / (1 if name == "cps" else len(logits))
+    found = _losses(framework, batch).losses
+    assert float(found["dice"]) == pytest.approx(want, rel=2e-5)
+    usual = METHODS[name][0](BUILD, classes)
+    usual.load_state_dict(framework.state_dict())
+    other = _losses(usual, batch).losses
+    assert float(other["dice"]) != pytest.approx(want, rel=1e-3)
+    assert all(torch.equal(found[key], other[key]) for key in found if key != "dice")
 
 
 @pytest.mark.parametrize("name", METHODS)

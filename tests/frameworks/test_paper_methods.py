@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from semisam.core.types import IGNORE, Clock
 from semisam.frameworks._sdf import signed_distance, signed_distances
-from semisam.frameworks.dtc import DualTaskConsistency
+from semisam.frameworks.dtc import DualTaskConsistency, with_background
 from semisam.frameworks.dtml import DualTaskMutualLearning
 from semisam.frameworks.ent_mini import EntropyMinimisation
+from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.supervised import Supervised
 from semisam.frameworks.ua_mt import UncertaintyAwareMeanTeacher
 from semisam.testing import random_batch, tiny_builder
@@ -159,6 +160,62 @@ def test_dtml(classes):
     _assert_same(framework, batch, want)
 
 
+def test_dtc_without_a_background_channel_is_the_published_sigmoid():
+    torch.manual_seed(0)
+    framework = DualTaskConsistency(BUILD, 2, background_channel=False)
+    batch = _batch(2)
+    heads = framework.net(batch.image)
+    assert heads["logits"].shape[1] == 1
+    p, z = heads["logits"].sigmoid(), _tanh(heads["sdf"])
+    want = {
+        "dice": _dice(p[:2, 0], batch.label == 1),
+        "sdf": 0.3 * ((z[:2] - _sdf_by_scipy(batch.label, 2)) ** 2).mean(),
+        "consistency": 10 * LAMBDA_C * (((-1500 * z).sigmoid() - p) ** 2).mean(),
+    }
+    _assert_same(framework, batch, want)
+    torch.testing.assert_close(framework(batch.image), torch.cat([1 - p, p], 1))
+
+
+def test_dtml_without_a_background_channel_is_the_published_sigmoid():
+    torch.manual_seed(0)
+    framework = DualTaskMutualLearning(BUILD, 2, background_channel=False)
+    batch = _batch(2)
+    logits = framework.segmenter(batch.image)["logits"]
+    assert logits.shape[1] == 1
+    p = logits.sigmoid()
+    inside = (-1500 * _tanh(framework.regressor(batch.image)["sdf"])).sigmoid()
+    label = batch.label[:, None].float()
+    want = {
+        "ce": 0.5 * F.binary_cross_entropy(p[:2], label),
+        "dice": 0.5 * _dice(p[:2], label),
+        "distance_dice": _dice(inside[:2], label),
+        "consistency": 2 * 10 * LAMBDA_C * ((inside - p) ** 2).mean(),
+    }
+    _assert_same(framework, batch, want)
+    torch.testing.assert_close(framework(batch.image), torch.cat([1 - p, p], 1))
+
+
+@pytest.mark.parametrize("method", [DualTaskConsistency, DualTaskMutualLearning])
+def test_several_classes_without_a_background_channel(method):
+    torch.manual_seed(0)
+    probs = method(BUILD, 4, background_channel=False)(_batch(4).image)
+    assert probs.shape[1] == 4
+    torch.testing.assert_close(probs.sum(1), torch.ones_like(probs[:, 0]))
+
+
+def test_a_step_moves_two_channels_twice_as_far_as_the_published_one():
+    """The reason for the option, on a head of one weight per channel."""
+    image, label = torch.ones(1, 1, 2, 2), torch.ones(1, 2, 2, dtype=torch.int64)
+    moved = {}
+    for channels in (1, 2):
+        weights = torch.zeros(1, channels, 1, 1, requires_grad=True)
+        logits = with_background(weights * image, 2)
+        F.cross_entropy(logits, label).backward()
+        stepped = with_background((weights - 0.1 * weights.grad).detach(), 2)
+        moved[channels] = float(stepped[0, 1] - stepped[0, 0])
+    assert moved[2] == pytest.approx(2 * moved[1]) and moved[1] > 0
+
+
 @pytest.mark.parametrize(
     ("framework", "option"),
     [
@@ -190,6 +247,24 @@ def test_one_backward_of_the_sum_is_dtmls_two_backwards():
     (losses["distance_dice"] + shared).backward()
     for one, two in zip(ours, framework.parameters(), strict=True):
         torch.testing.assert_close(one, two.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        (Supervised, "net"),
+        (MeanTeacher, "student"),
+        (UncertaintyAwareMeanTeacher, "student"),
+        (EntropyMinimisation, "net"),
+        (DualTaskConsistency, "net"),
+        (DualTaskMutualLearning, "segmenter"),
+    ],
+)
+def test_the_softmax_of_the_trained_network_is_deployed(method, trained):
+    torch.manual_seed(0)
+    framework, image = method(BUILD, 3).eval(), _batch(3).image
+    powers = getattr(framework, trained)(image)["logits"].exp()
+    torch.testing.assert_close(framework(image), powers / powers.sum(1, keepdim=True))
 
 
 @pytest.mark.parametrize(

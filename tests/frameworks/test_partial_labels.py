@@ -7,7 +7,11 @@ from semisam.core.types import IGNORE, Batch, Clock
 from semisam.plugins import registry
 from semisam.testing import random_batch, tiny_builder
 
-METHODS = [name for name, plugin in registry.list_plugins("framework").items() if plugin.builtin]
+METHODS = [
+    name
+    for name, plugin in registry.list_plugins("framework").items()
+    if plugin.builtin and registry.load("framework", name).trains
+]
 SUPERVISED = {"ce", "dice", "sdf", "distance_dice"}
 
 

@@ -11,7 +11,8 @@ import torch
 from semisam.core.errors import PluginError, SemisamError
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Prompt, View
 from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
-from semisam.frameworks.controls import OracleSAM, ShuffledSAM, TruthSAM
+from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
+from semisam.frameworks.fixmatch import FixMatch
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.frameworks.semisam import SemiSAM, check_pair, merge_prompts, sam_loss
 from semisam.frameworks.supervised import Supervised
@@ -226,6 +227,21 @@ def test_prompts_do_not_depend_on_how_the_batch_is_divided():
     assert seeds == whole and len(set(whole)) == 2
 
 
+def test_prompts_depend_on_the_step_and_on_the_seed():
+    """A prompter that draws at random sees other numbers in every step and every run."""
+
+    def clicks(seed, step):
+        backend = RecordingBackend()
+        branch = SemiSAM(_framework(), backend, UncertaintyPoints(max_uncertainty=1.0), seed=seed)
+        branch.training_step(_batch(), Clock(step, 10005))
+        return [prompt.points.tolist() for prompt in backend.prompts]
+
+    first = clicks(3, 2001)
+    assert len(first) == 2 and first == clicks(3, 2001)
+    assert all(one != other for one, other in zip(first, clicks(3, 2002), strict=True))
+    assert all(one != other for one, other in zip(first, clicks(4, 2001), strict=True))
+
+
 def _asked(backend, image):
     """Return the prompts that came after this image was encoded."""
     index = next(i for i, seen in enumerate(backend.encoded) if torch.equal(seen, image))
@@ -278,6 +294,17 @@ def test_asking_does_not_touch_the_methods_random_numbers():
     assert torch.equal(after, torch.rand(1))
 
 
+def test_the_branch_moves_the_teacher_of_the_method():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter())
+    inner = branch.inner
+    with torch.no_grad():
+        for parameter in inner.student.parameters():
+            parameter.add_(1.0)
+    branch.after_update(Clock(0, 100))  # the first update copies
+    for mine, theirs in zip(inner.teacher.parameters(), inner.student.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_supervised_gets_unlabeled_rows_only_with_the_branch():
     bare = Supervised(tiny_builder(), 2)
     assert not bare.uses_unlabeled
@@ -315,6 +342,16 @@ def test_points_of_all_rounds_are_collected():
     merged = merge_prompts(merge_prompts(None, one), two)
     assert merged.points.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert merged.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_the_newest_box_and_mask_stay_until_the_next(kind):
+    old, new = (Prompt(**{kind: torch.full((2, 3), value)}) for value in (1, 2))
+    clicks = Prompt(points=torch.ones(1, 3), labels=torch.ones(1))
+    assert getattr(merge_prompts(old, new), kind) is getattr(new, kind)
+    kept = merge_prompts(old, clicks)
+    assert getattr(kept, kind) is getattr(old, kind) and kept.points is clicks.points
+    assert merge_prompts(clicks, new).points is clicks.points
 
 
 def test_sams_mask_threshold_is_probability_one_half():
@@ -368,6 +405,26 @@ def test_the_measure_is_no_part_of_the_objective():
     assert {k: float(v) for k, v in one.losses.items()} == {
         k: float(v) for k, v in other.losses.items()
     }
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_labeled_rows_are_measured_with_prompts_of_the_methods_own_map(gated):
+    """Prompts from their labels would raise `sam_dice` and open the gate."""
+    backend, prompter = RecordingBackend(), RecordingPrompter()
+    branch = SemiSAM(_framework(), backend, prompter, gated=gated)
+    batch = _batch()
+    step = branch.training_step(batch, MEASURED)
+    assert step.metrics["sam_dice"] > 0
+    for row, image, view in zip((2, 3, 0, 1), backend.encoded, prompter.views, strict=True):
+        assert torch.equal(image, batch.image[row])
+        assert torch.equal(view.prob, step.probs[row, 1])
+    relabeled = Batch(batch.image, 1 - batch.label)
+    other = RecordingPrompter()
+    SemiSAM(_framework(), backend, other, gated=gated).training_step(relabeled, MEASURED)
+    assert all(
+        torch.equal(a.prob, b.prob) and torch.equal(a.uncertainty, b.uncertainty)
+        for a, b in zip(prompter.views, other.views, strict=True)
+    )
 
 
 @pytest.mark.parametrize("correct", [True, False])
@@ -525,6 +582,25 @@ def test_shuffled_rows_get_each_others_answers():
     assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
 
 
+def test_moved_rows_get_each_others_answers_at_another_place():
+    batch = _batch()
+    torch.manual_seed(0)
+    answers = {float(batch.image[i].mean()): torch.rand(6, 8, 4) for i in range(4)}
+    backend = Sphere(answers)
+    shuffled = ShuffledSAM(_framework(), backend, RecordingPrompter())
+    moved = MovedSAM(_framework(), backend, RecordingPrompter())
+    step = shuffled.inner.training_step(batch, CLOCK)
+    before, _ = shuffled._predictions(batch, step, [2, 3], CLOCK)
+    after, _ = moved._predictions(batch, step, [2, 3], CLOCK)
+    again, _ = moved._predictions(batch, step, [2, 3], CLOCK)
+    later, _ = moved._predictions(batch, step, [2, 3], Clock(2002, 10005))
+    for i in (2, 3):
+        assert torch.equal(after[i][1], again[i][1])
+        assert not torch.equal(after[i][1], before[i][1])
+        assert not torch.equal(after[i][1], later[i][1])
+        assert torch.equal(after[i][1].flatten().sort()[0], before[i][1].flatten().sort()[0])
+
+
 def test_shuffled_needs_another_row():
     branch = ShuffledSAM(_framework(), RecordingBackend(), RecordingPrompter())
     with pytest.raises(SemisamError, match="two unlabeled rows in a batch, got 1"):
@@ -543,3 +619,80 @@ def test_the_measure_leaves_ignored_voxels_out():
     assert found.prediction == own.prediction and found.proposal == own.proposal
     assert found.agreement == own.agreement
     assert found.agreement_unlabeled == pooled_dice([(answers[1], masks[1])])
+
+
+def _fixmatch(**options):
+    torch.manual_seed(0)
+    return FixMatch(tiny_builder(norm="none", dropout=0.0), 2, threshold=0.0, **options)
+
+
+def _target(branch, batch):
+    """Return the map that the branch gives back for the method's own target, and that target."""
+    seen = {}
+    guided = branch.inner.guided
+
+    def record(target):
+        seen["own"], seen["joined"] = target, guided(target)
+        return seen["joined"]
+
+    branch.inner.guided = record
+    branch.training_step(batch, CLOCK)
+    return seen["own"], seen["joined"]
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_answers_join_the_target_of_a_method_that_takes_guidance(weight):
+    branch = SemiSAM(
+        _fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=weight,
+        ramp_rate=0.0,
+    )  # fmt: skip
+    own, joined = _target(branch, _batch())
+    answer = torch.linspace(-3, 3, 6).sigmoid().view(-1, 1, 1).expand(6, 8, 4)
+    want = (1 - weight) * own[:, 1] + weight * answer
+    torch.testing.assert_close(joined[:, 1], want)
+    torch.testing.assert_close(joined.sum(1), torch.ones_like(want))
+
+
+def test_a_joined_target_adds_no_loss_and_the_proposal_is_the_target():
+    prompter = RecordingPrompter()
+    branch = SemiSAM(_fixmatch(), RecordingBackend(), prompter, role="target", weight=0.5)
+    own, _ = _target(branch, _batch())
+    step = branch.training_step(_batch(), CLOCK)
+    assert "sam" not in step.losses and step.metrics["sam_calls"] == 2
+    for view, row in zip(prompter.views, own, strict=False):
+        torch.testing.assert_close(view.prob, row[1])
+    assert branch.inner.guide is None
+
+
+def test_a_method_without_guidance_gets_the_loss():
+    branch = SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(), role="target")
+    step = branch.training_step(_batch(), CLOCK)
+    assert float(step.losses["sam"]) > 0
+
+
+def test_several_classes_stay_probabilities():
+    torch.manual_seed(0)
+    inner = FixMatch(tiny_builder(norm="none", dropout=0.0), 4, threshold=0.0)
+    branch = SemiSAM(
+        inner, RecordingBackend(), RecordingPrompter(), role="target", weight=1.0, ramp_rate=0.0
+    )
+    _, joined = _target(branch, _batch(4))
+    assert float(joined.min()) >= 0
+    torch.testing.assert_close(joined.sum(1), torch.ones_like(joined[:, 0]))
+
+
+def test_the_gate_scales_the_share_of_the_answers():
+    branch = SemiSAM(
+        _fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=1.0,
+        ramp_rate=0.0, gated=True,
+    )  # fmt: skip
+    own, joined = _target(branch, _batch())
+    answer = torch.linspace(-3, 3, 6).sigmoid().view(-1, 1, 1).expand(6, 8, 4)
+    share = ((joined[:, 1] - own[:, 1]) / (answer - own[:, 1])).flatten()
+    gates = branch.training_step(_batch(), CLOCK).metrics["sam_gate"]
+    assert 0 < gates < 1 and float(share.median()) == pytest.approx(gates, abs=1e-3)
+
+
+def test_a_share_above_one_is_refused():
+    with pytest.raises(ValueError, match="at most 1"):
+        SemiSAM(_fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=2.0)

@@ -11,7 +11,11 @@ from semisam.plugins import registry
 from semisam.prompters.center_points import CenterPoints
 from semisam.testing import random_batch
 
-METHODS = sorted(p.name for p in registry.list_plugins("framework").values() if p.builtin)
+METHODS = sorted(
+    p.name
+    for p in registry.list_plugins("framework").values()
+    if p.builtin and registry.load("framework", p.name).trains
+)
 SHAPE = (32, 48)
 
 

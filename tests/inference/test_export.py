@@ -34,6 +34,7 @@ def exported(tmp_path_factory):
         dataset_options={"cases": 2, "test_cases": 1, "size": 32},
         method="mt",
         labels=1,
+        network="vnet",
         network_options={"filters": 2},
         iterations=2,
         patch=(16, 32, 16),

@@ -40,6 +40,7 @@ def run(tmp_path_factory):
         dataset_options={"cases": 2, "test_cases": 1, "size": 32},
         method="supervised",
         labels=2,
+        network="vnet",
         network_options={"filters": 2},
         iterations=1,
         patch=(16, 16, 16),

@@ -150,3 +150,7 @@ def test_refuses_what_does_not_fit():
         sliding_window(lambda x: x, image, (4, 4), (2, 2), window_batch=0)
     with pytest.raises(ValueError, match=r"\(1, K, 4, 4\), got \(1, 4, 4\)"):
         sliding_window(lambda x: x[:, 0], image, (4, 4), (2, 2))
+    with pytest.raises(ValueError, match=r"\(3, K, 4, 4\), got \(2, 1, 4, 4\)"):
+        sliding_window(lambda x: x[:2], image, (4, 4), (2, 2), window_batch=3)
+    with pytest.raises(ValueError, match=r"\(1, K, 4, 4\), got \(1, 1, 3, 4\)"):
+        sliding_window(lambda x: x[:, :, 1:], image, (4, 4), (2, 2))

@@ -46,8 +46,8 @@ def test_sources_are_the_file_that_decides():
 def test_what_it_cannot_start_from(tmp_path):
     with pytest.raises(InputError, match="must be a safetensors file"):
         UNet(1, {"logits": 2}, start=str(tmp_path / "none.safetensors"))
-    with pytest.raises(ValueError, match="logits_level1"):
-        UNet(1, {"logits": 2, "logits_level1": 2})
+    with pytest.raises(ValueError, match="logits_level5"):
+        UNet(1, {"logits": 2, "logits_level5": 2})
     with pytest.raises(ValueError, match="must be even"):
         UNet(1, {"logits": 2}, start="none")(torch.zeros(1, 1, 15, 16, 16))
 
@@ -60,3 +60,19 @@ def test_random_weights_follow_the_seed():
     same, again, other = made(0), made(0), made(1)
     assert all(torch.equal(same[k], again[k]) for k in same)
     assert any(not torch.equal(same[k], other[k]) for k in same)
+
+
+def test_deep_heads_are_read_from_coarser_grids():
+    heads = {"logits": 2, **{f"logits_level{i}": 3 for i in range(1, 5)}}
+    net = UNet(1, heads).eval()
+    found = net(torch.randn(1, 1, 32, 32, 32))
+    for i in range(1, 5):
+        deep = found[f"logits_level{i}"]
+        assert deep.shape == (1, 3, 32, 32, 32)
+        # Between the centres of two coarse voxels the head is linear.
+        line = deep[0, 0, 16, 16].detach()
+        inner = line[2 ** (i - 1) : -(2 ** (i - 1))].unfold(0, 2**i, 2**i)
+        bends = inner.diff(n=2, dim=1).abs().max() if i > 1 else torch.zeros(())
+        assert float(bends) < 1e-4
+    found["logits_level4"].sum().backward()
+    assert net.heads["logits_level4"].weight.grad is not None

@@ -9,6 +9,7 @@ import pytest
 
 from semisam.core.errors import PluginError
 from semisam.plugins.registry import (
+    API_GROUP,
     GROUPS,
     all_plugins,
     check_options,
@@ -71,36 +72,6 @@ class Net:
 
 number = 3
 '''
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Lay a distribution out as an installer does: a .dist-info folder and a module."""
-
-    def install(
-        name: str,
-        entries: dict[str, dict[str, str]],
-        *,
-        version: str = "1.2",
-        place: str = "",
-        modules: dict[str, str] | None = None,
-    ) -> Path:
-        site = tmp_path / (place or name)
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "RECORD").write_text("")
-        lines = []
-        for group, points in entries.items():
-            lines += [f"[{group}]", *(f"{key} = {value}" for key, value in points.items())]
-        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-        for module, source in (modules or {}).items():
-            (site / f"{module}.py").write_text(source)
-            monkeypatch.delitem(sys.modules, module, raising=False)
-        monkeypatch.syspath_prepend(site)
-        return site
-
-    return install
 
 
 @pytest.fixture
@@ -339,6 +310,28 @@ def test_every_listed_builtin_documents_every_option():
     for kind, name in (("framework", "mt"), ("network", "vnet"), ("prompter", "box")):
         for option in describe_options(kind, name):
             assert option.doc, f"{kind} {name}: {option.name} has no doc"
+
+
+@pytest.mark.parametrize(("declared", "refused"), [("1", False), ("2", True), (None, False)])
+def test_a_plugin_of_another_api_is_refused_before_its_import(
+    install: Install, declared: str | None, refused: bool
+):
+    entries = {GROUPS["prompter"]: {"dated": "dated_module:P"}}
+    if declared:
+        entries[API_GROUP] = {declared: "dated_module"}
+    install("dated-dist", entries, modules={"dated_module": "def P(): ..."})
+    if not refused:
+        assert load("prompter", "dated").__name__ == "P"
+        return
+    with pytest.raises(PluginError, match=r"'dated' is refused: its API must be 1, got 2\. "):
+        load("prompter", "dated")
+    assert "dated_module" not in sys.modules
+
+
+def test_a_plugin_may_fit_two_apis(install: Install):
+    entries = {GROUPS["prompter"]: {"both": "m:P"}, API_GROUP: {"1": "m", "2": "m"}}
+    install("both-dist", entries)
+    assert list_plugins("prompter")["both"].problem is None
 
 
 def test_listing_imports_no_torch():

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
 from click.testing import CliRunner
 
+from semisam import api_version
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.plugins.scaffold import write_project
 
-NAMES = {"framework": "pi-model", "backend": "near-and-like", "prompter": "surest"}
+NAMES = {
+    "framework": "pi-model",
+    "backend": "near-and-like",
+    "prompter": "surest",
+    "network": "small-u",
+    "dataset": "npz",
+}
 
 
 def test_they_are_listed_and_load(plugin_environment, tmp_path):
@@ -24,17 +32,18 @@ def test_they_are_listed_and_load(plugin_environment, tmp_path):
 
 
 def test_they_keep_their_contracts(plugin_environment):
-    """Those of the backend and the prompter; the framework's is the documentation's example."""
-    done = plugin_environment.test("near-and-like", "surest")
+    """Those of all kinds but the framework, which is the documentation's example."""
+    done = plugin_environment.test("near-and-like", "surest", "small-u", "npz")
     assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.slow
-def test_bench_trains_with_a_third_partys_backend_and_prompter(plugin_environment, tmp_path):
+def test_bench_trains_with_a_third_partys_plugins(plugin_environment, tmp_path):
     done = plugin_environment.semisam(
         *("bench", "--method", "pi-model", "--labels", "2", "--sam", "near-and-like"),
         *("--prompter", "surest", "--iterations", "2", "--patch", "16x16x16"),
-        *("--stride", "16x16x16", "--set", "vnet.filters=2", "--set", "phantom.size=32"),
+        *("--stride", "16x16x16", "--network", "small-u", "--set", "small-u.width=2"),
+        *("--set", "phantom.size=32"),
         *("--set", "phantom.cases=3", "--set", "phantom.test_cases=1"),
         *("--out", str(tmp_path / "out")),
         cwd=tmp_path,
@@ -56,6 +65,13 @@ def test_names_that_cannot_be(tmp_path, kind, name, words):
     result = CliRunner().invoke(main, ["new", kind, name, "--out", str(tmp_path)])
     assert result.exit_code == 2 and words in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_project_states_the_versions_that_it_fits(tmp_path):
+    folder = write_project("network", "mine", tmp_path)
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == ["semisam>=0.1.0,<0.2"]
+    assert project["entry-points"]["semisam.api"] == {str(api_version): "semisam_mine"}
 
 
 def test_a_project_is_never_overwritten(tmp_path):

@@ -62,6 +62,17 @@ def test_declares_what_it_emits(make: Make) -> None:
     assert made == prompter.emits
 
 
+@pytest.mark.parametrize("make", [UncertaintyPoints, RandomPoints, BoxAndPoints, MaskAndPoints])
+def test_the_least_numbers_are_one_click_in_the_proposals_own_box(make: Callable[..., Prompter]):
+    prob = blob((20, 16, 12))
+    prompt = make(positive=1, negative=0, margin=0)(sure(prob), rng())
+    assert prompt is not None and prompt.points is not None and prompt.labels is not None
+    assert prompt.labels.tolist() == [1] and float(at(prob, prompt.points)) > 0.5
+    for wrong in ({"positive": 0}, {"negative": -1}, {"margin": -1}):
+        with pytest.raises(InputError, match="must be at least"):
+            make(**wrong)
+
+
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_empty_proposal_gives_none(make: Make, shape: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tiny_runs import changed, settings_of
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, SemisamError
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute
@@ -95,6 +96,18 @@ def test_labels_of_labeled_cases_do_change_the_result(tiny_settings, tmp_path):
     assert not _same_result(tmp_path / "clean", tmp_path / "changed")
 
 
+def test_labels_of_test_cases_are_part_of_the_identity(tiny_settings, tmp_path):
+    """Scores against other labels are of another run, though the weights are the same."""
+    first = json.loads(execute(tiny_settings, tmp_path / "one").read_text())
+    with h5py.File(tmp_path / "la" / "test_001" / "mri_norm2.h5", "a") as file:
+        file["label"][0, 0, 0] = 1 - file["label"][0, 0, 0]
+    with pytest.raises(InputError, match="the scans must be those that the run began with"):
+        execute(tiny_settings, tmp_path / "one")
+    second = json.loads(execute(tiny_settings, tmp_path / "other").read_text())
+    assert first["run"] != second["run"]
+    assert first["data"]["hash"] != second["data"]["hash"]
+
+
 def test_sam_changes_the_result_and_weight_zero_does_not(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "bare")
     execute(_with_sam(tiny_settings), tmp_path / "sam")
@@ -137,6 +150,18 @@ def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_pa
     assert steps == []
 
 
+# TensorBoard writes in a thread.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_folder_that_is_removed_is_one_sentence(tiny_settings, tmp_path):
+    def remove(phase, done, total, figures):
+        if phase == "train" and done == 1:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(SemisamError, match=r"must stay until the command ends, got .*run, which"):
+        execute(tiny_settings, tmp_path / "run", remove)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_another_run_is_refused(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "run")
     with pytest.raises(InputError, match=r"a run with labels 2\. Name another folder"):
@@ -149,6 +174,7 @@ def test_several_classes_and_a_subset(tmp_path):
         labels=1,
         subset=2,
         method="supervised",
+        network="vnet",
         network_options={"filters": 2},
         iterations=2,
         patch=(32, 32, 32),

@@ -41,6 +41,7 @@ def five_runs(tmp_path_factory):
         dataset_options={"cases": 4, "test_cases": 2, "size": 32},
         method="mt",
         labels=2,
+        network="vnet",
         network_options={"filters": 2},
         iterations=4,
         patch=(16, 16, 16),

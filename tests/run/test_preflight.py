@@ -52,3 +52,9 @@ def test_a_patch_of_one_axis_or_four_is_refused(store):
         chosen = settings_of(labels=1, patch=patch, network="unet2d")
         with pytest.raises(InputError, match=r"must have one size per axis .* 3, or two"):
             check_run(chosen, store, make_framework(chosen, 1, 2), 1, 15, here=False)
+
+
+def test_a_broken_network_does_not_hide_those_that_fit(install):
+    install("torn-dist", {"semisam.networks": {"torn": "no_such_module:Net"}})
+    with pytest.raises(InputError, match="Choose unet2d, or another"):
+        check_axes("network", "unet", 2)

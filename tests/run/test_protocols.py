@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from tiny_runs import changed, settings_of
+from tiny_runs import changed
 
 from semisam.bench.grid import Axes, expand
 from semisam.bench.results import collect, collect_cases, comparison
@@ -26,12 +26,13 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.run.folder import list_runs
 from semisam.run.model import window_stride
-from semisam.run.protocols import PROTOCOLS, Protocol
+from semisam.run.protocols import EVERY, PROTOCOLS, Protocol
 from semisam.run.resolve import make_settings
 from semisam.run.settings import RunSettings
 
 # Read off the repositories: the Left Atrium scripts of UA-MT, DTC and DTML, SemiSAM's for
-# supervised and mt, SSL4MIS in 3D for ent-mini on the others' schedule. Rows: labeled + unlabeled.
+# supervised and mt, BCP's for bcp, SSL4MIS in 3D for the others on their patch and length.
+# Rows: labeled + unlabeled.
 #             iterations  patch            rows    largest component kept
 RUNS = {
     "supervised": (12000, (112, 112, 80), (2, 0), True),
@@ -40,6 +41,10 @@ RUNS = {
     "dtc": (6000, (112, 112, 80), (2, 2), True),
     "dtml": (6000, (112, 112, 80), (2, 2), True),
     "ent-mini": (6000, (112, 112, 80), (2, 2), False),
+    "cps": (6000, (112, 112, 80), (2, 2), False),
+    "ict": (6000, (112, 112, 80), (2, 2), False),
+    "urpc": (6000, (112, 112, 80), (2, 2), False),
+    "bcp": (17000, (112, 112, 80), (4, 4), True),
 }
 # Weights as the script multiplies them; the ramp is exp(-5 (1 - min(t // 150, 40) / 40)^2).
 OPTIONS = {
@@ -62,14 +67,83 @@ OPTIONS = {
         "noise_std": 0.1,
         "noise_clip": 0.2,
     },
-    "dtc": {"beta": 0.3, "consistency_weight": 1.0},
-    "dtml": {"supervised_weight": 0.5, "consistency_weight": 1.0, "consistency_count": 2},
+    "dtc": {"background_channel": False, "beta": 0.3, "consistency_weight": 1.0},
+    "dtml": {
+        "background_channel": False,
+        "supervised_weight": 0.5,
+        "consistency_weight": 1.0,
+        "consistency_count": 2,
+    },
     "ent-mini": {"supervised_weight": 0.5, "consistency_weight": 0.1, "dice_classes": "all"},
+    "cps": {
+        "supervised_weight": 0.5,
+        "dice_classes": "all",
+        "consistency_weight": 0.1,
+        "consistency_rows": "unlabeled",
+    },
+    "ict": {
+        "alpha": 0.2,
+        "ema_decay": 0.99,
+        "ema_buffers": False,
+        "supervised_weight": 0.5,
+        "dice_classes": "all",
+        "consistency_weight": 0.1,
+    },
+    "urpc": {
+        "levels": 3,
+        "divergence_of": "average",
+        "supervised_weight": 0.5,
+        "dice_classes": "all",
+        "consistency_weight": 0.1,
+    },
+    "bcp": {
+        "beta": 2 / 3,
+        "alpha": 0.5,
+        "pretrain": 2000 / 17000,
+        "largest_component": True,
+        "ema_decay": 0.99,
+        "ema_buffers": False,
+        "supervised_weight": 0.5,
+    },
 }
+# What the code does otherwise than the protocol, and every row of a method names.
+UNLIKE = {
+    "supervised": ("padding=least", "supervised.test_patch=training patch"),
+    "mt": ("padding=least", "mt.teacher=starts as the student"),
+    "ua-mt": ("padding=least", "ua-mt.teacher=starts as the student"),
+    "dtc": ("padding=least",),
+    "dtml": ("padding=least",),
+    "ent-mini": ("padding=least", "ent-mini.script=for other scans, network and length"),
+    "cps": (
+        "padding=least",
+        "cps.script=for other scans, network and length",
+        "cps.initialisation=of one kind",
+    ),
+    "ict": (
+        "padding=least",
+        "ict.script=for other scans, network and length",
+        "ict.mixes=one per row",
+        "ict.teacher=all rows in one pass",
+    ),
+    "urpc": (
+        "padding=least",
+        "urpc.script=for other scans, network and length",
+        "urpc.dropout=of the network",
+        "urpc.rate=a tenth",
+    ),
+    "bcp": (
+        "padding=least",
+        "bcp.dice=squares of the foreground, over the batch",
+        "bcp.passes=of all rows together",
+        "bcp.stages=with one schedule, from the last network",
+    ),
+}
+SSL4MIS = {"ent-mini", "cps", "ict", "urpc"}
+BRANCH = ("semisam.prompts=of the method's map", "semisam.mask=probability above 0.5")
 SMALL = {"patch": (64, 64, 48), "iterations": 1000}
 TINY = (
     *("--patch", "16x16x16", "--iterations", "2", "--stride", "16x16x16"),
-    *("--set", "vnet.filters=2"),
+    *("--network", "vnet", "--set", "vnet.filters=2"),
 )
 
 
@@ -93,12 +167,15 @@ def test_run_settings_are_the_published_ones(method, suggested):
     assert settings.largest_component is largest
     assert (settings.lr, settings.lr_step) == (0.01, 2500)
     assert (settings.momentum, settings.weight_decay, settings.clip) == (0.9, 1e-4, None)
-    assert settings.precision == "fp32" and settings.augment == "orientation"
+    assert settings.precision == "fp32" and settings.augment == "mirrored"
+    assert settings.schedule == ("poly" if method in SSL4MIS else "step")
     assert window_stride(settings) == (18, 18, 4)
     uses = registry.load("framework", method).uses_unlabeled
-    plan = plan_batch(settings.batch, 2, 78, uses, settings.labeled_rows)
+    plan = plan_batch(settings.batch, 4, 76, uses, settings.labeled_rows)
     assert (plan.labeled, plan.unlabeled) == rows
-    assert settings.departures == ()
+    assert settings.departures == UNLIKE[method]
+    with_sam = _published(method, suggested, sam="geodesic")
+    assert with_sam.departures == (*UNLIKE[method], *BRANCH)
 
 
 @pytest.mark.parametrize("method", RUNS)
@@ -117,27 +194,30 @@ def test_options_of_the_branch_are_the_published_ones():
 
 
 def test_the_protocols_of_the_branch():
-    """``paper``: its equations are the constructor's defaults; ``default``: what worked best."""
+    """``paper``: its equations are the constructor's defaults; ``classic``: what worked best."""
     branch = {
         protocol: make_settings({"labels": 2, "sam": "geodesic", "protocol": protocol})
-        for protocol in ("paper", "default", "published")
+        for protocol in ("paper", "classic", "published")
     }
-    assert branch["default"] == make_settings({"labels": 2, "sam": "geodesic"})
+    default = make_settings({"labels": 2, "sam": "geodesic"})
+    assert default == make_settings({"labels": 2, "sam": "geodesic", "protocol": "default"})
     best = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
     assert branch["paper"].semisam_options == _usual_branch()
-    assert branch["default"].semisam_options == {**_usual_branch(), **best}
+    assert branch["classic"].semisam_options == {**_usual_branch(), **best}
     assert {name: s.prompter for name, s in branch.items()} == {
         "paper": "uncertainty-points",
-        "default": "center-points",
+        "classic": "center-points",
         "published": "uncertainty-points",
     }
-    options = branch["default"].prompter_options
+    options = branch["classic"].prompter_options
     assert (options["points"], options["max_uncertainty"]) == (3, 1.0)
     for settings in branch.values():
-        assert changed(settings, iterations=9).departures == ("iterations=9",)
+        always = settings.departures
+        assert always == ((*UNLIKE["mt"], *BRANCH) if settings.protocol == "published" else ())
+        assert changed(settings, iterations=9).departures == ("iterations=9", *always)
     other = make_settings(
         {
-            **{"labels": 2, "sam": "geodesic", "prompter": "box"},
+            **{"labels": 2, "sam": "geodesic", "prompter": "box", "protocol": "classic"},
             **{"prompter_options": {"margin": 3}, "semisam_options": {"weight": 0.5}},
         }
     )
@@ -180,8 +260,7 @@ def test_order_of_what_is_merged():
         given = {"labels": 1, "protocol": name, "clip": 0.5}
         dtc = make_settings({**given, "method": "dtc"}, suggested)
         other = make_settings({**given, "method": "mt"}, suggested)
-    default = settings_of(labels=1)
-    assert dtc.weight_decay == default.weight_decay
+    assert dtc.weight_decay == RunSettings.model_fields["weight_decay"].default
     assert (dtc.iterations, dtc.lr, dtc.momentum, dtc.clip) == (2, 0.3, 0.4, 0.5)
     assert (other.iterations, other.lr, other.momentum, other.clip) == (2, 0.3, 0.3, 0.5)
 
@@ -198,7 +277,7 @@ def test_the_paper_takes_what_the_data_suggest():
 def test_a_patch_of_ones_own_takes_the_stride_with_it():
     settings = _published("mt", patch=(64, 64, 48), iterations=10)
     assert window_stride(settings) == (10, 10, 2)
-    assert settings.departures == ("iterations=10", "patch=64x64x48")
+    assert settings.departures == ("iterations=10", "patch=64x64x48", *UNLIKE["mt"])
 
 
 def test_departures_are_named():
@@ -206,12 +285,14 @@ def test_departures_are_named():
         "dtc",
         lr=0.02,
         method_options={"beta": 0.5, "ramp_power": 2.0},
+        network="vnet",
         network_options={"filters": 8},
         sam="geodesic",
         semisam_options={"weight": 0.1},
     )
     assert settings.departures == (
         *("lr=0.02", "dtc.beta=0.5", "vnet.filters=8", "semisam.weight=0.1"),
+        *(*UNLIKE["dtc"], *BRANCH),
     )
 
 
@@ -224,6 +305,7 @@ def test_a_method_that_the_protocol_does_not_describe_is_refused():
 def test_a_protocol_names_methods_that_there_are(protocol):
     described = PROTOCOLS[protocol]
     assert set(described.runs) <= set(described.methods) <= set(registry.list_plugins("framework"))
+    assert set(described.unlike) <= {EVERY, "semisam", *described.methods}
     assert set(described.run) | {k for run in described.runs.values() for k in run} <= set(
         RunSettings.model_fields
     )
@@ -242,9 +324,9 @@ def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, 
     output, table = bench("published", ",".join(RUNS), "none")
     assert sorted(table["method"]) == sorted(RUNS)
     assert set(table["protocol"]) == {"published"}
-    assert set(table["departures"]) == {
-        "iterations=2; patch=16x16x16; stride=16x16x16; vnet.filters=2"
-    }
+    common = "iterations=2; patch=16x16x16; stride=16x16x16; vnet.filters=2"
+    for row in table.itertuples():
+        assert row.departures == "; ".join((common, *UNLIKE[row.method]))
     assert "Protocol published, departing from it in iterations=2, patch=16x16x16" in output
     rows = pd.read_csv(tmp_path / "published" / "results.csv").set_index("method")
     assert rows.loc["mt", "labeled_rows"] == 1 and rows.loc["dtc", "precision"] == "fp32"

@@ -21,6 +21,7 @@ def test_options_reach_their_plugin_with_their_type():
         labels=1,
         sam="geodesic",
         options={"mt.ema-decay": "0.90", "semisam.weight": "0.2", "vnet.filters": "4"},
+        network="vnet",
     )
     assert found.method_options["ema_decay"] == 0.9
     assert found.semisam_options["weight"] == 0.2 and found.network_options["filters"] == 4
@@ -29,11 +30,12 @@ def test_options_reach_their_plugin_with_their_type():
         labels=1,
         sam="geodesic",
         options={"mt.ema_decay": 0.9, "semisam.weight": 0.2, "vnet.filters": 4},
+        network="vnet",
     )
 
 
 def test_the_network_of_a_protocol_takes_its_options():
-    found = settings(labels=1, protocol="strong", options={"unet.start": "none"})
+    found = settings(labels=1, options={"unet.start": "none"})
     assert found.network == "unet" and found.network_options["start"] == "none"
     assert found.optimizer == "adamw" and found.augment == "strong"
     assert "unet.start=none" in found.departures
@@ -47,7 +49,7 @@ def test_the_network_of_a_protocol_takes_its_options():
         ({"options": {"dtc.beta": 1}}, InputError, "must name a plugin of the runs"),
         ({"options": {"weight": 1}}, InputError, "must be named PLUGIN.OPTION"),
         ({"data": "nowhere"}, InputError, "no such folder"),
-        ({"protocol": "strongest"}, InputError, "did you mean strong"),
+        ({"protocol": "classics"}, InputError, "did you mean classic"),
     ],
 )
 def test_a_mistake_is_one_sentence(given, kind, message):

@@ -11,7 +11,7 @@ from semisam.core.errors import InputError
 from semisam.run.scoring import open_scored
 
 TINY = ("--patch", "32x32x32", "--stride", "16x32x32", "--iterations", "1", "--device", "cpu")
-TINY += ("--set", "vnet.filters=2", "--labels", "1", "--method", "supervised")
+TINY += ("--network", "vnet", "--set", "vnet.filters=2", "--labels", "1", "--method", "supervised")
 
 
 def folder(path, labeled=3, classes=3):

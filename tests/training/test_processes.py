@@ -152,7 +152,16 @@ def test_what_several_processes_cannot_do_is_said_once(launched, name, sentence)
 
 
 def test_killed_processes_resume_to_the_same_result(tiny_la, tmp_path):
-    tiny = ["--patch", "32x16x16", "--stride", "16x16x16", "--set", "vnet.filters=2"]
+    tiny = [
+        "--patch",
+        "32x16x16",
+        "--stride",
+        "16x16x16",
+        "--network",
+        "vnet",
+        "--set",
+        "vnet.filters=2",
+    ]
     tiny += ["--device", "cpu", "--iterations", "30", "--checkpoint-every", "2", "--labels", "2"]
     train = [sys.executable, "-m", "semisam", "train", "--method", "mt", "--data", str(tiny_la)]
 
@@ -160,10 +169,15 @@ def test_killed_processes_resume_to_the_same_result(tiny_la, tmp_path):
         return [*train, *tiny, "--out", str(tmp_path / name)]
 
     killed, until = tmp_path / "killed", time.monotonic() + 200
-    with _ranks(command("killed"), tmp_path):
+    with _ranks(command("killed"), tmp_path) as started:
         while not (killed / "checkpoint.pt").exists():
             assert time.monotonic() < until
             time.sleep(0.01)
+        first, second = (process for process, _ in started)
+        second.kill()
+        first.terminate()  # as torchrun does then
+        assert first.wait(200) in (1, 130)
+    assert "un the same command again" in (tmp_path / "rank 0.log").read_text()
     assert not (killed / "result.json").exists()
     for name in ("killed", "whole"):
         with _ranks(command(name), tmp_path) as started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -83,6 +84,24 @@ def test_killed_after_any_step_and_started_again_is_as_never_killed(
     assert _figures(tmp_path / "whole") == _figures(tmp_path / "killed")
 
 
+def test_the_method_moves_its_teacher_after_every_optimizer_step(tmp_path):
+    seen = []
+
+    class Recorder(Supervised):
+        def after_update(self, clock):
+            seen.append((clock, torch.cat([p.detach().flatten() for p in self.parameters()])))
+
+    torch.manual_seed(0)
+    framework = Recorder(tiny_builder(), 2)
+    before = torch.cat([p.detach().flatten() for p in framework.parameters()])
+    _trainer(tmp_path, framework=framework).fit()
+    assert [clock for clock, _ in seen] == [Clock(step, 7) for step in range(7)]
+    weights = [before, *(each for _, each in seen)]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(weights))
+    after = torch.cat([p.detach().flatten() for p in framework.parameters()])
+    assert torch.equal(weights[-1], after)
+
+
 @pytest.mark.parametrize("moment", ["before", "written", "renamed"])
 def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
     (tmp_path / "whole").mkdir()
@@ -122,22 +141,27 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path, number):
+def test_ctrl_c_finishes_the_step_saves_and_resumes(tmp_path, number, capfd):
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
     whole = _trainer(tmp_path / "whole")
     whole.fit()
+    said = []
 
     class Interrupting(Batches):
         def batch(self, step):
             if step == 3:
                 os.kill(os.getpid(), number)
+                said.append(capfd.readouterr().err)
             return super().batch(step)
 
     stopped = _trainer(tmp_path / "stopped")
     stopped._batches = Interrupting()
     with pytest.raises(Interrupted, match="after 4 iterations"):
         stopped.fit()
+    # At once, and not when the step is over. SIGTERM comes from a program.
+    assert [bool(text) for text in said] == [number == signal.SIGINT]
+    assert "Stopping" in said[0] or number != signal.SIGINT
     again = _trainer(tmp_path / "stopped")
     again.fit()
     assert _equal(_state(whole), _state(again))

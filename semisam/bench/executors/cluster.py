@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -26,6 +27,13 @@ SYSTEMS = {
 
 dask-jobqueue takes the first number that the program prints, which may be in a site's banner.
 """
+_CANCELLED = ("squeue", "--noheader", "--states=CANCELLED", "--format=%i", "--jobs")
+"""The command that lists those of some jobs of SLURM that were cancelled.
+
+Only a listed job counts. A listing that lags or is empty proves nothing.
+"""
+_LOOK = 30.0
+"""Seconds between two such listings."""
 _TRIES = 3
 """Jobs in a row that may end without a worker."""
 
@@ -40,6 +48,7 @@ class Jobs:
     Attributes:
         cluster: Dask's cluster, which submits and cancels the jobs.
         refusal: message of the batch system when it last refused a job; empty if it never did.
+        cancelled: numbers of jobs that were cancelled before they began.
 
     Raises:
         InputError: if the batch system or its configuration is missing.
@@ -47,6 +56,8 @@ class Jobs:
 
     def __init__(self, system: str, number: int) -> None:
         self.refusal = ""
+        self.cancelled: list[str] = []
+        self._next_look = 0.0
         self._system = system
         self._number = number
         self._submitted = 0
@@ -92,17 +103,35 @@ class Jobs:
         here = {state.name for state in states}
         if here:
             self._lost.clear()
-        for name, job in list(cluster.workers.items()):
+        for name, job in cluster.workers.items():
             job.came |= name in here
+        cancelled = await self._newly_cancelled()
+        for name, job in list(cluster.workers.items()):
             lost = not job.came and not job.mark.exists()
             if lost:
                 self._lost.append(str(job.job_id))
-            if lost or job.job_id is None:
+            if lost or job.job_id is None or str(job.job_id) in cancelled:
                 del cluster.workers[name]  # Dask submits another
         idle = [state.name for state in states if not state.processing]
         surplus = len(cluster.worker_spec) - runs
         if surplus > 0 and idle:
             await cluster.scale_down(idle[:surplus])
+
+    async def _newly_cancelled(self) -> list[str]:
+        """Return the numbers of jobs that a person cancelled before they began."""
+        pending = {
+            str(j.job_id): j for j in self.cluster.workers.values() if j.job_id and not j.came
+        }
+        if self._system != "slurm" or not pending or time.monotonic() < self._next_look:
+            return []
+        self._next_look = time.monotonic() + _LOOK
+        try:
+            listed = await next(iter(pending.values()))._call([*_CANCELLED, ",".join(pending)])
+        except (OSError, RuntimeError):  # no such program, or no such job any more
+            return []
+        found = [number for number in listed.split() if number in pending]
+        self.cancelled += found
+        return found
 
     def _new_mark(self) -> Path:
         """Make a file for a job to remove when its worker ended."""

@@ -24,6 +24,7 @@ from semisam.bench.executors.runs import (
     finished,
     is_finished,
     judge,
+    kept,
     prepare,
     wait_shown,
 )
@@ -104,7 +105,7 @@ class Dask:
         try:
             for run in runs:
                 if is_finished(folder / run.name):
-                    end(finished(run, folder / run.name, "kept"))
+                    end(kept(run, folder / run.name))
                 else:
                     prepare(run, folder / run.name)
                     attempts[run.name] = self._submit(run, folder / run.name)
@@ -197,7 +198,10 @@ class Dask:
         if self._jobs is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _KEEP_UP
+        told = len(self._jobs.cancelled)
         self._jobs.keep_up(left, folder)
+        for number in self._jobs.cancelled[told:]:
+            display.note(f"Job {number} was cancelled before it began. Another is submitted.")
         if self._jobs.refusal != self._said:
             self._said = self._jobs.refusal
             display.note(f"A job was refused: {self._said!r}. It is submitted again later.")
@@ -225,7 +229,12 @@ def _outcome(run: Run, folder: Path, attempt: _Attempt) -> Outcome:
         return judge(run, folder, code)
     if task.status == "error":
         return Outcome(run, "failed", f"the Dask worker raised {_sentence(task.exception())}")
-    return Outcome(run, "failed", "the Dask scheduler is gone. Run the same command again.")
+    return Outcome(
+        run,
+        "failed",
+        "the Dask scheduler must stay until the runs end, got one that ended. Start it and run the "
+        "same command again, which resumes the run.",
+    )
 
 
 def _code(task: Any) -> int | None:

@@ -10,9 +10,10 @@ import queue
 import subprocess
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from semisam.bench.executors.contract import Display, Outcome
 from semisam.bench.executors.runs import (
@@ -20,13 +21,16 @@ from semisam.bench.executors.runs import (
     finished,
     is_finished,
     judge,
+    kept,
     prepare,
 )
 from semisam.bench.grid import Run
 from semisam.bench.worker import BUSY, LOG, attend, worker_command
-from semisam.core.files import full_disk, is_full, read_json
+from semisam.core.files import read_json, system_fault
 from semisam.core.layout import PROGRESS
 from semisam.run.lock import in_use, wait_for
+
+_T = TypeVar("_T")
 
 
 class Local:
@@ -42,6 +46,7 @@ class Local:
 
     def __init__(self, jobs: int = 1, devices: Sequence[str] = ()) -> None:
         self.jobs = jobs
+        self._processes: set[subprocess.Popen[bytes]] = set()
         # A run takes a device from the queue and gives it back.
         self._devices: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(jobs):
@@ -59,9 +64,7 @@ class Local:
             try:
                 outcome = self._run_one(run, folder / run.name, display, stop, wait)
             except OSError as error:
-                if not is_full(error):
-                    raise
-                outcome = Outcome(run, "failed", full_disk(folder))
+                outcome = Outcome(run, "failed", system_fault(error, folder))
             if outcome is not None:
                 with lock:
                     display.ended(outcome)
@@ -71,14 +74,28 @@ class Local:
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="run") as pool:
             for wait in (False, True):
                 futures = [pool.submit(one, run, wait) for run in runs if run.name not in ended]
-                try:
-                    outcomes = [future.result() for future in futures]
-                except KeyboardInterrupt:
-                    # The terminal sends the signal to the children too; wait until they saved.
-                    stop.set()
-                    outcomes = [future.result() for future in futures]
+                outcomes = self._results(futures, stop, display)
                 ended |= {outcome.run.name: outcome for outcome in outcomes if outcome is not None}
         return [ended[run.name] for run in runs]
+
+    def _results(
+        self, futures: Sequence[Future[_T]], stop: threading.Event, display: Display
+    ) -> list[_T]:
+        """Return the results of all futures; Ctrl-C stops the runs, a second one kills them."""
+        try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            stop.set()
+            display.note(
+                "Stopping: every run finishes its step and saves a checkpoint. Ctrl-C again stops "
+                "at once."
+            )
+        try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            for process in tuple(self._processes):
+                process.kill()
+            raise
 
     def _run_one(
         self, run: Run, folder: Path, display: Display, stop: threading.Event, wait: bool
@@ -87,7 +104,7 @@ class Local:
         shown = False
         while True:
             if is_finished(folder):
-                return finished(run, folder, "shared" if shown else "kept")
+                return finished(run, folder, "shared") if shown else kept(run, folder)
             if stop.is_set():
                 return Outcome(run, "interrupted")
             busy = in_use(folder)
@@ -132,4 +149,8 @@ class Local:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-            return attend(process, stop, POLL, look)
+            self._processes.add(process)
+            try:
+                return attend(process, stop, POLL, look)
+            finally:
+                self._processes.discard(process)

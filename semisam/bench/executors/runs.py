@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -9,9 +10,16 @@ from semisam.bench.executors.contract import Display, Outcome, Status
 from semisam.bench.grid import Run
 from semisam.bench.worker import BUSY, FULL, INTERRUPTED, LOG
 from semisam.core.errors import InputError
-from semisam.core.files import full_disk, read_json, write_json
+from semisam.core.files import (
+    full_disk,
+    read_json,
+    remove_leftovers,
+    removed_folder,
+    write_json,
+)
 from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, SETTINGS
 from semisam.run.folder import read_result
+from semisam.training.checkpoint import remove_checkpoints
 
 POLL = 0.25
 """Seconds between two readings of the progress of runs."""
@@ -28,7 +36,9 @@ def prepare(run: Run, folder: Path) -> None:
     do not change a result, such as the device.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS, run.settings.model_dump(mode="json"))
+    settings = run.settings.model_dump(mode="json")
+    if read_json(folder / SETTINGS) != settings:  # another grid may have written it
+        write_json(folder / SETTINGS, settings)
     for name in (ERROR, PROGRESS):  # of an earlier attempt
         (folder / name).unlink(missing_ok=True)
 
@@ -66,11 +76,25 @@ def finished(run: Run, folder: Path, status: Status) -> Outcome:
 
 def reason(folder: Path, code: int) -> str:
     """Return why the run of a folder failed: its message, or else its exit code."""
+    if not folder.is_dir():
+        return removed_folder(folder)
     if code == FULL:  # the disk may have been too full for the message
         return full_disk(folder)
     if code == BUSY:
         return f"Another process is at work in {folder}. Run the same command again later."
     return error_of(folder) or f"{how(code)}; see {folder / LOG}"
+
+
+def kept(run: Run, folder: Path) -> Outcome:
+    """Return the outcome of a run that was finished earlier.
+
+    What a process left that was killed after the result was written is removed.
+    """
+    with contextlib.suppress(OSError):  # another user's folder
+        remove_checkpoints(folder)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        remove_leftovers(folder)
+    return finished(run, folder, "kept")
 
 
 def error_of(folder: Path) -> str:

@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 
 _POINTS = 300  # of a line; more cannot be distinguished
 _FIRST = ("loss", "supervised", "consistency", "sam")
-_NO_LOSS = ("lr", "sam_", "proposal_", "oracle_")
+_OTHERS = ("lr", "micro_batches", "sam_", "proposal_", "oracle_")
+"""Names of figures that are in other charts or none, or how they begin."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Logs:
         """Return the logs of a row's runs that are not empty."""
         found = [self.by_run[run].frame for run in row.runs["run"] if run in self.by_run]
         return [frame for frame in found if not frame.empty]
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The names of figures that are no losses in any run."""
+        return frozenset().union(*(log.metrics for log in self.by_run.values()))
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,19 @@ def read_logs(runs: Sequence[RunFolder], on_run: Callable[[], None]) -> Logs:
 
 def loss_names(logs: Logs, rows: Sequence[Row]) -> list[str]:
     """Return the loss terms that the rows log, the objective first."""
-    names = {
-        str(name)
-        for row in rows
-        for frame in logs.of(row)
-        for name in frame.columns
-        if not str(name).startswith(_NO_LOSS)
-    }
+    names = _names(logs, rows) - logs.metrics
     order = [name for name in _FIRST if name in names]
     return order + sorted(names - set(order))
+
+
+def metric_names(logs: Logs, rows: Sequence[Row]) -> list[str]:
+    """Return the figures of the methods that are no loss terms."""
+    return sorted(_names(logs, rows) & logs.metrics)
+
+
+def _names(logs: Logs, rows: Sequence[Row]) -> set[str]:
+    names = {str(name) for row in rows for frame in logs.of(row) for name in frame.columns}
+    return {name for name in names if not name.startswith(_OTHERS)}
 
 
 def smoothed(frames: Sequence[pd.DataFrame], name: str, window: int) -> Line | None:
@@ -96,15 +106,18 @@ def window_of(logs: Logs, rows: Sequence[Row]) -> int:
 def training_curves(
     logs: Logs, part: Part, labels: int, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> list[Made]:
-    """Draw each loss term at a number of labels, a line a row of the table."""
+    """Draw each loss term and metric at a number of labels, a line a row of the table."""
     rows = [row for row in part.rows if row.labels == labels]
     window = window_of(logs, rows)
     made = []
-    for term in loss_names(logs, rows):
+    losses = loss_names(logs, rows)
+    for term in [*losses, *metric_names(logs, rows)]:
         lines = {row.name: smoothed(logs.of(row), term, window) for row in rows}
-        title = "objective: sum of all terms" if term == "loss" else f"loss term: {term}"
+        title = f"loss term: {term}" if term in losses else f"figure of the method: {term}"
+        title = "objective: sum of all terms" if term == "loss" else title
+        unit = "loss (log scale)" if term in losses else term
         caption = f"{labels} labeled, {_about(rows, window)}"
-        figure = _plot(lines, look, title, "loss (log scale)", log=True)
+        figure = _plot(lines, look, title, unit, log=term in losses)
         if figure is not None:
             alt = f"{title}, {labels} labeled"
             made.append(gallery.add(f"{name}-{_plain(term)}", caption, alt, figure))

@@ -29,10 +29,17 @@ from semisam.run.folder import RunFolder, list_runs
 
 @dataclass(frozen=True)
 class Log:
-    """``train.jsonl`` of a run: a row for each step, and the number of damaged lines."""
+    """``train.jsonl`` of a run.
+
+    Attributes:
+        frame: a row for each step.
+        damaged: number of damaged lines.
+        metrics: names of the figures that are no losses.
+    """
 
     frame: pd.DataFrame
     damaged: int
+    metrics: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ def read_bench(folder: Path) -> Bench:
 def read_log(run: RunFolder) -> Log:
     """Read a run's log without its damaged lines, which a killed run leaves."""
     steps: dict[int, dict[str, float]] = {}
+    metrics: set[str] = set()
     damaged = 0
     try:
         lines = (run.path / LOG).read_text(errors="replace").splitlines()
@@ -152,8 +160,11 @@ def read_log(run: RunFolder) -> Log:
             damaged += 1
             continue
         steps[step] = {n: v for n, v in figures.items() if math.isfinite(v)}
+        names = list(figures)
+        # The trainer writes the losses, the learning rate, and then the metrics.
+        metrics |= set(names[names.index("lr") :] if "lr" in names else ())
     frame = pd.DataFrame.from_dict(steps, orient="index").sort_index()
-    return Log(frame, damaged)
+    return Log(frame, damaged, frozenset(metrics))
 
 
 def _runs(folder: Path) -> list[RunFolder]:

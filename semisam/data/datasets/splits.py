@@ -120,7 +120,7 @@ def draw_split(
     usable = [name for name, cases in patients.items() if any(labeled[case] for case in cases)]
     scans = sum(labeled.values())
     wanted = max(1, round(test_share * scans))
-    ranked = sorted(usable, key=lambda name: hashlib.sha256(f"{seed}|{name}".encode()).digest())
+    ranked = sorted(usable, key=lambda name: _draw(seed, name))
     test: set[str] = set()
     for name in ranked[: len(usable) - 1]:
         if len(test) >= wanted:
@@ -128,6 +128,11 @@ def draw_split(
         test.update(case for case in patients[name] if labeled[case])
     source = f"drawn from {scans} labeled cases with seed {seed}"
     return split_without(labeled, test, groups, source)
+
+
+def _draw(seed: int, name: str) -> bytes:
+    """Return the rank of a case; a name of another encoding is a fault of its own."""
+    return hashlib.sha256(f"{seed}|{name}".encode(errors="surrogateescape")).digest()
 
 
 def _from_lists(folder: Path, labeled: Mapping[str, bool]) -> tuple[Split, list[Fault]]:

@@ -3,7 +3,8 @@
 The eight orientations of the plane are drawn uniformly.
 
 The published code mirrors every patch (``np.flip`` after ``rot90``), so no training patch has the
-orientation of the test images. Here the identity is one of eight.
+orientation of the test images. Here the identity is one of eight; ``--augment mirrored`` draws the
+published four.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch.nn import functional
 
-_ZOOM = float(np.log(1.25))
 _GAMMA = (float(np.log(0.7)), float(np.log(1.4)))
 _NOISE = 0.3
 
@@ -49,25 +47,6 @@ def orient(array: NDArray[Any], orientation: int, axes: tuple[int, int] = (0, 1)
 def shape_before(shape: tuple[int, ...], orientation: int) -> tuple[int, ...]:
     """Return the spatial shape to crop so that `orient` turns it into ``shape``."""
     return (shape[1], shape[0], *shape[2:]) if orientation % 2 else shape
-
-
-def draw_zoom(rng: np.random.Generator, axes: int) -> NDArray[np.float64]:
-    """Draw a factor per axis, log-uniform from 0.8 to 1.25."""
-    return np.exp(rng.uniform(-_ZOOM, _ZOOM, axes))
-
-
-def stretch(array: NDArray[Any], size: tuple[int, ...], *, label: bool) -> NDArray[Any]:
-    """Return ``(C, *S)`` on a grid of another size that covers the same mm.
-
-    Args:
-        array: an image, or a label whose classes must stay what they are.
-        size: voxels per axis.
-        label: take the nearest voxel instead of a linear mean.
-    """
-    tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))[None]
-    linear = "trilinear" if len(size) == 3 else "bilinear"
-    made = functional.interpolate(tensor, size, mode="nearest-exact" if label else linear)
-    return made[0].numpy().astype(array.dtype, copy=False)
 
 
 def change_looks(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -16,17 +17,18 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE, Batch, OracleBatch
+from semisam.core.warping import draw_places, sample
 from semisam.data.loading.augmentation import (
+    ORIENTATIONS,
     change_looks,
     draw_orientation,
-    draw_zoom,
     orient,
     shape_before,
-    stretch,
 )
 from semisam.data.loading.store import VolumeStore
 
-Augment = Literal["orientation", "strong", "none"]
+_Read = Callable[..., NDArray[Any]]
+Augment = Literal["orientation", "mirrored", "strong", "none"]
 _TRIES = 10
 _ORDER, _CROP = 0, 1  # purpose of a random stream
 _LABELED, _UNLABELED = 0, 1  # rows of a random stream
@@ -98,8 +100,9 @@ class BatchSource:
         plan: rows of each kind.
         patch: spatial shape of a patch, in voxels. Of two axes it is cut from a slice of a volume.
         seed: a non-negative integer.
-        augment: ``orientation`` draws one of eight orientations; ``strong`` a zoom per axis,
-            contrast, blur and noise; ``none`` nothing.
+        augment: ``orientation`` draws one of eight orientations; ``mirrored`` one of the four that
+            are mirrored, as published; ``strong`` zooms, turns a little and bends, and changes
+            contrast, blur and noise of labeled rows; ``none`` does nothing.
         foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
             up to ten times, around a voxel of the foreground.
         truth: add the labels of all rows, for a control; the store must allow it.
@@ -181,56 +184,56 @@ class BatchSource:
             stream = _LABELED if is_labeled else _UNLABELED
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
-            orientation = draw_orientation(rng)
-            if self.augment != "orientation":
-                orientation = 0
-            size = shape_before(self.patch, orientation)
-            if self.augment == "strong":
-                zoom = draw_zoom(rng, len(size))
-                size = tuple(max(1, round(n / z)) for n, z in zip(size, zoom, strict=True))
-            crop = (*size, *(1,) * sliced)
-            window: tuple[Any, ...] = self._draw_patch(
-                case, is_labeled, volume.shape[1:], crop, rng
-            )
-            if sliced:
-                window = (*window[:-1], window[-1].start)
-            cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
-            self._put(cut, size, orientation, image[place], rng)
+            read = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
+            image[place] = read(volume, label=False)
+            if self.augment == "strong" and is_labeled:
+                # Methods make their own views of unlabeled rows, from one that looks as it is.
+                image[place] = change_looks(image[place], rng)
             if place < known:
-                known_label = orient(self.store.label(case)[window], orientation)[None]
                 around = IGNORE if self._is_partial(case) else 0
-                self._put(known_label, size, orientation, label[place][None], None, around)
+                label[place] = read(self.store.label(case)[None], label=True, around=around)[0]
         labels = torch.from_numpy(label)
         if self.truth:
             return OracleBatch(torch.from_numpy(image), labels[:labeled], labels, rows=self.rows)
         return Batch(torch.from_numpy(image), labels, rows=self.rows)
 
-    def _put(
+    def _reader(
         self,
-        cut: NDArray[Any],
-        size: tuple[int, ...],
-        orientation: int,
-        out: NDArray[Any],
-        rng: np.random.Generator | None,
-        around: int = 0,
-    ) -> None:
-        """Write a crop ``(C, *S)`` of ``size`` into a patch, padded, stretched and changed.
+        case: str,
+        is_labeled: bool,
+        shape: tuple[int, ...],
+        sliced: int,
+        rng: np.random.Generator,
+    ) -> _Read:
+        """Draw a patch of a case; return a function that reads it from an image or a label.
 
         Args:
-            cut: at most as large as ``size``, in the patch's orientation.
-            size: of the crop before it was turned.
-            orientation: that the crop was turned to.
-            out: of the patch's size.
-            rng: of the change of looks; ``None`` for a label.
-            around: value of the padding.
+            case: its name.
+            is_labeled: the case is a labeled one.
+            shape: of its volume.
+            sliced: 1 if the patch is cut from a slice of the volume, else 0.
+            rng: of this row.
         """
-        if self.augment != "strong":
-            _place(cut, out, len(self.patch), around)
-            return
-        whole = np.empty((len(cut), *shape_before(size, orientation)), cut.dtype)
-        _place(cut, whole, len(size), around)
-        stretched = stretch(whole, self.patch, label=rng is None)
-        out[...] = stretched if rng is None else change_looks(stretched, rng)
+        if self.augment == "strong":
+            window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
+            flat = window[: len(self.patch)]
+            centre = [
+                w.start + (min(w.stop, n) - w.start - 1) / 2
+                for w, n in zip(flat, shape, strict=False)
+            ]
+            places = draw_places(self.patch, rng)
+            places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(flat)))
+            return functools.partial(_sampled, places=places, of=window[len(flat) :])
+        orientation = draw_orientation(rng)
+        if self.augment == "mirrored":
+            orientation = ORIENTATIONS // 2 + orientation % (ORIENTATIONS // 2)
+        elif self.augment == "none":
+            orientation = 0
+        size = shape_before(self.patch, orientation)
+        window = self._draw_patch(case, is_labeled, shape, (*size, *(1,) * sliced), rng)
+        return functools.partial(
+            _oriented, window=window, orientation=orientation, patch=self.patch
+        )
 
     def _draw_patch(
         self,
@@ -321,18 +324,54 @@ def _draw_window(
     return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
 
 
-def _place(cut: NDArray[Any], out: NDArray[Any], spatial: int, around: int = 0) -> None:
-    """Copy a crop into the centre of ``out`` with one value around; no other copy is made."""
-    leading = out.ndim - spatial
-    if cut.shape == out.shape:
-        out[...] = cut
-        return
-    out[...] = around
-    inner = []
-    for have, want in zip(cut.shape[leading:], out.shape[leading:], strict=True):
-        before = (want - have) // 2
-        inner.append(slice(before, before + have))
-    out[(slice(None),) * leading + tuple(inner)] = cut
+def _sampled(
+    volume: NDArray[Any],
+    *,
+    places: NDArray[np.float32],
+    of: tuple[slice, ...],
+    label: bool,
+    around: int = 0,
+) -> NDArray[Any]:
+    """Return the values of ``(C, *S)``, or of one of its slices, at the places of a patch."""
+    return sample(_slice_of(volume, of), places, label=label, around=around)
+
+
+def _slice_of(volume: NDArray[Any], of: tuple[slice, ...]) -> NDArray[Any]:
+    """Return a slice across the last axis, or the volume itself if none is chosen."""
+    return volume[..., of[0].start] if of else volume
+
+
+def _oriented(
+    volume: NDArray[Any],
+    *,
+    window: tuple[slice, ...],
+    orientation: int,
+    patch: tuple[int, ...],
+    label: bool,
+    around: int = 0,
+) -> NDArray[Any]:
+    """Return the turned window of ``(C, *S)`` in the centre of a patch ``(C, *patch)``.
+
+    Args:
+        volume: an image or a label.
+        window: to read, and the slice that it is in.
+        orientation: of `orient`.
+        patch: voxels per axis, at least those of the turned window.
+        label: is not used, since no voxel is interpolated.
+        around: value of the padding.
+    """
+    window, of = window[: len(patch)], window[len(patch) :]
+    volume = _slice_of(volume, of)
+    cut = orient(volume[(slice(None), *window)], orientation, (1, 2))
+    if cut.shape[1:] == patch:
+        return cut
+    out = np.full((len(cut), *patch), around, volume.dtype)
+    inner = [
+        slice((want - have) // 2, (want - have) // 2 + have)
+        for have, want in zip(cut.shape[1:], patch, strict=True)
+    ]
+    out[(slice(None), *inner)] = cut
+    return out
 
 
 class _HasBatch(Protocol):

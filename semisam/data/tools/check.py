@@ -43,6 +43,7 @@ from semisam.data.tools.report import (
     with_image,
 )
 from semisam.plugins import registry
+from semisam.plugins.construction import construct
 
 _MOST_WORKERS = 8
 
@@ -69,7 +70,8 @@ def check_folder(
         if isinstance(kind, type) and issubclass(kind, ScanDataset):
             values, cases, examine, faults = _of_scans(kind, path, options)
         else:
-            values, cases, examine, faults = _of_dataset(kind(path, **options))
+            opened = construct("dataset", name, [path], options)
+            values, cases, examine, faults = _of_dataset(opened)
     except InputError as error:
         return FolderReport(name, str(path), (), (), (fault_of(str(path), error),))
     reports = _examined(cases, examine, on_case)

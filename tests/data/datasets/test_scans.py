@@ -1,6 +1,7 @@
 """Folders of scans: names, classes, splits, geometry; the challenge's own layout."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -199,3 +200,14 @@ def test_a_name_that_no_terminal_can_show_is_a_fault(tmp_path):
         ScanFolder(tmp_path, classes=("a", "b"))
     with pytest.raises(InputError, match=r"printable characters, got 'a\\nb'"):
         ScanFolder(tmp_path, classes=("a\nb", "b"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_a_name_in_another_encoding_is_a_fault(tmp_path):
+    for number, name in enumerate(("p0", "p1", "p2")):
+        write(tmp_path / f"{name}.nii.gz", scan(number)[0])
+        write(tmp_path / f"{name}_label.nii.gz", scan(number)[1])
+    for ending in (".nii.gz", "_label.nii.gz"):
+        (tmp_path / f"p2{ending}").rename(tmp_path / f"M\udcfcller{ending}")
+    with pytest.raises(InputError, match=r"printable characters, got 'M\\udcfcller'"):
+        ScanFolder(tmp_path, classes=("a", "b"))

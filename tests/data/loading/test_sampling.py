@@ -117,7 +117,7 @@ def test_shapes_types_and_labeled_first():
         assert not set(cases[2:]) & {"c0", "c1"}
 
 
-@pytest.mark.parametrize("augment", ["orientation", "none"])
+@pytest.mark.parametrize("augment", ["orientation", "mirrored", "none"])
 def test_image_and_label_are_cut_and_turned_alike(augment):
     source = make_source(SHAPES, 2, BatchPlan(2, 1), (8, 6, 4), augment=augment)
     for step in range(20):
@@ -149,6 +149,22 @@ def test_all_eight_orientations_equally_often_identity_too(shape, patch):
             counts[orientation_of(row[0], shape)] += 1
     assert set(counts) == set(range(8))
     assert max(abs(n - 100) for n in counts.values()) < 42  # over four standard deviations
+
+
+def test_mirrored_are_the_published_orientations_equally_often():
+    """Published: a quarter turn, then always a flip along the first or the second axis."""
+    shape = (9, 8, 5)
+    plane = np.arange(6).reshape(2, 3)
+    flipped = [np.flip(np.rot90(plane, turn), axis) for turn in range(4) for axis in (0, 1)]
+    published = {
+        next(o for o in range(8) if np.array_equal(orient(plane, o), each)) for each in flipped
+    }
+    source = make_source({"a": shape}, 1, BatchPlan(1, 0), (5, 3, 2), augment="mirrored")
+    counts = Counter(
+        orientation_of(source.batch(step).image[0, 0].numpy(), shape) for step in range(400)
+    )
+    assert set(counts) == published and len(published) == 4
+    assert max(abs(n - 100) for n in counts.values()) < 42
 
 
 def test_without_augmentation_all_are_the_identity():
@@ -467,3 +483,54 @@ def test_labeled_patches_hold_foreground():
     share = [float((make_strong(0.003).batch(n).label > 0).float().mean()) for n in range(30)]
     free = [float((make_strong().batch(n).label > 0).float().mean()) for n in range(30)]
     assert min(share) >= 0.003 and sum(x > 0 for x in free) < 10
+
+
+def test_ignored_voxels_are_no_foreground_of_a_patch():
+    """Most of the label is not annotated; the patches hold the organ all the same."""
+
+    class MostlyIgnored(Blob):
+        partial_labels = True
+
+        def label(self, case):
+            label = np.full(self.shapes[case], IGNORE, np.uint8)
+            label[:, :, 0] = 0
+            label[:4, :4, :4] = 1
+            return label
+
+    store = VolumeStore(MostlyIgnored({"a": (24, 20, 16)}), labeled=["a"], unlabeled=[], test=())
+    source = BatchSource(
+        store, store.labeled, (), BatchPlan(1, 0), (8, 8, 6), seed=0, foreground=0.003
+    )
+    for step in range(30):
+        share = float((source.batch(step).label == 1).float().mean())
+        assert share >= 0.003
+
+
+def test_strong_patches_show_the_organ_where_its_label_is():
+    class Organ(Blob):
+        def label(self, case):
+            label = np.zeros(self.shapes[case], np.uint8)
+            label[6:16, 5:13, 4:11] = 1
+            return label
+
+        def image(self, case):
+            array = 3 * self.label(case)[None].astype(np.float32)
+            return Image(array, Geometry((1.0, 1.0, 1.0)), has_geometry=False)
+
+    store = VolumeStore(Organ({"a": (24, 20, 16)}), labeled=["a"], unlabeled=[], test=())
+    source = BatchSource(
+        store, store.labeled, (), BatchPlan(1, 0), (16, 14, 12), seed=0, augment="strong"
+    )
+    overlaps = []
+    for step in range(20):
+        batch = source.batch(step)
+        bright, organ = batch.image[0, 0] > 1.5, batch.label[0] == 1
+        overlaps.append(2 * int((bright & organ).sum()) / int(bright.sum() + organ.sum()))
+    assert sum(overlaps) / len(overlaps) > 0.9
+
+
+def test_strong_images_are_stretched_linearly_and_labels_are_not(monkeypatch):
+    monkeypatch.setattr("semisam.data.loading.sampling.change_looks", lambda image, rng: image)
+    source = make_source(SHAPES, 1, BatchPlan(1, 0), (8, 6, 4), augment="strong")
+    between = [float((b.image % 1 != 0).float().mean()) for b in map(source.batch, range(10))]
+    assert max(between) > 0.5, "a voxel between two others has a value between theirs"

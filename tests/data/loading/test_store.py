@@ -12,6 +12,7 @@ from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.la import LeftAtrium
 from semisam.data.images.files import Geometry
+from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.sampling import BatchPlan, BatchSource
 from semisam.data.loading.store import LabelLeak, VolumeStore, array_hash, data_hash
 
@@ -130,6 +131,46 @@ def test_check_hashes_what_the_run_reads(folder):
     }
     assert hashes["label:lab0"] == array_hash(mask())
     assert hashes["image:lab0"] != hashes["image:lab1"]
+
+
+def test_labels_on_a_finer_grid_are_hashed_as_they_are_drawn_and_scored():
+    """Two labels may be one on the image's grid; the scores are those of the drawn one."""
+
+    class Finer(Dataset):
+        name, num_classes, channels, class_names = "finer", 2, 1, ("background", "organ")
+
+        def __init__(self, thin):
+            super().__init__()
+            self.drawn = np.zeros((16, 12, 8), np.uint8)
+            self.drawn[4:8, 4:8, 2:6] = 1
+            self.drawn[15, 11, 7] = thin
+
+        def split(self):
+            return Split((), ("a",))
+
+        def image(self, case):
+            array = np.arange(self.drawn.size, dtype=np.float32).reshape(1, *self.drawn.shape)
+            recipe = Recipe((4.0, 4.0, 4.0), ("mr",), crop="none")
+            image, geometry, placement = recipe.apply(array, Geometry((1.0, 1.0, 1.0)))
+            return Image(image, geometry, has_geometry=True, placement=placement)
+
+        def label(self, case):
+            return self.image(case).placement.label(self.drawn)
+
+        def drawn_label(self, case):
+            return self.drawn
+
+        def has_label(self, case):
+            return True
+
+        def source(self, case):
+            return case
+
+    one, other = (
+        VolumeStore(Finer(thin), labeled=(), unlabeled=(), test=("a",)).check() for thin in (0, 1)
+    )
+    assert one["label:a"] == other["label:a"] and one["image:a"] == other["image:a"]
+    assert data_hash(one) != data_hash(other)
 
 
 def test_data_hash_ignores_order_and_sees_every_change():

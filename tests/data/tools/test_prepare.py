@@ -67,6 +67,7 @@ def test_training_ends_in_the_same_weights(source, ready, tmp_path):
             data=str(data),
             dataset=name,
             labels=2,
+            network="vnet",
             network_options={"filters": 2},
             iterations=2,
             patch=(16, 16, 16),

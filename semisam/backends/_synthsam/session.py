@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -10,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from semisam.backends._synthsam.prompts import Marks, make_guide
-from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, to_subvoxels
-from semisam.pretraining.generator import Volume
-from semisam.pretraining.user import (
+from semisam.backends._synthsam.user import (
     Bools,
     Indices,
     anywhere,
@@ -21,6 +20,7 @@ from semisam.pretraining.user import (
     proposal,
     several,
 )
+from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, to_subvoxels
 
 _NOTHING, _FIRST_CLICK, _POINTS, _MASK = 0.06, 0.52, 0.7, 0.84  # cumulative; the rest is a box
 _DEEP = 2  # first clicks of a user of kind 2, which are deep; later ones are anywhere
@@ -31,15 +31,16 @@ class Session:
     """The prompts given so far on one volume.
 
     Args:
-        volume: of even extents.
+        image: ``(*S)`` of even extents.
+        target: ``(*S)`` bool.
         rng: the random numbers of this user.
     """
 
-    def __init__(self, volume: Volume, rng: np.random.Generator) -> None:
+    def __init__(self, image: Tensor, target: Tensor, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.marks = Marks(make_guide(volume.image))
-        self.target = volume.target
-        self.parts: Bools = to_subvoxels(volume.target[None, None].float())[0].numpy() > 0.5
+        self.marks = Marks(make_guide(image))
+        self.target = target
+        self.parts: Bools = to_subvoxels(target[None, None].float())[0].numpy() > 0.5
         self.box: Tensor | None = None
         self.mask: Tensor | None = None
         self.kind, self.memory, self.clicks = 0.0, 0.0, 0
@@ -180,6 +181,50 @@ def encode(net: SynthSAMNet, images: Tensor) -> Features:
     """Encode images ``(B, 1, *S)``."""
     with torch.autocast(images.device.type, torch.bfloat16):
         return net.encode(images)
+
+
+def hold_dialogues(
+    net: SynthSAMNet,
+    features: Features,
+    target: Tensor,
+    sessions: list[Session],
+    rounds: int,
+    learned: Collection[int],
+    rng: np.random.Generator,
+) -> list[Tensor]:
+    """Hold a dialogue about each volume; return the losses of the rounds to learn from.
+
+    Args:
+        net: the network.
+        features: of the volumes.
+        target: ``(B, 8, *s)``.
+        sessions: a user of each volume, who has not given a prompt.
+        rounds: of each dialogue.
+        learned: rounds whose predictions get a gradient.
+        rng: decides how many corrections a user gives at once.
+    """
+    frozen = features.detach()
+    losses: list[Tensor] = []
+    predicted = last = target[:0]
+    for session in sessions:
+        session.take_habits()
+        session.open()
+    for n in range(rounds):
+        for session, logits in zip(sessions, predicted, strict=False):
+            session.correct(logits, 1 if rng.random() < 0.6 else int(rng.integers(2, 5)))
+            if rng.random() < session.memory:
+                session.remember(logits)
+        prompt = prompts(sessions, target.device)
+        with torch.set_grad_enabled(n in learned):
+            found = predict(net, features if n in learned else frozen, prompt, sessions)
+            if n in learned:
+                loss = prediction_loss(found, target, weights_of(target, prompt))
+                if n:
+                    loss = loss + worsening(found, last, target)
+                losses.append(loss)
+        last = found.detach()
+        predicted = last.cpu()
+    return losses
 
 
 def weights_of(target: Tensor, prompt: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""``semisam adapt``: adapt a promptable model to labeled scans."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("adapt", short_help="Adapt a promptable model to labeled scans.")
+@click.option("--data", metavar="FOLDER", help="Folder of scans. [default: generated phantoms]")
+@click.option(
+    "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
+)
+@click.option("--sam", metavar="NAME", default="synthsam", show_default=True, help="Backend.")
+@click.option("--labels", type=click.IntRange(1), required=True, help="Number of labeled scans.")
+@click.option("--subset", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--test", default="auto", show_default=True, help="Test cases, which are left out.")
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one).")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PLUGIN.OPTION=VALUE",
+    help="An option of the backend or of the dataset. Repeatable.",
+)
+@click.option("--out", required=True, metavar="FILE", help="The file of the weights.")
+def command(
+    data: str | None,
+    dataset: str | None,
+    sam: str,
+    labels: int,
+    subset: int,
+    test: str,
+    steps: int,
+    seed: int,
+    device: str | None,
+    assignments: tuple[str, ...],
+    out: str,
+) -> None:
+    r"""Adapt a promptable model to the labeled scans of a folder.
+
+    Only the labeled training cases are read. The command writes the weights and, next to them, a
+    card (.json) of what they are made from. Use them wherever the model is used:
+
+    \b
+      semisam zero-shot --data FOLDER --sam synthsam --set synthsam.weights=FILE
+    """
+    from pathlib import Path
+
+    from semisam.cli.display import console, progress_bars
+    from semisam.cli.options import assignments as parsed
+    from semisam.core.files import writable_folder
+    from semisam.run.adapt import adapt_to_file
+    from semisam.run.request import settings
+    from semisam.training.allocator import keep_memory
+
+    keep_memory()
+    chosen = settings(
+        method="supervised",
+        data=data,
+        dataset=dataset,
+        sam=sam,
+        sam_adapt=steps,
+        labels=labels,
+        subset=subset,
+        test=test,
+        seed=seed,
+        device=device,
+        options={
+            f"{plugin}.{name}": value
+            for plugin, values in parsed(assignments).items()
+            for name, value in values.items()
+        },
+    )
+    file = Path(out)
+    writable_folder(file.parent)
+    with progress_bars() as bars:
+        task = bars.add_task("adapting", total=steps)
+        card = adapt_to_file(chosen, file, lambda done: bars.update(task, completed=done))
+    console.print(f"Adapted to {', '.join(card['labeled_cases'])}.", soft_wrap=True)
+    console.print(f"Written: {file}, {file.with_suffix('.json')}")

@@ -1,0 +1,112 @@
+"""The promptable model of a run, adapted to its labeled scans before the training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semisam.core.backend import Adaptable
+from semisam.core.errors import InputError
+from semisam.core.files import read_json, write_json
+from semisam.core.layout import ADAPTED, ADAPTED_NOTE
+from semisam.core.seeding import derive_seed
+from semisam.core.types import IGNORE
+from semisam.data.loading.store import VolumeStore, data_hash
+from semisam.run.build import choose_labeled, make_pair, open_dataset, split_of
+from semisam.run.record import versions
+from semisam.run.resolve import digest
+from semisam.run.settings import RunSettings
+
+OnStep = Callable[[int], None]
+"""A function called with the number of finished steps."""
+
+
+def adapt_model(
+    settings: RunSettings,
+    backend: Adaptable,
+    store: VolumeStore,
+    folder: Path,
+    on_step: OnStep,
+) -> float:
+    """Write the adapted weights into a run's folder, once, and return the seconds it took.
+
+    Only labeled cases are read. A file of a killed run is used again if its digest is the noted
+    one.
+
+    Raises:
+        InputError: every labeled case has ignored voxels.
+    """
+    file, note = folder / ADAPTED, folder / ADAPTED_NOTE
+    known = read_json(note) or {}
+    if file.is_file() and known.get("sha256") == digest(file):
+        return float(known["seconds"])
+    began = time.perf_counter()
+    _adapt(settings, backend, store, file, on_step)
+    seconds = time.perf_counter() - began
+    write_json(note, {"seconds": seconds, "sha256": digest(file)})
+    return seconds
+
+
+def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[str, Any]:
+    """Write the weights that a run with these settings would adapt, and return their card.
+
+    The card is written next to the file, as ``.json``.
+
+    Raises:
+        InputError: the data cannot be used, or every labeled case has ignored voxels.
+    """
+    dataset = open_dataset(settings)
+    split = split_of(settings, dataset)
+    labeled, _ = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
+    store = VolumeStore(dataset, labeled=labeled, unlabeled=[], test=[])
+    hashes = store.check()
+    backend: Any = make_pair(settings)[0]
+    _adapt(settings, backend, store, file, on_step)
+    card = {
+        "sam": settings.sam,
+        "sam_options": settings.sam_options,
+        "sources": settings.sam_sources,
+        "steps": settings.sam_adapt,
+        "seed": settings.seed,
+        "labeled_cases": list(labeled),
+        "data": data_hash(hashes),
+        "sha256": digest(file),
+        "versions": versions(),
+    }
+    write_json(file.with_suffix(".json"), card)
+    return card
+
+
+def _adapt(
+    settings: RunSettings, backend: Adaptable, store: VolumeStore, file: Path, on_step: OnStep
+) -> None:
+    cases = [case for case in labeled_cases(store) if not bool((case[1] == IGNORE).any())]
+    if not cases:
+        raise InputError(
+            "--sam-adapt must have a labeled case without ignored voxels, got none. Use "
+            "--sam-adapt 0."
+        )
+    backend.adapt(
+        cases,
+        file,
+        steps=settings.sam_adapt,
+        seed=derive_seed(settings.seed, "adapt"),
+        device=torch.device(settings.device),
+        on_step=on_step,
+    )
+
+
+def labeled_cases(store: VolumeStore) -> list[tuple[Tensor, Tensor]]:
+    """Return images ``(C, *S)`` and labels ``(*S)`` of the labeled cases."""
+    return [
+        (
+            torch.from_numpy(store.image(case).array.copy()),
+            torch.from_numpy(store.label(case).astype("int64")),
+        )
+        for case in store.labeled
+    ]

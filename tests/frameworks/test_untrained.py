@@ -1,0 +1,112 @@
+"""Rows that train nothing: copied masks and the ball at the centre, bare and answered by SAM."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from semisam.core.errors import InputError
+from semisam.core.types import IGNORE
+from semisam.frameworks.center_ball import CenterBall
+from semisam.frameworks.copied_mask import CopiedMask, best_shift
+from semisam.frameworks.semisam import SemiSAM
+from semisam.prompters.center_points import CenterPoints
+from semisam.run.execute import execute
+from semisam.run.model import load_run
+from semisam.testing import FakeBackend
+from tests.tiny_runs import settings_of
+
+
+def _scan(corner, size=(40, 36, 30), value=1):
+    """Return an image of a bright box on a gradient, and its label."""
+    image = torch.linspace(0, 0.3, size[0]).view(-1, 1, 1).expand(size).clone()
+    label = torch.zeros(size, dtype=torch.int64)
+    box = tuple(slice(c, c + 10) for c in corner)
+    image[box] += 1.0
+    label[box] = value
+    return image[None], label
+
+
+def _dice(found, label, k=1):
+    mask = found == k
+    return 2 * int((mask & (label == k)).sum()) / int(mask.sum() + (label == k).sum())
+
+
+def test_a_mask_is_copied_to_where_the_images_agree():
+    source, target = _scan((6, 8, 6)), _scan((15, 15, 12))
+    for shift, low, high in ((True, 0.75, 1.0), (False, 0.0, 0.3)):
+        method = CopiedMask(None, 2, shift=shift)
+        method.learn([source])
+        probs = method(target[0][None])
+        torch.testing.assert_close(probs.sum(1), torch.ones(1, 40, 36, 30))
+        assert low <= _dice(probs[0].argmax(0), target[1]) <= high
+
+
+def test_a_mask_is_stretched_onto_a_scan_of_another_size():
+    method = CopiedMask(None, 2, shift=False)
+    method.learn([_scan((10, 10, 10))])
+    big = method(torch.zeros(1, 1, 80, 72, 60))[0].argmax(0)
+    label = torch.zeros(80, 72, 60, dtype=torch.int64)
+    label[20:40, 20:40, 20:40] = 1
+    assert _dice(big, label) > 0.9
+
+
+def test_several_masks_are_averaged_and_ignored_voxels_are_background():
+    one, other = _scan((10, 10, 10)), _scan((10, 10, 10))
+    other[1][other[1] == 1] = IGNORE
+    method = CopiedMask(None, 3)
+    method.learn([one, other])
+    probs = method(one[0][None])
+    assert probs.shape == (1, 3, 40, 36, 30)
+    assert float(probs[0, 1].max()) == pytest.approx(0.5, abs=0.05)
+    assert float(probs[0, 2].max()) == 0
+
+
+@pytest.mark.parametrize("by", [(3, -2, 0), (0, 5, -6), (-4, 0)])
+def test_the_best_shift_is_found(by):
+    torch.manual_seed(0)
+    axes = tuple(range(2, 2 + len(by)))
+    fixed = torch.zeros(1, 1, *[24] * len(by))
+    fixed[(0, 0, *[slice(8, 14)] * len(by))] = torch.rand([6] * len(by))
+    moving = fixed.roll([-s for s in by], axes)
+    assert best_shift(fixed - fixed.mean(), moving - moving.mean()) == list(by)
+
+
+@pytest.mark.parametrize("size", [(20, 16, 12), (20, 16)])
+def test_the_ball_is_at_the_centre(size):
+    probs = CenterBall(None, 3, radius=0.3)(torch.zeros(2, 1, *size))
+    assert probs.shape == (2, 3, *size)
+    inside = (probs[0, 1] > 0.4).nonzero().float()
+    torch.testing.assert_close(inside.mean(0), torch.tensor(size) / 2 - 0.5)
+    torch.testing.assert_close(probs.sum(1), torch.ones(2, *size))
+
+
+def test_a_radius_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="radius must be"):
+        CenterBall(None, 2, radius=0)
+
+
+def test_the_model_answers_the_proposal():
+    bare = CenterBall(None, 2)
+    branch = SemiSAM(bare, FakeBackend(), CenterPoints(points=3, max_uncertainty=1.0))
+    assert not branch.trains
+    image = torch.rand(1, 1, 16, 16, 16)
+    found = branch(image)
+    torch.testing.assert_close(found.sum(1), torch.ones(1, 16, 16, 16))
+    assert not torch.equal(found, bare(image))
+
+
+@pytest.mark.parametrize("method", ["copied-mask", "center-ball"])
+@pytest.mark.parametrize("sam", ["none", "geodesic"])
+def test_a_run_is_scored_without_a_step(tmp_path, method, sam):
+    settings = settings_of(
+        method=method, sam=sam, labels=2, iterations=5, patch=(16, 16, 16), device="cpu",
+        dataset_options={"cases": 4, "test_cases": 1, "size": 32},
+    )  # fmt: skip
+    result = json.loads(execute(settings, tmp_path).read_text())
+    assert 0 <= result["metrics"]["dice"] <= 1 and result["cost"]["train_seconds"] == 0
+    assert not (tmp_path / "train.jsonl").exists()
+    with pytest.raises(InputError, match="must hold a trained network"):
+        load_run(tmp_path)

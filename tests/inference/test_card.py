@@ -1,0 +1,34 @@
+"""What a card of two axes keeps, and the cards that are refused."""
+
+import json
+
+import pytest
+
+from semisam.inference.card import Card
+
+NAMES = ("background", "nodule")
+FLAT = {"channels": 1, "class_names": list(NAMES), "spacing": [0.5, 2.0]}
+
+
+def test_a_card_of_two_axes_comes_back_and_turns_nothing():
+    card = Card(3, NAMES, (0.5, 2.0), label_values=(0, 255))
+    back = Card.from_json(json.loads(json.dumps(card.to_json())))
+    assert back == card
+    assert back.axes_of_lps() == ((0, 1), (False, False))
+    assert back.preparation().spacing == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spacing": [1.0]},
+        {"spacing": [1.0] * 4},
+        {"class_names": ["background"]},
+        {"channels": 0},
+        {"orientation": "LP"},
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(wrong):
+    assert Card.from_json(FLAT).spacing == (0.5, 2.0)
+    with pytest.raises(ValueError, match=r"a card must have|orientation must be"):
+        Card.from_json(FLAT | wrong)
