@@ -21,9 +21,13 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 def to_channels_last(image: Tensor) -> Tensor:
     """Return a 5-D tensor in ``channels_last_3d`` and any other tensor unchanged."""
-    if image.ndim != 5:
-        return image
-    image = image.contiguous(memory_format=torch.channels_last_3d)
+    return channels_last(image) if image.ndim == 5 else image
+
+
+def channels_last(image: Tensor) -> Tensor:
+    """Return an image ``(B, C, *S)`` of two or three axes with its channels last in memory."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    image = image.contiguous(memory_format=formats[image.ndim])
     if image.shape[1] == 1:
         # One channel is contiguous in both formats, and PyTorch would choose the other one: the
         # output of the first convolution, the largest tensor, would then be copied twice.

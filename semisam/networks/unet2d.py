@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from semisam.core.errors import InputError
 from semisam.core.framework import check_head_levels, head_level
+from semisam.networks.precision import channels_last
 
 _LEVELS = 4  # halvings
 _DEEPEST_HEAD = 3
@@ -74,7 +75,7 @@ class UNet2d(nn.Module):
                 f"the 2-D U-Net's input must be (B, C, W, H) with sizes in multiples of "
                 f"{self.stride}, got {tuple(image.shape)}. Change the patch."
             )
-        skips = [self.down[0](image)]
+        skips = [self.down[0](channels_last(image))]
         for block in self.down[1:]:
             skips.append(block(F.max_pool2d(skips[-1], 2)))
         x = skips[_LEVELS]
