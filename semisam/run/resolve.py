@@ -168,7 +168,7 @@ def _resolved(
         given.prompter,
         {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
     )
-    if given.sam_adapt and not hasattr(registry.load("backend", given.sam), "adapt"):
+    if given.sam_adapt and not _can_adapt(given.sam):
         if "sam_adapt" in explicit:
             raise InputError(
                 f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
@@ -181,6 +181,10 @@ def _resolved(
         del found["semisam_options"]["seed"]  # it is the run's
     found["sam_sources"] = _sources(_BRANCH_KINDS, given, found)
     return found
+
+
+def _can_adapt(backend: str) -> bool:
+    return hasattr(registry.load("backend", backend), "adapt")
 
 
 def _sources(
@@ -249,6 +253,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
         changed.pop("stride", None)
     if settings.sam != "none":
         usual = min(alone.sam_adapt, settings.iterations // 2)
+        usual *= _can_adapt(settings.sam)
         if settings.prompter != alone.prompter:
             changed["prompter"] = settings.prompter
         if settings.sam_adapt != usual:

@@ -49,7 +49,7 @@ def study(tmp_path_factory):
 @pytest.mark.slow
 def test_a_study_gives_the_same_runs_and_takes_more(study, tmp_path):
     (grid,) = tomllib.loads((study / "study.toml").read_text())["grid"]
-    assert grid["options"]["mt"]["ema_decay"] == 0.9 and grid["settings"]["lr"] == 0.01
+    assert grid["options"]["mt"]["ema_decay"] == 0.9 and grid["settings"]["lr"] == 3e-4
     other = tmp_path / "other"
     result = _bench(study / "study.toml", "--out", other, "--device", "cpu")
     assert result.exit_code == 0, result.output

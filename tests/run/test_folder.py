@@ -256,7 +256,7 @@ def test_bench_names_a_damaged_result(grid, tiny_settings):
 def test_a_folder_is_claimed_by_settings_and_data(tiny_settings, tmp_path):
     claim(tmp_path, tiny_settings)
     claim(tmp_path, changed(tiny_settings, checkpoint_every=1, save_predictions=True))
-    with pytest.raises(InputError, match=r"a run with lr 0\.01\. Name another folder"):
+    with pytest.raises(InputError, match=r"a run with lr 0\.0003\. Name another folder"):
         claim(tmp_path, changed(tiny_settings, lr=0.5))
     with pytest.raises(InputError, match=r"a run with method_options ema_decay 0\.99"):
         claim(tmp_path, changed(tiny_settings, method_options={"ema_decay": 0.5}))
