@@ -159,4 +159,4 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
         settings(patch=(48, 48), network="vnet")
     with pytest.raises(InputError, match="got synthsam, which is for 3"):
         settings(patch=(48, 48), sam="synthsam")
-    assert settings().network == "vnet" and not settings().choices
+    assert settings().network == "unet" and not settings().choices
