@@ -33,6 +33,7 @@ def faults():
     path = Path(__file__).resolve().parents[1] / "benchmarks" / "faults.py"
     spec = importlib.util.spec_from_file_location("faults", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look there
     spec.loader.exec_module(module)
     return module
 

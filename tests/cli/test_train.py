@@ -67,7 +67,7 @@ def test_a_folder_of_another_run_is_kept(tiny_la, tmp_path):
     assert _train(tiny_la, tmp_path / "run").exit_code == 0
     before = (tmp_path / "run" / "settings.json").read_text()
     result = _train(tiny_la, tmp_path / "run", "--lr", "0.5")
-    assert result.exit_code == 2 and "a run with lr 0.01" in result.stderr
+    assert result.exit_code == 2 and "a run with lr 0.0003" in result.stderr
     assert (tmp_path / "run" / "settings.json").read_text() == before
 
 
