@@ -179,6 +179,7 @@ def test_bench_killed_at_any_rename_leaves_no_file_behind(tmp_path, kill_points,
     monkeypatch.setattr(worker, "_end_with_parent", lambda parent: None)
     options = {"phantom.cases": 4, "phantom.test_cases": 2, "phantom.size": 32, "vnet.filters": 2}
     tiny = {"patch": (16, 16, 16), "stride": (16, 16, 16), "iterations": 2, "checkpoint_every": 1}
+    tiny["network"] = "vnet"
 
     def work(folder):
         bench("mt", labels=2, sams="none", out=folder, options=options, precision="fp32", **tiny)
