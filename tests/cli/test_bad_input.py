@@ -97,8 +97,8 @@ OPTIONS = {
     "negative noise": (("--set", "mt.noise_std=-1"), r"noise_std.*at least 0, got -1"),
     "no unlabeled row left": (("--labeled-rows", "4"), r"leave an unlabeled row in a batch of 4"),
     "method that a protocol does not describe": (
-        ("--protocol", "published", "--method", "cps"),
-        r"a method that it describes, supervised, mt.*got cps",
+        ("--protocol", "published", "--method", "fixmatch"),
+        r"a method that it describes, supervised, mt.*got fixmatch",
     ),
     "option without a value": (("--set", "mt.ema_decay"), r"PLUGIN\.OPTION=VALUE"),
     "unknown device": (("--device", "tpu9"), r"--device must be one that torch can use"),

@@ -151,7 +151,7 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
     from semisam.run.request import settings
 
     for given in ({"options": {"phantom.ndim": 2}}, {"patch": (48, 48)}):
-        for protocol in ("default", "strong"):
+        for protocol in ("default", "classic"):
             chosen = settings(protocol=protocol, **given)
             assert chosen.network == "unet2d" and "network=unet2d" in chosen.choices
     assert settings(patch=(48, 48), options={"unet2d.filters": 4}).network_options["filters"] == 4
@@ -159,4 +159,5 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
         settings(patch=(48, 48), network="vnet")
     with pytest.raises(InputError, match="got synthsam, which is for 3"):
         settings(patch=(48, 48), sam="synthsam")
-    assert settings().network == "vnet" and not settings().choices
+    solid = settings(protocol="classic")
+    assert solid.network == "vnet" and not solid.choices
