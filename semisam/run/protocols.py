@@ -84,11 +84,12 @@ _CLICKS: Mapping[str, Any] = {"center-points": {"points": 3, "max_uncertainty": 
 _SSL4MIS = ("ent-mini", "cps", "ict", "urpc")
 _PORTED = {"script": "for other scans, network and length"}
 
+# Published: of the label, ten clicks; a logit above 0.5.
+_UNLIKE_BRANCH = {"prompts": "of the method's map", "mask": "probability above 0.5"}
+
 # The 2-D scripts of SSL4MIS for ACDC. Its ramp has 200 steps of 150 in the 30000 iterations.
 _ACDC = Protocol(
-    note="SSL4MIS in 2-D for ACDC; unlike it: the last weights instead of the best on validation, "
-    "crops instead of slices resized to 256x256, turns and mirrors without other angles, Dice over "
-    "the foreground (ent-mini: over all classes), for ua-mt a threshold of ln K instead of ln 2",
+    note="SSL4MIS in 2-D for ACDC",
     run={
         "network": "unet2d",
         "iterations": 30000,
@@ -112,18 +113,21 @@ _ACDC = Protocol(
         "ua-mt": {"supervised_weight": 0.5, "consistency_weight": 0.2, **_PUBLISHED_RAMP},
         "urpc": {
             "supervised_weight": 0.5,
+            "dice_classes": "all",
             "consistency_weight": 0.1,
             "divergence_of": "average",
             **_PUBLISHED_RAMP,
         },
         "cps": {
             "supervised_weight": 0.5,
+            "dice_classes": "all",
             "consistency_weight": 0.1,
             "consistency_rows": "unlabeled",
             **_PUBLISHED_RAMP,
         },
         "ict": {
             "supervised_weight": 0.5,
+            "dice_classes": "all",
             "consistency_weight": 0.1,
             "alpha": 0.2,
             **_PUBLISHED_RAMP,
@@ -137,6 +141,21 @@ _ACDC = Protocol(
     },
     semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
     listed_only=True,
+    unlike={
+        # Published: each slice is resized to the patch, half of them are turned by up to 20 degrees
+        # instead of mirrored, and the weights are the best on validation.
+        EVERY: {"scale": "crops of slices", "turns": "by quarters", "weights": "the last"},
+        "supervised": {"dice": "of the foreground"},
+        "mt": {"dice": "of the foreground", "teacher": "starts as the student"},
+        "ua-mt": {
+            "dice": "of the foreground",
+            "teacher": "starts as the student",
+            "threshold": "of ln K",  # published: of ln 2 for any number of classes
+        },
+        "ict": {"mixes": "one per row", "teacher": "all rows in one pass"},
+        "urpc": {"dropout": "of the network"},
+        "semisam": _UNLIKE_BRANCH,
+    },
 )
 
 _KEEP_LARGEST = {"largest_component": True}
@@ -288,8 +307,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "passes": "of all rows together",
                 "stages": "with one schedule, from the last network",
             },
-            # Published: of the label, ten clicks; a logit above 0.5.
-            "semisam": {"prompts": "of the method's map", "mask": "probability above 0.5"},
+            "semisam": _UNLIKE_BRANCH,
         },
         flat=_ACDC,
     ),

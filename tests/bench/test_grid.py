@@ -278,7 +278,7 @@ def test_runs_are_named_alike_wherever_the_data_lie(tiny_la, tmp_path):
     axes = Axes(["mt", "ua-mt"], ["none"], [1, 2], subsets=[0, 1])
 
     def named(data):
-        settings = {"data": str(data), "patch": (16, 16, 16)}
+        settings = {"data": str(data), "patch": (16, 16, 16), "network": "vnet"}
         return check(expand(axes, Grid(axes, settings, {"vnet": {"filters": 2}}).asked))
 
     here = named(tiny_la)

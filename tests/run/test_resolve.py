@@ -160,3 +160,5 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
     with pytest.raises(InputError, match="got synthsam, which is for 3"):
         settings(patch=(48, 48), sam="synthsam")
     assert settings().network == "unet" and not settings().choices
+    solid = settings(protocol="classic")
+    assert solid.network == "vnet" and not solid.choices
