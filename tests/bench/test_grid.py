@@ -186,7 +186,7 @@ def test_one_failed_run_does_not_stop_the_rest(tiny_la, tmp_path):
     result, out = _bench(
         tmp_path,
         *("--method", "mt,supervised", "--labels", "2", "--sam", "none"),
-        *("--set", "mt.consistency_weight=1e38"),
+        *("--set", "mt.consistency_weight=1e300"),
     )
     assert result.exit_code == 1
     assert "Failed: mt-n2" in result.output and "the loss must be finite" in result.output

@@ -151,7 +151,6 @@ def test_a_gain_is_over_runs_that_differ_in_the_branch_alone(tmp_path):
         "iterations": 100,
         "patch": (64, 64, 64),
         "method_options": {"ema_decay": 0.9},
-        "network": "vnet",
         "network_options": {"filters": 8},
         "dataset_options": {"spacing": 2.0},
         "largest_component": True,
