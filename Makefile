@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-lowest test-newest lint package bench
 
 demo: $(INSTALLED)
-	$(BIN)/semisam bench --method mt --labels 1,2 --iterations 150 --out runs/demo
+	$(BIN)/semisam bench --method fixmatch --labels 1,2 --iterations 80 --out runs/demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
