@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,22 @@ def ema_decay_at(step: int, decay: float) -> float:
     ``t`` counts finished updates from 0, so the first update copies the student, as published.
     """
     return min(1.0 - 1.0 / (step + 1), decay)
+
+
+@torch.no_grad()
+def move_average(
+    average: Sequence[Tensor], current: Sequence[Tensor], step: int, decay: float
+) -> None:
+    """Move averaged weights in place: ``min(decay, (1 + t) / (10 + t))`` of them stay.
+
+    Args:
+        average: the averaged tensors.
+        current: the trained ones, in the same order.
+        step: ``t``, the step that was just made, from 0.
+        decay: reached over the first steps.
+    """
+    kept = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average), list(current), 1 - kept)
 
 
 @torch.no_grad()

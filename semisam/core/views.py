@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -64,15 +65,25 @@ def draw_cut(image: Tensor) -> Tensor:
     share = float(torch.empty(()).uniform_(*_SHARE))
     # Sides of unlike proportions whose product is the share.
     powers = torch.rand(len(shape)) + 0.5
-    sides = share ** (powers / powers.sum())
-    cut = torch.ones(tuple(shape), dtype=torch.bool, device=image.device)
-    for axis, (size, side) in enumerate(zip(shape, sides.tolist(), strict=True)):
-        length = min(max(round(size * side), 1), size)
+    sides = (share ** (powers / powers.sum())).tolist()
+    lengths = [min(max(round(n * side), 1), n) for n, side in zip(shape, sides, strict=True)]
+    return box_of(shape, lengths).to(image.device)
+
+
+def box_of(shape: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    """Return ``(*S)`` boolean, True in a box of these lengths at a random place.
+
+    Args:
+        shape: ``(*S)``.
+        lengths: of the box, from 1 to the size of each axis.
+    """
+    box = torch.ones(tuple(shape), dtype=torch.bool)
+    for axis, (size, length) in enumerate(zip(shape, lengths, strict=True)):
         first = int(torch.randint(0, size - length + 1, ()))
-        along = torch.zeros(size, dtype=torch.bool, device=image.device)
+        along = torch.zeros(size, dtype=torch.bool)
         along[first : first + length] = True
-        cut &= along.view(-1, *[1] * (len(shape) - axis - 1))
-    return cut
+        box &= along.view(-1, *[1] * (len(shape) - axis - 1))
+    return box
 
 
 def mix(rows: Tensor, cut: Tensor) -> Tensor:

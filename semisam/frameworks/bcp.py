@@ -16,6 +16,7 @@ from semisam.core.ema import ema_decay_at, ema_update, frozen_copy
 from semisam.core.framework import Framework, NetBuilder, check_not_negative
 from semisam.core.losses import masked_supervised_loss, supervised_loss
 from semisam.core.types import Batch, Clock, Step
+from semisam.core.views import box_of
 from semisam.metrics.scores import largest_components
 
 
@@ -174,14 +175,7 @@ def draw_box(shape: Sequence[int], beta: float) -> Tensor:
 
     It is drawn from torch's default generator. The paper's mask ``M`` is its negation.
     """
-    box = torch.ones(tuple(shape), dtype=torch.bool)
-    lengths = [max(int(size * beta), 1) for size in shape]
-    for axis, (size, length) in enumerate(zip(shape, lengths, strict=True)):
-        first = int(torch.randint(0, size - length + 1, ()))
-        along = torch.zeros(size, dtype=torch.bool)
-        along[first : first + length] = True
-        box &= along.view(-1, *[1] * (len(shape) - axis - 1))
-    return box
+    return box_of(shape, [max(int(size * beta), 1) for size in shape])
 
 
 def reassemble(

@@ -24,6 +24,7 @@ from semisam.backends._synthsam.session import (
     prediction_loss,
     query,
 )
+from semisam.core.ema import move_average
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
@@ -265,11 +266,9 @@ class Pretraining:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         if math.isfinite(norm):
             self.optimizer.step()
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            current = self.net.state_dict()
-            pairs = [(self.average[name], value) for name, value in current.items()]
-            torch._foreach_lerp_([a for a, _ in pairs], [v for _, v in pairs], 1 - decay)
+        current = self.net.state_dict()
+        average = [self.average[name] for name in current]
+        move_average(average, list(current.values()), self.step, self.settings.ema)
         return norm
 
     def _resume(self) -> None:

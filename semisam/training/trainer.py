@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from semisam.core.ema import move_average
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.framework import Framework
 from semisam.core.schedules import cosine_decay, poly_decay, rise_and_fall, step_decay
@@ -164,13 +165,6 @@ class Trainer:
         return Summary(self._seconds, self._waited, self._means())
 
     @torch.no_grad()
-    def _move_average(self, done: int) -> None:
-        """Move the averaged weights after a step; a plain average at first."""
-        if self._average:
-            decay = min(self.plan.averaged, (1 + done) / (10 + done))
-            torch._foreach_lerp_(self._average, self._trained(), 1 - decay)
-
-    @torch.no_grad()
     def _deploy_average(self) -> None:
         """Replace the last weights by the averaged ones. The checkpoint keeps the last."""
         for weight, mean in zip(self._trained(), self._average, strict=False):
@@ -223,7 +217,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.framework.after_update(clock)
-        self._move_average(step)
+        if self._average:
+            move_average(self._average, self._trained(), step, self.plan.averaged)
         accumulation = {"micro_batches": float(plan.parts)} if plan.parts > 1 else {}
         return {**losses, "lr": lr, **metrics, **accumulation}
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisam.backends._synthsam.session import Session, encode, hold_dialogues
+from semisam.core.ema import move_average
 from semisam.core.schedules import rise_and_fall
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Clock
@@ -96,10 +97,7 @@ def adapt(
         torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        decay = min(_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in net.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
+        move_average(list(average.values()), list(net.state_dict().values()), step, _DECAY)
         on_step(step + 1)
     return average
 
