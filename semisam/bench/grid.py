@@ -17,10 +17,9 @@ from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import CONTROLS
 from semisam.plugins.registry import nearest
 from semisam.run.build import (
-    choose_labeled,
+    cases_of,
     make_framework,
     open_dataset,
-    patients_counted,
     split_of,
 )
 from semisam.run.preflight import check_run
@@ -148,10 +147,7 @@ def check(
         runs, frameworks = _built(runs, dataset, on_lost or (lambda reason: None))
     chosen = {}
     for r in runs:
-        split = splits[r.test, r.fold]
-        chosen[_cases_of(r)] = choose_labeled(
-            split, r.labels, r.subset, dataset.has_label, patients_counted(dataset)
-        )
+        chosen[_cases_of(r)] = cases_of(r, dataset, splits[r.test, r.fold])
     tested = {case for split in splits.values() for case in split.test}
     ever_labeled = {case for labeled, _ in chosen.values() for case in labeled} - tested
     cases = dict.fromkeys(case for s in splits.values() for case in (*s.train, *s.test))

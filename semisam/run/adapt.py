@@ -17,7 +17,7 @@ from semisam.core.layout import ADAPTED, ADAPTED_NOTE
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.data.loading.store import VolumeStore, data_hash
-from semisam.run.build import choose_labeled, make_pair, open_dataset, split_of
+from semisam.run.build import cases_of, make_pair, open_dataset, split_of
 from semisam.run.record import versions
 from semisam.run.resolve import digest
 from semisam.run.settings import RunSettings
@@ -62,7 +62,7 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
     """
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
-    labeled, _ = choose_labeled(split, settings.labels, settings.subset, dataset.has_label)
+    labeled, _ = cases_of(settings, dataset, split)
     store = VolumeStore(dataset, labeled=labeled, unlabeled=[], test=[])
     hashes = store.check()
     backend: Any = make_pair(settings)[0]

@@ -181,6 +181,14 @@ def choose_labeled(
     return tuple(labeled), tuple(rest)
 
 
+def cases_of(
+    settings: RunSettings, dataset: Dataset, split: Split
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the labeled and the unlabeled training cases that the settings ask for."""
+    patients = patients_counted(dataset)
+    return choose_labeled(split, settings.labels, settings.subset, dataset.has_label, patients)
+
+
 def patients_counted(dataset: Dataset) -> Mapping[str, str]:
     """Return the patient of each case, if runs on a dataset count labeled patients."""
     return dataset.groups if dataset.counts_patients else {}

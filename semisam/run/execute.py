@@ -33,7 +33,7 @@ from semisam.inference.card import card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
-    choose_labeled,
+    cases_of,
     make_framework,
     open_dataset,
     patients_counted,
@@ -155,9 +155,7 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     """Open and check the objects that a run needs."""
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
-    labeled, unlabeled = choose_labeled(
-        split, settings.labels, settings.subset, dataset.has_label, patients_counted(dataset)
-    )
+    labeled, unlabeled = cases_of(settings, dataset, split)
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
     store = VolumeStore(

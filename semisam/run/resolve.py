@@ -88,12 +88,10 @@ def make_settings(
         }
     )
     if "sam_adapt" not in explicit:
-        # A short training does not wait long for the model that guides it.
-        steps = min(given.sam_adapt, given.iterations // 2)
-        given = given.model_copy(update={"sam_adapt": steps})
+        given = given.model_copy(update={"sam_adapt": _fitted_steps(given.sam_adapt, given)})
     if "network" not in explicit:
         given = given.model_copy(update={"network": usual_network(protocol, len(given.patch))})
-    whole = given.model_copy(update=_resolved(given, protocol, explicit))
+    whole = given.model_copy(update=_resolved(given, protocol))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
 
@@ -130,9 +128,7 @@ def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     return settings
 
 
-def _resolved(
-    given: RunSettings, protocol: Protocol, explicit: Mapping[str, Any]
-) -> dict[str, Any]:
+def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
     """Return every setting that is still open, with every option of every plugin."""
     found: dict[str, Any] = {
         "stride": tuple(given.stride or published_stride(given.patch)),
@@ -169,12 +165,10 @@ def _resolved(
         {**protocol.prompters.get(given.prompter, {}), **given.prompter_options},
     )
     if given.sam_adapt and not _can_adapt(given.sam):
-        if "sam_adapt" in explicit:
-            raise InputError(
-                f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
-                f"{given.sam_adapt}. Leave it out, or choose --sam synthsam."
-            )
-        found["sam_adapt"] = 0
+        raise InputError(
+            f"--sam-adapt must be 0 for {given.sam}, which cannot be adapted, got "
+            f"{given.sam_adapt}. Leave it out, or choose --sam synthsam."
+        )
     branch = {**protocol.semisam, **given.semisam_options}
     found["semisam_options"] = registry.resolve_keywords(SemiSAM, BRANCH, branch)
     if "seed" not in given.semisam_options:
@@ -185,6 +179,14 @@ def _resolved(
 
 def _can_adapt(backend: str) -> bool:
     return hasattr(registry.load("backend", backend), "adapt")
+
+
+def _fitted_steps(steps: int, settings: RunSettings) -> int:
+    """Return the steps of an adaptation that fit a run, of those that its protocol prescribes."""
+    if settings.sam == "none" or not _can_adapt(settings.sam):
+        return 0
+    # A short training does not wait long for the model that guides it.
+    return min(steps, settings.iterations // 2)
 
 
 def _sources(
@@ -252,11 +254,9 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     if settings.stride == tuple(stride or published_stride(settings.patch)):
         changed.pop("stride", None)
     if settings.sam != "none":
-        usual = min(alone.sam_adapt, settings.iterations // 2)
-        usual *= _can_adapt(settings.sam)
         if settings.prompter != alone.prompter:
             changed["prompter"] = settings.prompter
-        if settings.sam_adapt != usual:
+        if settings.sam_adapt != _fitted_steps(alone.sam_adapt, settings):
             changed["sam_adapt"] = settings.sam_adapt
     for place, name, value in _changed_options(settings, protocol):
         if place != settings.sam or name in protocol.backends.get(place, {}):
