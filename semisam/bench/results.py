@@ -251,11 +251,11 @@ def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) ->
     places = ["subset", "fold"]
     alike = alike.merge(group[places].drop_duplicates(), on=places)
     rows = list(alike.groupby(list(GROUP), sort=False, dropna=False))
-    scored = [(key, found["run"], _by_case(cases, found["run"], "dice")) for key, found in rows]
-    scored = [entry for entry in scored if not entry[2].empty]
+    scored = [(key, _by_case(cases, found["run"], "dice")) for key, found in rows]
+    scored = [(key, dice) for key, dice in scored if not dice.empty]
     if not scored:
         return nothing
-    key, _, best = max(scored, key=lambda entry: entry[2].mean())
+    key, best = max(scored, key=lambda entry: entry[1].mean())
     ours = _by_case(cases, group["run"], "dice")
     common = ours.index.intersection(best.index, sort=False)
     if common.empty:

@@ -197,8 +197,9 @@ class Cells:
         star: ``*`` where Holm's p of the gain is below 0.05.
         interval: of the gain, 95 % over cases, ``+1.2..+7.9``.
         p: of the gain, corrected by Holm.
-        over_best: difference in Dice from the best row without the branch, with its interval and
-            the name of that row's method: ``+0.31 -0.4..+1.1 (fixmatch)``.
+        over_best: difference in Dice from the best row without the branch, with its interval,
+            ``+0.31 -0.4..+1.1``.
+        best: the method of that row.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Cells:
     interval: str
     p: str
     over_best: str
+    best: str
 
     @property
     def title(self) -> str:
@@ -246,6 +248,7 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
         p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
         over_best=_over_best(row),
+        best=_text(row, "best_bare"),
     )
 
 
@@ -254,7 +257,7 @@ def _over_best(row: Mapping[Any, Any]) -> str:
     if math.isnan(gain):
         return ""
     interval = "" if math.isnan(low) else f" {low:+.1f}..{row['over_best_high']:+.1f}"
-    return f"{gain:+.2f}{interval} ({row['best_bare']})"
+    return f"{gain:+.2f}{interval}"
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:
@@ -269,7 +272,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Empty": shown.empty,
         "Gain [Dice]": shown.gained(),
         "p (Holm)": shown.p,
-        "Over the best row without SAM": shown.over_best,
+        "Over the best row without SAM": f"{shown.over_best} ({shown.best})" if shown.best else "",
     }
 
 
@@ -323,11 +326,10 @@ def best_lines(table: pd.DataFrame) -> list[str]:
     lines = []
     for row in table.to_dict("records"):
         shown = cells(row)
-        if shown.over_best and row["best_bare"] != row["method"]:
-            number = shown.over_best.removesuffix(f" ({row['best_bare']})")
+        if shown.over_best and shown.best != row["method"]:
             lines.append(
-                f"{shown.name}, {shown.labels}: {number} against {row['best_bare']}, the best row "
-                "without SAM."
+                f"{shown.name}, {shown.labels}: {shown.over_best} against {shown.best}, the best "
+                "row without SAM."
             )
     return lines
 

@@ -205,10 +205,10 @@ class SemiSAM(Framework):
     ) -> Tensor:
         """Return the mean of a target ``(U, K, *S)`` and the predictions for it as a proposal."""
         labeled = batch.num_labeled
-        with _evaluated(self.inner):
-            known = self.inner(batch.image[:labeled]) if self._measures(clock) else None
-        if known is None:
-            known = target.new_zeros((labeled, *target.shape[1:]))
+        known = target.new_zeros((labeled, *target.shape[1:]))
+        if self._measures(clock):
+            with _evaluated(self.inner):
+                known = self.inner(batch.image[:labeled])
         step = Step({}, torch.cat([known.to(target), target]))
         predictions, shares = self._ask(batch, step, clock, metrics)
         weight = self.weight(clock)

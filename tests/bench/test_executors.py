@@ -184,7 +184,7 @@ def _press_ctrl_c() -> None:
 
 
 class _AtOnce(Recorder):
-    """Presses Ctrl-C when the run starts, and again when it is told that the run stops."""
+    """A display that sends Ctrl-C at the start of the run, and again at the note of the stop."""
 
     def started(self, run: Run) -> None:
         super().started(run)

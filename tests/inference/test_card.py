@@ -1,4 +1,4 @@
-"""What a card of two axes keeps, and the cards that are refused."""
+"""Cards of images with two axes, and refused cards."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a preview draws: the letters at its edges, its slices and its scale."""
+"""Previews: the letters at the edges, the slices and the scale."""
 
 from __future__ import annotations
 
