@@ -42,16 +42,8 @@ from semisam.bench import tables
 GRID = (
     *("--method", "mt", "--sam", "none,geodesic", "--labels", "2", "--seeds", "0,1"),
     *("--set", "phantom.cases=4", "--set", "phantom.test_cases=2", "--set", "phantom.size=32"),
-    *(
-        "--patch",
-        "16x16x16",
-        "--stride",
-        "16x16x16",
-        "--network",
-        "vnet",
-        "--set",
-        "vnet.filters=2",
-    ),
+    *("--patch", "16x16x16", "--stride", "16x16x16"),
+    *("--network", "vnet", "--set", "vnet.filters=2"),
 )
 SMALL = ("--sam", "none", "--seeds", "0")
 """Options that leave one run of the grid."""

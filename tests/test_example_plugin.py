@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from tiny_runs import TINY_NET
 
 from semisam.plugins.scaffold import write_project
 
@@ -29,16 +30,7 @@ def test_bench_trains_it_on_phantoms_and_it_has_its_row(plugin_environment, tmp_
     done = plugin_environment.semisam(
         *("bench", "--method", "pi-model", "--labels", "2", "--sam", "none"),
         *("--iterations", "2", "--patch", "16x16x16", "--stride", "16x16x16"),
-        *(
-            "--network",
-            "vnet",
-            "--set",
-            "vnet.filters=2",
-            "--set",
-            "phantom.size=32",
-            "--set",
-            "phantom.cases=3",
-        ),
+        *(*TINY_NET, "--set", "phantom.size=32", "--set", "phantom.cases=3"),
         *("--set", "phantom.test_cases=1", "--set", "pi-model.noise=0.2"),
         *("--out", str(tmp_path / "out")),
         cwd=tmp_path,

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_runs import TINY_NET
 
 from semisam.bench import worker
 from semisam.bench.executors.local import Local
@@ -43,16 +44,7 @@ def _command(out, *more):
         *(sys.executable, "-m", "semisam", "bench", "--out", str(out)),
         *("--method", "mt", "--sam", "geodesic", "--labels", "2"),
         *("--set", "phantom.cases=4", "--set", "phantom.test_cases=2", "--set", "phantom.size=32"),
-        *(
-            "--patch",
-            "16x16x16",
-            "--stride",
-            "16x16x16",
-            "--network",
-            "vnet",
-            "--set",
-            "vnet.filters=2",
-        ),
+        *("--patch", "16x16x16", "--stride", "16x16x16", *TINY_NET),
         *("--iterations", "80", "--checkpoint-every", "5", *more),
     ]
 

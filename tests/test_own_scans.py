@@ -6,13 +6,14 @@ import json
 import numpy as np
 from click.testing import CliRunner
 from scan_files import scan, write, write_msd
+from tiny_runs import TINY_NET
 
 import semisam
 from semisam.cli.main import main
 from semisam.data.images.files import read_image
 
 TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2", "--sam", "none")
-TINY += ("--network", "vnet", "--set", "vnet.filters=2", "--device", "cpu")
+TINY += (*TINY_NET, "--device", "cpu")
 
 
 def test_three_classes_from_a_folder_to_the_table(tmp_path):
@@ -66,7 +67,7 @@ def test_the_table_scores_the_masks_that_are_on_disk(tmp_path):
 
 
 TWO = ("--patch", "32x32x32", "--stride", "32x32x32", "--iterations", "1", "--device", "cpu")
-TWO += ("--network", "vnet", "--set", "vnet.filters=2", "--labels", "1", "--method", "mt")
+TWO += (*TINY_NET, "--labels", "1", "--method", "mt")
 
 
 def three_masks(folder):

@@ -214,17 +214,8 @@ def interrupted(processes, out):
 def by_command(processes, out, data):
     """Run the command line in every process; return each one's exit code and output."""
     semisam.training.processes.joined_processes = lambda: nullcontext(processes)
-    tiny = [
-        "--stride",
-        "16x16x16",
-        "--network",
-        "vnet",
-        "--set",
-        "vnet.filters=2",
-        "--device",
-        "cpu",
-    ]
-    tiny += ["--precision", "fp32", "--iterations", "2", "--labels", "2"]
+    tiny = ["--stride", "16x16x16", "--network", "vnet", "--set", "vnet.filters=2"]
+    tiny += ["--device", "cpu", "--precision", "fp32", "--iterations", "2", "--labels", "2"]
     tiny += ["--data", str(data), "--method", "mt"]
     enough = ["--patch", "32x16x16"]
     given = {

@@ -16,24 +16,14 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 from scan_files import write_msd
+from tiny_runs import TINY_NET
 
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.study import Grid
 from semisam.cli.main import main
 from semisam.inference.evaluation import METRICS, summarise
 
-TINY = [
-    "--patch",
-    "16x16x16",
-    "--stride",
-    "16x16x16",
-    "--iterations",
-    "3",
-    "--network",
-    "vnet",
-    "--set",
-    "vnet.filters=2",
-]
+TINY = ["--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "3", *TINY_NET]
 
 
 def _bench(tmp_path, *args):

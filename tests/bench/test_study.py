@@ -7,6 +7,7 @@ import tomllib
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from tiny_runs import TINY_NET
 
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.study import Grid, read_study
@@ -15,16 +16,7 @@ from semisam.core.errors import InputError, UnservedHeads
 
 GRID = (
     *("--method", "mt", "--labels", "1,2", "--sam", "none", "--iterations", "1"),
-    *(
-        "--patch",
-        "16x16x16",
-        "--stride",
-        "16x16x16",
-        "--network",
-        "vnet",
-        "--set",
-        "vnet.filters=2",
-    ),
+    *("--patch", "16x16x16", "--stride", "16x16x16", *TINY_NET),
     *("--set", "phantom.cases=4", "--set", "phantom.test_cases=1", "--set", "phantom.size=32"),
     *("--device", "cpu", "--set", "mt.ema_decay=0.9"),
 )

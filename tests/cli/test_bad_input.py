@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tiny_runs import TINY_NET
 
 from semisam.cli.main import main
 
-TINY = ("--patch", "16x16x16", "--iterations", "2", "--network", "vnet", "--set", "vnet.filters=2")
+TINY = ("--patch", "16x16x16", "--iterations", "2", *TINY_NET)
 
 
 def _case(folder, number):

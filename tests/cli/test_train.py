@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from tiny_runs import TINY_NET
 
 from semisam import __version__
 from semisam.cli.main import COMMANDS, main
@@ -18,7 +19,7 @@ TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2")
 
 def _train(data, out, *args):
     given = ["--data", str(data), "--method", "mt", "--labels", "2", "--out", str(out)]
-    options = [*TINY, "--network", "vnet", "--set", "vnet.filters=2", *args]
+    options = [*TINY, *TINY_NET, *args]
     return CliRunner().invoke(main, ["train", *given, *options])
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from tiny_runs import settings_of
 
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
@@ -16,7 +17,6 @@ from semisam.prompters.center_points import CenterPoints
 from semisam.run.execute import execute
 from semisam.run.model import load_run
 from semisam.testing import FakeBackend
-from tests.tiny_runs import settings_of
 
 
 def _scan(corner, size=(40, 36, 30), value=1):

@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
+from tiny_runs import changed, settings_of
 
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.files import read_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, MODEL
 from semisam.run.execute import execute
-from tests.tiny_runs import changed, settings_of
 
 
 @pytest.fixture(scope="module")

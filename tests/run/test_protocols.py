@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from tiny_runs import changed
+from tiny_runs import TINY_NET, changed
 
 from semisam.bench.grid import Axes, expand
 from semisam.bench.results import collect, collect_cases, comparison
@@ -143,7 +143,7 @@ BRANCH = ("semisam.prompts=of the method's map", "semisam.mask=probability above
 SMALL = {"patch": (64, 64, 48), "iterations": 1000}
 TINY = (
     *("--patch", "16x16x16", "--iterations", "2", "--stride", "16x16x16"),
-    *("--network", "vnet", "--set", "vnet.filters=2"),
+    *TINY_NET,
 )
 
 

@@ -5,13 +5,14 @@ import json
 import pytest
 from click.testing import CliRunner
 from scan_files import scan, write
+from tiny_runs import TINY_NET
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.scoring import open_scored
 
 TINY = ("--patch", "32x32x32", "--stride", "16x32x32", "--iterations", "1", "--device", "cpu")
-TINY += ("--network", "vnet", "--set", "vnet.filters=2", "--labels", "1", "--method", "supervised")
+TINY += (*TINY_NET, "--labels", "1", "--method", "supervised")
 
 
 def folder(path, labeled=3, classes=3):

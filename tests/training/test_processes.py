@@ -15,6 +15,7 @@ import pytest
 import torch
 import two_processes
 from click.testing import CliRunner
+from tiny_runs import TINY_NET
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
@@ -152,16 +153,7 @@ def test_what_several_processes_cannot_do_is_said_once(launched, name, sentence)
 
 
 def test_killed_processes_resume_to_the_same_result(tiny_la, tmp_path):
-    tiny = [
-        "--patch",
-        "32x16x16",
-        "--stride",
-        "16x16x16",
-        "--network",
-        "vnet",
-        "--set",
-        "vnet.filters=2",
-    ]
+    tiny = ["--patch", "32x16x16", "--stride", "16x16x16", *TINY_NET]
     tiny += ["--device", "cpu", "--iterations", "30", "--checkpoint-every", "2", "--labels", "2"]
     train = [sys.executable, "-m", "semisam", "train", "--method", "mt", "--data", str(tiny_la)]
 
