@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
-from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
-from semisam.data.datasets.splits import stays_inside
+from semisam.data.datasets.splits import read_list
 from semisam.data.images.files import Geometry
 from semisam.data.images.hdf5 import find_volume, has_volume, open_hdf5, read_volume
 
@@ -131,7 +130,7 @@ class LeftAtrium(Dataset):
 
 
 def _read_split(path: Path) -> Split:
-    train, test = _read_list(path / "train.list"), _read_list(path / "test.list")
+    train, test = (read_list(path / name, f"/{FILE_NAME}") for name in ("train.list", "test.list"))
     both = sorted(set(train) & set(test))
     if both:
         raise InputError(
@@ -139,27 +138,3 @@ def _read_split(path: Path) -> Split:
             "from one of them."
         )
     return Split(train, test)
-
-
-def _read_list(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise InputError(
-            f"{path}: the list must exist, got none. Write one case per line, as in the published "
-            "layout."
-        )
-    cases: dict[str, None] = {}
-    for line in read_text(path).splitlines():
-        case = line.strip().removesuffix(f"/{FILE_NAME}").rstrip("/")
-        if not line.strip():
-            continue
-        if not stays_inside(case):
-            raise InputError(
-                f"{path}: a case must be a folder next to the list, got '{line.strip()}'. Give its "
-                "name relative to the list, without '..'."
-            )
-        if case in cases:
-            raise InputError(f"{path}: each case may be listed once, got {case} twice. Remove one.")
-        cases[case] = None
-    if not cases:
-        raise InputError(f"{path}: the list must name at least one case, got none. Add one.")
-    return tuple(cases)

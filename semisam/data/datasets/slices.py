@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
-from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.datasets.groups import find_groups
-from semisam.data.datasets.splits import stays_inside
+from semisam.data.datasets.splits import read_list
 from semisam.data.images.files import Geometry
 from semisam.data.images.hdf5 import has_volume, open_hdf5, read_volume
 from semisam.data.images.preprocessing import Recipe
@@ -76,9 +75,9 @@ class PublishedSlices(Dataset):
         self.class_names = ("background", *classes)
         self.suggested = {"patch": _PATCH}
         self.recipe = Recipe(None, ("mr",), crop="none")
-        self._slices = _by_case(path / TRAIN, _read_list(path / TRAIN))
+        self._slices = _by_case(path / TRAIN, read_list(path / TRAIN, ".h5"))
         known = [name for name in TESTS if (path / name).is_file()]
-        test = _read_list(path / (known or TESTS)[0])
+        test = read_list(path / (known or TESTS)[0], ".h5")
         self.groups = find_groups(path, (*self._slices, *test), groups)
         tested = {self.groups[case] for case in test}
         both = sorted({self.groups[case] for case in self._slices} & tested)
@@ -87,7 +86,7 @@ class PublishedSlices(Dataset):
                 f"{path}: no patient may be in both {TRAIN} and {known[0]}, got {both[0]}. Remove "
                 "the cases of the patient from one of them."
             )
-        self._split = Split(tuple(self._slices), tuple(test), known[0])
+        self._split = Split(tuple(self._slices), test, known[0])
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -153,21 +152,6 @@ def _by_case(path: Path, names: Iterable[str]) -> dict[str, list[str]]:
             )
         found.setdefault(match["case"], {})[int(match["number"])] = name
     return {case: [slices[n] for n in sorted(slices)] for case, slices in found.items()}
-
-
-def _read_list(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(f"{path}: the list must exist, got none. Write one name per line.")
-    lines = (line.strip().removesuffix(".h5") for line in read_text(path).splitlines())
-    names = [line for line in lines if line]
-    wrong = [name for name in names if not stays_inside(name)]
-    if wrong or not names or len(set(names)) != len(names):
-        got = wrong[0] if wrong else "a name twice" if names else "none"
-        raise InputError(
-            f"{path}: the list must have names of files in {FOLDER}, each once, got {got}. Correct "
-            "it."
-        )
-    return names
 
 
 def _checked(spacing: Any, source: str) -> tuple[float, ...]:

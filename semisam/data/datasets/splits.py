@@ -50,6 +50,39 @@ def stays_inside(name: str) -> bool:
     return bool(windows.parts) and not absolute and ".." not in windows.parts
 
 
+def read_list(path: Path, ending: str) -> tuple[str, ...]:
+    """Return the names in a list of a published layout, one per line.
+
+    Args:
+        path: of the list.
+        ending: that is cut off a name, if it has it.
+
+    Raises:
+        InputError: the list is missing or empty, or names a case twice or one outside the folder.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: the list must exist, got none. Write one case per line, as in the published "
+            "layout."
+        )
+    names: dict[str, None] = {}
+    for line in read_text(path).splitlines():
+        name = line.strip().removesuffix(ending).rstrip("/")
+        if not line.strip():
+            continue
+        if not stays_inside(name):
+            raise InputError(
+                f"{path}: a case must be next to the list, got {line.strip()}. Give its name "
+                "relative to the list, without '..'."
+            )
+        if name in names:
+            raise InputError(f"{path}: each case may be listed once, got {name} twice. Remove one.")
+        names[name] = None
+    if not names:
+        raise InputError(f"{path}: the list must name at least one case, got none. Add one.")
+    return tuple(names)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
