@@ -81,6 +81,52 @@ def test_classes(classes):
     assert data.label("train_000").shape == data.image("train_000").array.shape[1:]
 
 
+@pytest.mark.parametrize(
+    ("organs", "digest"),
+    [
+        ("halves", "0389ce9bda907bcd546e2308aed59766"),
+        ("gland", "629b17ac58a3d4a8e0164ed26e559e71"),
+        ("pair", "8ca7a665f582c16f7be7602624526bf8"),
+    ],
+)
+def test_other_organs_are_the_same_on_every_machine(organs, digest):
+    image, label = make_case(0, 0, organs=organs)
+    assert array_hash(image)[:16] + array_hash(label)[:16] == digest
+
+
+def test_halves_differ_by_their_place_alone():
+    for index in range(8):
+        image, label = make_case(0, index, organs="halves")
+        heart, atrium = make_case(0, index)
+        assert np.array_equal(image, heart)
+        assert np.array_equal(label > 0, atrium == 1)
+        near, far = (ndimage.center_of_mass(label == number) for number in (1, 2))
+        assert near[0] < far[0]
+        touching = ndimage.binary_dilation(label == 1) & (label == 2)
+        assert touching.sum() > 50
+
+
+def test_a_gland_is_small_and_one_piece():
+    for index in range(24):
+        _, label = make_case(0, index, organs="gland")
+        assert 0.003 <= (label == 1).mean() <= 0.01
+        assert ndimage.label(label == 1)[1] == 1
+
+
+def test_a_pair_is_alike_on_both_sides():
+    shares, levels = [], []
+    for index in range(24):
+        image, label = make_case(0, index, organs="pair")
+        left, right = label == 1, label == 2
+        assert not (ndimage.binary_dilation(left) & right).any()
+        assert ndimage.center_of_mass(left)[0] < label.shape[0] / 2
+        assert ndimage.center_of_mass(right)[0] > label.shape[0] / 2
+        shares.append(left.sum() / right.sum())
+        levels.append(image[left].mean() > image[right].mean())
+    assert 0.6 < min(shares) < 1 < max(shares) < 1.7
+    assert 0 < np.mean(levels) < 1
+
+
 def test_the_contract():
     data = Phantom(cases=3, test_cases=2)
     assert data.split().train == ("train_000", "train_001", "train_002")
@@ -95,6 +141,7 @@ def test_the_contract():
     [
         ({"cases": 0}, "cases of the phantom must be from 1"),
         ({"classes": 6}, "classes of the phantom must be from 2 to 5, got 6"),
+        ({"classes": 3, "organs": "gland"}, "classes of the phantom must be from 2 to 2, got 3"),
         ({"seed": -1}, "seed of the phantom"),
         ({"size": 8}, "from 32"),
     ],
