@@ -293,7 +293,7 @@ def torchrun(place, processes=2, lose=True):
     run = place.out.with_suffix(".torchrun")
     torch_run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words = [*torch_run, f"--nproc-per-node={processes}", "-m", "semisam", "train", "--method=mt"]
-    words += [f"--out={run}", "--labels=2", "--device=cpu", *GRID[8:], *place.more]
+    words += [f"--out={run}", "--labels=2", "--device=cpu", *GRID[8:], *_without(place.more, SMALL)]
     words += ["--patch", "32x32x16"]
     process = Place(run, (), place.code).start_command(words)
     if not lose:
@@ -304,6 +304,12 @@ def torchrun(place, processes=2, lose=True):
     ranks = [p for p in psutil.Process(process.pid).children() if "semisam" in p.cmdline()]
     ranks[-1].kill()
     return ended(process)
+
+
+def _without(options, others):
+    """Return options without those that only a grid has."""
+    at = options.index(others[0])
+    return options[:at] + options[at + len(others) :]
 
 
 def another_number(place):

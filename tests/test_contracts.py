@@ -26,7 +26,7 @@ def test_the_tests_below_miss_no_builtin():
     tested = {
         "framework": {
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
-            *("cps", "urpc", "ict", "bcp", "fixmatch"),
+            *("cps", "urpc", "ict", "bcp", "fixmatch", "ad-mt"),
             # Nothing is trained; in tests/frameworks/test_untrained.py.
             *("copied-mask", "center-ball"),
         },
@@ -132,6 +132,13 @@ class TestFixMatch(FrameworkContract):
 
     def make(self, build, num_classes):
         return registry.load("framework", "fixmatch")(build, num_classes)
+
+
+class TestAlternateDiverseMeanTeacher(FrameworkContract):
+    probs_are_deployed = False  # the student's; a teacher is deployed
+
+    def make(self, build, num_classes):
+        return registry.load("framework", "ad-mt")(build, num_classes, longest_turn=2)
 
 
 class TestFixMatchGuidedBySemiSAM(FrameworkContract):
