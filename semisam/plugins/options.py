@@ -32,6 +32,12 @@ class Parameter:
     default: Any
     required: bool
 
+    @property
+    def is_choice(self) -> bool:
+        """Whether a string of it is one of a fixed set, and so no path."""
+        kinds = (self.annotation, *typing.get_args(self.annotation))
+        return str not in kinds and any(typing.get_origin(kind) is Literal for kind in kinds)
+
 
 def parameters(kind: str, loaded: Callable[..., Any]) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a class's constructor or of a function, in order."""

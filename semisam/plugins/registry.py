@@ -236,17 +236,26 @@ def files_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Path
     """Return the files and folders that decide what a plugin computes, by option or own name.
 
     A plugin class may name them in a class method ``sources(**options)``, with those that it
-    brings. Of any other plugin, every option that is the path of something counts.
+    brings. Of any other plugin, every option that is the path of something counts, but for a
+    choice: a folder may have its name by chance.
 
     Args:
         kind: a key of ``GROUPS``.
         name: of the plugin, which is imported.
         options: every option, as `resolve_options` returns them.
     """
-    own = getattr(load(kind, name), "sources", None)
+    from semisam.plugins.options import parameters
+
+    plugin = load(kind, name)
+    own = getattr(plugin, "sources", None)
     if own is not None:
         return dict(own(**options))
-    texts = {key: value for key, value in options.items() if isinstance(value, str) and value}
+    choices = {key for key, parameter in parameters(kind, plugin).items() if parameter.is_choice}
+    texts = {
+        key: value
+        for key, value in options.items()
+        if isinstance(value, str) and value and key not in choices
+    }
     return {key: Path(value) for key, value in texts.items() if Path(value).exists()}
 
 

@@ -65,6 +65,14 @@ def test_a_folder_counts_by_all_its_files(tmp_path):
     assert resolve.digest(tmp_path) != before
 
 
+def test_a_folder_with_the_name_of_a_choice_does_not_count(tmp_path, monkeypatch):
+    given = {**GIVEN, "dataset_options": {"organs": "gland"}}
+    before = settings_of(**given)
+    (tmp_path / "gland").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(**given) == before
+
+
 def test_the_version_of_a_third_party_counts(monkeypatch):
     find = registry.find
 
