@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.canvas import check_canvas, on_canvas
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.datasets.splits import read_list
 from semisam.data.images.files import Geometry
@@ -33,6 +34,8 @@ class LeftAtrium(Dataset):
         spacing: isotropic voxel size in mm. An attribute ``spacing`` of the h5 file has priority.
             The default is 0.625 mm, or 1.25 mm for 44 slices (the published volumes all have 88
             slices of 0.625 mm).
+        canvas: places each scan at a random place of a canvas so many times as large, a control:
+            the published crops hold the atrium in their middle.
 
     Raises:
         InputError: a list is missing, empty, names a case twice or one outside the folder.
@@ -41,7 +44,9 @@ class LeftAtrium(Dataset):
     name: ClassVar[str] = "la"
     note: str = "LA 2018, published crop around the truth"
 
-    def __init__(self, path: Path | None = None, *, spacing: float | None = None) -> None:
+    def __init__(
+        self, path: Path | None = None, *, spacing: float | None = None, canvas: float = 1.0
+    ) -> None:
         if path is None:
             raise InputError(
                 "the path of the dataset la must be a folder with train.list, test.list and "
@@ -52,9 +57,11 @@ class LeftAtrium(Dataset):
                 f"spacing must be a positive number of mm, got {spacing}. Leave it out for "
                 f"{PUBLISHED_SPACING}."
             )
+        check_canvas(canvas)
         super().__init__(path)
         self.folder = path
         self.spacing = spacing
+        self.canvas = canvas
         self.num_classes = 2
         self.channels = 1
         self.class_names = ("background", "left atrium")
@@ -82,12 +89,14 @@ class LeftAtrium(Dataset):
                 f"{array.shape}. Write the file again."
             )
         spacing = self._spacing(given, array.shape[2], self.source(case))
-        return Image(array[None], Geometry(spacing=spacing), has_geometry=False)
+        placed = on_canvas(array[None], case, self.canvas, float(array.min()))
+        return Image(placed, Geometry(spacing=spacing), has_geometry=False)
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Read the ``label`` of one file, ``(W, H, D)``."""
         with open_hdf5(self._file(case)) as file:
-            return as_label(read_volume(file, "label"), self.source(case))
+            label = as_label(read_volume(file, "label"), self.source(case))
+        return on_canvas(label, case, self.canvas, 0)
 
     def has_label(self, case: str) -> bool:
         """Return whether the file has the key ``label``."""

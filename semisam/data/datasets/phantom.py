@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.anatomy import BODIES, WALL, Body, draw_body
+from semisam.data.datasets.canvas import check_canvas, on_canvas
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.exact import ExactRandom, Field, blurred, z_scored
 from semisam.data.images.files import Geometry
@@ -47,6 +48,7 @@ class Phantom(Dataset):
         seed: a non-negative integer.
         organs: ``heart``, ``halves``, ``gland`` or ``pair``.
         size: in-plane extent in voxels, at least 32.
+        canvas: places each scan at a random place of a canvas so many times as large, a control.
         ndim: 3 for volumes, 2 for the slice of each in which class 1 is largest.
 
     Raises:
@@ -66,6 +68,7 @@ class Phantom(Dataset):
         seed: int = 0,
         organs: Literal["heart", "halves", "gland", "pair"] = "heart",
         size: int = 56,
+        canvas: float = 1.0,
         ndim: Literal[2, 3] = 3,
     ) -> None:
         super().__init__(path)
@@ -82,11 +85,12 @@ class Phantom(Dataset):
                     f"{option} of the phantom must be from {low} to {high}, got {value}. "
                     "Choose a number in that range."
                 )
+        check_canvas(canvas)
         self.num_classes = classes
         self.channels = 1
         self.class_names = names[:classes]
         self.suggested = {"patch": (48, 48, 32)[:ndim], "iterations": 300}
-        self.seed, self.organs, self.size, self.ndim = seed, organs, size, ndim
+        self.seed, self.organs, self.size, self.canvas, self.ndim = seed, organs, size, canvas, ndim
         train = {f"train_{n:03d}": n for n in range(cases)}
         test = {f"test_{n:03d}": _FIRST_TEST + n for n in range(test_cases)}
         self._index = train | test
@@ -99,12 +103,14 @@ class Phantom(Dataset):
     def image(self, case: str) -> Image:
         """Make one image ``(1, W, H, D)``, or ``(1, W, H)``."""
         array = self._make(case)[0]
+        array = on_canvas(array, case, self.canvas, float(array.min()), self.ndim)
         return Image(array[None], Geometry((SPACING,) * self.ndim), has_geometry=False)
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Make one label ``(W, H, D)`` or ``(W, H)``; unknown classes are background."""
         full = self._make(case)[1]
-        return np.where(full < self.num_classes, full, 0).astype(np.uint8)
+        label = np.where(full < self.num_classes, full, 0).astype(np.uint8)
+        return on_canvas(label, case, self.canvas, 0, self.ndim)
 
     def _make(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         image, label = make_case(self.seed, self._index[case], organs=self.organs, size=self.size)

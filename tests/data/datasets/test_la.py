@@ -173,3 +173,24 @@ def test_real_full_resolution_data(shared):
 def test_half_resolution_suggests_the_papers_patch_in_voxels(shared, folder, want):
     suggested = LeftAtrium(shared / "data" / folder).suggested
     assert suggested.get("patch") == want
+
+
+def test_a_canvas_moves_image_and_label_together(folder):
+    plain, moved = LeftAtrium(folder), LeftAtrium(folder, canvas=1.4)
+    places = set()
+    for case in "abc":
+        image, label = moved.image(case).array[0], moved.label(case)
+        assert image.shape == label.shape == (14, 13, 11)
+        corner = np.argwhere(label).min(0) - np.argwhere(plain.label(case)).min(0)
+        inside = tuple(slice(c, c + n) for c, n in zip(corner, (10, 9, 8), strict=True))
+        assert np.array_equal(image[inside], plain.image(case).array[0])
+        assert (np.delete(image, np.r_[inside[0]], 0) == image.min()).all()
+        assert label.sum() == 27
+        places.add(tuple(corner))
+    assert len(places) == 3
+
+
+@pytest.mark.parametrize("canvas", [0.9, 5.0, float("nan")])
+def test_a_canvas_is_as_large_as_the_scan_or_more(folder, canvas):
+    with pytest.raises(InputError, match="canvas must be from 1 to 4"):
+        LeftAtrium(folder, canvas=canvas)

@@ -158,3 +158,13 @@ def test_in_two_dimensions_a_case_is_the_slice_of_the_largest_atrium():
     assert np.array_equal(data.image("train_001").array[0], image[..., area.argmax()])
     assert (data.label("train_001") == 1).sum() == area.max() > 0
     assert data.suggested["patch"] == (48, 48)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_canvas_moves_image_and_label_together(ndim):
+    plain, moved = Phantom(cases=3, ndim=ndim), Phantom(cases=3, ndim=ndim, canvas=1.4)
+    for case in plain.split().train:
+        image, label = plain.image(case).array[0], plain.label(case)
+        shape = tuple(round(1.4 * n) for n in image.shape)
+        assert moved.image(case).array.shape == (1, *shape) and moved.label(case).shape == shape
+        assert np.array_equal(moved.image(case).array[0][moved.label(case) > 0], image[label > 0])
