@@ -34,7 +34,7 @@ class Parameter:
 
     @property
     def is_choice(self) -> bool:
-        """Whether a string of it is one of a fixed set, and so no path."""
+        """True if a string of it is one of a fixed set, and so no path."""
         kinds = (self.annotation, *typing.get_args(self.annotation))
         return str not in kinds and any(typing.get_origin(kind) is Literal for kind in kinds)
 
