@@ -80,8 +80,8 @@ def test_two_grids_in_one_folder_share_their_run(two_grids):
     out, said, codes = two_grids
     assert codes == [0, 0], said
     # It was executed by one of them, and both have its result.
-    assert len(re.findall(r"seed 0: done$", "".join(said), re.MULTILINE)) == 1, said
-    other = r"seed 0: (?:done by another process|finished earlier)$"
+    assert len(re.findall(r"seed 0: done, in ", "".join(said), re.MULTILINE)) == 1, said
+    other = r"seed 0: (?:done by another process|finished earlier), Dice"
     assert len(re.findall(other, "".join(said), re.MULTILINE)) == 1, said
     assert [run.state for run in list_runs(out)] == ["done"]
     assert len((out / "results.csv").read_text().splitlines()) == 2

@@ -91,7 +91,7 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     settings = [run.settings for run in runs]
     for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
-    with GridDisplay(len(runs)) as display, sigterm_as_interrupt():
+    with GridDisplay(runs, folder) as display, sigterm_as_interrupt():
         outcomes = execute(runs, folder, executor, display)
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from semisam.cli.progress import TimeLeft
+from semisam.core.errors import SemisamError
+from semisam.core.layout import RESULT
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -40,6 +48,28 @@ _PHASES = {
 }
 
 
+_SILENCE = 30.0  # seconds between lines without a terminal
+
+
+class _CountColumn(MofNCompleteColumn):
+    """The count of a task, or the text that it brings."""
+
+    def render(self, task: Task) -> Text:
+        count = task.fields.get("count")
+        return super().render(task) if count is None else Text(count, style="progress.download")
+
+
+class _LeftColumn(TimeRemainingColumn):
+    """The time left by the task's own speed, or the estimate that it brings."""
+
+    def render(self, task: Task) -> Text:
+        if "left" not in task.fields:
+            return super().render(task)
+        left = task.fields["left"]
+        clock = "-:--:--" if left is None else str(timedelta(seconds=round(left)))
+        return Text(clock, style="progress.remaining")
+
+
 class _LossColumn(ProgressColumn):
     """A column with the current loss, if there is one."""
 
@@ -53,9 +83,9 @@ def progress_bars() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        _CountColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _LeftColumn(),
         _LossColumn(),
         console=console,
         transient=True,
@@ -63,14 +93,24 @@ def progress_bars() -> Progress:
 
 
 class GridDisplay:
-    """One bar for the grid and one for each active run; a line for every run that ended."""
+    """One bar for the grid and one for each active run; a line for every run that ended.
 
-    def __init__(self, runs: int) -> None:
+    Without a terminal, a line every half minute replaces the bars.
+
+    Args:
+        runs: of the grid.
+        folder: of the study.
+    """
+
+    def __init__(self, runs: Sequence[Run], folder: Path) -> None:
         self._bars = progress_bars()
-        self._runs = runs
+        self._folder = folder
+        self._left = TimeLeft({run.name: _kind(run) for run in runs})
+        self._runs = len(runs)
         self._ended = 0
-        self._grid = self._bars.add_task("all runs", total=runs)
+        self._grid = self._bars.add_task("all runs", total=1.0, count=f"0/{self._runs}", left=None)
         self._tasks: dict[str, tuple[TaskID, str]] = {}
+        self._spoke = time.monotonic()
 
     def __enter__(self) -> GridDisplay:
         self._bars.start()
@@ -86,29 +126,40 @@ class GridDisplay:
 
     def started(self, run: Run) -> None:
         """Add a bar."""
+        self._left.started(run.name)
         task = self._bars.add_task(f"{_title(run)}: starting", total=None)
         self._tasks[run.name] = (task, "starting")
 
     def moved(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Move the run's bar; each phase begins a new one."""
+        """Move the run's bar, each phase with a new one, and the grid's."""
+        self._left.moved(run.name, state)
         task, phase = self._tasks[run.name]
+        what = _PHASES.get(state["phase"], state["phase"])
         if phase != state["phase"]:
             self._bars.remove_task(task)
-            what = _PHASES.get(state["phase"], state["phase"])
             task = self._bars.add_task(f"{_title(run)}: {what}", total=state["total"])
             self._tasks[run.name] = (task, state["phase"])
-        self._bars.update(task, completed=state["done"], loss=state["figures"].get("loss"))
-        if state["phase"] == "train":
-            # Training is nearly all of a run, so the grid's bar moves with it.
-            self._bars.update(self._grid, completed=self._ended + 0.95 * _share(state))
+        loss = state["figures"].get("loss")
+        self._bars.update(task, completed=state["done"], loss=loss)
+        self._show_grid()
+        if not console.is_terminal and time.monotonic() - self._spoke > _SILENCE:
+            self._spoke = time.monotonic()
+            figures = "" if loss is None else f", loss {loss:.3f}"
+            left = self._left.seconds()
+            rest = "" if left is None else f", about {_spoken(left)} left for all"
+            console.print(
+                f"{_title(run)}: {what}, {state['done']} of {state['total']}{figures}; "
+                f"{self._ended} of {self._runs} runs ended{rest}."
+            )
 
     def ended(self, outcome: Outcome) -> None:
-        """Remove the run's bar and print its outcome."""
+        """Remove the run's bar and print its outcome, with Dice and time or the reason."""
         self._ended += 1
         task, _ = self._tasks.pop(outcome.run.name, (None, ""))
         if task is not None:
             self._bars.remove_task(task)
-        self._bars.update(self._grid, completed=self._ended)
+        took = self._left.ended(outcome.run.name, outcome.status == "done")
+        self._show_grid()
         words = {
             "done": "[green]done[/green]",
             "kept": "[green]finished earlier[/green]",
@@ -116,11 +167,49 @@ class GridDisplay:
             "failed": "[red]failed[/red]",
             "interrupted": "[yellow]not finished[/yellow]",
         }
-        console.print(f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}")
+        more = [] if took is None else [f"in {_spoken(took)}"]
+        if outcome.status in ("done", "kept", "shared"):
+            more += _dice_of(self._folder / "runs" / outcome.run.name)
+        elif outcome.status == "failed":
+            more += [escape(outcome.message)]
+        line = f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}"
+        console.print(", ".join([line, *more]))
 
     def note(self, text: str) -> None:
         """Print a line."""
         console.print(escape(text))
+
+    def _show_grid(self) -> None:
+        self._bars.update(
+            self._grid,
+            completed=self._left.share(),
+            count=f"{self._ended}/{self._runs}",
+            left=self._left.seconds(),
+        )
+
+
+def _kind(run: Run) -> tuple[Any, ...]:
+    """Return what decides how long a run takes."""
+    s = run.settings
+    return s.method, s.sam, s.sam_control
+
+
+def _dice_of(folder: Path) -> list[str]:
+    """Return the mean Dice of a finished run, for its line."""
+    from semisam.run.folder import read_result
+
+    with contextlib.suppress(SemisamError):
+        dice = read_result(folder / RESULT)["metrics"].get("dice")
+        return [] if dice is None else [f"Dice {100 * dice:.1f}"]
+    return []
+
+
+def _spoken(seconds: float) -> str:
+    """Return a time for people: seconds, minutes, or hours and minutes."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def print_table(table: pd.DataFrame) -> None:
@@ -211,10 +300,6 @@ def print_zero_shot(table: pd.DataFrame) -> None:
         cells = [f"{mean:.2f}{sd}" for mean, sd in zip(figures, spread, strict=True)]
         shown.add_row(escape(model), row["points"], *cells, *seconds)
     console.print(shown)
-
-
-def _share(state: Mapping[str, Any]) -> float:
-    return float(state["done"]) / max(int(state["total"]), 1)
 
 
 def _title(run: Run) -> str:
