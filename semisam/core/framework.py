@@ -24,8 +24,9 @@ class NetBuilder(Protocol):
     ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``. A network refuses a
     level that it does not have, with a ValueError that names the head.
 
-    Two attributes of a network are optional: ``stride``, of which each size of a patch is a
-    multiple, and ``axes``, the numbers of spatial axes that it is for.
+    Three attributes of a network are optional: ``stride``, of which each size of a patch is a
+    multiple, ``axes``, the numbers of spatial axes that it is for, and ``param_groups()``, the
+    groups of its parameters with their own learning rates (see `Framework.param_groups`).
     """
 
     def __call__(self, **heads: int) -> nn.Module:
@@ -97,8 +98,22 @@ class Framework(nn.Module, ABC):
         return target if self.guide is None else self.guide(target)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups, by default all that require a gradient."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        """Return the optimizer's parameter groups, by default all that require a gradient.
+
+        A group may have its own ``lr`` or a factor on the run's, ``lr_scale``. The schedule keeps
+        the ratio of each group's rate to the run's. The default is one group, and the groups of
+        the networks that have a ``param_groups`` themselves.
+        """
+        networks: list[Any] = [module for module in self.modules() if module is not self]
+        groups = [
+            {**group, "params": [p for p in group["params"] if p.requires_grad]}
+            for network in networks
+            if hasattr(network, "param_groups")
+            for group in network.param_groups()
+        ]
+        grouped = {id(p) for group in groups for p in group["params"]}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
+        return [{"params": rest}, *(group for group in groups if group["params"])]
 
 
 def head_level(name: str) -> int:
