@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from semisam.core.types import Batch, Clock, Step
 
 
-class NetBuilder(Protocol):
+@dataclass(frozen=True)
+class NetBuilder:
     """A builder of networks with named heads.
 
     ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC calls
@@ -27,11 +30,26 @@ class NetBuilder(Protocol):
     Three attributes of a network are optional: ``stride``, of which each size of a patch is a
     multiple, ``axes``, the numbers of spatial axes that it is for, and ``param_groups()``, the
     groups of its parameters with their own learning rates (see `Framework.param_groups`).
+
+    Attributes:
+        make: returns a freshly initialised module with these heads.
+        channels: ``C`` of the images.
+        axes: spatial axes of a patch.
     """
+
+    make: Callable[[Mapping[str, int]], nn.Module]
+    channels: int
+    axes: int
 
     def __call__(self, **heads: int) -> nn.Module:
         """Return a freshly initialised module with these heads."""
-        ...
+        return self.make(heads)
+
+    @property
+    def stride(self) -> int:
+        """The stride of the network, of which each size of a patch is a multiple."""
+        with torch.device("meta"):
+            return int(getattr(self(logits=2), "stride", 1))
 
 
 class Framework(nn.Module, ABC):
@@ -47,8 +65,11 @@ class Framework(nn.Module, ABC):
     A method computes its losses on the rows that it is given. Where several processes share a run,
     the trainer gives each its own rows of the batch and averages the gradients.
 
+    A method that builds a network of its own, without ``build``, may give this module the
+    attributes ``stride`` and ``axes``.
+
     Args:
-        build: builds a network with named heads.
+        build: builds a network with named heads; it knows the images' channels and axes.
         num_classes: classes counting background, at least 2.
     """
 
@@ -57,6 +78,12 @@ class Framework(nn.Module, ABC):
 
     trains: ClassVar[bool] = True
     """False: no step is taken. `learn` gets the labeled scans, and `forward` gets whole scans."""
+
+    networks: ClassVar[tuple[str, ...]] = ()
+    """The network plugins that the method works with; empty: any."""
+
+    wants_places: ClassVar[bool] = False
+    """True: `Batch.places` and `Batch.inside` are filled."""
 
     guide: Callable[[Tensor], Tensor] | None = None
     """Set by the SemiSAM branch for the length of a step; see `guided`."""

@@ -257,9 +257,9 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
     name = settings.network
     options = registry.check_options("network", name, settings.network_options)
 
-    def build(**heads: int) -> nn.Module:
+    def make(heads: Mapping[str, int]) -> nn.Module:
         try:
-            module: nn.Module = construct("network", name, [channels, heads], options)
+            module: nn.Module = construct("network", name, [channels, dict(heads)], options)
         except PluginError as error:
             refused = isinstance(error.__cause__, ValueError)
             if not (refused and _serves(name, channels, {"logits": 2}, options)):
@@ -275,7 +275,7 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
             ) from error
         return module
 
-    return build
+    return NetBuilder(make, channels, len(settings.patch))
 
 
 def _serves(
@@ -288,7 +288,7 @@ def _serves(
     """Return whether a network can be constructed with these heads, and is for these axes."""
     try:
         with torch.device("meta"):
-            network = construct("network", name, [channels, heads], options)
+            network = construct("network", name, [channels, dict(heads)], options)
     except Exception:  # of any plugin: it is only a remedy in a message
         return False
     return axes in getattr(network, "axes", (axes,)) or axes is None
@@ -297,6 +297,13 @@ def _serves(
 def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
     """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
     options = registry.check_options("framework", settings.method, settings.method_options)
+    loaded: Any = registry.load("framework", settings.method)
+    wanted = getattr(loaded, "networks", ())
+    if wanted and settings.network not in wanted:
+        raise UnservedHeads(
+            f"--network must be {' or '.join(wanted)} for method {settings.method!r}, got "
+            f"{settings.network}. Choose it, or leave the method out."
+        )
     build = network_builder(settings, channels)
     framework: Framework = construct("framework", settings.method, [build, num_classes], options)
     if settings.sam == "none":

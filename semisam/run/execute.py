@@ -256,6 +256,7 @@ def train(
         augment=settings.augment,
         foreground=settings.foreground,
         truth=settings.sam_control in NEED_TRUTH,
+        places=framework.wants_places,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
     trainer = Trainer(
