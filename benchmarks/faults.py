@@ -377,9 +377,8 @@ def sentence(said):
 
 
 def names(out):
-    """Return the names of a grid's files; each start has its own events of TensorBoard."""
-    files = (path.relative_to(out) for path in out.rglob("*") if path.is_file())
-    return {str(path) for path in files if "tensorboard" not in path.parts}
+    """Return the names of a grid's files."""
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
 
 
 def tried(what, root, more, peace, before):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from semisam.core.backend import Backend, Prompter
     from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
     from semisam.core.framework import Framework, NetBuilder
+    from semisam.core.logger import Logger
     from semisam.core.types import Batch, Clock, Prompt, Step, View
     from semisam.data.datasets.dataset import Dataset, Image, Split
     from semisam.inference.predictor import Prediction
@@ -41,6 +42,7 @@ _HOMES = {
     "Framework": "core.framework",
     "Image": "data.datasets.dataset",
     "InputError": "core.errors",
+    "Logger": "core.logger",
     "Model": "run.model",
     "NetBuilder": "core.framework",
     "PluginError": "core.errors",
@@ -72,6 +74,7 @@ __all__ = [  # noqa: RUF022  (the functions first)
     "Framework",
     "Image",
     "InputError",
+    "Logger",
     "Model",
     "NetBuilder",
     "PluginError",

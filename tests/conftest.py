@@ -154,6 +154,7 @@ def plugin_environment(
         "surest": write_project("prompter", "surest", root),
         "small-u": write_project("network", "small-u", root),
         "npz": write_project("dataset", "npz", root),
+        "lines": write_project("logger", "lines", root),
     }
     folder = root / "env"
     venv.create(folder, with_pip=False)

@@ -40,6 +40,8 @@ def test_the_tests_below_miss_no_builtin():
         "dataset": {
             *("la", "la-raw", "folder", "images", "msd", "prepared", "phantom", "slices"),
         },
+        # in tests/loggers
+        "logger": {"tensorboard", "wandb", "mlflow", "trackio"},
     }
     builtin = {
         kind: {p.name for p in registry.list_plugins(kind).values() if p.builtin}

@@ -16,9 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from semisam.core.features import recorded
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.losses import dice_loss, mean_squared_difference, supervised_loss
 from semisam.core.types import IGNORE, Batch, Clock, Prompt, Step, View
+from semisam.plugins import registry
 from semisam.testing import (
     BackendContract,
     DatasetContract,
@@ -367,6 +369,72 @@ class OwnNetwork(Framework):
         return Step({"supervised": loss, "similarity": 0.1 * similarity}, one)
 
 
+class TwoDecoders(Toy):
+    """Two heads with an encoder in common, as two networks that share a part."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.teacher = build(logits=num_classes)
+        self.teacher.body = self.student.body
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        other = self.teacher(batch.image)["logits"].softmax(1)
+        return 0.1 * (probs - other).square().mean()
+
+    def after_update(self, clock: Clock) -> None:
+        pass
+
+
+class FromFeatures(Toy):
+    """Consistency of features by name."""
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        found = []
+        for noise in (0.0, 0.1):
+            with recorded(self.student, "body") as features:
+                self.student(batch.image + noise * torch.randn_like(batch.image))
+            found.append(features["body"][batch.num_labeled :])
+        return 0.1 * mean_squared_difference(*found)
+
+
+class WantsPlaces(Toy):
+    """Padding does not count, and each case has its own factor."""
+
+    wants_places = True
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        assert batch.places is not None and batch.inside is not None
+        with torch.no_grad():
+            taught = self.teacher(batch.image)["logits"].softmax(1)
+        rows = range(batch.num_labeled, len(probs))
+        factors = [1.0 + len(batch.places[row].case) for row in rows]
+        terms = [(probs[r] - taught[r]).square()[:, batch.inside[r]].mean() for r in rows]
+        return 0.1 * sum(f * term for f, term in zip(factors, terms, strict=True)) / len(rows)
+
+
+class TakesPlacesUnasked(WantsPlaces):
+    wants_places = False
+
+
+class TestWantsPlaces(FrameworkContract):
+    def make(self, build: NetBuilder, num_classes: int) -> Framework:
+        return WantsPlaces(build, num_classes)
+
+
+class TestTwoDecoders(FrameworkContract):
+    def make(self, build: NetBuilder, num_classes: int) -> Framework:
+        return TwoDecoders(
+            tiny_builder(self.channels), num_classes
+        )  # it needs parts of its network
+
+
+class TestFromFeatures(FrameworkContract):
+    def make(self, build: NetBuilder, num_classes: int) -> Framework:
+        return FromFeatures(
+            tiny_builder(self.channels), num_classes
+        )  # it needs parts of its network
+
+
 class TestOwnNetwork(FrameworkContract):
     def make(self, build: NetBuilder, num_classes: int) -> Framework:
         return OwnNetwork(build, num_classes)
@@ -437,6 +505,7 @@ def check_fails(contract: object, expected: str, words: str = "") -> None:
         (NoiseInPlace, "test_batch_is_left_as_it_was"),
         (ForgetsItsState, "test_state_round_trip"),
         (UnseededNoise, "test_same_seed_same_result"),
+        (TakesPlacesUnasked, "test_step_on_two_and_four_classes"),
     ],
 )
 def test_wrong_frameworks_fail(wrong: type[Framework], expected: str):
@@ -511,6 +580,53 @@ def test_wrong_methods_are_told_their_fault(wrong: type[Framework], expected: st
             return wrong(build, num_classes)
 
     check_fails(Contract(), expected, words)
+
+
+class Similarity(Toy):
+    """A right loss that is below 0."""
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        with torch.no_grad():
+            taught = self.teacher(batch.image)["logits"].softmax(1)
+        rows = batch.num_labeled
+        return -0.1 * nn.functional.cosine_similarity(probs[rows:], taught[rows:]).mean()
+
+
+def test_a_loss_below_0_is_no_fault_by_itself():
+    class Contract(FrameworkContract):
+        def make(self, build: NetBuilder, num_classes: int) -> Framework:
+            return Similarity(build, num_classes)
+
+    Contract().test_sure_predictions_that_agree_cost_least()
+    Contract().test_disagreement_costs()
+
+
+UNLABELED_TERMS = {
+    "mt": ("consistency",),
+    "ua-mt": ("consistency",),
+    "dtc": ("consistency",),
+    "dtml": ("consistency",),
+    "ent-mini": ("entropy",),
+    "cps": ("consistency",),
+    "fixmatch": ("strong_ce", "strong_dice"),
+}
+
+
+@pytest.mark.parametrize("name", UNLABELED_TERMS)
+def test_an_inverted_unlabeled_loss_of_any_method_is_named(name: str):
+    method: Any = registry.load("framework", name)
+
+    class Inverted(method):
+        def training_step(self, batch: Batch, clock: Clock) -> Step:
+            step = super().training_step(batch, clock)
+            signs = {term: -step.losses[term] for term in UNLABELED_TERMS[name]}
+            return Step({**step.losses, **signs}, step.probs)
+
+    class Contract(FrameworkContract):
+        def make(self, build: NetBuilder, num_classes: int) -> Framework:
+            return Inverted(build, num_classes)
+
+    check_fails(Contract(), "test_sure_predictions_that_agree_cost_least", "Is its sign wrong?")
 
 
 def test_a_row_that_only_batch_norm_sees_is_no_unlabeled_term():

@@ -221,13 +221,14 @@ def by_command(processes, out, data):
     given = {
         "run": enough,
         "again": enough,
+        "validated": [*enough, "--labels", "3", "--validate-every", "1", "--keep", "best"],
         "rows": [*enough, "--batch", "3"],
         "norm": ["--patch", "16x16x16"],
         "device": [*enough, "--device", "cuda:1"],
     }
     found = {}
     for name, options in given.items():
-        folder = out / ("run" if name == "again" else f"refused {name}" if name != "run" else name)
+        folder = out / ("run" if name == "again" else name)
         result = CliRunner().invoke(command_line, ["train", *tiny, "--out", str(folder), *options])
         found[name] = processes.gather((result.exit_code, result.output))
     return found

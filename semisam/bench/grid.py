@@ -19,6 +19,7 @@ from semisam.plugins.registry import nearest
 from semisam.run.build import (
     cases_of,
     make_framework,
+    make_logger,
     open_dataset,
     split_of,
 )
@@ -143,31 +144,36 @@ def check(
     dataset = open_dataset(runs[0])
     splits = {(r.test, r.fold): split_of(r, dataset) for r in runs}
     # Names, options and pairs first, since they need no scan.
+    for run in runs:
+        make_logger(run)
     with torch.random.fork_rng(devices=[]):
         runs, frameworks = _built(runs, dataset, on_lost or (lambda reason: None))
     chosen = {}
     for r in runs:
         chosen[_cases_of(r)] = cases_of(r, dataset, splits[r.test, r.fold])
     tested = {case for split in splits.values() for case in split.test}
-    ever_labeled = {case for labeled, _ in chosen.values() for case in labeled} - tested
+    validated = {case for found in chosen.values() for case in found.validation} - tested
+    ever_labeled = {case for found in chosen.values() for case in found.labeled}
+    ever_labeled -= tested | validated
     cases = dict.fromkeys(case for s in splits.values() for case in (*s.train, *s.test))
     store = VolumeStore(
         dataset,
         labeled=[case for case in cases if case in ever_labeled],
-        unlabeled=[case for case in cases if case not in ever_labeled | tested],
+        unlabeled=[case for case in cases if case not in ever_labeled | tested | validated],
         test=[case for case in cases if case in tested],
+        validation=[case for case in cases if case in validated],
     )
     hashes = store.check(on_case)
     for run, framework in zip(runs, frameworks, strict=True):
-        labeled, unlabeled = chosen[_cases_of(run)]
-        check_run(run, store, framework, len(labeled), len(unlabeled), here=here)
+        found = chosen[_cases_of(run)]
+        check_run(run, store, framework, len(found.labeled), len(found.unlabeled), here=here)
     named = []
     for run in runs:
-        labeled, unlabeled = chosen[_cases_of(run)]
-        test = splits[run.test, run.fold].test
-        readable = {f"image:{case}" for case in (*labeled, *unlabeled, *test)}
-        readable |= {f"label:{case}" for case in (*labeled, *test)}
-        readable |= {f"drawn:{case}" for case in test}
+        labeled, unlabeled, validation = chosen[_cases_of(run)]
+        scored = (*validation, *splits[run.test, run.fold].test)
+        readable = {f"image:{case}" for case in (*labeled, *unlabeled, *scored)}
+        readable |= {f"label:{case}" for case in (*labeled, *scored)}
+        readable |= {f"drawn:{case}" for case in scored}
         used = {k: v for k, v in hashes.items() if k in readable}
         named.append(Run(run, _folder_name(run, run.identity(data_hash(used)))))
     return named
@@ -192,9 +198,10 @@ def _built(
     return [run for run, _ in built], [framework for _, framework in built]
 
 
-def _cases_of(run: RunSettings) -> tuple[int, int, str, int | None]:
-    """Return the settings that decide which cases are labeled."""
-    return run.labels, run.subset, run.test, run.fold
+def _cases_of(run: RunSettings) -> tuple[int | str | None, ...]:
+    """Return the settings that decide which cases are labeled, and which validate."""
+    validation = (run.validate_every, run.validate_cases)
+    return run.labels, run.subset, run.test, run.fold, *validation
 
 
 def _folder_name(run: RunSettings, identity: str) -> str:

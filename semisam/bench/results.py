@@ -314,7 +314,7 @@ def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
         row["prompter"] = row["sam_weight"] = ""
     row["departures"] = "; ".join(settings["departures"])
     row["choices"] = "; ".join(settings["choices"])
-    for part in ("data", "metrics", "training", "cost", "versions"):
-        for key, value in result[part].items():
+    for part in ("data", "metrics", "validation", "training", "cost", "versions"):
+        for key, value in result.get(part, {}).items():
             row[f"{part}.{key}"] = " ".join(value) if isinstance(value, list) else value
     return row

@@ -112,6 +112,8 @@ class Grid:
             options.setdefault(run.method, []).append(run.method_options)
             options.setdefault(run.dataset, []).append(run.dataset_options)
             options.setdefault(run.network, []).append(run.network_options)
+            if run.logger != "none":
+                options.setdefault(run.logger, []).append(run.logger_options)
             if run.sam != "none":
                 options.setdefault(run.sam, []).append(run.sam_options)
                 options.setdefault(run.prompter, []).append(run.prompter_options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semisam.cli.executors import executor_options, take_executor
-from semisam.cli.options import Names, Numbers, given_settings, run_options
+from semisam.cli.options import OVER, Names, Numbers, given_settings, run_options
 
 if TYPE_CHECKING:
     from semisam.bench.study import Grid
@@ -58,7 +58,7 @@ Examples:
 @click.option("--out", metavar="FOLDER", help=f"Output folder. [default: {_OUT}]")
 @executor_options
 @run_options
-def command(study: str | None, out: str | None, **given: Any) -> None:
+def command(study: str | None, out: str | None, max_time: float | None, **given: Any) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
     The grid is methods x labels x SAM (its weights and controls) x subsets x seeds. Each run has
@@ -72,7 +72,7 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     from semisam.bench.study import execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
     from semisam.training.processes import check_single_process
-    from semisam.training.signals import sigterm_as_interrupt
+    from semisam.training.signals import interrupt_after, sigterm_as_interrupt
 
     check_single_process("bench")
     executor = take_executor(given)
@@ -91,7 +91,11 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
     settings = [run.settings for run in runs]
     for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
-    with GridDisplay(runs, folder) as display, sigterm_as_interrupt():
+    with (
+        GridDisplay(runs, folder) as display,
+        sigterm_as_interrupt(),
+        interrupt_after(max_time) as over,
+    ):
         outcomes = execute(runs, folder, executor, display)
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:
@@ -99,7 +103,7 @@ def command(study: str | None, out: str | None, **given: Any) -> None:
         console.print(f"Written: {folder / 'table.csv'}, {folder / 'results.csv'}")
     for reason in lost:
         click.echo(f"Runs are left out: {reason}", err=True)
-    _report(outcomes)
+    _report(outcomes, over())
     if lost:
         raise SystemExit(1)
 
@@ -132,8 +136,13 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
     return [Grid(chosen, settings, by_plugin(options))], Path(out or _OUT)
 
 
-def _report(outcomes: list[Any]) -> None:
-    """Print the runs that did not finish, and exit with the matching code."""
+def _report(outcomes: list[Any], over: bool) -> None:
+    """Print the runs that did not finish, and exit with the matching code.
+
+    Args:
+        outcomes: of all runs.
+        over: True if the time of ``--max-time`` is over.
+    """
     for outcome in outcomes:
         if outcome.status == "failed":
             click.echo(f"Failed: {outcome.run.name}: {outcome.message}", err=True)
@@ -141,12 +150,13 @@ def _report(outcomes: list[Any]) -> None:
             click.echo(f"Note: {outcome.message}", err=True)
     stopped = sum(outcome.status == "interrupted" for outcome in outcomes)
     if stopped:
+        why = "The time of --max-time is over" if over else "Interrupted"
         click.echo(
-            f"Interrupted; {stopped} of {len(outcomes)} runs are not finished. Nothing is lost. "
+            f"{why}; {stopped} of {len(outcomes)} runs are not finished. Nothing is lost. "
             "Run the same command again to resume.",
             err=True,
         )
-        raise SystemExit(130)
+        raise SystemExit(OVER if over else 130)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
         click.echo(f"{failed} of {len(outcomes)} runs failed.", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,31 @@ class Size(_ParamType):
             self.fail(f"it must be voxels per axis such as 64x64x48, got {value!r}", param, ctx)
 
 
+class Duration(_ParamType):
+    """A type of times: ``90s``, ``30m``, ``12h``; the value is in seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Convert to seconds."""
+        if not isinstance(value, str):
+            return float(value)
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", value.strip().lower())
+        if match is None or not float(match[1]):
+            self.fail(f"it must be a time such as 90s, 30m or 12h, got {value!r}", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+OVER = 75
+"""The exit code of a command that ran out of time and can be given again."""
+
+_MAX_TIME = click.option(
+    "--max-time",
+    type=Duration(),
+    help="Stop the training at a checkpoint after this time, e.g. 30m. The exit code is then "
+    f"{OVER}, and the same command resumes. [default: no limit]",
+)
+
 _ASSIGNMENTS = click.option(
     "--set",
     "assignments",
@@ -75,8 +101,11 @@ _ASSIGNMENTS = click.option(
 
 
 def run_options(function: F) -> F:
-    """Add the options of a run to a command, one for each setting that declares one."""
-    for option in reversed([*_setting_options(), _ASSIGNMENTS]):
+    """Add the options of a run to a command, one for each setting that declares one.
+
+    The command takes ``max_time``, in seconds or ``None``, by itself.
+    """
+    for option in reversed([*_setting_options(), _MAX_TIME, _ASSIGNMENTS]):
         function = option(function)
     return function
 

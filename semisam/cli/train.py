@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.options import given_settings, run_options
+from semisam.cli.options import OVER, given_settings, run_options
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
@@ -51,6 +51,7 @@ def command(
     seed: int,
     subset: int,
     out: str,
+    max_time: float | None,
     **given: Any,
 ) -> None:
     """Train one method, evaluate it on the test cases, and keep both in a folder.
@@ -94,7 +95,7 @@ def command(
             console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
         if processes.writer:
             console.print(describe_test(settings, open_dataset(settings)))
-        result = _execute(settings, Path(out), processes)
+        result = _execute(settings, Path(out), processes, max_time)
     metrics = json.loads(result.read_text())["metrics"]
     if not metrics:
         console.print(f"Trained, without a test. Written: {result}")
@@ -106,14 +107,16 @@ def command(
     )
 
 
-def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
-    """Execute the run with progress bars; exit if it is interrupted.
+def _execute(
+    settings: RunSettings, folder: Path, processes: Processes, max_time: float | None
+) -> Path:
+    """Execute the run with progress bars; exit if it is interrupted or out of time.
 
     Only rank 0 reports errors that all processes raise at once.
     """
     from semisam.cli.display import progress_bars
     from semisam.run.execute import execute
-    from semisam.training.trainer import Diverged, Interrupted
+    from semisam.training.trainer import Diverged, Interrupted, TimeOver
 
     with progress_bars() as bars:
         tasks = {}
@@ -124,16 +127,18 @@ def _execute(settings: RunSettings, folder: Path, processes: Processes) -> Path:
             bars.update(tasks[phase], completed=done, loss=figures.get("loss"))
 
         try:
-            return execute(settings, folder, show, processes)
+            return execute(settings, folder, show, processes, max_time)
         except Interrupted as stop:
             bars.stop()
+            over = isinstance(stop, TimeOver)
             if processes.writer:
                 click.echo(
-                    f"Interrupted after {stop.step} of {settings.iterations} iterations; a "
-                    f"checkpoint is in {folder}. Run the same command again to resume from it.",
+                    f"{'The time of --max-time is over' if over else 'Interrupted'} after "
+                    f"{stop.step} of {settings.iterations} iterations; a checkpoint is in "
+                    f"{folder}. Run the same command again to resume from it.",
                     err=True,
                 )
-            raise SystemExit(130) from None
+            raise SystemExit(OVER if over else 130) from None
         except Diverged:
             if processes.writer:
                 raise

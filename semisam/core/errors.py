@@ -25,7 +25,7 @@ class BrokenPlugin(PluginError):
 
 
 class UnservedHeads(PluginError):
-    """The network of a run cannot serve a head of its method; other methods can use it."""
+    """The network of a run does not suit its method; other methods can use it."""
 
 
 class SemisamWarning(UserWarning):

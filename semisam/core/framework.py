@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from semisam.core.types import Batch, Clock, Step
 
 
-class NetBuilder(Protocol):
+@dataclass(frozen=True)
+class NetBuilder:
     """A builder of networks with named heads.
 
     ``build(logits=2)`` returns a module with ``module(image) -> {"logits": (B, 2, *S)}``; DTC calls
@@ -24,13 +27,29 @@ class NetBuilder(Protocol):
     ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``. A network refuses a
     level that it does not have, with a ValueError that names the head.
 
-    Two attributes of a network are optional: ``stride``, of which each size of a patch is a
-    multiple, and ``axes``, the numbers of spatial axes that it is for.
+    Three attributes of a network are optional: ``stride``, of which each size of a patch is a
+    multiple, ``axes``, the numbers of spatial axes that it is for, and ``param_groups()``, the
+    groups of its parameters with their own learning rates (see `Framework.param_groups`).
+
+    Attributes:
+        make: returns a freshly initialised module with these heads.
+        channels: ``C`` of the images.
+        axes: spatial axes of a patch.
     """
+
+    make: Callable[[Mapping[str, int]], nn.Module]
+    channels: int
+    axes: int
 
     def __call__(self, **heads: int) -> nn.Module:
         """Return a freshly initialised module with these heads."""
-        ...
+        return self.make(heads)
+
+    @property
+    def stride(self) -> int:
+        """The stride of the network, of which each size of a patch is a multiple."""
+        with torch.device("meta"):
+            return int(getattr(self(logits=2), "stride", 1))
 
 
 class Framework(nn.Module, ABC):
@@ -46,8 +65,11 @@ class Framework(nn.Module, ABC):
     A method computes its losses on the rows that it is given. Where several processes share a run,
     the trainer gives each its own rows of the batch and averages the gradients.
 
+    A method that builds a network of its own, without ``build``, may give this module the
+    attributes ``stride`` and ``axes``.
+
     Args:
-        build: builds a network with named heads.
+        build: builds a network with named heads; it knows the images' channels and axes.
         num_classes: classes counting background, at least 2.
     """
 
@@ -56,6 +78,12 @@ class Framework(nn.Module, ABC):
 
     trains: ClassVar[bool] = True
     """False: no step is taken. `learn` gets the labeled scans, and `forward` gets whole scans."""
+
+    networks: ClassVar[tuple[str, ...]] = ()
+    """The network plugins that the method works with; empty: any."""
+
+    wants_places: ClassVar[bool] = False
+    """True: `Batch.places` and `Batch.inside` are filled."""
 
     guide: Callable[[Tensor], Tensor] | None = None
     """Set by the SemiSAM branch for the length of a step; see `guided`."""
@@ -97,8 +125,22 @@ class Framework(nn.Module, ABC):
         return target if self.guide is None else self.guide(target)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups, by default all that require a gradient."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        """Return the optimizer's parameter groups, by default all that require a gradient.
+
+        A group may have its own ``lr`` or a factor on the run's, ``lr_scale``. The schedule keeps
+        the ratio of each group's rate to the run's. The default is one group, and the groups of
+        the networks that have a ``param_groups`` themselves.
+        """
+        networks: list[Any] = [module for module in self.modules() if module is not self]
+        groups = [
+            {**group, "params": [p for p in group["params"] if p.requires_grad]}
+            for network in networks
+            if hasattr(network, "param_groups")
+            for group in network.param_groups()
+        ]
+        grouped = {id(p) for group in groups for p in group["params"]}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
+        return [{"params": rest}, *(group for group in groups if group["params"])]
 
 
 def head_level(name: str) -> int:

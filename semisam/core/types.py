@@ -18,6 +18,21 @@ IGNORE = 255
 
 
 @dataclass(frozen=True)
+class Place:
+    """The place of a row in its case. It holds nothing of a label.
+
+    Attributes:
+        case: name of the case.
+        centre: voxel of the scan at the centre of the row, a number per axis of the scan.
+        spacing: mm between voxels of the scan along each axis of the row; a zoom is not in it.
+    """
+
+    case: str
+    centre: tuple[float, ...]
+    spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """The images of one step, labeled rows first, and the labels of the labeled rows.
 
@@ -27,11 +42,15 @@ class Batch:
         image: ``(B, C, *S)`` float.
         label: ``(L, *S)`` int64 with ``L <= B``: classes, or `IGNORE` where nobody annotated.
         rows: the rows' numbers in the step's whole batch; ``None``: these rows are all of it.
+        places: the rows' places, for a method with `Framework.wants_places`.
+        inside: ``(B, *S)`` bool, False in padding, for a method with `Framework.wants_places`.
     """
 
     image: Tensor
     label: Tensor
     rows: tuple[int, ...] | None = field(default=None, kw_only=True)
+    places: tuple[Place, ...] | None = field(default=None, kw_only=True)
+    inside: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def num_labeled(self) -> int:

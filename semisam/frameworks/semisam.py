@@ -18,7 +18,7 @@ from torch import Tensor
 
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import PluginError
-from semisam.core.framework import Framework, check_not_negative
+from semisam.core.framework import Framework, NetBuilder, check_not_negative
 from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.seeding import derive_seed
@@ -107,7 +107,7 @@ class SemiSAM(Framework):
         seed: int = 0,
     ) -> None:
         # Unlike other methods, the branch builds no network; it wraps a method.
-        super().__init__(build=_builds_nothing, num_classes=inner.num_classes)
+        super().__init__(build=_NO_NETWORK, num_classes=inner.num_classes)
         check_pair(backend, prompter)
         self.inner = inner
         check_not_negative(weight=weight, floor=floor, ramp_rate=ramp_rate)
@@ -132,6 +132,7 @@ class SemiSAM(Framework):
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
         self.trains = inner.trains  # type: ignore[misc]
+        self.wants_places = inner.wants_places  # type: ignore[misc]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
@@ -144,7 +145,13 @@ class SemiSAM(Framework):
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return the inner method's step with the branch: one more loss, or a corrected target."""
-        plain = Batch(batch.image, batch.label, rows=batch.rows)
+        plain = Batch(
+            batch.image,
+            batch.label,
+            rows=batch.rows,
+            places=batch.places,
+            inside=batch.inside,
+        )
         if self.weight.weight == 0 or batch.num_labeled == len(batch.image):
             return self.inner.training_step(plain, clock)
         weight = self.weight(clock)
@@ -414,5 +421,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _builds_nothing(**heads: int) -> torch.nn.Module:
+def _builds_nothing(heads: Mapping[str, int]) -> torch.nn.Module:
     raise TypeError(f"the branch must build no network, got a call for {heads}.")
+
+
+_NO_NETWORK = NetBuilder(_builds_nothing, channels=0, axes=0)

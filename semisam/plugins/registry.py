@@ -28,6 +28,7 @@ GROUPS: Mapping[str, str] = {
     "prompter": "semisam.prompters",
     "network": "semisam.networks",
     "dataset": "semisam.datasets",
+    "logger": "semisam.loggers",
 }
 
 BUILTIN_DISTRIBUTION = "semisam"
@@ -35,7 +36,10 @@ BUILTIN_DISTRIBUTION = "semisam"
 API_GROUP = "semisam.api"
 """The group in which a distribution declares versions of the API, as names of its entries."""
 
-RESERVED_NAMES: Mapping[str, Mapping[str, str]] = {"backend": {"none": "no SAM"}}
+RESERVED_NAMES: Mapping[str, Mapping[str, str]] = {
+    "backend": {"none": "no SAM"},
+    "logger": {"none": "no logger"},
+}
 """Names with a special meaning: a plugin with such a name is refused."""
 
 NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {

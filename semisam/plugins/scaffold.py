@@ -21,6 +21,7 @@ _TRY = {
     "prompter": "semisam bench --method mt --labels 2 --prompter $NAME",
     "network": "semisam bench --method mt --labels 2 --sam none --network $NAME",
     "dataset": "semisam data check FOLDER --dataset $NAME",
+    "logger": "semisam train --method mt --labels 2 --logger $NAME --out runs/one",
 }
 
 

@@ -62,7 +62,7 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
     """
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
-    labeled, _ = cases_of(settings, dataset, split)
+    labeled = cases_of(settings, dataset, split).labeled
     store = VolumeStore(dataset, labeled=labeled, unlabeled=[], test=[])
     hashes = store.check()
     backend: Any = make_pair(settings)[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads
 from semisam.core.framework import Framework, NetBuilder
+from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.groups import patients_of
@@ -181,12 +182,66 @@ def choose_labeled(
     return tuple(labeled), tuple(rest)
 
 
-def cases_of(
-    settings: RunSettings, dataset: Dataset, split: Split
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the labeled and the unlabeled training cases that the settings ask for."""
+class Cases(NamedTuple):
+    """The training cases of a run.
+
+    Attributes:
+        labeled: cases that train with their label.
+        unlabeled: cases that train without one.
+        validation: labeled cases that are held out from training.
+    """
+
+    labeled: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+
+
+def cases_of(settings: RunSettings, dataset: Dataset, split: Split) -> Cases:
+    """Return the training cases that the settings ask for.
+
+    Raises:
+        InputError: there are not enough labeled cases.
+    """
     patients = patients_counted(dataset)
-    return choose_labeled(split, settings.labels, settings.subset, dataset.has_label, patients)
+    labeled, unlabeled = choose_labeled(
+        split, settings.labels, settings.subset, dataset.has_label, patients
+    )
+    if settings.validate_every is None:
+        return Cases(labeled, unlabeled)
+    return hold_validation(labeled, unlabeled, settings.validate_cases, dataset.groups)
+
+
+def hold_validation(
+    labeled: Sequence[str], unlabeled: Sequence[str], count: int, groups: Mapping[str, str]
+) -> Cases:
+    """Hold out the last labeled patients for validation; none of their scans trains.
+
+    Args:
+        labeled: labeled training cases.
+        unlabeled: unlabeled training cases.
+        count: patients to hold out.
+        groups: the patient of each case; without groups every case is one.
+
+    Raises:
+        InputError: no labeled case is left to train.
+    """
+    patients = patients_of(labeled, groups)
+    if count >= len(patients):
+        what = "patients" if groups else "cases"
+        raise InputError(
+            f"--validate-cases must leave labeled {what} to train, got {count} of {len(patients)}. "
+            "Raise --labels, lower it, or leave --validate-every out."
+        )
+    held = set(list(patients)[-count:])
+
+    def is_held(case: str) -> bool:
+        return groups.get(case, case) in held
+
+    return Cases(
+        tuple(case for case in labeled if not is_held(case)),
+        tuple(case for case in unlabeled if not is_held(case)),
+        tuple(filter(is_held, labeled)),
+    )
 
 
 def patients_counted(dataset: Dataset) -> Mapping[str, str]:
@@ -202,9 +257,9 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
     name = settings.network
     options = registry.check_options("network", name, settings.network_options)
 
-    def build(**heads: int) -> nn.Module:
+    def make(heads: Mapping[str, int]) -> nn.Module:
         try:
-            module: nn.Module = construct("network", name, [channels, heads], options)
+            module: nn.Module = construct("network", name, [channels, dict(heads)], options)
         except PluginError as error:
             refused = isinstance(error.__cause__, ValueError)
             if not (refused and _serves(name, channels, {"logits": 2}, options)):
@@ -220,7 +275,7 @@ def network_builder(settings: RunSettings, channels: int) -> NetBuilder:
             ) from error
         return module
 
-    return build
+    return NetBuilder(make, channels, len(settings.patch))
 
 
 def _serves(
@@ -233,7 +288,7 @@ def _serves(
     """Return whether a network can be constructed with these heads, and is for these axes."""
     try:
         with torch.device("meta"):
-            network = construct("network", name, [channels, heads], options)
+            network = construct("network", name, [channels, dict(heads)], options)
     except Exception:  # of any plugin: it is only a remedy in a message
         return False
     return axes in getattr(network, "axes", (axes,)) or axes is None
@@ -242,6 +297,13 @@ def _serves(
 def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
     """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
     options = registry.check_options("framework", settings.method, settings.method_options)
+    loaded: Any = registry.load("framework", settings.method)
+    wanted = getattr(loaded, "networks", ())
+    if wanted and settings.network not in wanted:
+        raise UnservedHeads(
+            f"--network must be {' or '.join(wanted)} for method {settings.method!r}, got "
+            f"{settings.network}. Choose it, or leave the method out."
+        )
     build = network_builder(settings, channels)
     framework: Framework = construct("framework", settings.method, [build, num_classes], options)
     if settings.sam == "none":
@@ -253,6 +315,19 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
         return control(framework, backend, prompter, **{"seed": settings.seed, **branch})
     except ValueError as error:
         raise PluginError(f"the SemiSAM branch refuses its options: {error}") from error
+
+
+def make_logger(settings: RunSettings) -> Logger | None:
+    """Build the logger of the settings.
+
+    Raises:
+        PluginError: the package of its service is missing.
+    """
+    if settings.logger == "none":
+        return None
+    options = registry.check_options("logger", settings.logger, settings.logger_options)
+    logger: Logger = construct("logger", settings.logger, (), options)
+    return logger
 
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:

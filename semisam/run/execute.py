@@ -6,7 +6,8 @@ import contextlib
 import csv
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from semisam.core.files import (
 )
 from semisam.core.framework import Framework
 from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
+from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.groups import patients_of
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
@@ -35,6 +37,7 @@ from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
     cases_of,
     make_framework,
+    make_logger,
     open_dataset,
     patients_counted,
     split_of,
@@ -50,6 +53,7 @@ from semisam.training.checkpoint import remove_checkpoints, save_tensors
 from semisam.training.plan import Plan, Summary
 from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
+from semisam.training.validation import Validation
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """A function called with the phase (check, train, evaluate), done, total and the figures."""
@@ -64,12 +68,14 @@ class Ready:
         framework: the method with initial weights.
         plan: labeled and unlabeled rows of a batch.
         hashes: of the volumes by name.
+        logger: of the figures; ``None``: ``train.jsonl`` only.
     """
 
     store: VolumeStore
     framework: Framework
     plan: BatchPlan
     hashes: Mapping[str, str]
+    logger: Logger | None
 
 
 def execute(
@@ -77,6 +83,7 @@ def execute(
     folder: Path,
     progress: Progress | None = None,
     processes: Processes = ONE,
+    max_seconds: float | None = None,
 ) -> Path:
     """Execute the unfinished part of a run and return the path of its ``result.json``.
 
@@ -89,14 +96,17 @@ def execute(
         folder: of the run.
         progress: called with the run's progress.
         processes: that share the run; each makes this call.
+        max_seconds: time from now after which the training stops at a checkpoint.
 
     Raises:
+        TimeOver: the training stopped after this time; the same call resumes.
         InputError: before training starts, if settings or data cannot be used, or the folder
             belongs to a run with other settings, scans or weights.
         InUse: another process holds the folder.
         SemisamError: the folder was removed.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
+    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     result = folder / RESULT
     with _in_place(folder), contextlib.ExitStack() as held:
 
@@ -116,6 +126,8 @@ def execute(
 
         def finished() -> bool:
             parts = {"labeled": store.labeled, "unlabeled": store.unlabeled, "test": store.test}
+            if store.validation:
+                parts["validation"] = store.validation
             cases = {part: list(names) for part, names in parts.items()}
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
             if result.exists():
@@ -126,10 +138,10 @@ def execute(
             return result
         adapting = _adapt(here, run, folder, report, processes)
         if run.framework.trains:
-            training = train(here, run.framework, store, run.plan, folder, report, processes)
+            training = train(here, run, folder, report, processes, deadline)
         else:
             run.framework.learn(labeled_cases(store))
-            training = Summary(0.0, 0.0, {})
+            training = Summary(0.0, 0.0, {}, 0)
         rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
@@ -153,9 +165,10 @@ def check_size(settings: RunSettings, processes: Processes) -> None:
 
 def prepare(settings: RunSettings, report: Progress) -> Ready:
     """Open and check the objects that a run needs."""
+    logger = make_logger(settings)
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
-    labeled, unlabeled = cases_of(settings, dataset, split)
+    labeled, unlabeled, validation = cases_of(settings, dataset, split)
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
     store = VolumeStore(
@@ -163,11 +176,12 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
         labeled=labeled,
         unlabeled=unlabeled,
         test=split.test,
+        validation=validation,
         oracle=settings.sam_control in NEED_TRUTH,
     )
     hashes = store.check(lambda done, total: report("check", done, total, {}))
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
-    return Ready(store, framework, plan, hashes)
+    return Ready(store, framework, plan, hashes, logger)
 
 
 def _adapt(
@@ -194,6 +208,7 @@ def _about(
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
     patients = patients_counted(store.dataset)
+    validation = {"cases": list(store.validation), **training.validation}
     return {
         "settings": settings.model_dump(mode="json"),
         "run": settings.identity(data_hash(run.hashes)),
@@ -202,12 +217,13 @@ def _about(
             "note": store.dataset.note,
             "hash": data_hash(run.hashes),
             "split_hash": split_hash(labeled, unlabeled, test),
-            "labeled": len(patients_of(labeled, patients)),
+            "labeled": len(patients_of((*labeled, *store.validation), patients)),
             "unlabeled": len(patients_of(unlabeled, patients)),
             "test": len(test),
             "labeled_cases": list(labeled),
         },
         "metrics": summarise(rows),
+        **({"validation": validation} if store.validation else {}),
         # A method's own figure may be undefined, such as a mean over no voxel.
         "training": {name: x for name, x in training.means.items() if math.isfinite(x)},
         "versions": versions(),
@@ -216,14 +232,19 @@ def _about(
 
 def train(
     settings: RunSettings,
-    framework: Framework,
-    store: VolumeStore,
-    plan: BatchPlan,
+    run: Ready,
     folder: Path,
     report: Progress,
     processes: Processes = ONE,
+    deadline: float = math.inf,
 ) -> Summary:
     """Train, from the checkpoint if there is one, and write ``model.pt``."""
+    framework, store, plan = run.framework, run.store, run.plan
+
+    def validate() -> float:
+        rows = _scored(settings, framework, store, store.validation, processes)
+        return summarise(rows)["dice"]
+
     parts = count_parts(settings.batch, settings.micro_batch)
     source = BatchSource(
         store,
@@ -235,6 +256,7 @@ def train(
         augment=settings.augment,
         foreground=settings.foreground,
         truth=settings.sam_control in NEED_TRUTH,
+        places=framework.wants_places,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
     trainer = Trainer(
@@ -256,12 +278,16 @@ def train(
             checkpoint_every=settings.checkpoint_every,
             parts=parts,
             norm_batches=settings.norm_batches,
+            validation=_validation(settings),
         ),
         folder,
         prefetch=Prefetcher,
+        validate=validate,
+        logger=run.logger,
+        settings=settings.model_dump(mode="json"),
         processes=processes,
     )
-    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
+    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f), deadline)
     if processes.writer:
         # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
         weights = {name: value.cpu() for name, value in framework.state_dict().items()}
@@ -279,34 +305,54 @@ def score(
     report: Progress,
     processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
-    """Evaluate on the test cases, each rank on its share, and write ``cases.csv``."""
-    # Each rank has its own statistics of BatchNorm. Those of rank 0 are deployed.
-    processes.share_state(framework)
-    if not store.test:
-        return []
-    predictions = folder / "predictions" if settings.save_predictions else None
+    """Evaluate on the test cases and write ``cases.csv``."""
+    predictions = folder / "predictions" if settings.save_predictions and store.test else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
+
+    def show(done: int, total: int) -> None:
+        report("evaluate", done, total, {})
+
+    rows = _scored(settings, framework, store, store.test, processes, predictions, show)
+    if rows and processes.writer:
+        write_cases(folder / CASES, rows)
+    return rows
+
+
+def _scored(
+    settings: RunSettings,
+    framework: Framework,
+    store: VolumeStore,
+    cases: Sequence[str],
+    processes: Processes,
+    predictions: Path | None = None,
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the scores of cases, each rank's share gathered on all ranks."""
+    # Each rank has its own statistics of BatchNorm. Those of rank 0 are deployed.
+    processes.share_state(framework)
     whole = not framework.trains
     rows = evaluate(
         framework,
         store,
-        store.test[processes.rank :: processes.size],
+        cases[processes.rank :: processes.size],
         None if whole else settings.patch,
         None if whole else window_stride(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
         largest_component=settings.largest_component,
         predictions=predictions,
-        on_case=lambda done, total: report("evaluate", done, total, {}),
+        on_case=on_case,
     )
-    if processes.size > 1:
-        order = {case: place for place, case in enumerate(store.test)}
-        scored = [row for part in processes.gather(rows) for row in part]
-        rows = sorted(scored, key=lambda row: order[row["case"]])
-    if processes.writer:
-        write_cases(folder / CASES, rows)
-    return rows
+    order = {case: place for place, case in enumerate(cases)}
+    scored = [row for part in processes.gather(rows) for row in part]
+    return sorted(scored, key=lambda row: order[row["case"]])
+
+
+def _validation(settings: RunSettings) -> Validation | None:
+    if settings.validate_every is None:
+        return None
+    return Validation(settings.validate_every, settings.keep, settings.patience)
 
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:

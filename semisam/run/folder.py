@@ -151,7 +151,7 @@ def claim(folder: Path, settings: RunSettings) -> None:
     path = folder / SETTINGS
     if path.exists():
         ours, theirs = settings.identifying(), read_settings(folder).identifying()
-        other = sorted(key for key in ours if ours[key] != theirs[key])
+        other = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if other:
             raise InputError(
                 f"the output folder must be empty or of the same run, got {folder}, a run with "
@@ -413,7 +413,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: list
     """Return the first differences of two runs' settings, with the folder's values."""
     found = []
     for name in names:
-        one, other = ours[name], theirs[name]
+        one, other = ours.get(name), theirs.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
             keys = sorted(k for k in one | other if one.get(k) != other.get(k))
             found += [f"{name} {key} {other.get(key, 'unset')}" for key in keys]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import psutil
@@ -16,7 +16,6 @@ from semisam.data.loading.sampling import BatchPlan, plan_batch, slice_axes
 from semisam.data.loading.store import VolumeStore
 from semisam.networks.precision import Precision
 from semisam.plugins import registry
-from semisam.run.build import network_builder
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
 from semisam.training.processes import Processes, own_rows
@@ -55,7 +54,6 @@ def check_run(
                 f"--{name} must have one size per axis of the scans, {axes}{also}, got "
                 f"{'x'.join(map(str, size))}."
             )
-    build = network_builder(settings, dataset.channels)
     plan = plan_batch(
         settings.batch,
         # A volume has many slices, so that one volume can fill several rows.
@@ -64,13 +62,7 @@ def check_run(
         framework.uses_unlabeled,
         settings.labeled_rows,
     )
-    with torch.device("meta"):
-        stride = getattr(build(logits=dataset.num_classes), "stride", 1)
-    if any(size % stride for size in settings.patch):
-        raise InputError(
-            f"--patch must be a multiple of {stride} for the network {settings.network}, got "
-            f"{'x'.join(map(str, settings.patch))}. Choose another."
-        )
+    stride = _check_networks(settings, framework)
     parts, ranks = check_parts(settings, plan)
     rows = (plan.labeled + plan.unlabeled) // parts
     # A teacher sees only the unlabeled rows.
@@ -80,10 +72,10 @@ def check_run(
             f"BatchNorm must have more than one value per channel at the lowest resolution, got "
             f"{fewest} row of {'x'.join(map(str, settings.patch))}. Choose a larger --patch."
         )
-    if device is None:
+    if device is None or not framework.trains:
         return plan
     check_patch_fits(
-        lambda: build(logits=dataset.num_classes),
+        framework,
         max(rows // ranks, 1),
         dataset.channels,
         settings.patch,
@@ -91,6 +83,44 @@ def check_run(
         settings.precision != "fp32",
     )
     return plan
+
+
+def networks_of(method: nn.Module) -> Iterator[nn.Module]:
+    """Yield the networks of a method: its children, also those in lists and of a wrapped method."""
+    for child in method.children():
+        if isinstance(child, Framework | nn.ModuleList | nn.ModuleDict):
+            yield from networks_of(child)
+        else:
+            yield child
+
+
+def _check_networks(settings: RunSettings, framework: Framework) -> int:
+    """Return the stride of the networks that the method has built.
+
+    Raises:
+        InputError: the patch does not fit one of them.
+    """
+    patch, stride = settings.patch, 1
+    for network in networks_of(framework):
+        own, axes = getattr(network, "stride", 1), getattr(network, "axes", None)
+        if axes is not None and len(patch) not in axes:
+            raise InputError(
+                f"--patch must have {' or '.join(map(str, axes))} axes for {_named(network)} of "
+                f"method {settings.method!r}, got {'x'.join(map(str, patch))}. Choose another."
+            )
+        if not isinstance(own, int):  # of a single layer
+            continue
+        if any(size % own for size in patch):
+            raise InputError(
+                f"--patch must be a multiple of {own} for {_named(network)} of method "
+                f"{settings.method!r}, got {'x'.join(map(str, patch))}. Choose another."
+            )
+        stride = math.lcm(stride, own)
+    return stride
+
+
+def _named(network: nn.Module) -> str:
+    return f"the network {type(network).__name__}"
 
 
 def check_axes(kind: str, name: str, axes: int) -> None:
@@ -161,13 +191,19 @@ def check_device(name: str, precision: Precision = "fp32") -> torch.device:
     return device
 
 
-def saved_bytes(net: nn.Module, image: Tensor) -> int:
-    """Return the bytes that autograd keeps for one forward pass, without running it.
+def saved_bytes(net: nn.Module, shape: Sequence[int]) -> int:
+    """Return the bytes that autograd keeps for one forward pass, which is run without data.
 
     Args:
-        net: a module on the meta device.
-        image: ``(B, C, *S)`` on the meta device.
+        net: a module on any device, which does not change.
+        shape: ``(B, C, *S)`` of an image.
     """
+    tensors = {
+        name: p.detach().to("meta").requires_grad_(p.requires_grad)
+        for name, p in net.named_parameters()
+    }
+    parameters = {p.untyped_storage()._cdata for p in tensors.values()}
+    tensors |= {name: buffer.to("meta") for name, buffer in net.named_buffers()}
     storages: dict[int, torch.UntypedStorage] = {}  # held, so that no id is used twice
 
     def pack(tensor: Tensor) -> Tensor:
@@ -176,9 +212,8 @@ def saved_bytes(net: nn.Module, image: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = net(image)
+        out = torch.func.functional_call(net, tensors, (torch.empty(*shape, device="meta"),))
     del out
-    parameters = {p.untyped_storage()._cdata for p in net.parameters()}
     return sum(s.nbytes() for key, s in storages.items() if key not in parameters)
 
 
@@ -190,7 +225,7 @@ def available_bytes(device: torch.device) -> int:
 
 
 def check_patch_fits(
-    make_net: Callable[[], nn.Module],
+    framework: nn.Module,
     rows: int,
     channels: int,
     patch: Sequence[int],
@@ -200,7 +235,7 @@ def check_patch_fits(
     """Refuse a patch whose activations exceed the free memory.
 
     Args:
-        make_net: makes the student network; called under the meta device.
+        framework: the method, of which the network that it deploys is counted.
         rows: rows of a batch.
         channels: image channels.
         patch: voxels.
@@ -210,8 +245,10 @@ def check_patch_fits(
     Raises:
         InputError: the activations do not fit; the message has the estimate and a remedy.
     """
-    with torch.device("meta"):
-        need = saved_bytes(make_net(), torch.empty(rows, channels, *patch))
+    try:
+        need = saved_bytes(framework, (rows, channels, *patch))
+    except Exception:  # a network of a plugin may need values, which this pass does not have
+        return
     need = need // 2 if half else need
     free = available_bytes(device)
     if need > free:

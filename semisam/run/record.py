@@ -48,9 +48,9 @@ def cost_of(
     if settings.device.startswith("cuda"):
         cost["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(settings.device) / 2**30
     if "sam_seconds" in training.means:
-        total = training.means["sam_seconds"] * settings.iterations / (settings.ranks or 1)
+        total = training.means["sam_seconds"] * training.steps / (settings.ranks or 1)
         cost["sam_seconds_share"] = total / training.seconds
-        cost["sam_calls"] = training.means["sam_calls"] * settings.iterations
+        cost["sam_calls"] = training.means["sam_calls"] * training.steps
     return cost
 
 

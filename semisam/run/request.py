@@ -122,14 +122,15 @@ def request(
     for sam in sams:
         if sam != "none":
             check_axes("backend", sam, axes)
-    for kind, name in (("network", network), ("prompter", prompter)):
+    logger = common.get("logger", "none")
+    for kind, name in (("network", network), ("prompter", prompter), ("logger", logger)):
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
     common["semisam_options"] = free.pop(BRANCH, {})
     taking_part = [*methods, *(s for s in sams if s != "none")]
     idle = [name for name in free if name not in taking_part]
     if idle:
-        known = [*taking_part, common["dataset"], network, prompter, BRANCH]
+        known = [*taking_part, common["dataset"], network, prompter, BRANCH, logger]
         wrong = ", ".join(f"{name}{registry.nearest(name, known)}" for name in idle)
         raise InputError(
             f"--set must name a plugin of the runs, {', '.join(known)}, got {wrong}. Correct "

@@ -22,6 +22,7 @@ from semisam.run.settings import (
     AXES,
     NOT_IDENTITY,
     OF_THE_BRANCH,
+    OF_VALIDATION,
     RESULTS_VERSION,
     Options,
     RunSettings,
@@ -87,6 +88,7 @@ def make_settings(
             **explicit,
         }
     )
+    _check_validation(given)
     if "sam_adapt" not in explicit:
         given = given.model_copy(update={"sam_adapt": _fitted_steps(given.sam_adapt, given)})
     if "network" not in explicit:
@@ -94,6 +96,15 @@ def make_settings(
     whole = given.model_copy(update=_resolved(given, protocol))
     about = {"departures": _departures(whole, protocol), "choices": _choices(whole, protocol)}
     return whole.model_copy(update=about)
+
+
+def _check_validation(given: RunSettings) -> None:
+    """Refuse settings of a validation for a run without one."""
+    usual = RunSettings.model_fields
+    idle = [n for n in sorted(OF_VALIDATION) if getattr(given, n) != usual[n].default]
+    if idle and given.validate_every is None:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise InputError(f"--validate-every must be given for {flags}, got no number. Give one.")
 
 
 def axes_of(explicit: Mapping[str, Any], suggested: Mapping[str, Any]) -> int:
@@ -143,6 +154,9 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         "network_options": registry.resolve_options(
             "network", given.network, given.network_options
         ),
+        "logger_options": {}
+        if given.logger == "none"
+        else registry.resolve_options("logger", given.logger, given.logger_options),
     }
     found["sources"] = {"results": str(RESULTS_VERSION), **_sources(_KINDS, given, found)}
     if given.sam == "none":

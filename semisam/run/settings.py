@@ -183,6 +183,21 @@ class RunSettings(BaseModel):
         bool,
         Flag("Keep each class's largest component only.", "all components", "all-components"),
     ] = False
+    validate_every: Annotated[
+        Count | None,
+        Flag("Iterations between validations on held-out labeled cases.", "no validation"),
+    ] = None
+    validate_cases: Annotated[
+        Count, Flag("Labeled cases, the last of --labels, that validate and do not train.")
+    ] = 1
+    keep: Annotated[
+        Literal["last", "best"],
+        Flag("Weights that are deployed: the last, or the best validated."),
+    ] = "last"
+    patience: Annotated[
+        Count | None,
+        Flag("Stop the training after this many validations without a better Dice.", "never"),
+    ] = None
     ranks: Annotated[int | None, Field(ge=2)] = None
 
     device: Annotated[str, Flag("Torch device: cpu, cuda, cuda:1 ...", "a GPU if there is one")] = (
@@ -190,6 +205,8 @@ class RunSettings(BaseModel):
     )
     checkpoint_every: Annotated[Count, Flag("Iterations between checkpoints.")] = 100
     save_predictions: Annotated[bool, Flag("Write a NIfTI label per test case.")] = False
+    logger: Annotated[str, Flag("Logger plugin, in addition to train.jsonl.")] = "none"
+    logger_options: Options = Field(default_factory=dict)
 
     sources: dict[str, str] = Field(default_factory=dict)
     sam_sources: dict[str, str] = Field(default_factory=dict)
@@ -206,7 +223,8 @@ class RunSettings(BaseModel):
 
         A file counts by its digest, not by its path.
         """
-        kept = self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+        idle = OF_VALIDATION if self.validate_every is None else frozenset()
+        kept = self.model_dump(mode="json", exclude=set(NOT_IDENTITY | idle))
         for place in ("dataset", "method", "network", "sam", "prompter"):
             options = kept[f"{place}_options"]
             for name in [n for n in options if f"{place}.{n}" in self.sources | self.sam_sources]:
@@ -220,7 +238,10 @@ class RunSettings(BaseModel):
 
 
 NOT_IDENTITY = frozenset(
-    {"data", "device", "checkpoint_every", "save_predictions", "departures", "choices"}
+    {
+        *("data", "device", "checkpoint_every", "save_predictions", "logger", "logger_options"),
+        *("departures", "choices"),
+    }
 )
 """Settings that no number depends on, such as the device, or that follow from the others."""
 
@@ -231,6 +252,9 @@ OF_THE_BRANCH = frozenset(
     }
 )
 """Settings that do not apply to a bare run."""
+
+OF_VALIDATION = frozenset({"validate_every", "validate_cases", "keep", "patience"})
+"""Settings that do not apply to a run without validation."""
 
 AXES = ("method", "sam", "sam_control", "labels", "subset", "seed", "fold")
 """Settings that the runs of a grid differ in."""

@@ -9,7 +9,13 @@ from semisam.run.execute import Progress, execute
 from semisam.run.request import settings
 
 
-def train(out: str | Path, *, progress: Progress | None = None, **given: Any) -> Path:
+def train(
+    out: str | Path,
+    *,
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+    **given: Any,
+) -> Path:
     """Train one method, evaluate it on the test cases, and return the run's folder.
 
     A folder with an unfinished run is resumed, bit for bit. A finished one does not change.
@@ -18,13 +24,14 @@ def train(out: str | Path, *, progress: Progress | None = None, **given: Any) ->
         out: the run's folder.
         progress: called with the phase (``check``, ``adapt``, ``train``, ``evaluate``), the steps
             done, the number of steps, and the current figures by name.
+        max_seconds: time after which the training stops at a checkpoint, with an error.
         **given: arguments of `semisam.settings`, e.g. ``data="folder"``, ``method="mt"``,
             ``labels=2``, ``sam="synthsam"``, ``options={"mt.ema_decay": 0.995}``.
 
     Raises:
         InputError: a setting or a scan cannot be used, or the folder belongs to another run.
         PluginError: a plugin or an option cannot be used.
-        SemisamError: the training failed.
+        SemisamError: the training failed, or its time is over.
 
     Example:
         Generated phantoms and small patches need only seconds.
@@ -39,5 +46,5 @@ def train(out: str | Path, *, progress: Progress | None = None, **given: Any) ->
         (20, 20, 24)
     """
     folder = Path(out)
-    execute(settings(**given), folder, progress)
+    execute(settings(**given), folder, progress, max_seconds=max_seconds)
     return folder

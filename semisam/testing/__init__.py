@@ -14,6 +14,7 @@ The message of a failed check states the rule of the contract.
 from semisam.testing.backend import BackendContract, FakeBackend
 from semisam.testing.dataset import DatasetContract
 from semisam.testing.framework import FrameworkContract
+from semisam.testing.logger import LoggerContract
 from semisam.testing.network import NetworkContract
 from semisam.testing.prompter import FakePrompter, PrompterContract
 from semisam.testing.samples import random_batch, tiny_builder
@@ -24,6 +25,7 @@ __all__ = [
     "FakeBackend",
     "FakePrompter",
     "FrameworkContract",
+    "LoggerContract",
     "NetworkContract",
     "PrompterContract",
     "random_batch",

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from semisam.core.framework import Framework
-from semisam.core.types import Batch, Clock, Step
+from semisam.core.types import Batch, Clock, Place, Step
+from semisam.testing.samples import TinyNet
 
 TOTAL = 100
 """Steps of the training to which the clocks of the tests belong."""
@@ -27,6 +28,66 @@ class Voxelwise(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's ``(B, c, *S)``."""
         return {name: head(image).float() for name, head in self.heads.items()}
+
+
+class Scripted(TinyNet):
+    """A network whose heads predict the sign of the image at each voxel, with a given certainty.
+
+    Heads that begin with ``logits`` or ``sdf`` are scripted; others are those of the network.
+
+    Args:
+        in_channels: of the image.
+        heads: output channels by head name.
+        ndim: spatial axes.
+        certainty: size of the raw outputs; 0: all classes are equally probable.
+        at_random: each pass inverts each head of each row by chance, so predictions disagree.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: Mapping[str, int],
+        ndim: int,
+        certainty: float,
+        at_random: bool,
+    ) -> None:
+        super().__init__(in_channels, dict(heads), ndim=ndim, norm="none", dropout=0.0)
+        self.certainty, self.at_random = certainty, at_random
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return each head's ``(B, c, *S)``."""
+        found = super().forward(image)
+        for name, raw in found.items():
+            if name.startswith(("logits", "sdf")):
+                found[name] = 0.0 * raw + self._script(name, raw.shape[1], image)
+        return found
+
+    def _script(self, name: str, channels: int, image: Tensor) -> Tensor:
+        inside = torch.where(image.mean(1, keepdim=True) > 0, self.certainty, -self.certainty)
+        if self.at_random:
+            chance = torch.rand(len(image), *[1] * (image.ndim - 1))
+            inside = torch.where(chance < 0.5, inside, -inside)
+        if name.startswith("sdf"):  # negative inside
+            return -inside.expand(-1, channels, *inside.shape[2:])
+        # Without a channel of its own, background has the logit 0.
+        background = [-inside] if channels > 1 else []
+        return torch.cat([*background, inside], 1)
+
+
+def batch_for(framework: Framework, image: Tensor, label: Tensor) -> Batch:
+    """Return a batch as the trainer passes it to a method.
+
+    It has unlabeled rows and places only for a method that wants them.
+    """
+    rows = image if framework.uses_unlabeled else image[: len(label)]
+    if not framework.wants_places:
+        return Batch(rows, label)
+    shape = rows.shape[2:]
+    centre, spacing = tuple((n - 1) / 2 for n in shape), (1.0,) * len(shape)
+    inside = torch.ones(len(rows), *shape, dtype=torch.bool)
+    inside[:, 0] = False
+    places = tuple(Place(f"case_{row}", centre, spacing) for row in range(len(rows)))
+    return Batch(rows, label, places=places, inside=inside)
 
 
 def objective(step: Step) -> Tensor:
@@ -165,8 +226,10 @@ def _holds_a_graph(value: object) -> bool:
     return isinstance(value, list | tuple | deque) and any(map(_holds_a_graph, value))
 
 
-def quarters(shape: tuple[int, ...], channels: int) -> Batch:
-    """Return an easy batch: the intensity shows the class, in another quarter of each row.
+def quarters(shape: tuple[int, ...], channels: int) -> tuple[Tensor, Tensor]:
+    """Return images and labels of an easy batch: the intensity shows the class.
+
+    Each row has its foreground in another quarter.
 
     So a label on a wrong row, labeled or not, has its foreground where that image is dark.
     """
@@ -177,7 +240,7 @@ def quarters(shape: tuple[int, ...], channels: int) -> Batch:
         label[first, second] = 1
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(4, channels, *shape, generator=rng)
-    return Batch(0.1 * noise + (2.0 * labels - 1.0).unsqueeze(1), labels[:2].clone())
+    return 0.1 * noise + (2.0 * labels - 1.0).unsqueeze(1), labels[:2].clone()
 
 
 def contrast(framework: Framework, batch: Batch) -> float:

@@ -6,14 +6,15 @@ import copy
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.types import IGNORE, Batch, Clock, Step
 from semisam.testing._steps import (
     TOTAL,
+    Scripted,
     Voxelwise,
     backward,
+    batch_for,
     check_gradients,
     check_losses,
     check_probs,
@@ -81,7 +82,7 @@ class FrameworkContract:
         batch = self._batch(framework)
         names = list(self._check_step(framework, batch, _CLOCKS[1]).losses)
         for value in (0, 1):
-            flat = Batch(batch.image, torch.full_like(batch.label, value))
+            flat = batch_for(framework, batch.image, torch.full_like(batch.label, value))
             step = self._check_step(framework, flat, _CLOCKS[1])
             assert list(step.losses) == names, f"losses {names} expected, got {list(step.losses)}"
 
@@ -108,10 +109,8 @@ class FrameworkContract:
     def test_labels_belong_to_their_rows(self) -> None:
         """Check that training on an easy task learns the labels, which differ by row."""
         torch.manual_seed(0)
-        framework = self.make(self._build_voxelwise, 2).train()
-        batch = quarters(self.shape, self.channels)
-        if not framework.uses_unlabeled:
-            batch = Batch(batch.image[: batch.num_labeled], batch.label)
+        framework = self.make(self._voxelwise(), 2).train()
+        batch = batch_for(framework, *quarters(self.shape, self.channels))
         optimizer = torch.optim.SGD(framework.param_groups(), lr=self.lr, momentum=0.9)
         found = 0.0
         for i in range(_EASY):
@@ -135,7 +134,8 @@ class FrameworkContract:
         for annotated in (slice(self.shape[0] // 2, self.shape[0] // 2 + 1), slice(0)):
             label = torch.full_like(batch.label, IGNORE)
             label[:, annotated] = batch.label[:, annotated]
-            step = self._check_step(framework, Batch(batch.image, label), _CLOCKS[1])
+            known = batch_for(framework, batch.image, label)
+            step = self._check_step(framework, known, _CLOCKS[1])
             assert list(step.losses) == names, f"losses {names} expected, got {list(step.losses)}"
 
     def test_ignored_is_no_class(self) -> None:
@@ -146,7 +146,7 @@ class FrameworkContract:
         for value in (0, 1, IGNORE):
             torch.manual_seed(1)
             with torch.no_grad():
-                flat = Batch(batch.image, torch.full_like(batch.label, value))
+                flat = batch_for(framework, batch.image, torch.full_like(batch.label, value))
                 found[value] = float(objective(framework.training_step(flat, _CLOCKS[1])))
         assert found[IGNORE] < min(found[0], found[1]), (
             "voxels whose label is IGNORE must be of no class (use semisam.core.losses); the sum "
@@ -161,7 +161,7 @@ class FrameworkContract:
         method with a network of its own is left to `test_ignored_is_no_class`.
         """
         torch.manual_seed(0)
-        framework = self.make(self._build_voxelwise, 2).train()
+        framework = self.make(self._voxelwise(), 2).train()
         if not any(isinstance(module, Voxelwise) for module in framework.modules()):
             return
         batch = self._batch(framework)
@@ -177,7 +177,7 @@ class FrameworkContract:
             for label in labels:
                 torch.manual_seed(1)
                 with torch.no_grad():
-                    step = framework.training_step(Batch(each, label), _CLOCKS[1])
+                    step = framework.training_step(batch_for(framework, each, label), _CLOCKS[1])
                 sums.append(float(objective(step)))
             found.append(sums[0] - sums[1])
         same = abs(found[0] - found[1]) <= 1e-3 * abs(found[0])
@@ -262,7 +262,7 @@ class FrameworkContract:
         for dropout in (0.0, 0.5):
             framework = self._framework(norm="none", dropout=dropout)
             batch = self._batch(framework)
-            batch = Batch(batch.image, torch.full_like(batch.label, IGNORE))
+            batch = batch_for(framework, batch.image, torch.full_like(batch.label, IGNORE))
             with torch.no_grad():
                 steps = [framework.training_step(batch, _CLOCKS[-1]) for _ in range(8)]
             found.append(sum(float(objective(step)) for step in steps) / len(steps))
@@ -270,6 +270,44 @@ class FrameworkContract:
             "an unlabeled loss must rise where predictions disagree; without any label the sum of "
             f"the losses is {found[0]:.3g}, and {found[1]:.3g} with dropout. Is its sign wrong?"
         )
+
+    def test_sure_predictions_that_agree_cost_least(self) -> None:
+        """Check that no unlabeled loss rewards unsure or contradicting predictions.
+
+        No voxel is annotated, and the network is one whose predictions are known: sure and alike
+        in every pass, sure and inverted by chance, or unsure. A loss may be lower than 0 only as
+        far as it is where all predictions agree.
+        """
+        ways = {
+            "agree": (20.0, False),
+            "contradict each other": (20.0, True),
+            "are unsure": (0, False),
+        }
+        cost = {way: self._unlabeled_cost(*script) for way, script in ways.items()}
+        least = min(0.0, cost["agree"]) - 1e-3 * max(map(abs, cost.values()))
+        cheap = [way for way in ways if cost[way] < least]
+        assert not cheap, (
+            f"an unlabeled loss must not fall where predictions {' or '.join(cheap)}; without any "
+            f"label the sum of the losses is {cost}. Is its sign wrong?"
+        )
+
+    def _unlabeled_cost(self, certainty: float, at_random: bool) -> float:
+        """Return the mean objective without any label, with scripted predictions."""
+        axes = len(self.shape)
+        torch.manual_seed(0)
+        framework = self.make(
+            NetBuilder(
+                lambda heads: Scripted(self.channels, heads, axes, certainty, at_random),
+                self.channels,
+                axes,
+            ),
+            2,
+        ).train()
+        image, label = quarters(self.shape, self.channels)
+        batch = batch_for(framework, image, torch.full_like(label, IGNORE))
+        with torch.no_grad():
+            steps = [framework.training_step(batch, _CLOCKS[n % 2 + 1]) for n in range(16)]
+        return sum(float(objective(step)) for step in steps) / len(steps)
 
     def test_unlabeled_rows_move_the_student(self) -> None:
         """Check that other unlabeled images give another gradient, without BatchNorm."""
@@ -280,7 +318,8 @@ class FrameworkContract:
         state = copy.deepcopy(framework.state_dict())
         batch, other = self._batch(framework, seed=2), self._batch(framework, seed=3)
         rows = batch.num_labeled
-        swapped = Batch(torch.cat([batch.image[:rows], other.image[rows:]]), batch.label)
+        mixed = torch.cat([batch.image[:rows], other.image[rows:]])
+        swapped = batch_for(framework, mixed, batch.label)
         changes = []
         for clock in (Clock(0, TOTAL), Clock(TOTAL // 10, TOTAL), *_CLOCKS[1:]):
             gradients = []
@@ -433,8 +472,9 @@ class FrameworkContract:
             pairs = zip(results[0][position], results[1][position], strict=True)
             assert all(equal(a, b) for a, b in pairs), f"the {what} must be bit-identical"
 
-    def _build_voxelwise(self, **heads: int) -> nn.Module:
-        return Voxelwise(self.channels, heads, len(self.shape))
+    def _voxelwise(self) -> NetBuilder:
+        axes = len(self.shape)
+        return NetBuilder(lambda heads: Voxelwise(self.channels, heads, axes), self.channels, axes)
 
     def _framework(
         self, num_classes: int = 2, *, norm: str = "batch", dropout: float = 0.2, seed: int = 0
@@ -465,9 +505,7 @@ class FrameworkContract:
             shape=self.shape,
             seed=seed,
         )
-        if framework.uses_unlabeled:
-            return batch
-        return Batch(batch.image[:labeled], batch.label)  # as the trainer's batch
+        return batch_for(framework, batch.image, batch.label)
 
     def _check_step(self, framework: Framework, batch: Batch, clock: Clock) -> Step:
         framework.zero_grad()

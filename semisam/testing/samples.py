@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -28,10 +29,10 @@ def tiny_builder(
         dropout: channel dropout before the heads.
     """
 
-    def build(**heads: int) -> nn.Module:
-        return TinyNet(in_channels, heads, ndim=ndim, norm=norm, dropout=dropout)
+    def make(heads: Mapping[str, int]) -> nn.Module:
+        return TinyNet(in_channels, dict(heads), ndim=ndim, norm=norm, dropout=dropout)
 
-    return build
+    return NetBuilder(make, in_channels, ndim)
 
 
 class TinyNet(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -49,11 +51,14 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
         first = labeled + part * rest
         places = [*range(part * known, (part + 1) * known), *range(first, first + rest)]
         numbers = tuple(batch.number(place) for place in places)
-        image, label = batch.image[places], batch.label[places[:known]]
+        own: dict[str, Any] = {"image": batch.image[places], "label": batch.label[places[:known]]}
+        if batch.places is not None:
+            own["places"] = tuple(batch.places[place] for place in places)
+        if batch.inside is not None:
+            own["inside"] = batch.inside[places]
         if isinstance(batch, OracleBatch):
-            yield OracleBatch(image, label, batch.truth[places], rows=numbers)
-        else:
-            yield Batch(image, label, rows=numbers)
+            own["truth"] = batch.truth[places]
+        yield dataclasses.replace(batch, rows=numbers, **own)
 
 
 def merged_figures(several: Iterable[Mapping[str, float]]) -> dict[str, float]:

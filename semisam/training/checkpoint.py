@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from semisam.core.errors import InputError, SemisamWarning
+from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
 from semisam.core.files import replace_file, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, CHECKPOINT, LOG, PREVIOUS, STEP
+from semisam.core.logger import Logger
+from semisam.plugins.registry import in_one_line
 
 _END_OF_ZIP = 22  # bytes of the last record of a zip archive without a comment
 _MARK, _HEX = b"sha256:", 64
@@ -175,39 +177,77 @@ def kept_lines(path: Path, start: int) -> list[str]:
 
 
 class TrainLog:
-    """The log ``train.jsonl``, and a TensorBoard log if TensorBoard is installed.
+    """The log ``train.jsonl``, whose figures a logger gets too.
 
     On resume the log is cut back to the checkpoint.
+
+    Args:
+        folder: of the run.
+        start: the first step that is logged.
+        logger: gets the figures; ``None``: only the file does.
+        settings: of the run, for the logger.
+
+    Raises:
+        PluginError: the logger cannot be opened.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        logger: Logger | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         path = folder / LOG
         kept = kept_lines(path, start)
         with replace_file(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        if logger is not None:
+            _open(logger, folder, settings or {}, start)
+        self._logger = logger
         self._file: IO[str] = path.open("a", encoding="utf-8")
-        self._board: Any = None
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
 
     def __enter__(self) -> TrainLog:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._logger is not None:
+            self._call("close", self._logger.close)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Add the figures of one step."""
         self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(name, value, step)
+        if self._logger is not None:
+            logger = self._logger
+            self._call(f"log step {step}", lambda: logger.log(step, figures))
 
     def flush(self) -> None:
         """Write all lines to the disk, because a checkpoint relies on them."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _call(self, what: str, call: Callable[[], None]) -> None:
+        """Call the logger; it is given up where it fails, because the file has all figures."""
+        try:
+            call()
+        except Exception as error:
+            self._logger = None
+            warnings.warn(
+                f"The logger must {what}, got {in_one_line(error)}. The training continues without "
+                f"it; {LOG} has every figure.",
+                SemisamWarning,
+                stacklevel=3,
+            )
+
+
+def _open(logger: Logger, folder: Path, settings: Mapping[str, Any], start: int) -> None:
+    try:
+        logger.open(folder, settings, start)
+    except SemisamError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the logger must open {folder}, got {in_one_line(error)}. Correct its options, or "
+            "leave --logger out."
+        ) from error

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from semisam.networks.precision import Precision
+from semisam.training.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Plan:
             step. BatchNorm, Dice and mixes of rows are then computed per micro-batch.
         norm_batches: batches from which BatchNorm's statistics are computed after the last step
             (see `semisam.networks.batchnorm`). 0 keeps the running averages.
+        validation: settings of a validation; ``None``: no validation.
     """
 
     iterations: int = 6000
@@ -47,6 +49,7 @@ class Plan:
     checkpoint_every: int = 100
     parts: int = 1
     norm_batches: int = 0
+    validation: Validation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +60,12 @@ class Summary:
         seconds: of training.
         waited: seconds spent on waiting for batches, part of ``seconds``.
         means: of every loss and figure, over the steps that had it.
+        steps: optimizer steps; fewer than planned after an early stop.
+        validation: best and last score and their iterations; empty without a validation.
     """
 
     seconds: float
     waited: float
     means: dict[str, float]
+    steps: int
+    validation: dict[str, float] = dataclasses.field(default_factory=dict)

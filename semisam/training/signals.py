@@ -60,6 +60,30 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def interrupt_after(seconds: float | None) -> Iterator[Callable[[], bool]]:
+    """Raise `KeyboardInterrupt` after this time, as Ctrl-C does; ``None``: never.
+
+    The function that it gives returns whether the time is over.
+    """
+    over: list[int] = []
+    if seconds is None:
+        yield lambda: False
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        over.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield lambda: bool(over)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _print(text: str) -> None:
     """Write to standard error at once; a signal may have interrupted a print."""
     with contextlib.suppress(OSError):

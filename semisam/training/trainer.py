@@ -15,6 +15,7 @@ import torch
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.framework import Framework
+from semisam.core.logger import Logger
 from semisam.core.schedules import cosine_decay, poly_decay, rise_and_fall, step_decay
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock
@@ -31,6 +32,7 @@ from semisam.training.checkpoint import TrainLog, load_checkpoint, save_checkpoi
 from semisam.training.plan import Plan, Summary
 from semisam.training.processes import ONE, Processes
 from semisam.training.signals import deferred_interrupt
+from semisam.training.validation import FIGURE, Scores
 
 
 class Batches(Protocol):
@@ -53,9 +55,16 @@ class Diverged(SemisamError):
 class Interrupted(SemisamError):
     """The error of a training that the user stopped, after its checkpoint is written."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"interrupted after {step} iterations, a checkpoint is written")
+    def __init__(self, step: int, reason: str = "interrupted") -> None:
+        super().__init__(f"{reason} after {step} iterations, a checkpoint is written")
         self.step = step
+
+
+class TimeOver(Interrupted):
+    """The error of a training whose time is over, after its checkpoint is written."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step, "out of time")
 
 
 class Trainer:
@@ -64,7 +73,7 @@ class Trainer:
     After the last step it may compute BatchNorm's statistics again (`Plan.norm_batches`).
 
     The folder receives ``checkpoint.pt`` (and the one before it), ``train.jsonl`` with every loss
-    of every step, and TensorBoard events where tensorboard is installed. Batches, dropout, noise
+    of every step. Batches, dropout, noise
     and prompts are functions of (seed, step). A run that was killed and started again therefore
     ends in the same weights, bit for bit, as a run without interruption.
 
@@ -77,6 +86,10 @@ class Trainer:
         plan: the settings of the loop.
         folder: receives checkpoint and log.
         prefetch: makes an iterator of ``(step, batch, seconds waited)`` for steps start..stop.
+        validate: returns the score of the method as deployed, the same on all ranks; needed for
+            a plan with a validation.
+        logger: gets the figures of every step, too.
+        settings: of the run, for the logger.
         processes: of the run; rank 0 writes the folder, and all ranks read it.
     """
 
@@ -88,6 +101,9 @@ class Trainer:
         folder: Path,
         *,
         prefetch: Prefetch | None = None,
+        validate: Callable[[], float] | None = None,
+        logger: Logger | None = None,
+        settings: Mapping[str, Any] | None = None,
         processes: Processes = ONE,
     ) -> None:
         self.plan = plan
@@ -104,6 +120,10 @@ class Trainer:
                         memory_format=torch.channels_last_3d
                     ).detach()
         self.optimizer = _optimizer(framework, plan)
+        # Of each group's learning rate to the run's, the same at every step of the schedule.
+        self._scales = [
+            group.get("lr_scale", group["lr"] / plan.lr) for group in self.optimizer.param_groups
+        ]
         # Of the parameters, in their order; empty if the last weights are deployed.
         self._average = [
             p.detach().clone() for p in framework.parameters() if plan.averaged and p.requires_grad
@@ -113,19 +133,29 @@ class Trainer:
         )
         self._batches = batches
         self._prefetch = prefetch or _no_prefetch
+        self._validate = validate
+        self._scores = Scores(plan.validation)
+        self._logger = logger
+        self._settings = settings
         self._seconds = 0.0
         self._waited = 0.0
         # Sum and count by name: some figures are not there in every step.
         self._sums: dict[str, tuple[float, int]] = {}
 
-    def fit(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> Summary:
+    def fit(
+        self,
+        on_step: Callable[[int, dict[str, float]], None] | None = None,
+        deadline: float = math.inf,
+    ) -> Summary:
         """Train to the plan's end, from the last checkpoint if there is one.
 
         Args:
             on_step: called with the number of finished steps and the step's figures.
+            deadline: time of `time.monotonic` after which no further step begins.
 
         Raises:
             Interrupted: after Ctrl-C, when the checkpoint is written.
+            TimeOver: after the deadline, when the checkpoint is written.
             Diverged: if a loss is not finite.
             InputError: if the folder's checkpoint belongs to another run.
             OutOfMemory: if a step does not fit into memory.
@@ -133,40 +163,76 @@ class Trainer:
         start = self.processes.agreed(self._resume)
         self.processes.agreed(lambda: self._check_start(start))
         self.framework.train()
+        done, total = start, self.plan.iterations
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
-            self._open_log(start) as log,
-            self._prefetch(self._batches, start, self.plan.iterations) as stream,
+            self.processes.agreed(lambda: self._open_log(start)) as log,
+            self._prefetch(self._batches, start, start if self._scores.stops else total) as stream,
             deferred_interrupt(
                 patient=self.processes.size > 1, quiet=not self.processes.writer
             ) as interrupted,
         ):
             for step, batch, waited in stream:
-                began = time.perf_counter()
-                figures = self.step(batch, step)
+                figures = self._advance(batch, step, waited)
                 done = step + 1
-                self._seconds += time.perf_counter() - began + waited
-                self._waited += waited
-                self._add(figures)
-                last = done == self.plan.iterations
-                # Exchanged once, so all ranks stop after the same step and after a checkpoint.
-                stop = self.processes.any(interrupted())
+                last = done == total or self._scores.stops
+                # Exchanged, so all ranks stop after the same step and after a checkpoint.
+                asked = self.processes.any(interrupted())
+                late = self.processes.any(time.monotonic() >= deadline)
                 if log is not None:
                     log.write(step, figures)
-                    if last or stop or done % self.plan.checkpoint_every == 0:
+                    if last or asked or late or done % self.plan.checkpoint_every == 0:
                         log.flush()
                         self.save(done)
                 if on_step is not None:
                     on_step(done, figures)
-                if stop and not last:
-                    raise Interrupted(done)
-            self._deploy_average()
-            self._renew_norms()
-        return Summary(self._seconds, self._waited, self._means())
+                if last:
+                    break
+                if asked or late:
+                    raise Interrupted(done) if asked else TimeOver(done)
+            self._deploy()
+        return Summary(self._seconds, self._waited, self._means(), done, self._scores.summary())
+
+    def _advance(self, batch: Batch, step: int, waited: float) -> dict[str, float]:
+        """Make one step, validate where it is due, and return the figures for the log."""
+        began = time.perf_counter()
+        figures = self.step(batch, step)
+        self._add(figures)
+        if self._scores.due(step + 1, self.plan.iterations):
+            figures = {**figures, FIGURE: self._validated(step + 1)}
+        self._seconds += time.perf_counter() - began + waited
+        self._waited += waited
+        return figures
+
+    def _validated(self, done: int) -> float:
+        """Return the score of the weights as they would be deployed now, and restore them."""
+        if self._validate is None:
+            raise ValueError("a plan with a validation must come with validate, got None.")
+        last = self._state()
+        self._deploy_average()
+        self._renew_norms()
+        score = self._validate()
+        self._scores.add(done, score, self._state())
+        self.framework.load_state_dict(last)
+        self.framework.train()
+        return score
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.framework.state_dict().items()}
+
+    def _deploy(self) -> None:
+        """Replace the last weights by those to deploy. The checkpoint keeps the last."""
+        if self._scores.best is not None:
+            self.framework.load_state_dict(self._scores.best)
+            return
+        began = time.perf_counter()
+        self._deploy_average()
+        self._renew_norms()
+        self._seconds += time.perf_counter() - began
 
     @torch.no_grad()
     def _deploy_average(self) -> None:
-        """Replace the last weights by the averaged ones. The checkpoint keeps the last."""
+        """Replace the last weights by the averaged ones."""
         for weight, mean in zip(self._trained(), self._average, strict=False):
             weight.copy_(mean)
 
@@ -181,7 +247,6 @@ class Trainer:
         first, count = self.plan.iterations, self.plan.norm_batches
         if not count:
             return
-        began = time.perf_counter()
 
         def images() -> Iterator[torch.Tensor]:
             for step in range(first, first + count):
@@ -191,15 +256,14 @@ class Trainer:
         self._seed(first, 0)
         with autocast(self.device, self.plan.precision):
             renew_statistics(self.framework, images(), self.framework)
-        self._seconds += time.perf_counter() - began
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """Make one optimizer step and return its losses and figures for the log."""
         plan = self.plan
         clock = Clock(step, plan.iterations)
         lr = _rate(clock, plan)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
+            group["lr"] = lr * scale
         losses, metrics = self._gradients(batch, clock)
         if self.processes.size > 1:
             self.processes.average_gradients(self.framework)
@@ -274,6 +338,7 @@ class Trainer:
             "seconds": self._seconds,
             "waited": self._waited,
             "sums": self._sums,
+            "scores": self._scores.state(),
         }
         save_checkpoint(self.folder, state)
 
@@ -282,7 +347,7 @@ class Trainer:
         if state is None:
             return 0
         same = {"iterations", "lr", "lr_step", "momentum", "weight_decay", "clip", "seed"}
-        same |= {"optimizer", "schedule", "averaged"}
+        same |= {"optimizer", "schedule", "averaged", "validation"}
         ours = dataclasses.asdict(self.plan)
         other = sorted(key for key in same if state["plan"].get(key) != ours[key])
         if other:
@@ -298,6 +363,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self._seconds, self._waited = state["seconds"], state["waited"]
         self._sums = dict(state["sums"])
+        self._scores.load(state["scores"], self.device)
         return int(state["step"])
 
     def _check_start(self, start: int) -> None:
@@ -308,7 +374,9 @@ class Trainer:
             )
 
     def _open_log(self, start: int) -> contextlib.AbstractContextManager[TrainLog | None]:
-        return TrainLog(self.folder, start) if self.processes.writer else contextlib.nullcontext()
+        if not self.processes.writer:
+            return contextlib.nullcontext()
+        return TrainLog(self.folder, start, self._logger, self._settings)
 
     def _to_device(self, batch: Batch) -> Batch:
         values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}

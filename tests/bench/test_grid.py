@@ -256,6 +256,36 @@ def _children(pid):
     return [child.pid for child in psutil.Process(pid).children()]
 
 
+def test_a_bench_out_of_time_stops_its_runs_and_says_how_to_go_on(tiny_la, tmp_path):
+    given = ["--data", str(tiny_la), "--method", "mt", "--labels", "1,2", "--sam", "none"]
+    steps = ["--patch", "16x16x16", "--iterations", "10000000", "--max-time", "2s"]
+    out = ["--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, ["bench", *given, *steps, *TINY_NET, *out])
+    assert result.exit_code == 75, result.output
+    assert "The time of --max-time is over; 2 of 2 runs are not finished" in result.stderr
+    assert "Run the same command again to resume" in result.stderr
+
+
+def test_a_validation_needs_a_labeled_case_more(tiny_la, tmp_path):
+    given = ["--data", str(tiny_la), "--method", "mt", "--labels", "1,2", "--sam", "none"]
+    given += ["--patch", "16x16x16", "--validate-every", "5", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, ["bench", *given, *TINY_NET])
+    assert result.exit_code == 2
+    assert "--validate-cases must leave labeled cases to train, got 1 of 1" in result.stderr
+
+
+def test_a_validated_run_has_the_identity_of_its_folder(tiny_la, tmp_path):
+    given = ["--data", str(tiny_la), "--method", "mt", "--labels", "2,3", "--sam", "none"]
+    given += ["--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2"]
+    given += ["--validate-every", "1", "--keep", "best", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, ["bench", *given, *TINY_NET])
+    assert result.exit_code == 0, result.output
+    folders = sorted((tmp_path / "out" / "runs").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert folder.name.endswith(json.loads((folder / "result.json").read_text())["run"])
+
+
 def test_a_bare_run_is_the_same_whatever_the_branch(tiny_la):
     common = {"data": str(tiny_la), "patch": (16, 16, 16)}
     axes = Axes(["mt"], ["none", "geodesic"], [1])

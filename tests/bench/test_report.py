@@ -402,11 +402,12 @@ def test_any_figure_of_a_method_is_in_log_table_and_report(install, tmp_path):
     points = {"logging": "logging_method:Logging"}
     install("logging-dist", {"semisam.frameworks": points}, modules={"logging_method": LOGGING})
     settings = settings_of(
-        **{"dataset": "phantom", "method": "logging", "labels": 2, "iterations": 2},
+        **{"dataset": "phantom", "method": "logging", "labels": 3, "iterations": 2},
         network="vnet",
-        dataset_options={"cases": 3, "test_cases": 1, "size": 32},
+        dataset_options={"cases": 4, "test_cases": 1, "size": 32},
         network_options={"filters": 2},
         **{"patch": (16, 16, 16), "stride": (16, 16, 16), "precision": "fp32"},
+        validate_every=1,
     )
     folder = tmp_path / "bench"
     execute(settings, folder / "runs" / "one")
@@ -416,9 +417,11 @@ def test_any_figure_of_a_method_is_in_log_table_and_report(install, tmp_path):
     assert len(tabulate(folder)) == 1
     (row,) = pd.read_csv(folder / "results.csv").to_dict("records")
     assert row["training.drift"] == -0.25 and row["training.share of <sure> %"] == 0.5
+    assert row["validation.last_dice"] == pytest.approx(log.frame["validation_dice"].iloc[-1])
     html = unescape(_report(folder))
     shown = CliRunner().invoke(main, ["runs", "show", str(folder / "runs" / "one")])
     assert shown.exit_code == 0 and "drift" in shown.output
-    assert "figure of the method: drift, 2 labeled" in html
-    assert "figure of the method: share of <sure> %, 2 labeled" in html
+    assert "figure of the method: drift, 3 labeled" in html
+    assert "Dice on the validation cases, 3 labeled" in html
+    assert "figure of the method: share of <sure> %, 3 labeled" in html
     assert "loss term: ce" in html and "loss term: drift" not in html

@@ -72,7 +72,7 @@ OPTIONS = {
     "labels that are none": (("--labels", "two"), r"whole numbers separated by commas"),
     "patch of the wrong size": (
         ("--patch", "20x16x16"),
-        r"multiple of 16 for the network vnet, got 20x16x16",
+        r"multiple of 16 for the network VNet of method 'mt', got 20x16x16",
     ),
     "patch of four axes": (
         ("--patch", "16x16x16x16"),

@@ -4,7 +4,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from semisam.cli.options import Names, Numbers, Size, assignments, given_settings, run_options
+from semisam.cli.options import (
+    Duration,
+    Names,
+    Numbers,
+    Size,
+    assignments,
+    given_settings,
+    run_options,
+)
 from semisam.core.errors import InputError
 from semisam.run.settings import flags_of_settings
 
@@ -67,3 +75,11 @@ def test_assignments():
     assert assignments(["a.b=1", "a.c=x=y"]) == {"a": {"b": "1", "c": "x=y"}}
     with pytest.raises(InputError):
         assignments(["nonsense"])
+
+
+def test_times_have_a_unit():
+    found = [Duration().convert(text, None, None) for text in ("90s", "30m", "1.5h")]
+    assert found == [90.0, 1800.0, 5400.0]
+    for wrong in ("30", "30 minutes", "0m", "-5m", "m"):
+        with pytest.raises(click.BadParameter, match="a time such as 90s, 30m or 12h, got"):
+            Duration().convert(wrong, None, None)

@@ -54,7 +54,7 @@ def test_options_of_plugins_and_branch_arrive(tiny_la, tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):
-    def interrupt(settings, folder, progress, group):
+    def interrupt(settings, folder, progress, group, max_seconds):
         raise Interrupted(1)
 
     monkeypatch.setattr("semisam.run.execute.execute", interrupt)
@@ -62,6 +62,15 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):
     assert result.exit_code == 130
     assert "Interrupted after 1 of 2 iterations" in result.stderr
     assert "Run the same command again" in result.stderr
+
+
+def test_out_of_time_is_a_sentence_and_the_same_command_resumes(tiny_la, tmp_path):
+    limit = ("--max-time", "0.000001s")
+    result = _train(tiny_la, tmp_path / "run", *limit)
+    assert result.exit_code == 75
+    assert "The time of --max-time is over after 1 of 2 iterations" in result.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert _train(tiny_la, tmp_path / "run", *limit).exit_code == 0
 
 
 def test_a_folder_of_another_run_is_kept(tiny_la, tmp_path):

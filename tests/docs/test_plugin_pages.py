@@ -13,7 +13,7 @@ import pytest
 import semisam
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("framework", "backend", "prompter", "network", "dataset")
+PAGES = ("framework", "backend", "prompter", "network", "dataset", "logger")
 
 
 def blocks(page: str) -> tuple[str, str]:

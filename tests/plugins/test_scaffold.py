@@ -19,6 +19,7 @@ NAMES = {
     "prompter": "surest",
     "network": "small-u",
     "dataset": "npz",
+    "logger": "lines",
 }
 
 
@@ -33,7 +34,7 @@ def test_they_are_listed_and_load(plugin_environment, tmp_path):
 
 def test_they_keep_their_contracts(plugin_environment):
     """Those of all kinds but the framework, which is the documentation's example."""
-    done = plugin_environment.test("near-and-like", "surest", "small-u", "npz")
+    done = plugin_environment.test("near-and-like", "surest", "small-u", "npz", "lines")
     assert done.returncode == 0, done.stdout[-3000:]
 
 

@@ -15,7 +15,13 @@ from tiny_runs import changed, settings_of
 from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads
 from semisam.data.datasets.dataset import Split
 from semisam.plugins.registry import GROUPS
-from semisam.run.build import choose_labeled, make_framework, open_dataset, recognise_dataset
+from semisam.run.build import (
+    choose_labeled,
+    hold_validation,
+    make_framework,
+    open_dataset,
+    recognise_dataset,
+)
 
 MODULE = """
 class Any:
@@ -54,6 +60,21 @@ def test_more_labels_hold_the_fewer_and_every_case_is_used_once(subset):
         labeled, unlabeled = _draw(subset, labels)
         assert labeled == _draw(subset, 8)[0][:labels]
         assert sorted((*labeled, *unlabeled)) == sorted(CASES)
+
+
+def test_the_last_labeled_patients_validate_and_no_scan_of_theirs_trains():
+    found = hold_validation(["a1", "b1", "c1"], ["a2", "c2", "d1"], 1, {})
+    assert found == (("a1", "b1"), ("a2", "c2", "d1"), ("c1",))
+    patients = {name: name[0] for name in ("a1", "a2", "b1", "c1", "c2", "d1")}
+    found = hold_validation(["c1", "a1", "b1"], ["a2", "c2", "d1"], 2, patients)
+    assert found == (("c1",), ("c2", "d1"), ("a1", "b1"))
+
+
+def test_a_validation_without_a_labeled_case_to_train_is_refused():
+    with pytest.raises(InputError, match="must leave labeled cases to train, got 2 of 2"):
+        hold_validation(["a", "b"], ["c"], 2, {})
+    with pytest.raises(InputError, match="must leave labeled patients to train, got 1 of 1"):
+        hold_validation(["a1", "a2"], ["c"], 1, {"a1": "a", "a2": "a"})
 
 
 @pytest.mark.parametrize("subset", [0, 3])

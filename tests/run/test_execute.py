@@ -18,7 +18,7 @@ from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute
 from semisam.run.model import load_run
 from semisam.run.settings import RunSettings
-from semisam.training.trainer import Interrupted
+from semisam.training.trainer import Interrupted, TimeOver
 
 
 def _model(folder):
@@ -108,6 +108,43 @@ def test_labels_of_test_cases_are_part_of_the_identity(tiny_settings, tmp_path):
     assert first["data"]["hash"] != second["data"]["hash"]
 
 
+def test_a_validation_reads_no_test_label_and_is_in_the_result(tiny_settings, tmp_path):
+    settings = changed(tiny_settings, validate_every=2, keep="best", iterations=3)
+    result = json.loads(execute(settings, tmp_path / "one").read_text())
+    found = result["validation"]
+    assert len(found["cases"]) == len(result["data"]["labeled_cases"]) == 1
+    assert result["data"]["labeled"] == 2
+    assert found["cases"] != result["data"]["labeled_cases"]
+    assert found["last_iteration"] == 3 and found["best_iteration"] in (2, 3)
+    assert 0 <= found["last_dice"] <= found["best_dice"] <= 1
+    with h5py.File(tmp_path / "la" / "test_001" / "mri_norm2.h5", "a") as file:
+        file["label"][...] = 1 - file["label"][...]
+    other = json.loads(execute(settings, tmp_path / "two").read_text())
+    assert other["validation"] == found
+    first, second = _model(tmp_path / "one"), _model(tmp_path / "two")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_case_that_validates_does_not_train(tiny_settings, tmp_path):
+    settings = changed(tiny_settings, validate_every=2, norm_batches=0)
+    found = json.loads(execute(settings, tmp_path / "one").read_text())["validation"]
+    with h5py.File(tmp_path / "la" / found["cases"][0] / "mri_norm2.h5", "a") as file:
+        file["image"][...] = file["image"][...] + 1.0
+    execute(settings, tmp_path / "two")
+    first, second = _model(tmp_path / "one"), _model(tmp_path / "two")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_run_out_of_time_has_no_result_and_resumes(tiny_settings, tmp_path):
+    execute(tiny_settings, tmp_path / "whole")
+    for _ in range(3):
+        with pytest.raises(TimeOver):
+            execute(tiny_settings, tmp_path / "stopped", max_seconds=0.0)
+        assert not (tmp_path / "stopped" / "result.json").exists()
+    execute(tiny_settings, tmp_path / "stopped", max_seconds=0.0)
+    assert _same_result(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_sam_changes_the_result_and_weight_zero_does_not(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "bare")
     execute(_with_sam(tiny_settings), tmp_path / "sam")
@@ -150,8 +187,6 @@ def test_a_run_killed_while_it_is_evaluated_trains_no_more(tiny_settings, tmp_pa
     assert steps == []
 
 
-# TensorBoard writes in a thread.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_folder_that_is_removed_is_one_sentence(tiny_settings, tmp_path):
     def remove(phase, done, total, figures):
         if phase == "train" and done == 1:

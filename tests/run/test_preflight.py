@@ -1,12 +1,14 @@
 """Networks, promptable models and patches that do not fit the number of axes."""
 
+import contextlib
+
 import pytest
 from tiny_runs import settings_of
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, UnservedHeads
 from semisam.plugins import registry
 from semisam.run.build import make_framework, open_dataset
-from semisam.run.preflight import check_axes, check_run
+from semisam.run.preflight import check_axes, check_run, saved_bytes
 from semisam.run.request import settings
 
 
@@ -58,3 +60,77 @@ def test_a_broken_network_does_not_hide_those_that_fit(install):
     install("torn-dist", {"semisam.networks": {"torn": "no_such_module:Net"}})
     with pytest.raises(InputError, match="Choose unet2d, or another"):
         check_axes("network", "unet", 2)
+
+
+OWN = """
+from torch import nn
+from semisam.core.framework import Framework
+from semisam.core.types import Step
+
+class Net(nn.Module):
+    stride, axes = 12, (3,)
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv3d(channels, 2, 3, padding=1)
+
+    def forward(self, image):
+        return self.conv(image)
+
+class Own(Framework):
+    def __init__(self, build, num_classes):
+        super().__init__(build, num_classes)
+        assert (build.channels, build.stride) == (1, 16)
+        self.axes = build.axes
+        self.nets = nn.ModuleList([Net(build.channels)])
+
+    def forward(self, image):
+        return self.nets[0](image).softmax(1)
+
+    def training_step(self, batch, clock): ...
+
+class NeedsVNet(Own):
+    networks = ("vnet",)
+"""
+
+
+@pytest.fixture
+def own(install):
+    points = {"own": "own_module:Own", "needs-vnet": "own_module:NeedsVNet"}
+    install("own-dist", {"semisam.frameworks": points}, modules={"own_module": OWN})
+
+
+def test_the_network_that_the_method_has_built_is_asked(own, store):
+    for patch, said in (
+        ((24, 24, 24), None),
+        ((32, 32, 32), "multiple of 12 for the network Net of method 'own', got 32x32x32"),
+        ((48, 48), "must have 3 axes for the network Net of method 'own', got 48x48"),
+    ):
+        network = "vnet" if len(patch) == 3 else "unet2d"
+        chosen = settings_of(method="own", labels=1, patch=patch, network=network)
+        framework = make_framework(chosen, 1, 2)
+        assert framework.axes == len(patch)
+        told = pytest.raises(InputError, match=said) if said else contextlib.nullcontext()
+        with told:
+            check_run(chosen, store, framework, 1, 15)
+
+
+def test_the_memory_is_that_of_the_network_that_is_deployed(own, store):
+    chosen = settings_of(method="own", labels=1, patch=(24, 24, 24), network="vnet")
+    framework = make_framework(chosen, 1, 2)
+    image = 2 * 24**3  # rows and voxels
+    need = saved_bytes(framework, (2, 1, 24, 24, 24))
+    # The image for the convolution's weights, and the probabilities for the softmax.
+    assert need == 4 * (image + 2 * image)
+    assert all(p.device.type == "cpu" for p in framework.parameters())
+    chosen = settings_of(method="own", labels=1, patch=(6000, 6000, 6000), network="vnet")
+    with pytest.raises(InputError, match=r"must fit into memory.*GiB"):
+        check_run(chosen, store, framework, 1, 15)
+
+
+def test_a_method_may_need_one_network(own):
+    made = settings_of(method="needs-vnet", labels=1, network="vnet")
+    assert make_framework(made, 1, 2).networks == ("vnet",)
+    other = settings_of(method="needs-vnet", labels=1, network="unet")
+    with pytest.raises(UnservedHeads, match="must be vnet for method 'needs-vnet', got unet"):
+        make_framework(other, 1, 2)

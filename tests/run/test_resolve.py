@@ -170,3 +170,20 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
     assert settings().network == "unet" and not settings().choices
     solid = settings(protocol="classic")
     assert solid.network == "vnet" and not solid.choices
+
+
+def test_a_validation_is_in_the_identity_and_its_absence_changes_none():
+    bare = _identity()
+    assert "keep" not in settings_of(**GIVEN).identifying()
+    found = [
+        _identity(validate_every=50, **more)
+        for more in ({}, {"validate_cases": 2}, {"keep": "best"}, {"patience": 3})
+    ]
+    assert len({bare, *found}) == 5
+
+
+def test_settings_of_a_validation_need_one():
+    for flag, given in (("keep", "best"), ("patience", 2), ("validate-cases", 2)):
+        told = f"--validate-every must be given for --{flag}, got no number"
+        with pytest.raises(InputError, match=told):
+            settings_of(**GIVEN, **{flag.replace("-", "_"): given})

@@ -133,6 +133,19 @@ def test_a_run_by_the_command_line_has_one_writer(launched):
     assert again == 0 and "Dice" in text and other_text == ""
 
 
+def test_processes_validate_and_keep_the_same_weights(launched):
+    report, out = launched
+    codes = [code for code, _ in report["command"]["validated"]]
+    assert codes == [0, 0], report["command"]["validated"]
+    found = json.loads((out / "validated" / "result.json").read_text())["validation"]
+    scores = [
+        json.loads(line)["validation_dice"]
+        for line in (out / "validated" / "train.jsonl").read_text().splitlines()
+    ]
+    assert len(found["cases"]) == 1 and len(scores) == 2
+    assert found["last_dice"] == scores[-1] and found["best_dice"] == max(scores)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -21,7 +21,8 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.frameworks.supervised import Supervised
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import FakeBackend, random_batch, tiny_builder
-from semisam.training.trainer import Diverged, Interrupted, Plan, Trainer
+from semisam.testing.samples import TinyNet
+from semisam.training.trainer import Diverged, Interrupted, Plan, TimeOver, Trainer
 
 PLAN = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
 
@@ -287,15 +288,6 @@ def test_training_leaves_the_callers_random_state_alone(tmp_path):
     assert torch.equal(torch.rand(1), want)
 
 
-def test_tensorboard_events_hold_every_loss(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    _trainer(tmp_path).fit()
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {"loss", "ce", "dice", "consistency", "sam", "lr"} <= set(events.Tags()["scalars"])
-    values = [event.value for event in events.Scalars("loss")]
-    assert values == pytest.approx([line["loss"] for line in _figures(tmp_path)], rel=1e-6)
-
-
 def test_weights_of_three_dimensional_convolutions_are_channels_last(tmp_path):
     trainer = _trainer(tmp_path)
     weights = [p for p in trainer.framework.parameters() if p.ndim == 5 and p.shape[1] > 1]
@@ -360,3 +352,67 @@ def test_each_optimizer_and_schedule_trains(tmp_path):
             trainer = _trainer(folder, plan, _supervised())
             trainer.fit(lambda done, figures, rates=rates: rates.append(figures["lr"]))
             assert len(rates) == plan.iterations and max(rates) <= plan.lr
+
+
+class OwnRates(Supervised):
+    """A head at half the run's rate, and the rest at a rate of its own."""
+
+    def param_groups(self):
+        *body, head = super().param_groups()[0]["params"]
+        return [{"params": body, "lr": 0.002}, {"params": [head], "lr_scale": 0.5}]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_groups_keep_the_ratios_of_their_rates(tmp_path, optimizer):
+    plan = dataclasses.replace(PLAN, optimizer=optimizer, schedule="poly", lr=0.01)
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    torch.manual_seed(1)
+    whole = _trainer(tmp_path / "whole", plan, OwnRates(tiny_builder(), 2))
+    found = []
+
+    def look(done, figures):
+        rates = [group["lr"] for group in whole.optimizer.param_groups]
+        found.append([rate / figures["lr"] for rate in rates])
+
+    whole.fit(look)
+    assert len(found) == plan.iterations
+    assert all(ratios == pytest.approx([0.2, 0.5]) for ratios in found)
+
+    def die(done, figures):
+        if done == 3:
+            raise Killed
+
+    for attempt in (die, None):
+        torch.manual_seed(1)
+        killed = _trainer(tmp_path / "killed", plan, OwnRates(tiny_builder(), 2))
+        with contextlib.suppress(Killed):
+            killed.fit(attempt)
+    ours = killed.framework.state_dict()
+    assert all(torch.equal(v, ours[k]) for k, v in whole.framework.state_dict().items())
+
+
+def test_a_network_may_name_groups_of_its_own():
+    class Grouped(TinyNet):
+        def param_groups(self):
+            *body, head = self.parameters()
+            return [{"params": body}, {"params": [head], "lr_scale": 10.0}]
+
+    framework = MeanTeacher(lambda **heads: Grouped(1, heads), 2)
+    rest, body, head = framework.param_groups()
+    assert rest["params"] == [] and head["lr_scale"] == 10.0
+    found = {id(p) for group in (body, head) for p in group["params"]}
+    assert found == {id(p) for p in framework.student.parameters()}  # and none of the teacher
+
+
+def test_a_deadline_stops_after_a_step_saves_and_resumes(tmp_path):
+    for folder in ("whole", "stopped"):
+        (tmp_path / folder).mkdir()
+    whole = _trainer(tmp_path / "whole")
+    whole.fit()
+    for done in range(1, 7):
+        with pytest.raises(TimeOver, match=f"out of time after {done} iterations"):
+            _trainer(tmp_path / "stopped").fit(deadline=0.0)
+    again = _trainer(tmp_path / "stopped")
+    again.fit(deadline=0.0)  # the last step ends the training
+    assert _equal(_state(whole), _state(again))

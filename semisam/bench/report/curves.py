@@ -16,6 +16,7 @@ from semisam.bench.report.runs import Log, Part, Row, read_log
 from semisam.bench.report.style import Gallery, Look, Made, legend_above, new_figure
 from semisam.bench.report.style import shortened as short
 from semisam.run.folder import RunFolder
+from semisam.training.validation import FIGURE as VALIDATION
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +24,10 @@ _POINTS = 300  # of a line; more cannot be distinguished
 _FIRST = ("loss", "supervised", "consistency", "sam")
 _OTHERS = ("lr", "micro_batches", "sam_", "proposal_", "oracle_")
 """Names of figures that are in other charts or none, or how they begin."""
+_TITLES = {
+    "loss": "objective: sum of all terms",
+    VALIDATION: "Dice on the validation cases",
+}
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,12 @@ def training_curves(
     made = []
     losses = loss_names(logs, rows)
     for term in [*losses, *metric_names(logs, rows)]:
-        lines = {row.name: smoothed(logs.of(row), term, window) for row in rows}
+        over = 1 if term == VALIDATION else window
+        lines = {row.name: smoothed(logs.of(row), term, over) for row in rows}
         title = f"loss term: {term}" if term in losses else f"figure of the method: {term}"
-        title = "objective: sum of all terms" if term == "loss" else title
+        title = _TITLES.get(term, title)
         unit = "loss (log scale)" if term in losses else term
-        caption = f"{labels} labeled, {_about(rows, window)}"
+        caption = f"{labels} labeled, {_about(rows, over)}"
         figure = _plot(lines, look, title, unit, log=term in losses)
         if figure is not None:
             alt = f"{title}, {labels} labeled"

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
-from semisam.core.types import IGNORE, Batch, OracleBatch
+from semisam.core.types import IGNORE, Batch, OracleBatch, Place
 from semisam.core.warping import draw_places, sample
+from semisam.data.datasets.dataset import Image
 from semisam.data.loading.augmentation import (
     ORIENTATIONS,
     change_looks,
@@ -106,6 +107,7 @@ class BatchSource:
         foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
             up to ten times, around a voxel of the foreground.
         truth: add the labels of all rows, for a control; the store must allow it.
+        places: fill `Batch.places` and `Batch.inside`.
         rows: numbers of the batch's rows to make, labeled first; ``None`` is all. A row does not
             depend on this choice, so several processes can share a batch.
 
@@ -125,6 +127,7 @@ class BatchSource:
         augment: Augment = "orientation",
         foreground: float = 0.0,
         truth: bool = False,
+        places: bool = False,
         rows: Sequence[int] | None = None,
     ) -> None:
         for kind, asked, cases in (
@@ -143,6 +146,7 @@ class BatchSource:
         self.augment = augment
         self.foreground = foreground
         self.truth = truth
+        self.places = places
         self._partial: dict[str, bool] = {}
         self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
 
@@ -170,9 +174,12 @@ class BatchSource:
         image = np.empty((len(cases), channels, *self.patch), np.float32)
         known = len(cases) if self.truth else labeled
         label = np.empty((known, *self.patch), np.int64)
+        places: list[Place] = []
+        inside = np.empty((len(cases) if self.places else 0, *self.patch), np.bool_)
         for place, (row, case) in enumerate(zip(self.rows, cases, strict=True)):
             is_labeled = row < self.plan.labeled
-            volume = self.store.image(case).array
+            scan = self.store.image(case)
+            volume = scan.array
             sliced = slice_axes(volume.ndim - 1, self.patch)
             if sliced not in (0, 1):
                 raise InputError(
@@ -184,7 +191,11 @@ class BatchSource:
             stream = _LABELED if is_labeled else _UNLABELED
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
-            read = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
+            read, window, turned = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
+            if self.places:
+                places.append(_place(case, scan, window, turned, len(self.patch)))
+                everywhere = np.broadcast_to(np.uint8(1), (1, *volume.shape[1:]))
+                inside[place] = read(everywhere, label=True)[0] > 0
             image[place] = read(volume, label=False)
             if self.augment == "strong" and is_labeled:
                 # Methods make their own views of unlabeled rows, from one that looks as it is.
@@ -192,10 +203,13 @@ class BatchSource:
             if place < known:
                 around = IGNORE if self._is_partial(case) else 0
                 label[place] = read(self.store.label(case)[None], label=True, around=around)[0]
-        labels = torch.from_numpy(label)
+        images, labels = torch.from_numpy(image), torch.from_numpy(label)
+        more: dict[str, Any] = {"rows": self.rows}
+        if self.places:
+            more |= {"places": tuple(places), "inside": torch.from_numpy(inside)}
         if self.truth:
-            return OracleBatch(torch.from_numpy(image), labels[:labeled], labels, rows=self.rows)
-        return Batch(torch.from_numpy(image), labels, rows=self.rows)
+            return OracleBatch(images, labels[:labeled], labels, **more)
+        return Batch(images, labels, **more)
 
     def _reader(
         self,
@@ -204,8 +218,12 @@ class BatchSource:
         shape: tuple[int, ...],
         sliced: int,
         rng: np.random.Generator,
-    ) -> _Read:
-        """Draw a patch of a case; return a function that reads it from an image or a label.
+    ) -> tuple[_Read, tuple[slice, ...], bool]:
+        """Draw a patch of a case.
+
+        Returns:
+            A function that reads it from an image or a label, its window in the scan, which may
+            exceed it, and whether its first two axes are swapped.
 
         Args:
             case: its name.
@@ -217,13 +235,11 @@ class BatchSource:
         if self.augment == "strong":
             window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
             flat = window[: len(self.patch)]
-            centre = [
-                w.start + (min(w.stop, n) - w.start - 1) / 2
-                for w, n in zip(flat, shape, strict=False)
-            ]
+            centre = _centre(flat, shape)
             places = draw_places(self.patch, rng)
             places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(flat)))
-            return functools.partial(_sampled, places=places, of=window[len(flat) :])
+            read = functools.partial(_sampled, places=places, of=window[len(flat) :])
+            return read, window, False
         orientation = draw_orientation(rng)
         if self.augment == "mirrored":
             orientation = ORIENTATIONS // 2 + orientation % (ORIENTATIONS // 2)
@@ -231,9 +247,10 @@ class BatchSource:
             orientation = 0
         size = shape_before(self.patch, orientation)
         window = self._draw_patch(case, is_labeled, shape, (*size, *(1,) * sliced), rng)
-        return functools.partial(
+        read = functools.partial(
             _oriented, window=window, orientation=orientation, patch=self.patch
         )
+        return read, window, orientation % 2 == 1
 
     def _draw_patch(
         self,
@@ -279,6 +296,28 @@ class BatchSource:
         if case not in self._partial:
             self._partial[case] = bool((self.store.label(case) == IGNORE).any())
         return self._partial[case]
+
+
+def _centre(window: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
+    """Return the voxel at the centre of the part of a window that is in the scan."""
+    ends = (min(w.stop, n) for w, n in zip(window, shape, strict=False))
+    return [w.start + (end - w.start - 1) / 2 for w, end in zip(window, ends, strict=True)]
+
+
+def _place(case: str, scan: Image, window: tuple[slice, ...], swapped: bool, axes: int) -> Place:
+    """Return the place of a patch.
+
+    Args:
+        case: name of the case.
+        scan: its image.
+        window: of the patch in the scan.
+        swapped: True if the first two axes of the patch are swapped.
+        axes: of the patch.
+    """
+    spacing = tuple(scan.geometry.spacing[:axes])
+    if swapped:
+        spacing = (spacing[1], spacing[0], *spacing[2:])
+    return Place(case, tuple(_centre(window, scan.array.shape[1:])), spacing)
 
 
 def slice_axes(axes: int, patch: Sequence[int]) -> int:

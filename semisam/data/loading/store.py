@@ -35,11 +35,12 @@ class VolumeStore:
         labeled: training cases whose label may be read.
         unlabeled: training cases whose label may not be read.
         test: cases to evaluate on; their label may be read.
+        validation: labeled cases that are held out from training; their label may be read.
         oracle: also allow the labels of unlabeled cases, for a control.
         max_bytes: bound of the cache; the least recently used volume is removed first.
 
     Raises:
-        InputError: a case is in two of the three groups, or twice in one.
+        InputError: a case is in two of the groups, or twice in one.
     """
 
     def __init__(
@@ -49,22 +50,25 @@ class VolumeStore:
         labeled: Sequence[str],
         unlabeled: Sequence[str],
         test: Sequence[str],
+        validation: Sequence[str] = (),
         oracle: bool = False,
         max_bytes: int = 4 * 2**30,
     ) -> None:
         self.dataset = dataset
         self.labeled, self.unlabeled, self.test = tuple(labeled), tuple(unlabeled), tuple(test)
-        self._cases = (*self.labeled, *self.unlabeled, *self.test)
+        self.validation = tuple(validation)
+        self._scored = (*self.validation, *self.test)
+        self._cases = (*self.labeled, *self.unlabeled, *self._scored)
         seen: set[str] = set()
         for case in self._cases:
             if case in seen:
                 raise InputError(
-                    "labeled, unlabeled and test cases must all be different, got "
+                    "labeled, unlabeled, validation and test cases must all be different, got "
                     f"{case} twice. Remove one."
                 )
             seen.add(case)
         extra = self.unlabeled if oracle else ()
-        self._may_read_label = frozenset((*self.labeled, *self.test, *extra))
+        self._may_read_label = frozenset((*self.labeled, *self._scored, *extra))
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
@@ -122,11 +126,11 @@ class VolumeStore:
             on_case: called with (cases done, number of cases) after each case, in this thread.
 
         Returns:
-            SHA-256 per array under ``image:<case>``, ``label:<case>`` of labeled and test cases,
-            and ``drawn:<case>`` of test cases that are scored on another grid than the image's.
+            SHA-256 per array under ``image:<case>``, ``label:<case>`` of cases whose label may be
+            read, and ``drawn:<case>`` of cases that are scored on another grid than the image's.
 
         Raises:
-            InputError: a volume is faulty; the first in the order labeled, unlabeled, test.
+            InputError: a volume is faulty; the first of labeled, unlabeled, validation, test cases.
         """
         hashes: dict[str, str] = {}
         workers = min(4, os.cpu_count() or 1)
@@ -155,7 +159,7 @@ class VolumeStore:
         hashes = {f"image:{case}": array_hash(image)}
         if case in self._may_read_label:
             if not read_named(source, lambda: self.dataset.has_label(case)):
-                kind = "labeled training" if case in self.labeled else "test"
+                kind = "test" if case in self.test else "labeled training"
                 raise InputError(
                     f"{source}: a {kind} case must have a label, got none. Add it (in an h5 file "
                     "the key 'label') or remove the case from the list."
@@ -171,7 +175,7 @@ class VolumeStore:
             if case in self.labeled and not empty:
                 self._with_foreground.add(case)
             hashes[f"label:{case}"] = array_hash(label)
-            if case in self.test and placement is not None:
+            if case in self._scored and placement is not None:
                 drawn = read_named(source, lambda: self.drawn_label(case))
                 check_label(drawn, placement.shape, self.dataset, source)
                 hashes[f"drawn:{case}"] = array_hash(drawn)

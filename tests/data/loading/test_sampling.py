@@ -15,6 +15,7 @@ from semisam.data.images.files import Geometry
 from semisam.data.loading.augmentation import orient
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
 from semisam.data.loading.store import VolumeStore
+from semisam.training.accumulation import micro_batches
 
 
 class Coded(Dataset):
@@ -35,7 +36,7 @@ class Coded(Dataset):
         flat = np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
         return Image(
             np.stack([flat + channel * 1e5 for channel in range(self.channels)]),
-            Geometry(spacing=(1.0,) * len(shape)),
+            Geometry(spacing=(0.5, 1.0, 2.0)[: len(shape)]),
             has_geometry=False,
         )
 
@@ -123,6 +124,53 @@ def test_image_and_label_are_cut_and_turned_alike(augment):
     for step in range(20):
         batch = source.batch(step)
         assert torch.equal(batch.image[:2, 0].long() % 251, batch.label)
+
+
+PLACES = [
+    ("none", (8, 6, 4)),
+    ("orientation", (12, 6, 4)),
+    ("orientation", (8, 6)),
+    ("strong", (12, 6, 4)),
+    ("strong", (8, 6)),
+]
+
+
+@pytest.mark.parametrize(("augment", "patch"), PLACES)
+def test_places_are_those_of_the_rows_and_change_no_row(augment, patch):
+    plan = BatchPlan(2, 2)
+    bare = make_source(SHAPES, 2, plan, patch, augment=augment)
+    source = make_source(SHAPES, 2, plan, patch, augment=augment)
+    source.places = True
+    spacings = set()
+    for step in range(12):
+        batch, want = source.batch(step), bare.batch(step)
+        assert equal(batch, want) and want.places is None and want.inside is None
+        assert [place.case for place in batch.places] == list(source.cases(step))
+        assert batch.inside.shape == (4, *patch) and batch.inside.dtype == torch.bool
+        for row, place in enumerate(batch.places):
+            shape, inside, image = SHAPES[place.case], batch.inside[row], batch.image[row, 0]
+            assert len(place.centre) == 3 and len(place.spacing) == len(patch)
+            assert all(0 <= c <= n - 1 for c, n in zip(place.centre, shape, strict=True))
+            spacings.add(place.spacing)
+            if augment != "strong":
+                assert torch.equal(inside, image > 0)
+                found = np.unravel_index(image[inside].long().numpy() - 1, shape)
+                middle = [(axis.min() + axis.max()) / 2 for axis in found]
+                assert place.centre == pytest.approx(middle)
+            elif row >= 2:  # the looks of labeled rows change
+                assert not inside[image == 0].any()
+                assert inside.any()
+    turns = {(0.5, 1.0, 2.0)[: len(patch)], (1.0, 0.5, 2.0)[: len(patch)]}
+    assert spacings == turns if augment == "orientation" else len(spacings) == 1
+
+
+def test_places_go_with_their_rows_into_micro_batches():
+    source = make_source(SHAPES, 2, BatchPlan(2, 2), (12, 6, 4))
+    source.places = True
+    batch = source.batch(3)
+    for part in micro_batches(batch, 2):
+        assert part.places == tuple(batch.places[row] for row in part.rows)
+        assert torch.equal(part.inside, batch.inside[list(part.rows)])
 
 
 def orientation_of(patch, shape):
