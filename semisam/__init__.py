@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from semisam.core.framework import Framework, NetBuilder
     from semisam.core.types import Batch, Clock, Prompt, Step, View
     from semisam.data.datasets.dataset import Dataset, Image, Split
+    from semisam.inference.comparison import score
     from semisam.inference.predictor import Prediction
     from semisam.run.build import open_folder as open_dataset
     from semisam.run.model import Model, load
@@ -55,6 +56,7 @@ _HOMES = {
     "View": "core.types",
     "load": "run.model",
     "open_dataset": "run.build:open_folder",
+    "score": "inference.comparison",
     "settings": "run.request",
     "train": "run.train",
 }
@@ -63,6 +65,7 @@ __all__ = [  # noqa: RUF022  (the functions first)
     "train",
     "bench",
     "load",
+    "score",
     "settings",
     "open_dataset",
     "Backend",

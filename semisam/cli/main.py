@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
+    "score": ("semisam.cli.score:command", "Score a folder of masks against another."),
     "export": ("semisam.cli.export:command", "Write a trained model as one file, with a card."),
     "zero-shot": (
         "semisam.cli.zero_shot:command",

@@ -19,6 +19,10 @@ else:  # not generic before click 8.4
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+DEVICE = "Torch device: cpu, cuda, cuda:1 ...; auto: a GPU if there is one."
+"""The help of ``--device`` of commands that use a trained run."""
+
+
 class Names(_ParamType):
     """A type of names separated by commas: ``a,b,c``."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +13,11 @@ import torch
 
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.files import (
-    csv_cell,
     remove_leftovers,
     removed_folder,
     replace_file,
     writable_folder,
+    write_csv,
     write_json,
 )
 from semisam.core.framework import Framework
@@ -305,16 +304,8 @@ def score(
         scored = [row for part in processes.gather(rows) for row in part]
         rows = sorted(scored, key=lambda row: order[row["case"]])
     if processes.writer:
-        write_cases(folder / CASES, rows)
+        write_csv(folder / CASES, rows)
     return rows
-
-
-def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the per-case CSV."""
-    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from semisam.inference.export import card_path, check_target, export_network
 from semisam.inference.predictor import (
     Deployed,
     Prediction,
+    ensemble,
     prepared_scan,
     read_scan,
     segment,
@@ -31,6 +32,7 @@ from semisam.networks.precision import Precision
 from semisam.plugins import registry
 from semisam.run.build import make_framework
 from semisam.run.folder import find_run
+from semisam.run.preflight import usual_device
 from semisam.run.record import versions
 from semisam.run.settings import RunSettings, read_settings
 from semisam.training.checkpoint import load_tensors
@@ -97,15 +99,25 @@ def load_model(folder: Path, device: str = "cpu") -> Deployed:
     )
 
 
+def load_models(runs: Sequence[Path], device: str = "cpu") -> Deployed:
+    """Open one trained run, or several as an ensemble: the mean of their probabilities.
+
+    Raises:
+        InputError: a path is not a folder with a trained run, or the runs have other classes or
+            another preparation of scans.
+    """
+    return ensemble({str(run): load_model(run, device) for run in runs})
+
+
 class Model:
-    """A trained run that segments new scans.
+    """A trained run, or an ensemble of several, that segments new scans.
 
     Args:
-        deployed: the result of `load_model`.
+        deployed: the result of `load_models`.
         device: on which it computes.
     """
 
-    def __init__(self, deployed: Deployed, device: str = "cpu") -> None:
+    def __init__(self, deployed: Deployed, device: str) -> None:
         self._deployed, self._device = deployed, device
 
     @property
@@ -143,17 +155,22 @@ class Model:
         return segment(self._deployed, found, self._device)
 
 
-def load(run: str | Path, device: str = "cpu") -> Model:
+def load(run: str | Path | Sequence[str | Path], device: str = "auto") -> Model:
     """Open a trained run to segment new scans with it.
 
     Args:
-        run: the path of a run folder, ``FOLDER#HASH``, or the start of its path.
-        device: on which it computes.
+        run: the path of a run folder, ``FOLDER#HASH``, or the start of its path; several of them
+            are an ensemble, which predicts the mean of their probabilities.
+        device: on which it computes; auto: a GPU if there is one.
 
     Raises:
-        InputError: there is no such run, or it is not finished.
+        InputError: there is no such run, it is not finished, or runs do not fit each other.
     """
-    return Model(load_model(find_run(str(run)), device), device)
+    names = [run] if isinstance(run, str | Path) else list(run)
+    if not names:
+        raise InputError("an ensemble must have at least one run, got none. Name a run folder.")
+    place = usual_device(device)
+    return Model(load_models([find_run(str(name)) for name in names], place), place)
 
 
 def export_run(run: Path, target: Path) -> Path:
