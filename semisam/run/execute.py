@@ -40,7 +40,7 @@ from semisam.run.build import (
 )
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
-from semisam.run.model import window_stride
+from semisam.run.model import window_of
 from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
 from semisam.run.settings import RunSettings
@@ -128,6 +128,7 @@ def execute(
             training = train(here, run.framework, store, run.plan, folder, report, processes)
         else:
             run.framework.learn(labeled_cases(store))
+            processes.of_writer(lambda: write_model(run.framework, store, folder))
             training = Summary(0.0, 0.0, {})
         rows = score(here, run.framework, store, folder, report, processes)
 
@@ -262,12 +263,17 @@ def train(
     )
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
     if processes.writer:
-        # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
-        weights = {name: value.cpu() for name, value in framework.state_dict().items()}
-        with replace_file(folder / MODEL) as temporary:
-            save_tensors(weights, temporary)
-        write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
+        write_model(framework, store, folder)
     return summary
+
+
+def write_model(framework: Framework, store: VolumeStore, folder: Path) -> None:
+    """Write ``model.pt`` and its card."""
+    # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
+    weights = {name: value.cpu() for name, value in framework.state_dict().items()}
+    with replace_file(folder / MODEL) as temporary:
+        save_tensors(weights, temporary)
+    write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
 
 
 def score(
@@ -286,13 +292,11 @@ def score(
     predictions = folder / "predictions" if settings.save_predictions else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
-    whole = not framework.trains
     rows = evaluate(
         framework,
         store,
         store.test[processes.rank :: processes.size],
-        None if whole else settings.patch,
-        None if whole else window_stride(settings),
+        *window_of(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
         largest_component=settings.largest_component,
