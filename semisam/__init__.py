@@ -20,6 +20,7 @@ api_version = 1
 """Version of the interface for plugins (docs/plugin-api.md). It rises when a plugin may break."""
 
 if TYPE_CHECKING:
+    from semisam.automatic.flow import auto
     from semisam.bench.study import bench as bench
     from semisam.core.backend import Backend, Prompter
     from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from semisam.run.train import train
 
 _HOMES = {
+    "auto": "automatic.flow",
     "Backend": "core.backend",
     "Batch": "core.types",
     "Clock": "core.types",
@@ -62,6 +64,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022  (the functions first)
+    "auto",
     "train",
     "bench",
     "load",

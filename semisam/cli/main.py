@@ -16,6 +16,7 @@ from semisam import __version__
 from semisam.core.errors import InputError, PluginError, SemisamError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "auto": ("semisam.cli.auto:command", "From scans and a few masks to masks of all scans."),
     "bench": (
         "semisam.cli.bench:command",
         "Compare methods, with and without SemiSAM.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,22 @@ class Size(_ParamType):
             return tuple(int(part) for part in value.lower().replace(",", "x").split("x"))
         except ValueError:
             self.fail(f"it must be voxels per axis such as 64x64x48, got {value!r}", param, ctx)
+
+
+class Duration(_ParamType):
+    """A type of a time such as ``30m``, ``1.5h`` or ``90s``, in seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Read a number and its unit."""
+        if not isinstance(value, str):
+            return float(value)
+        match = re.fullmatch(r"([0-9]+\.?[0-9]*)(s|m|h)", value.strip().lower())
+        seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+        if seconds <= 0:
+            self.fail(f"it must be a time such as 30m, 2h or 90s, got {value!r}", param, ctx)
+        return seconds
 
 
 _ASSIGNMENTS = click.option(

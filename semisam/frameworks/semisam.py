@@ -136,7 +136,7 @@ class SemiSAM(Framework):
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
         probs: Tensor = self.inner(image)
-        return probs if self.trains else self._answer(image, probs)
+        return probs if self.trains else self.answer(image, probs)
 
     def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Give the inner method the labeled scans."""
@@ -215,8 +215,13 @@ class SemiSAM(Framework):
         of_rows = [predictions[labeled + row] for row in range(len(target))]
         return join(target, of_rows, {k: weight * share for k, share in shares.items()})
 
-    def _answer(self, image: Tensor, probs: Tensor) -> Tensor:
-        """Return the model's map ``(B, K, *S)`` for a proposal, which stays where none is made."""
+    def answer(self, image: Tensor, probs: Tensor) -> Tensor:
+        """Return the model's map for a proposal, which stays where no prompt is made.
+
+        Args:
+            image: ``(B, C, *S)``.
+            probs: ``(B, K, *S)``, the proposal.
+        """
         unsure = entropy(probs)
         found = [self._query(image[i], probs[i], unsure[i, 0], 0, i)[0] for i in range(len(image))]
         return join(probs, found, dict.fromkeys(range(1, self.num_classes), 1.0))

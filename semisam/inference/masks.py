@@ -94,10 +94,16 @@ def write_masks(
                 write_nifti(target, whole[k], scan.geometry)
         names = model.card.class_names
         if preview:
-            target = folder / f"{name}{'.preview' if ending == '.png' else ''}.png"
-            write_preview(target, scan.array, found.labelmap, scan.geometry, names)
+            write_preview(preview_file(file), scan.array, found.labelmap, scan.geometry, names)
         sizes = volumes(name, found.labelmap, scan.geometry, names)
         yield Written(name, file, tuple(sizes), scan=scan, found=found)
+
+
+def preview_file(mask: Path) -> Path:
+    """Return the file of the picture of a mask."""
+    if mask.suffix == ".png":
+        return mask.with_suffix(".preview.png")
+    return mask.with_name(f"{mask.name.removesuffix('.nii.gz')}.png")
 
 
 def volumes_of_file(name: str, file: Path, card: Card) -> list[Volume]:

@@ -198,6 +198,15 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     return Prediction(labelmap, scan.geometry, mask, on_image, scan.placement)
 
 
+def on_input(found: Prediction, card: Card) -> NDArray[np.float32]:
+    """Return the probabilities ``(K, *S)`` on the grid and axes of the network's input."""
+    if found.placement is None:
+        return found.on_image
+    axes, flips = card.axes_of_lps()
+    turned = found.on_image.transpose(0, *(axis + 1 for axis in axes))
+    return np.flip(turned, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
+
+
 def _mean_probabilities(
     models: Sequence[Deployed], image: Image, device: torch.device
 ) -> NDArray[np.float32]:

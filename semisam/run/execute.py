@@ -118,7 +118,7 @@ def execute(
             cases = {part: list(names) for part, names in parts.items()}
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
             if result.exists():
-                remove_checkpoints(folder)  # left by a killed process
+                remove_checkpoints(folder, adapted=run.framework.trains)  # left by a killed process
             return result.exists()
 
         if processes.of_writer(finished):
@@ -135,7 +135,7 @@ def execute(
         def write() -> None:
             about = _about(settings, run, training, rows)
             write_json(result, about | {"cost": cost_of(here, training, rows) | adapting})
-            remove_checkpoints(folder)
+            remove_checkpoints(folder, adapted=run.framework.trains)
 
         processes.of_writer(write)
         return result
@@ -224,6 +224,22 @@ def train(
     processes: Processes = ONE,
 ) -> Summary:
     """Train, from the checkpoint if there is one, and write ``model.pt``."""
+    trainer = make_trainer(settings, framework, store, plan, folder, processes)
+    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
+    if processes.writer:
+        write_model(framework, store, folder)
+    return summary
+
+
+def make_trainer(
+    settings: RunSettings,
+    framework: Framework,
+    store: VolumeStore,
+    plan: BatchPlan,
+    folder: Path,
+    processes: Processes = ONE,
+) -> Trainer:
+    """Return the training loop of a run."""
     parts = count_parts(settings.batch, settings.micro_batch)
     source = BatchSource(
         store,
@@ -237,7 +253,7 @@ def train(
         truth=settings.sam_control in NEED_TRUTH,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
-    trainer = Trainer(
+    return Trainer(
         framework,
         source,
         Plan(
@@ -261,10 +277,6 @@ def train(
         prefetch=Prefetcher,
         processes=processes,
     )
-    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f))
-    if processes.writer:
-        write_model(framework, store, folder)
-    return summary
 
 
 def write_model(framework: Framework, store: VolumeStore, folder: Path) -> None:

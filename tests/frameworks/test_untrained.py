@@ -10,6 +10,7 @@ import torch
 from tiny_runs import settings_of
 
 from semisam.core.errors import InputError
+from semisam.core.layout import ADAPTED
 from semisam.core.types import IGNORE
 from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.center_ball import CenterBall
@@ -132,6 +133,7 @@ def test_a_run_without_a_step_predicts_with_its_adapted_model(tmp_path):
     for steps in (0, 1):
         run = tmp_path / f"{steps}"
         execute(settings_of(**given, sam_adapt=steps), run)
+        assert (run / ADAPTED).is_file() == (steps == 1)
         framework = load_run(run)[1]
         assert framework.inner.images.shape == (1, 1, 64, 64, 64)
         image = np.random.default_rng(0).normal(size=(32, 32, 24))
