@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from semisam.inference.comparison import score
     from semisam.inference.predictor import Prediction
     from semisam.run.build import open_folder as open_dataset
+    from semisam.run.click import click
     from semisam.run.model import Model, load
     from semisam.run.request import settings
     from semisam.run.settings import RunSettings
@@ -56,6 +57,7 @@ _HOMES = {
     "Split": "data.datasets.dataset",
     "Step": "core.types",
     "View": "core.types",
+    "click": "run.click",
     "load": "run.model",
     "open_dataset": "run.build:open_folder",
     "score": "inference.comparison",
@@ -68,6 +70,7 @@ __all__ = [  # noqa: RUF022  (the functions first)
     "train",
     "bench",
     "load",
+    "click",
     "score",
     "settings",
     "open_dataset",

@@ -54,6 +54,21 @@ class Numbers(_ParamType):
             self.fail(f"it must be whole numbers separated by commas, got {value!r}", param, ctx)
 
 
+class Voxel(_ParamType):
+    """A type of a voxel's indices separated by commas: ``30,40,22``."""
+
+    name = "I,J,K"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Split at commas and convert to numbers."""
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"it must be a voxel such as 30,40,22, got {value!r}", param, ctx)
+
+
 class Size(_ParamType):
     """A type of voxels per axis: ``64x64x48``."""
 

@@ -58,22 +58,22 @@ def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:
 
     table = Table(title="Mean ± SD over cases", box=SIMPLE_HEAD, pad_edge=False)
     heads = {
-        "Dice [%]": ("dice", 100),
-        "Jaccard [%]": ("jaccard", 100),
-        "surface Dice 1 mm": ("surface_dice_1mm", 100),
-        "2 mm": ("surface_dice_2mm", 100),
-        "ASD [mm]": ("asd_mm", 1),
-        "95HD [mm]": ("hd95_mm", 1),
+        "Dice\n\\[%]": ("dice", 100),
+        "Jacc.\n\\[%]": ("jaccard", 100),
+        "Surface\n1 mm": ("surface_dice_1mm", 100),
+        "Dice [%]\n2 mm": ("surface_dice_2mm", 100),
+        "ASD\n\\[mm]": ("asd_mm", 1),
+        "95HD\n\\[mm]": ("hd95_mm", 1),
     }
-    table.add_column("class")
-    for head in ("cases", *heads, "empty"):
+    table.add_column("Class")
+    for head in ("Cases", *heads, "Empty"):
         table.add_column(head, justify="right")
     for value in dict.fromkeys(row["class"] for row in rows):
         own = [row for row in rows if row["class"] == value]
         figures = []
         for name, factor in heads.values():
             numbers = [factor * row[name] for row in own]
-            spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+            spread = f"\n± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
             figures.append(f"{statistics.mean(numbers):.1f}{spread}")
         empty = sum(row["empty_prediction"] for row in own)
         table.add_row(str(value), str(len(own)), *figures, str(empty))
