@@ -20,6 +20,7 @@ api_version = 1
 """Version of the interface for plugins (docs/plugin-api.md). It rises when a plugin may break."""
 
 if TYPE_CHECKING:
+    from semisam.automatic.flow import auto
     from semisam.bench.study import bench as bench
     from semisam.core.backend import Backend, Prompter
     from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
     from semisam.core.logger import Logger
     from semisam.core.types import Batch, Clock, Prompt, Step, View
     from semisam.data.datasets.dataset import Dataset, Image, Split
+    from semisam.inference.comparison import score
     from semisam.inference.predictor import Prediction
     from semisam.run.build import open_folder as open_dataset
+    from semisam.run.click import click
     from semisam.run.model import Model, load
     from semisam.run.request import settings
     from semisam.run.settings import RunSettings
     from semisam.run.train import train
 
 _HOMES = {
+    "auto": "automatic.flow",
     "Backend": "core.backend",
     "Batch": "core.types",
     "Clock": "core.types",
@@ -55,16 +59,21 @@ _HOMES = {
     "Split": "data.datasets.dataset",
     "Step": "core.types",
     "View": "core.types",
+    "click": "run.click",
     "load": "run.model",
     "open_dataset": "run.build:open_folder",
+    "score": "inference.comparison",
     "settings": "run.request",
     "train": "run.train",
 }
 
 __all__ = [  # noqa: RUF022  (the functions first)
+    "auto",
     "train",
     "bench",
     "load",
+    "click",
+    "score",
     "settings",
     "open_dataset",
     "Backend",

@@ -43,7 +43,9 @@ console = Console(highlight=False)
 _PHASES = {
     "check": "checking scans",
     "adapt": "adapting the model",
+    "measure": "measuring a few steps",
     "train": "training",
+    "masks": "writing masks",
     "evaluate": "evaluating",
 }
 
@@ -76,6 +78,35 @@ class _LossColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         loss = task.fields.get("loss")
         return Text("" if loss is None else f"loss {loss:.3f}", style="cyan")
+
+
+class PhaseDisplay:
+    """One bar for the phase that is active; a function of phase, done, total and figures."""
+
+    def __init__(self) -> None:
+        self._bars = progress_bars()
+        self._phase, self._task = "", TaskID(-1)
+
+    def __enter__(self) -> PhaseDisplay:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, phase: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Move the bar; each phase begins a new one."""
+        if phase != self._phase:
+            if self._phase:
+                self._bars.remove_task(self._task)
+            self._phase = phase
+            self._task = self._bars.add_task(_PHASES.get(phase, phase), total=total)
+        self._bars.update(self._task, completed=done, total=total, loss=figures.get("loss"))
 
 
 def progress_bars() -> Progress:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from semisam.cli.options import Size
+from semisam.cli.options import DEVICE, Size
 
 
 @click.command("evaluate", short_help="Score a trained method on the test cases.")
@@ -15,7 +15,7 @@ from semisam.cli.options import Size
 @click.option("--patch", type=Size(), help="Window in voxels (default: the run's).")
 @click.option("--stride", type=Size(), help="Stride of the window (default: the run's).")
 @click.option("--largest-component/--all-components", default=None, help="(default: the run's).")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="auto", show_default=True, help=DEVICE)
 @click.option("--save-predictions", metavar="FOLDER", help="Write a NIfTI labelmap per case.")
 @click.option("--out", metavar="CSV", help="Per-case scores (default: RUN/evaluation.csv).")
 def command(
@@ -33,19 +33,18 @@ def command(
     A published checkpoint needs --data and --patch. Nothing in a checkpoint is executed.
     """
     from semisam.cli.display import console, progress_bars
-    from semisam.core.files import writable_folder
+    from semisam.core.files import writable_folder, write_csv
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
-    from semisam.run.execute import write_cases
-    from semisam.run.preflight import check_device
+    from semisam.run.preflight import check_device, usual_device
     from semisam.run.scoring import open_scored
     from semisam.training.allocator import keep_memory
 
     keep_memory()
-    on_device = check_device(device)
+    on_device = check_device(usual_device(device))
     scored = open_scored(
         run,
-        device,
+        str(on_device),
         data=data,
         patch=patch,
         stride=stride,
@@ -72,7 +71,7 @@ def command(
             predictions=predictions,
             on_case=lambda done, total: bars.update(task, completed=done),
         )
-    write_cases(target, rows)
+    write_csv(target, rows)
     summary = summarise(rows)
     console.print(
         f"{len(test)} cases: Dice {100 * summary['dice']:.2f} ± "

@@ -16,6 +16,7 @@ from semisam import __version__
 from semisam.core.errors import InputError, PluginError, SemisamError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "auto": ("semisam.cli.auto:command", "From scans and a few masks to masks of all scans."),
     "bench": (
         "semisam.cli.bench:command",
         "Compare methods, with and without SemiSAM.",
@@ -26,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("semisam.cli.train:command", "Train one method on one labeled subset."),
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
+    "click": ("semisam.cli.click:command", "Segment what is clicked at in one scan."),
+    "score": ("semisam.cli.score:command", "Score a folder of masks against another."),
     "export": ("semisam.cli.export:command", "Write a trained model as one file, with a card."),
     "zero-shot": (
         "semisam.cli.zero_shot:command",

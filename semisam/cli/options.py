@@ -20,6 +20,10 @@ else:  # not generic before click 8.4
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+DEVICE = "Torch device: cpu, cuda, cuda:1 ...; auto: a GPU if there is one."
+"""The help of ``--device`` of commands that use a trained run."""
+
+
 class Names(_ParamType):
     """A type of names separated by commas: ``a,b,c``."""
 
@@ -50,6 +54,21 @@ class Numbers(_ParamType):
             self.fail(f"it must be whole numbers separated by commas, got {value!r}", param, ctx)
 
 
+class Voxel(_ParamType):
+    """A type of a voxel's indices separated by commas: ``30,40,22``."""
+
+    name = "I,J,K"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Split at commas and convert to numbers."""
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"it must be a voxel such as 30,40,22, got {value!r}", param, ctx)
+
+
 class Size(_ParamType):
     """A type of voxels per axis: ``64x64x48``."""
 
@@ -66,7 +85,7 @@ class Size(_ParamType):
 
 
 class Duration(_ParamType):
-    """A type of times: ``90s``, ``30m``, ``12h``; the value is in seconds."""
+    """A type of a time such as ``30m``, ``1.5h`` or ``90s``, in seconds."""
 
     name = "TIME"
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from semisam.cli.options import DEVICE
+
+if TYPE_CHECKING:
+    from semisam.inference.volumes import Volume
+
 
 @click.command("predict", short_help="Segment new scans with a trained method.")
-@click.argument("run", metavar="RUN")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("run", metavar="RUN...")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Folder of the masks.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="auto", show_default=True, help=DEVICE)
 @click.option("--probabilities", is_flag=True, help="Write each class's probability as well.")
 @click.option(
     "--preview",
     is_flag=True,
     help="Write <name>.png: three slices with the outlines; of a picture <name>.preview.png.",
 )
+@click.option("--skip-existing", is_flag=True, help="Keep the masks that are in the folder.")
+@click.option("--csv", "table", metavar="FILE", help="Write the ml of each class and scan.")
 @click.option(
     "--series",
     default="",
@@ -33,13 +41,16 @@ def command(
     device: str,
     probabilities: bool,
     preview: bool,
+    skip_existing: bool,
+    table: str | None,
     series: str,
 ) -> None:
     """Segment each INPUT with RUN and write <name>.nii.gz in the scan's own geometry.
 
-    RUN is a run folder. An input is any file that SimpleITK reads, a folder with one DICOM series,
-    a folder of these, or an h5 file of the published layout. Several channels are one file with all
-    of them, or files named <scan>_0000, <scan>_0001 and so on. The mask of a picture is <name>.png.
+    RUN is a run folder. Several run folders are an ensemble, with the mean of their probabilities.
+    An input is any file that SimpleITK reads, a folder with one DICOM series, a folder of these, or
+    an h5 file of the published layout. Several channels are one file with all of them, or files
+    named <scan>_0000, <scan>_0001 and so on. The mask of a picture is <name>.png.
 
     A scan is brought to the orientation, spacing and intensities of the training scans, and its
     mask back. The mask has the values of the training labels, for example 255. Training scans
@@ -48,20 +59,21 @@ def command(
     """
     from semisam.cli.display import console, progress_bars
     from semisam.core.errors import InputError
-    from semisam.core.files import printable, writable_folder
-    from semisam.data.images.files import mask_ending, write_label, write_nifti
+    from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.inputs import check_outputs, gather_scans, labels_among
-    from semisam.inference.predictor import class_file_names, read_scan, segment
-    from semisam.inference.preview import write_preview
-    from semisam.run.folder import find_run
-    from semisam.run.model import load_model
-    from semisam.run.preflight import check_device
+    from semisam.inference.masks import write_masks
+    from semisam.run.folder import leading_runs
+    from semisam.run.model import load_models
+    from semisam.run.preflight import check_device, usual_device
     from semisam.training.allocator import keep_memory
 
     keep_memory()
-    check_device(device)
-    model = load_model(find_run(run), device)
-    given = [Path(text) for text in inputs]
+    on_device = str(check_device(usual_device(device)))
+    runs, rest = leading_runs([run, *inputs])
+    if not rest:
+        raise InputError("the scans must be named after the run, got none. Name files or folders.")
+    model = load_models(runs, on_device)
+    given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
     labels = labels_among(given)
     if labels:
@@ -72,31 +84,33 @@ def command(
     folder = Path(out)
     check_outputs(folder, scans, labels)
     writable_folder(folder)
-    failed = 0
+    failed = kept = 0
+    sizes: list[Volume] = []
     with progress_bars() as bars:
         task = bars.add_task("predicting", total=len(scans))
-        for name, paths in scans.items():
-            try:
-                scan = read_scan(paths, model.card, series)
-            except InputError as error:  # the other scans are still segmented
-                click.echo(printable(f"Error: {error}"), err=True)
-                failed += 1
-                bars.advance(task)
-                continue
-            found = segment(model, scan, device)
-            ending = mask_ending(paths[0])
-            write_label(folder / f"{name}{ending}", found.mask, scan.geometry)
-            if probabilities:
-                for k, title in class_file_names(model.card).items():
-                    target = folder / f"{name}.{title}.probability.nii.gz"
-                    write_nifti(target, found.probabilities[k], scan.geometry)
-            if preview:
-                target = folder / f"{name}{'.preview' if ending == '.png' else ''}.png"
-                classes = model.card.class_names
-                write_preview(target, scan.array, found.labelmap, scan.geometry, classes)
+        for mask in write_masks(
+            model,
+            scans,
+            folder,
+            on_device,
+            series=series,
+            probabilities=probabilities,
+            preview=preview,
+            skip_existing=skip_existing,
+        ):
+            if mask.fault:
+                click.echo(printable(f"Error: {mask.fault}"), err=True)
+            failed += bool(mask.fault)
+            kept += not mask.fault and mask.found is None
+            sizes += mask.volumes
             bars.advance(task)
     if len(scans) > failed:
-        console.print(f"Written: {len(scans) - failed} masks in {folder}")
+        also = f"; {kept} were there before" if kept else ""
+        text = f"Written: {len(scans) - failed - kept} masks in {folder}{also}"
+        console.print(text, soft_wrap=True, markup=False)
+        if table and sizes:
+            write_csv(Path(table), [size.row() for size in sizes])
+            console.print(f"Written: {table}", soft_wrap=True, markup=False)
         if model.card.label_values is not None:
             pairs = zip(model.card.class_names, model.card.label_values, strict=True)
             shown = ", ".join(f"{value} {title}" for title, value in pairs)

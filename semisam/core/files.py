@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import errno
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ def csv_cell(value: Any) -> Any:
 def csv_text(cell: str) -> str:
     """Return the text that `csv_cell` wrote as a cell."""
     return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically; the columns are those of the first row."""
+    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -52,6 +52,14 @@ class NetBuilder:
             return int(getattr(self(logits=2), "stride", 1))
 
 
+def _refuse(heads: Mapping[str, int]) -> nn.Module:
+    raise TypeError(f"the method must build no network, got a call for {dict(heads)}.")
+
+
+NO_NETWORK = NetBuilder(_refuse, channels=0, axes=0)
+"""The builder of methods that build no network: SemiSAM, which wraps one, and copied masks."""
+
+
 class Framework(nn.Module, ABC):
     """A method that trains a segmentation network from labeled and unlabeled volumes.
 

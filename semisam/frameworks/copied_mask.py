@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class CopiedMask(Framework):
             masks.append(_resized(one_hot[None], size))
             images.append(_resized(image.float().mean(0)[None, None], size))
         self.images, self.masks = torch.cat(images), torch.cat(masks)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load kept images and masks, of any number."""
+        for name in ("images", "masks"):
+            setattr(self, name, torch.empty_like(state_dict[name]))
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the mean of the copied masks: whole scans ``(B, C, *S)`` to ``(B, K, *S)``."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import PluginError
-from semisam.core.framework import Framework, NetBuilder, check_not_negative
+from semisam.core.framework import NO_NETWORK, Framework, check_not_negative
 from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.seeding import derive_seed
@@ -107,7 +107,7 @@ class SemiSAM(Framework):
         seed: int = 0,
     ) -> None:
         # Unlike other methods, the branch builds no network; it wraps a method.
-        super().__init__(build=_NO_NETWORK, num_classes=inner.num_classes)
+        super().__init__(build=NO_NETWORK, num_classes=inner.num_classes)
         check_pair(backend, prompter)
         self.inner = inner
         check_not_negative(weight=weight, floor=floor, ramp_rate=ramp_rate)
@@ -137,7 +137,7 @@ class SemiSAM(Framework):
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
         probs: Tensor = self.inner(image)
-        return probs if self.trains else self._answer(image, probs)
+        return probs if self.trains else self.answer(image, probs)
 
     def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Give the inner method the labeled scans."""
@@ -222,8 +222,13 @@ class SemiSAM(Framework):
         of_rows = [predictions[labeled + row] for row in range(len(target))]
         return join(target, of_rows, {k: weight * share for k, share in shares.items()})
 
-    def _answer(self, image: Tensor, probs: Tensor) -> Tensor:
-        """Return the model's map ``(B, K, *S)`` for a proposal, which stays where none is made."""
+    def answer(self, image: Tensor, probs: Tensor) -> Tensor:
+        """Return the model's map for a proposal, which stays where no prompt is made.
+
+        Args:
+            image: ``(B, C, *S)``.
+            probs: ``(B, K, *S)``, the proposal.
+        """
         unsure = entropy(probs)
         found = [self._query(image[i], probs[i], unsure[i, 0], 0, i)[0] for i in range(len(image))]
         return join(probs, found, dict.fromkeys(range(1, self.num_classes), 1.0))
@@ -419,10 +424,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _builds_nothing(heads: Mapping[str, int]) -> torch.nn.Module:
-    raise TypeError(f"the branch must build no network, got a call for {heads}.")
-
-
-_NO_NETWORK = NetBuilder(_builds_nothing, channels=0, axes=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,20 @@ class Deployed:
     Attributes:
         network: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
         card: of the images that it was trained on.
-        patch: voxels of the sliding window.
+        patch: voxels of the sliding window; ``None``: the whole scan.
         stride: voxels between windows.
         precision: of the network's computation.
         largest_component: keep only the largest component of each class.
+        others: models whose probabilities are averaged with its own.
     """
 
     network: nn.Module
     card: Card
-    patch: tuple[int, ...]
-    stride: tuple[int, ...]
+    patch: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
     precision: Precision
     largest_component: bool
+    others: tuple[Deployed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,29 @@ class Prediction:
             InputError: the path cannot be written.
         """
         write_label(path, self.mask, self.geometry)
+
+
+def ensemble(models: Mapping[str, Deployed]) -> Deployed:
+    """Return one model with the mean of the probabilities of several.
+
+    Args:
+        models: at least one, by the name of its run.
+
+    Raises:
+        InputError: the models have other classes or another preparation of scans.
+    """
+    (name, first), *others = models.items()
+    ours = first.card.to_json()
+    for title, other in others:
+        theirs = other.card.to_json()
+        unlike = [key for key, value in ours.items() if theirs[key] != value]
+        if unlike:
+            raise InputError(
+                "the runs of an ensemble must have the same classes and preparation of scans, got "
+                f"another {' and '.join(unlike)} in {title} than in {name}. Predict with one of "
+                "them."
+            )
+    return replace(first, others=tuple(model for _, model in others))
 
 
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
@@ -163,16 +188,7 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     Probabilities are first resampled linearly to the scan's grid. The class with the largest
     probability is taken there, so the mask has the resolution of the scan.
     """
-    on_device = torch.device(device)
-    probs = predict_probabilities(
-        model.network,
-        scan.image,
-        model.patch,
-        model.stride,
-        device=on_device,
-        precision=model.precision,
-    )
-    on_image = probs.cpu().numpy()
+    on_image = _mean_probabilities((model, *model.others), scan.image, torch.device(device))
     if scan.placement is not None:
         axes, flips = model.card.axes_of_lps()
         straight = np.flip(on_image, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
@@ -180,6 +196,36 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
     labelmap = class_map(on_image, scan.placement, model.largest_component)
     mask = model.card.own_values(labelmap)
     return Prediction(labelmap, scan.geometry, mask, on_image, scan.placement)
+
+
+def on_input(found: Prediction, card: Card) -> NDArray[np.float32]:
+    """Return the probabilities ``(K, *S)`` on the grid and axes of the network's input."""
+    if found.placement is None:
+        return found.on_image
+    axes, flips = card.axes_of_lps()
+    turned = found.on_image.transpose(0, *(axis + 1 for axis in axes))
+    return np.flip(turned, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
+
+
+def _mean_probabilities(
+    models: Sequence[Deployed], image: Image, device: torch.device
+) -> NDArray[np.float32]:
+    """Return the mean of the probabilities ``(K, *S)`` of models."""
+    total: torch.Tensor | None = None
+    for model in models:
+        probs = predict_probabilities(
+            model.network,
+            image,
+            model.patch,
+            model.stride,
+            device=device,
+            precision=model.precision,
+        )
+        total = probs if total is None else total + probs
+    assert total is not None
+    mean = total if len(models) == 1 else total / len(models)
+    found: NDArray[np.float32] = mean.cpu().numpy()
+    return found
 
 
 def class_file_names(card: Card) -> Mapping[int, str]:

@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from semisam.core.files import replace_file
-from semisam.data.images.files import PIXELS, Geometry
+from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import orientation
 from semisam.inference.card import orientation_code
+from semisam.inference.volumes import unit_of
 
 _COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#ffe119", "#469990")
 _PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
@@ -70,9 +71,8 @@ def write_preview(
         if known:
             _letters(ax, "LPS"[right], "LPS"[down], upside_down=down == 2)
     figure.suptitle(path.stem, color="white", fontsize=11)
-    unit, size = ("ml", 1e-3) if labelmap.ndim == 3 else ("mm²", 1.0)
-    unit = "pixels" if geometry == PIXELS else unit
-    _legend(figure, labelmap, size * float(np.prod(spacing)), unit, class_names)
+    unit, size = unit_of(geometry)
+    _legend(figure, labelmap, size, unit, class_names)
     if known:
         figure.text(0.995, 0.005, orientation_code(geometry), color="gray", fontsize=7, ha="right")
     with replace_file(path) as temporary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import math
 import time
@@ -15,11 +14,11 @@ import torch
 
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.files import (
-    csv_cell,
     remove_leftovers,
     removed_folder,
     replace_file,
     writable_folder,
+    write_csv,
     write_json,
 )
 from semisam.core.framework import Framework
@@ -44,7 +43,7 @@ from semisam.run.build import (
 )
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
-from semisam.run.model import window_stride
+from semisam.run.model import window_of
 from semisam.run.preflight import check_run
 from semisam.run.record import cost_of, split_hash, versions
 from semisam.run.settings import RunSettings
@@ -131,7 +130,7 @@ def execute(
             cases = {part: list(names) for part, names in parts.items()}
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
             if result.exists():
-                remove_checkpoints(folder)  # left by a killed process
+                remove_checkpoints(folder, adapted=run.framework.trains)  # left by a killed process
             return result.exists()
 
         if processes.of_writer(finished):
@@ -141,13 +140,14 @@ def execute(
             training = train(here, run, folder, report, processes, deadline)
         else:
             run.framework.learn(labeled_cases(store))
+            processes.of_writer(lambda: write_model(run.framework, store, folder))
             training = Summary(0.0, 0.0, {}, 0)
         rows = score(here, run.framework, store, folder, report, processes)
 
         def write() -> None:
             about = _about(settings, run, training, rows)
             write_json(result, about | {"cost": cost_of(here, training, rows) | adapting})
-            remove_checkpoints(folder)
+            remove_checkpoints(folder, adapted=run.framework.trains)
 
         processes.of_writer(write)
         return result
@@ -239,6 +239,17 @@ def train(
     deadline: float = math.inf,
 ) -> Summary:
     """Train, from the checkpoint if there is one, and write ``model.pt``."""
+    trainer = make_trainer(settings, run, folder, processes)
+    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f), deadline)
+    if processes.writer:
+        write_model(run.framework, run.store, folder)
+    return summary
+
+
+def make_trainer(
+    settings: RunSettings, run: Ready, folder: Path, processes: Processes = ONE
+) -> Trainer:
+    """Return the training loop of a run."""
     framework, store, plan = run.framework, run.store, run.plan
 
     def validate() -> float:
@@ -259,7 +270,7 @@ def train(
         places=framework.wants_places,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
-    trainer = Trainer(
+    return Trainer(
         framework,
         source,
         Plan(
@@ -287,14 +298,15 @@ def train(
         settings=settings.model_dump(mode="json"),
         processes=processes,
     )
-    summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f), deadline)
-    if processes.writer:
-        # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
-        weights = {name: value.cpu() for name, value in framework.state_dict().items()}
-        with replace_file(folder / MODEL) as temporary:
-            save_tensors(weights, temporary)
-        write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
-    return summary
+
+
+def write_model(framework: Framework, store: VolumeStore, folder: Path) -> None:
+    """Write ``model.pt`` and its card."""
+    # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
+    weights = {name: value.cpu() for name, value in framework.state_dict().items()}
+    with replace_file(folder / MODEL) as temporary:
+        save_tensors(weights, temporary)
+    write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
 
 
 def score(
@@ -315,7 +327,7 @@ def score(
 
     rows = _scored(settings, framework, store, store.test, processes, predictions, show)
     if rows and processes.writer:
-        write_cases(folder / CASES, rows)
+        write_csv(folder / CASES, rows)
     return rows
 
 
@@ -331,13 +343,11 @@ def _scored(
     """Return the scores of cases, each rank's share gathered on all ranks."""
     # Each rank has its own statistics of BatchNorm. Those of rank 0 are deployed.
     processes.share_state(framework)
-    whole = not framework.trains
     rows = evaluate(
         framework,
         store,
         cases[processes.rank :: processes.size],
-        None if whole else settings.patch,
-        None if whole else window_stride(settings),
+        *window_of(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
         largest_component=settings.largest_component,
@@ -353,14 +363,6 @@ def _validation(settings: RunSettings) -> Validation | None:
     if settings.validate_every is None:
         return None
     return Validation(settings.validate_every, settings.keep, settings.patience)
-
-
-def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the per-case CSV."""
-    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -258,6 +258,26 @@ def find_run(text: str) -> Path:
         f"the run {start or text!r} must be one, got {len(found)} that match ({some}). Use a "
         "longer start of the name or hash."
     )
+
+
+def leading_runs(texts: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Divide arguments into the runs that they begin with and the rest.
+
+    The first names a run, as of `find_run`. A further one does if it is the path of a run folder,
+    or ``FOLDER#HASH`` and no path.
+
+    Raises:
+        InputError: no run matches a name, or several do.
+    """
+    count = 1
+    while count < len(texts) and _names_run(texts[count]):
+        count += 1
+    return [find_run(text) for text in texts[:count]], list(texts[count:])
+
+
+def _names_run(text: str) -> bool:
+    path = Path(text)
+    return (path / SETTINGS).is_file() or ("#" in text and not path.exists())
 
 
 def read_result(path: Path) -> dict[str, Any]:

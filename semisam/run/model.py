@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import SimpleITK
 import torch
 from numpy.typing import NDArray
 
+from semisam.core.backend import Adaptable
 from semisam.core.errors import InputError
 from semisam.core.files import write_json
 from semisam.core.framework import Framework
-from semisam.core.layout import CARD, MODEL
+from semisam.core.layout import ADAPTED, CARD, MODEL
 from semisam.data.images.files import Geometry, from_itk
+from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import Card, read_card
 from semisam.inference.export import card_path, check_target, export_network
 from semisam.inference.predictor import (
     Deployed,
     Prediction,
+    ensemble,
     prepared_scan,
     read_scan,
     segment,
@@ -31,6 +34,7 @@ from semisam.networks.precision import Precision
 from semisam.plugins import registry
 from semisam.run.build import make_framework
 from semisam.run.folder import find_run
+from semisam.run.preflight import usual_device
 from semisam.run.record import versions
 from semisam.run.settings import RunSettings, read_settings
 from semisam.training.checkpoint import load_tensors
@@ -39,19 +43,15 @@ FORMAT, VERSION = "semisam-export", 1
 
 
 def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework, Card]:
-    """Open a trained run: its settings, the method on a device in evaluation mode, and its card.
+    """Open a finished run: its settings, the method on a device in evaluation mode, and its card.
 
-    The training data are not needed.
+    The training data are not needed. A trained network needs no promptable model. A method that
+    trains none keeps its model, with the weights that the run adapted.
 
     Raises:
-        InputError: if the folder does not hold a trained run.
+        InputError: if the folder does not hold a finished run.
     """
     settings = read_settings(folder)
-    if not registry.load("framework", settings.method).trains:  # type: ignore[attr-defined]
-        raise InputError(
-            f"the run must hold a trained network, got {folder} of the method {settings.method}, "
-            "which trains none. Name another run."
-        )
     try:
         card = read_card(folder / CARD)
         if not (folder / MODEL).is_file():
@@ -61,13 +61,17 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
             f"the run must be finished, with {MODEL} and {CARD}, got {folder} "
             f"({str(error).splitlines()[0]}). Run the same command again to finish it."
         ) from None
-    # Deployment needs no promptable model, and the branch has no state of its own.
-    # Nor does it need the file that the network started from.
+    # Deployment does not need the file that the network started from. The branch has no state.
     options = settings.network_options
     started = {**options, "start": "none"} if "start" in options else options
-    bare = settings.model_copy(update={"sam": "none", "network_options": started})
+    update: dict[str, Any] = {"network_options": started}
+    if trains_network(settings):
+        update["sam"] = "none"
+    bare = settings.model_copy(update=update)
     framework = make_framework(bare, card.channels, len(card.class_names))
     framework.load_state_dict(load_tensors(folder / MODEL))
+    if isinstance(framework, SemiSAM) and settings.sam_adapt:
+        framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit
     return settings, framework.to(device).eval(), card
 
@@ -90,22 +94,31 @@ def load_model(folder: Path, device: str = "cpu") -> Deployed:
     return Deployed(
         framework,
         card,
-        settings.patch,
-        window_stride(settings),
+        *window_of(settings),
         precision,
         settings.largest_component,
     )
 
 
+def load_models(runs: Sequence[Path], device: str = "cpu") -> Deployed:
+    """Open one trained run, or several as an ensemble: the mean of their probabilities.
+
+    Raises:
+        InputError: a path is not a folder with a trained run, or the runs have other classes or
+            another preparation of scans.
+    """
+    return ensemble({str(run): load_model(run, device) for run in runs})
+
+
 class Model:
-    """A trained run that segments new scans.
+    """A trained run, or an ensemble of several, that segments new scans.
 
     Args:
-        deployed: the result of `load_model`.
+        deployed: the result of `load_models`.
         device: on which it computes.
     """
 
-    def __init__(self, deployed: Deployed, device: str = "cpu") -> None:
+    def __init__(self, deployed: Deployed, device: str) -> None:
         self._deployed, self._device = deployed, device
 
     @property
@@ -143,17 +156,22 @@ class Model:
         return segment(self._deployed, found, self._device)
 
 
-def load(run: str | Path, device: str = "cpu") -> Model:
+def load(run: str | Path | Sequence[str | Path], device: str = "auto") -> Model:
     """Open a trained run to segment new scans with it.
 
     Args:
-        run: the path of a run folder, ``FOLDER#HASH``, or the start of its path.
-        device: on which it computes.
+        run: the path of a run folder, ``FOLDER#HASH``, or the start of its path; several of them
+            are an ensemble, which predicts the mean of their probabilities.
+        device: on which it computes; auto: a GPU if there is one.
 
     Raises:
-        InputError: there is no such run, or it is not finished.
+        InputError: there is no such run, it is not finished, or runs do not fit each other.
     """
-    return Model(load_model(find_run(str(run)), device), device)
+    names = [run] if isinstance(run, str | Path) else list(run)
+    if not names:
+        raise InputError("an ensemble must have at least one run, got none. Name a run folder.")
+    place = usual_device(device)
+    return Model(load_models([find_run(str(name)) for name in names], place), place)
 
 
 def export_run(run: Path, target: Path) -> Path:
@@ -174,6 +192,11 @@ def export_run(run: Path, target: Path) -> Path:
     """
     check_target(target)
     settings, framework, card = load_run(run)
+    if not framework.trains:
+        raise InputError(
+            f"the run must hold a trained network, got {run} of the method {settings.method}, "
+            "which trains none. Name another run."
+        )
     digest = export_network(framework, (card.channels, *settings.patch), target)
     patch, classes = list(settings.patch), len(card.class_names)
     path = card_path(target)
@@ -186,7 +209,7 @@ def export_run(run: Path, target: Path) -> Path:
             "input": {"shape": ["batch", card.channels, *patch], "dtype": "float32"},
             "output": {"shape": ["batch", classes, *patch], "what": "probabilities"},
             "patch": patch,
-            "stride": list(window_stride(settings)),
+            "stride": list(settings.stride or published_stride(settings.patch)),
             "largest_component": settings.largest_component,
             "images": card.to_json(),
             "method": settings.method,
@@ -197,6 +220,17 @@ def export_run(run: Path, target: Path) -> Path:
     return path
 
 
-def window_stride(settings: RunSettings) -> tuple[int, ...]:
-    """Return the stride of the settings, or else the published stride scaled to the patch."""
-    return tuple(settings.stride or published_stride(settings.patch))
+def trains_network(settings: RunSettings) -> bool:
+    """Return whether the method of a run trains a network."""
+    return bool(registry.load("framework", settings.method).trains)  # type: ignore[attr-defined]
+
+
+def window_of(settings: RunSettings) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Return the patch and the stride with which a run segments a scan.
+
+    The stride is that of the settings, or else the published one scaled to the patch. Both are
+    ``None`` for a method that trains no network: it takes whole scans.
+    """
+    if not trains_network(settings):
+        return None, None
+    return settings.patch, tuple(settings.stride or published_stride(settings.patch))

@@ -162,6 +162,13 @@ def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
     return parts, ranks
 
 
+def usual_device(name: str | None) -> str:
+    """Return the device of a name; for ``auto`` or ``None`` a GPU if there is one, else the CPU."""
+    if name not in (None, "auto"):
+        return str(name)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_fault(name: str) -> str | None:
     """Return the reason why torch cannot use a device here; ``None`` if it can."""
     try:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
-from semisam.run.preflight import check_axes
+from semisam.run.preflight import check_axes, usual_device
 from semisam.run.protocols import DEFAULT, PROTOCOLS
 from semisam.run.resolve import (
     BRANCH,
@@ -104,7 +102,7 @@ def request(
         if "dataset" not in common:
             common["dataset"] = recognise_dataset(path)
     common.setdefault("dataset", "phantom")
-    common.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    common["device"] = usual_device(common.get("device"))
     free = {name: dict(values) for name, values in options.items()}
     if (name := common["dataset"]) in free:
         common["dataset_options"] = registry.check_options("dataset", name, free.pop(name))

@@ -14,7 +14,7 @@ from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
 from semisam.run.folder import find_run
-from semisam.run.model import load_run
+from semisam.run.model import load_run, window_of
 from semisam.run.settings import RunSettings
 
 _OF_LABELS = ("labels", "ignore")
@@ -29,7 +29,7 @@ class Scored:
         model: maps windows ``(B, C, *patch)`` to probabilities ``(B, K, *patch)``.
         dataset: of the model's classes.
         test: its test cases.
-        patch: voxels of the sliding window.
+        patch: voxels of the sliding window; ``None``: whole scans.
         stride: voxels between windows.
         precision: of the network.
         largest_component: keep each class's largest component only.
@@ -39,8 +39,8 @@ class Scored:
     model: nn.Module
     dataset: Dataset
     test: tuple[str, ...]
-    patch: tuple[int, ...]
-    stride: tuple[int, ...]
+    patch: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
     precision: Precision
     largest_component: bool
     target: Path
@@ -91,8 +91,9 @@ def open_scored(
         )
     folder = find_run(text)
     settings, framework, card = load_run(folder, device)
-    kept = None if patch is not None else settings.stride
-    window = patch or settings.patch
+    window, usual = window_of(settings)
+    if patch is not None and window is not None:
+        window, usual = patch, tuple(published_stride(patch))
     largest = settings.largest_component if largest_component is None else largest_component
     dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
     split = split_of(settings, dataset) if data is None else dataset.split()
@@ -101,7 +102,7 @@ def open_scored(
         dataset,
         split.test,
         window,
-        stride or kept or tuple(published_stride(window)),
+        usual and (stride or usual),
         settings.precision,
         largest,
         folder / "evaluation.csv",

@@ -100,9 +100,14 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     write_json(folder / STEP, {"step": state["step"]})
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished run, and its adapted model."""
-    for name in (STEP, CHECKPOINT, PREVIOUS, ADAPTED, ADAPTED_NOTE):
+def remove_checkpoints(folder: Path, *, adapted: bool = True) -> None:
+    """Remove the checkpoints of a finished run.
+
+    Args:
+        folder: of the run.
+        adapted: remove its adapted model too, which only a method that trains nothing deploys.
+    """
+    for name in (STEP, CHECKPOINT, PREVIOUS, *((ADAPTED, ADAPTED_NOTE) if adapted else ())):
         (folder / name).unlink(missing_ok=True)
 
 

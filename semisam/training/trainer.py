@@ -230,6 +230,17 @@ class Trainer:
         self._renew_norms()
         self._seconds += time.perf_counter() - began
 
+    def seconds_per_step(self, steps: int) -> float:
+        """Return the mean seconds of real steps, after one that warms up. Nothing is written."""
+        began = 0.0
+        self.framework.train()
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+            for step in range(steps + 1):
+                if step == 1:
+                    began = time.perf_counter()
+                self.step(self._batches.batch(step), step)
+        return (time.perf_counter() - began) / steps
+
     @torch.no_grad()
     def _deploy_average(self) -> None:
         """Replace the last weights by the averaged ones."""

@@ -16,8 +16,8 @@ from semisam.core.files import (
     read_text,
     remove_leftovers,
     system_fault,
+    write_csv,
 )
-from semisam.run.execute import write_cases
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -91,6 +91,6 @@ def test_every_cell_has_one_text(text):
 
 
 def test_the_scores_of_a_case_whose_name_is_a_formula(tmp_path):
-    write_cases(tmp_path / "cases.csv", [{"case": "=1+1", "class": "@x", "dice": -0.5, "asd": 2}])
+    write_csv(tmp_path / "cases.csv", [{"case": "=1+1", "class": "@x", "dice": -0.5, "asd": 2}])
     with (tmp_path / "cases.csv").open(newline="") as file:
         assert list(csv.reader(file))[1] == ["'=1+1", "'@x", "-0.5", "2"]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import settings_of
 
 from semisam.core.errors import InputError
+from semisam.core.layout import ADAPTED
 from semisam.core.types import IGNORE
+from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.center_ball import CenterBall
 from semisam.frameworks.copied_mask import CopiedMask, best_shift
 from semisam.frameworks.semisam import SemiSAM
+from semisam.inference.evaluation import evaluate, summarise
 from semisam.prompters.center_points import CenterPoints
 from semisam.run.execute import execute
-from semisam.run.model import load_run
+from semisam.run.model import export_run, load, load_run
+from semisam.run.scoring import open_scored
 from semisam.testing import FakeBackend
 
 
@@ -108,5 +113,29 @@ def test_a_run_is_scored_without_a_step(tmp_path, method, sam):
     result = json.loads(execute(settings, tmp_path).read_text())
     assert 0 <= result["metrics"]["dice"] <= 1 and result["cost"]["train_seconds"] == 0
     assert not (tmp_path / "train.jsonl").exists()
+    scored = open_scored(str(tmp_path), "cpu")
+    store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=scored.test)
+    rows = evaluate(
+        scored.model, store, scored.test, scored.patch, scored.stride,
+        device=torch.device("cpu"), precision=scored.precision,
+    )  # fmt: skip
+    assert summarise(rows)["dice"] == result["metrics"]["dice"]
     with pytest.raises(InputError, match="must hold a trained network"):
-        load_run(tmp_path)
+        export_run(tmp_path, tmp_path / "model.pt2")
+
+
+def test_a_run_without_a_step_predicts_with_its_adapted_model(tmp_path):
+    given = {
+        "method": "copied-mask", "sam": "synthsam", "labels": 1, "test": "none", "device": "cpu",
+        "dataset_options": {"cases": 2, "test_cases": 0, "size": 32},
+    }  # fmt: skip
+    found = []
+    for steps in (0, 1):
+        run = tmp_path / f"{steps}"
+        execute(settings_of(**given, sam_adapt=steps), run)
+        assert (run / ADAPTED).is_file() == (steps == 1)
+        framework = load_run(run)[1]
+        assert framework.inner.images.shape == (1, 1, 64, 64, 64)
+        image = np.random.default_rng(0).normal(size=(32, 32, 24))
+        found.append(load(run, "cpu").predict(image).probabilities)
+    assert found[0].shape == (2, 32, 32, 24) and not np.array_equal(*found)

@@ -19,6 +19,7 @@ from semisam.metrics.scores import (
     evaluate_mask,
     largest_component,
     largest_components,
+    surface_dice,
     surface_metrics,
 )
 
@@ -238,3 +239,21 @@ def test_ignored_voxels_are_in_neither_mask():
     changed = pred.copy()
     changed[:, 4:] = 1
     assert evaluate_labelmap(changed, partly, 3, (1.5, 1.0, 3.0)) == scores
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_surface_dice_counts_border_voxels_near_the_other_border(spacing):
+    pred, ref = blob((14, 12, 10), 1, 4), blob((14, 12, 10), 2, 3)
+    borders = [brute_border(m) * np.asarray(spacing) for m in (pred, ref)]
+    table = np.linalg.norm(borders[0][:, None] - borders[1][None], axis=-1)
+    pooled = np.concatenate([table.min(axis=1), table.min(axis=0)])
+    tolerances = (0.0, spacing[0], 2.0)
+    wanted = [np.mean(pooled <= most + 1e-6) for most in tolerances]
+    assert surface_dice(pred, ref, spacing, tolerances) == pytest.approx(wanted)
+
+
+def test_surface_dice_of_empty_masks():
+    full, empty = np.ones((4, 4), bool), np.zeros((4, 4), bool)
+    assert surface_dice(full, empty, (1, 1), (1.0, 2.0)) == (0.0, 0.0)
+    assert surface_dice(empty, empty, (1, 1), (1.0,)) == (1.0,)
+    assert surface_dice(full, full, (1, 1), (0.0,)) == (1.0,)

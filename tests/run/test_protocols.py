@@ -25,7 +25,7 @@ from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.run.folder import list_runs
-from semisam.run.model import window_stride
+from semisam.run.model import window_of
 from semisam.run.protocols import EVERY, PROTOCOLS, Protocol
 from semisam.run.resolve import make_settings
 from semisam.run.settings import RunSettings
@@ -169,7 +169,7 @@ def test_run_settings_are_the_published_ones(method, suggested):
     assert (settings.momentum, settings.weight_decay, settings.clip) == (0.9, 1e-4, None)
     assert settings.precision == "fp32" and settings.augment == "mirrored"
     assert settings.schedule == ("poly" if method in SSL4MIS else "step")
-    assert window_stride(settings) == (18, 18, 4)
+    assert window_of(settings)[1] == (18, 18, 4)
     uses = registry.load("framework", method).uses_unlabeled
     plan = plan_batch(settings.batch, 4, 76, uses, settings.labeled_rows)
     assert (plan.labeled, plan.unlabeled) == rows
@@ -276,7 +276,7 @@ def test_the_paper_takes_what_the_data_suggest():
 
 def test_a_patch_of_ones_own_takes_the_stride_with_it():
     settings = _published("mt", patch=(64, 64, 48), iterations=10)
-    assert window_stride(settings) == (10, 10, 2)
+    assert window_of(settings)[1] == (10, 10, 2)
     assert settings.departures == ("iterations=10", "patch=64x64x48", *UNLIKE["mt"])
 
 

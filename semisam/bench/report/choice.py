@@ -21,7 +21,7 @@ from semisam.data.datasets.scans import read_label
 from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.run.build import open_dataset
 from semisam.run.folder import RunFolder
-from semisam.run.model import load_run, window_stride
+from semisam.run.model import load_run, window_of
 from semisam.run.settings import RunSettings
 
 Labels = NDArray[np.uint8]
@@ -214,8 +214,7 @@ class Predictor:
         probs = predict_probabilities(
             framework,
             image,
-            settings.patch,
-            window_stride(settings),
+            *window_of(settings),
             device=torch.device("cpu"),
             precision="fp32" if settings.precision == "fp16" else settings.precision,
         )

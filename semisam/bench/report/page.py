@@ -43,6 +43,11 @@ class Chapter:
     groups: list[FigureGroup] = field(default_factory=list)
 
 
+def page_style() -> str:
+    """Return the CSS of a page, for light and dark screens and for paper."""
+    return resources.files("semisam.bench.report").joinpath("style.css.j2").read_text("utf-8")
+
+
 def render(bench: Bench, sections: list[Chapter]) -> str:
     """Return the page as HTML; every text is escaped, names of files and runs included."""
     # Undefined names raise an error instead of leaving a gap in the page.
@@ -53,6 +58,7 @@ def render(bench: Bench, sections: list[Chapter]) -> str:
     common, others = settings_tables(bench)
     contents = [("comparison", "Comparison"), *((s.id, s.heading) for s in sections)]
     return environment.from_string(text).render(
+        css=page_style(),
         title=f"semisam report: {bench.folder.resolve().name}",
         summary=_summary(bench),
         findings=_findings(bench),

@@ -44,6 +44,7 @@ class ImageFolder(ScanFolder):
         fold: fold of nnU-Net's splits_final.json, if that file exists.
         groups: regular expression whose first group in a case's name is its patient, e.g.
             ``^([^_]+)_``; without it, groups.csv in the folder, if that file exists.
+        without: cases to leave out, for example because their files are damaged.
 
     Raises:
         InputError: an option is out of range, or names, lists or headers of the folder are wrong.
@@ -67,6 +68,7 @@ class ImageFolder(ScanFolder):
         split_seed: int = 0,
         fold: int = 0,
         groups: str = "",
+        without: tuple[str, ...] = (),
     ) -> None:
         if longest < 0:
             raise InputError(f"longest must be at least 0, got {longest}. 0 keeps every size.")
@@ -80,6 +82,7 @@ class ImageFolder(ScanFolder):
             split_seed=split_seed,
             fold=fold,
             groups=groups,
+            without=without,
             **self.fixed,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -71,6 +71,31 @@ class Layout:
         """Return the first image of every case."""
         return {case: files.images[0] for case, files in self.cases.items()}
 
+    def without(self, cases: Sequence[str]) -> Layout:
+        """Return the layout without some cases and the faults of their files.
+
+        Raises:
+            InputError: a case does not exist.
+        """
+        unknown = [case for case in cases if case not in self.cases]
+        if unknown:
+            raise InputError(
+                f"without must name cases of the folder, got {', '.join(unknown)}. Correct the "
+                "names."
+            )
+        gone = [self.cases[case] for case in cases]
+        files = {str(path) for case in gone for path in (*case.images, case.label)}
+        kept = {case: files for case, files in self.cases.items() if case not in cases}
+        faults = tuple(fault for fault in self.faults if fault.file not in files)
+        split = self.split
+        if split is not None:
+            train, test = (
+                tuple(case for case in part if case not in cases)
+                for part in (split.train, split.test)
+            )
+            split = replace(split, train=train, test=test)
+        return replace(self, cases=kept, faults=faults, split=split)
+
     def odd_names(self) -> list[Fault]:
         """Return a fault for each name with characters that no terminal or table can show."""
         files = {case: str(found.images[0]) for case, found in self.cases.items()}
@@ -110,6 +135,7 @@ class ScanDataset(Dataset):
             with several.
         groups: regular expression whose first group in a case's name is its patient, e.g.
             ``^([^_]+)_``; without it, groups.csv in the folder, if that file exists.
+        without: cases to leave out, for example because their files are damaged.
 
     Raises:
         InputError: an option is out of range, or names, lists or headers of the folder are wrong.
@@ -137,6 +163,7 @@ class ScanDataset(Dataset):
         fold: int = 0,
         series: str = "",
         groups: str = "",
+        without: tuple[str, ...] = (),
     ) -> None:
         if path is None:
             raise InputError(
@@ -145,7 +172,7 @@ class ScanDataset(Dataset):
             )
         super().__init__(path)
         _check_options(spacing, window, test_share)
-        self.layout = layout = self.discover(path, classes)
+        self.layout = layout = self.discover(path, classes).without(without)
         labeled = {case: files.label is not None for case, files in layout.cases.items()}
         self.groups = find_groups(path, labeled, groups)
         self._split, faults = find_split(

@@ -81,6 +81,15 @@ class Placement:
             return np.ascontiguousarray(cut)
         return resample_label(cut, self.oriented_spacing, self.spacing, self.size)
 
+    def voxel(self, index: Sequence[int]) -> tuple[int, ...]:
+        """Return the image's voxel nearest to a voxel of the file; it may be outside the image."""
+        parts = zip(self.axes, self.flips, self.box, self.spacing, strict=True)
+        found = []
+        for axis, flip, (start, _), spacing in parts:
+            at = self.shape[axis] - 1 - index[axis] if flip else index[axis]
+            found.append(int((at - start + 0.5) * self.geometry.spacing[axis] / spacing))
+        return tuple(found)
+
     def classes(self, probs: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the most probable class of each voxel of the file.
 

@@ -134,7 +134,7 @@ def _of_scans(
     """
     usual = registry.default_keywords(ScanDataset, "dataset")
     given = {**usual, **kind.fixed, **registry.default_keywords(kind, "dataset"), **options}
-    layout = kind.discover(path, tuple(given["classes"]))
+    layout = kind.discover(path, tuple(given["classes"])).without(given["without"])
     labeled = {case: files.label is not None for case, files in layout.cases.items()}
     faults = [*layout.odd_names(), *layout.faults]
     split = Split((), ())

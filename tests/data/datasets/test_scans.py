@@ -211,3 +211,17 @@ def test_a_name_in_another_encoding_is_a_fault(tmp_path):
         (tmp_path / f"p2{ending}").rename(tmp_path / f"M\udcfcller{ending}")
     with pytest.raises(InputError, match=r"printable characters, got 'M\\udcfcller'"):
         ScanFolder(tmp_path, classes=("a", "b"))
+
+
+def test_cases_are_left_out_with_the_faults_of_their_files(tmp_path):
+    write_folder(tmp_path / "scans", labeled=3, unlabeled=1)
+    (tmp_path / "scans" / "b1.nii").touch()  # a second image of a case
+    with pytest.raises(InputError, match="must have one image and one label"):
+        ScanFolder(tmp_path / "scans")
+    (tmp_path / "scans" / "b1.nii").unlink()
+    (tmp_path / "scans" / "b2.mha").write_bytes(b"damaged")
+    dataset = ScanFolder(tmp_path / "scans", without=("b2",))
+    split = dataset.split()
+    assert sorted((*split.train, *split.test)) == ["a3", "b0", "b1"]
+    with pytest.raises(InputError, match="cases of the folder, got b9"):
+        ScanFolder(tmp_path / "scans", without=("b9",))

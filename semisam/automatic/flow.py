@@ -1,0 +1,212 @@
+"""The function `auto`: check, plan, first masks, training, masks, trust and page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semisam.automatic.page import write_page
+from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
+from semisam.automatic.shelf import Entry, Shelf
+from semisam.automatic.survey import Survey, survey
+from semisam.core.errors import InputError
+from semisam.core.files import remove_leftovers, writable_folder
+from semisam.core.layout import ADAPTED
+from semisam.data.images.files import mask_ending
+from semisam.inference.inputs import check_outputs
+from semisam.inference.masks import volumes_of_file, write_masks
+from semisam.inference.predictor import Deployed, on_input
+from semisam.inference.trust import Judge
+from semisam.inference.volumes import Volume
+from semisam.run.execute import Progress, execute
+from semisam.run.judge import make_judge
+from semisam.run.lock import locked
+from semisam.run.model import load_model
+from semisam.run.preflight import check_device, usual_device
+
+RUNS = "runs"
+BUDGET = 1800.0
+"""Seconds of a call that names no budget."""
+
+Note = Callable[[str], None]
+
+
+def auto(
+    scans: str | Path,
+    masks: str | Path,
+    *,
+    budget: float = BUDGET,
+    dry_run: bool = False,
+    skip_faulty: bool = False,
+    device: str = "auto",
+    dataset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    note: Note = print,
+    progress: Progress | None = None,
+) -> Path:
+    """Write masks of all scans of a folder that holds a few, ranked by trust.
+
+    The masks of the user are never overwritten. A stopped call resumes. A call after more masks
+    were drawn trains again and replaces only masks of an earlier call that nobody changed.
+
+    Args:
+        scans: folder of scans, some with a mask.
+        masks: folder to write to, outside the folder of scans.
+        budget: seconds, by which the length of the training is chosen.
+        dry_run: end with the plan; nothing is written.
+        skip_faulty: leave out the cases whose files have faults.
+        device: on which everything is computed; auto: a GPU if there is one.
+        dataset: name of the dataset plugin; ``None``: the one that recognises the folder.
+        options: of the dataset plugin, by name.
+        note: called with each message.
+        progress: called with the phase (``check``, ``measure``, ``adapt``, ``train``, ``masks``),
+            the steps done, the number of steps, and the current figures by name.
+
+    Returns:
+        The path of the page, ``index.html``.
+
+    Raises:
+        InputError: the scans cannot be used, or the folder of masks is in that of the scans.
+    """
+    report: Progress = progress or (lambda phase, done, total, figures: None)
+    folder, place = Path(masks), str(check_device(usual_device(device)))
+    _check_outside(Path(scans), folder)
+    data = survey(
+        Path(scans).resolve(),
+        dataset,
+        options,
+        skip_faulty=skip_faulty,
+        on_case=lambda done, total: report("check", done, total, {}),
+    )
+    check_outputs(folder, {case: data.files(case) for case in data.unlabeled})
+    plan = plan_for(
+        data,
+        folder,
+        budget=budget,
+        device=place,
+        on_part=lambda done, total: report("measure", done, total, {}),
+    )
+    for line in (*_describe(data), *_describe_plan(data, plan)):
+        note(line)
+    page = folder / "index.html"
+    if dry_run:
+        return page
+    writable_folder(folder)
+    with locked(folder):
+        remove_leftovers(folder, inside=False)
+        save_plan(plan, folder)
+        _execute(data, plan, folder, note, report)
+    return page
+
+
+def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progress) -> None:
+    first = folder / RUNS / f"{plan.key}-first"
+    final = folder / RUNS / f"{plan.key}-final"
+    early = first_run(data, plan)
+    execute(early, first, report)
+    shelf = Shelf(folder)
+    kept = _write(data, shelf, load_model(first, plan.device), "first", first, plan, report)
+    write_page(data, shelf, plan, kept)
+    note(f"First masks of {len(data.unlabeled)} scans: {folder}")
+    adapted = first / ADAPTED if plan.adapting else None
+    late = final_run(data, plan, adapted)
+    execute(late, final, report)
+    model = load_model(final, plan.device)
+    early_model = load_model(first, plan.device)
+    judge = make_judge(late, model, early_model, data.opened, data.labeled)
+    kept = _write(data, shelf, model, "final", final, plan, report, judge)
+    write_page(data, shelf, plan, kept)
+    for case in kept:
+        note(
+            f"Kept: {case} was changed after it was written. To train with it, put it next to the "
+            f"scan as {case}_label.nii.gz."
+        )
+    note(f"Masks of {len(data.unlabeled)} scans, volumes.csv, sheet.png and index.html: {folder}")
+
+
+def _write(
+    data: Survey,
+    shelf: Shelf,
+    model: Deployed,
+    stage: str,
+    run: Path,
+    plan: Plan,
+    report: Progress,
+    judge: Judge | None = None,
+) -> dict[str, tuple[Volume, ...]]:
+    """Write the masks of all scans without one; return the volumes of those that were changed."""
+    kept: dict[str, tuple[Volume, ...]] = {}
+    total = len(data.unlabeled)
+    for done, case in enumerate(data.unlabeled):
+        report("masks", done, total, {})
+        paths = data.files(case)
+        file = shelf.folder / f"{case}{mask_ending(paths[0])}"
+        if not shelf.is_ours(case, file):
+            kept[case] = tuple(volumes_of_file(case, file, model.card))
+            continue
+        entry, known = Entry(file.name, stage, run.name), shelf.entries.get(case)
+        if known is not None and known.sha256 and file.is_file():
+            done_already = (known.stage, known.run) == (stage, run.name)
+            if done_already or (stage == "first" and known.stage == "final"):
+                continue
+        shelf.begin(case, entry)
+        series = str(data.options.get("series", ""))
+        one = write_masks(
+            model, {case: paths}, shelf.folder, plan.device, series=series, preview=True
+        )
+        (written,) = one
+        if written.scan is None or written.found is None:
+            raise InputError(written.fault)
+        agreement = []
+        if judge is not None:
+            image = torch.from_numpy(written.scan.image.array).to(plan.device)
+            probs = torch.from_numpy(on_input(written.found, model.card).copy()).to(plan.device)
+            agreement = [found.values() for found in judge(image, probs)]
+        found = Entry(file.name, stage, run.name, "", written.volumes, tuple(agreement))
+        shelf.finish(case, found)
+    report("masks", total, total, {})
+    return kept
+
+
+def _check_outside(scans: Path, masks: Path) -> None:
+    inner, outer = masks.resolve(), scans.resolve()
+    if inner == outer or outer in inner.parents:
+        raise InputError(
+            f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
+            "would count as one of yours. Name another folder with -o."
+        )
+
+
+def _describe(data: Survey) -> list[str]:
+    classes = ", ".join(data.opened.class_names[1:])
+    cases = len(data.labeled) + len(data.unlabeled)
+    lines = [
+        f"Scans: {cases}, {len(data.labeled)} with a mask and {len(data.unlabeled)} without "
+        f"(dataset {data.dataset}, classes: {classes})"
+    ]
+    return lines + [f"Left out: {fault}" for fault in data.left_out]
+
+
+def _describe_plan(data: Survey, plan: Plan) -> list[str]:
+    patch = "x".join(map(str, plan.patch))
+    scans, s = len(data.unlabeled), plan.seconds
+    parts = [
+        (f"adapt the promptable model, {plan.adapting} steps", s["adapt"]),
+        (f"first masks of {scans} scans", s["first"]),
+        (f"train, {plan.iterations} iterations with patches of {patch}", s["train"]),
+        (f"masks of {scans} scans, and their trust", s["masks"]),
+    ]
+    lines = [f"Plan, from a few real steps on {plan.device}:"]
+    lines += [f"  {minutes(seconds):>8}  {text}" for text, seconds in parts if seconds]
+    lines.append(f"  {minutes(plan.total):>8}  in total, of a budget of {minutes(plan.budget)}")
+    if plan.total > 1.05 * plan.budget:
+        lines.append("The budget is too small for the shortest training, which is longer.")
+    return lines
+
+
+def minutes(seconds: float) -> str:
+    """Return a time as a person writes it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

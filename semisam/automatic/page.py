@@ -1,0 +1,163 @@
+"""The outputs for a person: ``volumes.csv``, the contact sheet and the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from PIL import Image as Pictures
+from PIL import ImageDraw
+
+from semisam import __version__
+from semisam.automatic.plan import Plan
+from semisam.automatic.shelf import Shelf
+from semisam.automatic.survey import Survey
+from semisam.bench.report.page import page_style
+from semisam.core.files import replace_file, write_csv
+from semisam.inference.masks import preview_file
+from semisam.inference.trust import Interval, predicted_dice, reasons_for_distrust
+from semisam.inference.volumes import Volume, volumes
+
+VOLUMES, SHEET, PAGE = "volumes.csv", "sheet.png", "index.html"
+_WIDTH, _COLUMNS, _HEAD = 460, 3, 18  # pixels of a picture in the sheet, and of its title
+_YOURS, _CHANGED = "yours", "changed by you"
+
+Changed = Mapping[str, tuple[Volume, ...]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One scan on the page.
+
+    Attributes:
+        case: its name.
+        source: ``yours``, ``changed by you``, ``first`` or ``final``.
+        volumes: of each foreground class.
+        dice: predicted Dice by class; empty without a prediction.
+        reasons: for distrust, by class.
+        picture: the preview; ``None`` without one.
+    """
+
+    case: str
+    source: str
+    volumes: tuple[Volume, ...]
+    dice: tuple[Interval, ...] = ()
+    reasons: tuple[str, ...] = ()
+    picture: Path | None = None
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The lowest predicted Dice; your own masks come last."""
+        return not self.dice and not self.picture, min((d.dice for d in self.dice), default=1.0)
+
+
+def write_page(data: Survey, shelf: Shelf, plan: Plan, changed: Changed) -> None:
+    """Write the table, the contact sheet and the page of a folder of masks.
+
+    Args:
+        data: the cases.
+        shelf: the masks.
+        plan: of the runs.
+        changed: volumes of the masks that a person changed, by case.
+    """
+    lines = sorted(_lines(data, shelf, changed), key=lambda line: line.rank)
+    write_csv(shelf.folder / VOLUMES, [row for line in lines for row in _rows(line)])
+    _write_sheet(shelf.folder / SHEET, [line for line in lines if line.picture])
+    _write_html(shelf.folder / PAGE, data, plan, lines)
+
+
+def _lines(data: Survey, shelf: Shelf, changed: Changed) -> list[Line]:
+    yours = [Line(case, _YOURS, _of_label(data, case)) for case in data.labeled]
+    yours += [Line(case, _CHANGED, volumes) for case, volumes in changed.items()]
+    ours = (case for case in data.unlabeled if case not in changed)
+    known = {case: entry for case in ours if (entry := shelf.entries.get(case))}
+    everything = [*(line.volumes for line in yours), *(e.volumes for e in known.values())]
+    lines = []
+    for case, entry in known.items():
+        picture = preview_file(shelf.folder / entry.file)
+        dice = tuple(predicted_dice(signals) for signals in entry.agreement)
+        reasons = reasons_for_distrust(entry.volumes, everything, entry.agreement)
+        shown = picture if picture.is_file() else None
+        lines.append(Line(case, entry.stage, entry.volumes, dice, reasons, shown))
+    return lines + yours
+
+
+def _of_label(data: Survey, case: str) -> tuple[Volume, ...]:
+    image = data.opened.image(case)
+    place = image.geometry if image.placement is None else image.placement.geometry
+    label = data.opened.drawn_label(case)
+    return tuple(volumes(case, label, place, data.opened.class_names))
+
+
+def _rows(line: Line) -> list[dict[str, object]]:
+    """Return the rows of a scan, one per class."""
+    rows: list[dict[str, object]] = []
+    for at, size in enumerate(line.volumes):
+        dice = line.dice[at] if line.dice else None
+        rows.append(
+            {
+                **size.row(),
+                "mask": line.source,
+                "predicted_dice": "" if dice is None else round(dice.dice, 3),
+                "dice_low": "" if dice is None else round(dice.low, 3),
+                "dice_high": "" if dice is None else round(dice.high, 3),
+                "reasons": line.reasons[at] if line.reasons else "",
+            }
+        )
+    return rows
+
+
+def _write_sheet(path: Path, lines: Sequence[Line]) -> None:
+    """Write one picture of all previews, the least trusted first."""
+    if not lines:
+        return
+    small = [(line.case, _small(line.picture)) for line in lines if line.picture]
+    height = max(picture.height for _, picture in small) + _HEAD
+    rows = -(-len(small) // _COLUMNS)
+    sheet = Pictures.new("RGB", (_COLUMNS * _WIDTH, rows * height))
+    draw = ImageDraw.Draw(sheet)
+    for at, (_, picture) in enumerate(small):
+        sheet.paste(picture, (at % _COLUMNS * _WIDTH, at // _COLUMNS * height + _HEAD))
+    for at, line in enumerate(lines):
+        low = min((d.dice for d in line.dice), default=None)
+        text = line.case if low is None else f"{line.case}: Dice {100 * low:.0f} predicted"
+        draw.text((at % _COLUMNS * _WIDTH + 6, at // _COLUMNS * height + 3), text, fill="white")
+    with replace_file(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _small(path: Path) -> Pictures.Image:
+    """Return a preview in the width of the sheet."""
+    with Pictures.open(path) as picture:
+        whole = picture.convert("RGB")
+    return whole.resize((_WIDTH, max(round(whole.height * _WIDTH / whole.width), 1)))
+
+
+def _embedded(path: Path | None) -> str:
+    """Return a preview as text for a page."""
+    if path is None:
+        return ""
+    content = io.BytesIO()
+    _small(path).save(content, format="JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _write_html(path: Path, data: Survey, plan: Plan, lines: Sequence[Line]) -> None:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    text = resources.files("semisam.automatic").joinpath("page.html.j2").read_text("utf-8")
+    page = environment.from_string(text).render(
+        css=page_style(),
+        title=f"Masks of {data.path.name}",
+        data=data,
+        plan=plan,
+        rows=[(line, _embedded(line.picture)) for line in lines],
+        trusted=any(line.dice for line in lines),
+        version=__version__,
+    )
+    with replace_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")

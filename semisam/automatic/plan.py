@@ -1,0 +1,194 @@
+"""The plan of the runs: their sizes and seconds, from a few real steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from semisam.automatic.survey import Survey
+from semisam.core.errors import InputError, SemisamError
+from semisam.core.files import read_json, write_json
+from semisam.run.pace import seconds_of_adaptation, seconds_of_scan, seconds_of_step
+from semisam.run.request import settings
+from semisam.run.resolve import digest
+from semisam.run.settings import RunSettings
+
+FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
+_ADAPTING, _SHARE_ADAPTING = 300, 0.25  # steps, and the largest part of the budget
+_WANTED, _LEAST, _MOST, _ROUND = 600, 60, 6000, 20  # iterations
+_SMALL = {2: (128, 128), 3: (64, 64, 48)}  # a patch that any machine can train
+_SHARES = (1.0, 0.75, 0.5)  # of the patch that fits the scans
+_STEP = 16  # voxels: patches are multiples
+_LATEST = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of the two runs, and the seconds of their parts.
+
+    Attributes:
+        key: of the scans, masks and wishes that it was made for.
+        device: torch device.
+        adapting: steps that adapt the promptable model.
+        iterations: of the training.
+        patch: of the training.
+        seconds: of ``adapt``, ``first``, ``train`` and ``masks``.
+        budget: seconds that the user gave.
+    """
+
+    key: str
+    device: str
+    adapting: int
+    iterations: int
+    patch: tuple[int, ...]
+    seconds: dict[str, float]
+    budget: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.seconds.values())
+
+
+def backend_of(axes: int) -> str:
+    """Return the promptable model for scans of this many axes."""
+    return "synthsam" if axes == 3 else "geodesic"
+
+
+def first_run(data: Survey, plan: Plan) -> RunSettings:
+    """Return the settings of the run that trains nothing and adapts the promptable model."""
+    return _settings(data, plan, FIRST_METHOD, plan.adapting)
+
+
+def final_run(data: Survey, plan: Plan, adapted: Path | None) -> RunSettings:
+    """Return the settings of the training.
+
+    Args:
+        data: the cases.
+        plan: of the calls.
+        adapted: weights of the adapted model; ``None``: the model as it is.
+    """
+    options = {} if adapted is None else {"synthsam.weights": str(adapted.resolve())}
+    return _settings(data, plan, METHOD, 0, options)
+
+
+def plan_for(
+    data: Survey,
+    folder: Path,
+    *,
+    budget: float,
+    device: str,
+    on_part: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Return the plan of an earlier call for the same scans, masks and budget, or a new one.
+
+    Args:
+        data: the cases.
+        folder: of the plan's file, which need not exist.
+        budget: seconds for everything.
+        device: torch device.
+        on_part: called with (measurements done, their number).
+
+    Raises:
+        InputError: the smallest patch does not fit into memory.
+    """
+    key = _key(data, budget, device)
+    known = read_json(folder / _LATEST) or {}
+    if known.get("key") == key:
+        return Plan(**{**known, "patch": tuple(known["patch"])})
+    return _measured(data, key, budget, device, on_part or (lambda done, total: None))
+
+
+def save_plan(plan: Plan, folder: Path) -> None:
+    """Write a plan, for later calls."""
+    write_json(folder / _LATEST, asdict(plan))
+
+
+def _measured(
+    data: Survey, key: str, budget: float, device: str, report: Callable[[int, int], None]
+) -> Plan:
+    suggested = data.opened.suggested.get("patch", _SMALL[3])
+    small = _limited(suggested)
+    plan = Plan(key, device, 0, _MOST, small, {}, budget)
+    report(0, 4)
+    step = seconds_of_step(final_run(data, plan, None))
+    report(1, 4)
+    adapting, each = 0, 0.0
+    if len(small) == 3 and not data.opened.partial_labels:
+        each = seconds_of_adaptation(_settings(data, plan, FIRST_METHOD, 1))
+        most = int(_SHARE_ADAPTING * budget / each)
+        adapting = max(min(_ADAPTING, most), _LEAST // 2)
+    report(2, 4)
+    first = len(data.unlabeled) * seconds_of_scan(_settings(data, plan, FIRST_METHOD, 0))
+    report(3, 4)
+    last = len(data.unlabeled) * seconds_of_scan(final_run(data, plan, None))
+    # The second masks come with a second prediction of the promptable model, for the trust.
+    seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": last + first}
+    rest = budget - sum(seconds.values())
+    patch, step = _fitted(data, plan, step, rest / _WANTED, suggested)
+    count = int(rest / step) // _ROUND * _ROUND
+    iterations = min(max(count, _LEAST), _MOST)
+    report(4, 4)
+    seconds["train"] = iterations * step
+    return Plan(key, device, adapting, iterations, patch, seconds, budget)
+
+
+def _fitted(
+    data: Survey, plan: Plan, step: float, most: float, suggested: tuple[int, ...]
+) -> tuple[tuple[int, ...], float]:
+    """Return the largest patch whose step takes at most some seconds, and these seconds."""
+    for share in _SHARES:
+        sides = (int(share * side) // _STEP * _STEP for side in suggested)
+        patch = tuple(max(side, low) for side, low in zip(sides, plan.patch, strict=True))
+        guess = step * math.prod(patch) / math.prod(plan.patch)
+        if patch == plan.patch or guess > most:
+            continue
+        larger = Plan(plan.key, plan.device, 0, _MOST, patch, {}, plan.budget)
+        try:
+            seconds = seconds_of_step(final_run(data, larger, None))
+        except SemisamError:  # it does not fit into memory
+            continue
+        if seconds <= most:
+            return patch, seconds
+    return plan.patch, step
+
+
+def _settings(
+    data: Survey, plan: Plan, method: str, adapting: int, options: dict[str, str] | None = None
+) -> RunSettings:
+    """Return the settings of a run of protocol ``default`` on all cases, without a test."""
+    named = {f"{data.dataset}.{name}": value for name, value in data.options.items()}
+    return settings(
+        data=str(data.path),
+        dataset=data.dataset,
+        method=method,
+        labels=data.labels,
+        sam=backend_of(len(plan.patch)),
+        sam_adapt=adapting,
+        test="none",
+        iterations=plan.iterations,
+        patch=plan.patch,
+        stride=tuple(max(side // 2, 1) for side in plan.patch),
+        device=plan.device,
+        options={**named, **(options or {})},
+    )
+
+
+def _limited(suggested: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a patch within the suggested one that any machine can train."""
+    small = _SMALL.get(len(suggested))
+    if small is None:
+        raise InputError(f"scans must have two or three axes, got {len(suggested)}. Split them.")
+    return tuple(min(pair) for pair in zip(suggested, small, strict=True))
+
+
+def _key(data: Survey, budget: float, device: str) -> str:
+    masks = {case: digest(data.mask(case)) for case in data.labeled}
+    kind = device.split(":")[0]
+    options = {name: str(value) for name, value in data.options.items()}
+    about = [data.dataset, options, masks, list(data.unlabeled), budget, kind]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,74 @@
+"""The folder of masks, which keeps apart its own masks and those that a person changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from semisam.core.files import read_json, write_json
+from semisam.inference.volumes import Volume
+from semisam.run.resolve import digest
+
+RECORD = "masks.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One mask that was written.
+
+    Attributes:
+        file: its name in the folder.
+        stage: ``first`` or ``final``.
+        run: name of the run that predicted it.
+        sha256: of the file; empty while it is written.
+        volumes: of each foreground class.
+        agreement: the signals of each foreground class; empty if they were not measured.
+    """
+
+    file: str
+    stage: str
+    run: str
+    sha256: str = ""
+    volumes: tuple[Volume, ...] = ()
+    agreement: tuple[Mapping[str, float], ...] = field(default=())
+
+
+class Shelf:
+    """The masks of a folder, with a record of each.
+
+    Args:
+        folder: exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        raw = (read_json(folder / RECORD) or {}).get("masks", {})
+        self.entries = {name: _entry(value) for name, value in raw.items()}
+
+    def is_ours(self, name: str, file: Path) -> bool:
+        """Return whether a mask is missing or is as it was written, so it may be replaced."""
+        if not file.is_file():
+            return True
+        known = self.entries.get(name)
+        return known is not None and known.sha256 in ("", digest(file))
+
+    def begin(self, name: str, entry: Entry) -> None:
+        """Record that a mask is about to be written."""
+        self.entries[name] = replace(entry, sha256="")
+        self._save()
+
+    def finish(self, name: str, entry: Entry) -> None:
+        """Record a written mask."""
+        self.entries[name] = replace(entry, sha256=digest(self.folder / entry.file))
+        self._save()
+
+    def _save(self) -> None:
+        masks = {name: asdict(entry) for name, entry in self.entries.items()}
+        write_json(self.folder / RECORD, {"masks": masks})
+
+
+def _entry(raw: Mapping[str, Any]) -> Entry:
+    volumes = tuple(Volume(**value) for value in raw["volumes"])
+    return Entry(**{**raw, "volumes": volumes, "agreement": tuple(raw["agreement"])})

@@ -1,0 +1,125 @@
+"""The scans and masks of a folder, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Dataset
+from semisam.data.datasets.groups import patients_of
+from semisam.data.datasets.scans import ScanDataset
+from semisam.data.datasets.splits import Fault
+from semisam.data.tools.check import check_folder
+from semisam.data.tools.report import FolderReport
+from semisam.plugins import registry
+from semisam.run.build import open_plugin, patients_counted, recognise_dataset
+
+_SHOWN = 3  # faults in a message
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The cases of a folder.
+
+    Attributes:
+        path: of the folder.
+        dataset: name of its plugin.
+        options: of the plugin.
+        opened: by the plugin.
+        labeled: cases with a mask.
+        unlabeled: cases without one.
+        left_out: faults of the cases that are left out.
+    """
+
+    path: Path
+    dataset: str
+    options: Mapping[str, Any]
+    opened: Dataset
+    labeled: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    left_out: tuple[Fault, ...] = ()
+
+    @property
+    def labels(self) -> int:
+        """The number of labeled cases, or of labeled patients if the dataset counts these."""
+        return len(patients_of(self.labeled, patients_counted(self.opened)))
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        """Return the image files of a case."""
+        if isinstance(self.opened, ScanDataset):
+            return self.opened.layout.cases[case].images
+        return (Path(self.opened.source(case)),)
+
+    def mask(self, case: str) -> Path:
+        """Return the file with the mask of a labeled case."""
+        if isinstance(self.opened, ScanDataset):
+            return self.opened.label_file(case)
+        return Path(self.opened.source(case))
+
+
+def survey(
+    path: Path,
+    dataset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    skip_faulty: bool = False,
+    on_case: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Check every file of a folder, as ``semisam data check`` does, and return its cases.
+
+    Args:
+        path: of the folder.
+        dataset: name of its plugin; ``None``: the one that recognises the folder.
+        options: of the plugin.
+        skip_faulty: leave out the cases whose files have faults.
+        on_case: called with (cases done, number of cases).
+
+    Raises:
+        InputError: a file has a fault, no case has a mask, or every case has one.
+    """
+    name = dataset or recognise_dataset(path)
+    given = registry.check_options("dataset", name, options or {})
+    report = check_folder(path, name, given, on_case)
+    if report.faults:
+        if not skip_faulty:
+            raise InputError(_told(report))
+        given = {**given, "without": (*given.get("without", ()), *_faulty(report))}
+    opened = open_plugin(name, path, given)
+    split = opened.split()
+    cases = sorted((*split.train, *split.test))
+    labeled = tuple(case for case in cases if opened.has_label(case))
+    unlabeled = tuple(case for case in cases if not opened.has_label(case))
+    if not labeled or not unlabeled:
+        found = f"{len(labeled)} with and {len(unlabeled)} without"
+        raise InputError(
+            f"the folder must hold scans with a mask and scans without, got {found} in {path}. "
+            "The mask of p01.nii.gz is p01_label.nii.gz, next to it."
+        )
+    return Survey(path, name, given, opened, labeled, unlabeled, report.faults)
+
+
+def _faulty(report: FolderReport) -> list[str]:
+    """Return the cases with a fault.
+
+    Raises:
+        InputError: a fault belongs to no case, or every case has one.
+    """
+    cases = {file: case.case for case in report.cases for file in (case.source, *case.values)}
+    cases |= {fault.file: case.case for case in report.cases for fault in case.faults}
+    of_none = [fault for fault in report.faults if fault.file not in cases]
+    if of_none:
+        raise InputError(f"{of_none[0]} It belongs to no case that could be left out.")
+    faulty = list(dict.fromkeys(cases[fault.file] for fault in report.faults))
+    if len(faulty) == len(report.cases):
+        raise InputError(_told(report))
+    return faulty
+
+
+def _told(report: FolderReport) -> str:
+    count = len(report.faults)
+    lines = [str(fault) for fault in report.faults[:_SHOWN]]
+    more = f" `semisam data check` lists {count - _SHOWN} more." if count > _SHOWN else ""
+    return f"{' '.join(lines)}{more} --skip-faulty leaves the cases with faults out."

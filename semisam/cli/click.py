@@ -1,0 +1,57 @@
+"""``semisam click``: segment what a person clicks at."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from semisam.cli.options import DEVICE, Voxel
+
+
+@click.command("click", short_help="Segment what is clicked at in one scan.")
+@click.argument("scan", metavar="SCAN")
+@click.option("--point", "points", type=Voxel(), multiple=True, help="Voxel in it. Repeatable.")
+@click.option("--negative", type=Voxel(), multiple=True, help="Voxel outside it. Repeatable.")
+@click.option("--mask", metavar="FILE", help="A mask to correct, on the grid of the scan.")
+@click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
+@click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
+@click.option("--series", default="", metavar="TEXT", help="Choice of a DICOM series.")
+@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@click.option("-o", "--out", required=True, metavar="MASK", help="File of the mask (.nii.gz).")
+def command(
+    scan: str,
+    points: tuple[tuple[int, ...], ...],
+    negative: tuple[tuple[int, ...], ...],
+    mask: str | None,
+    run: str | None,
+    modality: Literal["mr", "ct"],
+    series: str,
+    device: str,
+    out: str,
+) -> None:
+    """Segment the object at --point in SCAN with SynthSAM, and write its mask.
+
+    A voxel is i,j,k along the axes of the file, counted from 0. Give more points, also negative
+    ones, or the last mask with --mask, until the mask is right. SynthSAM saw no scan of a person in
+    its training. With --run it is the model that was adapted to your masks, and SCAN is prepared
+    as there.
+    """
+    from semisam.cli.display import console
+    from semisam.run.click import click as segment
+    from semisam.training.allocator import keep_memory
+
+    keep_memory()
+    found = segment(
+        scan,
+        points,
+        negative=negative,
+        mask=mask,
+        run=run,
+        modality=modality,
+        series=series,
+        device=device,
+    )
+    found.save(out)
+    voxels = int(found.mask.sum())
+    console.print(f"{voxels} voxels. Written: {out}", soft_wrap=True, markup=False)

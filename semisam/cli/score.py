@@ -1,0 +1,80 @@
+"""``semisam score``: compare two folders of masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semisam.cli.options import Numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.command("score", short_help="Score a folder of masks against another.")
+@click.argument("predictions", metavar="PREDICTIONS")
+@click.argument("truth", metavar="TRUTH")
+@click.option(
+    "--ignore", type=Numbers(), default=(), help="Values of TRUTH that nobody annotated: left out."
+)
+@click.option("--out", metavar="CSV", help="Scores of each case (default: PREDICTIONS/scores.csv).")
+def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | None) -> None:
+    """Score the masks of PREDICTIONS against those of TRUTH, each on its own grid.
+
+    Masks of one name belong together, and <case>_label.nii.gz belongs to <case>.nii.gz. TRUTH may
+    be the folder of the scans with their labels. Each value other than 0 is a class. ASD is from
+    prediction to truth. A class that only one mask of a case has gets Dice 0, and distances of the
+    image's diagonal. For pictures a pixel counts as 1 mm.
+    """
+    from pathlib import Path
+
+    from semisam.cli.display import console, progress_bars
+    from semisam.core.files import write_csv
+    from semisam.inference.comparison import pair_masks, score_masks
+
+    found = pair_masks(Path(predictions), Path(truth))
+    with progress_bars() as bars:
+        task = bars.add_task("scoring", total=len(found.pairs))
+        rows = score_masks(
+            found, ignore=ignore, on_case=lambda done, total: bars.update(task, completed=done)
+        )
+    target = Path(out) if out else Path(predictions) / "scores.csv"
+    write_csv(target, rows)
+    _print(rows, console)
+    if found.left_out:
+        names = ", ".join(str(path) for path in found.left_out[:3])
+        more = ", ..." if len(found.left_out) > 3 else ""
+        text = f"Left out, without a partner: {len(found.left_out)} masks ({names}{more})"
+        console.print(text, soft_wrap=True, markup=False)
+    console.print(f"Written: {target}", soft_wrap=True, markup=False)
+
+
+def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:
+    import statistics
+
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title="Mean ± SD over cases", box=SIMPLE_HEAD, pad_edge=False)
+    heads = {
+        "Dice\n\\[%]": ("dice", 100),
+        "Jacc.\n\\[%]": ("jaccard", 100),
+        "Surface\n1 mm": ("surface_dice_1mm", 100),
+        "Dice [%]\n2 mm": ("surface_dice_2mm", 100),
+        "ASD\n\\[mm]": ("asd_mm", 1),
+        "95HD\n\\[mm]": ("hd95_mm", 1),
+    }
+    table.add_column("Class")
+    for head in ("Cases", *heads, "Empty"):
+        table.add_column(head, justify="right")
+    for value in dict.fromkeys(row["class"] for row in rows):
+        own = [row for row in rows if row["class"] == value]
+        figures = []
+        for name, factor in heads.values():
+            numbers = [factor * row[name] for row in own]
+            spread = f"\n± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+            figures.append(f"{statistics.mean(numbers):.1f}{spread}")
+        empty = sum(row["empty_prediction"] for row in own)
+        table.add_row(str(value), str(len(own)), *figures, str(empty))
+    console.print(table)

@@ -1,0 +1,126 @@
+"""Masks of many scans in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisam.core.errors import InputError
+from semisam.data.datasets.scans import read_values
+from semisam.data.images.files import mask_ending, write_label, write_nifti
+from semisam.inference.card import Card
+from semisam.inference.predictor import (
+    Deployed,
+    Prediction,
+    Scan,
+    class_file_names,
+    read_scan,
+    segment,
+)
+from semisam.inference.preview import write_preview
+from semisam.inference.volumes import Volume, volumes
+
+
+@dataclass(frozen=True)
+class Written:
+    """The mask of one scan.
+
+    Attributes:
+        name: of the scan.
+        file: of the mask.
+        volumes: of each foreground class; empty with a fault.
+        fault: the reason why no mask was written.
+        scan: that was segmented; ``None`` with a fault, and for a mask that was there before.
+        found: in that scan.
+    """
+
+    name: str
+    file: Path
+    volumes: tuple[Volume, ...] = ()
+    fault: str = ""
+    scan: Scan | None = None
+    found: Prediction | None = None
+
+
+def write_masks(
+    model: Deployed,
+    scans: Mapping[str, tuple[Path, ...]],
+    folder: Path,
+    device: str = "cpu",
+    *,
+    series: str = "",
+    probabilities: bool = False,
+    preview: bool = False,
+    skip_existing: bool = False,
+) -> Iterator[Written]:
+    """Segment scans, write their masks into a folder, and yield each.
+
+    A scan that cannot be read is yielded with its fault, and the others are still segmented.
+
+    Args:
+        model: of `semisam.run.model.load_models`.
+        scans: files by the name of the mask, as of `semisam.inference.inputs.gather_scans`.
+        folder: exists.
+        device: on which the model computes.
+        series: choice of a DICOM series.
+        probabilities: also write the probability of each class.
+        preview: also write a picture of the mask.
+        skip_existing: take a mask that is in the folder as it is.
+
+    Raises:
+        InputError: a mask cannot be written, or one that is in the folder cannot be read.
+    """
+    for name, paths in scans.items():
+        ending = mask_ending(paths[0])
+        file = folder / f"{name}{ending}"
+        if skip_existing and file.is_file():
+            yield Written(name, file, tuple(volumes_of_file(name, file, model.card)))
+            continue
+        try:
+            scan = read_scan(paths, model.card, series)
+        except InputError as error:
+            yield Written(name, file, fault=str(error))
+            continue
+        found = segment(model, scan, device)
+        write_label(file, found.mask, scan.geometry)
+        if probabilities:
+            whole = found.probabilities
+            for k, title in class_file_names(model.card).items():
+                target = folder / f"{name}.{title}.probability.nii.gz"
+                write_nifti(target, whole[k], scan.geometry)
+        names = model.card.class_names
+        if preview:
+            write_preview(preview_file(file), scan.array, found.labelmap, scan.geometry, names)
+        sizes = volumes(name, found.labelmap, scan.geometry, names)
+        yield Written(name, file, tuple(sizes), scan=scan, found=found)
+
+
+def preview_file(mask: Path) -> Path:
+    """Return the file of the picture of a mask."""
+    if mask.suffix == ".png":
+        return mask.with_suffix(".preview.png")
+    return mask.with_name(f"{mask.name.removesuffix('.nii.gz')}.png")
+
+
+def volumes_of_file(name: str, file: Path, card: Card) -> list[Volume]:
+    """Return the volumes in the file of a mask, whose values are those of the model.
+
+    Raises:
+        InputError: the file cannot be read, or holds a value of no class.
+    """
+    values, geometry = read_values(file)
+    own = card.label_values or tuple(range(len(card.class_names)))
+    labelmap: NDArray[np.uint8] = np.zeros(values.shape, np.uint8)
+    for number, value in enumerate(own):
+        labelmap[values == value] = number
+    if not np.isin(values, own).all():
+        wrong = values[~np.isin(values, own)].flat[0]
+        raise InputError(
+            f"{file}: a mask must hold the values of the model's classes, "
+            f"{', '.join(map(str, own))}, got {wrong:g}. Remove it, or name another folder with -o."
+        )
+    return volumes(name, labelmap, geometry, card.class_names)

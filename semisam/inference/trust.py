@@ -1,0 +1,184 @@
+"""Predicted Dice of a mask without a truth, from how well independent masks agree with it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from semisam.core.framework import NO_NETWORK
+from semisam.core.losses import entropy
+from semisam.core.seeding import derive_seed
+from semisam.core.views import strong_view
+from semisam.frameworks.copied_mask import CopiedMask
+from semisam.frameworks.semisam import SemiSAM
+from semisam.inference.volumes import Volume
+
+SIGNALS = ("model", "first", "view", "back", "entropy")
+"""Names of the signals; `Agreement` describes them."""
+
+
+# Fitted by benchmarks/trust.py on phantoms, the interval to 90 % of phantoms that were held out.
+_WEIGHTS = {"first": 0.5, "back": 0.5}
+_OFFSET = 0.03
+_ERRORS = ((0.5, -0.3, 0.3), (0.8, -0.2, 0.2), (1.0, -0.1, 0.1))
+"""Upper end of a band of predicted Dice, and the ends of the error in it."""
+
+_FAR = 2.5  # times the usual volume
+_DISAGREES = {
+    "model": (0.6, "the promptable model disagrees"),
+    "first": (0.5, "the first mask is elsewhere"),
+    "view": (0.8, "it changes with contrast and noise"),
+}
+"""Signals below this are a reason for distrust."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A predicted Dice in [0, 1], and the interval that holds nine of ten true ones."""
+
+    dice: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The signals of one class of one mask, each in [0, 1]; higher is better.
+
+    Attributes:
+        model: Dice with the promptable model's prediction for the mask as a proposal.
+        first: Dice with the mask of another model that saw the same labels.
+        view: Dice with the mask of the scan in another contrast, sharpness and noise.
+        back: Dice on the labeled scans of this mask, copied onto them as if it were a label; of the
+            labeled scan on which it is largest (reverse classification).
+        entropy: one minus the mean entropy in the mask, the usual measure.
+    """
+
+    model: float
+    first: float
+    view: float
+    back: float
+    entropy: float
+
+    def values(self) -> dict[str, float]:
+        """Return the signals by name."""
+        return {name: getattr(self, name) for name in SIGNALS}
+
+
+def predicted_dice(signals: Mapping[str, float]) -> Interval:
+    """Return the predicted Dice of one class of one mask.
+
+    The map from the signals was chosen on generated scans. On other scans it may be off as a whole,
+    so trust its order more than its values.
+
+    Args:
+        signals: as of `Agreement.values`.
+    """
+    dice = _OFFSET + sum(weight * signals[name] for name, weight in _WEIGHTS.items())
+    dice = min(max(dice, 0.0), 1.0)
+    below, above = next((low, high) for end, low, high in _ERRORS if dice <= end)
+    return Interval(dice, max(dice + below, 0.0), min(dice + above, 1.0))
+
+
+def reasons_for_distrust(
+    sizes: Sequence[Volume],
+    others: Sequence[Sequence[Volume]],
+    agreement: Sequence[Mapping[str, float]],
+) -> tuple[str, ...]:
+    """Return the reasons to look at a mask, one text per class, which may be empty.
+
+    Args:
+        sizes: of the mask's classes.
+        others: of all masks.
+        agreement: the signals of each class; empty if they were not measured.
+    """
+    found = []
+    for at, size in enumerate(sizes):
+        reasons = []
+        usual = statistics.median(other[at].size for other in others)
+        if not size.voxels:
+            reasons.append("nothing was found")
+        elif usual and not 1 / _FAR <= size.size / usual <= _FAR:
+            reasons.append(f"its volume is far from the usual {usual:.1f} {size.unit}")
+        for name, (least, text) in _DISAGREES.items() if agreement else ():
+            if agreement[at][name] < least:
+                reasons.append(f"{text} (Dice {100 * agreement[at][name]:.0f})")
+        found.append("; ".join(reasons))
+    return tuple(found)
+
+
+class Judge:
+    """A measure of how well independent masks agree with a trained method's mask.
+
+    Args:
+        branch: the trained method, wrapped with a promptable model.
+        first: maps whole images ``(1, C, *S)`` to probabilities ``(1, K, *S)``, by other means.
+        predict: returns the trained method's probabilities ``(K, *S)`` of an image ``(C, *S)``.
+        labeled: images ``(C, *S)`` and labels ``(*S)``.
+    """
+
+    def __init__(
+        self,
+        branch: SemiSAM,
+        first: Callable[[Tensor], Tensor],
+        predict: Callable[[Tensor], Tensor],
+        labeled: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        self.branch, self.first, self.predict = branch, first, predict
+        self.labeled = labeled
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, probs: Tensor) -> list[Agreement]:
+        """Return the agreement of each foreground class.
+
+        Args:
+            image: ``(C, *S)``.
+            probs: ``(K, *S)``, the trained method's probabilities.
+        """
+        mask = probs.argmax(0)
+        answered = self.branch.answer(image[None], probs[None])[0].argmax(0)
+        first = self.first(image[None])[0].argmax(0)
+        seen = self.predict(_view(image)).argmax(0)
+        backs = self._backs(image, mask)
+        unsure = entropy(probs[None])[0, 0]
+        found = []
+        for k in range(1, len(probs)):
+            inside = mask == k
+            found.append(
+                Agreement(
+                    _dice(inside, answered == k),
+                    _dice(inside, first == k),
+                    _dice(inside, seen == k),
+                    backs[k],
+                    1 - float(unsure[inside].mean()) if bool(inside.any()) else 0.0,
+                )
+            )
+        return found
+
+    def _backs(self, image: Tensor, mask: Tensor) -> dict[int, float]:
+        """Return by class the largest Dice of a copied mask on the labeled scans."""
+        copier = CopiedMask(NO_NETWORK, self.branch.num_classes)
+        copier.learn([(image, mask)])
+        found = dict.fromkeys(range(1, self.branch.num_classes), 0.0)
+        for other, label in self.labeled:
+            copied = copier(other[None])[0].argmax(0)
+            for k in found:
+                if bool((label == k).any()):
+                    found[k] = max(found[k], _dice(copied == k, label == k))
+        return found
+
+
+def _view(image: Tensor) -> Tensor:
+    """Return one strong view, the same for equal images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(0, "trust"))
+        return strong_view(image[None])[0]
+
+
+def _dice(one: Tensor, other: Tensor) -> float:
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0

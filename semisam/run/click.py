@@ -1,0 +1,193 @@
+"""The promptable model on one scan, with the clicks of a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK
+import torch
+from numpy.typing import NDArray
+
+from semisam.backends.synthsam import SynthSAM
+from semisam.core.errors import InputError
+from semisam.core.layout import ADAPTED, CARD
+from semisam.core.types import Prompt
+from semisam.data.datasets.scans import read_channels, read_values
+from semisam.data.images.alignment import misfit
+from semisam.data.images.files import Geometry, from_itk
+from semisam.data.images.preprocessing import Placement, Recipe
+from semisam.data.loading.store import check_image
+from semisam.inference.card import read_card
+from semisam.inference.predictor import Prediction
+from semisam.run.folder import find_run
+from semisam.run.preflight import check_device, usual_device
+
+_FINEST = 1.0  # mm: the model was trained on voxels of about 1 to 2 mm
+_WINDOW = 160  # voxels per axis around the clicks that the model sees
+
+Point = Sequence[int]
+Box = tuple[slice, ...]
+
+
+def click(
+    scan: NDArray[Any] | SimpleITK.Image | str | Path,
+    points: Sequence[Point] = (),
+    *,
+    negative: Sequence[Point] = (),
+    mask: NDArray[np.integer] | str | Path | None = None,
+    run: str | Path | None = None,
+    modality: Literal["mr", "ct"] = "mr",
+    window: tuple[float, float] = (-160.0, 240.0),
+    spacing: Sequence[float] | None = None,
+    series: str = "",
+    device: str = "auto",
+) -> Prediction:
+    """Segment the object at clicks in one scan with SynthSAM.
+
+    The model sees up to 160 voxels per axis around the clicks, of at least 1 mm each.
+
+    Args:
+        scan: an array ``(*S)`` or ``(C, *S)``, a SimpleITK image, or the path of a file or of a
+            DICOM folder.
+        points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
+        negative: voxels outside the object.
+        mask: the mask to correct, of any value other than 0, on the grid of the scan.
+        run: a run of a method that trains nothing, with an adapted model, such as the first run of
+            `semisam.auto`; ``None``: the embedded model. The scan is prepared as in that run.
+        modality: mr or ct, for which the intensities are cut to the window. Of no effect with a
+            run.
+        window: lower and upper end in HU for ct.
+        spacing: mm per axis of an array; ``None``: 1 mm.
+        series: choice of a DICOM series, of a folder with several.
+        device: on which it computes; auto: a GPU if there is one.
+
+    Raises:
+        InputError: the scan, the mask or the run cannot be used, or a voxel is outside the scan.
+    """
+    if not points and mask is None:
+        raise InputError("a click must show the object, got no point and no mask. Give --point.")
+    array, geometry = _read(scan, spacing, series)
+    where = check_device(usual_device(device))
+    model, recipe = _model(run, len(array), geometry, modality, window)
+    check_image(array, len(recipe.modalities), "the scan")
+    image, _, placement = recipe.apply(array, geometry)
+    clicks = [_inside(placement, point) for point in (*points, *negative)]
+    drawn = None if mask is None else placement.label(_mask(mask, placement))
+    seen = _seen(image.shape[1:], clicks, drawn)
+    prompt = _prompt(clicks, len(points), drawn, seen)
+    part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *seen)])).to(where)
+    with torch.inference_mode():
+        logits = model.segment(model.encode(part), prompt)
+    inside = np.zeros(image.shape[1:], np.float32)
+    inside[seen] = logits.float().sigmoid().cpu().numpy()
+    probs = np.stack([1 - inside, inside])
+    labelmap = placement.classes(probs)
+    return Prediction(labelmap, geometry, labelmap, probs, placement)
+
+
+def _read(
+    scan: NDArray[Any] | SimpleITK.Image | str | Path, spacing: Sequence[float] | None, series: str
+) -> tuple[NDArray[np.float32], Geometry]:
+    """Return a scan ``(C, *S)`` of three axes and its geometry."""
+    if isinstance(scan, str | Path):
+        if not Path(scan).exists():
+            raise InputError(f"the scan must exist, got {scan}. Check the path.")
+        array, geometry = read_channels((Path(scan),), series)
+    elif isinstance(scan, SimpleITK.Image):
+        array, geometry = from_itk(scan)
+    else:
+        array = np.asarray(scan, np.float32)
+        geometry = Geometry(tuple(map(float, spacing or (1.0, 1.0, 1.0))))
+    if len(geometry.spacing) != 3 or array.ndim not in (3, 4):
+        raise InputError(f"the scan must be a volume, got shape {array.shape}. Give three axes.")
+    return (array if array.ndim == 4 else array[None]), geometry
+
+
+def _model(
+    run: str | Path | None,
+    channels: int,
+    geometry: Geometry,
+    modality: Literal["mr", "ct"],
+    window: tuple[float, float],
+) -> tuple[SynthSAM, Recipe]:
+    """Return the model and the preparation of its images."""
+    if run is None:
+        spacing = tuple(max(mm, _FINEST) for mm in geometry.spacing)
+        free = Recipe(None, (modality,) * channels, window, crop="none")
+        axes = free.place(np.empty((channels, 1, 1, 1), np.float32), geometry).axes
+        ordered = tuple(spacing[axis] for axis in axes)
+        return SynthSAM(), Recipe(ordered, free.modalities, window, crop="none")
+    folder = find_run(str(run))
+    if not (folder / ADAPTED).is_file():
+        raise InputError(
+            f"the run must keep an adapted model, got {folder} without {ADAPTED}. Name a run of "
+            "copied-mask or center-ball with --sam-adapt."
+        )
+    return SynthSAM(weights=str(folder / ADAPTED)), read_card(folder / CARD).preparation()
+
+
+def _inside(placement: Placement, point: Point) -> tuple[int, ...]:
+    """Return the image's voxel of a click.
+
+    Raises:
+        InputError: it is outside the scan, or in a margin that the preparation removes.
+    """
+    within = len(point) == len(placement.shape) and all(
+        0 <= at < n for at, n in zip(point, placement.shape, strict=True)
+    )
+    voxel = placement.voxel(point) if within else ()
+    if not within or not all(0 <= at < n for at, n in zip(voxel, placement.size, strict=True)):
+        size = " x ".join(map(str, placement.shape))
+        raise InputError(
+            f"a click must be a voxel of the scan ({size}, counted from 0), got "
+            f"{','.join(map(str, point))}. Correct it."
+        )
+    return voxel
+
+
+def _mask(mask: NDArray[np.integer] | str | Path, placement: Placement) -> NDArray[np.uint8]:
+    """Return a mask ``(*S)`` on the file's grid, 1 in the object."""
+    geometry = placement.geometry
+    if isinstance(mask, str | Path):
+        values, geometry = read_values(Path(mask))
+    else:
+        values = np.asarray(mask, np.float32)
+    fault = misfit(values.shape, geometry, placement.shape, placement.geometry)
+    if fault:
+        raise InputError(f"the mask must have the grid of the scan: {fault}")
+    drawn: NDArray[np.uint8] = np.not_equal(values, 0).astype(np.uint8)
+    return drawn
+
+
+def _seen(
+    shape: tuple[int, ...], clicks: Sequence[Sequence[int]], drawn: NDArray[np.uint8] | None
+) -> Box:
+    """Return the box around clicks and mask that the model sees."""
+    shown = list(clicks)
+    if drawn is not None and drawn.any():
+        places = np.argwhere(drawn)
+        shown += [tuple(places.min(0)), tuple(places.max(0))]
+    box = []
+    for axis, n in enumerate(shape):
+        least = min((point[axis] for point in shown), default=0)
+        most = max((point[axis] for point in shown), default=n - 1)
+        width = min(n, max(_WINDOW, most - least + 1))
+        start = min(max((least + most + 1 - width) // 2, 0), n - width)
+        box.append(slice(int(start), int(start + width)))
+    return tuple(box)
+
+
+def _prompt(
+    clicks: Sequence[Sequence[int]], positive: int, drawn: NDArray[np.uint8] | None, seen: Box
+) -> Prompt:
+    """Return the prompt in voxels of the box."""
+    first = [part.start for part in seen]
+    points = labels = None
+    if clicks:
+        points = torch.tensor(np.array(clicks) - first, dtype=torch.int64)
+        labels = torch.tensor([int(at < positive) for at in range(len(clicks))])
+    mask = None if drawn is None else torch.from_numpy(drawn[seen].astype(np.float32))
+    return Prompt(points, labels, mask=mask)

@@ -1,0 +1,143 @@
+"""``semisam auto`` on a folder of small scans: masks, tables, resumption, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+from scan_files import scan, write
+
+import semisam
+from semisam.automatic import flow, plan
+from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.core.layout import RESULT
+
+SIZE = (20, 18, 16)
+TINY = {"budget": 1.0, "device": "cpu"}  # for which the shortest training is too long
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(plan, "_LEAST", 2)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Two scans with a mask and two without."""
+    for n in range(4):
+        image, label = scan(n, SIZE, classes=2)
+        write(tmp_path / "scans" / f"p{n}.nii.gz", image, (1.0, 1.0, 1.5))
+        if n < 2:
+            write(tmp_path / "scans" / f"p{n}_label.nii.gz", 7 * label, (1.0, 1.0, 1.5))
+    return tmp_path / "scans"
+
+
+OWN = {"options": {"labels": {7: 1}}}
+
+
+def _state(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _table(folder):
+    with (folder / "volumes.csv").open() as file:
+        return {row["scan"]: row for row in csv.DictReader(file)}
+
+
+def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
+    masks, notes = tmp_path / "masks", []
+    before = _state(scans)
+    page = semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
+    assert _state(scans) == before
+    assert page.read_text().count("data:image/jpeg") == 2
+    assert {path.name for path in masks.glob("*.nii.gz")} == {"p2.nii.gz", "p3.nii.gz"}
+    table = _table(masks)
+    assert {name: row["mask"] for name, row in table.items()} == {
+        "p0": "yours", "p1": "yours", "p2": "final", "p3": "final",
+    }  # fmt: skip
+    label = scan(0, SIZE, classes=2)[1]
+    assert float(table["p0"]["ml"]) == pytest.approx(label.sum() * 1.5 / 1000)
+    assert table["p0"]["predicted_dice"] == ""
+    assert 0 <= float(table["p2"]["dice_low"]) <= float(table["p2"]["predicted_dice"])
+    (run,) = (masks / "runs").glob("*-final")
+    found = semisam.load(run, "cpu").predict(scans / "p2.nii.gz").mask
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / "p2.nii.gz"))).T
+    assert np.array_equal(found, written) and set(np.unique(written)) <= {0, 7}
+
+    results = _state(masks / "runs")
+    changed = write(masks / "p2.nii.gz", 7 * label, (1.0, 1.0, 1.5)).read_bytes()
+    semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
+    assert _state(masks / "runs") == results
+    assert (masks / "p2.nii.gz").read_bytes() == changed
+    assert _table(masks)["p2"]["mask"] == "changed by you"
+    assert any("Kept: p2 was changed" in note for note in notes)
+
+
+def test_more_masks_begin_another_run(scans, tmp_path):
+    masks = tmp_path / "masks"
+    semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
+    earlier = _state(masks / "runs")
+    write(scans / "p2_label.nii.gz", 7 * scan(2, SIZE, classes=2)[1], (1.0, 1.0, 1.5))
+    semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
+    assert earlier.items() <= _state(masks / "runs").items()
+    assert len(list((masks / "runs").glob(f"*/{RESULT}"))) == 4
+    assert {name: row["mask"] for name, row in _table(masks).items()} == {
+        "p0": "yours", "p1": "yours", "p2": "yours", "p3": "final",
+    }  # fmt: skip
+
+
+def test_a_stopped_call_resumes_and_first_masks_are_there(scans, tmp_path, monkeypatch):
+    masks = tmp_path / "masks"
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "final_run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
+    assert _table(masks)["p3"]["mask"] == "first"
+    assert "made without a training" in (masks / "index.html").read_text()
+    early = _state(masks / "runs")
+    semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
+    assert early.items() <= _state(masks / "runs").items()
+    assert _table(masks)["p3"]["mask"] == "final"
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
+    args = ["auto", str(scans), "-o", str(tmp_path / "masks"), "--dry-run", "--budget", "30m"]
+    result = CliRunner().invoke(main, [*args, "--set", "folder.labels=7=1", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "4, 2 with a mask and 2 without" in result.output
+    assert "of a budget of 30 min" in result.output and "iterations" in result.output
+    assert not (tmp_path / "masks").exists()
+    result = CliRunner().invoke(main, [*args[:-1], "soon"])
+    assert result.exit_code == 2 and "such as 30m" in result.stderr
+
+
+def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
+    (scans / "p1.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="--skip-faulty leaves"):
+        semisam.auto(scans, tmp_path / "masks", **TINY, **OWN, dry_run=True)
+    notes = []
+    semisam.auto(
+        scans, tmp_path / "masks", **TINY, **OWN,
+        dry_run=True, skip_faulty=True, note=notes.append,
+    )  # fmt: skip
+    assert any("Scans: 3, 1 with a mask" in note for note in notes)
+    assert any("Left out:" in note and "p1.nii.gz" in note for note in notes)
+
+
+def test_folders_that_cannot_be_used(scans, tmp_path):
+    with pytest.raises(InputError, match="outside the folder of scans"):
+        semisam.auto(scans, scans / "out", **TINY, **OWN)
+    for n in (0, 1):
+        (scans / f"p{n}_label.nii.gz").unlink()
+    with pytest.raises(InputError, match="0 with and 4 without"):
+        semisam.auto(scans, tmp_path / "masks", **TINY)

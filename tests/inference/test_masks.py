@@ -1,0 +1,110 @@
+"""Ensembles, masks that are there, and the table of volumes, through the command line."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+from scan_files import write
+from tiny_runs import settings_of
+
+import semisam
+from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.run.execute import execute
+
+
+def _train(folder, seed=0, **options):
+    settings = settings_of(
+        dataset_options={"cases": 2, "test_cases": 1, "size": 32, **options},
+        method="supervised",
+        labels=2,
+        network="vnet",
+        network_options={"filters": 2},
+        iterations=1,
+        patch=(16, 16, 16),
+        stride=(16, 16, 16),
+        seed=seed,
+    )
+    execute(settings, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of one study, which no test changes."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [_train(folder / f"seed{seed}", seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def scan(tmp_path):
+    array = np.random.default_rng(0).normal(100, 20, (20, 18, 16)).astype(np.float32)
+    return write(tmp_path / "scan.nii.gz", array, (1.0, 1.0, 2.5))
+
+
+def _invoke(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_an_ensemble_is_the_mean_of_its_runs(runs, scan):
+    one, two = (semisam.load(run).predict(scan).probabilities for run in runs)
+    both = semisam.load(runs).predict(scan).probabilities
+    assert not np.array_equal(one, two)
+    np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
+
+
+def test_leading_runs_of_a_command_are_an_ensemble(runs, scan, tmp_path):
+    result = _invoke("predict", *runs, scan, "-o", tmp_path / "masks", "--probabilities")
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "masks").glob("*.probability.nii.gz")
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T
+    both = semisam.load(runs).predict(scan).probabilities[1]
+    np.testing.assert_allclose(written, both, atol=1e-6)
+
+
+def test_runs_of_other_classes_are_refused(runs, scan, tmp_path):
+    other = _train(tmp_path / "three", classes=3)
+    result = _invoke("predict", runs[0], other, scan, "-o", tmp_path / "masks")
+    assert result.exit_code == 2
+    assert "the same classes and preparation" in result.stderr
+    assert "class_names" in result.stderr and not (tmp_path / "masks").exists()
+    with pytest.raises(InputError, match="at least one run"):
+        semisam.load([])
+
+
+def test_a_mask_that_is_there_is_kept(runs, scan, tmp_path):
+    mask = np.zeros((20, 18, 16), np.uint8)
+    mask[:4, :5, :10] = 1
+    drawn = write(tmp_path / "masks" / "scan.nii.gz", mask, (1.0, 1.0, 2.5))
+    before, table = drawn.read_bytes(), tmp_path / "ml.csv"
+    keep = ("--skip-existing", "--csv", table)
+    result = _invoke("predict", runs[0], scan, "-o", tmp_path / "masks", *keep)
+    assert result.exit_code == 0, result.output
+    assert "1 were there before" in result.output
+    assert drawn.read_bytes() == before
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [{"scan": "scan", "class": "atrium", "voxels": "200", "ml": "0.5"}]
+    write(drawn, mask * 7)
+    result = _invoke("predict", runs[0], scan, "-o", tmp_path / "masks", *keep)
+    assert result.exit_code == 2 and "the values of the model's classes" in result.stderr
+
+
+def test_the_table_holds_the_written_masks(runs, scan, tmp_path):
+    table = tmp_path / "ml.csv"
+    result = _invoke("predict", runs[0], scan, "-o", tmp_path / "masks", "--csv", table)
+    assert result.exit_code == 0, result.output
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "masks" / "scan.nii.gz")))
+    with table.open() as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["voxels"]) == mask.sum()
+    assert float(row["ml"]) == pytest.approx(mask.sum() * 2.5 / 1000)
+
+
+def test_scans_must_follow_the_runs(runs, tmp_path):
+    result = _invoke("predict", *runs, "-o", tmp_path / "masks")
+    assert result.exit_code == 2 and "must be named after the run" in result.stderr

@@ -1,0 +1,127 @@
+"""Clicks of a person on one scan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from click.testing import CliRunner
+from scan_files import write
+from tiny_runs import settings_of
+
+import semisam
+from semisam.backends.synthsam import SynthSAM
+from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.core.types import Prompt
+from semisam.data.datasets.phantom import SPACING, make_case
+from semisam.data.images.files import Geometry
+from semisam.data.images.preprocessing import Recipe
+from semisam.run import click as clicks
+from semisam.run.execute import execute
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A phantom, its atrium and a voxel deep inside."""
+    image, label = make_case(0, 0, size=40)
+    atrium = label == 1
+    places = np.argwhere(atrium)
+    middle = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
+    return image, atrium, tuple(int(at) for at in middle)
+
+
+def _dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_a_click_is_the_models_prediction_for_it(case):
+    image, atrium, point = case
+    found = semisam.click(image, [point], spacing=[SPACING] * 3, device="cpu")
+    model = SynthSAM()
+    scaled = torch.from_numpy((image - image.mean()) / image.std())[None]
+    prompt = Prompt(torch.tensor([point]), torch.tensor([1]))
+    wanted = model.segment(model.encode(scaled), prompt) > 0
+    assert _dice(found.labelmap == 1, wanted.numpy()) > 0.99
+    assert _dice(found.labelmap == 1, atrium) > 0.6
+
+
+def test_the_mask_comes_back_on_the_grid_of_the_file(case, tmp_path):
+    image, _, point = case
+    place = ((SPACING,) * 3, (3.0, -4.0, 5.0), (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    write(tmp_path / "straight.nii.gz", image, place[0])
+    write(tmp_path / "flipped.nii.gz", image[::-1], *place)
+    straight = semisam.click(tmp_path / "straight.nii.gz", [point], device="cpu").mask
+    other = (image.shape[0] - 1 - point[0], *point[1:])
+    flipped = semisam.click(tmp_path / "flipped.nii.gz", [other], device="cpu").mask
+    assert straight.any() and np.array_equal(flipped[::-1], straight)
+    fine = np.repeat(image, 2, 0)
+    write(tmp_path / "fine.nii.gz", fine, (SPACING / 2, SPACING, SPACING))
+    twice = semisam.click(tmp_path / "fine.nii.gz", [(2 * point[0], *point[1:])], device="cpu")
+    assert twice.mask.shape == fine.shape
+    assert _dice(twice.mask[::2] == 1, straight == 1) > 0.8
+
+
+def test_a_negative_click_and_a_mask_change_the_prediction(case):
+    image, atrium, point = case
+    usual = semisam.click(image, [point], device="cpu").mask
+    voxels = np.argwhere(usual)
+    edge = tuple(int(at) for at in voxels[voxels[:, 0].argmax()])
+    less = semisam.click(image, [point], negative=[edge], device="cpu").mask
+    assert usual[edge] == 1 and less[edge] == 0
+    corrected = semisam.click(image, [point], mask=atrium.astype(np.uint8), device="cpu").mask
+    assert _dice(corrected == 1, atrium) > _dice(usual == 1, atrium)
+    assert semisam.click(image, mask=atrium.astype(np.uint8), device="cpu").mask.any()
+
+
+def test_the_model_sees_a_window_around_the_clicks(case, monkeypatch):
+    image, _, point = case
+    monkeypatch.setattr(clicks, "_WINDOW", 24)
+    found = semisam.click(image, [point], device="cpu").on_image[1]
+    seen = np.argwhere(found > 0)
+    assert (seen.max(0) - seen.min(0) < 24).all() and found[point] > 0.5
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_voxel_of_an_image_is_at_the_place_of_the_files_voxel(flip):
+    direction = (-1.0 if flip else 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    array = np.zeros((1, 12, 10, 8), np.float32)
+    array[0, 3, 7, 5] = 1
+    recipe = Recipe((1.0, 1.0, 1.0), ("none",), crop="none")
+    image, _, placement = recipe.apply(array, Geometry((1.0, 1.0, 3.0), None, direction))
+    assert placement.voxel((3, 7, 5)) == np.unravel_index(image[0].argmax(), image.shape[1:])
+
+
+def test_the_command_takes_the_adapted_model_of_a_run(case, tmp_path):
+    image, _, point = case
+    write(tmp_path / "scan.nii.gz", image, (SPACING,) * 3)
+    given = {"method": "copied-mask", "sam": "synthsam", "labels": 1, "test": "none"}
+    data = {"cases": 2, "test_cases": 0, "size": 32}
+    for steps in (0, 1):
+        settings = settings_of(**given, sam_adapt=steps, device="cpu", dataset_options=data)
+        execute(settings, tmp_path / f"run{steps}")
+    args = ["click", str(tmp_path / "scan.nii.gz"), "--point", ",".join(map(str, point))]
+    for name, more in (("plain", []), ("adapted", ["--run", str(tmp_path / "run1")])):
+        out = ["-o", str(tmp_path / f"{name}.nii.gz"), "--device", "cpu"]
+        result = CliRunner().invoke(main, [*args, *more, *out])
+        assert result.exit_code == 0, result.output
+    one, two = (sitk.ReadImage(str(tmp_path / f"{n}.nii.gz")) for n in ("plain", "adapted"))
+    assert one.GetSize() == two.GetSize() == image.shape
+    result = CliRunner().invoke(main, [*args, "--run", str(tmp_path / "run0"), "-o", "x.nii.gz"])
+    assert result.exit_code == 2 and "must keep an adapted model" in result.stderr
+
+
+def test_what_cannot_be_clicked_at_is_refused(case, tmp_path):
+    image = case[0]
+    for point in ((42, 5, 5), (-1, 5, 5), (5, 5)):
+        with pytest.raises(InputError, match="must be a voxel of the scan"):
+            semisam.click(image, [point], device="cpu")
+    with pytest.raises(InputError, match="no point and no mask"):
+        semisam.click(image, device="cpu")
+    with pytest.raises(InputError, match="must have the grid of the scan"):
+        semisam.click(image, mask=np.ones((3, 3, 3)), device="cpu")
+    with pytest.raises(InputError, match="must be a volume"):
+        semisam.click(image[0], [(1, 1)], spacing=(1, 1), device="cpu")
+    with pytest.raises(InputError, match="must exist"):
+        semisam.click(tmp_path / "none.nii.gz", [(1, 1, 1)], device="cpu")
