@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[str]] = {
     "default, weight 0.1": [*DEFAULT, "--set", "semisam.weight=0.1"],
     "default, weight 1": [*DEFAULT, "--set", "semisam.weight=1"],
     "default, soft target": [*DEFAULT, "--set", "semisam.target=soft"],
-    "default, gated": [*DEFAULT, "--sam-weight", "gated"],
+    "default, gated": [*DEFAULT, "--set", "semisam.gated=true"],
     "default, sure voxels only": [*DEFAULT, "--set", "center-points.max_uncertainty=0.5"],
     "default, one click": [*DEFAULT, "--set", "center-points.points=1"],
     "default, six clicks": [*DEFAULT, "--set", "center-points.points=6"],

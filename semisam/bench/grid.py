@@ -27,8 +27,6 @@ from semisam.run.preflight import check_run
 from semisam.run.request import Request
 from semisam.run.settings import RunSettings
 
-SAM_WEIGHTS = ("plain", "gated")
-
 
 @dataclass(frozen=True)
 class Axes:
@@ -40,7 +38,6 @@ class Axes:
         labels: numbers of labeled cases.
         subsets: labeled subsets; 0 is the published one.
         seeds: run seeds.
-        sam_weights: of the branch: ``plain``, or ``gated`` by the quality of SAM's predictions.
         sam_controls: ``none`` for the branch itself; see `semisam.frameworks.controls`.
     """
 
@@ -49,7 +46,6 @@ class Axes:
     labels: Sequence[int] = (1, 2, 4)
     subsets: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
-    sam_weights: Sequence[str] = ("plain",)
     sam_controls: Sequence[str] = ("none",)
 
 
@@ -72,7 +68,6 @@ def expand(axes: Axes, asked: Request) -> list[RunSettings]:
         InputError: a setting or a name is wrong.
         PluginError: a plugin or an option is wrong.
     """
-    check_names("--sam-weight", axes.sam_weights, SAM_WEIGHTS)
     check_names("--sam-control", axes.sam_controls, tuple(CONTROLS))
     order = itertools.product(
         axes.seeds,
@@ -80,7 +75,6 @@ def expand(axes: Axes, asked: Request) -> list[RunSettings]:
         axes.labels,
         axes.methods,
         axes.sams,
-        axes.sam_weights,
         axes.sam_controls,
     )
     folds = range(1, (folds_of(str(asked.settings.get("test"))) or 0) + 1) or (None,)
@@ -91,13 +85,12 @@ def expand(axes: Axes, asked: Request) -> list[RunSettings]:
             method=method,
             labels=labels,
             sam=sam,
-            sam_weight=sam_weight,
             sam_control=control,
             subset=subset,
             seed=seed,
             fold=fold,
         )
-        for seed, subset, labels, method, sam, sam_weight, control in order
+        for seed, subset, labels, method, sam, control in order
         for fold in folds
     ]
     # A bare run does not depend on the branch's options, so it must not be run twice.
@@ -206,8 +199,6 @@ def _cases_of(run: RunSettings) -> tuple[int | str | None, ...]:
 
 def _folder_name(run: RunSettings, identity: str) -> str:
     sam = "" if run.sam == "none" else f"+{run.sam}"
-    if run.semisam_options.get("gated"):
-        sam += "-gated"
     if run.sam_control:
         sam += f"-{run.sam_control}"
     fold = "" if run.fold is None else f"-fold{run.fold}"

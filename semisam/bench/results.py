@@ -25,7 +25,6 @@ GROUP = (
     "data",
     "method",
     "sam",
-    "sam_weight",
     "sam_control",
     "prompter",
     "labeled",
@@ -161,7 +160,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     after = list(table.columns).index("gain_p") + 1
     table.insert(after, "gain_p_holm", holm(table["gain_p"].tolist()))
     return table.sort_values(
-        ["protocol", "dataset", "data", "labeled", "method", "sam", "sam_weight", "sam_control"],
+        ["protocol", "dataset", "data", "labeled", "method", "sam", "sam_control"],
         key=_none_first,
         kind="stable",
         ignore_index=True,
@@ -308,10 +307,9 @@ def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
             continue
         row[key] = json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
     bare = settings["sam"] == "none"
-    row["sam_weight"] = "gated" if settings["semisam_options"].get("gated") else "plain"
     row["sam_control"] = row.get("sam_control") or ""
     if bare:
-        row["prompter"] = row["sam_weight"] = ""
+        row["prompter"] = ""
     row["departures"] = "; ".join(settings["departures"])
     row["choices"] = "; ".join(settings["choices"])
     for part in ("data", "metrics", "validation", "training", "cost", "versions"):

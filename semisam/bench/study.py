@@ -43,7 +43,6 @@ AXES = {
     "method": "methods",
     "labels": "labels",
     "sam": "sams",
-    "sam_weight": "sam_weights",
     "sam_control": "sam_controls",
     "seeds": "seeds",
     "subsets": "subsets",
@@ -117,8 +116,7 @@ class Grid:
             if run.sam != "none":
                 options.setdefault(run.sam, []).append(run.sam_options)
                 options.setdefault(run.prompter, []).append(run.prompter_options)
-                branch = {k: v for k, v in run.semisam_options.items() if k != "gated"}
-                options.setdefault(BRANCH, []).append(branch)
+                options.setdefault(BRANCH, []).append(run.semisam_options)
         common = {name: _common(found) for name, found in options.items()}
         return Grid(self.axes, shared, {name: found for name, found in common.items() if found})
 
@@ -226,7 +224,6 @@ def bench(
     *,
     labels: int | Sequence[int] = (1, 2, 4),
     sams: str | Sequence[str] = DEFAULT_SAMS,
-    sam_weights: str | Sequence[str] = ("plain",),
     sam_controls: str | Sequence[str] = ("none",),
     seeds: int | Sequence[int] = (0,),
     subsets: int | Sequence[int] = (0,),
@@ -245,7 +242,6 @@ def bench(
         methods: names of method plugins.
         labels: numbers of labeled cases.
         sams: names of backend plugins; ``none`` is the bare method.
-        sam_weights: ``plain``, ``gated`` or both.
         sam_controls: ``none`` and controls of the branch.
         seeds: of the runs.
         subsets: labeled subsets; 0 is the first of the list.
@@ -266,7 +262,7 @@ def bench(
     """
     axes = Axes(
         *(_several(methods), _several(sams), _several(labels), _several(subsets)),
-        *(_several(seeds), _several(sam_weights), _several(sam_controls)),
+        *(_several(seeds), _several(sam_controls)),
     )
     folder = Path(out)
     runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder, on_lost=_warn)

@@ -281,17 +281,15 @@ def _number(value: float | None) -> str:
 
 
 def method_name(row: Mapping[Any, Any]) -> str:
-    """Return ``mt`` or ``mt + SemiSAM (geodesic, gated, control: oracle)``.
+    """Return ``mt`` or ``mt + SemiSAM (geodesic, control: oracle)``.
 
     Options of its plugins follow in brackets: ``mt + SemiSAM (geodesic) [semisam.weight=0.2]``.
     """
-    own = [part for part, is_own in _parts(row) if is_own and part != "semisam.gated=True"]
+    own = [part for part, is_own in _parts(row) if is_own]
     options = f" [{', '.join(own)}]" if own else ""
     if row["sam"] == "none":
         return f"{row['method']}{options}"
     parts = [str(row["sam"])]
-    if row["sam_weight"] == "gated":
-        parts.append("gated")
     if isinstance(row["sam_control"], str) and row["sam_control"]:
         parts.append(f"control: {row['sam_control']}")
     return f"{row['method']} + SemiSAM ({', '.join(parts)}){options}"

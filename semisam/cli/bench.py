@@ -37,12 +37,6 @@ Examples:
     help="Backends; `none` is the bare method. [default: `none` and the embedded one]",
 )
 @click.option(
-    "--sam-weight",
-    type=Names(),
-    help="plain: the protocol's weight; gated: scaled by the measured quality of SAM. [default: "
-    "plain]",
-)
-@click.option(
     "--sam-control",
     type=Names(),
     help="Controls of the branch, for attribution. oracle: prompts from the truth; truth: the "

@@ -336,7 +336,6 @@ def print_zero_shot(table: pd.DataFrame) -> None:
 def _title(run: Run) -> str:
     s = run.settings
     sam = "" if s.sam == "none" else f" + {s.sam}"
-    sam += " (gated)" if s.semisam_options.get("gated") else ""
     sam += f" (control: {s.sam_control})" if s.sam_control else ""
     extra = f", subset {s.subset}" if s.subset else ""
     return f"{s.method}{sam}, {s.labels} labeled, seed {s.seed}{extra}"

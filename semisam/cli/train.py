@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 @click.option("--labels", type=int, required=True, help="Labeled cases.")
 @click.option("--sam", default="none", show_default=True, metavar="NAME", help="Backend plugin.")
 @click.option(
-    "--sam-weight",
-    type=click.Choice(["plain", "gated"]),
-    default="plain",
-    show_default=True,
-    help="plain: the protocol's weight; gated: scaled by the measured quality of SAM.",
-)
-@click.option(
     "--sam-control",
     type=click.Choice(["none", "oracle", "truth", "shuffled", "moved"]),
     default="none",
@@ -46,7 +39,6 @@ def command(
     method: str,
     labels: int,
     sam: str,
-    sam_weight: str,
     sam_control: str,
     seed: int,
     subset: int,
@@ -78,7 +70,6 @@ def command(
             method=method,
             labels=labels,
             sam=sam,
-            sam_weight=sam_weight,
             sam_control=sam_control,
             subset=subset,
             seed=seed,

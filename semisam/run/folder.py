@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def method(self) -> str:
-        """``mt + geodesic (gated)``, or ``?``."""
+        """``mt + geodesic (shuffled)``, or ``?``."""
         return _method(self.settings) if self.settings else "?"
 
     def whole(self, name: str) -> int | None:
@@ -414,13 +414,11 @@ def _no_result(path: Path, found: str) -> InputError:
 
 
 def _method(settings: Mapping[str, Any]) -> str:
-    """Return ``mt + geodesic (gated)``."""
+    """Return ``mt + geodesic (shuffled)``."""
     if settings.get("sam", "none") == "none":
         return str(settings.get("method", "?"))
-    gated = dict(settings.get("semisam_options") or {}).get("gated")
-    about = [*(["gated"] if gated else []), settings.get("sam_control") or ""]
-    shown = ", ".join(filter(None, about))
-    return f"{settings['method']} + {settings['sam']}" + (f" ({shown})" if shown else "")
+    control = settings.get("sam_control") or ""
+    return f"{settings['method']} + {settings['sam']}" + (f" ({control})" if control else "")
 
 
 def _starts(name: str, letters: int) -> tuple[str, ...]:

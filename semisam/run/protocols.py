@@ -183,7 +183,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "norm_batches": 16,
         },
         methods={"fixmatch": {"ema_decay": 0.99}},
-        semisam={**_BRANCH, "role": "target"},
+        # With a gate that is half open where the model is as good as the method, weight 1 is
+        # that of `classic`.
+        semisam={**_BRANCH, "role": "target", "gated": True, "weight": 1.0},
         backends=_PATCH_AS_IT_IS,
         prompters=_CLICKS,
     ),

@@ -44,7 +44,6 @@ class Request:
         method: str,
         labels: int,
         sam: str = "none",
-        sam_weight: str = "plain",
         sam_control: str = "none",
         subset: int = 0,
         seed: int = 0,
@@ -56,7 +55,6 @@ class Request:
             InputError: a setting is wrong.
             PluginError: a plugin or an option is wrong.
         """
-        gate = {"gated": True} if sam_weight == "gated" and sam != "none" else {}
         explicit = {
             **self.settings,
             "method": method,
@@ -68,7 +66,6 @@ class Request:
             "sam": sam,
             "sam_options": {} if sam == "none" else dict(self.options.get(sam, {})),
             "sam_control": None if sam_control == "none" else sam_control,
-            "semisam_options": {**self.settings.get("semisam_options", {}), **gate},
         }
         return make_settings(explicit, self.suggested)
 
@@ -145,7 +142,6 @@ def settings(
     method: str = "mt",
     labels: int = 1,
     sam: str = "none",
-    sam_weight: str = "plain",
     sam_control: str = "none",
     subset: int = 0,
     seed: int = 0,
@@ -158,7 +154,6 @@ def settings(
         method: name of a method plugin.
         labels: number of labeled cases.
         sam: name of a backend plugin, or ``none`` for the bare method.
-        sam_weight: ``plain``, or ``gated`` by the measured quality of the backend.
         sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``,
             ``moved``.
         subset: 0: the first labeled cases of the list; k > 0: the k-th draw.
@@ -181,7 +176,6 @@ def settings(
         method=method,
         labels=labels,
         sam=sam,
-        sam_weight=sam_weight,
         sam_control=sam_control,
         subset=subset,
         seed=seed,

@@ -20,6 +20,7 @@ from tiny_runs import TINY_NET
 
 from semisam.bench.grid import Axes, check, expand
 from semisam.bench.study import Grid
+from semisam.bench.tables import method_name
 from semisam.cli.main import main
 from semisam.inference.evaluation import METRICS, summarise
 
@@ -35,18 +36,17 @@ def _bench(tmp_path, *args):
 @pytest.mark.slow
 def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic")
-    result, out = _bench(tmp_path, *args, "--sam-weight", "plain,gated")
-    assert result.exit_code == 0, result.output
-    table = pd.read_csv(out / "table.csv", keep_default_na=False)
-    assert table[["sam", "sam_weight"]].to_numpy().tolist() == [
-        ["none", ""],
-        ["geodesic", "gated"],
-        ["geodesic", "plain"],
+    for more in ((), ("--set", "semisam.gated=false")):
+        result, out = _bench(tmp_path, *args, *more)
+        assert result.exit_code == 0, result.output
+    names = [
+        method_name(row)
+        for row in pd.read_csv(out / "table.csv", keep_default_na=False).to_dict("records")
     ]
-    logs = {path.parent.name.split("-n")[0]: path for path in out.glob("runs/*/train.jsonl")}
-    assert set(logs) == {"mt", "mt+geodesic", "mt+geodesic-gated"}
-    result, _ = _bench(tmp_path, *args, "--sam-weight", "strong")
-    assert result.exit_code != 0 and "must be of plain, gated, got strong" in result.output
+    branch = "mt + SemiSAM (geodesic)"
+    assert sorted(names) == ["mt", branch, f"{branch} [semisam.gated=False]"]
+    gates = {"sam_gate" in path.read_text() for path in out.glob("runs/mt+geodesic*/train.jsonl")}
+    assert gates == {True, False}
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
     from semisam.cli import display
 
     row = {
-        **{"protocol": "paper", "method": "mt", "sam": "none", "sam_weight": "", "labeled": 1},
+        **{"protocol": "paper", "method": "mt", "sam": "none", "labeled": 1},
         "sam_control": "",
         **{"unlabeled": 79, "runs": 3, "dice": 53.14, "dice_sd": 10.25, "jaccard": 39.26},
         **{"jaccard_sd": 11.5, "asd_voxel": 13.67, "asd_voxel_sd": 12.25, "hd95_voxel": 111.74},
@@ -132,12 +132,12 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
         **dict.fromkeys(("gain_low", "gain_high", "gain_p", "gain_p_holm"), float("nan")),
         "departures": "",
     }
-    wrapped = {**row, "sam": "geodesic", "sam_weight": "gated", "gain_dice": -12.34}
+    wrapped = {**row, "sam": "geodesic", "sam_control": "shuffled", "gain_dice": -12.34}
     wrapped |= {"gain_low": -23.4, "gain_high": -10.2, "gain_p": 0.01, "gain_p_holm": 0.02}
     monkeypatch.setattr(display, "console", Console(width=80, highlight=False))
     display.print_table(pd.DataFrame([row, wrapped]))
     output = capsys.readouterr().out
-    for text in ("53.14", "± 10.25", "111.74", "± 21.11", "-12.34*", "-23.4..-10.2", "gated"):
+    for text in ("53.14", "± 10.25", "111.74", "± 21.11", "-12.34*", "-23.4..-10.2", "shuffled"):
         assert text in output
     assert "…" not in output and max(map(len, output.splitlines())) <= 80
 

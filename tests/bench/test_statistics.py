@@ -73,7 +73,7 @@ def _tables(runs=2):
                 rows.append(
                     {
                         **{"run": run, "protocol": "paper", "method": method, "sam": sam},
-                        **{"sam_weight": "", "sam_control": "", "prompter": "", "departures": ""},
+                        **{"sam_control": "", "prompter": "", "departures": ""},
                         **{"labels": 2, "subset": 0, "seed": seed, "data.labeled": 2},
                         **{"data.unlabeled": 8, "metrics.empty_predictions": 0},
                         **{"cost.train_seconds": 1.0, "cost.peak_memory_gib": 1.0},

@@ -108,7 +108,7 @@ def test_the_place_does_not_count():
 def test_an_option_given_with_its_value_is_no_departure():
     one = settings_of(**GIVEN)
     other = settings_of(
-        **GIVEN, method_options={"ema_decay": 0.99}, semisam_options={"weight": 0.5}
+        **GIVEN, method_options={"ema_decay": 0.99}, semisam_options={"weight": 1.0}
     )
     assert other == one and other.departures == ()
 
@@ -122,7 +122,7 @@ def test_every_option_is_recorded():
         ("prompter", settings.prompter, settings.prompter_options),
     ):
         assert set(options) == {option.name for option in registry.describe_options(kind, name)}
-    assert settings.semisam_options["weight"] == 0.5 and "seed" not in settings.semisam_options
+    assert settings.semisam_options["weight"] == 1.0 and "seed" not in settings.semisam_options
 
 
 def test_a_bare_run_has_no_branch():
