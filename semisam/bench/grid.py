@@ -22,6 +22,7 @@ from semisam.run.build import (
     make_logger,
     open_dataset,
     split_of,
+    start_from,
 )
 from semisam.run.preflight import check_run
 from semisam.run.request import Request
@@ -180,6 +181,7 @@ def _built(
     for run in runs:
         try:
             framework = make_framework(run, dataset.channels, dataset.num_classes)
+            start_from(framework, run)
         except UnservedHeads as error:
             lost[str(error)] = error
         else:

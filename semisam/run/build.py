@@ -16,6 +16,7 @@ from torch import nn
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads
 from semisam.core.framework import Framework, NetBuilder
+from semisam.core.layout import MODEL
 from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
@@ -26,6 +27,7 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.plugins.construction import construct
 from semisam.run.settings import Options, RunSettings
+from semisam.training.checkpoint import load_tensors
 
 _WITHOUT_A_FOLDER = "phantom"
 _ANY_IMAGES = {"folder", "images"}
@@ -292,6 +294,24 @@ def _serves(
     except Exception:  # of any plugin: it is only a remedy in a message
         return False
     return axes in getattr(network, "axes", (axes,)) or axes is None
+
+
+def start_from(framework: Framework, settings: RunSettings) -> None:
+    """Give a method the weights of the run that ``--init`` names, if it names one.
+
+    Raises:
+        InputError: the run is damaged, or of another method, network or number of classes.
+    """
+    if settings.init is None:
+        return
+    try:
+        framework.load_state_dict(load_tensors(Path(settings.init) / MODEL))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip().rstrip(".")
+        raise InputError(
+            "--init must be a run of the same method, network, options and classes, got "
+            f"{settings.init} ({reason}). Name another run or leave it out."
+        ) from None
 
 
 def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:

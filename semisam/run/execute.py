@@ -40,6 +40,7 @@ from semisam.run.build import (
     open_dataset,
     patients_counted,
     split_of,
+    start_from,
 )
 from semisam.run.folder import claim, claim_data
 from semisam.run.lock import locked
@@ -171,6 +172,7 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     labeled, unlabeled, validation = cases_of(settings, dataset, split)
     with _initial_seed(settings):
         framework = make_framework(settings, dataset.channels, dataset.num_classes)
+    start_from(framework, settings)
     store = VolumeStore(
         dataset,
         labeled=labeled,

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import InputError
+from semisam.core.layout import MODEL
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.sliding_window import published_stride
 from semisam.plugins import registry
+from semisam.run.folder import find_run
 from semisam.run.protocols import DEFAULT, PROTOCOLS, Protocol
 from semisam.run.settings import (
     AXES,
@@ -159,6 +161,10 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         else registry.resolve_options("logger", given.logger, given.logger_options),
     }
     found["sources"] = {"results": str(RESULTS_VERSION), **_sources(_KINDS, given, found)}
+    if given.init is not None:
+        start = find_run(given.init).resolve()
+        found["init"] = str(start)
+        found["sources"]["init"] = digest(start / MODEL)
     if given.sam == "none":
         empty: dict[str, Any] = {
             name: {} for name in ("sam_options", "prompter_options", "semisam_options")
@@ -283,6 +289,8 @@ def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     """Return the chosen values that no protocol prescribes."""
     usual = prescribed("network", protocol)
     chosen = [] if settings.network == usual else [f"network={settings.network}"]
+    if settings.init is not None:
+        chosen.append(f"init={Path(settings.init).name}")
     if settings.test != "auto":
         chosen.append(f"test={settings.test}")
     for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):

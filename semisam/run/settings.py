@@ -54,6 +54,7 @@ class RunSettings(BaseModel):
     Attributes:
         dataset: dataset plugin; ``data`` is the folder it reads, ``None`` for the phantoms.
         method: method plugin.
+        init: run folder whose weights are the first ones; its digest is in ``sources``.
         sam: backend plugin, or ``none`` for the bare method.
         prompter: prompter plugin; ``none`` if ``sam`` is ``none``.
         sam_control: a control of the branch, see `semisam.frameworks.controls`.
@@ -79,6 +80,13 @@ class RunSettings(BaseModel):
         str, Flag("Network plugin.", "the protocol's; unet2d for a patch of two axes")
     ] = "vnet"
     network_options: Options = Field(default_factory=dict)
+    init: Annotated[
+        str | None,
+        Flag(
+            "Finished run of the same method and network, whose weights this one starts from.",
+            "the network's own first weights",
+        ),
+    ] = None
     sam: str = "none"
     sam_options: Options = Field(default_factory=dict)
     prompter: Annotated[str, Flag("Prompter plugin.", "the protocol's")] = "center-points"
@@ -240,7 +248,7 @@ class RunSettings(BaseModel):
 NOT_IDENTITY = frozenset(
     {
         *("data", "device", "checkpoint_every", "save_predictions", "logger", "logger_options"),
-        *("departures", "choices"),
+        *("init", "departures", "choices"),
     }
 )
 """Settings that no number depends on, such as the device, or that follow from the others."""

@@ -238,3 +238,37 @@ def test_predictions_are_written_one_a_case(tiny_settings, tmp_path):
     execute(settings, tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run" / "predictions").iterdir())
     assert names == ["test_000.nii.gz", "test_001.nii.gz"]
+
+
+def test_a_run_starts_from_the_weights_of_another(tiny_settings, tmp_path):
+    first = tmp_path / "first"
+    execute(tiny_settings, first)
+    moved = tmp_path / "elsewhere" / "first"
+    shutil.copytree(first, moved)
+    settings = changed(tiny_settings, lr=1e-12, init=str(first))
+    assert settings.choices == ("network=vnet", "init=first")
+    assert settings.identity("data") == changed(settings, init=str(moved)).identity("data")
+    assert settings.identity("data") != changed(settings, init=None).identity("data")
+    execute(settings, tmp_path / "second")
+    before, after = _model(first), _model(tmp_path / "second")
+    weights = [name for name in before if name.startswith("student") and name.endswith("weight")]
+    assert len(weights) > 5
+    for name in weights:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"method": "dtc", "method_options": {}}, {"network_options": {"filters": 4}}],
+    ids=["method", "network"],
+)
+def test_weights_of_another_method_or_network_are_refused(tiny_settings, tmp_path, change):
+    execute(tiny_settings, tmp_path / "first")
+    settings = changed(tiny_settings, init=str(tmp_path / "first"), **change)
+    with pytest.raises(InputError, match="must be a run of the same method, network, options"):
+        execute(settings, tmp_path / "second")
+
+
+def test_a_start_must_be_a_run(tiny_settings, tmp_path):
+    with pytest.raises(InputError, match=r"the run must be one of .* got 'none'"):
+        changed(tiny_settings, init=str(tmp_path / "none"))
