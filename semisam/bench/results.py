@@ -111,10 +111,10 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 
     ``<metric>_sd`` is over these; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
-    ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over cases, ``gain_p``
-    is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table. ``best_bare`` is
-    the method with the highest Dice of all rows without the branch on the same scans, and
-    ``over_best`` with its interval the difference from it.
+    ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over ``gain_cases``
+    cases, ``gain_p`` is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table.
+    ``best_bare`` is the method with the highest Dice of all rows without the branch on the same
+    scans, and ``over_best`` with its interval the difference from it.
 
     Args:
         results: of `collect`.
@@ -220,7 +220,7 @@ def _made_by(frame: pd.DataFrame) -> pd.Series[Any]:
 
 def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
     """Return the gain in Dice over the same method without SAM, with interval and p."""
-    names = ("gain_dice", "gain_low", "gain_high", "gain_p")
+    names = ("gain_dice", "gain_low", "gain_high", "gain_cases", "gain_p")
     nothing = dict.fromkeys(names, math.nan)
     if group.iloc[0]["sam"] == "none":
         return nothing
@@ -233,7 +233,8 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     if common.empty:  # the scores of one of them are missing
         return nothing
     found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
-    return dict(zip(names, (found.gain, found.low, found.high, found.p), strict=True))
+    figures = (found.gain, found.low, found.high, found.cases, found.p)
+    return dict(zip(names, figures, strict=True))
 
 
 def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, Any]:

@@ -36,12 +36,14 @@ class Comparison:
         low: lower end of its 95 % interval; NaN with fewer than two cases.
         high: upper end.
         p: of the two-sided Wilcoxon signed-rank test; NaN with fewer than two cases.
+        cases: number of pairs.
     """
 
     gain: float
     low: float
     high: float
     p: float
+    cases: int
 
 
 def compare(bare: Floats, wrapped: Floats, seed: int = 0) -> Comparison:
@@ -54,9 +56,15 @@ def compare(bare: Floats, wrapped: Floats, seed: int = 0) -> Comparison:
     """
     difference = np.asarray(wrapped, float) - np.asarray(bare, float)
     if len(difference) < 2:
-        return Comparison(float(difference.mean()), math.nan, math.nan, math.nan)
+        return Comparison(float(difference.mean()), math.nan, math.nan, math.nan, len(difference))
     low, high = bootstrap_interval(difference, seed)
-    return Comparison(float(difference.mean()), low, high, signed_rank(difference))
+    p = signed_rank(difference)
+    return Comparison(float(difference.mean()), low, high, p, len(difference))
+
+
+def least_p(cases: int) -> float:
+    """Return the least two-sided p that Wilcoxon's test can give for a number of cases."""
+    return float(min(1.0, 2.0 ** (1 - cases)))
 
 
 def bootstrap_interval(

@@ -19,7 +19,7 @@ from semisam.bench.results import (
     collect_cases,
     comparison,
 )
-from semisam.bench.statistics import ALPHA
+from semisam.bench.statistics import ALPHA, least_p
 from semisam.core.errors import InputError
 from semisam.core.files import csv_cell
 from semisam.run.folder import list_runs
@@ -314,6 +314,13 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
         "Gain: paired over test cases; below it its 95 % bootstrap interval. * p < 0.05 "
         f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
     )
+    cases = int(tested["gain_cases"].max())
+    least = least_p(cases) * len(tested)
+    if least >= ALPHA:
+        line += (
+            f" With {cases} test cases the least p after this correction is {min(least, 1.0):.2g}, "
+            "so no gain can have the mark."
+        )
     if (tested["runs"] == 1).any():
         line += " Rows of one run do not cover other seeds or other labeled scans."
     return [line]

@@ -133,7 +133,13 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
         "departures": "",
     }
     wrapped = {**row, "sam": "geodesic", "sam_control": "shuffled", "gain_dice": -12.34}
-    wrapped |= {"gain_low": -23.4, "gain_high": -10.2, "gain_p": 0.01, "gain_p_holm": 0.02}
+    wrapped |= {
+        "gain_low": -23.4,
+        "gain_high": -10.2,
+        "gain_p": 0.01,
+        "gain_p_holm": 0.02,
+        "gain_cases": 20,
+    }
     monkeypatch.setattr(display, "console", Console(width=80, highlight=False))
     display.print_table(pd.DataFrame([row, wrapped]))
     output = capsys.readouterr().out

@@ -201,6 +201,7 @@ def test_every_format_sets_protocols_apart_and_says_what_departs(tmp_path, kind)
     assert output.count(starts.get(kind, "<table")) == 2
     assert "Protocol paper, departing from it in iterations=7" in output
     assert "Wilcoxon, Holm over 1 comparison" in output
+    assert "With 3 test cases the least p after this correction is 0.25, so no gain can" in output
     if kind != "terminal":
         assert "p (Holm)" in output and "0.250" in output
         assert "SD of Dice over cases" in output

@@ -63,7 +63,7 @@ class Phantom(Dataset):
         path: Path | None = None,
         *,
         cases: int = 16,
-        test_cases: int = 6,
+        test_cases: int = 10,
         classes: int = 2,
         seed: int = 0,
         organs: Literal["heart", "halves", "gland", "pair"] = "heart",
