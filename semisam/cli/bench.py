@@ -29,11 +29,11 @@ Examples:
     "bench", short_help="Run a grid of methods and labels; make its table.", epilog=_EXAMPLES
 )
 @click.argument("study", required=False, metavar="[STUDY]")
-@click.option("--method", type=Names(), help="Methods to compare.")
+@click.option("--method", type=Names("framework"), help="Methods to compare.")
 @click.option("--labels", type=Numbers(), help="Labeled cases. [default: 1,2,4]")
 @click.option(
     "--sam",
-    type=Names(),
+    type=Names("backend"),
     help="Backends; `none` is the bare method. [default: `none` and the embedded one]",
 )
 @click.option(

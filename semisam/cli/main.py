@@ -39,6 +39,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("semisam.cli.data:command", "Download, check and prepare scans."),
     "plugins": ("semisam.cli.plugins:command", "List the installed plugins and their options."),
     "new": ("semisam.cli.new:command", "Start a new plugin."),
+    "info": ("semisam.cli.info:command", "Versions, devices and plugins, for a report of a fault."),
+    "completion": (
+        "semisam.cli.completion:command",
+        "The script that completes commands in your shell.",
+    ),
 }
 """The module and the ``--help`` line of each command, so that the help imports no command."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from semisam.run.settings import Flag, RunSettings, flags_of_settings
 
@@ -24,10 +25,57 @@ DEVICE = "Torch device: cpu, cuda, cuda:1 ...; auto: a GPU if there is one."
 """The help of ``--device`` of commands that use a trained run."""
 
 
+def _completed(kind: str, incomplete: str) -> list[CompletionItem]:
+    """Return the plugins of a kind, or the protocols, that a shell may complete a word with."""
+    if kind == "protocol":
+        from semisam.run.protocols import PROTOCOLS
+
+        known: Iterable[str] = PROTOCOLS
+    else:
+        from semisam.plugins import registry
+
+        known = registry.list_plugins(kind) if kind in registry.GROUPS else ()
+    before, comma, word = incomplete.rpartition(",")
+    names = [*known, "none"] if kind == "backend" else known
+    return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(word)]
+
+
+class Name(_ParamType):
+    """A type of one name, which a shell completes.
+
+    Args:
+        kind: of the plugin, or ``protocol``.
+    """
+
+    name = "NAME"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the text; the registry checks it."""
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin like this."""
+        return _completed(self.kind, incomplete)
+
+
 class Names(_ParamType):
-    """A type of names separated by commas: ``a,b,c``."""
+    """A type of names separated by commas: ``a,b,c``.
+
+    Args:
+        kind: of the plugins, which a shell completes.
+    """
 
     name = "NAME,..."
+
+    def __init__(self, kind: str = "") -> None:
+        self.kind = kind
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Return the lists that end with a name that begins like the last one."""
+        return _completed(self.kind, incomplete)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
         """Split at commas."""
@@ -162,8 +210,10 @@ def _click_option(name: str, option: Flag) -> Callable[[F], F]:
         kind = click.Choice(list(typing.get_args(kind)))
     elif typing.get_origin(kind) is tuple:
         kind = Size()
+    elif name in ("data", "init"):
+        kind, metavar = click.Path(), "FOLDER"
     elif kind is str:
-        metavar = "FOLDER" if name == "data" else "NAME"
+        kind = Name(name)
     return click.option(flag, name, type=kind, metavar=metavar, help=about)
 
 

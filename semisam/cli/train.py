@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.options import OVER, given_settings, run_options
+from semisam.cli.options import OVER, Name, given_settings, run_options
 
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command("train", short_help="Train one method on one labeled subset.")
-@click.option("--method", required=True, metavar="NAME", help="Method plugin.")
+@click.option("--method", required=True, type=Name("framework"), help="Method plugin.")
 @click.option("--labels", type=int, required=True, help="Labeled cases.")
-@click.option("--sam", default="none", show_default=True, metavar="NAME", help="Backend plugin.")
+@click.option(
+    "--sam", default="none", show_default=True, type=Name("backend"), help="Backend plugin."
+)
 @click.option(
     "--sam-control",
     type=click.Choice(["none", "oracle", "truth", "shuffled", "moved"]),
