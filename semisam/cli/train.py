@@ -59,7 +59,7 @@ def command(
     import json
 
     from semisam.cli.display import console
-    from semisam.run.build import describe_test, open_dataset
+    from semisam.run.build import describe_test, describe_validation, open_dataset
     from semisam.run.request import settings as resolved_settings
     from semisam.training.allocator import keep_memory
     from semisam.training.processes import joined_processes
@@ -87,7 +87,10 @@ def command(
         if settings.data is None:
             console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
         if processes.writer:
-            console.print(describe_test(settings, open_dataset(settings)))
+            dataset = open_dataset(settings)
+            console.print(describe_test(settings, dataset))
+            if told := describe_validation(settings, dataset):
+                console.print(told)
         result = _execute(settings, Path(out), processes, max_time)
     metrics = json.loads(result.read_text())["metrics"]
     if not metrics:

@@ -246,6 +246,14 @@ def hold_validation(
     )
 
 
+def describe_validation(settings: RunSettings, dataset: Dataset) -> str:
+    """Return a sentence on the labeled cases that validate; empty without a validation."""
+    if settings.validate_every is None:
+        return ""
+    held = cases_of(settings, dataset, split_of(settings, dataset)).validation
+    return f"Held out for validation, of the labeled cases: {', '.join(held)}."
+
+
 def patients_counted(dataset: Dataset) -> Mapping[str, str]:
     """Return the patient of each case, if runs on a dataset count labeled patients."""
     return dataset.groups if dataset.counts_patients else {}

@@ -69,9 +69,8 @@ class Scripted(TinyNet):
             inside = torch.where(chance < 0.5, inside, -inside)
         if name.startswith("sdf"):  # negative inside
             return -inside.expand(-1, channels, *inside.shape[2:])
-        # Without a channel of its own, background has the logit 0.
-        background = [-inside] if channels > 1 else []
-        return torch.cat([*background, inside], 1)
+        # Of one channel, background has the logit 0.
+        return torch.cat([-inside] * (channels - 1) + [inside], 1)
 
 
 def batch_for(framework: Framework, image: Tensor, label: Tensor) -> Batch:

@@ -72,10 +72,10 @@ class Trainer:
 
     After the last step it may compute BatchNorm's statistics again (`Plan.norm_batches`).
 
-    The folder receives ``checkpoint.pt`` (and the one before it), ``train.jsonl`` with every loss
-    of every step. Batches, dropout, noise
-    and prompts are functions of (seed, step). A run that was killed and started again therefore
-    ends in the same weights, bit for bit, as a run without interruption.
+    The folder receives ``checkpoint.pt`` (and the one before it) and ``train.jsonl`` with every
+    loss of every step. Batches, dropout, noise and prompts are functions of (seed, step). A run
+    that was killed and started again therefore ends in the same weights, bit for bit, as a run
+    without interruption. A validation (`Plan.validation`) changes no step.
 
     With several processes each rank trains on its own rows, and gradients are averaged after the
     backward pass (see `semisam.training.processes`).

@@ -73,6 +73,17 @@ def test_out_of_time_is_a_sentence_and_the_same_command_resumes(tiny_la, tmp_pat
     assert _train(tiny_la, tmp_path / "run", *limit).exit_code == 0
 
 
+def test_a_validation_names_its_cases(tiny_la, tmp_path):
+    given = ("--validate-every", "1", "--keep", "best", "--patience", "9")
+    result = _train(tiny_la, tmp_path / "run", *given)
+    assert result.exit_code == 0, result.output
+    held = json.loads((tmp_path / "run" / "split.json").read_text())["validation"]
+    assert f"Held out for validation, of the labeled cases: {held[0]}." in result.output
+    alone = _train(tiny_la, tmp_path / "other", "--keep", "best")
+    assert alone.exit_code == 2
+    assert "--validate-every must be given for --keep, got no number" in alone.stderr
+
+
 def test_a_folder_of_another_run_is_kept(tiny_la, tmp_path):
     assert _train(tiny_la, tmp_path / "run").exit_code == 0
     before = (tmp_path / "run" / "settings.json").read_text()

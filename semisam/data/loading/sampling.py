@@ -221,16 +221,16 @@ class BatchSource:
     ) -> tuple[_Read, tuple[slice, ...], bool]:
         """Draw a patch of a case.
 
-        Returns:
-            A function that reads it from an image or a label, its window in the scan, which may
-            exceed it, and whether its first two axes are swapped.
-
         Args:
             case: its name.
             is_labeled: the case is a labeled one.
             shape: of its volume.
             sliced: 1 if the patch is cut from a slice of the volume, else 0.
             rng: of this row.
+
+        Returns:
+            A function that reads it from an image or a label, its window in the scan, which may
+            exceed it, and whether its first two axes are swapped.
         """
         if self.augment == "strong":
             window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
