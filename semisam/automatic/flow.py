@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.page import write_page
 from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
 from semisam.automatic.shelf import Entry, Shelf
@@ -40,6 +41,7 @@ def auto(
     *,
     budget: float = BUDGET,
     dry_run: bool = False,
+    audit: bool = False,
     skip_faulty: bool = False,
     device: str = "auto",
     dataset: str | None = None,
@@ -57,6 +59,8 @@ def auto(
         masks: folder to write to, outside the folder of scans.
         budget: seconds, by which the length of the training is chosen.
         dry_run: end with the plan; nothing is written.
+        audit: train once more without each of at least three labeled scans, and correct the
+            predicted Dice by their true one.
         skip_faulty: leave out the cases whose files have faults.
         device: on which everything is computed; auto: a GPU if there is one.
         dataset: name of the dataset plugin; ``None``: the one that recognises the folder.
@@ -81,12 +85,18 @@ def auto(
         skip_faulty=skip_faulty,
         on_case=lambda done, total: report("check", done, total, {}),
     )
+    if audit and len(data.labeled) < FEWEST:
+        raise InputError(
+            f"--audit must come with at least {FEWEST} masks, got {len(data.labeled)}. Leave it "
+            "out."
+        )
     check_outputs(folder, {case: data.files(case) for case in data.unlabeled})
     plan = plan_for(
         data,
         folder,
         budget=budget,
         device=place,
+        audit=audit,
         on_part=lambda done, total: report("measure", done, total, {}),
     )
     for line in (*_describe(data), *_describe_plan(data, plan)):
@@ -119,6 +129,15 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     judge = make_judge(late, model, early_model, data.opened, data.labeled)
     kept = _write(data, shelf, model, "final", final, plan, report, judge)
     write_page(data, shelf, plan, kept)
+    if plan.seconds["audit"]:
+        corrected = leave_one_out(
+            data, plan, lambda name: folder / RUNS / f"{plan.key}-{name}", report
+        )
+        write_page(data, shelf, plan, kept, corrected)
+        note(
+            f"Predicted Dice, corrected by {corrected.pairs} true ones: "
+            f"{100 * corrected.shift:+.0f} points, ± {100 * corrected.width:.0f}"
+        )
     for case in kept:
         note(
             f"Kept: {case} was changed after it was written. To train with it, put it next to the "
@@ -198,6 +217,7 @@ def _describe_plan(data: Survey, plan: Plan) -> list[str]:
         (f"first masks of {scans} scans", s["first"]),
         (f"train, {plan.iterations} iterations with patches of {patch}", s["train"]),
         (f"masks of {scans} scans, and their trust", s["masks"]),
+        (f"adapt and train without each of {len(data.labeled)} masks, for the trust", s["audit"]),
     ]
     lines = [f"Plan, from a few real steps on {plan.device}:"]
     lines += [f"  {minutes(seconds):>8}  {text}" for text, seconds in parts if seconds]

@@ -42,10 +42,16 @@ class Survey:
     unlabeled: tuple[str, ...]
     left_out: tuple[Fault, ...] = ()
 
-    @property
-    def labels(self) -> int:
-        """The number of labeled cases, or of labeled patients if the dataset counts these."""
-        return len(patients_of(self.labeled, patients_counted(self.opened)))
+    def labels_without(self, case: str | None) -> int:
+        """Return the number of labeled cases, or of patients if the dataset counts these.
+
+        Args:
+            case: whose patient does not count; ``None``: all count.
+        """
+        groups = self.opened.groups
+        held = None if case is None else groups.get(case, case)
+        kept = [other for other in self.labeled if groups.get(other, other) != held]
+        return len(patients_of(kept, patients_counted(self.opened)))
 
     def files(self, case: str) -> tuple[Path, ...]:
         """Return the image files of a case."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,19 +69,47 @@ class Agreement:
         return {name: getattr(self, name) for name in SIGNALS}
 
 
-def predicted_dice(signals: Mapping[str, float]) -> Interval:
+@dataclass(frozen=True)
+class Correction:
+    """The correction of predicted Dice by scans whose true Dice is known.
+
+    Attributes:
+        shift: the median of true minus predicted.
+        width: half the interval after the shift, which holds nine of ten true ones, or all of them
+            if there are fewer than nine.
+        pairs: number of true ones.
+    """
+
+    shift: float
+    width: float
+    pairs: int
+
+
+def correction_of(pairs: Sequence[tuple[float, float]]) -> Correction:
+    """Return the correction for pairs of predicted and true Dice, of at least one."""
+    errors = [true - predicted for predicted, true in pairs]
+    shift = statistics.median(errors)
+    apart = sorted(abs(error - shift) for error in errors)
+    held = min(math.ceil(0.9 * (len(apart) + 1)), len(apart))
+    return Correction(shift, apart[held - 1], len(apart))
+
+
+def predicted_dice(signals: Mapping[str, float], by: Correction | None = None) -> Interval:
     """Return the predicted Dice of one class of one mask.
 
     The map from the signals was chosen on generated scans. On other scans it may be off as a whole,
-    so trust its order more than its values.
+    so without a correction trust its order more than its values.
 
     Args:
         signals: as of `Agreement.values`.
+        by: the correction by scans of the same kind.
     """
     dice = _OFFSET + sum(weight * signals[name] for name, weight in _WEIGHTS.items())
     dice = min(max(dice, 0.0), 1.0)
     below, above = next((low, high) for end, low, high in _ERRORS if dice <= end)
-    return Interval(dice, max(dice + below, 0.0), min(dice + above, 1.0))
+    if by is not None:
+        dice, below, above = dice + by.shift, -by.width, by.width
+    return Interval(*(min(max(x, 0.0), 1.0) for x in (dice, dice + below, dice + above)))
 
 
 def reasons_for_distrust(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -141,3 +142,19 @@ def test_folders_that_cannot_be_used(scans, tmp_path):
         (scans / f"p{n}_label.nii.gz").unlink()
     with pytest.raises(InputError, match="0 with and 4 without"):
         semisam.auto(scans, tmp_path / "masks", **TINY)
+
+
+def test_an_audit_trains_without_each_mask(scans, tmp_path):
+    masks, notes = tmp_path / "masks", []
+    with pytest.raises(InputError, match="at least 3 masks, got 2"):
+        semisam.auto(scans, masks, **TINY, **OWN, audit=True)
+    write(scans / "p2_label.nii.gz", 7 * scan(2, SIZE, classes=2)[1], (1.0, 1.0, 1.5))
+    page = semisam.auto(scans, masks, **TINY, **OWN, audit=True, note=notes.append)
+    runs = masks / "runs"
+    for case in ("p0", "p1", "p2"):
+        (run,) = runs.glob(f"*-final-without-{case}")
+        split = json.loads((run / "split.json").read_text())
+        assert split["test"] == [case] and case not in split["labeled"]
+        assert len(split["labeled"]) == 2
+    assert any("corrected by 3 true ones" in note for note in notes)
+    assert "corrected by 3 true ones" in page.read_text()
