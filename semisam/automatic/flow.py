@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.page import write_page
 from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
-from semisam.automatic.shelf import Entry, Shelf
+from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
 from semisam.core.files import remove_leftovers, writable_folder
@@ -33,6 +34,23 @@ BUDGET = 1800.0
 """Seconds of a call that names no budget."""
 
 Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The model whose masks are written.
+
+    Attributes:
+        name: ``first`` or ``final``.
+        run: name of its run.
+        model: of the run.
+        judge: of its masks; ``None``: they are not judged.
+    """
+
+    name: str
+    run: str
+    model: Deployed
+    judge: Judge | None = None
 
 
 def auto(
@@ -118,16 +136,16 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     early = first_run(data, plan)
     execute(early, first, report)
     shelf = Shelf(folder)
-    kept = _write(data, shelf, load_model(first, plan.device), "first", first, plan, report)
+    early_model = load_model(first, plan.device)
+    kept = _write(data, shelf, Stage(FIRST, first.name, early_model), plan.device, report)
     write_page(data, shelf, plan, kept)
     note(f"First masks of {len(data.unlabeled)} scans: {folder}")
     adapted = first / ADAPTED if plan.adapting else None
     late = final_run(data, plan, adapted)
     execute(late, final, report)
     model = load_model(final, plan.device)
-    early_model = load_model(first, plan.device)
     judge = make_judge(late, model, early_model, data.opened, data.labeled)
-    kept = _write(data, shelf, model, "final", final, plan, report, judge)
+    kept = _write(data, shelf, Stage(FINAL, final.name, model, judge), plan.device, report)
     write_page(data, shelf, plan, kept)
     if plan.seconds["audit"]:
         corrected = leave_one_out(
@@ -147,47 +165,37 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
 
 
 def _write(
-    data: Survey,
-    shelf: Shelf,
-    model: Deployed,
-    stage: str,
-    run: Path,
-    plan: Plan,
-    report: Progress,
-    judge: Judge | None = None,
+    data: Survey, shelf: Shelf, stage: Stage, device: str, report: Progress
 ) -> dict[str, tuple[Volume, ...]]:
     """Write the masks of all scans without one; return the volumes of those that were changed."""
-    kept: dict[str, tuple[Volume, ...]] = {}
+    changed: dict[str, tuple[Volume, ...]] = {}
     total = len(data.unlabeled)
     for done, case in enumerate(data.unlabeled):
         report("masks", done, total, {})
-        paths = data.files(case)
-        file = shelf.folder / f"{case}{mask_ending(paths[0])}"
+        file = shelf.folder / f"{case}{mask_ending(data.files(case)[0])}"
         if not shelf.is_ours(case, file):
-            kept[case] = tuple(volumes_of_file(case, file, model.card))
-            continue
-        entry, known = Entry(file.name, stage, run.name), shelf.entries.get(case)
-        if known is not None and known.sha256 and file.is_file():
-            done_already = (known.stage, known.run) == (stage, run.name)
-            if done_already or (stage == "first" and known.stage == "final"):
-                continue
-        shelf.begin(case, entry)
-        series = str(data.options.get("series", ""))
-        one = write_masks(
-            model, {case: paths}, shelf.folder, plan.device, series=series, preview=True
-        )
-        (written,) = one
-        if written.scan is None or written.found is None:
-            raise InputError(written.fault)
-        agreement = []
-        if judge is not None:
-            image = torch.from_numpy(written.scan.image.array).to(plan.device)
-            probs = torch.from_numpy(on_input(written.found, model.card).copy()).to(plan.device)
-            agreement = [found.values() for found in judge(image, probs)]
-        found = Entry(file.name, stage, run.name, "", written.volumes, tuple(agreement))
-        shelf.finish(case, found)
+            changed[case] = tuple(volumes_of_file(case, file, stage.model.card))
+        elif not shelf.holds(case, file, stage.name, stage.run):
+            _write_one(data, shelf, stage, case, Entry(file.name, stage.name, stage.run), device)
     report("masks", total, total, {})
-    return kept
+    return changed
+
+
+def _write_one(
+    data: Survey, shelf: Shelf, stage: Stage, case: str, entry: Entry, device: str
+) -> None:
+    shelf.begin(case, entry)
+    series = str(data.options.get("series", ""))
+    paths = {case: data.files(case)}
+    (written,) = write_masks(stage.model, paths, shelf.folder, device, series=series, preview=True)
+    if written.scan is None or written.found is None:
+        raise InputError(written.fault)
+    agreement: tuple[dict[str, float], ...] = ()
+    if stage.judge is not None:
+        image = torch.from_numpy(written.scan.image.array).to(device)
+        probs = torch.from_numpy(on_input(written.found, stage.model.card).copy()).to(device)
+        agreement = tuple(found.values() for found in stage.judge(image, probs))
+    shelf.finish(case, replace(entry, volumes=written.volumes, agreement=agreement))
 
 
 def _check_outside(scans: Path, masks: Path) -> None:
