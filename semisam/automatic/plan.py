@@ -12,7 +12,7 @@ from pathlib import Path
 from semisam.automatic.survey import Survey
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.files import read_json, write_json
-from semisam.run.pace import seconds_of_adaptation, seconds_of_scan, seconds_of_step
+from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
 from semisam.run.resolve import digest
 from semisam.run.settings import RunSettings
@@ -141,15 +141,17 @@ def _measured(
         most = int(_SHARE_ADAPTING * budget / each / (1 + rounds))
         adapting = max(min(_ADAPTING, most), _LEAST // 2)
     report(2, 4)
-    first = len(data.unlabeled) * seconds_of_scan(_settings(data, plan, FIRST_METHOD, 0))
+    scan, count = data.files(data.unlabeled[0]), len(data.unlabeled)
+    first = count * seconds_of_mask(_settings(data, plan, FIRST_METHOD, 0), scan)
     report(3, 4)
-    last = len(data.unlabeled) * seconds_of_scan(final_run(data, plan, None))
-    # The second masks come with a second prediction of the promptable model, for the trust.
-    seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": last + first}
+    last = count * seconds_of_mask(final_run(data, plan, None), scan)
+    # A final mask is compared with one of another view and with those of the promptable model.
+    masks = 2 * last + first
+    seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": masks}
     rest = (budget - sum(seconds.values()) - rounds * seconds["adapt"]) / (1 + rounds)
     patch, step = _fitted(data, plan, step, rest / _WANTED, suggested)
-    count = int(rest / step) // _ROUND * _ROUND
-    iterations = min(max(count, _LEAST), _MOST)
+    steps = int(rest / step) // _ROUND * _ROUND
+    iterations = min(max(steps, _LEAST), _MOST)
     report(4, 4)
     seconds["train"] = iterations * step
     seconds["audit"] = rounds * (seconds["adapt"] + seconds["train"])
