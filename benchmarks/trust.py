@@ -6,7 +6,9 @@
 
 Each run is as ``semisam auto`` makes it: `copied-mask` with an adapted `synthsam`, then `fixmatch`
 guided by it. A row is a class of an unlabeled scan. The signals are described in
-`semisam.inference.trust`. ``--read FILE`` only prints the summary of rows that were written.
+`semisam.inference.trust`. ``--read`` only prints the summary of rows that were written: the rank
+correlation of each signal with the true Dice, and a map from all signals to Dice, fitted on some
+runs and judged on the others (those of another seed, or without several seeds each run by itself).
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import csv
 import itertools
 from pathlib import Path
 
+import numpy as np
 import torch
 from rows import write_rows
+from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from semisam.inference.predictor import on_input, prepared_scan, segment
-from semisam.inference.trust import SIGNALS
+from semisam.inference.trust import ERRORS, SIGNALS, WEIGHTS, predicted_dice
 from semisam.run.build import cases_of, open_dataset, split_of
 from semisam.run.execute import execute
 from semisam.run.judge import make_judge
@@ -110,21 +114,87 @@ def judged(options, late, model, first):
 
 
 def summary(rows):
-    """Print the rank correlation of each signal with the true Dice, within runs and over all."""
-    runs = {}
-    for row in rows:
-        key = tuple(row[name] for name in ("seed", "labels", "subset", "iterations", "class"))
-        runs.setdefault(key, []).append(row)
-    print(f"{len(rows)} masks of {len(runs)} runs and classes; Spearman's correlation with Dice:")
+    """Print rank correlations and errors of each signal and of two maps."""
+    dice = _column(rows, "dice")
+    seeds = {row["seed"] for row in rows}
+    held = [row["seed"] if len(seeds) > 1 else _run(row)[:-1] for row in rows]
+    runs = len(set(map(_run, rows)))
+    print(f"{len(rows)} masks, {runs} runs and classes, mean Dice {dice.mean():.3f}")
+    print("Spearman's correlation with Dice in all, in a run and class; mean error of a map")
     for name in SIGNALS:
-        each = [_rank(own, name) for own in runs.values()]
-        print(f"  {name:8} {sum(each) / len(each):5.2f} in a run, {_rank(rows, name):5.2f} in all")
+        found = held_out(_signals(rows, [name]), dice, held)
+        _line(name, rows, _column(rows, name), found)
+    found = held_out(_signals(rows, WEIGHTS), dice, held)
+    _line("all", rows, found, found)
+    weights, offset = fit(_signals(rows, WEIGHTS), dice)
+    shown = ", ".join(f"{n} {w:.2f}" for n, w in zip(WEIGHTS, weights, strict=True))
+    print(f"fitted on all rows: {shown}, offset {offset:.2f}; errors where held out, by band:")
+    low = 0.0
+    for end, _, _ in ERRORS:
+        errors = (dice - found)[(found > low) & (found <= end)]
+        ends = np.quantile(errors, (0.05, 0.95)) if len(errors) else (0, 0)
+        print(f"  up to {end}: {len(errors)} masks, {ends[0]:+.2f} to {ends[1]:+.2f}")
+        low = end
+    built_in = [predicted_dice({n: float(row[n]) for n in SIGNALS}) for row in rows]
+    inside = [i.low <= d <= i.high for i, d in zip(built_in, dice, strict=True)]
+    predicted = np.array([i.dice for i in built_in])
+    _line("built in", rows, predicted, predicted)
+    print(f"its interval holds {100 * np.mean(inside):.0f} % of the true Dice")
 
 
-def _rank(rows, name):
-    columns = [[float(row[key]) for row in rows] for key in (name, "dice")]
-    found = spearmanr(*columns).statistic
-    return 0.0 if found != found else float(found)  # a signal that is the same everywhere
+def fit(signals, dice):
+    """Return weights of at least 0 and the offset of a map from signals to the log odds of Dice."""
+
+    def loss(values):
+        odds = signals @ values[:-1] + values[-1]
+        error = 1 / (1 + np.exp(-odds)) - dice
+        entropy = (np.logaddexp(0, odds) - dice * odds).mean()
+        gradient = np.append(signals.T @ error / len(dice) + 2e-3 * values[:-1], error.mean())
+        return entropy + 1e-3 * (values[:-1] ** 2).sum(), gradient
+
+    count = signals.shape[1]
+    start, bounds = np.append(np.ones(count), -1.0), [(0, None)] * count + [(None, None)]
+    found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    return found[:-1], found[-1]
+
+
+def held_out(signals, dice, groups):
+    """Return the Dice that a map predicts for each group, fitted on the other groups."""
+    groups = np.array([str(group) for group in groups])
+    found = np.zeros(len(dice))
+    for group in np.unique(groups):
+        own = groups == group
+        weights, offset = fit(signals[~own], dice[~own])
+        found[own] = 1 / (1 + np.exp(-(signals[own] @ weights + offset)))
+    return found
+
+
+def _line(name, rows, values, predicted):
+    dice, runs = _column(rows, "dice"), [_run(row) for row in rows]
+    each = []
+    for run in dict.fromkeys(runs):
+        own = [at for at, other in enumerate(runs) if other == run]
+        each.append(_rank(values[own], dice[own]))
+    error = np.abs(predicted - dice).mean()
+    print(f"  {name:8} {_rank(values, dice):5.2f} {np.mean(each):5.2f} {error:6.3f}")
+
+
+def _rank(values, dice):
+    if len(set(values)) == 1 or len(set(dice)) == 1:
+        return 0.0  # no order
+    return float(spearmanr(values, dice).statistic)
+
+
+def _run(row):
+    return tuple(row[name] for name in ("seed", "labels", "subset", "iterations", "class"))
+
+
+def _column(rows, name):
+    return np.array([float(row[name]) for row in rows])
+
+
+def _signals(rows, names):
+    return np.stack([_column(rows, name) for name in names], 1)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.page import write_page
 from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
-from semisam.automatic.shelf import Entry, Shelf
+from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
 from semisam.core.files import remove_leftovers, writable_folder
@@ -34,12 +36,30 @@ BUDGET = 1800.0
 Note = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """The model whose masks are written.
+
+    Attributes:
+        name: ``first`` or ``final``.
+        run: name of its run.
+        model: of the run.
+        judge: of its masks; ``None``: they are not judged.
+    """
+
+    name: str
+    run: str
+    model: Deployed
+    judge: Judge | None = None
+
+
 def auto(
     scans: str | Path,
     masks: str | Path,
     *,
     budget: float = BUDGET,
     dry_run: bool = False,
+    audit: bool = False,
     skip_faulty: bool = False,
     device: str = "auto",
     dataset: str | None = None,
@@ -57,6 +77,8 @@ def auto(
         masks: folder to write to, outside the folder of scans.
         budget: seconds, by which the length of the training is chosen.
         dry_run: end with the plan; nothing is written.
+        audit: train once more without each of at least three labeled scans, and correct the
+            predicted Dice by their true one.
         skip_faulty: leave out the cases whose files have faults.
         device: on which everything is computed; auto: a GPU if there is one.
         dataset: name of the dataset plugin; ``None``: the one that recognises the folder.
@@ -81,12 +103,18 @@ def auto(
         skip_faulty=skip_faulty,
         on_case=lambda done, total: report("check", done, total, {}),
     )
+    if audit and len(data.labeled) < FEWEST:
+        raise InputError(
+            f"--audit must come with at least {FEWEST} masks, got {len(data.labeled)}. Leave it "
+            "out."
+        )
     check_outputs(folder, {case: data.files(case) for case in data.unlabeled})
     plan = plan_for(
         data,
         folder,
         budget=budget,
         device=place,
+        audit=audit,
         on_part=lambda done, total: report("measure", done, total, {}),
     )
     for line in (*_describe(data), *_describe_plan(data, plan)):
@@ -108,17 +136,26 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     early = first_run(data, plan)
     execute(early, first, report)
     shelf = Shelf(folder)
-    kept = _write(data, shelf, load_model(first, plan.device), "first", first, plan, report)
+    early_model = load_model(first, plan.device)
+    kept = _write(data, shelf, Stage(FIRST, first.name, early_model), plan.device, report)
     write_page(data, shelf, plan, kept)
     note(f"First masks of {len(data.unlabeled)} scans: {folder}")
     adapted = first / ADAPTED if plan.adapting else None
     late = final_run(data, plan, adapted)
     execute(late, final, report)
     model = load_model(final, plan.device)
-    early_model = load_model(first, plan.device)
     judge = make_judge(late, model, early_model, data.opened, data.labeled)
-    kept = _write(data, shelf, model, "final", final, plan, report, judge)
+    kept = _write(data, shelf, Stage(FINAL, final.name, model, judge), plan.device, report)
     write_page(data, shelf, plan, kept)
+    if plan.seconds["audit"]:
+        corrected = leave_one_out(
+            data, plan, lambda name: folder / RUNS / f"{plan.key}-{name}", report
+        )
+        write_page(data, shelf, plan, kept, corrected)
+        note(
+            f"Predicted Dice, corrected by {corrected.pairs} true ones: "
+            f"{100 * corrected.shift:+.0f} points, ± {100 * corrected.width:.0f}"
+        )
     for case in kept:
         note(
             f"Kept: {case} was changed after it was written. To train with it, put it next to the "
@@ -128,47 +165,37 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
 
 
 def _write(
-    data: Survey,
-    shelf: Shelf,
-    model: Deployed,
-    stage: str,
-    run: Path,
-    plan: Plan,
-    report: Progress,
-    judge: Judge | None = None,
+    data: Survey, shelf: Shelf, stage: Stage, device: str, report: Progress
 ) -> dict[str, tuple[Volume, ...]]:
     """Write the masks of all scans without one; return the volumes of those that were changed."""
-    kept: dict[str, tuple[Volume, ...]] = {}
+    changed: dict[str, tuple[Volume, ...]] = {}
     total = len(data.unlabeled)
     for done, case in enumerate(data.unlabeled):
         report("masks", done, total, {})
-        paths = data.files(case)
-        file = shelf.folder / f"{case}{mask_ending(paths[0])}"
+        file = shelf.folder / f"{case}{mask_ending(data.files(case)[0])}"
         if not shelf.is_ours(case, file):
-            kept[case] = tuple(volumes_of_file(case, file, model.card))
-            continue
-        entry, known = Entry(file.name, stage, run.name), shelf.entries.get(case)
-        if known is not None and known.sha256 and file.is_file():
-            done_already = (known.stage, known.run) == (stage, run.name)
-            if done_already or (stage == "first" and known.stage == "final"):
-                continue
-        shelf.begin(case, entry)
-        series = str(data.options.get("series", ""))
-        one = write_masks(
-            model, {case: paths}, shelf.folder, plan.device, series=series, preview=True
-        )
-        (written,) = one
-        if written.scan is None or written.found is None:
-            raise InputError(written.fault)
-        agreement = []
-        if judge is not None:
-            image = torch.from_numpy(written.scan.image.array).to(plan.device)
-            probs = torch.from_numpy(on_input(written.found, model.card).copy()).to(plan.device)
-            agreement = [found.values() for found in judge(image, probs)]
-        found = Entry(file.name, stage, run.name, "", written.volumes, tuple(agreement))
-        shelf.finish(case, found)
+            changed[case] = tuple(volumes_of_file(case, file, stage.model.card))
+        elif not shelf.holds(case, file, stage.name, stage.run):
+            _write_one(data, shelf, stage, case, Entry(file.name, stage.name, stage.run), device)
     report("masks", total, total, {})
-    return kept
+    return changed
+
+
+def _write_one(
+    data: Survey, shelf: Shelf, stage: Stage, case: str, entry: Entry, device: str
+) -> None:
+    shelf.begin(case, entry)
+    series = str(data.options.get("series", ""))
+    paths = {case: data.files(case)}
+    (written,) = write_masks(stage.model, paths, shelf.folder, device, series=series, preview=True)
+    if written.scan is None or written.found is None:
+        raise InputError(written.fault)
+    agreement: tuple[dict[str, float], ...] = ()
+    if stage.judge is not None:
+        image = torch.from_numpy(written.scan.image.array).to(device)
+        probs = torch.from_numpy(on_input(written.found, stage.model.card).copy()).to(device)
+        agreement = tuple(found.values() for found in stage.judge(image, probs))
+    shelf.finish(case, replace(entry, volumes=written.volumes, agreement=agreement))
 
 
 def _check_outside(scans: Path, masks: Path) -> None:
@@ -198,6 +225,7 @@ def _describe_plan(data: Survey, plan: Plan) -> list[str]:
         (f"first masks of {scans} scans", s["first"]),
         (f"train, {plan.iterations} iterations with patches of {patch}", s["train"]),
         (f"masks of {scans} scans, and their trust", s["masks"]),
+        (f"adapt and train without each of {len(data.labeled)} masks, for the trust", s["audit"]),
     ]
     lines = [f"Plan, from a few real steps on {plan.device}:"]
     lines += [f"  {minutes(seconds):>8}  {text}" for text, seconds in parts if seconds]

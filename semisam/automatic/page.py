@@ -20,7 +20,7 @@ from semisam.automatic.survey import Survey
 from semisam.bench.report.page import page_style
 from semisam.core.files import replace_file, write_csv
 from semisam.inference.masks import preview_file
-from semisam.inference.trust import Interval, predicted_dice, reasons_for_distrust
+from semisam.inference.trust import Correction, Interval, predicted_dice, reasons_for_distrust
 from semisam.inference.volumes import Volume, volumes
 
 VOLUMES, SHEET, PAGE = "volumes.csv", "sheet.png", "index.html"
@@ -56,7 +56,9 @@ class Line:
         return not self.dice and not self.picture, min((d.dice for d in self.dice), default=1.0)
 
 
-def write_page(data: Survey, shelf: Shelf, plan: Plan, changed: Changed) -> None:
+def write_page(
+    data: Survey, shelf: Shelf, plan: Plan, changed: Changed, by: Correction | None = None
+) -> None:
     """Write the table, the contact sheet and the page of a folder of masks.
 
     Args:
@@ -64,14 +66,15 @@ def write_page(data: Survey, shelf: Shelf, plan: Plan, changed: Changed) -> None
         shelf: the masks.
         plan: of the runs.
         changed: volumes of the masks that a person changed, by case.
+        by: the correction of the predicted Dice.
     """
-    lines = sorted(_lines(data, shelf, changed), key=lambda line: line.rank)
+    lines = sorted(_lines(data, shelf, changed, by), key=lambda line: line.rank)
     write_csv(shelf.folder / VOLUMES, [row for line in lines for row in _rows(line)])
     _write_sheet(shelf.folder / SHEET, [line for line in lines if line.picture])
-    _write_html(shelf.folder / PAGE, data, plan, lines)
+    _write_html(shelf.folder / PAGE, data, plan, lines, by)
 
 
-def _lines(data: Survey, shelf: Shelf, changed: Changed) -> list[Line]:
+def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) -> list[Line]:
     yours = [Line(case, _YOURS, _of_label(data, case)) for case in data.labeled]
     yours += [Line(case, _CHANGED, volumes) for case, volumes in changed.items()]
     ours = (case for case in data.unlabeled if case not in changed)
@@ -80,7 +83,7 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed) -> list[Line]:
     lines = []
     for case, entry in known.items():
         picture = preview_file(shelf.folder / entry.file)
-        dice = tuple(predicted_dice(signals) for signals in entry.agreement)
+        dice = tuple(predicted_dice(signals, by) for signals in entry.agreement)
         reasons = reasons_for_distrust(entry.volumes, everything, entry.agreement)
         shown = picture if picture.is_file() else None
         lines.append(Line(case, entry.stage, entry.volumes, dice, reasons, shown))
@@ -147,7 +150,9 @@ def _embedded(path: Path | None) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _write_html(path: Path, data: Survey, plan: Plan, lines: Sequence[Line]) -> None:
+def _write_html(
+    path: Path, data: Survey, plan: Plan, lines: Sequence[Line], by: Correction | None
+) -> None:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     text = resources.files("semisam.automatic").joinpath("page.html.j2").read_text("utf-8")
     page = environment.from_string(text).render(
@@ -156,6 +161,7 @@ def _write_html(path: Path, data: Survey, plan: Plan, lines: Sequence[Line]) -> 
         data=data,
         plan=plan,
         rows=[(line, _embedded(line.picture)) for line in lines],
+        by=by,
         trusted=any(line.dice for line in lines),
         version=__version__,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from semisam.automatic.survey import Survey
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.files import read_json, write_json
-from semisam.run.pace import seconds_of_adaptation, seconds_of_scan, seconds_of_step
+from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
 from semisam.run.resolve import digest
 from semisam.run.settings import RunSettings
@@ -36,7 +36,8 @@ class Plan:
         adapting: steps that adapt the promptable model.
         iterations: of the training.
         patch: of the training.
-        seconds: of ``adapt``, ``first``, ``train`` and ``masks``.
+        seconds: of ``adapt``, ``first``, ``train``, ``masks``, and ``audit``, the further trainings
+            without one labeled scan each.
         budget: seconds that the user gave.
     """
 
@@ -59,21 +60,30 @@ def backend_of(axes: int) -> str:
     return "synthsam" if axes == 3 else "geodesic"
 
 
-def first_run(data: Survey, plan: Plan) -> RunSettings:
-    """Return the settings of the run that trains nothing and adapts the promptable model."""
-    return _settings(data, plan, FIRST_METHOD, plan.adapting)
+def first_run(data: Survey, plan: Plan, without: str | None = None) -> RunSettings:
+    """Return the settings of the run that trains nothing and adapts the promptable model.
+
+    Args:
+        data: the cases.
+        plan: of the runs.
+        without: a labeled case that the run is tested on; ``None``: there is no test.
+    """
+    return _settings(data, plan, FIRST_METHOD, plan.adapting, without=without)
 
 
-def final_run(data: Survey, plan: Plan, adapted: Path | None) -> RunSettings:
+def final_run(
+    data: Survey, plan: Plan, adapted: Path | None, without: str | None = None
+) -> RunSettings:
     """Return the settings of the training.
 
     Args:
         data: the cases.
-        plan: of the calls.
+        plan: of the runs.
         adapted: weights of the adapted model; ``None``: the model as it is.
+        without: a labeled case that the run is tested on; ``None``: there is no test.
     """
     options = {} if adapted is None else {"synthsam.weights": str(adapted.resolve())}
-    return _settings(data, plan, METHOD, 0, options)
+    return _settings(data, plan, METHOD, 0, options, without)
 
 
 def plan_for(
@@ -82,6 +92,7 @@ def plan_for(
     *,
     budget: float,
     device: str,
+    audit: bool = False,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of an earlier call for the same scans, masks and budget, or a new one.
@@ -91,16 +102,18 @@ def plan_for(
         folder: of the plan's file, which need not exist.
         budget: seconds for everything.
         device: torch device.
+        audit: train once more without each labeled scan.
         on_part: called with (measurements done, their number).
 
     Raises:
         InputError: the smallest patch does not fit into memory.
     """
-    key = _key(data, budget, device)
+    key = _key(data, budget, device, audit)
     known = read_json(folder / _LATEST) or {}
     if known.get("key") == key:
         return Plan(**{**known, "patch": tuple(known["patch"])})
-    return _measured(data, key, budget, device, on_part or (lambda done, total: None))
+    rounds = len(data.labeled) if audit else 0
+    return _measured(data, key, budget, device, rounds, on_part or (lambda done, total: None))
 
 
 def save_plan(plan: Plan, folder: Path) -> None:
@@ -109,7 +122,12 @@ def save_plan(plan: Plan, folder: Path) -> None:
 
 
 def _measured(
-    data: Survey, key: str, budget: float, device: str, report: Callable[[int, int], None]
+    data: Survey,
+    key: str,
+    budget: float,
+    device: str,
+    rounds: int,
+    report: Callable[[int, int], None],
 ) -> Plan:
     suggested = data.opened.suggested.get("patch", _SMALL[3])
     small = _limited(suggested)
@@ -120,20 +138,23 @@ def _measured(
     adapting, each = 0, 0.0
     if len(small) == 3 and not data.opened.partial_labels:
         each = seconds_of_adaptation(_settings(data, plan, FIRST_METHOD, 1))
-        most = int(_SHARE_ADAPTING * budget / each)
+        most = int(_SHARE_ADAPTING * budget / each / (1 + rounds))
         adapting = max(min(_ADAPTING, most), _LEAST // 2)
     report(2, 4)
-    first = len(data.unlabeled) * seconds_of_scan(_settings(data, plan, FIRST_METHOD, 0))
+    scan, count = data.files(data.unlabeled[0]), len(data.unlabeled)
+    first = count * seconds_of_mask(_settings(data, plan, FIRST_METHOD, 0), scan)
     report(3, 4)
-    last = len(data.unlabeled) * seconds_of_scan(final_run(data, plan, None))
-    # The second masks come with a second prediction of the promptable model, for the trust.
-    seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": last + first}
-    rest = budget - sum(seconds.values())
+    last = count * seconds_of_mask(final_run(data, plan, None), scan)
+    # A final mask is compared with one of another view and with those of the promptable model.
+    masks = 2 * last + first
+    seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": masks}
+    rest = (budget - sum(seconds.values()) - rounds * seconds["adapt"]) / (1 + rounds)
     patch, step = _fitted(data, plan, step, rest / _WANTED, suggested)
-    count = int(rest / step) // _ROUND * _ROUND
-    iterations = min(max(count, _LEAST), _MOST)
+    steps = int(rest / step) // _ROUND * _ROUND
+    iterations = min(max(steps, _LEAST), _MOST)
     report(4, 4)
     seconds["train"] = iterations * step
+    seconds["audit"] = rounds * (seconds["adapt"] + seconds["train"])
     return Plan(key, device, adapting, iterations, patch, seconds, budget)
 
 
@@ -158,18 +179,23 @@ def _fitted(
 
 
 def _settings(
-    data: Survey, plan: Plan, method: str, adapting: int, options: dict[str, str] | None = None
+    data: Survey,
+    plan: Plan,
+    method: str,
+    adapting: int,
+    options: dict[str, str] | None = None,
+    without: str | None = None,
 ) -> RunSettings:
-    """Return the settings of a run of protocol ``default`` on all cases, without a test."""
+    """Return the settings of a run of protocol ``default`` on all cases but one."""
     named = {f"{data.dataset}.{name}": value for name, value in data.options.items()}
     return settings(
         data=str(data.path),
         dataset=data.dataset,
         method=method,
-        labels=data.labels,
+        labels=data.labels_without(without),
         sam=backend_of(len(plan.patch)),
         sam_adapt=adapting,
-        test="none",
+        test=without or "none",
         iterations=plan.iterations,
         patch=plan.patch,
         stride=tuple(max(side // 2, 1) for side in plan.patch),
@@ -186,9 +212,9 @@ def _limited(suggested: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(pair) for pair in zip(suggested, small, strict=True))
 
 
-def _key(data: Survey, budget: float, device: str) -> str:
+def _key(data: Survey, budget: float, device: str, audit: bool) -> str:
     masks = {case: digest(data.mask(case)) for case in data.labeled}
     kind = device.split(":")[0]
     options = {name: str(value) for name, value in data.options.items()}
-    about = [data.dataset, options, masks, list(data.unlabeled), budget, kind]
+    about = [data.dataset, options, masks, list(data.unlabeled), budget, kind, audit]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,6 +12,8 @@ from semisam.inference.volumes import Volume
 from semisam.run.resolve import digest
 
 RECORD = "masks.json"
+FIRST, FINAL = "first", "final"
+"""The stages of a mask: made without a training, and by the trained network."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class Shelf:
             return True
         known = self.entries.get(name)
         return known is not None and known.sha256 in ("", digest(file))
+
+    def holds(self, name: str, file: Path, stage: str, run: str) -> bool:
+        """Return whether a mask of this run is there, or a final one where a first is to come."""
+        known = self.entries.get(name)
+        if known is None or not known.sha256 or not file.is_file():
+            return False
+        return known.run == run or (known.stage == FINAL and stage != FINAL)
 
     def begin(self, name: str, entry: Entry) -> None:
         """Record that a mask is about to be written."""

@@ -42,10 +42,16 @@ class Survey:
     unlabeled: tuple[str, ...]
     left_out: tuple[Fault, ...] = ()
 
-    @property
-    def labels(self) -> int:
-        """The number of labeled cases, or of labeled patients if the dataset counts these."""
-        return len(patients_of(self.labeled, patients_counted(self.opened)))
+    def labels_without(self, case: str | None) -> int:
+        """Return the number of labeled cases, or of patients if the dataset counts these.
+
+        Args:
+            case: whose patient does not count; ``None``: all count.
+        """
+        groups = self.opened.groups
+        held = None if case is None else groups.get(case, case)
+        kept = [other for other in self.labeled if groups.get(other, other) != held]
+        return len(patients_of(kept, patients_counted(self.opened)))
 
     def files(self, case: str) -> tuple[Path, ...]:
         """Return the image files of a case."""
@@ -82,14 +88,15 @@ def survey(
     """
     name = dataset or recognise_dataset(path)
     given = registry.check_options("dataset", name, options or {})
-    report = check_folder(path, name, given, on_case)
-    if report.faults:
+    left_out: list[Fault] = []
+    # A fault may stand for several cases, so the rest is checked again.
+    while (report := check_folder(path, name, given, on_case)).faults:
         if not skip_faulty:
             raise InputError(_told(report))
+        left_out += report.faults
         given = {**given, "without": (*given.get("without", ()), *_faulty(report))}
     opened = open_plugin(name, path, given)
-    split = opened.split()
-    cases = sorted((*split.train, *split.test))
+    cases = _cases(opened)
     labeled = tuple(case for case in cases if opened.has_label(case))
     unlabeled = tuple(case for case in cases if not opened.has_label(case))
     if not labeled or not unlabeled:
@@ -98,7 +105,15 @@ def survey(
             f"the folder must hold scans with a mask and scans without, got {found} in {path}. "
             "The mask of p01.nii.gz is p01_label.nii.gz, next to it."
         )
-    return Survey(path, name, given, opened, labeled, unlabeled, report.faults)
+    return Survey(path, name, given, opened, labeled, unlabeled, tuple(left_out))
+
+
+def _cases(opened: Dataset) -> list[str]:
+    """Return all cases, also those that a split leaves out."""
+    if isinstance(opened, ScanDataset):
+        return sorted(opened.layout.cases)
+    split = opened.split()
+    return sorted((*split.train, *split.test))
 
 
 def _faulty(report: FolderReport) -> list[str]:

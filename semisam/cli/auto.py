@@ -18,6 +18,11 @@ from semisam.cli.options import DEVICE, Duration, dataset_options
     help="Time for everything, e.g. 90s, 30m or 2h. The training gets what is left of it.",
 )
 @click.option("--dry-run", is_flag=True, help="End with the plan. Nothing is written.")
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Train once more without each mask, of at least three, to correct the predicted Dice.",
+)
 @click.option("--skip-faulty", is_flag=True, help="Leave out the cases whose files have faults.")
 @click.option("--device", default="auto", show_default=True, help=DEVICE)
 @dataset_options
@@ -26,6 +31,7 @@ def command(
     out: str,
     budget: float,
     dry_run: bool,
+    audit: bool,
     skip_faulty: bool,
     device: str,
     dataset: str | None,
@@ -58,6 +64,7 @@ def command(
                 out,
                 budget=budget,
                 dry_run=dry_run,
+                audit=audit,
                 skip_faulty=skip_faulty,
                 device=device,
                 dataset=name,

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("semisam.cli.evaluate:command", "Score a trained method on the test cases."),
     "predict": ("semisam.cli.predict:command", "Segment volumes with a trained method."),
     "click": ("semisam.cli.click:command", "Segment what is clicked at in one scan."),
+    "serve": ("semisam.cli.serve:command", "Serve SynthSAM to viewers of scans."),
     "score": ("semisam.cli.score:command", "Score a folder of masks against another."),
     "export": ("semisam.cli.export:command", "Write a trained model as one file, with a card."),
     "zero-shot": (

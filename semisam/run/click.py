@@ -32,29 +32,15 @@ Point = Sequence[int]
 Box = tuple[slice, ...]
 
 
-def click(
-    scan: NDArray[Any] | SimpleITK.Image | str | Path,
-    points: Sequence[Point] = (),
-    *,
-    negative: Sequence[Point] = (),
-    mask: NDArray[np.integer] | str | Path | None = None,
-    run: str | Path | None = None,
-    modality: Literal["mr", "ct"] = "mr",
-    window: tuple[float, float] = (-160.0, 240.0),
-    spacing: Sequence[float] | None = None,
-    series: str = "",
-    device: str = "auto",
-) -> Prediction:
-    """Segment the object at clicks in one scan with SynthSAM.
+class ClickableScan:
+    """A scan that is prepared for clicks, and the model that predicts for them.
 
-    The model sees up to 160 voxels per axis around the clicks, of at least 1 mm each.
+    The model sees up to 160 voxels per axis around the clicks, of at least 1 mm each. It encodes
+    them once, as long as the clicks are in one place.
 
     Args:
         scan: an array ``(*S)`` or ``(C, *S)``, a SimpleITK image, or the path of a file or of a
             DICOM folder.
-        points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
-        negative: voxels outside the object.
-        mask: the mask to correct, of any value other than 0, on the grid of the scan.
         run: a run of a method that trains nothing, with an adapted model, such as the first run of
             `semisam.auto`; ``None``: the embedded model. The scan is prepared as in that run.
         modality: mr or ct, for which the intensities are cut to the window. Of no effect with a
@@ -65,27 +51,98 @@ def click(
         device: on which it computes; auto: a GPU if there is one.
 
     Raises:
+        InputError: the scan or the run cannot be used.
+    """
+
+    def __init__(
+        self,
+        scan: NDArray[Any] | SimpleITK.Image | str | Path,
+        *,
+        run: str | Path | None = None,
+        modality: Literal["mr", "ct"] = "mr",
+        window: tuple[float, float] = (-160.0, 240.0),
+        spacing: Sequence[float] | None = None,
+        series: str = "",
+        device: str = "auto",
+    ) -> None:
+        array, self.geometry = _read(scan, spacing, series)
+        self._device = check_device(usual_device(device))
+        self._model, recipe = _model(run, len(array), self.geometry, modality, window)
+        check_image(array, len(recipe.modalities), "the scan")
+        self._image, _, self._placement = recipe.apply(array, self.geometry)
+        self._encoded: tuple[Box, Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis of the file."""
+        return self._placement.shape
+
+    def segment(
+        self,
+        points: Sequence[Point] = (),
+        *,
+        negative: Sequence[Point] = (),
+        mask: NDArray[np.integer] | str | Path | None = None,
+        box: tuple[Point, Point] | None = None,
+    ) -> Prediction:
+        """Segment the object at clicks.
+
+        Args:
+            points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
+            negative: voxels outside the object.
+            mask: the mask to correct, of any value other than 0, on the grid of the scan.
+            box: first and last voxel of a box around the object.
+
+        Raises:
+            InputError: no prompt shows the object, the mask does not fit, or a voxel is outside.
+        """
+        if not points and mask is None and box is None:
+            raise InputError(
+                "a click must show the object, got no point and no mask. Give --point."
+            )
+        placement = self._placement
+        clicks = [_inside(placement, point) for point in (*points, *negative)]
+        corners = [_inside(placement, corner) for corner in box or ()]
+        drawn = None if mask is None else placement.label(_mask(mask, placement))
+        seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
+        prompt = _prompt(clicks, len(points), corners, drawn, seen)
+        with torch.no_grad():
+            logits = self._model.segment(self._embedding(seen), prompt)
+        inside = np.zeros(self._image.shape[1:], np.float32)
+        inside[seen] = logits.float().sigmoid().cpu().numpy()
+        probs = np.stack([1 - inside, inside])
+        labelmap = placement.classes(probs)
+        return Prediction(labelmap, self.geometry, labelmap, probs, placement)
+
+    def _embedding(self, seen: Box) -> Any:
+        if self._encoded is None or self._encoded[0] != seen:
+            part = np.ascontiguousarray(self._image[(slice(None), *seen)])
+            self._encoded = seen, self._model.encode(torch.from_numpy(part).to(self._device))
+        return self._encoded[1]
+
+
+def click(
+    scan: NDArray[Any] | SimpleITK.Image | str | Path,
+    points: Sequence[Point] = (),
+    *,
+    negative: Sequence[Point] = (),
+    mask: NDArray[np.integer] | str | Path | None = None,
+    **given: Any,
+) -> Prediction:
+    """Segment the object at clicks in one scan with SynthSAM.
+
+    Args:
+        scan: as of `ClickableScan`.
+        points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
+        negative: voxels outside the object.
+        mask: the mask to correct, of any value other than 0, on the grid of the scan.
+        **given: other arguments of `ClickableScan`: ``run``, ``modality``, ``window``, ``spacing``,
+            ``series`` and ``device``.
+
+    Raises:
         InputError: the scan, the mask or the run cannot be used, or a voxel is outside the scan.
     """
-    if not points and mask is None:
-        raise InputError("a click must show the object, got no point and no mask. Give --point.")
-    array, geometry = _read(scan, spacing, series)
-    where = check_device(usual_device(device))
-    model, recipe = _model(run, len(array), geometry, modality, window)
-    check_image(array, len(recipe.modalities), "the scan")
-    image, _, placement = recipe.apply(array, geometry)
-    clicks = [_inside(placement, point) for point in (*points, *negative)]
-    drawn = None if mask is None else placement.label(_mask(mask, placement))
-    seen = _seen(image.shape[1:], clicks, drawn)
-    prompt = _prompt(clicks, len(points), drawn, seen)
-    part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *seen)])).to(where)
-    with torch.inference_mode():
-        logits = model.segment(model.encode(part), prompt)
-    inside = np.zeros(image.shape[1:], np.float32)
-    inside[seen] = logits.float().sigmoid().cpu().numpy()
-    probs = np.stack([1 - inside, inside])
-    labelmap = placement.classes(probs)
-    return Prediction(labelmap, geometry, labelmap, probs, placement)
+    return ClickableScan(scan, **given).segment(points, negative=negative, mask=mask)
 
 
 def _read(
@@ -181,13 +238,20 @@ def _seen(
 
 
 def _prompt(
-    clicks: Sequence[Sequence[int]], positive: int, drawn: NDArray[np.uint8] | None, seen: Box
+    clicks: Sequence[Sequence[int]],
+    positive: int,
+    corners: Sequence[Sequence[int]],
+    drawn: NDArray[np.uint8] | None,
+    seen: Box,
 ) -> Prompt:
-    """Return the prompt in voxels of the box."""
+    """Return the prompt in voxels of the box that the model sees."""
     first = [part.start for part in seen]
-    points = labels = None
+    points = labels = box = None
     if clicks:
         points = torch.tensor(np.array(clicks) - first, dtype=torch.int64)
         labels = torch.tensor([int(at < positive) for at in range(len(clicks))])
+    if corners:
+        ends = np.array(corners) - first
+        box = torch.tensor(np.stack([ends.min(0), ends.max(0) + 1]), dtype=torch.int64)
     mask = None if drawn is None else torch.from_numpy(drawn[seen].astype(np.float32))
-    return Prompt(points, labels, mask=mask)
+    return Prompt(points, labels, box, mask)

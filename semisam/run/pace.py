@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from semisam.core.errors import InputError
 from semisam.core.framework import Framework
 from semisam.core.seeding import derive_seed
 from semisam.data.loading.store import VolumeStore
-from semisam.inference.evaluation import predict_probabilities
+from semisam.inference.card import card_of
+from semisam.inference.masks import write_masks
+from semisam.inference.predictor import Deployed
 from semisam.run.adapt import labeled_cases
 from semisam.run.build import cases_of, make_framework, make_pair, open_dataset, split_of
 from semisam.run.execute import Ready, make_trainer
@@ -54,21 +58,34 @@ def seconds_of_adaptation(settings: RunSettings, steps: int = 4) -> float:
     return (ended[-1] - ended[0]) / steps
 
 
-def seconds_of_scan(settings: RunSettings) -> float:
-    """Return the seconds of the segmentation of one scan, with its reading."""
+def seconds_of_mask(settings: RunSettings, scan: Sequence[Path]) -> float:
+    """Return the seconds in which one scan is read, segmented, written and drawn.
+
+    Args:
+        settings: of a run, whose network need not be trained.
+        scan: the files of a scan.
+
+    Raises:
+        InputError: the scan cannot be read.
+    """
     store = _few(settings)
-    framework = _framework(settings, store)
+    framework = _framework(settings, store).to(settings.device)
     framework.learn(labeled_cases(store))
-    device = torch.device(settings.device)
+    card = card_of(store.dataset, store.image(store.labeled[0]))
+    window, precision = window_of(settings), settings.precision
+    model = Deployed(framework, card, *window, precision, settings.largest_component)
     began = time.perf_counter()
-    image = store.dataset.image((*store.unlabeled, *store.labeled)[0])
-    predict_probabilities(
-        framework.to(device),
-        image,
-        *window_of(settings),
-        device=device,
-        precision=settings.precision,
-    ).cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        (mask,) = write_masks(
+            model,
+            {"scan": tuple(scan)},
+            Path(folder),
+            settings.device,
+            series=str(settings.dataset_options.get("series", "")),
+            preview=True,
+        )
+    if mask.fault:
+        raise InputError(mask.fault)
     return time.perf_counter() - began
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
+from pictures import picture, write_pictures
 from scan_files import scan, write
+from skimage.io import imread
 
 import semisam
 from semisam.automatic import flow, plan
@@ -141,3 +144,33 @@ def test_folders_that_cannot_be_used(scans, tmp_path):
         (scans / f"p{n}_label.nii.gz").unlink()
     with pytest.raises(InputError, match="0 with and 4 without"):
         semisam.auto(scans, tmp_path / "masks", **TINY)
+
+
+def test_an_audit_trains_without_each_mask(scans, tmp_path):
+    masks, notes = tmp_path / "masks", []
+    with pytest.raises(InputError, match="at least 3 masks, got 2"):
+        semisam.auto(scans, masks, **TINY, **OWN, audit=True)
+    write(scans / "p2_label.nii.gz", 7 * scan(2, SIZE, classes=2)[1], (1.0, 1.0, 1.5))
+    page = semisam.auto(scans, masks, **TINY, **OWN, audit=True, note=notes.append)
+    runs = masks / "runs"
+    for case in ("p0", "p1", "p2"):
+        (run,) = runs.glob(f"*-final-without-{case}")
+        split = json.loads((run / "split.json").read_text())
+        assert split["test"] == [case] and case not in split["labeled"]
+        assert len(split["labeled"]) == 2
+    assert any("corrected by 3 true ones" in note for note in notes)
+    assert "corrected by 3 true ones" in page.read_text()
+
+
+def test_pictures_get_masks_as_pictures(tmp_path):
+    write_pictures(tmp_path / "scans", folders=False)
+    (tmp_path / "scans" / "p2_4_mask.png").unlink()
+    masks = tmp_path / "masks"
+    page = semisam.auto(tmp_path / "scans", masks, **TINY, note=lambda text: None)
+    assert page.read_text().count("data:image/jpeg") == 2
+    assert {path.name for path in masks.glob("p*.png")} == {
+        "p2_4.png", "p2_4.preview.png", "p2_5.png", "p2_5.preview.png",
+    }  # fmt: skip
+    mask = imread(masks / "p2_5.png")
+    assert mask.shape == picture(5)[1].T.shape and set(np.unique(mask)) <= {0, 255}
+    assert _table(masks)["p2_4"]["pixels"]

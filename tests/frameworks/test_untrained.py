@@ -9,6 +9,8 @@ import pytest
 import torch
 from tiny_runs import settings_of
 
+from semisam.bench.executors.runs import kept
+from semisam.bench.grid import Run
 from semisam.core.errors import InputError
 from semisam.core.layout import ADAPTED
 from semisam.core.types import IGNORE
@@ -133,6 +135,7 @@ def test_a_run_without_a_step_predicts_with_its_adapted_model(tmp_path):
     for steps in (0, 1):
         run = tmp_path / f"{steps}"
         execute(settings_of(**given, sam_adapt=steps), run)
+        kept(Run(settings_of(**given, sam_adapt=steps), "one"), run)  # as a second bench does
         assert (run / ADAPTED).is_file() == (steps == 1)
         framework = load_run(run)[1]
         assert framework.inner.images.shape == (1, 1, 64, 64, 64)

@@ -19,6 +19,7 @@ from semisam.core.files import (
 )
 from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, SETTINGS
 from semisam.run.folder import read_result
+from semisam.run.model import trains_network
 from semisam.training.checkpoint import remove_checkpoints
 
 POLL = 0.25
@@ -91,7 +92,7 @@ def kept(run: Run, folder: Path) -> Outcome:
     What a process left that was killed after the result was written is removed.
     """
     with contextlib.suppress(OSError):  # another user's folder
-        remove_checkpoints(folder)
+        remove_checkpoints(folder, adapted=trains_network(run.settings))
         (folder / PROGRESS).unlink(missing_ok=True)
         remove_leftovers(folder)
     return finished(run, folder, "kept")

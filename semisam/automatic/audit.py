@@ -1,0 +1,60 @@
+"""The predicted Dice, checked and corrected on labeled scans that a training did not see."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from semisam.automatic.plan import Plan, final_run, first_run
+from semisam.automatic.survey import Survey
+from semisam.core.layout import ADAPTED, CASES
+from semisam.inference.predictor import on_input, read_scan, segment
+from semisam.inference.trust import Correction, correction_of, predicted_dice
+from semisam.run.build import cases_of, split_of
+from semisam.run.execute import Progress, execute
+from semisam.run.judge import make_judge
+from semisam.run.model import load_model
+
+FEWEST = 3
+"""Labeled scans that an audit must have."""
+
+
+def leave_one_out(
+    data: Survey, plan: Plan, place: Callable[[str], Path], report: Progress
+) -> Correction:
+    """Train once without each labeled scan, and correct the predicted Dice by the true ones.
+
+    Args:
+        data: the cases, of which at least `FEWEST` have a mask.
+        plan: of the runs.
+        place: returns the folder of a run by its name.
+        report: called with the progress of each run.
+    """
+    pairs = [
+        pair
+        for case in data.labeled
+        for pair in _without(data, plan, case, place(f"first-without-{case}"),
+                             place(f"final-without-{case}"), report)
+    ]  # fmt: skip
+    return correction_of(pairs)
+
+
+def _without(
+    data: Survey, plan: Plan, case: str, early: Path, late: Path, report: Progress
+) -> list[tuple[float, float]]:
+    """Return the predicted and the true Dice of each class of a case that no run saw."""
+    execute(first_run(data, plan, case), early, report)
+    settings = final_run(data, plan, early / ADAPTED if plan.adapting else None, case)
+    execute(settings, late, report)
+    with (late / CASES).open(newline="", encoding="utf-8") as file:
+        true = [float(row["dice"]) for row in csv.DictReader(file)]
+    model, device = load_model(late, plan.device), plan.device
+    labeled, _ = cases_of(settings, data.opened, split_of(settings, data.opened))
+    judge = make_judge(settings, model, load_model(early, device), data.opened, labeled)
+    scan = read_scan(data.files(case), model.card, str(data.options.get("series", "")))
+    probs = torch.from_numpy(on_input(segment(model, scan, device), model.card).copy())
+    signals = judge(torch.from_numpy(scan.image.array).to(device), probs.to(device))
+    return [(predicted_dice(s.values()).dice, dice) for s, dice in zip(signals, true, strict=True)]

@@ -1,0 +1,64 @@
+"""``semisam serve``: SynthSAM for viewers that speak nnInteractive's protocol."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from semisam.cli.options import DEVICE
+
+
+@click.command("serve", short_help="Serve SynthSAM to viewers with nnInteractive's client.")
+@click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
+@click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=1527, show_default=True)
+@click.option(
+    "--key",
+    envvar="NN_INTERACTIVE_API_KEY",
+    help="Key of each call. [default: a new one, which is printed]",
+)
+@click.option("--most-mib", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--device", default="auto", show_default=True, help=DEVICE)
+def command(
+    run: str | None,
+    modality: Literal["mr", "ct"],
+    port: int,
+    key: str | None,
+    most_mib: int,
+    device: str,
+) -> None:
+    """Answer viewers with nnInteractive's client (napari, 3D Slicer, MITK, OHIF) on this machine.
+
+    Enter the printed address and key in the viewer. Points, scribbles, three-dimensional boxes and
+    initial masks are served; lassos and flat boxes are not. The server listens on 127.0.0.1 only.
+    It needs `pip install 'semisam[serve]'`.
+    """
+    import importlib.util
+    import secrets
+
+    from semisam.cli.display import console
+    from semisam.core.errors import InputError
+    from semisam.run.click import ClickableScan
+    from semisam.run.preflight import check_device, usual_device
+    from semisam.run.serve import Service, make_server
+    from semisam.training.allocator import keep_memory
+
+    if importlib.util.find_spec("nnInteractive") is None:
+        raise InputError(
+            "serve must have the package nninteractive-client, got none. Install semisam[serve]."
+        )
+    keep_memory()
+    place = str(check_device(usual_device(device)))
+    service = Service(
+        lambda image, spacing: ClickableScan(
+            image, run=run, modality=modality, spacing=spacing, device=place
+        ),
+        most_mib << 20,
+    )
+    secret = key or secrets.token_urlsafe(24)
+    with make_server(service, secret, port) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        console.print(f"{address}  key: {secret}", soft_wrap=True, markup=False)
+        console.print("Ctrl-C ends it.")
+        server.serve_forever()

@@ -1,0 +1,114 @@
+"""Agreement of masks, the Dice predicted from it, and the reasons for distrust."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from semisam.frameworks.center_ball import CenterBall
+from semisam.frameworks.semisam import SemiSAM
+from semisam.inference.trust import (
+    SIGNALS,
+    Correction,
+    Judge,
+    correction_of,
+    predicted_dice,
+    reasons_for_distrust,
+)
+from semisam.inference.volumes import Volume
+from semisam.prompters.center_points import CenterPoints
+
+SIZE = (24, 20, 16)
+
+
+def _cube(start):
+    mask = torch.zeros(SIZE)
+    mask[tuple(slice(at, at + 8) for at in start)] = 1
+    return mask
+
+
+def _probs(mask):
+    return torch.stack([1 - mask, mask]) * 0.8 + 0.1
+
+
+class _Thresholds:
+    """A promptable model that finds what is bright, whatever the prompt is."""
+
+    ndim = 3
+    accepts = frozenset({"points"})
+
+    def encode(self, image):
+        return image
+
+    def segment(self, embedding, prompt):
+        return 8 * (embedding[0] - 0.5)
+
+
+@pytest.fixture
+def judge():
+    """A judge whose models all find what is bright, and one labeled scan."""
+    branch = SemiSAM(CenterBall(None, 2), _Thresholds(), CenterPoints(max_uncertainty=1.0))
+    bright = _cube((9, 7, 4))
+
+    def found(image):
+        return _probs((image[0] > image.mean() + image.std()).float())
+
+    labeled = [(bright[None], bright.long())]
+    return Judge(branch, lambda image: found(image[0])[None], found, labeled)
+
+
+def test_a_right_mask_agrees_with_everything_and_a_wrong_one_with_nothing(judge):
+    bright = _cube((4, 5, 6))
+    (right,) = judge(bright[None], _probs(bright))
+    (wrong,) = judge(bright[None], _probs(_cube((14, 11, 0))))
+    assert right.model == right.first == 1 and right.view > 0.95
+    assert right.back > 0.8
+    assert wrong.first == wrong.view == 0 and wrong.back < 0.2
+    assert right.entropy == pytest.approx(wrong.entropy, abs=1e-6)
+    (nothing,) = judge(bright[None], _probs(torch.zeros(SIZE)))
+    assert nothing.entropy == 0 and nothing.first == 0 and nothing.back == 0
+
+
+def test_equal_scans_have_equal_signals(judge):
+    torch.manual_seed(0)
+    image = torch.rand(1, *SIZE)
+    torch.manual_seed(1)
+    one = judge(image, _probs(_cube((4, 5, 6))))
+    torch.manual_seed(2)
+    assert judge(image, _probs(_cube((4, 5, 6)))) == one
+
+
+def test_the_predicted_dice_rises_with_the_signals():
+    levels = [predicted_dice(dict.fromkeys(SIGNALS, x / 10)) for x in range(11)]
+    assert [level.dice for level in levels] == sorted(level.dice for level in levels)
+    for level in levels:
+        assert 0 <= level.low <= level.dice <= level.high <= 1
+    assert levels[0].dice < 0.2 and levels[-1].dice > 0.85
+
+
+def test_true_dice_correct_the_predicted_ones():
+    pairs = [(0.9, 0.8), (0.8, 0.72), (0.7, 0.6), (0.85, 0.76)]
+    by = correction_of(pairs)
+    assert by.shift == pytest.approx(-0.095) and by.pairs == 4
+    assert by.width == pytest.approx(0.015)
+    signals = dict.fromkeys(SIGNALS, 0.9)
+    plain, corrected = predicted_dice(signals), predicted_dice(signals, by)
+    assert corrected.dice == pytest.approx(plain.dice + by.shift)
+    assert corrected.high - corrected.low == pytest.approx(2 * by.width)
+    assert predicted_dice(signals, Correction(1.0, 0.1, 3)).high == 1
+    # Nine of ten are held where there are enough of them.
+    many = correction_of([(0.5, 0.5 + n / 1000) for n in range(-30, 31)])
+    assert many.width < 0.03
+
+
+def test_reasons_name_what_is_unusual():
+    usual = [(Volume("a", "organ", 1000, 50.0, "ml"),)] * 5
+    good = [dict.fromkeys(SIGNALS, 0.95)]
+    assert reasons_for_distrust(usual[0], usual, good) == ("",)
+    large = (Volume("b", "organ", 4000, 200.0, "ml"),)
+    (text,) = reasons_for_distrust(large, [*usual, large], good)
+    assert text == "its volume is far from the usual 50.0 ml"
+    (text,) = reasons_for_distrust(usual[0], usual, [{**good[0], "model": 0.2}])
+    assert text == "the promptable model disagrees (Dice 20)"
+    empty = (Volume("c", "organ", 0, 0.0, "ml"),)
+    assert reasons_for_distrust(empty, [*usual, empty], ()) == ("nothing was found",)

@@ -1,0 +1,155 @@
+"""SynthSAM behind nnInteractive's protocol, called by nnInteractive's own client."""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import semisam
+from semisam.cli.main import main
+from semisam.data.datasets.phantom import SPACING, make_case
+from semisam.run import serve
+from semisam.run.click import ClickableScan
+from semisam.run.serve import Refused, Service, make_server
+
+httpx = pytest.importorskip("httpx")
+remote = pytest.importorskip("nnInteractive.inference.remote.remote_session")
+
+KEY = "a-key"
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A phantom, its atrium and a voxel deep inside."""
+    image, label = make_case(0, 0, size=40)
+    places = np.argwhere(label == 1)
+    middle = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
+    return image, (label == 1).astype(np.uint8), tuple(int(at) for at in middle)
+
+
+@pytest.fixture
+def address():
+    """A running server that takes arrays of up to 4 MiB from two clients."""
+    service = Service(
+        lambda image, spacing: ClickableScan(image, spacing=spacing, device="cpu"), 4 << 20, 2
+    )
+    with make_server(service, KEY, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def client(address, case):
+    """A client that has sent the phantom."""
+    with remote.nnInteractiveRemoteInferenceSession(address, KEY) as session:
+        session.set_image(case[0][None], {"spacing": [SPACING] * 3})
+        session.set_target_buffer(np.zeros(case[0].shape, np.uint8))
+        yield session
+
+
+def _dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_the_client_gets_the_mask_of_its_clicks(client, case):
+    image, atrium, point = case
+    client.add_point_interaction(point, True)
+    wanted = semisam.click(image, [point], spacing=[SPACING] * 3, device="cpu").mask
+    assert np.array_equal(client.target_buffer, wanted)
+    first = client.target_buffer.copy()
+    edge = [int(at) for at in np.argwhere(first)[-1]]
+    client.add_point_interaction(edge, False)
+    assert client.target_buffer[tuple(edge)] == 0 and first[tuple(edge)] == 1
+    assert client.undo() and np.array_equal(client.target_buffer, first)
+    assert client.undo() and not client.target_buffer.any()
+    assert not client.undo()
+    assert _dice(first, atrium) > 0.6
+
+
+def test_boxes_scribbles_and_initial_masks(client, case):
+    _, atrium, _ = case
+    places = np.argwhere(atrium)
+    ends = [[int(a), int(b) + 1] for a, b in zip(places.min(0), places.max(0), strict=True)]
+    client.add_bbox_interaction(ends, True)
+    assert _dice(client.target_buffer, atrium) > 0.6
+    client.reset_interactions()
+    client.add_initial_seg_interaction(atrium)
+    assert np.array_equal(client.target_buffer, atrium)
+    client.reset_interactions()
+    assert client._predict() is None
+    scribble = np.zeros_like(atrium)
+    middle = places[len(places) // 2]
+    scribble[middle[0] - 2 : middle[0] + 3, middle[1], middle[2]] = 1
+    client.add_scribble_interaction(scribble, True)
+    whole = client.target_buffer.copy()
+    client.reset_interactions()
+    box = [[int(m) - 2, int(m) + 3] for m in middle]
+    part = scribble[tuple(slice(a, b) for a, b in box)]
+    client.add_scribble_interaction(part, True, interaction_bbox=box)
+    assert whole.any() and np.array_equal(client.target_buffer, whole)
+
+
+def test_what_is_not_served_is_refused_and_the_session_stays(client, case):
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        client.add_lasso_interaction(case[1], True)
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        client.add_point_interaction((99, 0, 0), True)
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        client.set_image(np.zeros((1, 128, 128, 128), np.float32))
+    client.reset_interactions()
+    client.add_point_interaction(case[2], True)
+    assert client.target_buffer.any() and client.heartbeat() > 0
+
+
+def test_a_key_and_a_lease_are_needed(address, client):
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        remote.nnInteractiveRemoteInferenceSession(address, "another")
+    second = remote.nnInteractiveRemoteInferenceSession(address, KEY)
+    with pytest.raises(remote.ServerAtCapacityError):
+        remote.nnInteractiveRemoteInferenceSession(address, KEY)
+    second.close()
+    with remote.nnInteractiveRemoteInferenceSession(address, KEY) as third:
+        third._http.headers["X-Lease-Token"] = "made-up"
+        with pytest.raises(remote.SessionExpiredError):
+            third.undo()
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert httpx.post(f"{address}/undo", headers=headers).status_code == 410
+    assert httpx.get(f"{address}/healthz").json() == {"ok": True}
+    answer = httpx.post(f"{address}/claim", headers=headers, content=b"[1]")
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "status"),
+    [("object", (4, 4), 400), ("float32", (-1, 4), 400), ("uint8", (1 << 40, 4), 413)],
+)
+def test_a_hostile_array_is_refused_by_its_header(kind, shape, status):
+    service = Service(lambda image, spacing: None, 1 << 20)
+    lease = service.call("/claim", "", {}, b"")[0]["lease_token"]
+    head = struct.pack("<4sBBBB", b"NNIA", 1, 1, len(shape), len(kind)) + kind.encode()
+    body = head + struct.pack(f"<{len(shape)}q", *shape) + struct.pack("<I", 0)
+    with pytest.raises(Refused) as refused:
+        service.call("/set_image", lease, {}, body)
+    assert refused.value.status == status
+
+
+def test_a_forgotten_client_makes_room(monkeypatch):
+    service = Service(lambda image, spacing: None, 1 << 20, clients=1)
+    lease = service.call("/claim", "", {}, b"")[0]["lease_token"]
+    with pytest.raises(Refused):
+        service.call("/claim", "", {}, b"")
+    monkeypatch.setattr(serve, "_IDLE", -1.0)
+    assert service.call("/claim", "", {}, b"")[0]["lease_token"] != lease
+    with pytest.raises(Refused):
+        service.call("/undo", lease, {}, b"")
+
+
+def test_without_the_client_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["serve"])
+    assert result.exit_code == 2 and "Install semisam[serve]" in result.stderr
