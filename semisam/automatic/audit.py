@@ -52,7 +52,7 @@ def _without(
     with (late / CASES).open(newline="", encoding="utf-8") as file:
         true = [float(row["dice"]) for row in csv.DictReader(file)]
     model, device = load_model(late, plan.device), plan.device
-    labeled, _ = cases_of(settings, data.opened, split_of(settings, data.opened))
+    labeled = cases_of(settings, data.opened, split_of(settings, data.opened)).labeled
     judge = make_judge(settings, model, load_model(early, device), data.opened, labeled)
     scan = read_scan(data.files(case), model.card, str(data.options.get("series", "")))
     probs = torch.from_numpy(on_input(segment(model, scan, device), model.card).copy())
