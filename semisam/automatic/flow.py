@@ -17,6 +17,7 @@ from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
 from semisam.core.files import remove_leftovers, writable_folder
 from semisam.core.layout import ADAPTED
+from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
 from semisam.inference.inputs import check_outputs
 from semisam.inference.masks import volumes_of_file, write_masks
@@ -228,13 +229,10 @@ def _describe_plan(data: Survey, plan: Plan) -> list[str]:
         (f"adapt and train without each of {len(data.labeled)} masks, for the trust", s["audit"]),
     ]
     lines = [f"Plan, from a few real steps on {plan.device}:"]
-    lines += [f"  {minutes(seconds):>8}  {text}" for text, seconds in parts if seconds]
-    lines.append(f"  {minutes(plan.total):>8}  in total, of a budget of {minutes(plan.budget)}")
+    lines += [f"  {spoken_time(seconds):>8}  {text}" for text, seconds in parts if seconds]
+    lines.append(
+        f"  {spoken_time(plan.total):>8}  in total, of a budget of {spoken_time(plan.budget)}"
+    )
     if plan.total > 1.05 * plan.budget:
         lines.append("The budget is too small for the shortest training, which is longer.")
     return lines
-
-
-def minutes(seconds: float) -> str:
-    """Return a time as a person writes it."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

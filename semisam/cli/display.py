@@ -31,6 +31,7 @@ from rich.text import Text
 from semisam.cli.progress import TimeLeft
 from semisam.core.errors import SemisamError
 from semisam.core.layout import RESULT
+from semisam.core.words import spoken_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +178,7 @@ class GridDisplay:
             self._spoke = time.monotonic()
             figures = "" if loss is None else f", loss {loss:.3f}"
             left = self._left.seconds()
-            rest = "" if left is None else f", about {_spoken(left)} left for all"
+            rest = "" if left is None else f", about {spoken_time(left)} left for all"
             console.print(
                 f"{_title(run)}: {what}, {state['done']} of {state['total']}{figures}; "
                 f"{self._ended} of {self._runs} runs ended{rest}."
@@ -198,7 +199,7 @@ class GridDisplay:
             "failed": "[red]failed[/red]",
             "interrupted": "[yellow]not finished[/yellow]",
         }
-        more = [] if took is None else [f"in {_spoken(took)}"]
+        more = [] if took is None else [f"in {spoken_time(took)}"]
         if outcome.status in ("done", "kept", "shared"):
             more += _dice_of(self._folder / "runs" / outcome.run.name)
         elif outcome.status == "failed":
@@ -233,14 +234,6 @@ def _dice_of(folder: Path) -> list[str]:
         dice = read_result(folder / RESULT)["metrics"].get("dice")
         return [] if dice is None else [f"Dice {100 * dice:.1f}"]
     return []
-
-
-def _spoken(seconds: float) -> str:
-    """Return a time for people: seconds, minutes, or hours and minutes."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def print_table(table: pd.DataFrame) -> None:
