@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from semisam.backends._synthsam.user import deepness
-from semisam.core.backend import Backend
+from semisam.core.backend import Backend, encode_at
 from semisam.core.seeding import derive_seed
-from semisam.core.types import IGNORE, Prompt
+from semisam.core.types import IGNORE, Place, Prompt
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.evaluation import class_map
 from semisam.metrics.scores import evaluate_mask
@@ -100,6 +100,7 @@ def interact(
     rng: np.random.Generator,
     clicks: Clicks = "published",
     known: Bools | None = None,
+    place: Place | None = None,
 ) -> list[tuple[int, NDArray[np.float32], float, float]]:
     """Query a backend click by click for one target of one volume.
 
@@ -118,13 +119,14 @@ def interact(
         clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
             and only `random_click` slice by slice; ``random``: only `random_click`.
         known: ``(*S)``, the annotated voxels. Outside, a prediction counts as background.
+        place: of the image, for a backend that wants it.
 
     Returns:
         Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
         prediction.
     """
     began = time.perf_counter()
-    embedding = backend.encode(image)
+    embedding = encode_at(backend, image, place)
     encoding = time.perf_counter() - began
     axis = getattr(backend, "slice_axis", None) if truth.ndim == 3 else None
     memory: Memory = getattr(backend, "memory", "clicks")
@@ -198,7 +200,9 @@ def run(
                         continue
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
                     volume = torch.tensor(image.array)
-                    asked = interact(backend, volume, truth, counts, rng, clicks, known)
+                    middle = tuple((size - 1) / 2 for size in truth.shape)
+                    place = Place(case, middle, image.geometry.spacing)
+                    asked = interact(backend, volume, truth, counts, rng, clicks, known, place)
                     for count, prob, encoding, answering in asked:
                         answer = class_map(np.stack([1 - prob, prob]), image.placement) == 1
                         answer &= drawn != IGNORE

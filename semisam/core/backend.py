@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from semisam.core.types import Prompt, View
+from semisam.core.types import Place, Prompt, View
 
 PROMPT_KINDS = frozenset({"points", "box", "mask"})
 
@@ -20,9 +20,11 @@ class Backend(Protocol):
 
     It may wrap an ``nn.Module`` but is not one, so its weights stay out of the method's
     ``parameters()`` and ``state_dict()``. A backend keeps no state between images: the embedding
-    holds all of it. Three attributes are optional. ``slice_axis`` of a slice model and ``memory``,
+    holds all of it. Four attributes are optional. ``slice_axis`` of a slice model and ``memory``,
     the record of earlier clicks that it expects, are read by `semisam.bench.zero_shot.interact`.
-    ``axes`` are the numbers of spatial axes of its images; without it, two and three.
+    ``axes`` are the numbers of spatial axes of its images; without it, two and three. If
+    ``wants_place`` is True, `encode` gets the image's `Place`, the case and the spacing, as a
+    second argument, or ``None`` where it is not known.
 
     Attributes:
         ndim: 3, or 2 for slice models.
@@ -39,6 +41,13 @@ class Backend(Protocol):
     def segment(self, embedding: Any, prompt: Prompt) -> Tensor:
         """Return logits ``(*S)`` float32 on the image's own grid for one prompt."""
         ...
+
+
+def encode_at(backend: Backend, image: Tensor, place: Place | None) -> Any:
+    """Return a backend's embedding of an image ``(C, *S)``, with its place if it wants that."""
+    if getattr(backend, "wants_place", False):
+        return backend.encode(image, place)  # type: ignore[call-arg]
+    return backend.encode(image)
 
 
 @runtime_checkable

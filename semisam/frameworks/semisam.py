@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from semisam.core.backend import Backend, Prompter
+from semisam.core.backend import Backend, Prompter, encode_at
 from semisam.core.errors import PluginError
 from semisam.core.framework import NO_NETWORK, Framework, check_not_negative
 from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.seeding import derive_seed
-from semisam.core.types import Batch, Clock, Prompt, Step, Total, View
+from semisam.core.types import Batch, Clock, Place, Prompt, Step, Total, View
 from semisam.frameworks._gate import Quality, gate, measure
 
 
@@ -132,7 +132,8 @@ class SemiSAM(Framework):
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
         self.trains = inner.trains  # type: ignore[misc]
-        self.wants_places = inner.wants_places  # type: ignore[misc]
+        of_backend = getattr(backend, "wants_place", False)
+        self.wants_places = inner.wants_places or of_backend  # type: ignore[misc]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
@@ -272,8 +273,9 @@ class SemiSAM(Framework):
         calls = 0
         for i in rows:
             # The prompts of a row do not depend on how the batch is divided.
+            place = None if batch.places is None else batch.places[i]
             predictions[i], made = self._query(
-                batch.image[i], probs[i], uncertainty[i, 0], clock.step, batch.number(i)
+                batch.image[i], probs[i], uncertainty[i, 0], clock.step, batch.number(i), place
             )
             calls += made
         return predictions, calls
@@ -285,7 +287,13 @@ class SemiSAM(Framework):
 
     @torch.no_grad()
     def _query(
-        self, image: Tensor, probs: Tensor, uncertainty: Tensor, step: int, row: int
+        self,
+        image: Tensor,
+        probs: Tensor,
+        uncertainty: Tensor,
+        step: int,
+        row: int,
+        place: Place | None = None,
     ) -> tuple[dict[int, Tensor], int]:
         """Return the prediction ``(*S)`` in [0, 1] of each prompted class, and the calls made."""
         rng = torch.Generator(device=probs.device)
@@ -301,7 +309,7 @@ class SemiSAM(Framework):
                     break
                 prompt = merge_prompts(prompt, new)
                 if embedding is None:
-                    embedding = self.backend.encode(image)
+                    embedding = encode_at(self.backend, image, place)
                 logits = self.backend.segment(embedding, prompt)
                 calls += 1
                 predictions[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semisam.core.errors import PluginError, SemisamError
-from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Prompt, View
+from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Place, Prompt, View
 from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
 from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.fixmatch import FixMatch
@@ -45,6 +45,20 @@ class RecordingBackend:
         self.prompts.append(prompt)
         ramp = torch.linspace(-3, 3, embedding.shape[1])
         return ramp.view(-1, 1, 1).expand(embedding.shape[1:]).contiguous()
+
+
+class PlacedBackend(RecordingBackend):
+    """Remembers the places, too."""
+
+    wants_place = True
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def encode(self, image, place):
+        self.places.append(place)
+        return super().encode(image)
 
 
 class RecordingPrompter:
@@ -696,3 +710,16 @@ def test_the_gate_scales_the_share_of_the_answers():
 def test_a_share_above_one_is_refused():
     with pytest.raises(ValueError, match="at most 1"):
         SemiSAM(_fixmatch(), RecordingBackend(), RecordingPrompter(), role="target", weight=2.0)
+
+
+def test_a_backend_that_wants_it_gets_the_place_of_each_row():
+    batch = random_batch(labeled=2, unlabeled=2, shape=(8, 8, 8))
+    places = tuple(Place(f"case {row}", (4.0, 4.0, 4.0), (1.0, 1.0, 2.0)) for row in range(4))
+    backend = PlacedBackend()
+    branch = SemiSAM(_fixmatch(), backend, RecordingPrompter(), measure_every=0)
+    assert branch.wants_places
+    branch.training_step(replace(batch, places=places), Clock(1, 10))
+    assert backend.places == list(places[2:])
+    branch.training_step(batch, Clock(1, 10))
+    assert backend.places[2:] == [None, None]
+    assert not SemiSAM(_fixmatch(), RecordingBackend(), RecordingPrompter()).wants_places
