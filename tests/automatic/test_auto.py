@@ -121,7 +121,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
     assert "of a budget of 30 min" in result.output and "iterations" in result.output
     assert not (tmp_path / "masks").exists()
     result = CliRunner().invoke(main, [*args[:-1], "soon"])
-    assert result.exit_code == 2 and "such as 30m" in result.stderr
+    assert result.exit_code == 2 and "such as 90s, 30m" in result.stderr
 
 
 def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
