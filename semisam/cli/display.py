@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -81,14 +81,14 @@ class _LossColumn(ProgressColumn):
         return Text("" if loss is None else f"loss {loss:.3f}", style="cyan")
 
 
-class PhaseDisplay:
-    """One bar for the phase that is active; a function of phase, done, total and figures."""
+class _Display:
+    """Bars in a terminal; without one, a line every half minute."""
 
     def __init__(self) -> None:
         self._bars = progress_bars()
-        self._phase, self._task = "", TaskID(-1)
+        self._spoke = time.monotonic()
 
-    def __enter__(self) -> PhaseDisplay:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -100,6 +100,20 @@ class PhaseDisplay:
     ) -> None:
         self._bars.stop()
 
+    def _speak(self, text: Callable[[], str]) -> None:
+        """Print a line, unless there are bars or the last line is too recent."""
+        if not console.is_terminal and time.monotonic() - self._spoke > _SILENCE:
+            self._spoke = time.monotonic()
+            console.print(escape(text()))
+
+
+class PhaseDisplay(_Display):
+    """One bar for the phase that is active; a function of phase, done, total and figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._phase, self._task = "", TaskID(-1)
+
     def __call__(self, phase: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Move the bar; each phase begins a new one."""
         if phase != self._phase:
@@ -108,6 +122,7 @@ class PhaseDisplay:
             self._phase = phase
             self._task = self._bars.add_task(_PHASES.get(phase, phase), total=total)
         self._bars.update(self._task, completed=done, total=total, loss=figures.get("loss"))
+        self._speak(lambda: f"{_count(phase, done, total, figures)}.")
 
 
 def progress_bars() -> Progress:
@@ -124,10 +139,8 @@ def progress_bars() -> Progress:
     )
 
 
-class GridDisplay:
+class GridDisplay(_Display):
     """One bar for the grid and one for each active run; a line for every run that ended.
-
-    Without a terminal, a line every half minute replaces the bars.
 
     Args:
         runs: of the grid.
@@ -135,26 +148,13 @@ class GridDisplay:
     """
 
     def __init__(self, runs: Sequence[Run], folder: Path) -> None:
-        self._bars = progress_bars()
+        super().__init__()
         self._folder = folder
         self._left = TimeLeft({run.name: _kind(run) for run in runs})
         self._runs = len(runs)
         self._ended = 0
         self._grid = self._bars.add_task("all runs", total=1.0, count=f"0/{self._runs}", left=None)
         self._tasks: dict[str, tuple[TaskID, str]] = {}
-        self._spoke = time.monotonic()
-
-    def __enter__(self) -> GridDisplay:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def started(self, run: Run) -> None:
         """Add a bar."""
@@ -171,18 +171,9 @@ class GridDisplay:
             self._bars.remove_task(task)
             task = self._bars.add_task(f"{_title(run)}: {what}", total=state["total"])
             self._tasks[run.name] = (task, state["phase"])
-        loss = state["figures"].get("loss")
-        self._bars.update(task, completed=state["done"], loss=loss)
+        self._bars.update(task, completed=state["done"], loss=state["figures"].get("loss"))
         self._show_grid()
-        if not console.is_terminal and time.monotonic() - self._spoke > _SILENCE:
-            self._spoke = time.monotonic()
-            figures = "" if loss is None else f", loss {loss:.3f}"
-            left = self._left.seconds()
-            rest = "" if left is None else f", about {spoken_time(left)} left for all"
-            console.print(
-                f"{_title(run)}: {what}, {state['done']} of {state['total']}{figures}; "
-                f"{self._ended} of {self._runs} runs ended{rest}."
-            )
+        self._speak(lambda: self._line(run, state))
 
     def ended(self, outcome: Outcome) -> None:
         """Remove the run's bar and print its outcome, with Dice and time or the reason."""
@@ -211,6 +202,12 @@ class GridDisplay:
         """Print a line."""
         console.print(escape(text))
 
+    def _line(self, run: Run, state: Mapping[str, Any]) -> str:
+        left = self._left.seconds()
+        rest = "" if left is None else f", about {spoken_time(left)} left for all"
+        count = _count(state["phase"], state["done"], state["total"], state["figures"])
+        return f"{_title(run)}: {count}; {self._ended} of {self._runs} runs ended{rest}."
+
     def _show_grid(self) -> None:
         self._bars.update(
             self._grid,
@@ -218,6 +215,13 @@ class GridDisplay:
             count=f"{self._ended}/{self._runs}",
             left=self._left.seconds(),
         )
+
+
+def _count(phase: str, done: int, total: int, figures: Mapping[str, float]) -> str:
+    """Return how far a phase is, for a line."""
+    loss = figures.get("loss")
+    about = "" if loss is None else f", loss {loss:.3f}"
+    return f"{_PHASES.get(phase, phase)}, {done} of {total}{about}"
 
 
 def _kind(run: Run) -> tuple[Any, ...]:

@@ -110,32 +110,25 @@ def _execute(
 
     Only rank 0 reports errors that all processes raise at once.
     """
-    from semisam.cli.display import progress_bars
+    from semisam.cli.display import PhaseDisplay
     from semisam.run.execute import execute
     from semisam.training.trainer import Diverged, Interrupted, TimeOver
 
-    with progress_bars() as bars:
-        tasks = {}
-
-        def show(phase: str, done: int, total: int, figures: Any) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done, loss=figures.get("loss"))
-
-        try:
-            return execute(settings, folder, show, processes, max_time)
-        except Interrupted as stop:
-            bars.stop()
-            over = isinstance(stop, TimeOver)
-            if processes.writer:
-                click.echo(
-                    f"{'The time of --max-time is over' if over else 'Interrupted'} after "
-                    f"{stop.step} of {settings.iterations} iterations; a checkpoint is in "
-                    f"{folder}. Run the same command again to resume from it.",
-                    err=True,
-                )
-            raise SystemExit(OVER if over else 130) from None
-        except Diverged:
-            if processes.writer:
-                raise
-            raise SystemExit(1) from None
+    try:
+        with PhaseDisplay() as show:
+            shown = show if processes.writer else None
+            return execute(settings, folder, shown, processes, max_time)
+    except Interrupted as stop:
+        over = isinstance(stop, TimeOver)
+        if processes.writer:
+            click.echo(
+                f"{'The time of --max-time is over' if over else 'Interrupted'} after "
+                f"{stop.step} of {settings.iterations} iterations; a checkpoint is in "
+                f"{folder}. Run the same command again to resume from it.",
+                err=True,
+            )
+        raise SystemExit(OVER if over else 130) from None
+    except Diverged:
+        if processes.writer:
+            raise
+        raise SystemExit(1) from None
