@@ -4,11 +4,15 @@
     python benchmarks/trust.py --data LA_HALF --patch 64x64x48 --labels 2,4 --iterations 600 \
         --out trust_la_half.csv
 
+    python benchmarks/trust.py --masks MASKS --truth TRUTH --out trust_auto.csv
+
 Each run is as ``semisam auto`` makes it: `copied-mask` with an adapted `synthsam`, then `fixmatch`
 guided by it. A row is a class of an unlabeled scan. The signals are described in
 `semisam.inference.trust`. ``--read`` only prints the summary of rows that were written: the rank
 correlation of each signal with the true Dice, and a map from all signals to Dice, fitted on some
 runs and judged on the others (those of another seed, or without several seeds each run by itself).
+``--masks`` takes the signals of a folder that ``semisam auto`` wrote, and ``--truth`` a folder with
+the true masks; with one run there is no other, so only the built-in map is judged.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,7 @@ from rows import write_rows
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
 from semisam.inference.trust import ERRORS, SIGNALS, WEIGHTS, predicted_dice
 from semisam.run.build import cases_of, open_dataset, split_of
@@ -47,8 +53,12 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("runs/trust"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--read", action="store_true")
+    parser.add_argument("--masks", type=Path)
+    parser.add_argument("--truth", type=Path)
     options = parser.parse_args()
-    if not options.read:
+    if options.masks is not None:
+        write_rows(options.out, of_auto(options.masks, options.truth))
+    elif not options.read:
         rows = []
         numbers = (map(int, getattr(options, name).split(",")) for name in AXES)
         for chosen in itertools.product(*numbers):
@@ -113,6 +123,19 @@ def judged(options, late, model, first):
     return rows
 
 
+def of_auto(masks, truth):
+    """Return the signals and the true Dice of the masks that ``semisam auto`` wrote."""
+    entries = json.loads((masks / "masks.json").read_text())["masks"]
+    dice = {(row["case"], row["class"]): row["dice"] for row in score(masks, truth)}
+    about = {name: "" for name in ("labels", "subset", "iterations", "seed")}
+    return [
+        {**about, "case": case, "class": k, "dice": dice[case, k], **signals}
+        for case, entry in entries.items()
+        for k, signals in enumerate(entry["agreement"], start=1)
+        if (case, k) in dice
+    ]
+
+
 def summary(rows):
     """Print rank correlations and errors of each signal and of two maps."""
     dice = _column(rows, "dice")
@@ -121,9 +144,21 @@ def summary(rows):
     runs = len(set(map(_run, rows)))
     print(f"{len(rows)} masks, {runs} runs and classes, mean Dice {dice.mean():.3f}")
     print("Spearman's correlation with Dice in all, in a run and class; mean error of a map")
+    several = len(set(map(str, held))) > 1
     for name in SIGNALS:
-        found = held_out(_signals(rows, [name]), dice, held)
-        _line(name, rows, _column(rows, name), found)
+        values = _column(rows, name)
+        found = held_out(values[:, None], dice, held) if several else values
+        _line(name, rows, values, found)
+    if several:
+        _fitted(rows, dice, held)
+    built_in = [predicted_dice({n: float(row[n]) for n in SIGNALS}) for row in rows]
+    inside = [i.low <= d <= i.high for i, d in zip(built_in, dice, strict=True)]
+    predicted = np.array([i.dice for i in built_in])
+    _line("built in", rows, predicted, predicted)
+    print(f"its mean is {predicted.mean():.3f}; its interval holds {100 * np.mean(inside):.0f} %")
+
+
+def _fitted(rows, dice, held):
     found = held_out(_signals(rows, WEIGHTS), dice, held)
     _line("all", rows, found, found)
     weights, offset = fit(_signals(rows, WEIGHTS), dice)
@@ -135,11 +170,6 @@ def summary(rows):
         ends = np.quantile(errors, (0.05, 0.95)) if len(errors) else (0, 0)
         print(f"  up to {end}: {len(errors)} masks, {ends[0]:+.2f} to {ends[1]:+.2f}")
         low = end
-    built_in = [predicted_dice({n: float(row[n]) for n in SIGNALS}) for row in rows]
-    inside = [i.low <= d <= i.high for i, d in zip(built_in, dice, strict=True)]
-    predicted = np.array([i.dice for i in built_in])
-    _line("built in", rows, predicted, predicted)
-    print(f"its interval holds {100 * np.mean(inside):.0f} % of the true Dice")
 
 
 def fit(signals, dice):
