@@ -22,7 +22,7 @@ def check_canvas(factor: float) -> None:
 
 
 def on_canvas(
-    array: NDArray[Any], case: str, factor: float, fill: float, axes: int = 3
+    array: NDArray[Any], case: str, factor: float, fill: float | None = None, axes: int = 3
 ) -> NDArray[Any]:
     """Place a volume on a canvas that is ``factor`` times as large along each axis.
 
@@ -32,7 +32,7 @@ def on_canvas(
         array: whose last axes are spatial.
         case: name of the case.
         factor: at least 1.
-        fill: value outside the volume.
+        fill: value outside the volume; ``None``: its least value.
         axes: number of spatial axes.
 
     Example:
@@ -47,4 +47,4 @@ def on_canvas(
         room = round(size * factor) - size
         before = int.from_bytes(digest[8 * axis : 8 * axis + 8], "big") % (room + 1)
         pads.append((before, room - before))
-    return np.pad(array, pads, constant_values=fill)
+    return np.pad(array, pads, constant_values=array.min() if fill is None else fill)

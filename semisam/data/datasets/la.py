@@ -89,7 +89,7 @@ class LeftAtrium(Dataset):
                 f"{array.shape}. Write the file again."
             )
         spacing = self._spacing(given, array.shape[2], self.source(case))
-        placed = on_canvas(array[None], case, self.canvas, float(array.min()))
+        placed = on_canvas(array[None], case, self.canvas)
         return Image(placed, Geometry(spacing=spacing), has_geometry=False)
 
     def label(self, case: str) -> NDArray[np.uint8]:

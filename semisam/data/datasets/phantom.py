@@ -103,7 +103,7 @@ class Phantom(Dataset):
     def image(self, case: str) -> Image:
         """Make one image ``(1, W, H, D)``, or ``(1, W, H)``."""
         array = self._make(case)[0]
-        array = on_canvas(array, case, self.canvas, float(array.min()), self.ndim)
+        array = on_canvas(array, case, self.canvas, axes=self.ndim)
         return Image(array[None], Geometry((SPACING,) * self.ndim), has_geometry=False)
 
     def label(self, case: str) -> NDArray[np.uint8]:
