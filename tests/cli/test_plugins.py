@@ -13,16 +13,16 @@ from semisam.core.errors import InputError, PluginError, SemisamError
 
 BROKEN = "import a_library_that_is_not_there"
 FAULTY = """
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    """Restore what ``--check`` sets for its own process."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def no_driver(): raise RuntimeError("no driver")
 class Option:
     def __init__(self, *, count): ...
 """
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    """Restore what ``--check`` sets for its own process."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture
