@@ -16,6 +16,21 @@ def settings_of(**given: Any) -> RunSettings:
     return make_settings(given)
 
 
+def tiny_phantoms(**updates: Any) -> RunSettings:
+    """Return the settings of a run of one step on two phantoms, with some others."""
+    usual: dict[str, Any] = {
+        "dataset_options": {"cases": 2, "test_cases": 1, "size": 32},
+        "method": "supervised",
+        "labels": 2,
+        "network": "vnet",
+        "network_options": {"filters": 2},
+        "iterations": 1,
+        "patch": (16, 16, 16),
+        "stride": (16, 16, 16),
+    }
+    return settings_of(**{**usual, **updates})
+
+
 def changed(settings: RunSettings, **updates: Any) -> RunSettings:
     """Return settings with some others, resolved once more."""
     decided = {"sources", "sam_sources", "departures", "choices"}

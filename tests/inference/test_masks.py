@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
 from scan_files import write
-from tiny_runs import settings_of
+from tiny_runs import tiny_phantoms
 
 import semisam
 from semisam.cli.main import main
@@ -18,18 +18,8 @@ from semisam.run.execute import execute
 
 
 def _train(folder, seed=0, **options):
-    settings = settings_of(
-        dataset_options={"cases": 2, "test_cases": 1, "size": 32, **options},
-        method="supervised",
-        labels=2,
-        network="vnet",
-        network_options={"filters": 2},
-        iterations=1,
-        patch=(16, 16, 16),
-        stride=(16, 16, 16),
-        seed=seed,
-    )
-    execute(settings, folder)
+    data = {"cases": 2, "test_cases": 1, "size": 32, **options}
+    execute(tiny_phantoms(dataset_options=data, seed=seed), folder)
     return folder
 
 

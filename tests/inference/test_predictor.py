@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
 from skimage.io import imread
-from tiny_runs import settings_of
+from tiny_runs import tiny_phantoms
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
@@ -36,18 +36,8 @@ def trained(tiny_settings, tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on phantoms, which no test changes."""
-    settings = settings_of(
-        dataset_options={"cases": 2, "test_cases": 1, "size": 32},
-        method="supervised",
-        labels=2,
-        network="vnet",
-        network_options={"filters": 2},
-        iterations=1,
-        patch=(16, 16, 16),
-        stride=(16, 16, 16),
-    )
     folder = tmp_path_factory.mktemp("predict") / "run"
-    execute(settings, folder)
+    execute(tiny_phantoms(), folder)
     return folder
 
 
