@@ -28,6 +28,7 @@ _WIDTH, _COLUMNS, _HEAD = 460, 3, 18  # pixels of a picture in the sheet, and of
 _YOURS, _CHANGED = "yours", "changed by you"
 
 Changed = Mapping[str, tuple[Volume, ...]]
+Previews = Mapping[str, Pictures.Image]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def write_page(
     """
     lines = sorted(_lines(data, shelf, changed, by), key=lambda line: line.rank)
     write_csv(shelf.folder / VOLUMES, [row for line in lines for row in _rows(line)])
-    _write_sheet(shelf.folder / SHEET, [line for line in lines if line.picture])
-    _write_html(shelf.folder / PAGE, data, plan, lines, by)
+    pictures = {line.case: _small(line.picture) for line in lines if line.picture}
+    _write_sheet(shelf.folder / SHEET, [line for line in lines if line.picture], pictures)
+    _write_html(shelf.folder / PAGE, data, plan, lines, pictures, by)
 
 
 def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) -> list[Line]:
@@ -115,21 +117,20 @@ def _rows(line: Line) -> list[dict[str, object]]:
     return rows
 
 
-def _write_sheet(path: Path, lines: Sequence[Line]) -> None:
+def _write_sheet(path: Path, lines: Sequence[Line], pictures: Previews) -> None:
     """Write one picture of all previews, the least trusted first."""
     if not lines:
         return
-    small = [(line.case, _small(line.picture)) for line in lines if line.picture]
-    height = max(picture.height for _, picture in small) + _HEAD
-    rows = -(-len(small) // _COLUMNS)
+    height = max(picture.height for picture in pictures.values()) + _HEAD
+    rows = -(-len(lines) // _COLUMNS)
     sheet = Pictures.new("RGB", (_COLUMNS * _WIDTH, rows * height))
     draw = ImageDraw.Draw(sheet)
-    for at, (_, picture) in enumerate(small):
-        sheet.paste(picture, (at % _COLUMNS * _WIDTH, at // _COLUMNS * height + _HEAD))
     for at, line in enumerate(lines):
+        left, top = at % _COLUMNS * _WIDTH, at // _COLUMNS * height
+        sheet.paste(pictures[line.case], (left, top + _HEAD))
         low = min((d.dice for d in line.dice), default=None)
         text = line.case if low is None else f"{line.case}: Dice {100 * low:.0f} predicted"
-        draw.text((at % _COLUMNS * _WIDTH + 6, at // _COLUMNS * height + 3), text, fill="white")
+        draw.text((left + 6, top + 3), text, fill="white")
     with replace_file(path) as temporary:
         sheet.save(temporary, format="PNG")
 
@@ -141,17 +142,22 @@ def _small(path: Path) -> Pictures.Image:
     return whole.resize((_WIDTH, max(round(whole.height * _WIDTH / whole.width), 1)))
 
 
-def _embedded(path: Path | None) -> str:
+def _embedded(picture: Pictures.Image | None) -> str:
     """Return a preview as text for a page."""
-    if path is None:
+    if picture is None:
         return ""
     content = io.BytesIO()
-    _small(path).save(content, format="JPEG", quality=80)
+    picture.save(content, format="JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _write_html(
-    path: Path, data: Survey, plan: Plan, lines: Sequence[Line], by: Correction | None
+    path: Path,
+    data: Survey,
+    plan: Plan,
+    lines: Sequence[Line],
+    pictures: Previews,
+    by: Correction | None,
 ) -> None:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     text = resources.files("semisam.automatic").joinpath("page.html.j2").read_text("utf-8")
@@ -160,7 +166,7 @@ def _write_html(
         title=f"Masks of {data.path.name}",
         data=data,
         plan=plan,
-        rows=[(line, _embedded(line.picture)) for line in lines],
+        rows=[(line, _embedded(pictures.get(line.case))) for line in lines],
         by=by,
         trusted=any(line.dice for line in lines),
         version=__version__,

@@ -55,7 +55,7 @@ Examples:
 def command(study: str | None, out: str | None, max_time: float | None, **given: Any) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
-    The grid is methods x labels x SAM (its weights and controls) x subsets x seeds. Each run has
+    The grid is methods x labels x SAM (and its controls) x subsets x seeds. Each run has
     its own process. The output folder receives results.csv (a row per run), table.csv (the
     comparison) and study.toml (the grid). A finished run is kept, a stopped one resumes, and a run
     of another bench in the same folder is awaited.

@@ -87,49 +87,51 @@ class Names(_ParamType):
         return tuple(dict.fromkeys(names))
 
 
-class Numbers(_ParamType):
-    """A type of whole numbers separated by commas: ``1,2,4``."""
+class _Integers(_ParamType):
+    """A type of whole numbers between signs.
 
-    name = "N,..."
+    Attributes:
+        between: regular expression of the signs, in lower case.
+        wanted: words for the message of a wrong value.
+    """
+
+    between: str = ","
+    wanted: str
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Split at commas and convert to numbers."""
+        """Split at the signs and convert to numbers."""
         if not isinstance(value, str):
             return tuple(value)
         try:
-            return tuple(dict.fromkeys(int(part) for part in value.split(",")))
+            return tuple(int(part) for part in re.split(self.between, value.lower()))
         except ValueError:
-            self.fail(f"it must be whole numbers separated by commas, got {value!r}", param, ctx)
+            self.fail(f"it must be {self.wanted}, got {value!r}", param, ctx)
 
 
-class Voxel(_ParamType):
+class Numbers(_Integers):
+    """A type of different whole numbers separated by commas: ``1,2,4``."""
+
+    name = "N,..."
+    wanted = "whole numbers separated by commas"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Keep each number once."""
+        return tuple(dict.fromkeys(super().convert(value, param, ctx)))
+
+
+class Voxel(_Integers):
     """A type of a voxel's indices separated by commas: ``30,40,22``."""
 
     name = "I,J,K"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Split at commas and convert to numbers."""
-        if not isinstance(value, str):
-            return tuple(value)
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"it must be a voxel such as 30,40,22, got {value!r}", param, ctx)
+    wanted = "a voxel such as 30,40,22"
 
 
-class Size(_ParamType):
+class Size(_Integers):
     """A type of voxels per axis: ``64x64x48``."""
 
     name = "WxHxD"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Split at ``x`` or a comma."""
-        if not isinstance(value, str):
-            return tuple(value)
-        try:
-            return tuple(int(part) for part in value.lower().replace(",", "x").split("x"))
-        except ValueError:
-            self.fail(f"it must be voxels per axis such as 64x64x48, got {value!r}", param, ctx)
+    between = "[x,]"
+    wanted = "voxels per axis such as 64x64x48"
 
 
 class Duration(_ParamType):

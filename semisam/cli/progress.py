@@ -11,7 +11,6 @@ from typing import Any
 _AFTER_TRAINING = 0.1
 """Part of a run's training time that its evaluation takes, until a run of the grid has ended."""
 
-
 _BEGINNING = 0.3
 """Part of a run after which its own speed counts more than that of others."""
 
@@ -83,7 +82,9 @@ class TimeLeft:
     def seconds(self) -> float | None:
         """Return the time left; ``None`` while nothing is known."""
         active = [self._left_of(name) for name in self._active]
-        waiting = [self._length_of(self._kinds[name]) for name in self._waiting]
+        # Many runs may wait, but they are of few kinds.
+        lengths = {kind: self._length_of(kind) for kind in {self._kinds[n] for n in self._waiting}}
+        waiting = [lengths[self._kinds[name]] for name in self._waiting]
         known = [seconds for seconds in (*active, *waiting) if seconds is not None]
         if len(known) < len(active) + len(waiting):
             return None

@@ -192,13 +192,14 @@ def export_run(run: Path, target: Path) -> Path:
     """
     check_target(target)
     settings, framework, card = load_run(run)
-    if not framework.trains:
+    patch, stride = window_of(settings)
+    if patch is None or stride is None:
         raise InputError(
             f"the run must hold a trained network, got {run} of the method {settings.method}, "
             "which trains none. Name another run."
         )
-    digest = export_network(framework, (card.channels, *settings.patch), target)
-    patch, classes = list(settings.patch), len(card.class_names)
+    digest = export_network(framework, (card.channels, *patch), target)
+    classes = len(card.class_names)
     path = card_path(target)
     write_json(
         path,
@@ -208,8 +209,8 @@ def export_run(run: Path, target: Path) -> Path:
             "sha256": digest,
             "input": {"shape": ["batch", card.channels, *patch], "dtype": "float32"},
             "output": {"shape": ["batch", classes, *patch], "what": "probabilities"},
-            "patch": patch,
-            "stride": list(settings.stride or published_stride(settings.patch)),
+            "patch": list(patch),
+            "stride": list(stride),
             "largest_component": settings.largest_component,
             "images": card.to_json(),
             "method": settings.method,

@@ -178,7 +178,8 @@ class Trainer:
                 last = done == total or self._scores.stops
                 # Exchanged, so all ranks stop after the same step and after a checkpoint.
                 asked = self.processes.any(interrupted())
-                late = self.processes.any(time.monotonic() >= deadline)
+                # Without a deadline, which all ranks share, there is no second exchange.
+                late = deadline < math.inf and self.processes.any(time.monotonic() >= deadline)
                 if log is not None:
                     log.write(step, figures)
                     if last or asked or late or done % self.plan.checkpoint_every == 0:
