@@ -40,7 +40,7 @@ def end(folder: Path, number: str, state: str) -> None:
     """Let a job end in a state; SLURM sends SIGTERM."""
     path = folder / f"{number}.job"
     if path.exists() and not path.with_suffix(".over").exists():
-        path.with_suffix(".state").write_text(state)
+        _write(path.with_suffix(".state"), state)
         with contextlib.suppress(ProcessLookupError):  # it ends at this moment
             os.killpg(int(path.read_text()), signal.SIGTERM)
 
@@ -100,13 +100,18 @@ def _keep(path: Path, script: Path, options: list[str], write: int) -> None:
     begin = next((o.partition("+")[2] for o in options if o.startswith("--begin=now+")), "0")
     command = ["/bin/sh", "-c", f"sleep {begin}; exec bash {script}"]
     process = subprocess.Popen(command, start_new_session=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(str(process.pid))
-    beside.rename(path)
+    _write(path, str(process.pid))
     os.close(write)
     code = process.wait()
-    path.with_suffix(".over").write_text(str(code))
+    _write(path.with_suffix(".over"), str(code))
     os._exit(0)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that others read at any moment: it is there whole or not at all."""
+    beside = path.with_name(f"{path.name}.new.{os.getpid()}")
+    beside.write_text(text)
+    beside.rename(path)
 
 
 def main(tool: str, folder: Path, arguments: list[str]) -> None:
