@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semisam.backends._slices import mask_box
+from semisam.backends._decoder import (
+    Bools,
+    Case,
+    adapt_decoder,
+    draw_prompt,
+    load_decoder,
+    organs_in,
+    save_decoder,
+)
+from semisam.backends._slices import batches, mask_box
+from semisam.backends.slicewise import SliceWise, on_device
 from semisam.core.errors import InputError, PluginError
 from semisam.core.types import Prompt
 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, used in the training of SAM and SAM 2
 _STD = (0.229, 0.224, 0.225)
+_MOST_SLICES = 64  # whose features an adaptation keeps, about 4 MB each
 _SURE = 1e-3  # a mask's probabilities are clamped to this distance from 0 and 1
 
 Features = tuple[Tensor, ...]
@@ -186,6 +199,12 @@ class PictureModel(ABC):
         self._side = int(config.prompt_encoder_config.image_size)
         self._mask_side = 4 * (self._side // int(config.prompt_encoder_config.patch_size))
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """What an adaptation trains: all but the image encoder."""
+        module: Any = self._module
+        return [module.prompt_encoder, module.mask_decoder]
+
     @abstractmethod
     def _features(self, pixels: Tensor) -> Features:
         """Map ``(N, 3, side, side)`` to the levels of the image features, ``(N, ...)`` each."""
@@ -210,7 +229,6 @@ class PictureModel(ABC):
             levels = self._features(pixels)
         return list(zip(*levels, strict=True))
 
-    @torch.no_grad()
     def segment(
         self, features: Sequence[Features], prompts: Sequence[Prompt], shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
@@ -264,3 +282,86 @@ class PictureModel(ABC):
     def _autocast(self, device: torch.device) -> torch.autocast:
         # When off, it also disables the autocast of the surrounding training.
         return torch.autocast(device.type, torch.bfloat16, enabled=self._bf16)
+
+
+class AdaptableSlices(SliceWise):
+    """Slices seen by a model of the SAM family, which ``--sam-adapt`` adapts to labeled scans.
+
+    The prompt encoder and the mask decoder are trained, on slices of each organ in equal distances.
+    The image encoder stays as published.
+
+    Args:
+        model: the model of pictures.
+        decoder: a file of the decoder's weights that `adapt` wrote.
+        options: of `SliceWise`.
+    """
+
+    _model: PictureModel
+
+    def __init__(self, model: PictureModel, *, decoder: str | None, **options: Any) -> None:
+        super().__init__(model, **options)
+        if decoder is not None:
+            load_decoder(Path(decoder), model.parts)
+
+    @classmethod
+    def sources(cls, *, decoder: str | None = None, **options: Any) -> dict[str, Path]:
+        """Return the file of an adapted decoder."""
+        return {} if decoder is None else {"decoder": Path(decoder)}
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        cases: Sequence[Case],
+        file: Path,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        on_step: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Write weights of the decoder, adapted to images ``(C, *S)`` with labels ``(*S)``.
+
+        Raises:
+            InputError: no case has a voxel of a class.
+        """
+        model = copy.deepcopy(self._model)
+        organs = organs_in(cases)
+        most = max(_MOST_SLICES // len(organs), 1)
+        seen = [
+            pair
+            for image, mask in organs
+            for pair in self._pictures(model, image.to(device), mask, most)
+        ]
+
+        def ask(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+            features, mask = seen[int(rng.integers(len(seen)))]
+            prompt = on_device(draw_prompt(mask, model.accepts, rng), device)
+            logits, _ = model.segment([features], [prompt], (mask.shape[0], mask.shape[1]))
+            return logits[0], torch.from_numpy(mask).to(device)
+
+        adapt_decoder(model.parts, ask, steps=steps, seed=seed, on_step=on_step)
+        save_decoder(file, model.parts, f"{steps} steps, seed {seed}")
+
+    @torch.no_grad()
+    def adapted(self, file: Path) -> Self:
+        """Return this model with the decoder of a file that `adapt` wrote."""
+        tuned = copy.copy(self)
+        tuned._model = copy.deepcopy(self._model)
+        load_decoder(file, tuned._model.parts)
+        return tuned
+
+    def _pictures(
+        self, model: PictureModel, image: Tensor, mask: Bools, most: int
+    ) -> list[tuple[Features, Bools]]:
+        """Return the features and the masks ``(a, b)`` of at most some slices of an organ."""
+        masks = mask[None] if mask.ndim == 2 else np.moveaxis(mask, self.slice_axis % 3, 0)
+        (inside,) = np.nonzero(masks.any((1, 2)))
+        if len(inside) > most:
+            inside = inside[np.linspace(0, len(inside) - 1, most).round().astype(int)]
+        slices = self.encode(image).slices
+        features = [
+            found
+            for some in batches(inside.tolist(), self._batch)
+            for found in model.encode(slices[some])
+        ]
+        return [(f, np.ascontiguousarray(masks[i])) for f, i in zip(features, inside, strict=True)]

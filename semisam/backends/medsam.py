@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semisam.backends._transformers import load
+from semisam.backends._transformers import AdaptableSlices, load
 from semisam.backends.sam import SamPictures
-from semisam.backends.slicewise import SliceWise
 
 
 class MedSamPictures(SamPictures):
@@ -28,7 +27,7 @@ class MedSamPictures(SamPictures):
         return (picture - low.view(-1, 1, 1, 1)) / width.view(-1, 1, 1, 1)
 
 
-class MedSAM(SliceWise):
+class MedSAM(AdaptableSlices):
     """MedSAM on the slices of a box; needs ``pip install 'semisam[sam2d]'``.
 
     It accepts only boxes, as in its training, and predicts every slice that a box spans. Each
@@ -47,6 +46,7 @@ class MedSAM(SliceWise):
         batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
         bf16: compute in bfloat16: faster if the hardware supports it, not equal to float32.
+        decoder: a file of the decoder's weights that ``semisam adapt`` wrote.
 
     Raises:
         PluginError: transformers is not installed.
@@ -61,6 +61,7 @@ class MedSAM(SliceWise):
         batch: int = 4,
         clip: float = 0.5,
         bf16: bool = False,
+        decoder: str | None = None,
     ) -> None:
         model = MedSamPictures(load("SamModel", ["sam"], checkpoint), bf16=bf16)
-        super().__init__(model, axis=axis, propagate=False, batch=batch, clip=clip)
+        super().__init__(model, axis=axis, propagate=False, batch=batch, clip=clip, decoder=decoder)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from semisam.backends._transformers import Features, PictureModel, load
-from semisam.backends.slicewise import SliceWise
+from semisam.backends._transformers import AdaptableSlices, Features, PictureModel, load
 
 
 class SamPictures(PictureModel):
@@ -22,7 +21,7 @@ class SamPictures(PictureModel):
         return (self._module.get_image_embeddings(pixels),)  # type: ignore[operator]
 
 
-class Sam(SliceWise):
+class Sam(AdaptableSlices):
     """SAM on the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
 
     It accepts points of both signs, boxes and masks. SAM was trained on photographs and needs a
@@ -43,6 +42,7 @@ class Sam(SliceWise):
         batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
         bf16: compute in bfloat16: faster if the hardware supports it, not equal to float32.
+        decoder: a file of the decoder's weights that ``semisam adapt`` wrote.
 
     Raises:
         PluginError: transformers is not installed.
@@ -58,6 +58,9 @@ class Sam(SliceWise):
         batch: int = 4,
         clip: float = 0.5,
         bf16: bool = False,
+        decoder: str | None = None,
     ) -> None:
         model = SamPictures(load("SamModel", ["sam"], checkpoint), bf16=bf16)
-        super().__init__(model, axis=axis, propagate=propagate, batch=batch, clip=clip)
+        super().__init__(
+            model, axis=axis, propagate=propagate, batch=batch, clip=clip, decoder=decoder
+        )

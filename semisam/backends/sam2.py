@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from semisam.backends._transformers import Features, PictureModel, load
-from semisam.backends.slicewise import SliceWise
+from semisam.backends._transformers import AdaptableSlices, Features, PictureModel, load
 
 
 class Sam2Pictures(PictureModel):
@@ -24,7 +23,7 @@ class Sam2Pictures(PictureModel):
         return list(levels)
 
 
-class Sam2(SliceWise):
+class Sam2(AdaptableSlices):
     """SAM 2 on the slices that a prompt touches; needs ``pip install 'semisam[sam2d]'``.
 
     It accepts points of both signs, boxes and masks. Between clicked slices the prediction is
@@ -45,6 +44,7 @@ class Sam2(SliceWise):
         batch: slices per forward pass of the model.
         clip: percent of the voxels that the intensity window clips at either end.
         bf16: compute in bfloat16: faster if the hardware supports it, not equal to float32.
+        decoder: a file of the decoder's weights that ``semisam adapt`` wrote.
 
     Raises:
         PluginError: transformers is not installed.
@@ -60,6 +60,9 @@ class Sam2(SliceWise):
         batch: int = 4,
         clip: float = 0.5,
         bf16: bool = False,
+        decoder: str | None = None,
     ) -> None:
         model = Sam2Pictures(load("Sam2Model", ["sam2", "sam2_video"], checkpoint), bf16=bf16)
-        super().__init__(model, axis=axis, propagate=propagate, batch=batch, clip=clip)
+        super().__init__(
+            model, axis=axis, propagate=propagate, batch=batch, clip=clip, decoder=decoder
+        )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semisam.backends._cube import Cube, cube_around, resample, scaled_shape
+from semisam.backends._decoder import (
+    Bools,
+    Case,
+    adapt_decoder,
+    draw_prompt,
+    load_decoder,
+    organs_in,
+    save_decoder,
+)
 from semisam.backends._hub import hub_file
 from semisam.backends._sam_med3d.network import SamMed3DNet, load_published
 from semisam.backends._seeds import check_prompt
@@ -98,6 +109,7 @@ class SamMed3D:
         resample: resample images to 1.5 mm if ``voxel_spacing`` is given.
         normalise: scale the foreground of the cube to zero mean and unit deviation.
         precision: precision of the image encoder; ``auto`` is bf16 if the hardware supports it.
+        decoder: a file of the decoder's weights that ``semisam adapt`` wrote.
 
     Raises:
         InputError: an option is out of range, or the checkpoint is missing, broken or another
@@ -117,6 +129,7 @@ class SamMed3D:
         resample: bool = True,
         normalise: bool = True,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
+        decoder: str | None = None,
     ) -> None:
         if voxel_spacing is not None and not all(0 < mm < math.inf for mm in voxel_spacing):
             raise InputError(
@@ -127,12 +140,64 @@ class SamMed3D:
         self.normalise = normalise
         self.precision = precision
         self._net = load_published(_find(checkpoint))
+        if decoder is not None:
+            load_decoder(Path(decoder), self._parts())
         self._device: torch.device | None = None  # the first image moves and rounds the network
 
     @classmethod
-    def sources(cls, *, checkpoint: str = "sam_med3d", **options: Any) -> dict[str, Path]:
-        """Return the checkpoint's file, downloaded where it is only a name."""
-        return {"checkpoint": _find(checkpoint)}
+    def sources(
+        cls, *, checkpoint: str = "sam_med3d", decoder: str | None = None, **options: Any
+    ) -> dict[str, Path]:
+        """Return the checkpoint's file, downloaded where it is only a name, and the decoder's."""
+        adapted = {} if decoder is None else {"decoder": Path(decoder)}
+        return {"checkpoint": _find(checkpoint), **adapted}
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        cases: Sequence[Case],
+        file: Path,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        on_step: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Write weights of the decoder, adapted to images ``(C, *S)`` with labels ``(*S)``.
+
+        Raises:
+            InputError: no case has a voxel of a class.
+        """
+        model = copy.deepcopy(self)
+        parts = model._parts(device)
+        size = [
+            math.floor(model._net.size * _SPACING / mm)
+            for mm in self.voxel_spacing or 3 * (_SPACING,)
+        ]
+        organs = [_around(image, mask, size) for image, mask in organs_in(cases)]
+        seen = [(model.encode(image.to(device)), mask) for image, mask in organs]
+
+        def ask(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+            embedding, mask = seen[int(rng.integers(len(seen)))]
+            question = model._question(embedding, draw_prompt(mask, model.accepts, rng))
+            coarse = model._decode([question], len(question.points), device)[0]
+            logits = question.cube.place(resample(coarse, 3 * (model._net.size,)), _OUTSIDE)
+            return logits, torch.from_numpy(mask).to(device)
+
+        adapt_decoder(parts, ask, steps=steps, seed=seed, on_step=on_step)
+        save_decoder(file, parts, f"{steps} steps, seed {seed}")
+
+    @torch.no_grad()
+    def adapted(self, file: Path) -> SamMed3D:
+        """Return this model with the decoder of a file that `adapt` wrote."""
+        model = copy.deepcopy(self)
+        load_decoder(file, model._parts())
+        return model
+
+    def _parts(self, device: torch.device | None = None) -> list[nn.Module]:
+        """Return what an adaptation trains."""
+        net = self._net if device is None else self._on(device)
+        return [net.prompt_encoder, net.mask_decoder]
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:
@@ -270,6 +335,17 @@ class SamMed3D:
                         module.to(torch.bfloat16)
             self._device = device
         return self._net
+
+
+def _around(image: Tensor, mask: Bools, size: Sequence[int]) -> tuple[Tensor, Bools]:
+    """Cut an image ``(C, *S)`` and a mask ``(*S)`` to at most some voxels around the mask."""
+    inside = np.argwhere(mask)
+    middle = (inside.min(0) + inside.max(0) + 1) // 2
+    window = []
+    for at, n, most in zip(middle, mask.shape, size, strict=True):
+        first = min(max(int(at) - most // 2, 0), max(n - most, 0))
+        window.append(slice(first, first + most))
+    return image[(slice(None), *window)], np.ascontiguousarray(mask[tuple(window)])
 
 
 def _find(checkpoint: str) -> Path:

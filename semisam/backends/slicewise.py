@@ -143,7 +143,7 @@ class SliceWise:
         check_prompt(prompt, embedding.shape)
         self._check_kinds(prompt)
         device = embedding.slices.device
-        asked = split(_to(prompt, device), self.slice_axis % 3, len(embedding.shape))
+        asked = split(on_device(prompt, device), self.slice_axis % 3, len(embedding.shape))
         count, _, *shape = embedding.slices.shape
         logits = torch.full((count, *shape), _NOTHING, device=device)
         found = self._ask(embedding, {i: p for i, p in asked.items() if says_foreground(p)})
@@ -217,6 +217,7 @@ class SliceWise:
             )
 
 
-def _to(prompt: Prompt, device: torch.device) -> Prompt:
+def on_device(prompt: Prompt, device: torch.device) -> Prompt:
+    """Return a prompt with its tensors on a device."""
     fields = (prompt.points, prompt.labels, prompt.box, prompt.mask)
     return Prompt(*(None if value is None else value.to(device) for value in fields))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from semisam.backends._decoder import check_foreground
 from semisam.backends._seeds import check_prompt, clicks
 from semisam.backends._smooth import smooth
 from semisam.backends._synthsam.adapt import adapt, organs_of
@@ -110,10 +111,7 @@ class SynthSAM:
         """
         scans = [(_standard(image.float()).mean(0), label) for image, label in cases]
         organs = organs_of(scans)
-        if not organs:
-            raise InputError(
-                "cases for --sam-adapt must have foreground, got none. Use --sam-adapt 0."
-            )
+        check_foreground(organs)
         with torch.random.fork_rng(devices=[]):
             net = SynthSAMNet()
         net.load_state_dict(load_weights(self._path))

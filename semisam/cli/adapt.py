@@ -45,6 +45,7 @@ def command(
 
     \b
       semisam zero-shot --data FOLDER --sam synthsam --set synthsam.weights=FILE
+      semisam zero-shot --data FOLDER --sam sam2 --set sam2.decoder=FILE
     """
     from pathlib import Path
 

@@ -1,0 +1,145 @@
+"""Which scans to label next: ways of choosing them against random choice, on scans with a truth.
+
+    python benchmarks/label_next.py --data TRAIN --seeds 0,1,2 --out label_next.csv
+
+TRAIN is a published Left Atrium folder whose ``test.list`` holds scans for scoring. For each seed
+two scans are labeled and a network is trained. Each way chooses further scans by that network
+alone, as a user could, and a network is trained with them. A row is one training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from rows import write_rows
+
+from semisam.core.features import recorded
+from semisam.core.losses import entropy
+from semisam.inference.choice import cover
+from semisam.inference.evaluation import predict_probabilities
+from semisam.run.build import open_dataset
+from semisam.run.execute import execute
+from semisam.run.model import load_model
+from semisam.run.request import settings
+
+START = 2
+WAYS = ("random", "random again", "doubt", "cover")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--added", default="2,4")
+    parser.add_argument("--method", default="supervised")
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--patch", default="64x64x48")
+    parser.add_argument("--work", type=Path, default=Path("runs/label-next"))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    pool = (options.data / "train.list").read_text().split()
+    rows = []
+    for seed in map(int, options.seeds.split(",")):
+        order = list(np.random.default_rng(seed).permutation(pool))
+        start, rest = order[:START], order[START:]
+        run, dice = train(options, start, seed)
+        rows.append(row(options, seed, "start", start, dice))
+        vectors, doubts = look(run, options, pool)
+        for count in map(int, options.added.split(",")):
+            for way in WAYS:
+                chosen = choose(way, count, start, rest, pool, vectors, doubts)
+                _, dice = train(options, [*start, *chosen], seed)
+                rows.append(row(options, seed, way, [*start, *chosen], dice))
+                write_rows(options.out, rows)
+                print(rows[-1], flush=True)
+
+
+def choose(way, count, start, rest, pool, vectors, doubts):
+    """Return the scans that a way labels next."""
+    if way.startswith("random"):
+        return rest[:count] if way == "random" else rest[-count:]
+    if way == "doubt":
+        return sorted(rest, key=lambda case: -doubts[case])[:count]
+    known = [pool.index(case) for case in start]
+    weights = None if way == "cover" else [doubts[case] for case in pool]
+    return [pool[at] for at in cover(vectors, known, count, weights)]
+
+
+def train(options, labeled, seed):
+    """Train with some scans labeled; return the run and its Dice on the test cases."""
+    name = f"seed{seed}-" + "-".join(sorted(case[:4] for case in labeled))
+    folder = options.work / "data" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = (options.data / "train.list").read_text().split()
+    test = (options.data / "test.list").read_text().split()
+    others = [case for case in pool if case not in labeled]
+    for case in (*pool, *test):
+        if not (folder / case).exists():
+            (folder / case).symlink_to((options.data / case).resolve())
+    (folder / "train.list").write_text("\n".join([*labeled, *others]) + "\n")
+    (folder / "test.list").write_text("\n".join(test) + "\n")
+    patch = tuple(map(int, options.patch.split("x")))
+    wanted = settings(
+        data=str(folder.resolve()),
+        method=options.method,
+        labels=len(labeled),
+        seed=seed,
+        iterations=options.iterations,
+        patch=patch,
+        stride=tuple(side // 2 for side in patch),
+        device="cpu",
+    )
+    run = options.work / "runs" / name
+    execute(wanted, run)
+    with (run / "cases.csv").open() as file:
+        return run, float(np.mean([float(line["dice"]) for line in csv.DictReader(file)]))
+
+
+@torch.no_grad()
+def look(run, options, pool):
+    """Return a vector for each scan of the pool, and the doubt in its mask."""
+    model = load_model(run, "cpu")
+    dataset = open_dataset(settings(data=str(options.data), method=options.method, labels=1))
+    network = model.network
+    deepest = next(name for name, _ in network.named_modules() if name.endswith("encoder.3"))
+    vectors, doubts = [], {}
+    for case in pool:
+        image = dataset.image(case)
+        probs = predict_probabilities(
+            network, image, model.patch, model.stride, device=torch.device("cpu"),
+            precision=model.precision,
+        )  # fmt: skip
+        inside = probs.argmax(0) > 0
+        unsure = entropy(probs[None])[0, 0]
+        doubts[case] = float(unsure[inside].mean()) if bool(inside.any()) else 1.0
+        whole = torch.from_numpy(image.array)[None]
+        even = [size - size % 2 for size in whole.shape[2:]]
+        whole = whole[(..., *(slice(size) for size in even))]
+        with recorded(network, deepest) as found:
+            network(whole)
+        features = found[deepest][0].float().flatten(1)
+        size = found[deepest].shape[2:]
+        weight = torch.nn.functional.adaptive_avg_pool3d(1 - probs[:1], size).flatten()
+        organ = features @ (weight / weight.sum().clamp_min(1e-6))
+        vectors.append(torch.cat([features.mean(1), organ]).numpy())
+    return np.stack(vectors), doubts
+
+
+def row(options, seed, way, labeled, dice):
+    return {
+        "seed": seed,
+        "way": way,
+        "added": len(labeled) - START,
+        "method": options.method,
+        "iterations": options.iterations,
+        "dice": round(100 * dice, 2),
+        "labeled": " ".join(labeled),
+    }
+
+
+if __name__ == "__main__":
+    main()

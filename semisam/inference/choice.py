@@ -1,0 +1,69 @@
+"""Which scans to label next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def cover(
+    vectors: NDArray[np.floating],
+    known: Sequence[int],
+    count: int,
+    weights: Sequence[float] | None = None,
+) -> list[int]:
+    """Return the scans whose labels would leave every scan closest to a labeled one.
+
+    One after another, the scan is taken that reduces the sum of all distances to the nearest
+    labeled scan most. So a scan is chosen that many others resemble and no labeled one does.
+
+    Args:
+        vectors: ``(N, F)``, one per scan; each of the ``F`` numbers is scaled to unit variance.
+        known: rows of the labeled scans.
+        count: number of scans to choose, at most the number of others.
+        weights: of each scan's distance, e.g. the doubt in its mask; ``None``: equal.
+
+    Returns:
+        Rows of scans that are not labeled, the best first.
+
+    Example:
+        >>> cover(np.array([[0.0], [5.0], [5.1], [5.2], [8.0]]), known=[0], count=2)
+        [2, 4]
+    """
+    scaled = (vectors - vectors.mean(0)) / np.maximum(vectors.std(0), 1e-6)
+    apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1)
+    share = np.ones(len(vectors)) if weights is None else np.asarray(weights, dtype=float)
+    nearest = apart[list(known)].min(0) if known else np.full(len(apart), apart.max())
+    chosen: list[int] = []
+    for _ in range(count):
+        gains = ((nearest - np.minimum(nearest, apart)) * share).sum(1)
+        gains[[*known, *chosen]] = -1
+        chosen.append(int(gains.argmax()))
+        nearest = np.minimum(nearest, apart[chosen[-1]])
+    return chosen
+
+
+def doubtful_slices(doubt: NDArray[np.floating], count: int) -> list[int]:
+    """Return the slices with most doubt, apart from each other.
+
+    Args:
+        doubt: ``(S,)``, the doubt in each slice.
+        count: number of slices to choose; fewer are returned where doubt is 0 elsewhere.
+
+    Returns:
+        Indices, the most doubtful first. Between two of them lies at least half the distance that
+        ``count`` evenly spaced slices would have.
+
+    Example:
+        >>> doubtful_slices(np.array([0.0, 1.0, 3.0, 4.0, 3.5, 1.0, 2.0, 0.0]), count=2)
+        [3, 6]
+    """
+    left = np.array(doubt, dtype=float)
+    gap = int((left > 0).sum()) // (2 * count)
+    chosen: list[int] = []
+    while len(chosen) < count and left.max() > 0:
+        chosen.append(int(left.argmax()))
+        left[max(chosen[-1] - gap, 0) : chosen[-1] + gap + 1] = 0
+    return sorted(chosen, key=lambda at: -doubt[at])
