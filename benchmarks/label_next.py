@@ -1,10 +1,10 @@
-"""Which scans to label next: ways of choosing them against random choice, on scans with a truth.
+"""Ways to choose the scans to label next, against random choice, on scans with a truth.
 
     python benchmarks/label_next.py --data TRAIN --seeds 0,1,2 --out label_next.csv
 
 TRAIN is a published Left Atrium folder whose ``test.list`` holds scans for scoring. For each seed
-two scans are labeled and a network is trained. Each way chooses further scans by that network
-alone, as a user could, and a network is trained with them. A row is one training.
+two scans are labeled and a network is trained. Each way chooses further scans only by that
+network, as a user could, and a network is trained with them. A row is one training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from semisam.run.model import load_model
 from semisam.run.request import settings
 
 START = 2
-WAYS = ("random", "random again", "doubt", "cover")
+WAYS = ("random", "doubt", "cover")
 
 
 def main():
@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--added", default="2,4")
     parser.add_argument("--method", default="supervised")
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--patch", default="64x64x48")
     parser.add_argument("--work", type=Path, default=Path("runs/label-next"))
     parser.add_argument("--out", type=Path, required=True)
@@ -60,13 +60,12 @@ def main():
 
 def choose(way, count, start, rest, pool, vectors, doubts):
     """Return the scans that a way labels next."""
-    if way.startswith("random"):
-        return rest[:count] if way == "random" else rest[-count:]
+    if way == "random":
+        return rest[:count]
     if way == "doubt":
         return sorted(rest, key=lambda case: -doubts[case])[:count]
     known = [pool.index(case) for case in start]
-    weights = None if way == "cover" else [doubts[case] for case in pool]
-    return [pool[at] for at in cover(vectors, known, count, weights)]
+    return [pool[at] for at in cover(vectors, known, count)]
 
 
 def train(options, labeled, seed):

@@ -1,4 +1,4 @@
-"""What a few labeled slices of further scans are worth, and which to choose, on scans with a truth.
+"""Worth of a few labeled slices of further scans, and ways to choose them, on scans with a truth.
 
     python benchmarks/label_slices.py --data TRAIN --seeds 0,1,2 --out label_slices.csv
 
@@ -38,7 +38,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--slices", type=int, default=3)
     parser.add_argument("--method", default="supervised")
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--patch", default="64x64x48")
     parser.add_argument("--work", type=Path, default=Path("runs/label-slices"))
     parser.add_argument("--out", type=Path, required=True)

@@ -36,7 +36,7 @@ def test_the_tests_below_miss_no_builtin():
             *("uncertainty-points", "random-points", "center-points", "corrective-points"),
             *("box", "mask", "box+points", "mask+points"),
         },
-        "network": {"vnet", "unet", "unet2d"},
+        "network": {"vnet", "unet", "unet2d", "monai", "resenc"},  # two: in tests/networks
         "dataset": {
             *("la", "la-raw", "folder", "images", "msd", "prepared", "phantom", "slices"),
         },

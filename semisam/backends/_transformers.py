@@ -201,7 +201,7 @@ class PictureModel(ABC):
 
     @property
     def parts(self) -> list[nn.Module]:
-        """What an adaptation trains: all but the image encoder."""
+        """The parts that an adaptation trains: all but the image encoder."""
         module: Any = self._module
         return [module.prompt_encoder, module.mask_decoder]
 

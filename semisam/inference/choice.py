@@ -1,4 +1,4 @@
-"""Which scans to label next."""
+"""The choice of scans and slices to label next."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def doubtful_slices(doubt: NDArray[np.floating], count: int) -> list[int]:
         count: number of slices to choose; fewer are returned where doubt is 0 elsewhere.
 
     Returns:
-        Indices, the most doubtful first. Between two of them lies at least half the distance that
-        ``count`` evenly spaced slices would have.
+        Indices, the most doubtful first. Two of them are at least half as far apart as ``count``
+        evenly spaced slices would be.
 
     Example:
         >>> doubtful_slices(np.array([0.0, 1.0, 3.0, 4.0, 3.5, 1.0, 2.0, 0.0]), count=2)
