@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from semisam.core.features import recorded
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.losses import dice_loss, mean_squared_difference, supervised_loss
-from semisam.core.types import IGNORE, Batch, Clock, Prompt, Step, View
+from semisam.core.types import IGNORE, Batch, Clock, Place, Prompt, Step, View
 from semisam.plugins import registry
 from semisam.testing import (
     BackendContract,
@@ -712,6 +712,82 @@ class ShiftsPoints(FakeBackend):
         return super().segment(embedding, prompt)
 
 
+class Session(FakeBackend):
+    """A right backend with a session on the image, to which it sends only new clicks."""
+
+    accepts = frozenset({"points"})
+    wants_place = True
+
+    def encode(self, image: Tensor, place: Place | None) -> Any:
+        spacing = (1.0,) * self.ndim if place is None else place.spacing
+        return SimpleNamespace(image=super().encode(image), spacing=spacing, last=None, found=None)
+
+    def segment(self, embedding: Any, prompt: Prompt) -> Tensor:
+        if prompt.last is not embedding.last or prompt.last is None:
+            self.begin(embedding, prompt)
+        embedding.found = super().segment(embedding.found, prompt.added())
+        embedding.last = prompt
+        return embedding.found
+
+    def begin(self, embedding: Any, prompt: Prompt) -> None:
+        embedding.last, embedding.found = None, embedding.image
+        if prompt.last is not None:
+            self.segment(embedding, prompt.last)
+
+
+class NeverBeginsAgain(Session):
+    def begin(self, embedding: Any, prompt: Prompt) -> None:
+        if embedding.last is None or prompt.last is None:
+            super().begin(embedding, prompt)
+
+
+class NeedsAPlace(Session):
+    def encode(self, image: Tensor, place: Place | None) -> Any:
+        return super().encode(image / place.spacing[0], place)  # type: ignore[union-attr]
+
+
+class Scribbles(FakeBackend):
+    """A right backend with a kind of prompt of its own."""
+
+    accepts = frozenset({"scribble"})
+
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return embedding + 4.0 * prompt.more["scribble"]
+
+
+class IgnoresTheScribble(Scribbles):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return embedding.clone()
+
+
+class OfScribbles(BackendContract):
+    def make(self) -> Any:
+        return Scribbles()
+
+    def example(self, kind: str, box: tuple[slice, ...], shape: tuple[int, ...]) -> Tensor:
+        drawn = torch.zeros(shape)
+        drawn[box] = 1.0
+        return drawn
+
+
+class TestScribbles(OfScribbles):
+    pass
+
+
+class TestSession(BackendContract):
+    def make(self) -> Any:
+        return Session()
+
+
+def test_a_scribble_that_is_ignored_is_named():
+    class Contract(OfScribbles):
+        def make(self) -> Any:
+            return IgnoresTheScribble()
+
+    words = "got equal ones for two places of the scribble"
+    check_fails(Contract(), "test_every_prompt_matters", words)
+
+
 class Probabilities(FakeBackend):
     def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
         return super().segment(embedding, prompt).sigmoid()
@@ -777,6 +853,17 @@ WRONG_BACKENDS = [
         "a click with label 0 must lower the logits",
     ),
     (InclusiveBox, "test_a_box_ends_before_its_second_corner", "a box is half-open"),
+    (
+        AcceptsText,
+        "test_declares_what_it_is",
+        "got ['points', 'text']. Define example(self, kind, box, shape)",
+    ),
+    (
+        NeverBeginsAgain,
+        "test_a_dialogue_depends_on_its_own_prompts",
+        "Begin the session again where the last query was not prompt.last",
+    ),
+    (NeedsAPlace, "test_the_place_may_be_unknown", "encode must work without a place"),
 ]
 
 
@@ -796,7 +883,6 @@ def test_wrong_backends_are_told_their_fault(wrong: type[Any], expected: str, wo
         (KeepsTheLastMask, "test_no_state_between_prompts"),
         (KeepsTheImage, "test_no_state_between_images"),
         (ModuleBackend, "test_declares_what_it_is"),
-        (AcceptsText, "test_declares_what_it_is"),
         (TrainModeBackend, "test_deterministic_and_without_trace"),
         (ShiftsPoints, "test_deterministic_and_without_trace"),
         (LowResolution, "test_odd_shape"),
@@ -913,7 +999,40 @@ class SwapsItsLabels(FakePrompter):
         return prompt and Prompt(prompt.points, 1 - prompt.labels)
 
 
+class Words(FakePrompter):
+    """A right prompter with a kind of prompt of its own, which needs no place."""
+
+    emits = frozenset({"text"})
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        empty = not bool((view.prob > 0.5).any())
+        size = "large" if float(view.prob.mean()) > 0.3 else "small"
+        return None if empty else Prompt(more={"text": f"{size} {view.class_name}"})
+
+
+class NeverSaysIt(FakePrompter):
+    emits = frozenset({"points", "text"})
+
+
+class SaysMore(Words):
+    emits = frozenset({"points"})
+
+
+class TestWords(PrompterContract):
+    def make(self) -> Words:
+        return Words()
+
+    def test_prompts_follow_the_proposal(self) -> None:
+        """A name is the same for all places."""
+
+
 WRONG_PROMPTERS = [
+    (
+        NeverSaysIt,
+        "test_every_declared_kind_is_made",
+        "got ['points', 'text'], of which ['text'] is in no prompt",
+    ),
+    (SaysMore, "test_prompts_are_valid", "only ['points'] are declared, got ['text']"),
     (FixedClick, "test_prompts_follow_the_proposal", "got the same one for proposals in two"),
     (
         ClicksTheBackground,
