@@ -369,8 +369,8 @@ class OwnNetwork(Framework):
         return Step({"supervised": loss, "similarity": 0.1 * similarity}, one)
 
 
-class TwoDecoders(Toy):
-    """Two heads with an encoder in common, as two networks that share a part."""
+class SharedPart(Toy):
+    """Two networks that share a part."""
 
     def __init__(self, build: NetBuilder, num_classes: int) -> None:
         super().__init__(build, num_classes)
@@ -421,11 +421,9 @@ class TestWantsPlaces(FrameworkContract):
         return WantsPlaces(build, num_classes)
 
 
-class TestTwoDecoders(FrameworkContract):
+class TestSharedPart(FrameworkContract):
     def make(self, build: NetBuilder, num_classes: int) -> Framework:
-        return TwoDecoders(
-            tiny_builder(self.channels), num_classes
-        )  # it needs parts of its network
+        return SharedPart(tiny_builder(self.channels), num_classes)  # it needs parts of its network
 
 
 class TestFromFeatures(FrameworkContract):
@@ -467,6 +465,7 @@ class TestFakePrompter(PrompterContract):
 
 class TestTinyNet(NetworkContract):
     shape = (7, 5, 6)
+    decoders = 3
 
     def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
         return TinyNet(in_channels, dict(heads))
@@ -1154,7 +1153,34 @@ class ActivatedSdf(TinyNet):
         }
 
 
+class OneDecoder(TinyNet):
+    """It takes the head of a second decoder for one more of the first."""
+
+    def __init__(self, in_channels: int, heads: dict[str, int]) -> None:
+        super().__init__(
+            in_channels, {name.replace("_decoder", "_"): c for name, c in heads.items()}
+        )
+        self.names = list(heads)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.names, super().forward(image).values(), strict=True))
+
+
+class OneDecoderTwice(OneDecoder):
+    """The test class says that there are two."""
+
+
 WRONG_NETWORKS = [
+    (
+        OneDecoder,
+        "test_a_decoder_that_is_not_there_is_refused",
+        "decoders is 1, so the network must refuse the head logits_decoder2 with a ValueError",
+    ),
+    (
+        OneDecoderTwice,
+        "test_heads_of_several_decoders",
+        "logits_decoder2 must have a decoder with weights of its own",
+    ),
     (
         Halves,
         "test_stride_is_enough",
@@ -1171,6 +1197,7 @@ WRONG_NETWORKS = [
 def test_wrong_networks_are_told_their_fault(wrong: type[TinyNet], expected: str, words: str):
     class Contract(NetworkContract):
         shape = (16, 8, 12)
+        decoders = 2 if wrong is OneDecoderTwice else 1
 
         def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
             return wrong(in_channels, dict(heads))
