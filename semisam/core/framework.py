@@ -28,8 +28,8 @@ class NetBuilder:
 
     A head whose name ends in ``_decoder<i>``, i = 2, 3, ..., is read from another decoder of the
     same encoder, with weights of its own and, if the network has them, another way to enlarge.
-    MC-Net+ calls ``build(logits=K, logits_decoder2=K, logits_decoder3=K)``. A level comes last, as in
-    ``logits_decoder2_level1``.
+    MC-Net+ calls ``build(logits=K, logits_decoder2=K, logits_decoder3=K)``. A level comes last, as
+    in ``logits_decoder2_level1``.
 
     A network refuses a level or a decoder that it does not have, with a ValueError that names the
     head.

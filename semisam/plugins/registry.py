@@ -48,7 +48,7 @@ NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
             "its package (2.6) reads the checkpoint with torch.load(weights_only=False), which "
             "runs any code in the file, returns only masks and needs some fifty packages, among "
             "them a web server; its weights are licensed CC BY-NC-SA 4.0, for non-commercial use "
-            "only"
+            "only. The example plugin nninteractive-remote queries a server instead"
         )
     }
 }
