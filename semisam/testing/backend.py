@@ -100,7 +100,12 @@ class BackendContract:
         image = self._image(backend, self.shape)
         embedding = self._encode(backend, image)
         for kinds in [*(frozenset({kind}) for kind in sorted(backend.accepts)), backend.accepts]:
-            logits = backend.segment(embedding, self._prompt(image.shape[1:], kinds))
+            try:
+                logits = backend.segment(embedding, self._prompt(image.shape[1:], kinds))
+            except Exception as error:
+                raise AssertionError(
+                    f"accepts must name only prompts that work, got {error!r} for {sorted(kinds)}"
+                ) from error
             _check_logits(logits, image, f"prompted with {sorted(kinds)}")
 
     def test_odd_shape(self) -> None:
