@@ -346,6 +346,13 @@ def describe_options(kind: str, name: str) -> list[Option]:
     ]
 
 
+def prompt_kinds(kind: str, loaded: object) -> frozenset[str]:
+    """Return the kinds of prompt that a plugin's class states; empty if it states none."""
+    attribute = {"prompter": "emits", "backend": "accepts"}.get(kind, "")
+    found = getattr(loaded, attribute, None) if attribute else None
+    return frozenset(found) if isinstance(found, frozenset | set) else frozenset()
+
+
 def noun(kind: str) -> str:
     """Return the word for a kind of plugin in messages: a "framework" is a method."""
     return "method" if kind == "framework" else kind

@@ -382,8 +382,7 @@ def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     accepts, emits = backend.accepts, prompter.emits
     if emits <= accepts:
         return backend, prompter
-    prompters = _kinds_of("prompter", "emits")
-    backends = _kinds_of("backend", "accepts")
+    prompters, backends = _kinds_of("prompter"), _kinds_of("backend")
     fitting = [name for name, kinds in prompters.items() if kinds <= accepts]
     others = [name for name, kinds in backends.items() if emits <= kinds]
     raise PluginError(
@@ -395,12 +394,10 @@ def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
     )
 
 
-def _kinds_of(kind: str, attribute: str) -> dict[str, frozenset[str]]:
+def _kinds_of(kind: str) -> dict[str, frozenset[str]]:
     """Return the kinds of prompt that the plugins of a kind state, without constructing them."""
     stated: dict[str, frozenset[str]] = {}
     for name, plugin in registry.list_plugins(kind).items():
         with contextlib.suppress(PluginError):  # a broken plugin states nothing
-            found = getattr(registry.load_plugin(plugin), attribute, None)
-            if isinstance(found, frozenset | set):
-                stated[name] = frozenset(found)
-    return stated
+            stated[name] = registry.prompt_kinds(kind, registry.load_plugin(plugin))
+    return {name: kinds for name, kinds in stated.items() if kinds}
