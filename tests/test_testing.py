@@ -1183,6 +1183,10 @@ class UnnamedBackground(ToyDataset):
     class_names = ("blob",)
 
 
+class NamesTwoChannels(ToyDataset):
+    channel_names = ("T1", "T2")
+
+
 class AddsTheLabel(ToyDataset):
     def image(self, case: str) -> Any:
         image = super().image(case)
@@ -1243,6 +1247,7 @@ WRONG_DATASETS = [
     (Augmented, "test_reading_is_deterministic"),
     (Cached, "test_what_is_read_is_a_copy"),
     (UnnamedBackground, "test_declares_classes_and_channels"),
+    (NamesTwoChannels, "test_declares_classes_and_channels"),
 ]
 
 

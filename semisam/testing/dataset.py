@@ -47,6 +47,9 @@ class DatasetContract:
         names = dataset.class_names
         good = len(names) == len(set(names)) == dataset.num_classes
         assert good, f"class_names must name {dataset.num_classes} classes once each, got {names}"
+        channels = getattr(dataset, "channel_names", ())
+        good = len(channels) in (0, dataset.channels)
+        assert good, f"channel_names must name {dataset.channels} channels or none, got {channels}"
 
     def test_split(self) -> None:
         """Check that training and test cases are disjoint, unique and equal for all instances."""
