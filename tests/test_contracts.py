@@ -249,6 +249,7 @@ class TestMask(PrompterContract):
 
 class TestVNet(NetworkContract):
     shape = (32, 16, 48)
+    decoders = 3
 
     def make(self, in_channels, heads):
         return registry.load("network", "vnet")(in_channels, heads, filters=2)
@@ -264,6 +265,7 @@ class TestUNet(NetworkContract):
 
 class TestUNet2d(NetworkContract):
     shape = (32, 48)
+    decoders = 3
 
     def make(self, in_channels, heads):
         return registry.load("network", "unet2d")(in_channels, heads, filters=2)

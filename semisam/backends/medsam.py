@@ -53,6 +53,8 @@ class MedSAM(AdaptableSlices):
         InputError: an option is out of range, or the checkpoint is not of SAM's architecture.
     """
 
+    accepts = MedSamPictures.accepts
+
     def __init__(
         self,
         *,

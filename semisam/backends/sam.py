@@ -49,6 +49,8 @@ class Sam(AdaptableSlices):
         InputError: an option is out of range, or the checkpoint is not SAM's.
     """
 
+    accepts = SamPictures.accepts
+
     def __init__(
         self,
         *,

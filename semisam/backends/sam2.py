@@ -51,6 +51,8 @@ class Sam2(AdaptableSlices):
         InputError: an option is out of range, or the checkpoint is not SAM 2's.
     """
 
+    accepts = Sam2Pictures.accepts
+
     def __init__(
         self,
         *,

@@ -209,7 +209,7 @@ class SliceWise:
     def _check_kinds(self, prompt: Prompt) -> None:
         given = {"points": prompt.points, "box": prompt.box, "mask": prompt.mask}
         kinds = [kind for kind, value in given.items() if value is not None and value.numel()]
-        extra = [kind for kind in kinds if kind not in self.accepts]
+        extra = [kind for kind in (*kinds, *prompt.more) if kind not in self.accepts]
         if extra:
             raise InputError(
                 f"a prompt of {type(self).__name__} must be of {', '.join(sorted(self.accepts))}, "

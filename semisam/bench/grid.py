@@ -180,7 +180,9 @@ def _built(
     built, lost = [], {}
     for run in runs:
         try:
-            framework = make_framework(run, dataset.channels, dataset.num_classes)
+            framework = make_framework(
+                run, dataset.channels, dataset.num_classes, dataset.class_names
+            )
             start_from(framework, run)
         except UnservedHeads as error:
             lost[str(error)] = error

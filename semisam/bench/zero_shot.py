@@ -101,6 +101,7 @@ def interact(
     clicks: Clicks = "published",
     known: Bools | None = None,
     place: Place | None = None,
+    class_name: str = "",
 ) -> list[tuple[int, NDArray[np.float32], float, float]]:
     """Query a backend click by click for one target of one volume.
 
@@ -120,6 +121,7 @@ def interact(
             and only `random_click` slice by slice; ``random``: only `random_click`.
         known: ``(*S)``, the annotated voxels. Outside, a prediction counts as background.
         place: of the image, for a backend that wants it.
+        class_name: of the target.
 
     Returns:
         Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
@@ -135,6 +137,7 @@ def interact(
     answer = np.zeros_like(truth)
     prob = answer.astype(np.float32)
     mask: torch.Tensor | None = None
+    prompt: Prompt | None = None
     points: list[tuple[int, ...]] = []
     labels: list[int] = []
     found, answering = [], 0.0
@@ -146,7 +149,15 @@ def interact(
             kept = 0 if memory == "mask" else len(points)
             points = points[:kept] + [point for point, _ in new]
             labels = labels[:kept] + [label for _, label in new]
-            prompt = Prompt(torch.tensor(points), torch.tensor(labels), mask=mask)
+            # A model that gets the mask of the last prediction needs no earlier prompt.
+            last = prompt if memory == "clicks" else None
+            prompt = Prompt(
+                torch.tensor(points),
+                torch.tensor(labels),
+                mask=mask,
+                class_name=class_name,
+                last=last,
+            )
             began = time.perf_counter()
             logits = backend.segment(embedding, prompt)
             answer = logits.cpu().numpy() > 0
@@ -201,8 +212,11 @@ def run(
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
                     volume = torch.tensor(image.array)
                     middle = tuple((size - 1) / 2 for size in truth.shape)
-                    place = Place(case, middle, image.geometry.spacing)
-                    asked = interact(backend, volume, truth, counts, rng, clicks, known, place)
+                    about = (case, middle, image.geometry.spacing, dataset.channel_names)
+                    asked = interact(
+                        *(backend, volume, truth, counts, rng, clicks, known, Place(*about)),
+                        class_name=dataset.class_names[k],
+                    )
                     for count, prob, encoding, answering in asked:
                         answer = class_map(np.stack([1 - prob, prob]), image.placement) == 1
                         answer &= drawn != IGNORE

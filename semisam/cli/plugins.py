@@ -76,6 +76,7 @@ def _describe(plugin: Plugin) -> dict[str, Any]:
     except PluginError as error:
         return described | {"problem": str(error)}
     described["summary"] = _options.summary(loaded)
+    described["prompts"] = sorted(registry.prompt_kinds(plugin.kind, loaded))
     described["options"] = [
         {
             "name": option.name,
@@ -118,6 +119,9 @@ def _print_described(described: list[dict[str, Any]]) -> None:
             click.echo(f"Refused: {plugin['problem']}\n")
             continue
         click.echo(_plain(plugin["summary"]))
+        if plugin["prompts"]:
+            what = "Accepts" if plugin["kind"] == "backend" else "Makes"
+            click.echo(f"{what} prompts of the kinds: {', '.join(plugin['prompts'])}")
         heads = ["name", "type", "default", "doc"]
         if options := plugin["options"]:
             _print_rows(heads, [[_plain(option[head]) for head in heads] for option in options])

@@ -12,6 +12,7 @@ from torch import Tensor
 from semisam.core.types import Place, Prompt, View
 
 PROMPT_KINDS = frozenset({"points", "box", "mask"})
+"""The kinds of prompt with a field of `Prompt`. A plugin may name others, see `Prompt.more`."""
 
 
 @runtime_checkable
@@ -23,12 +24,13 @@ class Backend(Protocol):
     holds all of it. Four attributes are optional. ``slice_axis`` of a slice model and ``memory``,
     the record of earlier clicks that it expects, are read by `semisam.bench.zero_shot.interact`.
     ``axes`` are the numbers of spatial axes of its images; without it, two and three. If
-    ``wants_place`` is True, `encode` gets the image's `Place`, the case and the spacing, as a
-    second argument, or ``None`` where it is not known.
+    ``wants_place`` is True, `encode` gets the image's `Place`, with case, spacing and channels, as
+    a second argument, or ``None`` where it is not known.
 
     Attributes:
         ndim: 3, or 2 for slice models.
-        accepts: the kinds of prompt it can use, of ``{"points", "box", "mask"}``.
+        accepts: the kinds of prompt it can use: some of ``{"points", "box", "mask"}``, or others,
+            which it reads from `Prompt.more`.
     """
 
     ndim: int
@@ -44,7 +46,7 @@ class Backend(Protocol):
 
 
 def encode_at(backend: Backend, image: Tensor, place: Place | None) -> Any:
-    """Return a backend's embedding of an image ``(C, *S)``, with its place if it wants that."""
+    """Return a backend's embedding of an image ``(C, *S)``; the place is for one that wants it."""
     if getattr(backend, "wants_place", False):
         return backend.encode(image, place)  # type: ignore[call-arg]
     return backend.encode(image)
@@ -89,7 +91,8 @@ class Prompter(Protocol):
     """A prompt strategy: it turns a proposal into a prompt.
 
     Attributes:
-        emits: the kinds of prompt it can make, of ``{"points", "box", "mask"}``.
+        emits: the kinds of prompt it can make: some of ``{"points", "box", "mask"}``, or others,
+            which it puts into `Prompt.more`. The backend of a run must accept all of them.
         rounds: prompts per image and class. From the second round on, the view holds the
             backend's previous prediction. The caller collects the points of all rounds.
     """

@@ -24,8 +24,15 @@ class NetBuilder:
     A head whose name ends in ``_level<i>``, i = 1, 2, ..., is read from the decoder ``i`` halvings
     below full resolution. It is interpolated to the image's size, linearly in every axis with
     ``align_corners=False``. URPC calls
-    ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``. A network refuses a
-    level that it does not have, with a ValueError that names the head.
+    ``build(logits=K, logits_level1=K, logits_level2=K, logits_level3=K)``.
+
+    A head whose name ends in ``_decoder<i>``, i = 2, 3, ..., is read from another decoder of the
+    same encoder, with weights of its own and, if the network has them, another way to enlarge.
+    MC-Net+ calls ``build(logits=K, logits_decoder2=K, logits_decoder3=K)``. A level comes last, as
+    in ``logits_decoder2_level1``.
+
+    A network refuses a level or a decoder that it does not have, with a ValueError that names the
+    head.
 
     Three attributes of a network are optional: ``stride``, of which each size of a patch is a
     multiple, ``axes``, the numbers of spatial axes that it is for, and ``param_groups()``, the
@@ -160,18 +167,35 @@ def head_level(name: str) -> int:
     return int(ending.group(1)) if ending else 0
 
 
-def check_head_levels(heads: Iterable[str], levels: int, network: str) -> None:
-    """Refuse a head at a level that a network does not have.
+def head_decoder(name: str) -> int:
+    """Return the number of the decoder at which a head of this name is read.
+
+    ``logits_decoder2`` is read from the second one. A name without such an ending is read from the
+    first.
+    """
+    found = re.search(r"_decoder([1-9][0-9]*)(_level[1-9][0-9]*)?$", name)
+    return int(found.group(1)) if found else 1
+
+
+def check_head_levels(heads: Iterable[str], levels: int, network: str, decoders: int = 1) -> None:
+    """Refuse a head at a level or of a decoder that a network does not have.
 
     Args:
         heads: their names.
         levels: the deepest level of the network; 0 for one without deep heads.
         network: its name, for the error.
+        decoders: their number.
 
     Raises:
-        ValueError: if a head is too deep; it names the head and the levels of the network.
+        ValueError: if a head is too deep, or of a decoder that is missing; it names the head and
+            the levels or decoders of the network.
     """
     for name in heads:
+        if head_decoder(name) > decoders:
+            has = f"of {decoders} decoders at most" if decoders > 1 else "of its only decoder"
+            raise ValueError(
+                f"the heads of {network} must be {has}, got {name}. Choose another network."
+            )
         if head_level(name) > levels:
             has = f"at levels up to {levels}" if levels else "at full resolution"
             raise ValueError(

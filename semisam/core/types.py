@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor  # at run time a reader of labels needs `IGNORE` and no torch
@@ -25,11 +25,14 @@ class Place:
         case: name of the case.
         centre: voxel of the scan at the centre of the row, a number per axis of the scan.
         spacing: mm between voxels of the scan along each axis of the row; a zoom is not in it.
+        channels: name of each image channel, such as ``mr``, ``ct`` or ``T2``; empty where the
+            dataset does not state it.
     """
 
     case: str
     centre: tuple[float, ...]
     spacing: tuple[float, ...]
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,47 @@ class Prompt:
         labels: ``(N,)`` int64, 1 foreground, 0 background.
         box: ``(2, d)`` int64, first corner and the corner past the last voxel (half-open).
         mask: ``(*S)`` probability in [0, 1].
+        more: prompts of other kinds, such as a text, by the name of the kind. A prompter names the
+            kind in its ``emits``, and a backend in its ``accepts``.
+        class_name: name of the object's class; empty where it is not known.
+        last: the prompt of the query before, for the same object and embedding; ``None`` in the
+            first query.
     """
 
     points: Tensor | None = None
     labels: Tensor | None = None
     box: Tensor | None = None
     mask: Tensor | None = None
+    more: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    class_name: str = field(default="", kw_only=True)
+    last: Prompt | None = field(default=None, kw_only=True, repr=False)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of prompt that it holds."""
+        own = {"points": self.points, "box": self.box, "mask": self.mask, **self.more}
+        return frozenset(kind for kind, value in own.items() if value is not None)
+
+    def added(self) -> Prompt:
+        """Return the parts that the query before did not have, for a model with a session.
+
+        These are the points after those of the query before, and other parts that were replaced.
+        """
+        last = self.last
+        if last is None:
+            return self
+        points, labels = self.points, self.labels
+        old = 0 if last.points is None else len(last.points)
+        if points is not None and labels is not None:
+            points, labels = (points[old:], labels[old:]) if len(points) > old else (None, None)
+        return Prompt(
+            points,
+            labels,
+            None if self.box is last.box else self.box,
+            None if self.mask is last.mask else self.mask,
+            more={k: value for k, value in self.more.items() if value is not last.more.get(k)},
+            class_name=self.class_name,
+        )
 
 
 @dataclass(frozen=True)
@@ -142,8 +180,10 @@ class View:
         prob: ``(*S)`` the proposal's probability of one foreground class.
         uncertainty: ``(*S)`` in [0, 1].
         previous: ``(*S)`` the backend's probability in the previous round; ``None`` in the first.
+        class_name: name of the class; empty where it is not known.
     """
 
     prob: Tensor
     uncertainty: Tensor
     previous: Tensor | None = None
+    class_name: str = ""

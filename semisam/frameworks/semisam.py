@@ -63,6 +63,7 @@ class SemiSAM(Framework):
         inner: any method.
         backend: a promptable segmenter.
         prompter: makes prompts of a kind that the backend accepts.
+        class_names: of all classes, for prompter and backend; empty: not known.
         role: ``loss``: the predictions are the target of one more loss, as in the paper;
             ``target``: they correct the inner method's own target if it takes guidance
             (`Framework.guided`), and else they are a loss.
@@ -92,6 +93,7 @@ class SemiSAM(Framework):
         inner: Framework,
         backend: Backend,
         prompter: Prompter,
+        class_names: Sequence[str] = (),
         *,
         role: Literal["loss", "target"] = "loss",
         weight: float = 0.1,
@@ -129,6 +131,7 @@ class SemiSAM(Framework):
         self.seed = seed
         self.backend = backend
         self._prompter = prompter
+        self._class_names = tuple(class_names) or ("",) * self.num_classes
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
         self.trains = inner.trains  # type: ignore[misc]
@@ -303,11 +306,12 @@ class SemiSAM(Framework):
         calls = 0
         for k in range(1, self.num_classes):
             prompt: Prompt | None = None
+            name = self._class_names[k]
             for _ in range(self._prompter.rounds):
-                new = self._prompter(View(probs[k], uncertainty, predictions.get(k)), rng)
+                new = self._prompter(View(probs[k], uncertainty, predictions.get(k), name), rng)
                 if new is None:
                     break
-                prompt = merge_prompts(prompt, new)
+                prompt = merge_prompts(prompt, replace(new, class_name=name))
                 if embedding is None:
                     embedding = encode_at(self.backend, image, place)
                 logits = self.backend.segment(embedding, prompt)
@@ -328,7 +332,7 @@ def check_pair(backend: Backend, prompter: Prompter) -> None:
 
 
 def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
-    """Return one prompt with the points of all rounds and the newest box and mask."""
+    """Return one prompt with the points of all rounds and the newest of each other kind."""
     if old is None:
         return new
     points, labels = new.points, new.labels
@@ -340,6 +344,9 @@ def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
         labels,
         old.box if new.box is None else new.box,
         old.mask if new.mask is None else new.mask,
+        more={**old.more, **new.more},
+        class_name=new.class_name,
+        last=old,
     )
 
 

@@ -8,18 +8,20 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semisam.core.errors import InputError
-from semisam.core.framework import check_head_levels, head_level
+from semisam.core.framework import check_head_levels, head_decoder, head_level
 from semisam.networks.precision import channels_last
 
 _LEVELS = 4  # halvings
 _DEEPEST_HEAD = 3
+_DECODERS = 3
 _DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -29,7 +31,9 @@ class UNet2d(nn.Module):
     Each level has two convolutions with BatchNorm and leaky ReLU. The decoder enlarges bilinearly,
     with aligned corners. The arithmetic is that of the published code. The interface differs: heads
     have names and are returned raw. Heads named ``..._level1`` to ``..._level3`` read the decoder
-    at a half, a quarter and an eighth of the resolution, after a dropout.
+    at a half, a quarter and an eighth of the resolution, after a dropout. Heads named
+    ``..._decoder2`` and ``..._decoder3`` read further decoders, as in MC-Net+, which enlarge by a
+    transposed convolution and by copies.
 
     Args:
         in_channels: channels ``C`` of the image.
@@ -43,7 +47,8 @@ class UNet2d(nn.Module):
         whatever the autocast precision.
 
     Raises:
-        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3.
+        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3 or a
+            decoder above 3.
     """
 
     stride = 1 << _LEVELS
@@ -58,15 +63,20 @@ class UNet2d(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        check_head_levels(heads, _DEEPEST_HEAD, "the 2-D U-Net")
+        check_head_levels(heads, _DEEPEST_HEAD, "the 2-D U-Net", _DECODERS)
         widths = [filters << level for level in range(_LEVELS + 1)]
         inputs = (in_channels, *widths)
         self.down = nn.ModuleList(map(_convs, inputs, widths, _DROPOUT))
-        self.reduce = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in widths[:-1])
-        self.up = nn.ModuleList(_convs(2 * width, width, 0.0) for width in widths[:-1])
+        _add_decoder(self, 1, widths)
         self.dropout = nn.Dropout(dropout)
         convs = {n: nn.Conv2d(filters << head_level(n), c, 3, padding=1) for n, c in heads.items()}
         self.heads = nn.ModuleDict(convs)
+        further = {head_decoder(name) for name in heads} - {1}
+        if further:
+            self.decoders = nn.ModuleDict()
+            for number in sorted(further):
+                self.decoders[str(number)] = decoder = nn.Module()
+                _add_decoder(decoder, number, widths)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's raw output."""
@@ -78,22 +88,45 @@ class UNet2d(nn.Module):
         skips = [self.down[0](channels_last(image))]
         for block in self.down[1:]:
             skips.append(block(F.max_pool2d(skips[-1], 2)))
-        x = skips[_LEVELS]
-        decoded: dict[int, Tensor] = {}
-        for level in reversed(range(_LEVELS)):
-            wide = F.interpolate(
-                self.reduce[level](x), scale_factor=2, mode="bilinear", align_corners=True
-            )
-            x = decoded[level] = self.up[level](torch.cat([skips[level], wide], 1))
-        # Dropout only where a head reads the level: without deep heads no random number is drawn.
-        deep = {head_level(name) for name in self.heads} - {0}
-        read = {0: x} | {level: self.dropout(decoded[level]) for level in sorted(deep)}
+        read = {
+            number: self._decoded(number, skips)
+            for number in sorted({head_decoder(name) for name in self.heads})
+        }
         outputs: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             level = head_level(name)
-            raw = head(read[level]).float()
+            raw = head(read[head_decoder(name)][level]).float()
             outputs[name] = raw if level == 0 else _enlarge(raw, image.shape[2:])
         return outputs
+
+    def _decoded(self, number: int, skips: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Return the features of a decoder at the levels that its heads read."""
+        part: Any = self if number == 1 else self.decoders[str(number)]
+        x = skips[_LEVELS]
+        decoded: dict[int, Tensor] = {}
+        for level in reversed(range(_LEVELS)):
+            wide = part.reduce[level](x)
+            if number == 1:
+                wide = F.interpolate(wide, scale_factor=2, mode="bilinear", align_corners=True)
+            elif number == 3:
+                wide = F.interpolate(wide, scale_factor=2, mode="nearest")
+            x = decoded[level] = part.up[level](torch.cat([skips[level], wide], 1))
+        # Dropout only where a head reads the level: without deep heads no random number is drawn.
+        own = (name for name in self.heads if head_decoder(name) == number)
+        deep = {head_level(name) for name in own} - {0}
+        return {0: x} | {level: self.dropout(decoded[level]) for level in sorted(deep)}
+
+
+def _add_decoder(module: Any, number: int, widths: Sequence[int]) -> None:
+    """Give a module the layers of a decoder; those of the second enlarge by themselves."""
+
+    def reduce(width: int) -> nn.Module:
+        if number == 2:
+            return nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        return nn.Conv2d(2 * width, width, 1)
+
+    module.reduce = nn.ModuleList(map(reduce, widths[:-1]))
+    module.up = nn.ModuleList(_convs(2 * width, width, 0.0) for width in widths[:-1])
 
 
 def _enlarge(raw: Tensor, size: torch.Size) -> Tensor:

@@ -9,20 +9,21 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semisam.core.errors import InputError
-from semisam.core.framework import check_head_levels, head_level
+from semisam.core.framework import check_head_levels, head_decoder, head_level
 from semisam.networks.activation import InPlaceReLU
 
 _STRIDE = 16  # four halvings
 _LEVELS = 3  # decoder levels below full resolution
+_DECODERS = 3
 # Names of the outputs in the published code: the first of DTC's two is the signed distance.
 _PUBLISHED_HEADS = {
     ("out_conv",): {"out_conv": "logits"},
@@ -36,7 +37,9 @@ class VNet(nn.Module):
     The arithmetic is that of the published code. The interface differs: heads have names and are
     returned raw (DTC's published network applies tanh to its first output; here the method does).
     Heads named ``..._level1`` to ``..._level3`` read the decoder at a half, a quarter and an eighth
-    of the resolution, after a dropout as at full resolution.
+    of the resolution, after a dropout as at full resolution. Heads named ``..._decoder2`` and
+    ``..._decoder3`` read further decoders, as in MC-Net+, which enlarge linearly and by copies
+    before a 3x3x3 convolution, where the first has a transposed one.
 
     Args:
         in_channels: channels ``C`` of the image.
@@ -49,7 +52,8 @@ class VNet(nn.Module):
         ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
 
     Raises:
-        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3.
+        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3 or a
+            decoder above 3.
     """
 
     stride = _STRIDE
@@ -64,7 +68,7 @@ class VNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        check_head_levels(heads, _LEVELS, "V-Net")
+        check_head_levels(heads, _LEVELS, "V-Net", _DECODERS)
         f = filters
         self.block_one = _convs(1, in_channels, f)
         self.block_one_dw = _down(f, 2 * f)
@@ -75,18 +79,17 @@ class VNet(nn.Module):
         self.block_four = _convs(3, 8 * f, 8 * f)
         self.block_four_dw = _down(8 * f, 16 * f)
         self.block_five = _convs(3, 16 * f, 16 * f)
-        self.block_five_up = _up(16 * f, 8 * f)
-        self.block_six = _convs(3, 8 * f, 8 * f)
-        self.block_six_up = _up(8 * f, 4 * f)
-        self.block_seven = _convs(3, 4 * f, 4 * f)
-        self.block_seven_up = _up(4 * f, 2 * f)
-        self.block_eight = _convs(2, 2 * f, 2 * f)
-        self.block_eight_up = _up(2 * f, f)
-        self.block_nine = _convs(1, f, f)
+        _add_decoder(self, f, _up)
         self.heads = nn.ModuleDict(
             {name: nn.Conv3d(f << head_level(name), c, 1) for name, c in heads.items()}
         )
         self.dropout = nn.Dropout3d(dropout)
+        further = {head_decoder(name) for name in heads} - {1}
+        if further:
+            self.decoders = nn.ModuleDict()
+            for number in sorted(further):
+                self.decoders[str(number)] = decoder = nn.Module()
+                _add_decoder(decoder, f, _UPS[number])
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's raw output."""
@@ -100,19 +103,41 @@ class VNet(nn.Module):
         x3 = self.block_three(self.block_two_dw(x2))
         x4 = self.block_four(self.block_three_dw(x3))
         x5 = self.dropout(self.block_five(self.block_four_dw(x4)))
-        y3 = self.block_six(self.block_five_up(x5) + x4)
-        y2 = self.block_seven(self.block_six_up(y3) + x3)
-        y1 = self.block_eight(self.block_seven_up(y2) + x2)
-        y0 = self.dropout(self.block_nine(self.block_eight_up(y1) + x1))
-        # Dropout only where a head reads the level: without deep heads no random number is drawn.
-        deep = {head_level(name) for name in self.heads} - {0}
-        read = {0: y0} | {i: self.dropout((y1, y2, y3)[i - 1]) for i in sorted(deep)}
+        read = {
+            number: self._decoded(number, (x1, x2, x3, x4), x5)
+            for number in sorted({head_decoder(name) for name in self.heads})
+        }
         outputs: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             level = head_level(name)
-            raw = head(read[level]).float()
+            raw = head(read[head_decoder(name)][level]).float()
             outputs[name] = raw if level == 0 else _enlarge(raw, image.shape[2:])
         return outputs
+
+    def _decoded(self, number: int, skips: Sequence[Tensor], x5: Tensor) -> dict[int, Tensor]:
+        """Return the features of a decoder at the levels that its heads read."""
+        part: Any = self if number == 1 else self.decoders[str(number)]
+        x1, x2, x3, x4 = skips
+        y3 = part.block_six(part.block_five_up(x5) + x4)
+        y2 = part.block_seven(part.block_six_up(y3) + x3)
+        y1 = part.block_eight(part.block_seven_up(y2) + x2)
+        y0 = self.dropout(part.block_nine(part.block_eight_up(y1) + x1))
+        # Dropout only where a head reads the level: without deep heads no random number is drawn.
+        own = (name for name in self.heads if head_decoder(name) == number)
+        deep = {head_level(name) for name in own} - {0}
+        return {0: y0} | {i: self.dropout((y1, y2, y3)[i - 1]) for i in sorted(deep)}
+
+
+def _add_decoder(module: Any, f: int, up: Callable[[int, int], nn.Module]) -> None:
+    """Give a module the layers of a decoder, which enlarge in a way."""
+    module.block_five_up = up(16 * f, 8 * f)
+    module.block_six = _convs(3, 8 * f, 8 * f)
+    module.block_six_up = up(8 * f, 4 * f)
+    module.block_seven = _convs(3, 4 * f, 4 * f)
+    module.block_seven_up = up(4 * f, 2 * f)
+    module.block_eight = _convs(2, 2 * f, 2 * f)
+    module.block_eight_up = up(2 * f, f)
+    module.block_nine = _convs(1, f, f)
 
 
 def _enlarge(raw: Tensor, size: torch.Size) -> Tensor:
@@ -146,6 +171,25 @@ def _up(c_in: int, c_out: int) -> _Block:
     return _Block(
         nn.ConvTranspose3d(c_in, c_out, 2, stride=2), nn.BatchNorm3d(c_out), InPlaceReLU()
     )
+
+
+def _up_linear(c_in: int, c_out: int) -> _Block:
+    return _enlarging(
+        nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True), c_in, c_out
+    )
+
+
+def _up_nearest(c_in: int, c_out: int) -> _Block:
+    return _enlarging(nn.Upsample(scale_factor=2, mode="nearest"), c_in, c_out)
+
+
+def _enlarging(larger: nn.Module, c_in: int, c_out: int) -> _Block:
+    conv = nn.Conv3d(c_in, c_out, 3, padding=1)
+    return _Block(larger, conv, nn.BatchNorm3d(c_out), InPlaceReLU())
+
+
+_UPS = {2: _up_linear, 3: _up_nearest}
+"""The layer that enlarges, by the number of a further decoder."""
 
 
 def from_published(state: Mapping[str, Tensor]) -> VNet:

@@ -48,7 +48,7 @@ NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
             "its package (2.6) reads the checkpoint with torch.load(weights_only=False), which "
             "runs any code in the file, returns only masks and needs some fifty packages, among "
             "them a web server; its weights are licensed CC BY-NC-SA 4.0, for non-commercial use "
-            "only"
+            "only. The example plugin nninteractive-remote queries a server instead"
         )
     }
 }
@@ -344,6 +344,13 @@ def describe_options(kind: str, name: str) -> list[Option]:
         )
         for p in _options.parameters(kind, loaded).values()
     ]
+
+
+def prompt_kinds(kind: str, loaded: object) -> frozenset[str]:
+    """Return the kinds of prompt that a plugin's class states; empty if it states none."""
+    attribute = {"prompter": "emits", "backend": "accepts"}.get(kind, "")
+    found = getattr(loaded, attribute, None) if attribute else None
+    return frozenset(found) if isinstance(found, frozenset | set) else frozenset()
 
 
 def noun(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -322,8 +323,17 @@ def start_from(framework: Framework, settings: RunSettings) -> None:
         ) from None
 
 
-def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Framework:
-    """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``."""
+def make_framework(
+    settings: RunSettings, channels: int, num_classes: int, class_names: Sequence[str] = ()
+) -> Framework:
+    """Build the method, wrapped by the SemiSAM branch unless ``sam`` is ``none``.
+
+    Args:
+        settings: of the run.
+        channels: of the images.
+        num_classes: counting background.
+        class_names: of all classes, for a branch; empty: not known.
+    """
     options = registry.check_options("framework", settings.method, settings.method_options)
     loaded: Any = registry.load("framework", settings.method)
     wanted = getattr(loaded, "networks", ())
@@ -340,7 +350,8 @@ def make_framework(settings: RunSettings, channels: int, num_classes: int) -> Fr
     branch: Options = registry.check_keywords(SemiSAM, "semisam", settings.semisam_options)
     control = CONTROLS[settings.sam_control or "none"]
     try:
-        return control(framework, backend, prompter, **{"seed": settings.seed, **branch})
+        options = {"seed": settings.seed, **branch}
+        return control(framework, backend, prompter, class_names, **options)
     except ValueError as error:
         raise PluginError(f"the SemiSAM branch refuses its options: {error}") from error
 
@@ -359,10 +370,34 @@ def make_logger(settings: RunSettings) -> Logger | None:
 
 
 def make_pair(settings: RunSettings) -> tuple[Backend, Prompter]:
-    """Build the promptable segmenter and the prompter of the settings."""
+    """Build the promptable segmenter and the prompter of the settings.
+
+    Raises:
+        PluginError: the prompter makes a kind of prompt that the segmenter does not accept.
+    """
     model_options = registry.check_options("backend", settings.sam, settings.sam_options)
     click_options = registry.check_options("prompter", settings.prompter, settings.prompter_options)
-    return (
-        construct("backend", settings.sam, (), model_options),
-        construct("prompter", settings.prompter, (), click_options),
+    backend: Backend = construct("backend", settings.sam, (), model_options)
+    prompter: Prompter = construct("prompter", settings.prompter, (), click_options)
+    accepts, emits = backend.accepts, prompter.emits
+    if emits <= accepts:
+        return backend, prompter
+    prompters, backends = _kinds_of("prompter"), _kinds_of("backend")
+    fitting = [name for name, kinds in prompters.items() if kinds <= accepts]
+    others = [name for name, kinds in backends.items() if emits <= kinds]
+    raise PluginError(
+        f"--prompter must make only prompts that backend {settings.sam!r} accepts "
+        f"({', '.join(sorted(accepts))}), got {settings.prompter}, which makes "
+        f"{', '.join(sorted(emits))}. Prompters for this backend: "
+        f"{', '.join(fitting) or 'none'}. Backends for this prompter: "
+        f"{', '.join(others) or 'none'}."
     )
+
+
+def _kinds_of(kind: str) -> dict[str, frozenset[str]]:
+    """Return the kinds of prompt that the plugins of a kind state, without constructing them."""
+    stated: dict[str, frozenset[str]] = {}
+    for name, plugin in registry.list_plugins(kind).items():
+        with contextlib.suppress(PluginError):  # a broken plugin states nothing
+            stated[name] = registry.prompt_kinds(kind, registry.load_plugin(plugin))
+    return {name: kinds for name, kinds in stated.items() if kinds}

@@ -171,7 +171,9 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     split = split_of(settings, dataset)
     labeled, unlabeled, validation = cases_of(settings, dataset, split)
     with _initial_seed(settings):
-        framework = make_framework(settings, dataset.channels, dataset.num_classes)
+        framework = make_framework(
+            settings, dataset.channels, dataset.num_classes, dataset.class_names
+        )
     start_from(framework, settings)
     store = VolumeStore(
         dataset,

@@ -52,5 +52,7 @@ def make_judge(
 
     store = VolumeStore(dataset, labeled=labeled, unlabeled=[], test=[])
     known = [(image.to(device), label.to(device)) for image, label in labeled_cases(store)]
-    branch = SemiSAM(cast(Framework, model.network), *make_pair(settings))
+    branch = SemiSAM(
+        cast(Framework, model.network), *make_pair(settings), class_names=dataset.class_names
+    )
     return Judge(branch, first.network, predict, known)

@@ -68,7 +68,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     if trains_network(settings):
         update["sam"] = "none"
     bare = settings.model_copy(update=update)
-    framework = make_framework(bare, card.channels, len(card.class_names))
+    framework = make_framework(bare, card.channels, len(card.class_names), card.class_names)
     framework.load_state_dict(load_tensors(folder / MODEL))
     if isinstance(framework, SemiSAM) and settings.sam_adapt:
         framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)

@@ -99,4 +99,4 @@ def _few(settings: RunSettings) -> VolumeStore:
 def _framework(settings: RunSettings, store: VolumeStore) -> Framework:
     dataset = store.dataset
     with torch.random.fork_rng(devices=[]):
-        return make_framework(settings, dataset.channels, dataset.num_classes)
+        return make_framework(settings, dataset.channels, dataset.num_classes, dataset.class_names)

@@ -90,6 +90,7 @@ def batch_for(framework: Framework, image: Tensor, label: Tensor) -> Batch:
 
 
 def objective(step: Step) -> Tensor:
+    check_scalars(step)
     return torch.stack([loss.float() for loss in step.losses.values()]).sum()
 
 
@@ -113,10 +114,15 @@ def train(framework: Framework, batches: Iterable[Batch]) -> list[dict[str, floa
     return losses
 
 
-def check_losses(step: Step) -> None:
-    assert step.losses, "a step must have a loss"
+def check_scalars(step: Step) -> None:
     for name, loss in step.losses.items():
         assert loss.ndim == 0, f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}"
+
+
+def check_losses(step: Step) -> None:
+    assert step.losses, "a step must have a loss"
+    check_scalars(step)
+    for name, loss in step.losses.items():
         assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {loss.item()}"
     assert objective(step).requires_grad, "the losses must have a gradient"
     for name, figure in step.metrics.items():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields
-from typing import ClassVar
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from semisam.core.backend import PROMPT_KINDS, Backend
-from semisam.core.types import Prompt
+from semisam.core.backend import PROMPT_KINDS, Backend, encode_at
+from semisam.core.types import Place, Prompt
 
 
 class FakeBackend:
@@ -46,31 +47,48 @@ class FakeBackend:
 
 
 class BackendContract:
-    """Tests of a backend. Subclass it and define ``make``.
+    """Tests of a backend. Subclass it and define ``make``; ``example`` for kinds of its own.
 
     Attributes:
         channels: image channels ``C``.
         shape: spatial shape of an image; only the last ``ndim`` axes are used.
         odd_shape: another spatial shape, with odd sizes.
         trained: False for a model with random weights, whose predictions have only the right form.
+        placeless: kinds of prompt that show no place, such as a text. Only the form of predictions
+            for them is checked.
     """
 
     channels: ClassVar[int] = 1
     shape: ClassVar[tuple[int, ...]] = (16, 24, 20)
     odd_shape: ClassVar[tuple[int, ...]] = (13, 17, 21)
     trained: ClassVar[bool] = True
+    placeless: ClassVar[frozenset[str]] = frozenset()
 
     def make(self) -> Backend:
         """Return the backend under test."""
         raise NotImplementedError("define make(self)")
+
+    def example(self, kind: str, box: tuple[slice, ...], shape: tuple[int, ...]) -> Any:
+        """Return a prompt of a kind of the backend's own.
+
+        Args:
+            kind: one that `Prompt` has no field for.
+            box: of the object that it shows.
+            shape: ``(*S)`` of the image.
+        """
+        raise NotImplementedError("define example(self, kind, box, shape)")
 
     def test_declares_what_it_is(self) -> None:
         """Check its two attributes and two methods, and that it is not an ``nn.Module``."""
         backend = self.make()
         assert isinstance(backend, Backend), "a backend has ndim, accepts, encode and segment"
         assert backend.ndim in (2, 3), f"ndim must be 2 or 3, got {backend.ndim}"
-        good = bool(backend.accepts) and backend.accepts <= PROMPT_KINDS
-        assert good, f"accepts must be some of {sorted(PROMPT_KINDS)}, got {backend.accepts}"
+        own = type(self).example is not BackendContract.example
+        good = bool(backend.accepts) and (own or backend.accepts <= PROMPT_KINDS)
+        assert good, (
+            f"accepts must be some of {sorted(PROMPT_KINDS)}, got {sorted(backend.accepts)}. "
+            "Define example(self, kind, box, shape) in the test class for a kind of your own"
+        )
         assert not isinstance(backend, nn.Module), (
             "a backend must not be an nn.Module (wrap one instead), or its weights become "
             "parameters of the method"
@@ -80,35 +98,49 @@ class BackendContract:
         """Prompt with each kind and with all kinds, on an image that is not a cube."""
         backend = self.make()
         image = self._image(backend, self.shape)
-        embedding = backend.encode(image)
+        embedding = self._encode(backend, image)
         for kinds in [*(frozenset({kind}) for kind in sorted(backend.accepts)), backend.accepts]:
-            logits = backend.segment(embedding, _prompt(image.shape[1:], kinds))
+            try:
+                logits = backend.segment(embedding, self._prompt(image.shape[1:], kinds))
+            except Exception as error:
+                raise AssertionError(
+                    f"accepts must name only prompts that work, got {error!r} for {sorted(kinds)}"
+                ) from error
             _check_logits(logits, image, f"prompted with {sorted(kinds)}")
 
     def test_odd_shape(self) -> None:
         """Check that the logits have the image's own grid."""
         backend = self.make()
         image = self._image(backend, self.odd_shape)
-        logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
+        logits = backend.segment(
+            self._encode(backend, image), self._prompt(image.shape[1:], backend.accepts)
+        )
         _check_logits(logits, image, "of odd sizes")
 
     def test_constant_image(self) -> None:
         """Check that an image without contrast gives finite logits."""
         backend = self.make()
         image = torch.zeros_like(self._image(backend, self.shape))
-        logits = backend.segment(backend.encode(image), _prompt(image.shape[1:], backend.accepts))
+        logits = backend.segment(
+            self._encode(backend, image), self._prompt(image.shape[1:], backend.accepts)
+        )
         _check_logits(logits, image, "without contrast")
 
     def test_every_prompt_matters(self) -> None:
         """Check that each kind of prompt changes the logits where it points elsewhere."""
         backend = self.make()
-        image = self._image(backend, self.shape)
-        embedding = backend.encode(image)
-        for kind in sorted(backend.accepts):
-            here, there = (
-                backend.segment(embedding, _prompt(image.shape[1:], frozenset({kind}), corner))
-                for corner in (False, True)
-            )
+        # A trained model may give an empty mask for each place of an image without objects.
+        objects, scene = self._scene(backend)
+        image = scene if self.trained else self._image(backend, self.shape)
+        embedding = self._encode(backend, image)
+        for kind in sorted(backend.accepts - self.placeless):
+            if self.trained:
+                prompts = [self._prompt_of(box, image, kind) for box in objects[:2]]
+            else:
+                prompts = [
+                    self._prompt(image.shape[1:], {kind}, corner) for corner in (False, True)
+                ]
+            here, there = (backend.segment(embedding, prompt) for prompt in prompts)
             assert not torch.equal(here, there), (
                 f"a prompt must change the logits, got equal ones for two places of the {kind}. "
                 f"Use the {kind}, or remove it from accepts"
@@ -120,9 +152,9 @@ class BackendContract:
         if not self.trained:
             return
         objects, image = self._scene(backend)
-        embedding = backend.encode(image)
-        for kind in sorted(backend.accepts):
-            logits = backend.segment(embedding, _prompt_of(objects[0], image, kind))
+        embedding = self._encode(backend, image)
+        for kind in sorted(backend.accepts - self.placeless):
+            logits = backend.segment(embedding, self._prompt_of(objects[0], image, kind))
             found = [float(logits[box].mean()) for box in objects]
             background = float(logits[image[0] < 1].mean())
             assert float(logits.min()) < 0 or float(logits.max()) > 1, (
@@ -146,7 +178,7 @@ class BackendContract:
         if not (self.trained and "points" in backend.accepts):
             return
         (first, second, *_), image = self._scene(backend)
-        embedding = backend.encode(image)
+        embedding = self._encode(backend, image)
         points = torch.stack([_middle(first), _middle(second)])
         differences = []
         for labels in ([1, 0], [0, 1]):
@@ -165,9 +197,9 @@ class BackendContract:
         if "box" not in backend.accepts:
             return
         image = torch.zeros_like(self._image(backend, self.shape))
-        box = _prompt(image.shape[1:], frozenset({"box"})).box
+        box = self._prompt(image.shape[1:], {"box"}).box
         assert box is not None
-        logits = backend.segment(backend.encode(image), Prompt(box=box))
+        logits = backend.segment(self._encode(backend, image), Prompt(box=box))
         inside, grown = (torch.zeros(logits.shape, dtype=torch.bool) for _ in range(2))
         low, high = box.tolist()
         inside[tuple(map(slice, low, high))] = True
@@ -182,10 +214,10 @@ class BackendContract:
         """Check that a prediction on A, also interleaved, does not change that on B."""
         backend = self.make()
         a, b = (self._image(backend, self.shape, seed=seed) for seed in (0, 1))
-        prompt = _prompt(a.shape[1:], backend.accepts)
-        other = _prompt(a.shape[1:], backend.accepts, corner=True)
-        before = backend.segment(backend.encode(b), prompt).clone()
-        embedding_b, embedding_a = backend.encode(b), backend.encode(a)
+        prompt = self._prompt(a.shape[1:], backend.accepts)
+        other = self._prompt(a.shape[1:], backend.accepts, corner=True)
+        before = backend.segment(self._encode(backend, b), prompt).clone()
+        embedding_b, embedding_a = self._encode(backend, b), self._encode(backend, a)
         backend.segment(embedding_a, other)
         after = backend.segment(embedding_b, prompt)
         assert torch.equal(before, after), (
@@ -197,33 +229,89 @@ class BackendContract:
         """Check that a prompt does not change the prediction for another on the same embedding."""
         backend = self.make()
         image = self._image(backend, self.shape)
-        embedding = backend.encode(image)
-        prompt = _prompt(image.shape[1:], backend.accepts)
+        embedding = self._encode(backend, image)
+        prompt = self._prompt(image.shape[1:], backend.accepts)
         before = backend.segment(embedding, prompt).clone()
-        backend.segment(embedding, _prompt(image.shape[1:], backend.accepts, corner=True))
+        backend.segment(embedding, self._prompt(image.shape[1:], backend.accepts, corner=True))
         after = backend.segment(embedding, prompt)
         assert torch.equal(before, after), "a prediction must not depend on earlier prompts"
+
+    def test_a_dialogue_depends_on_its_own_prompts(self) -> None:
+        """Check that a prompt with an earlier one (`Prompt.last`) gives the same each time.
+
+        A model with a session begins another one where the last query was not the earlier prompt.
+        """
+        backend = self.make()
+        image = self._image(backend, self.shape)
+        first = self._prompt(image.shape[1:], backend.accepts)
+        other = self._prompt(image.shape[1:], backend.accepts, corner=True)
+        points, labels = first.points, first.labels
+        if points is not None and labels is not None:
+            points, labels = torch.cat([points, points[:1] + 1]), torch.cat([labels, labels[:1]])
+        second = replace(first, points=points, labels=labels, last=first)
+        embedding = self._encode(backend, image)
+        found = []
+        for prompts in ([first, second], [other, first, second], [first, other, second]):
+            found.append([backend.segment(embedding, prompt).clone() for prompt in prompts][-1])
+        for logits in found[1:]:
+            assert torch.equal(found[0], logits), (
+                "a prediction must depend only on the prompt and those before it (Prompt.last), "
+                "got another one after a prompt for another object. Begin the session again where "
+                "the last query was not prompt.last"
+            )
+
+    def test_the_place_may_be_unknown(self) -> None:
+        """Check that a backend that wants places works without one."""
+        backend = self.make()
+        image = self._image(backend, self.shape)
+        prompt = self._prompt(image.shape[1:], backend.accepts)
+        try:
+            embedding = encode_at(backend, image, None)
+        except Exception as error:
+            raise AssertionError(
+                f"encode must work without a place, which is not always known, got {error!r}"
+            ) from error
+        logits = backend.segment(embedding, prompt)
+        _check_logits(logits, image, "without a place")
 
     def test_deterministic_and_without_trace(self) -> None:
         """Check that it uses no dropout and no global generator and keeps its inputs unchanged."""
         backend = self.make()
         image = self._image(backend, self.shape)
-        prompt = _prompt(image.shape[1:], backend.accepts)
+        prompt = self._prompt(image.shape[1:], backend.accepts)
         image_before = image.clone()
-        prompt_before = _prompt(image.shape[1:], backend.accepts)
+        prompt_before = self._prompt(image.shape[1:], backend.accepts)
         answers = []
         for seed in (0, 1):
             torch.manual_seed(seed)
             state = torch.get_rng_state()
-            answers.append(backend.segment(backend.encode(image), prompt).clone())
+            answers.append(backend.segment(self._encode(backend, image), prompt).clone())
             untouched = torch.equal(state, torch.get_rng_state())
             assert untouched, "a backend must not draw from torch's global generator"
         assert torch.equal(*answers), "a backend must be deterministic (eval mode, no dropout)"
         assert torch.equal(image, image_before), "a backend must not change the image in place"
-        for field in fields(prompt):
-            ours, theirs = getattr(prompt, field.name), getattr(prompt_before, field.name)
+        for name in ("points", "labels", "box", "mask"):
+            ours, theirs = getattr(prompt, name), getattr(prompt_before, name)
             same = ours is None or torch.equal(ours, theirs)
-            assert same, f"a backend must not change the prompt's {field.name} in place"
+            assert same, f"a backend must not change the prompt's {name} in place"
+
+    def _encode(self, backend: Backend, image: Tensor) -> Any:
+        shape = image.shape[1:]
+        place = Place("case", tuple((n - 1) / 2 for n in shape), (1.0,) * len(shape))
+        return encode_at(backend, image, place)
+
+    def _prompt(self, shape: torch.Size, kinds: Set[str], corner: bool = False) -> Prompt:
+        """Return a prompt at the image's centre, or at its first corner."""
+        low, high = (0, 1) if corner else (1, 3)
+        box = tuple(slice(low * n // 4, high * n // 4) for n in shape)
+        return _prompt(shape, kinds, box, self._own(kinds, box, shape))
+
+    def _prompt_of(self, box: tuple[slice, ...], image: Tensor, kind: str) -> Prompt:
+        return _prompt_of(box, image, kind, self._own({kind}, box, image.shape[1:]))
+
+    def _own(self, kinds: Set[str], box: tuple[slice, ...], shape: torch.Size) -> dict[str, Any]:
+        own = sorted(kinds - PROMPT_KINDS)
+        return {kind: self.example(kind, box, tuple(shape)) for kind in own}
 
     def _scene(self, backend: Backend) -> tuple[list[tuple[slice, ...]], Tensor]:
         """Return bright objects on a dark background, and their image.
@@ -249,20 +337,23 @@ class BackendContract:
         return image
 
 
-def _prompt(shape: torch.Size, kinds: frozenset[str], corner: bool = False) -> Prompt:
-    """Return a prompt at the image's centre, or at its first corner."""
+def _prompt(
+    shape: torch.Size, kinds: Set[str], box: tuple[slice, ...], more: Mapping[str, Any]
+) -> Prompt:
+    """Return a prompt of some kinds for the object in a box."""
     size = torch.tensor(shape)
-    first = torch.zeros_like(size) if corner else size // 4
-    last = size // 4 if corner else 3 * size // 4  # past the last voxel
+    first = torch.tensor([part.start for part in box])
+    last = torch.tensor([part.stop for part in box])  # past the last voxel
     points = torch.stack([(first + last) // 2, size - 1])
     mask = torch.zeros(*shape)
-    mask[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))] = 0.9
+    mask[box] = 0.9
     asked = "points" in kinds
     return Prompt(
         points=points if asked else None,
         labels=torch.tensor([1, 0]) if asked else None,
         box=torch.stack([first, last]) if "box" in kinds else None,
         mask=mask if "mask" in kinds else None,
+        more=more,
     )
 
 
@@ -274,8 +365,10 @@ def _middle(box: tuple[slice, ...]) -> Tensor:
     return torch.tensor([(part.start + part.stop) // 2 for part in box])
 
 
-def _prompt_of(box: tuple[slice, ...], image: Tensor, kind: str) -> Prompt:
+def _prompt_of(box: tuple[slice, ...], image: Tensor, kind: str, more: Mapping[str, Any]) -> Prompt:
     """Return a prompt of one kind that shows the object in a box."""
+    if more:
+        return Prompt(more=more)
     if kind == "points":
         corner = torch.zeros(len(box), dtype=torch.int64)
         return Prompt(points=torch.stack([_middle(box), corner]), labels=torch.tensor([1, 0]))

@@ -47,6 +47,9 @@ class DatasetContract:
         names = dataset.class_names
         good = len(names) == len(set(names)) == dataset.num_classes
         assert good, f"class_names must name {dataset.num_classes} classes once each, got {names}"
+        channels = getattr(dataset, "channel_names", ())
+        good = len(channels) in (0, dataset.channels)
+        assert good, f"channel_names must name {dataset.channels} channels or none, got {channels}"
 
     def test_split(self) -> None:
         """Check that training and test cases are disjoint, unique and equal for all instances."""
@@ -85,7 +88,7 @@ class DatasetContract:
             assert ndim in (2, 3), f"{case}: an image is (C, *S), got {array.shape}"
             got = array.shape[0]
             assert got == dataset.channels, f"{case}: {dataset.channels} channels, got {got}"
-            assert array.dtype == np.float32, f"{case}: required float32, got {array.dtype}"
+            assert array.dtype == np.float32, f"{case}: an image must be float32, got {array.dtype}"
             assert bool(np.isfinite(array).all()), f"{case}: an image must be finite"
             spacing = dataset.image(case).geometry.spacing
             good = len(spacing) == ndim and all(s > 0 for s in spacing)
@@ -172,7 +175,10 @@ class DatasetContract:
             assert label.dtype == np.uint8, f"{case}: label must be uint8, got {label.dtype}"
             partial = getattr(dataset, "partial_labels", False)
             top = int(label.max(where=(label != IGNORE) | (not partial), initial=0))
-            assert top < dataset.num_classes, f"{case}: class {top} of {dataset.num_classes}"
+            assert top < dataset.num_classes, (
+                f"{case}: a label must hold classes below {dataset.num_classes}, got {top}. Map "
+                "the values of the file to class numbers"
+            )
 
     def test_reading_is_deterministic(self) -> None:
         """Check that repeated reading, also by another instance, gives the same voxels."""
@@ -180,10 +186,11 @@ class DatasetContract:
         for case in self._some(dataset):
             first = dataset.image(case).array.copy()
             for again in (dataset, other):
-                assert np.array_equal(first, again.image(case).array), f"{case}: image changed"
+                same = np.array_equal(first, again.image(case).array)
+                assert same, f"{case}: an image must be the same each time, got another one"
             if dataset.has_label(case):
                 same = np.array_equal(dataset.label(case), other.label(case))
-                assert same, f"{case}: label changed"
+                assert same, f"{case}: a label must be the same each time, got another one"
 
     def test_what_is_read_is_a_copy(self) -> None:
         """Check that writing into a returned image does not change the dataset."""
@@ -193,7 +200,10 @@ class DatasetContract:
         before = array.copy()
         if array.flags.writeable:
             array += 1.0
-        assert np.array_equal(before, dataset.image(case).array), f"{case}: image() shares memory"
+        assert np.array_equal(before, dataset.image(case).array), (
+            f"{case}: image must return a copy, got an array that the dataset keeps and returns "
+            "again"
+        )
 
     def test_names_a_file(self) -> None:
         """Check that ``source`` names the origin of a case, for messages."""

@@ -19,10 +19,12 @@ class NetworkContract:
         shape: a spatial shape that the network accepts, not a cube.
         levels: number of halvings below full resolution at which heads are available; 0 for a
             network with heads only at full resolution.
+        decoders: number of decoders for heads such as ``logits_decoder2``.
     """
 
     shape: ClassVar[tuple[int, ...]] = (32, 16, 48)
     levels: ClassVar[int] = 3
+    decoders: ClassVar[int] = 1
 
     def make(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
         """Return the network under test, newly initialised."""
@@ -48,18 +50,28 @@ class NetworkContract:
         missing = shallow - set(network.state_dict())
         assert not missing, f"deep heads must rename no other parameter, got {sorted(missing)}"
 
+    def test_heads_of_several_decoders(self) -> None:
+        """Check that ``logits_decoder<i>`` has a decoder of its own and renames nothing."""
+        heads = {"logits": 2} | {f"logits_decoder{i}": 2 for i in range(2, self.decoders + 1)}
+        network = self._network(heads=heads)
+        _check_output(network(self._image()), heads, 2, self.shape)
+        trained = {name: self._trained_by(network, name) for name in heads}
+        for name in list(heads)[1:]:
+            own = trained[name].difference(*(trained[other] for other in heads if other != name))
+            assert len(own) > 2, (  # a head has a weight and a bias
+                f"{name} must have a decoder with weights of its own, got {sorted(own)}. Lower "
+                "decoders in the test class, and refuse further ones (check_head_levels)"
+            )
+        missing = set(self._network(heads={"logits": 2}).state_dict()) - set(network.state_dict())
+        assert not missing, f"decoders must rename no other parameter, got {sorted(missing)}"
+
     def test_a_level_that_is_not_there_is_refused(self) -> None:
         """Check that a missing level raises a ``ValueError`` with the head's name."""
-        name = f"logits_level{self.levels + 1}"
-        try:
-            self._network(heads={"logits": 2, name: 2})
-        except ValueError as error:
-            assert name in str(error), f"the error must name the head {name}, got: {error}"
-        else:
-            raise AssertionError(
-                f"levels is {self.levels}, so the network must refuse the head {name} with a "
-                "ValueError"
-            )
+        self._check_refused(f"logits_level{self.levels + 1}", "levels", self.levels)
+
+    def test_a_decoder_that_is_not_there_is_refused(self) -> None:
+        """Check that a missing decoder raises a ``ValueError`` with the head's name."""
+        self._check_refused(f"logits_decoder{self.decoders + 1}", "decoders", self.decoders)
 
     def test_stride_is_enough(self) -> None:
         """Check that every size that is a multiple of ``stride`` works (1 if it is missing)."""
@@ -123,7 +135,11 @@ class NetworkContract:
             both, again, first = network(image), network(image), network(image[:1])
         for name in _HEADS:
             assert torch.equal(both[name], again[name]), f"{name} must be deterministic in eval"
-            torch.testing.assert_close(both[name][:1], first[name], atol=1e-4, rtol=1e-3)
+            error = float((both[name][:1] - first[name]).abs().max())
+            assert torch.allclose(both[name][:1], first[name], atol=1e-4, rtol=1e-3), (
+                f"{name} of a row must be the same in a batch and separately in evaluation mode, "
+                f"got a difference of {error:.3g}"
+            )
 
     def test_state_round_trip(self) -> None:
         """Check that a state dict loaded in a new instance gives the same outputs."""
@@ -135,7 +151,10 @@ class NetworkContract:
         with torch.no_grad():
             ours, theirs = network.eval()(image), other.eval()(image)
         for name in _HEADS:
-            assert torch.equal(ours[name], theirs[name]), f"{name} differs after load_state_dict"
+            assert torch.equal(ours[name], theirs[name]), (
+                f"{name} must be the same after load_state_dict in a new instance: keep all state "
+                "in parameters and buffers"
+            )
 
     def test_instances_share_nothing(self) -> None:
         """Check that two instances share no parameter, as a teacher needs."""
@@ -144,6 +163,22 @@ class NetworkContract:
         assert not shared, "two networks must not share parameters"
         same = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in same), "the same seed must give the same weights"
+
+    def _check_refused(self, name: str, what: str, count: int) -> None:
+        try:
+            self._network(heads={"logits": 2, name: 2})
+        except ValueError as error:
+            assert name in str(error), f"the error must name the head {name}, got: {error}"
+        else:
+            raise AssertionError(
+                f"{what} is {count}, so the network must refuse the head {name} with a ValueError"
+            )
+
+    def _trained_by(self, network: nn.Module, head: str) -> frozenset[str]:
+        """Return the names of the parameters that get a gradient from a head."""
+        network.zero_grad()
+        network(self._image())[head].square().mean().backward()
+        return frozenset(n for n, p in network.named_parameters() if p.grad is not None)
 
     def _network(
         self, in_channels: int = 1, heads: Mapping[str, int] = _HEADS, seed: int = 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from semisam.core.backend import PROMPT_KINDS, Prompter
+from semisam.core.backend import Prompter
 from semisam.core.types import Prompt, View
 
 _CLICKS = ((1, "positive", "foreground"), (0, "negative", "background"))
@@ -49,8 +49,7 @@ class PrompterContract:
     def test_declares_what_it_emits(self) -> None:
         """Check the kinds of prompt and the number of rounds."""
         prompter = self.make()
-        good = bool(prompter.emits) and prompter.emits <= PROMPT_KINDS
-        assert good, f"emits must be some of {sorted(PROMPT_KINDS)}, got {prompter.emits}"
+        assert prompter.emits, "emits must name the kinds of prompt that it makes, got none"
         rounds = prompter.rounds
         assert isinstance(rounds, int) and rounds >= 1, f"rounds must be 1 or more, got {rounds}"
 
@@ -69,6 +68,18 @@ class PrompterContract:
                     prompt = _ask(prompter, view, seed)
                     if prompt is not None:
                         _check_prompt(prompt, prompter.emits, shape, f"on the view {name!r}")
+
+    def test_every_declared_kind_is_made(self) -> None:
+        """Check that each kind of ``emits`` is in a prompt, also one of the prompter's own."""
+        for shape in self.shapes:
+            prompter = self.make()
+            prompts = [_ask(prompter, view) for view in _views(shape).values()]
+            made = frozenset(kind for prompt in prompts if prompt for kind in prompt.kinds)
+            never = sorted(prompter.emits - made)
+            assert not never, (
+                "emits must name only kinds of prompt that it makes, got "
+                f"{sorted(prompter.emits)}, of which {never} is in no prompt"
+            )
 
     def test_prompts_follow_the_proposal(self) -> None:
         """Check that proposals in two corners give other prompts."""
@@ -172,14 +183,14 @@ def _blob(box: list[slice], shape: tuple[int, ...]) -> View:
 
 
 def _ask(prompter: Prompter, view: View, seed: int = 0) -> Prompt | None:
-    return prompter(view, torch.Generator().manual_seed(seed))
+    return prompter(replace(view, class_name="organ"), torch.Generator().manual_seed(seed))
 
 
 def _check_prompt(
     prompt: Prompt, emits: frozenset[str], shape: tuple[int, ...], where: str
 ) -> None:
-    given = {kind for kind in PROMPT_KINDS if getattr(prompt, kind) is not None}
-    assert given, f"a prompt must hold points, a box or a mask, or be None {where}"
+    given = prompt.kinds
+    assert given, f"a prompt must hold points, a box, a mask or more, or be None {where}"
     assert given <= emits, f"only {sorted(emits)} are declared, got {sorted(given)} {where}"
     size = torch.tensor(shape)
     if prompt.points is not None:
@@ -216,13 +227,19 @@ def _check_points(points: Tensor, labels: Tensor | None, size: Tensor, where: st
 
 
 def _tensors(holder: View | Prompt) -> list[Tensor | None]:
-    return [getattr(holder, field.name) for field in fields(holder)]
+    found = [getattr(holder, field.name) for field in fields(holder)]
+    found += [*holder.more.values()] if isinstance(holder, Prompt) else []
+    return [value for value in found if value is None or isinstance(value, Tensor)]
 
 
 def _same(a: Prompt | None, b: Prompt | None) -> bool:
     if a is None or b is None:
         return a is b
-    return all(
+    if a.kinds != b.kinds:
+        return False
+    own = [(a.more[kind], b.more[kind]) for kind in a.more]
+    words = [x == y for x, y in own if not isinstance(x, Tensor)]
+    return all(words) and all(
         x is y or (x is not None and y is not None and torch.equal(x, y))
         for x, y in zip(_tensors(a), _tensors(b), strict=True)
     )

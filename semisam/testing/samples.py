@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semisam.core.framework import NetBuilder, check_head_levels, head_level
+from semisam.core.framework import NetBuilder, check_head_levels, head_decoder, head_level
 from semisam.core.types import Batch
 
 
@@ -38,7 +38,8 @@ def tiny_builder(
 class TinyNet(nn.Module):
     """A network of two 3-wide convolutions and a 1-wide one per head, with raw float32 outputs.
 
-    It has no decoder: a head at level 1 to 3 reads the features averaged to that resolution.
+    It has no decoder: a head at level 1 to 3 reads the features averaged to that resolution. A head
+    of a further decoder reads them after one more convolution.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class TinyNet(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        check_head_levels(heads, 3, "TinyNet")
+        check_head_levels(heads, 3, "TinyNet", 3)
         conv = nn.Conv3d if ndim == 3 else nn.Conv2d
         drop = nn.Dropout3d if ndim == 3 else nn.Dropout2d
         batch_norm = nn.BatchNorm3d if ndim == 3 else nn.BatchNorm2d
@@ -66,11 +67,21 @@ class TinyNet(nn.Module):
             # Large weights give certain and uncertain voxels from the start, as some losses need.
             for head in self.heads.values():
                 head.weight.mul_(6.0)  # type: ignore[operator]
+        numbers = sorted({head_decoder(name) for name in heads} - {1})
+        further = {str(n): nn.Sequential(conv(8, 8, 3, padding=1), nn.ReLU()) for n in numbers}
+        if further:
+            self.decoders = nn.ModuleDict(further)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's ``(B, c, *S)``."""
-        x = self.body(image)
-        return {name: _read(head, x, head_level(name)) for name, head in self.heads.items()}
+        read = {1: self.body(image)}
+        for name in self.heads:
+            if (number := head_decoder(name)) not in read:
+                read[number] = self.decoders[str(number)](read[1])
+        return {
+            name: _read(head, read[head_decoder(name)], head_level(name))
+            for name, head in self.heads.items()
+        }
 
 
 def _read(head: nn.Module, x: Tensor, level: int) -> Tensor:

@@ -115,9 +115,13 @@ def test_a_backend_is_told_of_earlier_clicks_as_it_was_trained(memory, lengths, 
     if memory is not None:
         backend.memory = memory
     image = torch.zeros(1, *truth.shape)
-    zero_shot.interact(backend, image, truth, [3], np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    zero_shot.interact(backend, image, truth, [3], rng, class_name="atrium")
     prompts = list(backend.prompts)
     assert [len(p.labels) for p in prompts] == lengths
+    assert {p.class_name for p in prompts} == {"atrium"}
+    last = [None, *prompts[:-1]] if memory is None else [None] * 3
+    assert all(p.last is before for p, before in zip(prompts, last, strict=True))
     assert [p.mask is not None for p in prompts] == masks
     for before, prompt in pairwise(prompts):
         if prompt.mask is not None:

@@ -82,6 +82,12 @@ def test_a_method_shows_its_choices_an_example_and_its_protocols():
     assert "--protocol published sets supervised_weight=0.5, dice_classes=all" in out
 
 
+def test_a_prompter_and_a_backend_show_their_kinds_of_prompt():
+    assert "Makes prompts of the kinds: box, points\n" in invoke("plugins", "box+points")[1]
+    assert "Accepts prompts of the kinds: box\n" in invoke("plugins", "medsam")[1]
+    assert "of the kinds" not in invoke("plugins", "vnet")[1]
+
+
 def test_an_unknown_name_is_one_sentence_and_2():
     code, out, err = invoke("plugins", "vnte")
     assert (code, out) == (2, "")

@@ -1,16 +1,19 @@
-"""The whole example of each page for plugin authors keeps its contract, and is short."""
+"""The whole example of each page for plugin authors is installed, keeps its contract, is short."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
+from plugin_wheels import install_wheels
 
 import semisam
+from semisam.plugins.registry import GROUPS, find
+from semisam.testing.plugins import check_plugin
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("framework", "backend", "prompter", "network", "dataset", "logger")
@@ -24,17 +27,69 @@ def blocks(page: str) -> tuple[str, str]:
     return plugin, test
 
 
+def file_of(block: str) -> str:
+    """Return the name of a block's file without its ending."""
+    return block.split()[1].removesuffix(".py")
+
+
+PROJECT = """
+[build-system]
+requires = ["hatchling>=1.25"]
+build-backend = "hatchling.build"
+
+[project]
+name = "semisam-pages"
+version = "1.0"
+
+[tool.hatch.build.targets.wheel]
+include = ["*.py"]
+"""
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the examples of all pages, installed from one wheel."""
+    project = tmp_path_factory.mktemp("pages") / "project"
+    project.mkdir()
+    text = PROJECT
+    for page in PAGES:
+        plugin = blocks(page)[0]
+        module, (cls,) = file_of(plugin), re.findall(r"^class (\w+)", plugin, re.MULTILINE)
+        (project / f"{module}.py").write_text(plugin, encoding="utf-8")
+        text += f'\n[project.entry-points."{GROUPS[page]}"]\n{module} = "{module}:{cls}"\n'
+    (project / "pyproject.toml").write_text(text, encoding="utf-8")
+    return install_wheels([project], project.parent)
+
+
 @pytest.fixture
-def page(request: Any, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    module = types.ModuleType(f"page_of_{request.param}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile("".join(blocks(request.param)), module.__name__, "exec"), vars(module))
+def on_path(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(installed)
+    return installed
+
+
+def module_of_test(page: str, folder: Path) -> types.ModuleType:
+    """Import the test of a page from a file."""
+    text = blocks(page)[1]
+    path = folder / f"{file_of(text)}.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, indirect=True)
-def test_the_example_keeps_its_contract(page: types.ModuleType):
-    (contract,) = (value for name, value in vars(page).items() if name.startswith("Test"))
+@pytest.mark.parametrize("page", PAGES)
+def test_the_example_is_installed_and_can_be_constructed(on_path: Path, page: str):
+    name = file_of(blocks(page)[0])
+    assert check_plugin(find(page, name)).startswith("ok")
+    assert Path(str(sys.modules[name].__file__)).parent == on_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_example_keeps_its_contract(on_path: Path, tmp_path: Path, page: str):
+    found = vars(module_of_test(page, tmp_path))
+    (contract,) = (value for name, value in found.items() if name.startswith("Test"))
     tests = [name for name in dir(contract) if name.startswith("test_")]
     assert len(tests) > 8
     for name in tests:

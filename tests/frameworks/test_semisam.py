@@ -195,7 +195,7 @@ def test_uncertainty_is_a_map():
 
 
 def test_a_prompter_is_shown_nothing_but_a_view():
-    assert set(View.__dataclass_fields__) == {"prob", "uncertainty", "previous"}
+    assert set(View.__dataclass_fields__) == {"prob", "uncertainty", "previous", "class_name"}
 
 
 def test_every_row_and_class_starts_without_a_previous_answer():
@@ -723,3 +723,30 @@ def test_a_backend_that_wants_it_gets_the_place_of_each_row():
     branch.training_step(batch, Clock(1, 10))
     assert backend.places[2:] == [None, None]
     assert not SemiSAM(_fixmatch(), RecordingBackend(), RecordingPrompter()).wants_places
+
+
+def test_prompter_and_backend_get_the_name_of_the_class():
+    prompter, backend = RecordingPrompter(), RecordingBackend()
+    names = ("background", "atrium", "ventricle")
+    branch = SemiSAM(_framework(3), backend, prompter, names, measure_every=0)
+    branch.training_step(_batch(3), CLOCK)
+    assert [view.class_name for view in prompter.views] == ["atrium", "ventricle"] * 2
+    assert [prompt.class_name for prompt in backend.prompts] == ["atrium", "ventricle"] * 2
+    SemiSAM(_framework(3), RecordingBackend(), prompter).training_step(_batch(3), CLOCK)
+    assert prompter.views[-1].class_name == ""
+
+
+def test_a_prompt_holds_the_one_of_the_round_before():
+    backend = RecordingBackend()
+    branch = SemiSAM(_framework(3), backend, RecordingPrompter(2), measure_every=0)
+    branch.training_step(_batch(3), CLOCK)
+    firsts, seconds = backend.prompts[::2], backend.prompts[1::2]
+    assert len(firsts) == len(seconds) == 4
+    assert all(first.last is None for first in firsts)
+    assert all(second.last is first for first, second in zip(firsts, seconds, strict=True))
+
+
+def test_kinds_of_a_plugin_are_kept_over_the_rounds():
+    old = Prompt(more={"text": "atrium", "scribble": 1}, class_name="atrium")
+    new = merge_prompts(old, Prompt(more={"scribble": 2}, class_name="atrium"))
+    assert new.more == {"text": "atrium", "scribble": 2} and new.last is old

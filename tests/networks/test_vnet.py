@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from semisam.core.errors import InputError
 from semisam.networks.vnet import VNet, from_published, load_published
@@ -113,10 +114,11 @@ def test_a_deep_head_reads_its_level_of_the_decoder():
         torch.testing.assert_close(out[f"logits_level{level}"], want, rtol=1e-4, atol=1e-5)
 
 
-def test_deep_heads_change_no_bit_of_the_others():
+@pytest.mark.parametrize("more", ["logits_level2", "logits_decoder2", "logits_decoder3_level1"])
+def test_further_heads_change_no_bit_of_the_others(more):
     torch.manual_seed(0)
     plain = VNet(1, {"logits": 2, "sdf": 1}, filters=2)
-    deep = VNet(1, {"logits": 2, "sdf": 1, "logits_level2": 2}, filters=2)
+    deep = VNet(1, {"logits": 2, "sdf": 1, more: 2}, filters=2)
     deep.load_state_dict(plain.state_dict(), strict=False)
     image = torch.randn(2, 1, 16, 16, 16)
     outputs = []
@@ -130,3 +132,13 @@ def test_deep_heads_change_no_bit_of_the_others():
 def test_a_level_that_vnet_has_not():
     with pytest.raises(ValueError, match=r"V-Net must be at levels up to 3.*logits_level4"):
         VNet(1, {"logits_level4": 2})
+
+
+def test_decoders_differ_in_the_way_to_enlarge():
+    heads = {"logits": 2, "logits_decoder2": 2, "logits_decoder3": 2}
+    net = VNet(1, heads, filters=2)
+    layers = [{type(layer) for layer in d.modules()} for d in net.decoders.values()]
+    kinds = {nn.ConvTranspose3d, nn.ConvTranspose2d}
+    assert [bool(kinds & found) for found in layers] == [False, False]
+    with pytest.raises(ValueError, match=r"of 3 decoders at most, got logits_decoder4"):
+        VNet(1, {"logits_decoder4": 2})

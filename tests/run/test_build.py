@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from pictures import write_pictures
 from scan_files import write_folder
 from tiny_la import write_tiny_la
@@ -180,3 +181,46 @@ def test_a_dataset_that_cannot_be_opened_is_one_sentence(install: Any, scans: An
     )
     with pytest.raises(PluginError, match=r"'shut' could not be constructed .*: no reader"):
         open_dataset(settings_of(dataset="shut", data=str(scans), labels=1))
+
+
+TEXTS = """
+import torch
+from semisam.core.types import Prompt
+
+class Words:
+    emits = frozenset({"text"})
+    rounds = 1
+    def __call__(self, view, rng):
+        return Prompt(more={"text": view.class_name}) if (view.prob > 0.5).any() else None
+
+class Reader:
+    ndim = 3
+    accepts = frozenset({"text"})
+    def encode(self, image): return image[0]
+    def segment(self, embedding, prompt):
+        return embedding + len(prompt.more["text"])
+"""
+
+
+def test_a_prompter_and_a_backend_of_a_kind_of_their_own_find_each_other(install: Any):
+    points = {
+        GROUPS["prompter"]: {"words": "texts:Words"},
+        GROUPS["backend"]: {"reads": "texts:Reader"},
+    }
+    install("text-dist", points, modules={"texts": TEXTS})
+    chosen: dict[str, Any] = {"method": "mt", "labels": 1, "network": "vnet"}
+    fitting = settings_of(**chosen, sam="reads", prompter="words")
+    branch: Any = make_framework(fitting, 1, 2, ("background", "atrium"))
+    image = torch.rand(1, 1, 4, 4, 4)
+    found = branch.answer(image, torch.cat([0.2 * image, 1 - 0.2 * image], 1))
+    want = (image[0, 0] + len("atrium")).sigmoid()
+    torch.testing.assert_close(found[0, 1], want)
+    with pytest.raises(PluginError) as caught:
+        make_framework(settings_of(**chosen, sam="reads", prompter="box"), 1, 2)
+    assert str(caught.value) == (
+        "--prompter must make only prompts that backend 'reads' accepts (text), got box, which "
+        "makes box. Prompters for this backend: words. Backends for this prompter: geodesic, "
+        "medsam, sam, sam2, synthsam."
+    )
+    with pytest.raises(PluginError, match=r"Backends for this prompter: reads\.$"):
+        make_framework(settings_of(**chosen, sam="geodesic", prompter="words"), 1, 2)

@@ -66,6 +66,8 @@ class Dataset(ABC):
     Attributes:
         num_classes: classes counting background, at least 2.
         channels: image channels C.
+        channel_names: name of each channel, such as ``mr``, ``ct`` or ``T2``, for methods and
+            backends that want it; empty if it is not known.
         class_names: one name per class, the background's first.
         suggested: run settings that fit the data, for options that the user does not give.
         label_values: values of the classes in the user's label files, background first. Masks of
@@ -87,6 +89,7 @@ class Dataset(ABC):
 
     num_classes: int
     channels: int
+    channel_names: tuple[str, ...] = ()
     class_names: tuple[str, ...]
     suggested: Mapping[str, Any]
     label_values: tuple[int, ...] | None = None

@@ -63,7 +63,7 @@ class LeftAtrium(Dataset):
         self.spacing = spacing
         self.canvas = canvas
         self.num_classes = 2
-        self.channels = 1
+        self.channels, self.channel_names = 1, ("mr",)
         self.class_names = ("background", "left atrium")
         self._split = _read_split(path)
         self.suggested = self._suggest()

@@ -17,6 +17,7 @@ DESCRIPTION = "dataset.json"
 TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
 _CHANNEL = re.compile(r"_(\d{4})$")
 _MOST_CLASSES = 255
+_KNOWN: Mapping[str, Modality] = {"ct": "ct", "nonorm": "none"}
 
 
 class Decathlon(ScanDataset):
@@ -46,7 +47,8 @@ class Decathlon(ScanDataset):
             raise InputError(
                 f"{about}: the file must hold an object, got {type(raw).__name__}. Correct it."
             )
-        modalities = _modalities(raw, about)
+        channels = _channels(raw, about)
+        modalities = tuple(_KNOWN.get(name.lower(), "mr") for name in channels)
         names, values, ignored = _classes(raw, about, classes)
         faults = [
             Fault(
@@ -73,7 +75,8 @@ class Decathlon(ScanDataset):
         # Test images with labels are held out; without labels they are unlabeled training cases.
         held_out = bool(test) and all(files.label is not None for files in test.values())
         split = Split(tuple(train), tuple(test)) if held_out else None
-        return Layout({**test, **train}, names, modalities, split, tuple(faults), values, ignored)
+        cases = {**test, **train}
+        return Layout(cases, names, modalities, split, tuple(faults), values, ignored, channels)
 
 
 def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFiles], list[Fault]]:
@@ -208,8 +211,8 @@ def _values_by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _modalities(raw: Mapping[str, Any], about: Path) -> tuple[Modality, ...]:
-    """Return one modality per channel, from ``channel_names`` or ``modality``."""
+def _channels(raw: Mapping[str, Any], about: Path) -> tuple[str, ...]:
+    """Return the names of the channels, from ``channel_names`` or ``modality``."""
     channels = raw.get("channel_names", raw.get("modality"))
     if not isinstance(channels, dict) or not channels:
         raise InputError(
@@ -217,10 +220,8 @@ def _modalities(raw: Mapping[str, Any], about: Path) -> tuple[Modality, ...]:
             'Write for example {"0": "MRI"}.'
         )
     try:
-        ordered = [str(channels[key]) for key in sorted(channels, key=int)]
+        return tuple(str(channels[key]).strip() for key in sorted(channels, key=int))
     except ValueError:
         raise InputError(
             f"{about}: channels must be numbered 0, 1, ..., got {list(channels)}. Renumber them."
         ) from None
-    known: dict[str, Modality] = {"ct": "ct", "nonorm": "none"}
-    return tuple(known.get(name.strip().lower(), "mr") for name in ordered)

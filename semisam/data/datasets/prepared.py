@@ -129,6 +129,7 @@ class Prepared(Dataset):
         self.counts_patients = bool(raw.get("counts_patients", False))
         self.reversed_axes = bool(raw.get("reversed_axes", False))
         self.channels = int(raw["channels"])
+        self.channel_names = tuple(str(name) for name in raw.get("channel_names", ()))
         self.note = str(raw["note"])
         self.recipe = None if raw["recipe"] is None else Recipe.from_json(raw["recipe"])
         suggested = raw["suggested"].items()

@@ -57,6 +57,7 @@ class Layout:
         faults: the faults found so far.
         values: classes by value of a label file, for values that are not class numbers.
         ignored: values of voxels that nobody annotated.
+        channels: names of the channels, if the folder states them.
     """
 
     cases: Mapping[str, ScanFiles]
@@ -66,6 +67,7 @@ class Layout:
     faults: tuple[Fault, ...] = ()
     values: Mapping[int, int] = field(default_factory=dict)
     ignored: tuple[int, ...] = ()
+    channels: tuple[str, ...] = ()
 
     def first_images(self) -> dict[str, Path]:
         """Return the first image of every case."""
@@ -200,6 +202,7 @@ class ScanDataset(Dataset):
         self.recipe = self._recipe(
             recipe_of(layout, common_spacing(spacing, grids), modality, window, crop)
         )
+        self.channel_names = layout.channels or self.recipe.modalities
         self.suggested = {"patch": fitting_patch(grids, self.recipe)}
         self._placements: dict[str, Placement] = {}
 

@@ -75,6 +75,7 @@ class PublishedSlices(Dataset):
         self.class_names = ("background", *classes)
         self.suggested = {"patch": _PATCH}
         self.recipe = Recipe(None, ("mr",), crop="none")
+        self.channel_names = self.recipe.modalities
         self._slices = _by_case(path / TRAIN, read_list(path / TRAIN, ".h5"))
         known = [name for name in TESTS if (path / name).is_file()]
         test = read_list(path / (known or TESTS)[0], ".h5")

@@ -193,7 +193,8 @@ class BatchSource:
             rng = _generator(self.seed, _CROP, stream, step, nth)
             read, window, turned = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
             if self.places:
-                places.append(_place(case, scan, window, turned, len(self.patch)))
+                names = self.store.dataset.channel_names
+                places.append(_place(case, scan, window, turned, len(self.patch), names))
                 everywhere = np.broadcast_to(np.uint8(1), (1, *volume.shape[1:]))
                 inside[place] = read(everywhere, label=True)[0] > 0
             image[place] = read(volume, label=False)
@@ -304,7 +305,14 @@ def _centre(window: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
     return [w.start + (end - w.start - 1) / 2 for w, end in zip(window, ends, strict=True)]
 
 
-def _place(case: str, scan: Image, window: tuple[slice, ...], swapped: bool, axes: int) -> Place:
+def _place(
+    case: str,
+    scan: Image,
+    window: tuple[slice, ...],
+    swapped: bool,
+    axes: int,
+    channels: tuple[str, ...],
+) -> Place:
     """Return the place of a patch.
 
     Args:
@@ -313,11 +321,12 @@ def _place(case: str, scan: Image, window: tuple[slice, ...], swapped: bool, axe
         window: of the patch in the scan.
         swapped: True if the first two axes of the patch are swapped.
         axes: of the patch.
+        channels: their names.
     """
     spacing = tuple(scan.geometry.spacing[:axes])
     if swapped:
         spacing = (spacing[1], spacing[0], *spacing[2:])
-    return Place(case, tuple(_centre(window, scan.array.shape[1:])), spacing)
+    return Place(case, tuple(_centre(window, scan.array.shape[1:])), spacing, channels)
 
 
 def slice_axes(axes: int, patch: Sequence[int]) -> int:

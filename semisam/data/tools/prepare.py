@@ -94,6 +94,7 @@ def _prepare(
             "counts_patients": dataset.counts_patients,
             "reversed_axes": dataset.reversed_axes,
             "channels": dataset.channels,
+            "channel_names": list(dataset.channel_names),
             "suggested": _plain(dict(dataset.suggested)),
             "split": {**asdict(split), "train": list(split.train), "test": list(split.test)},
             "groups": dict(dataset.groups),

@@ -39,6 +39,7 @@ def test_modality_by_channel(tmp_path):
     write_msd(tmp_path)
     edit(tmp_path, channel_names={"0": "CT", "1": "PET"})
     assert Decathlon(tmp_path).recipe.modalities == ("ct", "mr")
+    assert Decathlon(tmp_path).channel_names == ("CT", "PET")
     edit(tmp_path, channel_names={"0": "CT", "1": "noNorm"})
     assert Decathlon(tmp_path).recipe.modalities == ("ct", "none")
 

@@ -26,7 +26,7 @@ class Coded(Dataset):
     def __init__(self, shapes, channels=1):
         super().__init__()
         self.shapes = shapes
-        self.num_classes, self.channels = 256, channels
+        self.num_classes, self.channels, self.channel_names = 256, channels, ("mr",)
 
     def split(self):
         return Split(tuple(self.shapes), ())
@@ -150,6 +150,7 @@ def test_places_are_those_of_the_rows_and_change_no_row(augment, patch):
         for row, place in enumerate(batch.places):
             shape, inside, image = SHAPES[place.case], batch.inside[row], batch.image[row, 0]
             assert len(place.centre) == 3 and len(place.spacing) == len(patch)
+            assert place.channels == ("mr",)
             assert all(0 <= c <= n - 1 for c, n in zip(place.centre, shape, strict=True))
             spacings.add(place.spacing)
             if augment != "strong":

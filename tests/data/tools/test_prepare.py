@@ -49,6 +49,7 @@ def test_the_same_voxels_mapped(source, ready):
     assert recognise_dataset(ready) == "prepared"
     assert fast.split() == data.split()
     assert (fast.class_names, fast.channels) == (data.class_names, data.channels)
+    assert fast.channel_names == data.channel_names and len(fast.channel_names) == fast.channels
     assert (fast.suggested, fast.recipe, fast.note) == (data.suggested, data.recipe, data.note)
     for case in (*data.split().train, *data.split().test):
         ours, theirs = fast.image(case), data.image(case)
