@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 import semisam
+from semisam.bench.papers import cited_by
 from semisam.cli.main import main
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import options, registry
@@ -69,7 +70,7 @@ def plugin_page(kind: str, name: str, loaded: Any) -> str:
     source = (module.__name__ if module else "").replace(".", "/")
     lead = f"**{above.splitlines()[0]}**" if above else ""
     parts = [f"# {name}", lead, _prose(doc), _references(above), _options(kind, name, loaded)]
-    parts += [_in_protocols(kind, name), _results(kind, name), _bibtex(above + doc)]
+    parts += [_in_protocols(kind, name), _results(kind, name), _bibtex(loaded)]
     parts.append(f"Source: `{source}.py`")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -193,26 +194,9 @@ def _measured(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _bibtex(doc: str) -> str:
-    found = papers_of(doc)
-    return "## BibTeX\n\n```bibtex\n" + "\n\n".join(found) + "\n```" if found else ""
-
-
-def papers_of(doc: str) -> list[str]:
-    """Return the BibTeX entries whose arXiv number, DOI or title is in a docstring."""
-    text = (ROOT / "semisam" / "bench" / "papers.bib").read_text(encoding="utf-8")
-    said = _plain(doc)
-    found = []
-    for entry in re.split(r"\n(?=@)", text.strip()):
-        fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", entry, re.M))
-        marks = [fields.get("eprint", ""), fields.get("doi", "")]
-        if any(mark and mark in doc for mark in marks) or _plain(fields["title"]) in said:
-            found.append(entry.strip())
-    return found
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", text.lower())
+def _bibtex(loaded: Any) -> str:
+    entries = "\n\n".join(paper.text for paper in cited_by(loaded))
+    return f"## BibTeX\n\n```bibtex\n{entries}\n```" if entries else ""
 
 
 def plugins_page() -> str:
