@@ -22,7 +22,7 @@ from semisam.cli.main import main
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import options, registry
 from semisam.run.protocols import PROTOCOLS, Protocol
-from semisam.run.settings import RunSettings, flags_of_settings, show_value
+from semisam.run.settings import GROUPS, RunSettings, flags_of_settings, show_value
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -235,20 +235,22 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
 
 
 def settings_page() -> str:
-    """Return the settings of a run: option, type, default and meaning."""
-    rows = []
-    for name, flag in flags_of_settings().items():
-        field = RunSettings.model_fields[name]
-        default = f"`{_shown(field.default)}`" if flag.default is None else flag.default
-        rows.append((f"`--{name.replace('_', '-')}`", f"`{name}`", default, flag.help))
-    text = (
+    """Return the settings of a run: option, name, default and meaning."""
+    parts = [
+        "# Settings",
         "Every setting of a run has an option of `semisam train` and `semisam bench`, a key in the "
         "settings of a `study.toml`, and a keyword of `semisam.train` and `semisam.bench`. "
         "A [protocol](protocols.md) or the data may set another value than the default. The run's "
-        "`settings.json` holds the values that it had."
-    )
-    heads = ("option", "name", "default", "meaning")
-    return f"# Settings\n\n{text}\n\n{_table(heads, rows)}\n"
+        "`settings.json` holds the values that it had.",
+    ]
+    flags = flags_of_settings()
+    for group, names in GROUPS.items():
+        rows = []
+        for name in names:
+            default = flags[name].default or f"`{_shown(RunSettings.model_fields[name].default)}`"
+            rows.append((f"`--{name.replace('_', '-')}`", f"`{name}`", default, flags[name].help))
+        parts += [f"## {group}", _table(("option", "name", "default", "meaning"), rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def protocols_page() -> str:

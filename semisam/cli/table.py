@@ -6,25 +6,26 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import Names
-
-_EXAMPLES = """\b
-Examples:
-  semisam table runs/la
-  semisam table runs/la runs/more -o table.md
-  semisam table runs/la --columns dice,hd95,gain --label tab:la -o table.tex
-"""
 
 
 @click.command(
-    "table", short_help="The comparison table of finished runs, in any format.", epilog=_EXAMPLES
+    "table",
+    cls=Command,
+    short_help="The comparison table of finished runs, in any format.",
+    examples=(
+        "semisam table runs/la",
+        "semisam table runs/la runs/more -o table.md",
+        "semisam table runs/la --columns dice,hd95,gain --label tab:la -o table.tex",
+    ),
 )
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True)
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["terminal", "csv", "md", "latex", "html", "xlsx"]),
-    help="[default: by the ending of -o, or terminal]",
+    help="Format of the table. [default: by the ending of -o, or terminal]",
 )
 @click.option("--paper/--no-paper", default=True, show_default=True, help="Add the paper's rows.")
 @click.option(

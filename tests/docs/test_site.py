@@ -179,5 +179,15 @@ def test_a_wrong_command_would_be_found(line):
         parsed(line)
 
 
+def test_every_command_has_an_example_that_exists():
+    for path, command in commands(main, "semisam"):
+        if isinstance(command, click.Group):
+            continue
+        assert command.examples and command.examples[0].startswith(f"{path} "), path
+        for example in command.examples:
+            parsed(re.split(" >+ ", example)[0])
+            assert f"\n  {example}\n" in PAGES["reference/cli.md"].text
+
+
 def test_the_pages_hold_commands():
     assert len(COMMANDS) > 50
