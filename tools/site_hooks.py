@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
-from site_pages import DOCS, ROOT, generated
+from site_pages import DOCS, ROOT, generated, pictures
 
 COPIES = {
     "ARCHITECTURE.md": "architecture.md",
@@ -131,12 +131,14 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are not in ``docs``."""
+    """Add the pages that are not in ``docs``, and the pictures."""
     from mkdocs.structure.files import File
 
     for page in _PAGES.values():
         if files.get_file_from_path(page.site) is None:
             files.append(File.generated(config, page.site, content=page.text))
+    for path, draw in pictures():
+        files.append(File.generated(config, path, content=draw()))
     return files
 
 

@@ -7,14 +7,16 @@ entry points, docstrings and signatures, so they cannot be out of date.
 from __future__ import annotations
 
 import csv
+import functools
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from site_pictures import has_picture, picture
 
 import semisam
 from semisam.bench.papers import cited_by
@@ -35,6 +37,13 @@ FOLDERS = {
     "logger": "loggers",
 }
 """The folder of the site that has the pages of a kind of plugin."""
+_PICTURES = {
+    "prompter": "Left: a scan, and a proposal that is wrong at places (yellow). Right: its "
+    "uncertainty, and the prompt of all rounds: positive clicks (green), negative clicks (red), a "
+    "box (blue), a mask (orange). Between rounds `geodesic` predicts.",
+    "backend": "A phantom in three planes, with one click at the deepest point of the organ "
+    "(green), the truth (white) and the prediction (orange).",
+}
 RESULTS = {
     "la_half_default": "600 iterations",
     "la_half_methods": "200 iterations, a short schedule that ranks no methods",
@@ -57,6 +66,14 @@ def generated() -> Iterator[tuple[str, str]]:
         yield f"examples/{path.stem}.md", notebook_page(path)
 
 
+def pictures() -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield path in the site of each picture, and a function that draws it."""
+    for kind, folder in FOLDERS.items():
+        for name in builtins(kind):
+            if has_picture(kind, name):
+                yield f"{folder}/{name}.png", functools.partial(picture, kind, name)
+
+
 def builtins(kind: str) -> list[str]:
     """Return the names of the built-in plugins of a kind."""
     return [name for name, plugin in registry.list_plugins(kind).items() if plugin.builtin]
@@ -69,7 +86,10 @@ def plugin_page(kind: str, name: str, loaded: Any) -> str:
     doc = inspect.getdoc(loaded) or ""
     source = (module.__name__ if module else "").replace(".", "/")
     lead = f"**{above.splitlines()[0]}**" if above else ""
-    parts = [f"# {name}", lead, _prose(doc), _references(above), _options(kind, name, loaded)]
+    parts = [f"# {name}", lead, _prose(doc)]
+    if has_picture(kind, name):
+        parts.append(f"![{name}]({name}.png)\n\n{_PICTURES[kind]}")
+    parts += [_references(above), _options(kind, name, loaded)]
     parts += [_in_protocols(kind, name), _results(kind, name), _bibtex(loaded)]
     parts.append(f"Source: `{source}.py`")
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -11,7 +11,7 @@ import click
 import pytest
 import site_hooks as docs
 import yaml
-from site_pages import FOLDERS, builtins, commands
+from site_pages import FOLDERS, builtins, commands, pictures
 
 from semisam.cli.main import main
 from semisam.core import layout
@@ -95,6 +95,16 @@ def test_every_plugin_has_a_page_with_its_options_and_papers(kind):
             assert f"| `{option}` |" in text
         for number in re.findall(r"arxiv.org/abs/([\d.]+\d)", text):
             assert f"eprint = {{{number}}}" in text, f"{name}: papers.bib lacks {number}"
+
+
+def test_pictures_are_on_their_pages():
+    drawn = dict(pictures())
+    assert len([path for path in drawn if path.startswith("prompters/")]) == 8
+    for path in drawn:
+        page = PAGES[path.replace(".png", ".md")]
+        assert f"]({path.rpartition('/')[2]})" in page.text
+    for path in ("prompters/box+points.png", "promptable-models/geodesic.png"):
+        assert drawn[path]().startswith(b"\x89PNG")
 
 
 def test_the_overviews_name_every_plugin():
