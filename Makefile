@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest test-newest lint package bench
+.PHONY: demo test test-lowest test-newest lint docs package bench
 
 demo: $(INSTALLED)
 	$(BIN)/semisam bench --method fixmatch --labels 1,2 --iterations 80 --out runs/demo
@@ -12,13 +12,18 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python tools/prose.py
+
+# The documentation site, in the folder site.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
 
 # The quick tests with the lowest versions that pyproject.toml states, and with the newest ones.
 # torch comes from the constraints in both: its own lower bound is not tested.

@@ -37,7 +37,8 @@ import psutil
 import torch
 
 import semisam
-from semisam.bench import tables
+from semisam.bench import formats, tables
+from semisam.bench.latex import Wishes
 
 GRID = (
     *("--method", "mt", "--sam", "none,geodesic", "--labels", "2", "--seeds", "0,1"),
@@ -114,8 +115,8 @@ def digest(out):
     """Return what must not depend on any kill: a hash of each thing by its name."""
     found = {}
     table, _ = tables.load(out)
-    for kind, written in tables.FORMATS.items():
-        made = written(table)
+    for kind, written in formats.FORMATS.items():
+        made = written(table, Wishes())
         found[f"table.{kind}"] = without_measured(made) if kind == "csv" else made
     found["table.csv of bench"] = without_measured((out / "table.csv").read_text())
     for run in sorted(out.glob("runs/*")):

@@ -65,10 +65,11 @@ class Geodesic:
 
     Foreground and background seeds compete for each voxel by geodesic distance, whose steps are
     long across intensity edges (Criminisi et al., "GeoS: Geodesic Image Segmentation", ECCV 2008;
-    Bai and Sapiro, "Geodesic Matting", IJCV 2009). The log ratio of the intensity densities at the
-    foreground and background seeds is added. The sum is the prior of a random walker (Grady,
-    "Multilabel Random Walker Image Segmentation Using Prior Models", CVPR 2005), here on the log
-    odds, on a coarser grid. With few clicks, background is assumed to begin at ``radius``.
+    Bai and Sapiro, "Geodesic Matting: A Framework for Fast Interactive Image and Video Segmentation
+    and Matting", IJCV 2009). The log ratio of the intensity densities at the foreground and
+    background seeds is added. The sum is the prior of a random walker (Grady, "Multilabel Random
+    Walker Image Segmentation Using Prior Models", CVPR 2005), here on the log odds, on a coarser
+    grid. With few clicks, background is assumed to begin at ``radius``.
 
     It works in two and three dimensions and on any number of channels. Distances ignore the
     spacing, which a backend does not receive.

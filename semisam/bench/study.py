@@ -179,17 +179,33 @@ def prepare(
         PluginError: if any plugin or option cannot be used.
     """
     writable_folder(folder)
+    runs, ran = checked(grids, on_case, here=here, on_lost=on_lost)
+    with _held(folder):
+        before = read_study(folder) if (folder / STUDY).is_file() else []
+        kept = [grid for grid in before if not any(_covers(other, grid) for other in ran)]
+        write_study(folder, [*kept, *ran])
+    return runs
+
+
+def checked(
+    grids: Sequence[Grid],
+    on_case: Callable[[int, int], None] | None = None,
+    *,
+    here: bool = True,
+    on_lost: Callable[[str], None] | None = None,
+) -> tuple[list[Run], list[Grid]]:
+    """Check every run of some grids as `prepare` does, without a folder.
+
+    Returns:
+        The runs, and the grids with every setting that their runs share.
+    """
     named: dict[str, Run] = {}
     ran = []
     for grid in grids:
         settings = expand(grid.axes, grid.asked)
         named |= {run.name: run for run in check(settings, on_case, here=here, on_lost=on_lost)}
         ran.append(grid.as_it_runs(settings))
-    with _held(folder):
-        before = read_study(folder) if (folder / STUDY).is_file() else []
-        kept = [grid for grid in before if not any(_covers(other, grid) for other in ran)]
-        write_study(folder, [*kept, *ran])
-    return list(named.values())
+    return list(named.values()), ran
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
-"""The comparison table in several formats, with the paper's rows."""
+"""The comparison table as text, with the paper's rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from semisam.bench.results import (
 )
 from semisam.bench.statistics import ALPHA, least_p
 from semisam.core.errors import InputError
-from semisam.core.files import csv_cell
 from semisam.run.folder import list_runs
 
 PAPER = "paper, Table II"
@@ -34,25 +32,46 @@ TITLES = {
     "ASD [voxel]": "asd_voxel",
     "95HD [voxel]": "hd95_voxel",
 }
+COLUMNS = {
+    "method": "Method",
+    "labels": "Labeled/unlabeled",
+    "runs": "Runs",
+    "dice": "Dice [%]",
+    "jaccard": "Jaccard [%]",
+    "asd": "ASD [voxel]",
+    "hd95": "95HD [voxel]",
+    "sd": "SD of Dice over cases",
+    "classes": "Dice of each class [%]",
+    "empty": "Empty",
+    "gain": "Gain [Dice]",
+    "p": "p (Holm)",
+    "best": "Over the best row without SAM",
+}
+"""The columns of a table for readers: the name that a user writes, and the title."""
+OF_TEXT = ("Method", "Over the best row without SAM")
+"""Titles of the columns that hold no numbers."""
 
 
-def load(folder: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the comparison table and the results of all finished runs of a bench folder.
+def load(*folders: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the comparison table and the results of all finished runs of study folders.
 
     Args:
-        folder: of the bench.
+        *folders: of the studies, whose runs share one table.
         on_fault: called with a sentence about each result that cannot be read and is left out.
 
     Raises:
-        InputError: if the folder holds no finished run.
+        InputError: if a folder holds no finished run.
     """
-    runs = list_runs(folder)
+    found = {folder: list_runs(folder) for folder in folders}
+    runs = [run for own in found.values() for run in own]
     results = collect(runs, on_fault)
-    if results.empty:
-        raise InputError(
-            f"the folder must hold at least one finished run, got {folder}. Name the --out of "
-            "`semisam bench`, or finish a run."
-        )
+    read = set(results.get("run", ()))
+    for folder, own in found.items():
+        if not any(run.run in read for run in own):
+            raise InputError(
+                f"the folder must hold at least one finished run, got {folder}. Name the --out of "
+                "`semisam bench`, or finish a run."
+            )
     return comparison(results, collect_cases(runs, on_fault)), results
 
 
@@ -152,14 +171,20 @@ def _text(row: Mapping[Any, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
+def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table of text: a row's name, its numbers as mean ± SD over runs, its gain.
 
     Args:
         table: of `load`, with or without rows of `paper_rows`.
+        columns: keys of `COLUMNS`, in this order; empty: all.
     """
     rows = [_row(row) for row in table.to_dict("records")]
-    return pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
+    shown = pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
+    if not columns:
+        return shown
+    own = [title for title in shown.columns if title not in COLUMNS.values()]  # of classes
+    chosen = [own if key == "classes" else [COLUMNS[key]] for key in columns]
+    return shown[[title for titles in chosen for title in titles]]
 
 
 @dataclass(frozen=True)
@@ -200,6 +225,7 @@ class Cells:
         over_best: difference in Dice from the best row without the branch, with its interval,
             ``+0.31 -0.4..+1.1``.
         best: the method of that row.
+        control: True for a control of the branch.
     """
 
     name: str
@@ -215,6 +241,12 @@ class Cells:
     p: str
     over_best: str
     best: str
+    control: bool
+
+    @property
+    def against(self) -> str:
+        """Difference from the best row without the branch, and that row's method."""
+        return f"{self.over_best} ({self.best})" if self.best else ""
 
     @property
     def title(self) -> str:
@@ -249,6 +281,7 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
         over_best=_over_best(row),
         best=_text(row, "best_bare"),
+        control=bool(_text(row, "sam_control")),
     )
 
 
@@ -272,7 +305,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Empty": shown.empty,
         "Gain [Dice]": shown.gained(),
         "p (Holm)": shown.p,
-        "Over the best row without SAM": f"{shown.over_best} ({shown.best})" if shown.best else "",
+        "Over the best row without SAM": shown.against,
     }
 
 
@@ -347,13 +380,21 @@ def protocol_lines(table: pd.DataFrame) -> list[str]:
 GRID = "Scores are computed on the grid of each scan's file, against the label as drawn."
 
 
-def notes(table: pd.DataFrame) -> list[str]:
-    """Return the notes that a reader of the table needs, a sentence each."""
+def notes(table: pd.DataFrame, part: pd.DataFrame | None = None) -> list[str]:
+    """Return the notes that a reader of the table needs, a sentence each.
+
+    Args:
+        table: of `load`, with or without rows of `paper_rows`.
+        part: the rows that are shown, without a sentence on their best rows; ``None``: all.
+    """
     measured = table[table["protocol"] != PAPER]
     lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
-    lines += best_lines(measured)
+    if part is None:
+        lines += best_lines(measured)
+    else:
+        table, measured = part, part[part["protocol"] != PAPER]
     if len(measured) < len(table):
         lines.append(
             f"Rows marked {PAPER} are figures of the SemiSAM paper; they were not measured here."
@@ -366,56 +407,3 @@ def notes(table: pd.DataFrame) -> list[str]:
 
 def _has_sd(table: pd.DataFrame) -> bool:
     return bool(table["dice_sd"].notna().any())
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    texts = [
-        f"{_safe(readable(s.rows)).to_markdown(index=False, disable_numparse=True)}\n\n"
-        f"{_markdown_text(s.title)}.\n"
-        for s in sections(table)
-    ]
-    return "\n".join([*texts, *map(_markdown_text, notes(table))]) + "\n"
-
-
-def _safe(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose names cannot end a cell or begin a tag."""
-    return rows.rename(columns=_markdown_text).map(lambda cell: _markdown_text(str(cell)))
-
-
-def _markdown_text(text: str) -> str:
-    """Return a text that a Markdown reader shows as it is."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _latex(table: pd.DataFrame) -> str:
-    texts = [
-        f"{readable(s.rows).to_latex(index=False, escape=True)}\n{_latex_text(s.title)}.\n"
-        for s in sections(table)
-    ]
-    return "\n".join([*texts, *map(_latex_text, notes(table))]) + "\n"
-
-
-def _latex_text(text: str) -> str:
-    # pandas escapes the cells of a table, so the sentence is put into a table.
-    lines = pd.DataFrame([text]).to_latex(index=False, header=False, escape=True).splitlines()
-    return next(line for line in lines if line.endswith(r"\\")).removesuffix(r"\\").strip()
-
-
-def _html(table: pd.DataFrame) -> str:
-    texts = [
-        f"{readable(s.rows).to_html(index=False, border=0, escape=True)}\n"
-        f"<p>{escape(s.title)}.</p>\n"
-        for s in sections(table)
-    ]
-    return "".join([*texts, *(f"<p>{escape(line)}</p>\n" for line in notes(table))])
-
-
-FORMATS: Mapping[str, Callable[[pd.DataFrame], str]] = {
-    "csv": lambda table: table.map(csv_cell).to_csv(
-        index=False, float_format="%.6g", lineterminator="\n"
-    ),
-    "md": _markdown,
-    "latex": _latex,
-    "html": _html,
-}
-"""Text of a table by the name of its format."""

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import click
 
+from semisam.cli.help import Command
 
-@click.command("adapt", short_help="Adapt a promptable model to labeled scans.")
+
+@click.command(
+    "adapt",
+    cls=Command,
+    short_help="Adapt a promptable model to labeled scans.",
+    examples=(
+        "semisam adapt --data scans --labels 2 --out adapted.safetensors",
+        "semisam zero-shot --data scans --set synthsam.weights=adapted.safetensors",
+        "semisam zero-shot --data scans --sam sam2 --set sam2.decoder=adapted.safetensors",
+    ),
+)
 @click.option("--data", metavar="FOLDER", help="Folder of scans. [default: generated phantoms]")
 @click.option(
     "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
@@ -16,7 +27,9 @@ import click
 @click.option("--test", default="auto", show_default=True, help="Test cases, which are left out.")
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one).")
+@click.option(
+    "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [default: a GPU if there is one]"
+)
 @click.option(
     "--set",
     "assignments",
@@ -38,14 +51,10 @@ def command(
     assignments: tuple[str, ...],
     out: str,
 ) -> None:
-    r"""Adapt a promptable model to the labeled scans of a folder.
+    """Adapt a promptable model to the labeled scans of a folder.
 
     Only the labeled training cases are read. The command writes the weights and, next to them, a
-    card (.json) of what they are made from. Use them wherever the model is used:
-
-    \b
-      semisam zero-shot --data FOLDER --sam synthsam --set synthsam.weights=FILE
-      semisam zero-shot --data FOLDER --sam sam2 --set sam2.decoder=FILE
+    card (.json) of what they are made from. Use them wherever the model is used.
     """
     from pathlib import Path
 

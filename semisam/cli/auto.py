@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import DEVICE, Duration, dataset_options
 
 
-@click.command("auto", short_help="From scans and a few masks to masks of all scans.")
+@click.command(
+    "auto",
+    cls=Command,
+    short_help="From scans and a few masks to masks of all scans.",
+    examples=("semisam auto scans -o masks --budget 30m",),
+)
 @click.argument("scans", metavar="SCANS")
 @click.option("-o", "--out", required=True, metavar="MASKS", help="Folder of the masks.")
 @click.option(

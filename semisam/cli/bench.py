@@ -10,49 +10,61 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semisam.cli.executors import executor_options, take_executor
+from semisam.cli.help import Command, options_of
 from semisam.cli.options import OVER, Names, Numbers, given_settings, run_options
 
 if TYPE_CHECKING:
+    from semisam.bench.grid import Run
     from semisam.bench.study import Grid
     from semisam.run.settings import RunSettings
 
 _OUT = "runs/bench"
-_EXAMPLES = """\b
-Examples:
-  semisam bench --method mt --labels 1,2
-  semisam bench --data LA --method supervised,mt --labels 1,2,4 --out runs/la
-  semisam bench runs/la --seeds 0,1,2
-"""
+_own = options_of("The grid")
 
 
 @click.command(
-    "bench", short_help="Run a grid of methods and labels; make its table.", epilog=_EXAMPLES
+    "bench",
+    cls=Command,
+    short_help="Run a grid of methods and labels; make its table.",
+    examples=(
+        "semisam bench --method mt --labels 1,2 --seeds 5x --dry-run",
+        "semisam bench --data LA --method supervised,mt --labels 1,2,4 --out runs/la",
+        "semisam bench runs/la --seeds 0-2",
+    ),
 )
 @click.argument("study", required=False, metavar="[STUDY]")
-@click.option("--method", type=Names("framework"), help="Methods to compare.")
-@click.option("--labels", type=Numbers(), help="Labeled cases. [default: 1,2,4]")
-@click.option(
+@_own("--method", type=Names("framework"), help="Methods to compare.")
+@_own("--labels", type=Numbers(), help="Labeled cases. [default: 1,2,4]")
+@_own(
     "--sam",
     type=Names("backend"),
     help="Backends; `none` is the bare method. [default: `none` and the embedded one]",
 )
-@click.option(
+@_own(
     "--sam-control",
     type=Names(),
     help="Controls of the branch, for attribution. oracle: prompts from the truth; truth: the "
     "truth as target; shuffled: SAM's predictions swapped between volumes; moved: and shifted at "
     "random. [default: none]",
 )
-@click.option("--seeds", type=Numbers(), help="Run seeds. [default: 0]")
-@click.option(
+@_own("--seeds", type=Numbers(times=True), help="Run seeds, also 0-4 or 5x. [default: 0]")
+@_own(
     "--subsets",
-    type=Numbers(),
+    type=Numbers(times=True),
     help="Labeled subsets: 0 is the first N of the list, k > 0 a seeded draw. [default: 0]",
 )
-@click.option("--out", metavar="FOLDER", help=f"Output folder. [default: {_OUT}]")
-@executor_options
+@_own("--out", metavar="FOLDER", help=f"Output folder. [default: {_OUT}]")
+@_own(
+    "--dry-run",
+    is_flag=True,
+    help="End with the number of runs and the time of their training, from a few measured steps. "
+    "Nothing is written.",
+)
 @run_options
-def command(study: str | None, out: str | None, max_time: float | None, **given: Any) -> None:
+@executor_options
+def command(
+    study: str | None, out: str | None, dry_run: bool, max_time: float | None, **given: Any
+) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
     The grid is methods x labels x SAM (and its controls) x subsets x seeds. Each run has
@@ -63,7 +75,7 @@ def command(study: str | None, out: str | None, max_time: float | None, **given:
     STUDY is a study.toml, or the folder of an earlier bench. Its runs are finished, and values of
     its axes (--labels, --seeds and so on) are added.
     """
-    from semisam.bench.study import execute, prepare, tabulate
+    from semisam.bench.study import checked, execute, prepare, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
     from semisam.training.processes import check_single_process
     from semisam.training.signals import interrupt_after, sigterm_as_interrupt
@@ -75,16 +87,22 @@ def command(study: str | None, out: str | None, max_time: float | None, **given:
         console.print(line)
     lost: list[str] = []
     with console.status("Checking settings, plugins and scans") as status:
-        runs = prepare(
-            grids,
-            folder,
-            lambda done, total: status.update(f"Checking the scans: {done} of {total}"),
-            here=executor.here,
-            on_lost=lost.append,
-        )
+
+        def show(done: int, total: int) -> None:
+            status.update(f"Checking the scans: {done} of {total}")
+
+        if dry_run:
+            runs, _ = checked(grids, show, here=executor.here, on_lost=lost.append)
+        else:
+            runs = prepare(grids, folder, show, here=executor.here, on_lost=lost.append)
     settings = [run.settings for run in runs]
     for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
+    if dry_run:
+        _print_size(runs, folder, here=executor.here)
+        for reason in lost:
+            click.echo(f"Runs are left out: {reason}", err=True)
+        return
     with (
         GridDisplay(runs, folder) as display,
         sigterm_as_interrupt(),
@@ -128,6 +146,43 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
     axes.setdefault("sam", DEFAULT_SAMS)
     chosen = Axes(**{AXES[name]: values for name, values in axes.items()})
     return [Grid(chosen, settings, by_plugin(options))], Path(out or _OUT)
+
+
+def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
+    """Print the number of runs, and the time of their training.
+
+    Args:
+        runs: of the study.
+        folder: of the study, with runs that are done.
+        here: True if the runs train on this machine, so that steps can be measured.
+    """
+    from semisam.bench.estimate import costs
+    from semisam.cli.display import console
+    from semisam.core.words import spoken_time
+    from semisam.run.folder import list_runs
+
+    found = list_runs(folder) if folder.is_dir() else []
+    done = {run.name for run in found if run.state == "done"}
+    left = [run for run in runs if run.name not in done]
+    console.print(f"{len(runs)} runs: {len(runs) - len(left)} are done, {len(left)} to do.")
+    if not here:
+        console.print("The time is not measured, because the runs train on other machines.")
+        return
+    if not left:
+        return
+    total = 0.0
+    for cost in costs(left):
+        total += cost.seconds
+        parts = [f"{cost.runs} run{'s' if cost.runs > 1 else ''}"]
+        if cost.iterations:
+            parts.append(f"{cost.iterations} steps of {cost.step:.2g} s")
+        if cost.adapting:
+            parts.append(f"{spoken_time(cost.adapting)} of adapting")
+        console.print(f"  {cost.title}: {', '.join(parts)}: {spoken_time(cost.seconds)}")
+    console.print(
+        f"The training takes {spoken_time(total)}, one run after the other on this machine. The "
+        "tests come on top. Nothing was written."
+    )
 
 
 def _report(outcomes: list[Any], over: bool) -> None:

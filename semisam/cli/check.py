@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import dataset_options
 
 if TYPE_CHECKING:
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from semisam.data.tools.report import FolderReport
 
 
-@click.command("check", short_help="Check every file of a folder of scans; list its faults.")
+@click.command(
+    "check",
+    cls=Command,
+    short_help="Check every file of a folder of scans; list its faults.",
+    examples=(
+        "semisam data check scans",
+        "semisam data check scans --set folder.labels=255=1",
+    ),
+)
 @click.argument("path", metavar="PATH")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report, case by case.")
 @dataset_options

@@ -6,10 +6,16 @@ from typing import Literal
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import DEVICE, Voxel
 
 
-@click.command("click", short_help="Segment what is clicked at in one scan.")
+@click.command(
+    "click",
+    cls=Command,
+    short_help="Segment what is clicked at in one scan.",
+    examples=("semisam click scan.nii.gz --point 30,40,22 --negative 12,40,22 -o mask.nii.gz",),
+)
 @click.argument("scan", metavar="SCAN")
 @click.option("--point", "points", type=Voxel(), multiple=True, help="Voxel in it. Repeatable.")
 @click.option("--negative", type=Voxel(), multiple=True, help="Voxel outside it. Repeatable.")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import click
 
+from semisam.cli.help import Command
 
-@click.command("completion", short_help="The script that completes commands in your shell.")
+
+@click.command(
+    "completion",
+    cls=Command,
+    short_help="The script that completes commands in your shell.",
+    examples=("semisam completion bash >> ~/.bashrc",),
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes commands, options, plugins and protocols.
-
-    Example: semisam completion bash >> ~/.bashrc
-    """
+    """Print the script that completes commands, options, plugins and protocols."""
     from click.shell_completion import get_completion_class
 
     from semisam.cli.main import main

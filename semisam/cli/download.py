@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
 
-@click.command("download", short_help="Download a public benchmark, checked by hash.")
+
+@click.command(
+    "download",
+    cls=Command,
+    short_help="Download a public benchmark, checked by hash.",
+    examples=("semisam data download la -o data/la",),
+)
 @click.argument("name", type=click.Choice(["la"]), metavar="la")
 @click.option(
     "-o", "--out", default="data/la", show_default=True, metavar="FOLDER", help="Output folder."

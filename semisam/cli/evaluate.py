@@ -6,18 +6,28 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import DEVICE, Size
 
 
-@click.command("evaluate", short_help="Score a trained method on the test cases.")
+@click.command(
+    "evaluate",
+    cls=Command,
+    short_help="Score a trained method on the test cases.",
+    examples=("semisam evaluate runs/one --largest-component",),
+)
 @click.argument("run", metavar="RUN")
-@click.option("--data", metavar="FOLDER", help="Scans (default: the run's).")
-@click.option("--patch", type=Size(), help="Window in voxels (default: the run's).")
-@click.option("--stride", type=Size(), help="Stride of the window (default: the run's).")
-@click.option("--largest-component/--all-components", default=None, help="(default: the run's).")
+@click.option("--data", metavar="FOLDER", help="Scans. [default: the run's]")
+@click.option("--patch", type=Size(), help="Window in voxels. [default: the run's]")
+@click.option("--stride", type=Size(), help="Stride of the window. [default: the run's]")
+@click.option(
+    "--largest-component/--all-components",
+    default=None,
+    help="Keep each class's largest component only. [default: the run's]",
+)
 @click.option("--device", default="auto", show_default=True, help=DEVICE)
 @click.option("--save-predictions", metavar="FOLDER", help="Write a NIfTI labelmap per case.")
-@click.option("--out", metavar="CSV", help="Per-case scores (default: RUN/evaluation.csv).")
+@click.option("--out", metavar="CSV", help="Per-case scores. [default: RUN/evaluation.csv]")
 def command(
     run: str,
     data: str | None,

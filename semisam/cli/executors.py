@@ -8,31 +8,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from semisam.cli.help import options_of
+
 if TYPE_CHECKING:
     from semisam.bench.executors.contract import Executor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_execution = options_of("Execution")
+
 _OPTIONS = (
-    click.option(
+    _execution(
         "--executor",
         type=click.Choice(["local", "dask"]),
         default="local",
         show_default=True,
         help="Execute runs as processes of this machine, or on Dask workers.",
     ),
-    click.option(
+    _execution(
         "--jobs",
         type=click.IntRange(min=1),
         help="Runs at a time on this machine. [default: one per device]",
     ),
-    click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, tcp://..."),
-    click.option(
+    _execution("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, tcp://..."),
+    _execution(
         "--cluster",
         type=click.Choice(["slurm", "pbs", "sge", "lsf"]),
         help="Submit jobs with Dask workers, by your dask-jobqueue configuration.",
     ),
-    click.option("--workers", type=click.IntRange(min=1), help="Jobs at a time. [default: 1]"),
+    _execution("--workers", type=click.IntRange(min=1), help="Jobs at a time. [default: 1]"),
 )
 
 

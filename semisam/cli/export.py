@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
 
-@click.command("export", short_help="Write a trained model as one file, with a card.")
+
+@click.command(
+    "export",
+    cls=Command,
+    short_help="Write a trained model as one file, with a card.",
+    examples=("semisam export runs/one model.pt2",),
+)
 @click.argument("run", metavar="RUN")
 @click.argument("target", metavar="MODEL.pt2")
 def command(run: str, target: str) -> None:

@@ -9,18 +9,22 @@ from importlib import metadata
 
 import click
 
+from semisam.cli.help import Command
+
 _PACKAGES = (
     *("torch", "numpy", "scipy", "scikit-image", "SimpleITK", "nibabel", "pandas", "pydantic"),
     *("click", "rich", "dask", "transformers", "distributed"),
 )
 
 
-@click.command("info", short_help="Versions, devices and plugins, for a report of a fault.")
+@click.command(
+    "info",
+    cls=Command,
+    short_help="Versions, devices and plugins, for a report of a fault.",
+    examples=("semisam info > report.txt",),
+)
 def command() -> None:
-    """Print what a report of a fault needs: versions, devices and the plugins of others.
-
-    Example: semisam info > report.txt
-    """
+    """Print what a report of a fault needs: versions, devices and the plugins of others."""
     from semisam import __version__
     from semisam.plugins import registry
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import click
 
+from semisam.cli.help import Command
 from semisam.plugins.registry import GROUPS
 
 
-@click.command("new", short_help="Start a plugin: a project with a working part and its tests.")
+@click.command(
+    "new",
+    cls=Command,
+    short_help="Start a plugin: a project with a working part and its tests.",
+    examples=("semisam new framework pi-model",),
+)
 @click.argument("kind", type=click.Choice(list(GROUPS)))
 @click.argument("name")
 @click.option(

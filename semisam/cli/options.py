@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from semisam.run.settings import Flag, RunSettings, flags_of_settings
+from semisam.cli.help import options_of
+from semisam.run.settings import GROUPS, Flag, RunSettings, flags_of_settings
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -109,14 +110,40 @@ class _Integers(_ParamType):
 
 
 class Numbers(_Integers):
-    """A type of different whole numbers separated by commas: ``1,2,4``."""
+    """A type of different whole numbers separated by commas: ``1,2,4``, or with ranges, ``0-4,9``.
+
+    Args:
+        times: ``5x`` means the first five numbers, from 0.
+    """
 
     name = "N,..."
-    wanted = "whole numbers separated by commas"
+    wanted = "whole numbers separated by commas, or a range such as 0-4"
+
+    def __init__(self, *, times: bool = False) -> None:
+        self.times = times
+        if times:
+            self.wanted = f"{self.wanted} or 5x"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Keep each number once."""
+        """Replace ranges by their numbers, and keep each number once."""
+        if isinstance(value, str):
+            value = ",".join(map(self._expanded, value.lower().split(",")))
         return tuple(dict.fromkeys(super().convert(value, param, ctx)))
+
+    def _expanded(self, part: str) -> str:
+        match = re.fullmatch(r"\s*(\d+)-(\d+)\s*", part)
+        if self.times and (count := re.fullmatch(r"\s*0*([1-9]\d*)x\s*", part)):
+            first, last = 0, int(count[1]) - 1
+        elif match and int(match[1]) <= int(match[2]):
+            first, last = int(match[1]), int(match[2])
+        else:
+            return part
+        if last - first >= _MOST:
+            return ""  # refused, since nobody means it
+        return ",".join(map(str, range(first, last + 1)))
+
+
+_MOST = 1000  # numbers of a range
 
 
 class Voxel(_Integers):
@@ -152,14 +179,14 @@ class Duration(_ParamType):
 OVER = 75
 """The exit code of a command that ran out of time and can be given again."""
 
-_MAX_TIME = click.option(
+_MAX_TIME = options_of("Execution")(
     "--max-time",
     type=Duration(),
     help="Stop the training at a checkpoint after this time, e.g. 30m. The exit code is then "
     f"{OVER}, and the same command resumes. [default: no limit]",
 )
 
-_ASSIGNMENTS = click.option(
+_ASSIGNMENTS = options_of("Plugins")(
     "--set",
     "assignments",
     multiple=True,
@@ -180,24 +207,27 @@ def run_options(function: F) -> F:
 
 
 def _setting_options() -> Iterator[Callable[[F], F]]:
-    for name, option in flags_of_settings().items():
-        if name == "iterations":
-            yield click.option(
-                "--sam-every",
-                type=int,
-                metavar="N",
-                help="Query SAM every N iterations and scale its loss weight by N. [default: 1]",
-            )
-            yield click.option(
-                "--sam-floor",
-                type=float,
-                metavar="WEIGHT",
-                help="Query SAM only while its loss weight is at least this. [default: 0]",
-            )
-        yield _click_option(name, option)
+    flags = flags_of_settings()
+    for group, names in GROUPS.items():
+        for name in names:
+            yield _click_option(name, flags[name], group)
+    add = options_of("Promptable model")
+    yield add(
+        "--sam-every",
+        type=int,
+        metavar="N",
+        help="Query SAM every N iterations and scale its loss weight by N. [default: 1]",
+    )
+    yield add(
+        "--sam-floor",
+        type=float,
+        metavar="WEIGHT",
+        help="Query SAM only while its loss weight is at least this. [default: 0]",
+    )
 
 
-def _click_option(name: str, option: Flag) -> Callable[[F], F]:
+def _click_option(name: str, option: Flag, group: str) -> Callable[[F], F]:
+    add = options_of(group)
     field = RunSettings.model_fields[name]
     kinds = [k for k in _flat(field.annotation) if k is not type(None)]
     flag = f"--{name.replace('_', '-')}"
@@ -205,7 +235,7 @@ def _click_option(name: str, option: Flag) -> Callable[[F], F]:
     about = f"{option.help} [default: {default}]"
     if kinds == [bool]:
         names = f"{flag}/--{option.opposite}" if option.opposite else flag
-        return click.option(names, name, is_flag=True, default=None, help=about)
+        return add(names, name, is_flag=True, default=None, help=about)
     kind: Any = kinds[0]
     metavar = None
     if typing.get_origin(kind) is Literal:
@@ -216,7 +246,7 @@ def _click_option(name: str, option: Flag) -> Callable[[F], F]:
         kind, metavar = click.Path(), "FOLDER"
     elif kind is str:
         kind = Name(name)
-    return click.option(flag, name, type=kind, metavar=metavar, help=about)
+    return add(flag, name, type=kind, metavar=metavar, help=about)
 
 
 def _flat(annotation: Any) -> list[Any]:

@@ -9,13 +9,21 @@ from typing import Any
 
 import click
 
+from semisam.cli.help import Command
 from semisam.core.errors import PluginError
 from semisam.plugins import registry
 from semisam.plugins.registry import GROUPS, Plugin
 from semisam.run.protocols import PROTOCOLS, Protocol
 
 
-@click.command("plugins")
+@click.command(
+    "plugins",
+    cls=Command,
+    examples=(
+        "semisam plugins mt",
+        "semisam plugins --check",
+    ),
+)
 @click.argument("name", required=False)
 @click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
 @click.option("--check", is_flag=True, help="Construct each plugin; exit with 1 if one fails.")

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import DEVICE
 
 if TYPE_CHECKING:
     from semisam.inference.volumes import Volume
 
 
-@click.command("predict", short_help="Segment new scans with a trained method.")
+@click.command(
+    "predict",
+    cls=Command,
+    short_help="Segment new scans with a trained method.",
+    examples=("semisam predict runs/one scans -o masks --preview",),
+)
 @click.argument("run", metavar="RUN...")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Folder of the masks.")

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import dataset_options
 
 
-@click.command("prepare", short_help="Write the fast form of a folder of scans.")
+@click.command(
+    "prepare",
+    cls=Command,
+    short_help="Write the fast form of a folder of scans.",
+    examples=("semisam data prepare scans fast --set folder.spacing=1,1,1",),
+)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @dataset_options

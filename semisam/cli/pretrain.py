@@ -6,15 +6,23 @@ from typing import Any
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import Size
 
 
-@click.command("pretrain", short_help="Train SynthSAM from synthetic volumes.")
+@click.command(
+    "pretrain",
+    cls=Command,
+    short_help="Train SynthSAM from synthetic volumes.",
+    examples=("semisam pretrain synthsam --steps 200 --out runs/synthsam",),
+)
 @click.argument("model", type=click.Choice(["synthsam"]))
 @click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (a GPU if there is one).")
+@click.option(
+    "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [default: a GPU if there is one]"
+)
 @click.option("--init", metavar="WEIGHTS", help="Initial weights. Use another --seed with them.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
 @click.option(

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
 
-@click.command("report", short_help="Tables and figures of finished runs, as one page.")
+
+@click.command(
+    "report",
+    cls=Command,
+    short_help="Tables and figures of finished runs, as one page.",
+    examples=("semisam report runs/la",),
+)
 @click.argument("runs")
 @click.option("-o", "--out", metavar="FOLDER", help="Folder of the report.  [default: RUNS/report]")
 @click.option(

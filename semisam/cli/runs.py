@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam.cli.help import Command
+
 if TYPE_CHECKING:
     from semisam.run.folder import RunFolder
 
@@ -22,7 +24,12 @@ def command() -> None:
     """List and show the runs of a folder."""
 
 
-@command.command("list", short_help="Every run: state, method, labels, Dice, age, size.")
+@command.command(
+    "list",
+    cls=Command,
+    short_help="Every run: state, method, labels, Dice, age, size.",
+    examples=("semisam runs list runs/la",),
+)
 @click.argument("folder")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_command(folder: str, as_json: bool) -> None:
@@ -42,7 +49,12 @@ def list_command(folder: str, as_json: bool) -> None:
     click.echo("\n".join(_table(runs)))
 
 
-@command.command("show", short_help="One run: settings, metrics, cost, last losses, versions.")
+@command.command(
+    "show",
+    cls=Command,
+    short_help="One run: settings, metrics, cost, last losses, versions.",
+    examples=("semisam runs show runs/la#0123",),
+)
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show_command(run: str, as_json: bool) -> None:

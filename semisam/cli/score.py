@@ -6,19 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.command("score", short_help="Score a folder of masks against another.")
+@click.command(
+    "score",
+    cls=Command,
+    short_help="Score a folder of masks against another.",
+    examples=("semisam score masks truth",),
+)
 @click.argument("predictions", metavar="PREDICTIONS")
 @click.argument("truth", metavar="TRUTH")
 @click.option(
     "--ignore", type=Numbers(), default=(), help="Values of TRUTH that nobody annotated: left out."
 )
-@click.option("--out", metavar="CSV", help="Scores of each case (default: PREDICTIONS/scores.csv).")
+@click.option("--out", metavar="CSV", help="Scores of each case. [default: PREDICTIONS/scores.csv]")
 def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | None) -> None:
     """Score the masks of PREDICTIONS against those of TRUTH, each on its own grid.
 

@@ -6,10 +6,16 @@ from typing import Literal
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import DEVICE
 
 
-@click.command("serve", short_help="Serve SynthSAM to viewers with nnInteractive's client.")
+@click.command(
+    "serve",
+    cls=Command,
+    short_help="Serve SynthSAM to viewers with nnInteractive's client.",
+    examples=("semisam serve --run masks/runs/1b2c-first",),
+)
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
 @click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=1527, show_default=True)

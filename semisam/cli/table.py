@@ -6,52 +6,79 @@ from pathlib import Path
 
 import click
 
+from semisam.cli.help import Command
+from semisam.cli.options import Names
 
-@click.command("table", short_help="The comparison table of finished runs, in any format.")
-@click.argument("folder")
+
+@click.command(
+    "table",
+    cls=Command,
+    short_help="The comparison table of finished runs, in any format.",
+    examples=(
+        "semisam table runs/la",
+        "semisam table runs/la runs/more -o table.md",
+        "semisam table runs/la --columns dice,hd95,gain --label tab:la -o table.tex",
+    ),
+)
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True)
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["terminal", "csv", "md", "latex", "html"]),
-    default="terminal",
-    show_default=True,
+    type=click.Choice(["terminal", "csv", "md", "latex", "html", "xlsx"]),
+    help="Format of the table. [default: by the ending of -o, or terminal]",
 )
 @click.option("--paper/--no-paper", default=True, show_default=True, help="Add the paper's rows.")
-@click.option("-o", "--out", metavar="FILE", help="Write to a file instead of printing.")
-def command(folder: str, kind: str, paper: bool, out: str | None) -> None:
-    """Make the comparison table of FOLDER, the output of `semisam bench`, finished or not.
+@click.option(
+    "--columns",
+    type=Names(),
+    default=(),
+    help="Columns in this order, of method, labels, runs, dice, jaccard, asd, hd95, sd (over "
+    "cases), classes, empty, gain, p, best. [default: those of the format]",
+)
+@click.option("--caption", default="", metavar="TEXT", help="Caption in LaTeX.")
+@click.option("--label", default="", metavar="KEY", help="Label in LaTeX, e.g. tab:la.")
+@click.option("--cite", is_flag=True, help="Cite in LaTeX; with -o, write the .bib file as well.")
+@click.option("-o", "--out", metavar="FILE", help="File: .csv, .md, .tex, .html or .xlsx.")
+def command(
+    folders: tuple[str, ...],
+    kind: str | None,
+    paper: bool,
+    columns: tuple[str, ...],
+    caption: str,
+    label: str,
+    cite: bool,
+    out: str | None,
+) -> None:
+    """Make the comparison table of each FOLDER, the output of `semisam bench`, finished or not.
 
-    The paper's figures are added if data and protocol are the same, and they are marked. Figures of
-    different protocols are never in one table.
+    The runs of several folders share one table. The paper's figures are added if data and protocol
+    are the same, and they are marked. Figures of different protocols are never in one table.
     """
     import pandas as pd
 
-    from semisam.bench import tables
+    from semisam.bench import formats, tables
+    from semisam.bench.latex import Wishes
     from semisam.cli.display import console, print_table
-    from semisam.core.errors import InputError
-    from semisam.core.files import replace_file, writable_folder
+    from semisam.core.files import writable_folder
 
-    if out is not None and kind == "terminal":
-        raise InputError("-o must come with --format csv, md, latex or html, got -o only. Add one.")
+    wishes = Wishes(columns, caption, label, cite)
+    path = Path(out) if out is not None else None
+    chosen = formats.format_of(kind, path, wishes)
     table, results = tables.load(
-        Path(folder), lambda fault: click.echo(f"Left out: {fault}", err=True)
+        *map(Path, folders), on_fault=lambda fault: click.echo(f"Left out: {fault}", err=True)
     )
     told = ""
     if paper:
         rows, told = tables.paper_rows(table, results)
         if not rows.empty:
             table = pd.concat([table, rows], ignore_index=True)
-    if kind == "terminal":
+    if chosen == "terminal":
         print_table(table)
         if told:
             console.print(told)
-        return
-    text = tables.FORMATS[kind](table)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    path = Path(out)
-    writable_folder(path.parent)
-    with replace_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    click.echo(f"Written: {path}", err=True)
+    elif path is None:
+        click.echo(formats.FORMATS[chosen](table, wishes), nl=False)
+    else:
+        writable_folder(path.parent)
+        for file in formats.write(table, chosen, wishes, path):
+            click.echo(f"Written: {file}", err=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam.cli.help import Command, options_of
 from semisam.cli.options import OVER, Name, given_settings, run_options
 
 if TYPE_CHECKING:
@@ -14,28 +15,36 @@ if TYPE_CHECKING:
     from semisam.training.processes import Processes
 
 
-@click.command("train", short_help="Train one method on one labeled subset.")
-@click.option("--method", required=True, type=Name("framework"), help="Method plugin.")
-@click.option("--labels", type=int, required=True, help="Labeled cases.")
-@click.option(
-    "--sam", default="none", show_default=True, type=Name("backend"), help="Backend plugin."
+_own = options_of("The run")
+
+
+@click.command(
+    "train",
+    cls=Command,
+    short_help="Train one method on one labeled subset.",
+    examples=(
+        "semisam train --data scans --method fixmatch --labels 2 --sam synthsam --out runs/one",
+    ),
 )
-@click.option(
+@_own("--method", required=True, type=Name("framework"), help="Method plugin.")
+@_own("--labels", type=int, required=True, help="Labeled cases.")
+@_own("--sam", default="none", show_default=True, type=Name("backend"), help="Backend plugin.")
+@_own(
     "--sam-control",
     type=click.Choice(["none", "oracle", "truth", "shuffled", "moved"]),
     default="none",
     show_default=True,
     help="A control of the branch, for attribution.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
-@click.option(
+@_own("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
+@_own(
     "--subset",
     type=int,
     default=0,
     show_default=True,
     help="Labeled subset: 0 is the first of the list, k > 0 a seeded draw.",
 )
-@click.option("--out", required=True, metavar="FOLDER", help="The run's folder.")
+@_own("--out", required=True, metavar="FOLDER", help="The run's folder.")
 @run_options
 def command(
     method: str,

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam.cli.help import Command
 from semisam.cli.options import Names, Numbers
 
 if TYPE_CHECKING:
     from semisam.bench.zero_shot import Clicks
 
 
-@click.command("zero-shot", short_help="Score promptable models by clicks from the truth.")
+@click.command(
+    "zero-shot",
+    cls=Command,
+    short_help="Score promptable models by clicks from the truth.",
+    examples=("semisam zero-shot --data scans --sam synthsam,geodesic --points 1,5",),
+)
 @click.option("--data", metavar="FOLDER", help="Folder of scans. [default: generated phantoms]")
 @click.option(
     "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
     help="published: two clicks deep inside the error, then anywhere in it; random: anywhere.",
 )
 @click.option(
-    "--seeds", type=Numbers(), default="0", show_default=True, help="Seeds of the clicks."
+    "--seeds", type=Numbers(times=True), default="0", show_default=True, help="Seeds of the clicks."
 )
 @click.option("--cases", type=click.IntRange(min=1), help="Use only the first N test cases.")
 @click.option(

@@ -1,7 +1,7 @@
 """Alternate diverse mean teacher (AD-MT).
 
 References:
-    Zhao, Wang, Wang, Yu, Zhou. "Alternate diverse teaching for semi-supervised medical image
+    Zhao, Wang, Wang, Yu, Yuan, Zhou. "Alternate diverse teaching for semi-supervised medical image
     segmentation." ECCV 2024. https://arxiv.org/abs/2311.17325
 """
 

@@ -268,12 +268,31 @@ AXES = ("method", "sam", "sam_control", "labels", "subset", "seed", "fold")
 """Settings that the runs of a grid differ in."""
 
 
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Scans and test": ("data", "dataset", "test", "fold"),
+    "Protocol and network": ("protocol", "network", "init"),
+    "Promptable model": ("prompter", "sam_adapt"),
+    "Batches": (
+        *("iterations", "patch", "batch", "labeled_rows", "micro_batch", "augment", "foreground"),
+    ),
+    "Optimizer": (
+        *("optimizer", "schedule", "lr", "lr_step", "momentum", "weight_decay", "averaged"),
+        *("clip", "norm_batches", "precision"),
+    ),
+    "Validation": ("validate_every", "validate_cases", "keep", "patience"),
+    "Prediction": ("stride", "largest_component", "save_predictions"),
+    "Execution": ("device", "checkpoint_every", "logger"),
+}
+"""The settings that a command line offers, in the groups and the order of its help."""
+
+
 def flags_of_settings() -> dict[str, Flag]:
     """Return the settings that a command line offers, in order, with their flags."""
+    fields = RunSettings.model_fields
     return {
-        name: next(item for item in field.metadata if isinstance(item, Flag))
-        for name, field in RunSettings.model_fields.items()
-        if any(isinstance(item, Flag) for item in field.metadata)
+        name: next(item for item in fields[name].metadata if isinstance(item, Flag))
+        for names in GROUPS.values()
+        for name in names
     }
 
 

@@ -9,10 +9,13 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import TINY_NET
 
-from semisam.bench.grid import Axes, check, expand
+from semisam.bench import estimate
+from semisam.bench.executors.local import Local
+from semisam.bench.grid import Axes, Run, check, expand
 from semisam.bench.study import Grid, read_study
 from semisam.cli.main import main
 from semisam.core.errors import InputError, UnservedHeads
+from semisam.run.request import settings
 
 GRID = (
     *("--method", "mt", "--labels", "1,2", "--sam", "none", "--iterations", "1"),
@@ -51,6 +54,43 @@ def test_a_study_gives_the_same_runs_and_takes_more(study, tmp_path):
     assert again.output.count("finished earlier") == 2 and len(_names(other)) == 4
     (grid,) = tomllib.loads((other / "study.toml").read_text())["grid"]
     assert grid["seeds"] == [0, 1]
+
+
+def test_a_dry_run_counts_and_measures_and_writes_nothing(study, tmp_path):
+    before = sorted(path.stat().st_mtime_ns for path in study.rglob("*"))
+    result = _bench(*GRID, "--out", study, "--seeds", "2x", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "4 runs: 2 are done, 2 to do." in result.output
+    assert "  mt: 2 runs, 1 steps of " in result.output
+    assert "one run after the other" in result.output
+    assert sorted(path.stat().st_mtime_ns for path in study.rglob("*")) == before
+    others = [word.replace("mt.ema_decay=0.9", "phantom.seed=1") for word in GRID]
+    result = _bench(*others, "--out", tmp_path / "new", "--method", "copied-mask", "--dry-run")
+    assert "2 runs: 0 are done, 2 to do." in result.output
+    assert "  copied-mask: 2 runs: 0 s" in result.output and not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_for_other_machines_measures_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "seconds_of_step", lambda settings: 1 / 0)
+    monkeypatch.setattr(Local, "here", False)
+    result = _bench(*GRID, "--out", tmp_path / "new", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "2 runs: 0 are done, 2 to do." in result.output and "not measured" in result.output
+
+
+@pytest.mark.parametrize("control", ["oracle", "shuffled"])
+def test_the_cost_of_the_branch_and_of_its_controls(control, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        estimate, "seconds_of_step", lambda settings: asked.setdefault("step", settings) and 2.0
+    )
+    monkeypatch.setattr(estimate, "seconds_of_adaptation", lambda settings: 3.0)
+    made = settings(method="mt", labels=2, sam="synthsam", sam_control=control, sam_adapt=4)
+    runs = [Run(made.model_copy(update={"seed": seed}), str(seed)) for seed in (0, 1)]
+    (cost,) = estimate.costs(runs)
+    assert cost.title == f"mt + synthsam ({control})"
+    assert cost.seconds == 2 * (4 * 3.0 + made.iterations * 2.0)
+    assert asked["step"].sam_control == (None if control == "oracle" else control)
 
 
 @pytest.mark.parametrize(

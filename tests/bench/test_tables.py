@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from semisam.bench import tables
+from semisam.bench import formats, tables
+from semisam.bench.papers import cited_by, papers, papers_of
 from semisam.cli.main import main
+from semisam.plugins import registry
 from semisam.run.resolve import make_settings
 
 
@@ -107,7 +109,7 @@ def test_every_format_holds_the_same_figures(bench):
 
 def test_written_beside_and_renamed(bench, tmp_path):
     folder, out = bench(), tmp_path / "new" / "table.md"
-    result = CliRunner().invoke(main, ["table", str(folder), "--format", "md", "-o", str(out)])
+    result = CliRunner().invoke(main, ["table", str(folder), "-o", str(out)])
     assert result.exit_code == 0 and out.read_text().startswith("| Method")
     assert [p.name for p in out.parent.iterdir()] == ["table.md"]
 
@@ -117,7 +119,13 @@ def test_written_beside_and_renamed(bench, tmp_path):
     [
         (["nowhere"], "the folder of runs must exist, got nowhere"),
         (["."], "must hold at least one finished run, got ."),
-        ([".", "-o", "x.md"], "-o must come with --format"),
+        ([".", "-o", "x.doc"], "-o must end with one of .csv, .md, .tex, .html, .xlsx, got x.doc"),
+        ([".", "-o", "x", "--format", "terminal"], "-o must come with a format for files"),
+        ([".", "--format", "xlsx"], "--format xlsx must come with -o FILE.xlsx"),
+        ([".", "--columns", "dice"], "--columns must come with the format md, html, latex"),
+        ([".", "--format", "md", "--columns", "dize"], "got dize (did you mean dice?)"),
+        ([".", "--format", "md", "--caption", "x"], "--caption must come with the format latex"),
+        ([".", "--format", "csv", "--cite"], "--cite must come with the format latex, got csv"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, said):
@@ -202,14 +210,131 @@ def test_every_format_sets_protocols_apart_and_says_what_departs(tmp_path, kind)
     assert "Protocol paper, departing from it in iterations=7" in output
     assert "Wilcoxon, Holm over 1 comparison" in output
     assert "With 3 test cases the least p after this correction is 0.25, so no gain can" in output
-    if kind != "terminal":
+    if kind in ("md", "html"):
         assert "p (Holm)" in output and "0.250" in output
         assert "SD of Dice over cases" in output
 
 
 def test_a_name_cannot_end_a_cell_or_begin_a_tag():
     rows = pd.DataFrame({"Method": ["a|b <script>\n| c"], "x|y": ["1"]})
-    text = tables._safe(rows).to_markdown(index=False, disable_numparse=True)
+    text = formats._safe(rows).to_markdown(index=False, disable_numparse=True)
     lines = text.splitlines()
     assert len(lines) == 3 and "<script" not in text
     assert all(line.replace(r"\|", "").count("|") == 3 for line in lines)
+
+
+def _lines(text, start=""):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_latex_is_a_float_with_groups_of_equal_labels(tmp_path):
+    for n in (1, 2):
+        for sam, dice in (("none", 0.3), ("geodesic", 0.4)):
+            _run(tmp_path / "runs" / f"{sam}{n}", sam, dice * n, labels=n)
+        for name in ("none", "geodesic"):
+            path = tmp_path / "runs" / f"{name}{n}" / "result.json"
+            result = json.loads(path.read_text())
+            result["data"] |= {"labeled": n, "unlabeled": 80 - n}
+            path.write_text(json.dumps(result))
+    text = _table(tmp_path, "--format", "latex", "--no-paper", "--label", "tab:la")
+    form = _lines(text, r"\begin{tabular}{")[0].removeprefix(r"\begin{tabular}{l")
+    assert form.startswith(
+        "S[table-format=2.2]" * 2 + "S[table-format=1.2]" * 2 + r"S[table-format=+2.2]@{\,}l}"
+    )
+    assert text.count(r"\midrule") == 2 and text.count(r"\label{tab:la}") == 1
+    for n in (1, 2):
+        assert rf"\multicolumn{{7}}{{l}}{{\emph{{{n} labeled, {80 - n} unlabeled}}}} \\" in text
+    rows = _lines(text, "mt")
+    assert len(rows) == 4 and all(row.count(" & ") == 6 for row in rows)
+    assert rows[0].startswith("mt & 30.00 & 15.00 &")
+    assert rows[1].startswith(r"mt + SemiSAM (geodesic) & \bfseries 40.00 & \bfseries 20.00 &")
+    assert rows[1].endswith(r"& +10.00 & $[+10.0, +10.0]$ \\")
+    assert rows[3].startswith(r"mt + SemiSAM (geodesic) & \bfseries 80.00 &")
+
+
+def test_columns_caption_and_citations_of_latex(bench):
+    wishes = ("--columns", "runs,gain,dice,p", "--caption", "50 % of_it", "--cite")
+    text = _table(bench(protocol="paper"), "--format", "latex", *wishes)
+    assert r"\caption{50 \% of\_it}" in text and r"\label" not in text
+    assert r"Method & {Runs} & {Gain [Dice]} &  & {Dice [\%]} & p (Holm) \\" in text
+    bare, branch, _, paper = _lines(text, "mt")
+    assert bare == r"mt~\cite{tarvainen2017mean,yu2019uncertainty} & 1 &  &  & 30.00 &  \\"
+    assert "zhang2024semisam,criminisi2008geos" in branch
+    assert r"\bfseries" in branch and r"\bfseries" not in paper and "wang2023sammed3d" in paper
+    assert "Protocol paper." in text
+
+
+def test_a_table_that_cites_brings_its_bibliography(bench, tmp_path):
+    result = CliRunner().invoke(
+        main, ["table", str(bench()), "--cite", "-o", str(tmp_path / "t.tex")]
+    )
+    assert result.exit_code == 0 and "t.bib" in result.output
+    cited = (tmp_path / "t.bib").read_text()
+    assert "@inproceedings{tarvainen2017mean," in cited and "vu2019advent" not in cited
+
+
+def test_every_paper_is_cited_by_a_plugin():
+    cited = {paper.key for paper in papers_of("framework", "semisam")}
+    for kind in registry.GROUPS:
+        for name, plugin in registry.list_plugins(kind).items():
+            if plugin.builtin:
+                cited |= {paper.key for paper in cited_by(registry.load(kind, name))}
+    assert cited == {paper.key for paper in papers()}
+    for paper in papers():
+        assert {"title", "author", "year"} <= paper.fields.keys()
+        assert paper.text.count("{") == paper.text.count("}")
+
+
+def test_a_control_is_not_the_best_row(tmp_path):
+    for name, sam, control, dice in (
+        ("a", "none", None, 0.2),
+        ("b", "geodesic", None, 0.3),
+        ("c", "geodesic", "oracle", 0.9),
+    ):
+        _run(tmp_path / "runs" / name, sam, dice, sam_control=control)
+    rows = _lines(_table(tmp_path, "--format", "latex", "--no-paper", "--columns", "dice"), "mt")
+    assert ["bfseries" in row for row in rows] == [False, True, False]
+
+
+def test_several_folders_share_a_table(tmp_path):
+    _run(tmp_path / "one" / "runs" / "a", "none", 0.3)
+    _run(tmp_path / "two" / "runs" / "b", "geodesic", 0.4)
+    result = CliRunner().invoke(
+        main,
+        ["table", *(str(tmp_path / n) for n in ("one", "two")), "--format", "csv", "--no-paper"],
+    )
+    frame = pd.read_csv(io.StringIO(result.output))
+    assert frame["sam"].fillna("none").tolist() == ["none", "geodesic"]
+    assert frame["gain_dice"].iloc[1] == pytest.approx(10)
+    (tmp_path / "three").mkdir()
+    result = CliRunner().invoke(main, ["table", str(tmp_path / "one"), str(tmp_path / "three")])
+    assert result.exit_code == 2 and "three" in result.output
+
+
+def test_numbers_are_right_aligned_and_columns_chosen(bench):
+    folder = bench()
+    chosen = ("--columns", "method,hd95,dice")
+    first, rule, *_ = _table(folder, "--format", "md", *chosen).splitlines()
+    assert [cell.strip() for cell in first.strip("|").split("|")] == [
+        "Method", "95HD [voxel]", "Dice [%]",
+    ]  # fmt: skip
+    assert [cell[-1] for cell in rule.strip("|").split("|")] == ["-", ":", ":"]
+    html = _table(folder, "--format", "html", *chosen)
+    assert '<td style="text-align: right">30.00</td>' in html
+    assert '<td style="text-align: left">mt</td>' in html
+
+
+def test_a_workbook_holds_numbers(bench, tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    out = tmp_path / "t.xlsx"
+    result = CliRunner().invoke(main, ["table", str(bench(protocol="paper")), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    head, *rows = openpyxl.load_workbook(out).active.iter_rows(values_only=True)
+    assert [row[head.index("dice")] for row in rows] == pytest.approx([30, 40, 30.6, 41.38])
+
+
+def test_a_workbook_without_its_package_is_one_sentence(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["table", str(bench()), "-o", str(tmp_path / "t.xlsx")])
+    assert result.exit_code == 2 and "pip install 'semisam[excel]'" in result.output
+    assert not (tmp_path / "t.xlsx").exists()

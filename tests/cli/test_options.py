@@ -4,6 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from semisam.cli.main import main
 from semisam.cli.options import (
     Duration,
     Names,
@@ -14,7 +15,7 @@ from semisam.cli.options import (
     run_options,
 )
 from semisam.core.errors import InputError
-from semisam.run.settings import flags_of_settings
+from semisam.run.settings import GROUPS, Flag, RunSettings, flags_of_settings
 
 
 @click.command()
@@ -69,6 +70,47 @@ def test_numbers_and_sizes():
     for kind in (Numbers(), Size()):
         with pytest.raises(click.BadParameter):
             kind.convert("two", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0-4", (0, 1, 2, 3, 4)), ("3-3", (3,)), ("0-2,7,1", (0, 1, 2, 7)), ("-1,2", (-1, 2))],
+)
+def test_numbers_may_be_ranges(text, found):
+    assert Numbers().convert(text, None, None) == found
+    assert Numbers(times=True).convert(text, None, None) == found
+
+
+def test_a_number_of_times_counts_from_0():
+    assert Numbers(times=True).convert("3x,9", None, None) == (0, 1, 2, 9)
+    with pytest.raises(click.BadParameter, match="whole numbers separated by commas, or a range"):
+        Numbers().convert("3x", None, None)
+
+
+@pytest.mark.parametrize("text", ["4-0", "0x", "x", "1-", "0-1000000000", "2000x", "1-2-3"])
+def test_a_wrong_range_is_refused(text):
+    with pytest.raises(click.BadParameter, match="or 5x, got"):
+        Numbers(times=True).convert(text, None, None)
+
+
+def test_every_setting_with_a_flag_is_in_one_group():
+    grouped = [name for names in GROUPS.values() for name in names]
+    flagged = {
+        name
+        for name, field in RunSettings.model_fields.items()
+        if any(isinstance(item, Flag) for item in field.metadata)
+    }
+    assert len(grouped) == len(set(grouped)) and set(grouped) == flagged
+
+
+def test_help_has_the_groups_in_order_and_defaults_in_one_style():
+    text = CliRunner().invoke(main, ["bench", "--help"], terminal_width=200).output
+    titles = ["The grid", *GROUPS, "Plugins", "Options", "Examples"]
+    places = [text.index(f"\n{title}:\n") for title in titles]
+    assert places == sorted(places)
+    batches = text[text.index("\nBatches:") : text.index("\nOptimizer:")]
+    assert "--patch" in batches and "--lr" not in batches
+    assert "[default: local]" in text and "  [default" not in text and "(default" not in text
 
 
 def test_assignments():
