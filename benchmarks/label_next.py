@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from rows import write_rows
 
-from semisam.core.features import recorded
 from semisam.core.losses import entropy
-from semisam.inference.choice import cover
+from semisam.inference.choice import cover, described
 from semisam.inference.evaluation import predict_probabilities
 from semisam.run.build import open_dataset
 from semisam.run.execute import execute
@@ -103,28 +102,21 @@ def look(run, options, pool):
     """Return a vector for each scan of the pool, and the doubt in its mask."""
     model = load_model(run, "cpu")
     dataset = open_dataset(settings(data=str(options.data), method=options.method, labels=1))
-    network = model.network
-    deepest = next(name for name, _ in network.named_modules() if name.endswith("encoder.3"))
     vectors, doubts = [], {}
     for case in pool:
-        image = dataset.image(case)
-        probs = predict_probabilities(
-            network, image, model.patch, model.stride, device=torch.device("cpu"),
-            precision=model.precision,
-        )  # fmt: skip
+        with described(model.network) as found:
+            probs = predict_probabilities(
+                model.network,
+                dataset.image(case),
+                model.patch,
+                model.stride,
+                device=torch.device("cpu"),
+                precision=model.precision,
+            )
+        vectors.append(found.vector())
         inside = probs.argmax(0) > 0
         unsure = entropy(probs[None])[0, 0]
         doubts[case] = float(unsure[inside].mean()) if bool(inside.any()) else 1.0
-        whole = torch.from_numpy(image.array)[None]
-        even = [size - size % 2 for size in whole.shape[2:]]
-        whole = whole[(..., *(slice(size) for size in even))]
-        with recorded(network, deepest) as found:
-            network(whole)
-        features = found[deepest][0].float().flatten(1)
-        size = found[deepest].shape[2:]
-        weight = torch.nn.functional.adaptive_avg_pool3d(1 - probs[:1], size).flatten()
-        organ = features @ (weight / weight.sum().clamp_min(1e-6))
-        vectors.append(torch.cat([features.mean(1), organ]).numpy())
     return np.stack(vectors), doubts
 
 

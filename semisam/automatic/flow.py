@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from semisam.automatic.advice import as_text, scans_to_label
 from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.page import write_page
 from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
@@ -19,6 +20,7 @@ from semisam.core.files import remove_leftovers, writable_folder
 from semisam.core.layout import ADAPTED
 from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
+from semisam.inference.choice import described
 from semisam.inference.inputs import check_outputs
 from semisam.inference.masks import volumes_of_file, write_masks
 from semisam.inference.predictor import Deployed, on_input
@@ -147,12 +149,13 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     model = load_model(final, plan.device)
     judge = make_judge(late, model, early_model, data.opened, data.labeled)
     kept = _write(data, shelf, Stage(FINAL, final.name, model, judge), plan.device, report)
-    write_page(data, shelf, plan, kept)
+    upcoming = scans_to_label(data, shelf, model, plan.device, without=kept)
+    write_page(data, shelf, plan, kept, upcoming)
     if plan.seconds["audit"]:
         corrected = leave_one_out(
             data, plan, lambda name: folder / RUNS / f"{plan.key}-{name}", report
         )
-        write_page(data, shelf, plan, kept, corrected)
+        write_page(data, shelf, plan, kept, upcoming, corrected)
         note(
             f"Predicted Dice, corrected by {corrected.pairs} true ones: "
             f"{100 * corrected.shift:+.0f} points, ± {100 * corrected.width:.0f}"
@@ -162,6 +165,8 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
             f"Kept: {case} was changed after it was written. To train with it, put it next to the "
             f"scan as {case}_label.nii.gz."
         )
+    if upcoming:
+        note(f"To label next: {', '.join(upcoming)}")
     note(f"Masks of {len(data.unlabeled)} scans, volumes.csv, sheet.png and index.html: {folder}")
 
 
@@ -188,7 +193,11 @@ def _write_one(
     shelf.begin(case, entry)
     series = str(data.options.get("series", ""))
     paths = {case: data.files(case)}
-    (written,) = write_masks(stage.model, paths, shelf.folder, device, series=series, preview=True)
+    with described(stage.model.network) as seen:
+        (written,) = write_masks(
+            stage.model, paths, shelf.folder, device, series=series, preview=True
+        )
+    features = as_text(seen.vector())  # before the judge predicts other views
     if written.scan is None or written.found is None:
         raise InputError(written.fault)
     agreement: tuple[dict[str, float], ...] = ()
@@ -196,7 +205,8 @@ def _write_one(
         image = torch.from_numpy(written.scan.image.array).to(device)
         probs = torch.from_numpy(on_input(written.found, stage.model.card).copy()).to(device)
         agreement = tuple(found.values() for found in stage.judge(image, probs))
-    shelf.finish(case, replace(entry, volumes=written.volumes, agreement=agreement))
+    done = replace(entry, volumes=written.volumes, agreement=agreement, features=features)
+    shelf.finish(case, done)
 
 
 def _check_outside(scans: Path, masks: Path) -> None:

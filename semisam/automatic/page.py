@@ -58,7 +58,12 @@ class Line:
 
 
 def write_page(
-    data: Survey, shelf: Shelf, plan: Plan, changed: Changed, by: Correction | None = None
+    data: Survey,
+    shelf: Shelf,
+    plan: Plan,
+    changed: Changed,
+    upcoming: Sequence[str] = (),
+    by: Correction | None = None,
 ) -> None:
     """Write the table, the contact sheet and the page of a folder of masks.
 
@@ -67,13 +72,18 @@ def write_page(
         shelf: the masks.
         plan: of the runs.
         changed: volumes of the masks that a person changed, by case.
+        upcoming: the scans to label next, the first of them first.
         by: the correction of the predicted Dice.
     """
     lines = sorted(_lines(data, shelf, changed, by), key=lambda line: line.rank)
-    write_csv(shelf.folder / VOLUMES, [row for line in lines for row in _rows(line)])
+    ranks = {case: rank for rank, case in enumerate(upcoming, start=1)}
+    rows = [
+        {**row, "label_next": ranks.get(line.case, "")} for line in lines for row in _rows(line)
+    ]
+    write_csv(shelf.folder / VOLUMES, rows)
     pictures = {line.case: _small(line.picture) for line in lines if line.picture}
     _write_sheet(shelf.folder / SHEET, [line for line in lines if line.picture], pictures)
-    _write_html(shelf.folder / PAGE, data, plan, lines, pictures, by)
+    _write_html(shelf.folder / PAGE, data, plan, lines, pictures, upcoming, by)
 
 
 def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) -> list[Line]:
@@ -157,6 +167,7 @@ def _write_html(
     plan: Plan,
     lines: Sequence[Line],
     pictures: Previews,
+    upcoming: Sequence[str],
     by: Correction | None,
 ) -> None:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -168,6 +179,7 @@ def _write_html(
         plan=plan,
         rows=[(line, _embedded(pictures.get(line.case))) for line in lines],
         by=by,
+        upcoming=upcoming,
         trusted=any(line.dice for line in lines),
         version=__version__,
     )

@@ -27,6 +27,7 @@ class Entry:
         sha256: of the file; empty while it is written.
         volumes: of each foreground class.
         agreement: the signals of each foreground class; empty if they were not measured.
+        features: the scan's vector, as of `semisam.inference.choice.Description`, as text.
     """
 
     file: str
@@ -35,6 +36,7 @@ class Entry:
     sha256: str = ""
     volumes: tuple[Volume, ...] = ()
     agreement: tuple[Mapping[str, float], ...] = field(default=())
+    features: str = ""
 
 
 class Shelf:

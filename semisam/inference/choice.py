@@ -2,10 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Description:
+    """The deepest features of a method's network in one scan, by which scans are compared.
+
+    Half of the numbers are the means of the deepest features over the scan, and half those over the
+    predicted foreground.
+    """
+
+    def __init__(self) -> None:
+        self._deepest: Tensor | None = None
+        self._sums: list[Tensor] = []
+        self._weights: list[float] = []
+
+    def keep(self, module: nn.Module, inputs: object, features: Tensor) -> None:
+        """Keep the deepest features ``(B, F, *s)`` of a window."""
+        self._deepest = features
+
+    def add(self, module: nn.Module, inputs: object, probs: Tensor) -> None:
+        """Add a window whose probabilities are ``(B, K, *S)``."""
+        if self._deepest is None:
+            return
+        features, self._deepest = self._deepest.float(), None
+        pool: Any = {4: functional.adaptive_avg_pool2d, 5: functional.adaptive_avg_pool3d}
+        inside = pool[features.ndim](1 - probs[:, :1].float(), features.shape[2:])
+        for weight in (torch.ones_like(inside), inside):
+            self._sums.append((features * weight).transpose(0, 1).flatten(1).sum(1).cpu())
+            self._weights.append(float(weight.sum()))
+
+    def vector(self) -> NDArray[np.float16] | None:
+        """Return the ``2 F`` numbers, or ``None`` if the network does not name its features."""
+        if not self._sums:
+            return None
+        means = [
+            torch.stack(self._sums[part::2]).sum(0) / max(sum(self._weights[part::2]), 1e-6)
+            for part in (0, 1)
+        ]
+        return np.asarray(torch.cat(means).numpy(), np.float16)
+
+
+@contextlib.contextmanager
+def described(method: nn.Module) -> Iterator[Description]:
+    """Describe the scan that a method segments in the ``with`` block.
+
+    A network names the part with its deepest features in the attribute ``deepest``, as those of
+    semisam do.
+
+    Args:
+        method: maps images or windows to probabilities.
+    """
+    found = Description()
+    hooks = [method.register_forward_hook(found.add)]
+    for network in method.modules():
+        name = getattr(network, "deepest", None)
+        if isinstance(name, str):
+            hooks.append(network.get_submodule(name).register_forward_hook(found.keep))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def cover(

@@ -57,6 +57,7 @@ class UNet(nn.Module):
 
     stride = STRIDE
     axes = (3,)
+    deepest = "net.encoder.3"
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class UNet2d(nn.Module):
 
     stride = 1 << _LEVELS
     axes = (2,)
+    deepest = "down.4"
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class VNet(nn.Module):
 
     stride = _STRIDE
     axes = (3,)
+    deepest = "block_five"
 
     def __init__(
         self,

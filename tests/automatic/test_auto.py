@@ -67,6 +67,11 @@ def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
     label = scan(0, SIZE, classes=2)[1]
     assert float(table["p0"]["ml"]) == pytest.approx(label.sum() * 1.5 / 1000)
     assert table["p0"]["predicted_dice"] == ""
+    assert [table[f"p{n}"]["label_next"] for n in range(2)] == ["", ""]
+    assert {table[f"p{n}"]["label_next"] for n in (2, 3)} == {"1", "2"}
+    first = min(("p2", "p3"), key=lambda case: table[case]["label_next"])
+    assert f"<b>To label next:</b> {first}, " in page.read_text()
+    assert any(note.startswith(f"To label next: {first}, ") for note in notes)
     assert 0 <= float(table["p2"]["dice_low"]) <= float(table["p2"]["predicted_dice"])
     (run,) = (masks / "runs").glob("*-final")
     found = semisam.load(run, "cpu").predict(scans / "p2.nii.gz").mask
@@ -78,7 +83,9 @@ def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
     semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
     assert _state(masks / "runs") == results
     assert (masks / "p2.nii.gz").read_bytes() == changed
-    assert _table(masks)["p2"]["mask"] == "changed by you"
+    table = _table(masks)
+    assert table["p2"]["mask"] == "changed by you"
+    assert (table["p2"]["label_next"], table["p3"]["label_next"]) == ("", "1")
     assert any("Kept: p2 was changed" in note for note in notes)
 
 
