@@ -180,3 +180,11 @@ def test_a_dataset_that_cannot_be_opened_is_one_sentence(install: Any, scans: An
     )
     with pytest.raises(PluginError, match=r"'shut' could not be constructed .*: no reader"):
         open_dataset(settings_of(dataset="shut", data=str(scans), labels=1))
+
+
+@pytest.mark.parametrize(("network", "patch"), [("vnet", (16, 16, 16)), ("unet2d", (16, 16))])
+def test_a_width_of_0_is_one_sentence(network, patch):
+    own = {"network": network, "network_options": {"filters": 0}, "patch": patch}
+    settings = settings_of(method="mt", labels=1, **own)
+    with pytest.raises(PluginError, match="refuses its options: filters must be at least 1, got 0"):
+        make_framework(settings, 1, 2)
