@@ -47,8 +47,8 @@ class UNet2d(nn.Module):
         whatever the autocast precision.
 
     Raises:
-        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3 or a
-            decoder above 3.
+        ValueError: a spatial size is not a multiple of 16, a head names a level below 3 or a
+            decoder above 3, or ``filters`` is below 1.
     """
 
     stride = 1 << _LEVELS
@@ -65,6 +65,8 @@ class UNet2d(nn.Module):
     ) -> None:
         super().__init__()
         check_head_levels(heads, _DEEPEST_HEAD, "the 2-D U-Net", _DECODERS)
+        if filters < 1:
+            raise ValueError(f"filters must be at least 1, got {filters}. Choose for example 16.")
         widths = [filters << level for level in range(_LEVELS + 1)]
         inputs = (in_channels, *widths)
         self.down = nn.ModuleList(map(_convs, inputs, widths, _DROPOUT))

@@ -52,8 +52,8 @@ class VNet(nn.Module):
         ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
 
     Raises:
-        ValueError: a spatial size is not a multiple of 16, or a head names a level below 3 or a
-            decoder above 3.
+        ValueError: a spatial size is not a multiple of 16, a head names a level below 3 or a
+            decoder above 3, or ``filters`` is below 1.
     """
 
     stride = _STRIDE
@@ -70,6 +70,8 @@ class VNet(nn.Module):
     ) -> None:
         super().__init__()
         check_head_levels(heads, _LEVELS, "V-Net", _DECODERS)
+        if filters < 1:
+            raise ValueError(f"filters must be at least 1, got {filters}. Choose for example 16.")
         f = filters
         self.block_one = _convs(1, in_channels, f)
         self.block_one_dw = _down(f, 2 * f)

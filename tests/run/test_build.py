@@ -224,3 +224,11 @@ def test_a_prompter_and_a_backend_of_a_kind_of_their_own_find_each_other(install
     )
     with pytest.raises(PluginError, match=r"Backends for this prompter: reads\.$"):
         make_framework(settings_of(**chosen, sam="geodesic", prompter="words"), 1, 2)
+
+
+@pytest.mark.parametrize(("network", "patch"), [("vnet", (16, 16, 16)), ("unet2d", (16, 16))])
+def test_a_width_of_0_is_one_sentence(network, patch):
+    own = {"network": network, "network_options": {"filters": 0}, "patch": patch}
+    settings = settings_of(method="mt", labels=1, **own)
+    with pytest.raises(PluginError, match="refuses its options: filters must be at least 1, got 0"):
+        make_framework(settings, 1, 2)
