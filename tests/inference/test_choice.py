@@ -1,4 +1,4 @@
-"""The choice of scans and slices to label next."""
+"""The choice of scans to label next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from semisam.frameworks.supervised import Supervised
-from semisam.inference.choice import cover, described, doubtful_slices
+from semisam.inference.choice import cover, described
 from semisam.networks.unet2d import UNet2d
 
 
@@ -34,17 +34,6 @@ def test_equal_scans_are_not_chosen_twice():
     vectors = np.array([[0.0], [1], [1], [1], [0]])
     chosen = cover(vectors, [0], 4)
     assert chosen[0] in (1, 2, 3) and sorted(chosen) == [1, 2, 3, 4]
-
-
-def test_the_most_doubtful_slices_are_apart():
-    doubt = np.zeros(30)
-    doubt[5:25] = 1
-    doubt[[10, 11, 12, 20]] = [5, 6, 5, 3]
-    chosen = doubtful_slices(doubt, 3)
-    assert chosen[:2] == [11, 20] and len(chosen) == 3
-    assert np.diff(sorted(chosen)).min() > 20 // 6
-    assert doubtful_slices(np.zeros(9), 3) == []
-    assert doubtful_slices(np.eye(1, 9, 4)[0], 3) == [4]
 
 
 def _method():
