@@ -48,7 +48,7 @@ RESULTS = {
     "la_half_default": "600 iterations",
     "la_half_methods": "200 iterations, a short schedule that ranks no methods",
 }
-"""Tables under ``benchmarks/results`` with rows of methods, all of one seed."""
+"""Tables under ``benchmarks/results`` with rows of methods."""
 
 
 def generated() -> Iterator[tuple[str, str]]:
@@ -166,10 +166,10 @@ def _pairs(values: Mapping[str, Any]) -> str:
 def _results(kind: str, name: str) -> str:
     if kind == "framework":
         rows = _method_rows(name)
-        columns = ("labels", "SAM", "Dice ± SD over scans", "gain (95 % over scans)", "protocol")
+        columns = ("labels", "SAM", "runs", "Dice ± SD over scans", "gain (95 % over scans)", "how")
         text = (
-            "On the Left Atrium at half resolution, published split, 20 test scans, **one seed**. "
-            "[Benchmarks](../../benchmarks/README.md) has commands and caveats."
+            "On the Left Atrium at half resolution, published split, 20 test scans. One or two runs "
+            "say little about differences below a point. [Benchmarks](../../benchmarks/README.md) has commands and caveats."
         )
     elif kind == "backend":
         rows, columns = _model_rows(name), ("clicks", "Dice ± SD over scans", "kind of clicks")
@@ -193,7 +193,8 @@ def _method_rows(name: str) -> list[tuple[str, ...]]:
                     gain += f" ({float(row['gain_low']):+.1f} to {float(row['gain_high']):+.1f})"
                 dice = f"{float(row['dice']):.1f} ± {float(row['dice_sd_cases']):.1f}"
                 sam = f"`{row['sam']}`" + ", as it is" * ("sam_adapt=0" in row["departures"])
-                found.append((row["labeled"], sam, dice, gain, f"`{row['protocol']}`, {how}"))
+                how_made = f"`{row['protocol']}`, {how}"
+                found.append((row["labeled"], sam, row["runs"], dice, gain, how_made))
     return found
 
 
