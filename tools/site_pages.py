@@ -168,8 +168,9 @@ def _results(kind: str, name: str) -> str:
         rows = _method_rows(name)
         columns = ("labels", "SAM", "runs", "Dice ± SD over scans", "gain (95 % over scans)", "how")
         text = (
-            "On the Left Atrium at half resolution, published split, 20 test scans. One or two runs "
-            "say little about differences below a point. [Benchmarks](../../benchmarks/README.md) has commands and caveats."
+            "On the Left Atrium at half resolution, published split, 20 test scans. One or two "
+            "runs say little about differences below a point. "
+            "[Benchmarks](../../benchmarks/README.md) has commands and caveats."
         )
     elif kind == "backend":
         rows, columns = _model_rows(name), ("clicks", "Dice ± SD over scans", "kind of clicks")
