@@ -134,8 +134,10 @@ def check_axes(kind: str, name: str, axes: int) -> None:
     known = getattr(registry.load(kind, name), "axes", None)
     if known is None or axes in known or axes not in (2, 3):  # no scan has other axes
         return
-    plugins = registry.list_plugins(kind)
-    fitting = [other for other, plugin in plugins.items() if _is_for(plugin, axes)]
+    plugins = {other: _axes_of(p) for other, p in registry.list_plugins(kind).items()}
+    # Those that state nothing may need an option for these axes.
+    fitting = [other for other, stated in plugins.items() if axes in (stated or ())]
+    fitting = fitting or [other for other, stated in plugins.items() if stated is None]
     flag = "--sam" if kind == "backend" else f"--{kind}"
     raise InputError(
         f"{flag} must be for a patch of {axes} axes, got {name}, which is for "
@@ -143,12 +145,12 @@ def check_axes(kind: str, name: str, axes: int) -> None:
     )
 
 
-def _is_for(plugin: registry.Plugin, axes: int) -> bool:
-    """Return whether a plugin is for patches of this many axes; a broken one is for none."""
+def _axes_of(plugin: registry.Plugin) -> tuple[int, ...] | None:
+    """Return the numbers of axes that a plugin states, if any; a broken one is for none."""
     try:
-        return axes in getattr(registry.load_plugin(plugin), "axes", (axes,))
+        return getattr(registry.load_plugin(plugin), "axes", None)
     except PluginError:
-        return False
+        return ()
 
 
 def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:
