@@ -13,6 +13,7 @@ from semisam.automatic.survey import Survey
 from semisam.inference.choice import cover, described
 from semisam.inference.predictor import Deployed, read_scan, segment
 
+Vector = NDArray[np.float16]
 MOST = 5
 """Scans that are named."""
 
@@ -30,28 +31,31 @@ def scans_to_label(
         without: scans whose masks a person has changed, which count as labeled.
     """
     series = str(data.options.get("series", ""))
-    vectors: dict[str, NDArray[np.float32]] = {}
+    vectors: dict[str, Vector] = {}
     for case in data.labeled:
         with described(model.network) as seen:
             segment(model, read_scan(data.files(case), model.card, series), device)
-        vectors[case] = from_text(as_text(seen.vector()))
+        vector = seen.vector()
+        if vector is not None:
+            vectors[case] = vector
     for case in data.unlabeled:
         entry = shelf.entries.get(case)
-        vectors[case] = from_text("" if entry is None else entry.features)
-    known = {case: vector for case, vector in vectors.items() if len(vector)}
-    cases = list(known)
+        if entry is not None and entry.features:
+            vectors[case] = from_text(entry.features)
+    cases = list(vectors)
     labeled = [at for at, case in enumerate(cases) if case in data.labeled or case in without]
     count = min(MOST, len(cases) - len(labeled))
     if not labeled or count < 1:
         return ()
-    return tuple(cases[at] for at in cover(np.stack(list(known.values())), labeled, count))
+    together = np.stack(list(vectors.values())).astype(np.float32)
+    return tuple(cases[at] for at in cover(together, labeled, count))
 
 
-def as_text(vector: NDArray[np.float16] | None) -> str:
+def as_text(vector: Vector | None) -> str:
     """Return a vector as text for a file of JSON, empty without one."""
     return "" if vector is None else base64.b64encode(vector.tobytes()).decode()
 
 
-def from_text(text: str) -> NDArray[np.float32]:
-    """Return the vector of a text."""
-    return np.frombuffer(base64.b64decode(text), np.float16).astype(np.float32)
+def from_text(text: str) -> Vector:
+    """Return the vector of a text that is not empty."""
+    return np.frombuffer(base64.b64decode(text), np.float16)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import edt
 import numpy as np
@@ -29,11 +30,10 @@ _RATE, _DECAY = 1e-4, 0.98
 _MOST_CLICKS = 3
 _TRIES = 10
 
+Seen = TypeVar("Seen")
 Bools = NDArray[np.bool_]
 Case = tuple[Tensor, Tensor]
 """An image ``(C, *S)`` and its label ``(*S)`` of classes."""
-Ask = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
-"""Draw a prompt of a labeled image; return the logits ``(*S)`` for it and its truth ``(*S)``."""
 
 
 def organs_in(cases: Sequence[Case]) -> list[tuple[Tensor, Bools]]:
@@ -59,19 +59,33 @@ def check_foreground(organs: Sequence[object]) -> None:
 
 
 def adapt_decoder(
-    parts: Sequence[nn.Module], ask: Ask, *, steps: int, seed: int, on_step: Callable[[int], None]
+    parts: Sequence[nn.Module],
+    seen: Sequence[tuple[Seen, Bools]],
+    kinds: Collection[str],
+    predict: Callable[[Seen, Prompt], Tensor],
+    file: Path,
+    *,
+    steps: int,
+    seed: int,
+    on_step: Callable[[int], None],
 ) -> None:
-    """Train parts of a model so that its predictions come closer to the truth.
-
-    In the end the parts hold the moving average of their weights, a function of the arguments.
+    """Train parts of a model on labeled images, and write the moving average of their weights.
 
     Args:
-        parts: what is trained, frozen before and after.
-        ask: differentiable; a function of the random numbers that it gets.
+        parts: the modules to train, frozen before and after.
+        seen: encoded images, each with the mask ``(*S)`` of an organ in it.
+        kinds: of prompt that the model accepts.
+        predict: returns the logits ``(*S)`` of an encoded image and a prompt, differentiably.
+        file: to write; a function of the arguments.
         steps: of the optimizer, each with two prompts.
         seed: of the prompts.
         on_step: called with the number of finished steps.
     """
+
+    def ask(rng: np.random.Generator) -> Tensor:
+        image, mask = seen[int(rng.integers(len(seen)))]
+        return _loss(predict(image, draw_prompt(mask, kinds, rng)), torch.from_numpy(mask))
+
     weights = [weight for part in parts for weight in part.parameters()]
     average = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, _RATE, betas=(0.9, 0.99), weight_decay=0.02)
@@ -80,7 +94,7 @@ def adapt_decoder(
     with torch.enable_grad():
         for step in range(steps):
             rng = np.random.default_rng([seed, step])
-            losses = [_loss(*ask(rng)) for _ in range(_QUERIES)]
+            losses = [ask(rng) for _ in range(_QUERIES)]
             optimizer.param_groups[0]["lr"] = rise_and_fall(Clock(step, steps), _RATE)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
@@ -91,6 +105,7 @@ def adapt_decoder(
     for weight, mean in zip(weights, average, strict=True):
         weight.requires_grad_(False).copy_(mean)
         weight.grad = None
+    save_decoder(file, parts, f"{steps} steps, seed {seed}")
 
 
 def _loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -19,10 +19,8 @@ from semisam.backends._decoder import (
     Bools,
     Case,
     adapt_decoder,
-    draw_prompt,
     load_decoder,
     organs_in,
-    save_decoder,
 )
 from semisam.backends._slices import batches, mask_box
 from semisam.backends.slicewise import SliceWise, on_device
@@ -35,6 +33,8 @@ _MOST_SLICES = 64  # whose features an adaptation keeps, about 4 MB each
 _SURE = 1e-3  # a mask's probabilities are clamped to this distance from 0 and 1
 
 Features = tuple[Tensor, ...]
+Picture = tuple[Features, tuple[int, int]]
+"""The features of a slice, and its shape ``(a, b)``."""
 
 
 def load(architecture: str, model_types: Sequence[str], checkpoint: str) -> nn.Module:
@@ -333,14 +333,20 @@ class AdaptableSlices(SliceWise):
             for pair in self._pictures(model, image.to(device), mask, most)
         ]
 
-        def ask(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-            features, mask = seen[int(rng.integers(len(seen)))]
-            prompt = on_device(draw_prompt(mask, model.accepts, rng), device)
-            logits, _ = model.segment([features], [prompt], (mask.shape[0], mask.shape[1]))
-            return logits[0], torch.from_numpy(mask).to(device)
+        def predict(picture: Picture, prompt: Prompt) -> Tensor:
+            features, shape = picture
+            return model.segment([features], [on_device(prompt, device)], shape)[0][0]
 
-        adapt_decoder(model.parts, ask, steps=steps, seed=seed, on_step=on_step)
-        save_decoder(file, model.parts, f"{steps} steps, seed {seed}")
+        adapt_decoder(
+            model.parts,
+            seen,
+            model.accepts,
+            predict,
+            file,
+            steps=steps,
+            seed=seed,
+            on_step=on_step,
+        )
 
     @torch.no_grad()
     def adapted(self, file: Path) -> Self:
@@ -352,7 +358,7 @@ class AdaptableSlices(SliceWise):
 
     def _pictures(
         self, model: PictureModel, image: Tensor, mask: Bools, most: int
-    ) -> list[tuple[Features, Bools]]:
+    ) -> list[tuple[Picture, Bools]]:
         """Return the features and the masks ``(a, b)`` of at most some slices of an organ."""
         masks = mask[None] if mask.ndim == 2 else np.moveaxis(mask, self.slice_axis % 3, 0)
         (inside,) = np.nonzero(masks.any((1, 2)))
@@ -364,4 +370,8 @@ class AdaptableSlices(SliceWise):
             for some in batches(inside.tolist(), self._batch)
             for found in model.encode(slices[some])
         ]
-        return [(f, np.ascontiguousarray(masks[i])) for f, i in zip(features, inside, strict=True)]
+        _, a, b = masks.shape
+        return [
+            ((found, (a, b)), np.ascontiguousarray(masks[at]))
+            for found, at in zip(features, inside, strict=True)
+        ]

@@ -19,10 +19,8 @@ from semisam.backends._decoder import (
     Bools,
     Case,
     adapt_decoder,
-    draw_prompt,
     load_decoder,
     organs_in,
-    save_decoder,
 )
 from semisam.backends._hub import hub_file
 from semisam.backends._sam_med3d.network import SamMed3DNet, load_published
@@ -177,15 +175,14 @@ class SamMed3D:
         organs = [_around(image, mask, size) for image, mask in organs_in(cases)]
         seen = [(model.encode(image.to(device)), mask) for image, mask in organs]
 
-        def ask(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-            embedding, mask = seen[int(rng.integers(len(seen)))]
-            question = model._question(embedding, draw_prompt(mask, model.accepts, rng))
+        def predict(embedding: Embedding, prompt: Prompt) -> Tensor:
+            question = model._question(embedding, prompt)
             coarse = model._decode([question], len(question.points), device)[0]
-            logits = question.cube.place(resample(coarse, 3 * (model._net.size,)), _OUTSIDE)
-            return logits, torch.from_numpy(mask).to(device)
+            return question.cube.place(resample(coarse, 3 * (model._net.size,)), _OUTSIDE)
 
-        adapt_decoder(parts, ask, steps=steps, seed=seed, on_step=on_step)
-        save_decoder(file, parts, f"{steps} steps, seed {seed}")
+        adapt_decoder(
+            parts, seen, model.accepts, predict, file, steps=steps, seed=seed, on_step=on_step
+        )
 
     @torch.no_grad()
     def adapted(self, file: Path) -> SamMed3D:

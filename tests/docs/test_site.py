@@ -30,7 +30,7 @@ OTHERS = [
 
 
 def written(page):
-    """Whether a page is a file, and not made from the program."""
+    """Return whether a page is a file of the repository, and not made from the program."""
     return (ROOT / page.source).is_file()
 
 
