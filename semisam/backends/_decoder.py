@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import edt
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from semisam.core.files import replace_file
 from semisam.core.schedules import rise_and_fall
 from semisam.core.types import Clock, Prompt
 from semisam.core.warping import draw_places, sample
+from semisam.prompters._components import deepest_points
 
 _QUERIES = 2  # per step
 _RATE, _DECAY = 1e-4, 0.98
@@ -134,7 +134,8 @@ def draw_prompt(mask: Bools, kinds: Collection[str], rng: np.random.Generator) -
     way = ways[int(rng.integers(len(ways)))]
     points = labels = box = coarse = None
     if "points" in way:
-        points = torch.from_numpy(_deepest(proposal, int(rng.integers(1, _MOST_CLICKS + 1))))
+        count = int(rng.integers(1, _MOST_CLICKS + 1))
+        points = deepest_points(torch.from_numpy(proposal), count)
         labels = torch.ones(len(points), dtype=torch.int64)
     if "box" in way:
         inside = np.argwhere(proposal)
@@ -161,19 +162,6 @@ def _propose(mask: Bools, rng: np.random.Generator) -> Bools:
             proposal[window] = bent
             return proposal
     return mask
-
-
-def _deepest(mask: Bools, count: int) -> NDArray[np.int64]:
-    """Return up to ``count`` points, each the deepest after the ball around the last is cut out."""
-    depth = edt.edt(np.ascontiguousarray(mask), black_border=True)
-    grid = np.indices(mask.shape)
-    points: list[NDArray[np.int64]] = []
-    while len(points) < count and depth.max() > 0:
-        at = np.array(np.unravel_index(int(depth.argmax()), mask.shape))
-        apart = np.square(grid - at.reshape(-1, *[1] * mask.ndim)).sum(0)
-        depth = np.where(apart <= depth.max() ** 2, 0, depth)
-        points.append(at)
-    return np.stack(points)
 
 
 def save_decoder(file: Path, parts: Sequence[nn.Module], about: str) -> None:
