@@ -31,7 +31,7 @@ from scipy.stats import spearmanr
 
 from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
-from semisam.inference.trust import ERRORS, SIGNALS, WEIGHTS, predicted_dice
+from semisam.inference.trust import ERRORS, SIGNALS, WEIGHTS, predicted_dice, ranked_dice
 from semisam.run.build import cases_of, open_dataset, split_of
 from semisam.run.execute import execute
 from semisam.run.judge import make_judge
@@ -155,7 +155,20 @@ def summary(rows):
     inside = [i.low <= d <= i.high for i, d in zip(built_in, dice, strict=True)]
     predicted = np.array([i.dice for i in built_in])
     _line("built in", rows, predicted, predicted)
+    ranked = _ranked(rows)
+    _line("ranked", rows, ranked, ranked)
     print(f"its mean is {predicted.mean():.3f}; its interval holds {100 * np.mean(inside):.0f} %")
+
+
+def _ranked(rows):
+    """Return the predicted Dice of each row, ranked among the masks of its run and class."""
+    found = np.zeros(len(rows))
+    runs = [_run(row) for row in rows]
+    for run in set(runs):
+        own = [at for at, other in enumerate(runs) if other == run]
+        signals = [{name: float(rows[at][name]) for name in SIGNALS} for at in own]
+        found[own] = [interval.dice for interval in ranked_dice(signals)]
+    return found
 
 
 def _fitted(rows, dice, held):

@@ -20,7 +20,7 @@ from semisam.automatic.survey import Survey
 from semisam.bench.report.page import page_style
 from semisam.core.files import replace_file, write_csv
 from semisam.inference.masks import preview_file
-from semisam.inference.trust import Correction, Interval, predicted_dice, reasons_for_distrust
+from semisam.inference.trust import Correction, Interval, ranked_dice, reasons_for_distrust
 from semisam.inference.volumes import Volume, volumes
 
 VOLUMES, SHEET, PAGE = "volumes.csv", "sheet.png", "index.html"
@@ -92,10 +92,16 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) 
     ours = (case for case in data.unlabeled if case not in changed)
     known = {case: entry for case in ours if (entry := shelf.entries.get(case))}
     everything = [*(line.volumes for line in yours), *(e.volumes for e in known.values())]
+    judged = [case for case, entry in known.items() if entry.agreement]
+    of_classes = [
+        ranked_dice(signals, by)
+        for signals in zip(*(known[case].agreement for case in judged), strict=True)
+    ]
+    predicted = dict(zip(judged, zip(*of_classes, strict=True), strict=True))
     lines = []
     for case, entry in known.items():
         picture = preview_file(shelf.folder / entry.file)
-        dice = tuple(predicted_dice(signals, by) for signals in entry.agreement)
+        dice = predicted.get(case, ())
         reasons = reasons_for_distrust(entry.volumes, everything, entry.agreement)
         shown = picture if picture.is_file() else None
         lines.append(Line(case, entry.stage, entry.volumes, dice, reasons, shown))

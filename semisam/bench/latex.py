@@ -20,7 +20,7 @@ _USUAL = ("dice", "jaccard", "asd", "hd95", "gain")
 _HEAD = """\
 % \\usepackage{booktabs, etoolbox, siunitx}
 % \\robustify\\bfseries
-% \\sisetup{detect-weight = true, mode = text}
+% \\sisetup{detect-weight = true, mode = text, retain-explicit-plus = true}
 """
 _SPECIAL = str.maketrans(
     {

@@ -13,6 +13,7 @@ from semisam.inference.trust import (
     Judge,
     correction_of,
     predicted_dice,
+    ranked_dice,
     reasons_for_distrust,
 )
 from semisam.inference.volumes import Volume
@@ -84,6 +85,18 @@ def test_the_predicted_dice_rises_with_the_signals():
     for level in levels:
         assert 0 <= level.low <= level.dice <= level.high <= 1
     assert levels[0].dice < 0.2 and levels[-1].dice > 0.85
+
+
+def test_the_signals_of_all_masks_order_them_and_the_map_gives_the_values():
+    # The map counts entropy most. All other signals rank the second mask higher.
+    first = {**dict.fromkeys(SIGNALS, 0.6), "entropy": 0.99}
+    second = {**dict.fromkeys(SIGNALS, 0.7), "entropy": 0.6}
+    worst = dict.fromkeys(SIGNALS, 0.3)
+    alone = [predicted_dice(signals).dice for signals in (first, second, worst)]
+    assert alone[0] > alone[1] > alone[2]
+    together = [interval.dice for interval in ranked_dice([first, second, worst])]
+    assert together == [alone[1], alone[0], alone[2]]
+    assert ranked_dice([first]) == [predicted_dice(first)] and ranked_dice([]) == []
 
 
 def test_true_dice_correct_the_predicted_ones():
