@@ -11,7 +11,7 @@ import torch
 
 from semisam.automatic.advice import as_text, scans_to_label
 from semisam.automatic.audit import FEWEST, leave_one_out
-from semisam.automatic.page import write_page
+from semisam.automatic.page import SHEET, write_page
 from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
@@ -111,7 +111,8 @@ def auto(
             f"--audit must come with at least {FEWEST} masks, got {len(data.labeled)}. Leave it "
             "out."
         )
-    check_outputs(folder, {case: data.files(case) for case in data.unlabeled})
+    paths = {case: data.files(case) for case in data.unlabeled}
+    check_outputs(folder, paths, preview=True, others=(SHEET,))
     plan = plan_for(
         data,
         folder,

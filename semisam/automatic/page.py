@@ -81,8 +81,9 @@ def write_page(
         {**row, "label_next": ranks.get(line.case, "")} for line in lines for row in _rows(line)
     ]
     write_csv(shelf.folder / VOLUMES, rows)
-    pictures = {line.case: _small(line.picture) for line in lines if line.picture}
-    _write_sheet(shelf.folder / SHEET, [line for line in lines if line.picture], pictures)
+    found = {line.case: _small(line.picture) for line in lines if line.picture}
+    pictures = {case: picture for case, picture in found.items() if picture is not None}
+    _write_sheet(shelf.folder / SHEET, [line for line in lines if line.case in pictures], pictures)
     _write_html(shelf.folder / PAGE, data, plan, lines, pictures, upcoming, by)
 
 
@@ -151,10 +152,13 @@ def _write_sheet(path: Path, lines: Sequence[Line], pictures: Previews) -> None:
         sheet.save(temporary, format="PNG")
 
 
-def _small(path: Path) -> Pictures.Image:
-    """Return a preview in the width of the sheet."""
-    with Pictures.open(path) as picture:
-        whole = picture.convert("RGB")
+def _small(path: Path) -> Pictures.Image | None:
+    """Return a preview in the width of the sheet; ``None`` of a damaged file."""
+    try:
+        with Pictures.open(path, formats=("PNG",)) as picture:
+            whole = picture.convert("RGB")
+    except Exception:  # a damaged file may raise anything
+        return None
     return whole.resize((_WIDTH, max(round(whole.height * _WIDTH / whole.width), 1)))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from semisam.automatic.survey import Survey
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.files import read_json, write_json
@@ -109,9 +111,9 @@ def plan_for(
         InputError: the smallest patch does not fit into memory.
     """
     key = _key(data, budget, device, audit)
-    known = read_json(folder / _LATEST) or {}
-    if known.get("key") == key:
-        return Plan(**{**known, "patch": tuple(known["patch"])})
+    known = _known(folder / _LATEST)
+    if known is not None and known.key == key:
+        return known
     rounds = len(data.labeled) if audit else 0
     return _measured(data, key, budget, device, rounds, on_part or (lambda done, total: None))
 
@@ -119,6 +121,14 @@ def plan_for(
 def save_plan(plan: Plan, folder: Path) -> None:
     """Write a plan, for later calls."""
     write_json(folder / _LATEST, asdict(plan))
+
+
+def _known(file: Path) -> Plan | None:
+    """Return the plan of a file; ``None`` without one, or if it is damaged."""
+    try:
+        return TypeAdapter(Plan).validate_python(read_json(file))
+    except ValidationError:
+        return None
 
 
 def _measured(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from semisam.core.errors import InputError
 from semisam.core.files import read_json, write_json
 from semisam.inference.volumes import Volume
 from semisam.run.resolve import digest
@@ -44,12 +46,22 @@ class Shelf:
 
     Args:
         folder: exists.
+
+    Raises:
+        InputError: the record is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        raw = (read_json(folder / RECORD) or {}).get("masks", {})
-        self.entries = {name: _entry(value) for name, value in raw.items()}
+        record = folder / RECORD
+        try:
+            raw = read_json(record) if record.exists() else {"masks": {}}
+            self.entries = _ENTRIES.validate_python((raw or {}).get("masks"))
+        except ValidationError:
+            raise InputError(
+                f"{record}: the file must be as semisam wrote it, got a damaged one. Restore it, "
+                "or name another folder with -o: without it your changes are not known."
+            ) from None
 
     def is_ours(self, name: str, file: Path) -> bool:
         """Return whether a mask is missing or is as it was written, so it may be replaced."""
@@ -80,6 +92,4 @@ class Shelf:
         write_json(self.folder / RECORD, {"masks": masks})
 
 
-def _entry(raw: Mapping[str, Any]) -> Entry:
-    volumes = tuple(Volume(**value) for value in raw["volumes"])
-    return Entry(**{**raw, "volumes": volumes, "agreement": tuple(raw["agreement"])})
+_ENTRIES = TypeAdapter(dict[str, Entry])

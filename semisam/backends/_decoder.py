@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError
-from semisam.core.files import replace_file
+from semisam.core.files import check_digest, replace_file
 from semisam.core.schedules import rise_and_fall
 from semisam.core.types import Clock, Prompt
 from semisam.core.warping import draw_places, sample
@@ -179,6 +179,7 @@ def load_decoder(file: Path, parts: Sequence[nn.Module]) -> None:
         InputError: the file is missing, damaged or of another model.
     """
     try:
+        check_digest(file)
         found = load_file(str(file))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(

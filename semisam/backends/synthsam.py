@@ -187,12 +187,13 @@ class SynthSAM:
         return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
 
     def _load(self, device: torch.device) -> SynthSAMNet:
-        return _network(self._path.absolute(), device)
+        path = self._path.absolute()
+        return _network(path, path.stat().st_mtime_ns, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _network(path: Path, device: torch.device) -> SynthSAMNet:
-    """Return the frozen network of a file, read once per device."""
+def _network(path: Path, written: int, device: torch.device) -> SynthSAMNet:
+    """Return the frozen network of a file, read once per device and time of the file."""
     weights = load_weights(path)
     with torch.device("meta"):
         net = SynthSAMNet()

@@ -88,7 +88,7 @@ def command(
         text = f"Left out: {len(labels)} labels ({shown})"
         console.print(text, soft_wrap=True, markup=False)
     folder = Path(out)
-    check_outputs(folder, scans, labels)
+    check_outputs(folder, scans, labels, preview=preview)
     writable_folder(folder)
     failed = kept = 0
     sizes: list[Volume] = []

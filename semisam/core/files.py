@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import errno
+import hashlib
 import json
 import os
 import re
@@ -101,6 +102,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def check_digest(path: Path) -> None:
+    """Refuse a file whose SHA-256 is not the one in the card next to it, if there is one.
+
+    Args:
+        path: of the file; the card has its name with the ending ``.json``.
+
+    Raises:
+        InputError: the file was changed or damaged.
+    """
+    card = path.with_suffix(".json")
+    stated = (read_json(card) or {}).get("sha256")
+    if stated is None:
+        return
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() == stated:
+            return
+    raise InputError(
+        f"{path}: the file must be as it was written, got another digest than in {card.name}. "
+        "Restore both, or adapt the model again."
+    )
 
 
 def remove_leftovers(folder: Path, *, inside: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from semisam.core.errors import InputError
@@ -12,6 +12,7 @@ from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_file
 from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.images.dicom import is_series
 from semisam.data.images.files import mask_ending
+from semisam.inference.masks import preview_file
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _WHOLE = -1  # in place of a channel's number: the file holds all channels
@@ -53,21 +54,41 @@ def labels_among(inputs: Iterable[Path]) -> list[Path]:
 
 
 def check_outputs(
-    folder: Path, scans: dict[str, tuple[Path, ...]], labels: Iterable[Path] = ()
+    folder: Path,
+    scans: Mapping[str, tuple[Path, ...]],
+    labels: Iterable[Path] = (),
+    *,
+    preview: bool = False,
+    others: Iterable[str] = (),
 ) -> None:
-    """Refuse an output folder where a mask would overwrite a scan or a label.
+    """Refuse an output folder where a file would overwrite a scan, a label or another output.
+
+    Args:
+        folder: of the outputs.
+        scans: files by name, as of `gather_scans`.
+        labels: further files that must stay.
+        preview: a preview of each mask is written, too.
+        others: names of further outputs.
 
     Raises:
-        InputError: a mask would overwrite one, which it names.
+        InputError: a file would overwrite another, which it names.
     """
     given = {path.resolve() for group in (*scans.values(), tuple(labels)) for path in group}
+    taken = {folder / name for name in others}
     for name, group in scans.items():
-        target = (folder / f"{name}{mask_ending(group[0])}").resolve()
-        if target in given:
-            raise InputError(
-                f"no mask may overwrite a scan or a label, got {folder} as the output of {target}. "
-                "Name another folder with -o."
-            )
+        mask = folder / f"{name}{mask_ending(group[0])}"
+        for target in (mask, preview_file(mask)) if preview else (mask,):
+            if target.resolve() in given:
+                raise InputError(
+                    f"no mask may overwrite a scan or a label, got {folder} as the output of "
+                    f"{target.resolve()}. Name another folder with -o."
+                )
+            if target in taken:
+                raise InputError(
+                    f"each output must have a name of its own, got {target.name} twice, once for "
+                    f"the scan {name}. Rename that scan."
+                )
+            taken.add(target)
 
 
 def _listed(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:

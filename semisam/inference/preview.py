@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,6 +25,7 @@ _OPPOSITE = dict(zip("LPSRAI", "RAILPS", strict=True))
 _MOST_PIXELS = 1024  # per side of a slice; finer ones are drawn with a step
 
 
+@mpl.rc_context({"text.parse_math": False})  # a name with dollar signs is a name
 def write_preview(
     path: Path,
     image: NDArray[np.float32],

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from semisam.core.errors import InputError
-from semisam.core.files import replace_file
+from semisam.core.files import check_digest, replace_file
 from semisam.networks._synthsam import SynthSAMNet
 
 EMBEDDED = Path(__file__).parents[1] / "backends" / "weights" / "synthsam.safetensors"
@@ -46,6 +46,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"weights must be a safetensors file, got {path}, which is no file. Check the path."
         )
+    check_digest(path)
     try:
         found = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:

@@ -42,7 +42,7 @@ from semisam.run.build import (
     split_of,
     start_from,
 )
-from semisam.run.folder import claim, claim_data
+from semisam.run.folder import claim, claim_data, read_result
 from semisam.run.lock import locked
 from semisam.run.model import window_of
 from semisam.run.preflight import check_run
@@ -131,6 +131,7 @@ def execute(
             cases = {part: list(names) for part, names in parts.items()}
             claim_data(folder, {**cases, "data": data_hash(run.hashes)})
             if result.exists():
+                read_result(result)  # refuses a damaged one
                 remove_checkpoints(folder, adapted=run.framework.trains)  # left by a killed process
             return result.exists()
 

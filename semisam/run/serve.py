@@ -17,6 +17,7 @@ import secrets
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,13 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
 from semisam.run.click import ClickableScan
 
 _META, _LEASE = "X-Meta", "X-Lease-Token"
 _KINDS = {"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}
 _IDLE = 1800.0  # seconds without a call after which a client is forgotten
 _SCRIBBLED = 16  # points that stand for a scribble
+_UNDONE = 20  # prompts that undo can take back; each keeps a mask of the whole scan
 _CAPABILITIES = {
     "supported_interactions": {
         **{"points": True, "bbox3d": True, "bbox2d": False, "scribble": True, "lasso": False}
@@ -90,7 +91,7 @@ class Dialogue:
     scan: ClickableScan | None = None
     prompts: Prompts = field(default_factory=Prompts)
     shown: Labels = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
-    before: list[tuple[Prompts, Labels]] = field(default_factory=list)
+    before: deque[tuple[Prompts, Labels]] = field(default_factory=lambda: deque(maxlen=_UNDONE))
     used: float = field(default_factory=time.monotonic)
 
     def open(self, scan: ClickableScan) -> None:
@@ -101,17 +102,25 @@ class Dialogue:
     def reset(self) -> None:
         """Forget all prompts."""
         shape = () if self.scan is None else self.scan.shape
-        self.prompts, self.shown, self.before = Prompts(), np.zeros(shape, np.uint8), []
+        self.prompts, self.shown = Prompts(), np.zeros(shape, np.uint8)
+        self.before.clear()
 
     def add(self, prompts: Prompts, run: bool, shown: Labels | None = None) -> Labels | None:
-        """Take prompts and return the new mask; ``None`` without a prediction."""
+        """Take prompts and return the new mask; ``None`` without a prediction.
+
+        Prompts that cannot be used are forgotten, so the next call is not refused because of them.
+        """
         if self.scan is None:
             raise Refused(400, "an image must come before a prompt")
-        self.before.append((self.prompts, self.shown))
-        self.prompts = prompts
-        if shown is not None:
-            self.shown = shown
-        return self.predict() if run else None
+        last = self.prompts, self.shown
+        self.prompts, self.shown = prompts, last[1] if shown is None else shown
+        try:
+            found = self.predict() if run else None
+        except Exception:
+            self.prompts, self.shown = last
+            raise
+        self.before.append(last)
+        return found
 
     def predict(self) -> Labels | None:
         """Return the new mask; ``None`` if no prompt shows the object."""
@@ -203,6 +212,8 @@ class Service:
             added = replace(p, box=(_voxel(low), _voxel([end - 1 for end in high])))
         elif path == "/add_initial_seg_interaction":
             mask = (self._array(body) != 0).astype(np.uint8)
+            if mask.shape != dialogue.shown.shape:
+                raise Refused(400, f"a mask must have the size of the image, got {mask.shape}")
             run = bool(meta.get("run_prediction", False))
             return _difference(dialogue, dialogue.add(Prompts(mask=mask), run, mask))
         else:
@@ -296,9 +307,12 @@ def make_server(service: Service, key: str, port: int) -> ThreadingHTTPServer:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._serve({}, b"")
+            if self.path == "/healthz" or self._has_key():
+                self._serve({}, b"")
 
         def do_POST(self) -> None:
+            if not self._has_key():
+                return
             try:
                 length = int(self.headers.get("Content-Length") or 0)
             except ValueError:
@@ -311,27 +325,30 @@ def make_server(service: Service, key: str, port: int) -> ThreadingHTTPServer:
             binary = self.headers.get("Content-Type", "").startswith("application/octet-stream")
             try:
                 meta = json.loads((self.headers.get(_META) if binary else body) or "{}")
-            except ValueError:
+            except (ValueError, RecursionError):
                 meta = None
             if not isinstance(meta, dict):
                 self._reply(400, {"detail": "the call must come with a JSON object"}, b"")
                 return
             self._serve(meta, body if binary else b"")
 
-        def _serve(self, meta: Payload, body: bytes) -> None:
-            given = self.headers.get("Authorization", "")
-            if self.path != "/healthz" and not hmac.compare_digest(
-                given.encode(), f"Bearer {key}".encode()
-            ):
+        def _has_key(self) -> bool:
+            """Return whether a call comes with the key, and refuse it otherwise."""
+            given = self.headers.get("Authorization", "").encode()
+            known = hmac.compare_digest(given, f"Bearer {key}".encode())
+            if not known:
+                self.close_connection = True  # the body is not read
                 self._reply(401, {"detail": "the key must be the server's"}, b"")
-                return
+            return known
+
+        def _serve(self, meta: Payload, body: bytes) -> None:
             try:
                 lease = self.headers.get(_LEASE, "")
                 self._reply(200, *service.call(self.path, lease, meta, body))
             except Refused as refused:
                 self._reply(refused.status, {"detail": str(refused)}, b"")
-            except (InputError, KeyError, TypeError, ValueError, IndexError) as error:
-                self._reply(400, {"detail": str(error)}, b"")
+            except Exception as error:  # a call may hold anything
+                self._reply(400, {"detail": str(error) or type(error).__name__}, b"")
 
         def _reply(self, status: int, found: Payload, array: bytes) -> None:
             about = dict(found)

@@ -15,7 +15,7 @@ from scan_files import scan, write
 from skimage.io import imread
 
 import semisam
-from semisam.automatic import flow, plan
+from semisam.automatic import flow, plan, shelf
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.core.layout import RESULT
@@ -79,14 +79,26 @@ def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
     assert np.array_equal(found, written) and set(np.unique(written)) <= {0, 7}
 
     results = _state(masks / "runs")
+    (masks / "p3.png").write_bytes(b"damaged")
     changed = write(masks / "p2.nii.gz", 7 * label, (1.0, 1.0, 1.5)).read_bytes()
-    semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
+    page = semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
+    assert "data:image/jpeg" not in page.read_text()
     assert _state(masks / "runs") == results
     assert (masks / "p2.nii.gz").read_bytes() == changed
     table = _table(masks)
     assert table["p2"]["mask"] == "changed by you"
     assert (table["p2"]["label_next"], table["p3"]["label_next"]) == ("", "1")
     assert any("Kept: p2 was changed" in note for note in notes)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "{}", '{"masks": {"p2": {"file": 5}}}'])
+def test_damaged_records_are_noticed(tmp_path, text):
+    for name in (shelf.RECORD, "plan.json"):
+        (tmp_path / name).write_text(text)
+    # Without its record a mask could not be told from one that a person changed.
+    with pytest.raises(InputError, match="name another folder with -o"):
+        shelf.Shelf(tmp_path)
+    assert plan._known(tmp_path / "plan.json") is None
 
 
 def test_more_masks_begin_another_run(scans, tmp_path):

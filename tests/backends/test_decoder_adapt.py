@@ -14,6 +14,7 @@ from semisam.backends.sam2 import Sam2
 from semisam.backends.sam_med3d import SamMed3D
 from semisam.core.backend import Adaptable
 from semisam.core.errors import InputError
+from semisam.core.files import write_json
 from semisam.core.types import Prompt
 from tests.backends.test_sam_med3d import saved, tiny_net
 from tests.tiny_sam import save_sam, save_sam2
@@ -92,6 +93,10 @@ def test_files_of_another_model_are_refused(model, tmp_path):
     adapted(model, path, steps=1)
     with pytest.raises(InputError, match="same model that was adapted"):
         load_decoder(path, [torch.nn.Linear(2, 2)])
+    write_json(path.with_suffix(".json"), {"sha256": "0" * 64})
+    with pytest.raises(InputError, match="another digest than in"):
+        model.adapted(path)
+    path.with_suffix(".json").unlink()
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="Adapt the model again"):
         model.adapted(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,16 @@ def test_options_stay(tmp_path):
     model.adapt([_case()], path, steps=1, seed=0, device=CPU)
     tuned = model.adapted(path)
     assert tuned.smoothness == 3.0 and len(tuned._views) == len(model._views)
+
+
+def test_a_file_that_is_written_again_is_read_again(tmp_path):
+    path, image = tmp_path / "a.safetensors", _case(3)[0]
+    before = _adapt(path, steps=1, seed=0)
+    prompt = Prompt(points=torch.tensor([[12, 14, 10]]), labels=torch.tensor([1]))
+    first = before.segment(before.encode(image), prompt)
+    os.utime(path, ns=(0, 0))
+    after = _adapt(path, steps=1, seed=1)
+    assert not torch.equal(first, after.segment(after.encode(image), prompt))
 
 
 def test_cases_without_foreground_are_refused(tmp_path):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from semisam.backends.synthsam import SynthSAM
 from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.networks._synthsam_weights import load_weights
 from semisam.run.resolve import digest
 
 ARGS = ("--labels", "1", "--steps", "1", "--set", "phantom.size=32", "--set", "phantom.cases=3")
@@ -25,6 +28,11 @@ def test_it_writes_weights_and_their_card(tmp_path):
     assert card["sha256"] == digest(file) and card["steps"] == 1
     assert len(card["labeled_cases"]) == 1 and card["labeled_cases"][0] in result.output
     assert SynthSAM(weights=str(file)).accepts
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    file.write_bytes(damaged)
+    with pytest.raises(InputError, match="another digest than in a.json"):
+        load_weights(file)
 
 
 def test_a_model_that_cannot_be_adapted_is_one_sentence(tmp_path):

@@ -1,8 +1,12 @@
 """The scans of a folder, without the labels in it."""
 
+from pathlib import Path
+
+import pytest
 from scan_files import scan, write
 
-from semisam.inference.inputs import gather_scans, labels_among
+from semisam.core.errors import InputError
+from semisam.inference.inputs import check_outputs, gather_scans, labels_among
 
 
 def test_labels_in_a_folder_are_left_out(tmp_path):
@@ -28,3 +32,11 @@ def test_channels_beside_their_label(tmp_path):
     for name in ("p1_0000", "p1_0001", "p1_label"):
         write(tmp_path / f"{name}.nii.gz", scan(0)[0])
     assert {name: len(files) for name, files in gather_scans([tmp_path], 2).items()} == {"p1": 2}
+
+
+@pytest.mark.parametrize("name, other", [("sheet", "b.png"), ("a", "a.preview.png")])
+def test_two_outputs_of_one_name_are_refused(name, other):
+    scans = {Path(file).stem: (Path(file),) for file in (f"{name}.png", other)}
+    check_outputs(Path("masks"), scans)
+    with pytest.raises(InputError, match=r"sheet\.png twice|a\.preview\.png twice"):
+        check_outputs(Path("masks"), scans, preview=True, others=("sheet.png",))

@@ -80,3 +80,12 @@ def test_the_legend_has_the_volume_of_each_class_that_is_there(tmp_path, figures
     )
     places = {text.get_text(): text.get_position() for text in figures[1].texts}
     assert all(0 < at < 1 for at in places["nothing was found"])
+
+
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path):
+    image, names = np.zeros((1, 8, 8)), ("background", "$x")
+    file = tmp_path / "a$\\frac$b.png"
+    preview.write_preview(
+        file, image, np.ones((8, 8), np.uint8), Geometry((1.0, 1.0)), (*names, "y$")
+    )
+    assert file.is_file()

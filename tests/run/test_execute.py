@@ -64,6 +64,9 @@ def test_a_run_writes_its_result_and_is_not_run_again(tiny_settings, tmp_path):
     assert execute(tiny_settings, folder) == path
     assert path.stat().st_mtime_ns == before
     assert not (folder / CHECKPOINT).exists()
+    path.write_text("{}")
+    with pytest.raises(InputError, match="Delete that file and give the same command again"):
+        execute(tiny_settings, folder)
 
 
 @pytest.mark.parametrize("sam", [False, True], ids=["bare", "with SAM"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import struct
 import threading
 
@@ -18,6 +20,7 @@ from semisam.run.serve import Refused, Service, make_server
 
 httpx = pytest.importorskip("httpx")
 remote = pytest.importorskip("nnInteractive.inference.remote.remote_session")
+pack_array = pytest.importorskip("nnInteractive.inference.remote.serialization").pack_array
 
 KEY = "a-key"
 
@@ -104,6 +107,55 @@ def test_what_is_not_served_is_refused_and_the_session_stays(client, case):
     client.reset_interactions()
     client.add_point_interaction(case[2], True)
     assert client.target_buffer.any() and client.heartbeat() > 0
+
+
+def test_a_refused_prompt_leaves_the_prompts_as_they_were(client, case):
+    client.add_point_interaction(case[2], True)
+    shown = client.target_buffer.copy()
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        client.add_point_interaction((99, 0, 0), True)
+    client.add_point_interaction(case[2], True)
+    assert client.undo() and np.array_equal(client.target_buffer, shown)
+
+
+def test_any_number_of_prompts_keeps_a_bounded_history(case):
+    service = Service(lambda image, spacing: None, 1 << 20)
+    lease = service.call("/claim", "", {}, b"")[0]["lease_token"]
+    dialogue = service._dialogues[lease]
+    dialogue.open(ClickableScan(case[0], device="cpu"))
+    with pytest.raises(Refused, match="the size of the image"):
+        service.call("/add_initial_seg_interaction", lease, {}, pack_array(case[1][1:]))
+    meta = {"coordinates": case[2], "run_prediction": False}
+    for _ in range(2 * serve._UNDONE):
+        service.call("/add_point_interaction", lease, meta, b"")
+    assert len(dialogue.before) == serve._UNDONE
+
+
+@pytest.mark.parametrize(
+    ("path", "meta"),
+    [
+        ("/undo", "[" * 50_000),
+        ("/add_point_interaction", '{"coordinates": [1e999, 0, 0]}'),
+        ("/add_bbox_interaction", '{"bbox_coords": [[0, 1e999], [0, 1], [0, 1]]}'),
+        ("/set_image", '{"image_properties": [1]}'),
+        ("/set_image", '{"image_properties": {"spacing": [1e-300, 1e-300, 1e-300]}}'),
+    ],
+)
+def test_a_malformed_call_is_refused_and_the_server_stays(address, capfd, path, meta):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    lease = httpx.post(f"{address}/claim", headers=headers).json()["lease_token"]
+    headers |= {"X-Lease-Token": lease, "Content-Type": "application/octet-stream"}
+    image = pack_array(np.zeros((1, 4, 4, 4), np.float32))
+    answer = httpx.post(f"{address}{path}", headers={**headers, "X-Meta": meta}, content=image)
+    assert answer.status_code == 400 and json.loads(answer.content)["detail"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_without_the_key_no_body_is_read(address):
+    port = int(address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
+        caller.sendall(b"POST /claim HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n")
+        assert caller.recv(12) == b"HTTP/1.1 401"
 
 
 def test_a_key_and_a_lease_are_needed(address, client):

@@ -24,6 +24,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Endings of pictures. A TIFF of several pages is a volume."""
 
 _TIFF, _JPEG = (".tif", ".tiff"), (".jpg", ".jpeg")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+"""Pillow's readers. It has others, of which one calls Ghostscript, and chooses by content."""
 _GREY = ("1", "L", "LA", "La", "I", "F")  # and I;16 with any byte order
 _PALETTE = ("P", "PA")
 _BIG_TIFF = 43
@@ -143,7 +145,7 @@ def write_mask(path: Path, mask: NDArray[np.integer]) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             yield image
     except InputError:
         raise

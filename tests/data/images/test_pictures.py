@@ -86,3 +86,23 @@ def test_a_damaged_picture_is_refused(tmp_path, ending):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="which Pillow refuses"):
         read_image(path)
+
+
+def test_another_format_under_the_name_of_a_picture_is_refused(tmp_path):
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    Image.fromarray(GREY).save(tmp_path / "b.png", format="GIF")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(InputError, match="cannot identify image file"):
+            read_image(tmp_path / name)
+
+
+def test_a_later_page_of_an_unknown_compression_is_refused(tmp_path):
+    pages = [Image.fromarray(GREY + n) for n in range(2)]
+    path = tmp_path / "a.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    raw = bytearray(path.read_bytes())
+    compression = raw.rindex(b"\x03\x01\x03\x00\x01\x00\x00\x00")  # tag 259, one SHORT
+    raw[compression + 8 : compression + 10] = b"\x49\x2a"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="ends before its last voxel"):
+        read_image(path)
