@@ -15,6 +15,8 @@ TISSUES = 8
 
 AIR = 0  # the tissue outside a body
 
+_BALL = {2: 0.56, 3: 0.62}  # radius of a ball of volume 1
+
 
 @dataclass
 class Scene:
@@ -105,7 +107,7 @@ def _chambers(scene: Scene, draws: Draws) -> None:
     # Off centre, the border cuts a chamber. Plain scenes must draw the numbers of earlier versions.
     spread = 0.9 if scene.hard and draws.chance(0.4) else 0.35
     centre = space.anywhere(draws, spread)
-    radius = 0.62 * space.size * draws.log_uniform(0.01, 0.25) ** (1 / 3)
+    radius = _BALL[draws.axes] * space.size * draws.log_uniform(0.01, 0.25) ** (1 / draws.axes)
     main = blob(space, draws, centre, radius)
     wall = draws.uniform(0.8, 3.5) if draws.chance(0.85) else 0.0
     # Two cavities touch where this is negative, as through a valve.
@@ -120,8 +122,10 @@ def _chambers(scene: Scene, draws: Draws) -> None:
         size = radius * draws.log_uniform(0.5, 1.4)
         place = centre + draws.direction() * (radius + size) * draws.uniform(0.7, 1.1)
         if draws.chance(0.3):  # a vessel that passes by
-            heading = torch.linalg.cross(draws.direction(), draws.direction())
-            heading = heading / heading.norm().clamp(min=1e-3)
+            heading = draws.direction()
+            if draws.axes == 3:
+                heading = torch.linalg.cross(heading, draws.direction())
+                heading = heading / heading.norm().clamp(min=1e-3)
             place = centre + draws.direction() * (radius + 0.3 * size) * draws.uniform(0.9, 1.3)
             start = place - heading * space.size * 0.5
             other = tube(space, draws, start, heading, 0.35 * size, space.size)[0]
@@ -266,7 +270,7 @@ def _vessels(scene: Scene, draws: Draws) -> None:
     for _ in range(draws.whole(1, 5)):
         start, heading, wide = ends[draws.whole(0, len(ends) - 1)]
         wide *= draws.uniform(0.6, 0.95)
-        way = heading + 0.7 * draws.normals(3)
+        way = heading + 0.7 * draws.normals(draws.axes)
         long = space.size * draws.uniform(0.2, 0.5)
         branch, end, heading = tube(space, draws, start, way / way.norm(), wide, long)
         members.append(scene.add(branch, blood, twin=members[0]))
