@@ -20,7 +20,7 @@ CHANNELS = 13
 Pairs, positive clicks first: disk, distance, near and far geodesic distance, likeness. Then one
 each: the contest of the two geodesic distances, the box, the mask.
 """
-WIDTHS = {2: (48, 64, 96, 128), 3: (32, 64, 96, 96)}
+WIDTHS = {2: (32, 64, 96, 128), 3: (32, 64, 96, 96)}
 """Channels on the grids 2, 4, 8 and 16 voxels wide, by the number of axes."""
 _LIKENESS = 16  # length of the vectors that compare voxels with clicked ones
 

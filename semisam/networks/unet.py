@@ -98,9 +98,7 @@ class UNet(nn.Module):
             logits.start_from(known["head"], known["sharpen"])
 
     @classmethod
-    def sources(
-        cls, *, axes: int = 3, start: str = "synthetic", **options: Any
-    ) -> dict[str, Path]:
+    def sources(cls, *, axes: int = 3, start: str = "synthetic", **options: Any) -> dict[str, Path]:
         """Return the file that decides the initial weights."""
         if start == "none":
             return {}

@@ -28,11 +28,13 @@ class Scene:
         tissues: the tissue of each.
         twins: for each, the structure whose intensity and texture it has, in most cases itself.
         wanted: (weight, indices of structures) of each candidate; their union is the target.
+        behind: number of structures behind the hairs and glints of a picture, which come last.
         hard: True if rims, cavities that join without an edge and organs at the border occur.
     """
 
     space: Space
     hard: bool = False
+    behind: int = 0
     shapes: list[Tensor] = field(default_factory=list)
     tissues: list[int] = field(default_factory=list)
     twins: list[int] = field(default_factory=list)
@@ -61,6 +63,9 @@ def draw_scene(draws: Draws, shape: tuple[int, ...], hard: bool = False) -> Scen
     recipe(scene, draws)
     if draws.chance(0.35):
         _body(scene, draws)
+    scene.behind = len(scene.shapes)
+    if draws.axes == 2 and hard and draws.chance(0.3):
+        _front(scene, draws)
     return scene
 
 
@@ -284,6 +289,18 @@ def _body(scene: Scene, draws: Draws) -> None:
     space = scene.space
     outline = ellipsoid(space, draws, space.anywhere(draws, 0.1), space.size, 0.05)
     scene.add(-(outline + space.size * draws.uniform(0.1, 0.45)), AIR)
+
+
+def _front(scene: Scene, draws: Draws) -> None:
+    """Draw the hairs and the glints in front of a picture, which take no pixel from a target."""
+    space, tissue = scene.space, _tissue(draws)
+    if draws.chance(0.6):
+        for _ in range(draws.whole(2, 12)):
+            scene.add(_free_tube(scene, draws, draws.log_uniform(0.003, 0.01)), tissue)
+    else:
+        for _ in range(draws.whole(1, 6)):
+            radius = space.size * draws.log_uniform(0.01, 0.05)
+            scene.add(ellipsoid(space, draws, space.anywhere(draws), radius, 0.2), tissue)
 
 
 _RECIPES: tuple[tuple[float, Callable[[Scene, Draws], None]], ...] = (

@@ -68,32 +68,31 @@ def draw_volume(seed: int, index: int, shape: tuple[int, ...], hard: bool = Fals
         series = "synthsam hard" if hard else "synthsam"
         draws = Draws(derive_seed(seed, series, index, attempt), len(shape))
         scene = draw_scene(draws, shape, hard)
-        structures = _structures(scene, shape)
+        structures = torch.zeros(shape, dtype=torch.int64)
+        _cover(structures, scene, range(1, scene.behind))
         chosen = _choose(scene, draws, structures)
         if chosen is None:
             continue
         target, members = chosen
         wanted = torch.zeros(len(scene.shapes), dtype=torch.bool)
         wanted[members] = True
+        _cover(structures, scene, range(scene.behind, len(scene.shapes)))
         tissues, twins = torch.tensor(scene.tissues), torch.tensor(scene.twins)
         image = scan(draws, structures, tissues, twins, wanted, hard)
         return Volume(image, target, twins[structures].to(torch.int16))
     raise RuntimeError(f"volume {index} of seed {seed} has no target in {_ATTEMPTS} attempts")
 
 
-def _structures(scene: Scene, shape: tuple[int, ...]) -> Tensor:
-    """Return the index ``(*S)`` of the last structure that covers each voxel."""
-    result = torch.zeros(shape, dtype=torch.int64)
-    for index, field in enumerate(scene.shapes):
-        if not index:
-            continue
+def _cover(structures: Tensor, scene: Scene, indices: range) -> None:
+    """Write the index of the last structure that covers each voxel into ``(*S)``."""
+    for index in indices:
+        field = scene.shapes[index]
         if float(field.min()) >= 0:
             continue
         fine = functional.interpolate(
-            field[None, None], size=shape, mode=LINEAR[len(shape)], align_corners=True
+            field[None, None], structures.shape, mode=LINEAR[structures.ndim], align_corners=True
         )[0, 0]
-        result.masked_fill_(fine < 0, index)
-    return result
+        structures.masked_fill_(fine < 0, index)
 
 
 def _choose(scene: Scene, draws: Draws, structures: Tensor) -> tuple[Tensor, list[int]] | None:

@@ -88,6 +88,8 @@ def _paint(
 def _resolve(draws: Draws, image: Tensor) -> Tensor:
     """Blur by partial volume, the scanner's resolution and thick slices."""
     base = draws.uniform(0.35, 1.1)
+    if image.ndim == 2 and draws.chance(0.3):  # out of focus, or edges that fade
+        base *= draws.log_uniform(1.5, 5)
     for axis in range(image.ndim):
         image = blurred(image, axis, base * draws.uniform(0.8, 1.25))
     if draws.chance(0.3):
@@ -102,6 +104,9 @@ def _resolve(draws: Draws, image: Tensor) -> Tensor:
 
 def _noise(draws: Draws, image: Tensor) -> Tensor:
     """Add Gaussian or Rician noise, white or correlated."""
+    if image.ndim == 2 and draws.chance(0.15):  # the speckle of ultrasound
+        speckle = blurred(blurred(draws.normals(*image.shape), 0, 0.8), 1, draws.uniform(0.8, 2))
+        image = image * torch.exp(draws.uniform(0.5, 2) * speckle)
     sigma = float(image.std()) * draws.log_uniform(0.03, 0.6)
     grain = draws.normals(*image.shape)
     if draws.chance(0.4):

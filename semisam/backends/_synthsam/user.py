@@ -14,7 +14,6 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 
-
 def click(region: Bools, rng: np.random.Generator, power: float = 2.0) -> Indices | None:
     """Return a voxel ``(d,)`` of the fine grid in the region's largest piece.
 
