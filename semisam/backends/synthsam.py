@@ -54,11 +54,12 @@ class Embedding:
 class SynthSAM:
     """A network that segments the object at clicks, in a box or in a mask, in any scan or picture.
 
-    There is one for volumes and one for images of two axes. Both were trained on images of `semisam.pretraining.generator` and on no scan of a person, so it
-    can be evaluated on every data set. `encode` runs once per image. Each prompt then needs a light
-    decoder, which also gets the geodesic distance from the clicks. The order of clicks has no
-    effect. ``semisam pretrain synthsam`` trains such weights, and ``synthsam.md`` next to the
-    embedded ones describes their training.
+    There is one for volumes and one for images of two axes. Both were trained on images of
+    `semisam.pretraining.generator` and on no scan of a person, so they can be evaluated on every
+    data set. `encode` runs once per image. Each prompt then needs a light decoder, which also gets
+    the geodesic distance from the clicks. The order of clicks has no effect. ``semisam pretrain
+    synthsam`` trains such weights, and ``synthsam.md`` next to the embedded ones describes their
+    training.
 
     Each channel of an image is scaled to zero mean and unit deviation, and channels are averaged. A
     backend does not receive the spacing. Voxels of about 1 to 2 mm suit, and slices may be thicker.
@@ -74,7 +75,7 @@ class SynthSAM:
     """
 
     ndim: int = 3
-    axes = (2, 3)
+    axes: tuple[int, ...] = (3,)
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
     memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 

@@ -111,7 +111,7 @@ class SynthSAMNet(nn.Module):
         for parameter in self.sharpen[2].parameters():
             nn.init.zeros_(parameter)
         self.layout = CHANNELS_LAST[axes]
-        self.to(memory_format=self.layout)
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> Features:
         """Encode images ``(B, 1, *S)`` of even extents."""

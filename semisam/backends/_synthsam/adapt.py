@@ -103,7 +103,7 @@ def adapt(
 
 
 def _crop_size(organs: Sequence[Organ]) -> tuple[int, ...]:
-    """Return the voxels of a crop per axis: 64x64x48 or 160x160, less where a scan is smaller, and even."""
+    """Return the voxels of a crop per axis, even, and fewer where a scan is smaller."""
     sizes = zip(_CROP[organs[0].mask.ndim], *(organ.mask.shape for organ in organs), strict=True)
     return tuple(max(min(axis) // STRIDE * STRIDE, _LEAST) for axis in sizes)
 

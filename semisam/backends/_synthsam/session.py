@@ -243,7 +243,8 @@ def weights_of(target: Tensor, prompt: Tensor) -> Tensor:
     far, near = (pool(sign * inside, 3, 1, padding=1) for sign in (1, -1))
     surface = (far + near > 0).float()
     weight = 1 + 3 * surface + 2 * prompt[:, 2:4].amax(1, keepdim=True)
-    return weight / weight.mean(axes, keepdim=True)
+    scaled: Tensor = weight / weight.mean(axes, keepdim=True)
+    return scaled
 
 
 def prediction_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
