@@ -86,6 +86,8 @@ def _adapt(
     settings: RunSettings, backend: Adaptable, store: VolumeStore, file: Path, on_step: OnStep
 ) -> None:
     cases = [case for case in labeled_cases(store) if not bool((case[1] == IGNORE).any())]
+    if backend.ndim == 3:  # slice models cut volumes themselves
+        cases = [part for case in cases for part in _parts(case, len(settings.patch))]
     if not cases:
         raise InputError(
             "--sam-adapt must have a labeled case without ignored voxels, got none. Use "
@@ -99,6 +101,14 @@ def _adapt(
         device=torch.device(settings.device),
         on_step=on_step,
     )
+
+
+def _parts(case: tuple[Tensor, Tensor], axes: int) -> list[tuple[Tensor, Tensor]]:
+    """Return a case, or the slices of a volume for patches of two axes."""
+    image, label = case
+    if label.ndim == axes:
+        return [case]
+    return list(zip(image.unbind(-1), label.unbind(-1), strict=True))
 
 
 def labeled_cases(store: VolumeStore) -> list[tuple[Tensor, Tensor]]:
