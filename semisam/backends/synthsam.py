@@ -75,7 +75,7 @@ class SynthSAM:
     """
 
     ndim: int = 3
-    axes: tuple[int, ...] = (3,)
+    axes: tuple[int, ...] = (2, 3)
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
     memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 

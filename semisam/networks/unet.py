@@ -57,7 +57,7 @@ class UNet(nn.Module):
     """
 
     stride = STRIDE
-    axes: tuple[int, ...] = (3,)
+    axes: tuple[int, ...] = (2, 3)
     deepest = "net.encoder.3"
 
     def __init__(

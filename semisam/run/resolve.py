@@ -33,7 +33,7 @@ from semisam.run.settings import (
 )
 
 FLAT_NETWORK = "unet2d"
-"""The network for patches of two axes."""
+"""The network for patches of two axes, where a protocol's own is for volumes only."""
 
 BRANCH = "semisam"
 """The name under which options reach the SemiSAM branch."""
@@ -121,8 +121,10 @@ def prescribed(plugin: str, protocol: Protocol) -> str:
 
 
 def usual_network(protocol: Protocol, axes: int) -> str:
-    """Return the network of a protocol, or the one for patches of two axes."""
-    return FLAT_NETWORK if axes == 2 else prescribed("network", protocol)
+    """Return the network of a protocol, or one for patches of two axes if it is for volumes."""
+    name = prescribed("network", protocol)
+    known = getattr(registry.load("network", name), "axes", (axes,))
+    return FLAT_NETWORK if axes == 2 and axes not in known else name
 
 
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
