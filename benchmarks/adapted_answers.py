@@ -6,7 +6,8 @@
 ``DIR`` is laid out as for ``zero_shot.py``. The first N scans of ``train.list`` are the labeled
 ones, its last 16 are scored; the test scans are not read. ``RUN`` is a finished run that was
 trained without these 16: its maps are the proposals, and the prompts are their three deepest
-points, or the map as a mask.
+points, or the map as a mask. ``true_points`` are the three deepest of the truth, and ``mean`` is of
+the proposal and the prediction from its points.
 """
 
 from __future__ import annotations
@@ -87,16 +88,19 @@ def clicked(model, image, label):
 
 
 def proposed(model, image, label, proposal):
-    """Return the Dice of a proposal and of the predictions from its points and from its mask."""
+    """Return the Dice of a proposal, of predictions from it, and of its mean with one of them."""
     embedding = model.encode(torch.from_numpy(image)[None])
     points = CenterPoints(points=3, max_uncertainty=1.0)
-    prompt = points(View(proposal, torch.zeros_like(proposal), None), RNG)
-    asked = {"points": prompt, "mask": Prompt(mask=proposal)}
-    scores = {"proposal": dice_score(proposal.numpy() > 0.5, label > 0)}
-    for name, what in asked.items():
-        found = model.segment(embedding, what) > 0
-        scores[name] = dice_score(found.numpy(), label > 0)
-    return scores
+    clear = torch.zeros_like(proposal)
+    truth = torch.from_numpy(label > 0).float()
+    asked = {
+        "points": points(View(proposal, clear, None), RNG),
+        "mask": Prompt(mask=proposal),
+        "true_points": points(View(truth, clear, None), RNG),
+    }
+    maps = {name: model.segment(embedding, what).sigmoid() for name, what in asked.items()}
+    maps |= {"proposal": proposal, "mean": (proposal + maps["points"]) / 2}
+    return {name: dice_score(found.numpy() > 0.5, label > 0) for name, found in maps.items()}
 
 
 if __name__ == "__main__":

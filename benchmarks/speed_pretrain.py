@@ -30,7 +30,9 @@ def main():
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    settings, weights = make_pretrain_settings({"steps": args.steps + 3, "seed": 7}, str(EMBEDDED))
+    settings, weights = make_pretrain_settings(
+        {"steps": args.steps + 3, "seed": 7}, str(EMBEDDED[3])
+    )
     training = Pretraining(settings, Path(tempfile.mkdtemp()), torch.device("cpu"), weights)
     drawing = learning = volumes = 0.0
     for step in range(args.steps + 3):

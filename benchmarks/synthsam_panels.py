@@ -2,11 +2,15 @@
 
     python benchmarks/synthsam_panels.py --weights old=OLD.safetensors,new=NEW.safetensors \
         --out benchmarks/results/synthsam_panels.csv
+    python benchmarks/synthsam_panels.py --axes 2 \
+        --weights geodesic=geodesic,synthsam=semisam/backends/weights/synthsam2d.safetensors \
+        --out benchmarks/results/synthsam2d_panels.csv
 
-Two panels, 64x64x48: ``plain`` is the stream that SynthSAM has been validated on from the start,
-``hard`` has rims, cavities that join without an edge, organs cut by the border and a scanner's
-artefacts as well. No training draws from either. Dialogues are those of ``semisam zero-shot``, by
-both kinds of clicks; ``box`` and ``mask`` are the label's box and a proposal of a poor network.
+Two panels, of volumes of 64x64x48 or of pictures of 128x128: ``plain`` is the stream that SynthSAM
+has been validated on from the start, ``hard`` has rims, cavities that join without an edge, organs
+cut by the border and a scanner's artefacts as well. No training draws from either. Dialogues are
+those of ``semisam zero-shot``, by both kinds of clicks. ``box`` and ``mask`` are the label's box
+and a proposal of a poor network. ``geodesic`` in place of a file is the classical segmenter.
 ``gain`` is the mean over volumes of the difference to the first weights, ``gain_se`` its standard
 error. Scores of a file that are in ``--cache`` already are not measured again.
 """
@@ -22,6 +26,7 @@ import torch
 from rows import write_rows
 
 from semisam.backends._synthsam.session import Session, dice_score
+from semisam.backends.geodesic import Geodesic
 from semisam.backends.synthsam import SynthSAM
 from semisam.bench.zero_shot import interact
 from semisam.core.types import Prompt
@@ -32,11 +37,13 @@ COUNTS = (1, 2, 5, 10)
 COLUMNS = [f"{kind} {count}" for kind in ("published", "random") for count in COUNTS]
 COLUMNS += ["box", "mask"]
 PANELS = ("plain", "hard")
+SHAPES = {2: (128, 128), 3: (64, 64, 48)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", required=True, metavar="NAME=FILE,...")
+    parser.add_argument("--axes", type=int, choices=SHAPES, default=3)
     parser.add_argument("--cases", type=int, default=48)
     parser.add_argument("--skip", type=int, default=600)
     parser.add_argument("--cache", type=Path)
@@ -48,7 +55,7 @@ def main():
     for panel in PANELS:
         base = None
         for name, file in files.items():
-            scores = 100 * cached(Path(file), panel, args)
+            scores = 100 * cached(file, panel, args)
             base = scores if base is None else base
             gains = scores - base
             for column, question in enumerate(COLUMNS):
@@ -71,21 +78,23 @@ def main():
 
 def cached(file, panel, args):
     """Return the scores of one file on one panel, a row per volume."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    name = f"{digest}-{panel}-{args.skip}-{args.cases}.npy"
+    classical = file == "geodesic"
+    digest = file if classical else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    name = f"{digest}-{args.axes}-{panel}-{args.skip}-{args.cases}.npy"
     if args.cache is not None and (args.cache / name).exists():
         return np.load(args.cache / name)
-    backend = SynthSAM(weights=str(file))
-    scores = np.array([measure(backend, panel, args.skip + n) for n in range(args.cases)])
+    backend = Geodesic() if classical else SynthSAM(weights=file)
+    numbers = range(args.skip, args.skip + args.cases)
+    scores = np.array([measure(backend, SHAPES[args.axes], panel, n) for n in numbers])
     if args.cache is not None:
         args.cache.mkdir(parents=True, exist_ok=True)
         np.save(args.cache / name, scores)
     return scores
 
 
-def measure(backend, panel, number):
+def measure(backend, shape, panel, number):
     """Return the Dice of every question about one volume."""
-    volume = draw_volume(0, VALIDATION + number, (64, 64, 48), panel == "hard")
+    volume = draw_volume(0, VALIDATION + number, shape, panel == "hard")
     truth, found = volume.target.numpy(), []
     for kind in ("published", "random"):
         rng = np.random.default_rng(number)

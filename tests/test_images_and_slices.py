@@ -23,9 +23,7 @@ SMALL = {"iterations": 2, "patch": (16, 16), "stride": (16, 16), "device": "cpu"
 
 
 def _run(data, folder, sam, labels=2, **options):
-    chosen = settings(
-        data=str(data), labels=labels, sam=sam, options={"unet2d.filters": 2, **options}, **SMALL
-    )
+    chosen = settings(data=str(data), labels=labels, sam=sam, options=options, **SMALL)
     return json.loads(execute(chosen, folder).read_text())
 
 
@@ -37,13 +35,13 @@ def _predict(*arguments):
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     data = write_pictures(folder / "data")
-    found = _run(data, folder / "run", "geodesic", **{"images.longest": 20})
+    found = _run(data, folder / "run", "synthsam", **{"images.longest": 20})
     return data, folder / "run", found
 
 
 def test_masks_of_pictures_are_pictures(pictures, tmp_path):
     data, run, found = pictures
-    assert found["settings"]["network"] == "unet2d"
+    assert found["settings"]["network"] == "unet" and found["settings"]["sam_adapt"] == 1
     assert 0 <= found["metrics"]["dice"] <= 1 and found["metrics"]["hd95_voxel"] >= 0
     done = _predict(run, data, "-o", tmp_path, "--preview")
     assert done.exit_code == 0, done.output

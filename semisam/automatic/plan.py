@@ -17,7 +17,7 @@ from semisam.core.files import read_json, write_json
 from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
 from semisam.run.resolve import digest
-from semisam.run.settings import RunSettings
+from semisam.run.settings import DEFAULT_BACKEND, RunSettings
 
 FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
 _ADAPTING, _SHARE_ADAPTING = 300, 0.25  # steps, and the largest part of the budget
@@ -55,11 +55,6 @@ class Plan:
     def total(self) -> float:
         """Seconds of all parts."""
         return sum(self.seconds.values())
-
-
-def backend_of(axes: int) -> str:
-    """Return the promptable model for scans of this many axes."""
-    return "synthsam" if axes == 3 else "geodesic"
 
 
 def first_run(data: Survey, plan: Plan, without: str | None = None) -> RunSettings:
@@ -146,7 +141,7 @@ def _measured(
     step = seconds_of_step(final_run(data, plan, None))
     report(1, 4)
     adapting, each = 0, 0.0
-    if len(small) == 3 and not data.opened.partial_labels:
+    if not data.opened.partial_labels:
         each = seconds_of_adaptation(_settings(data, plan, FIRST_METHOD, 1))
         most = int(_SHARE_ADAPTING * budget / each / (1 + rounds))
         adapting = max(min(_ADAPTING, most), _LEAST // 2)
@@ -203,7 +198,7 @@ def _settings(
         dataset=data.dataset,
         method=method,
         labels=data.labels_without(without),
-        sam=backend_of(len(plan.patch)),
+        sam=DEFAULT_BACKEND,
         sam_adapt=adapting,
         test=without or "none",
         iterations=plan.iterations,

@@ -206,7 +206,7 @@ class SamMed3D:
         if image.ndim != 4:
             raise InputError(
                 f"an image for sam-med3d must be (C, *S) with three spatial axes, got "
-                f"{tuple(image.shape)}. Use --sam geodesic for two."
+                f"{tuple(image.shape)}. Use --sam synthsam for two."
             )
         shape = tuple(image.shape[1:])
         volume = torch.nan_to_num(image.detach().float()).mean(0)

@@ -1,4 +1,4 @@
-"""The embedded promptable segmenter, trained only on synthetic volumes."""
+"""The embedded promptable segmenter, trained only on synthetic images."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from semisam.backends._seeds import check_prompt, clicks
 from semisam.backends._smooth import smooth
 from semisam.backends._synthsam.adapt import adapt, organs_of
 from semisam.backends._synthsam.prompts import Guide, Marks, make_guide
+from semisam.core.axes import CONV, MEAN_POOL
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.networks._synthsam_weights import EMBEDDED, load_weights, save_weights
+from semisam.networks._synthsam_weights import EMBEDDED, axes_of, load_weights, save_weights
 
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
 _SURE = 6.0  # limit of the log odds
 _SMALLEST = 8  # smallest extent of the network's input
 _EDGE = 0.6  # decay of the smoothing with the intensity step, in mean steps
-_VIEWS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (2,))  # axes that are flipped
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,21 @@ class Embedding:
 
 
 class SynthSAM:
-    """A network that segments the object at clicks, in a box or in a mask, in any scan.
+    """A network that segments the object at clicks, in a box or in a mask, in any scan or picture.
 
-    It was trained on volumes of `semisam.pretraining.generator` and on no scan of a person, so it
-    can be evaluated on every data set. `encode` runs once per image. Each prompt then needs a light
-    decoder, which also gets the geodesic distance from the clicks. The order of clicks has no
-    effect. ``semisam pretrain synthsam`` trains such weights, and ``synthsam.md`` next to the
-    embedded ones describes their training.
+    There is one for volumes and one for images of two axes. Both were trained on images of
+    `semisam.pretraining.generator` and on no scan of a person, so they can be evaluated on every
+    data set. `encode` runs once per image. Each prompt then needs a light decoder, which also gets
+    the geodesic distance from the clicks. The order of clicks has no effect. ``semisam pretrain
+    synthsam`` trains such weights, and ``synthsam.md`` next to the embedded ones describes their
+    training.
 
     Each channel of an image is scaled to zero mean and unit deviation, and channels are averaged. A
     backend does not receive the spacing. Voxels of about 1 to 2 mm suit, and slices may be thicker.
 
     Args:
-        weights: a safetensors file; None uses the embedded one.
-        flips: average the predictions on the image and its three mirror images, in four times the
-            time.
+        weights: a safetensors file; None uses the embedded one for the axes of the image.
+        flips: average the predictions on the image and its mirror image along each axis.
         smoothness: weight of the edge-aware smoothing of the network's log odds, and of the clicks
             in it; 0 switches it off.
 
@@ -75,7 +75,7 @@ class SynthSAM:
     """
 
     ndim: int = 3
-    axes = (3,)
+    axes: tuple[int, ...] = (2, 3)
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
     memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 
@@ -85,14 +85,18 @@ class SynthSAM:
         if not (math.isfinite(smoothness) and smoothness >= 0):
             raise InputError(f"smoothness must be at least 0, got {smoothness}. 0 switches it off.")
         self.smoothness = smoothness
-        self._path = EMBEDDED if weights is None else Path(weights)
-        self._views = _VIEWS if flips else _VIEWS[:1]
-        self._load(torch.device("cpu"))
+        self._given, self.flips = weights, flips
+        if weights is not None:
+            axes = axes_of(Path(weights))
+            self.axes = (axes,)
+            self._load(axes, torch.device("cpu"))
 
     @classmethod
-    def sources(cls, *, weights: str | None = None, **options: Any) -> dict[str, Path]:
+    def sources(
+        cls, *, weights: str | None = None, axes: int = 3, **options: Any
+    ) -> dict[str, Path]:
         """Return the file of the weights, the user's or the embedded one."""
-        return {"weights": EMBEDDED if weights is None else Path(weights)}
+        return {"weights": EMBEDDED[axes] if weights is None else Path(weights)}
 
     def adapt(
         self,
@@ -112,32 +116,34 @@ class SynthSAM:
         scans = [(_standard(image.float()).mean(0), label) for image, label in cases]
         organs = organs_of(scans)
         check_foreground(organs)
+        axes = scans[0][0].ndim
         with torch.random.fork_rng(devices=[]):
-            net = SynthSAMNet()
-        net.load_state_dict(load_weights(self._path))
+            net = SynthSAMNet(axes)
+        net.load_state_dict(load_weights(self._path(axes), axes))
         weights = adapt(net.to(device), organs, steps, seed, on_step)
         save_weights(file, weights, {"adapted": f"{steps} steps, seed {seed}"})
 
     def adapted(self, file: Path) -> SynthSAM:
         """Return this model with the weights of a file that `adapt` wrote."""
-        return SynthSAM(weights=str(file), flips=len(self._views) > 1, smoothness=self.smoothness)
+        return SynthSAM(weights=str(file), flips=self.flips, smoothness=self.smoothness)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:
         """Encode one image ``(C, *S)``.
 
         Raises:
-            InputError: the image is not three-dimensional.
+            InputError: the image has other axes than the weights.
         """
-        if image.ndim != 4:
+        axes = image.ndim - 1
+        if axes not in self.axes:
             raise InputError(
-                f"an image for synthsam must be (C, *S) with three spatial axes, got "
-                f"{tuple(image.shape)}. Use --sam geodesic for two."
+                f"an image for synthsam must be (C, *S) with {' or '.join(map(str, self.axes))} "
+                f"spatial axes, got {tuple(image.shape)}. Leave its weights out, or give others."
             )
         shape = tuple(image.shape[1:])
         volume = _even(_standard(image.detach().float()).mean(0))
-        views = torch.stack([volume.flip(axes) for axes in self._views])[:, None]
-        net = self._load(image.device)
+        views = torch.stack([volume.flip(view) for view in self._views(axes)])[:, None]
+        net = self._load(axes, image.device)
         with _autocast(image.device):
             features = net.encode(views)
         guide = make_guide(volume)
@@ -152,7 +158,8 @@ class SynthSAM:
             InputError: a point, the box or the mask does not fit the image.
         """
         check_prompt(prompt, embedding.shape)
-        positive, negative = clicks(prompt, 3)
+        axes = len(embedding.shape)
+        positive, negative = clicks(prompt, axes)
         if not len(positive) and prompt.box is None and prompt.mask is None:
             return torch.full(embedding.shape, _NOTHING, device=embedding.device)
         marks = Marks(embedding.guide)
@@ -160,14 +167,14 @@ class SynthSAM:
         marks.add(negative, 0)
         mask = None if prompt.mask is None else _coarse(prompt.mask)
         channels = marks.channels(prompt.box, mask)
-        rows = torch.stack([channels.flip([axis + 1 for axis in axes]) for axes in self._views])
-        grid = embedding.guide.grid
-        cells = [[_flipped(c, grid, axes) for c in marks.cells] for axes in self._views]
+        views, grid = self._views(axes), embedding.guide.grid
+        rows = torch.stack([channels.flip([axis + 1 for axis in view]) for view in views])
+        cells = [[_flipped(c, grid, view) for c in marks.cells] for view in views]
         with _autocast(embedding.device):
-            found = self._load(embedding.device).decode(embedding.features, rows, cells)
+            found = self._load(axes, embedding.device).decode(embedding.features, rows, cells)
         fine = from_subvoxels(found)[:, 0]
         logits = torch.stack(
-            [view.flip(axes) for view, axes in zip(fine, self._views, strict=True)]
+            [logits.flip(view) for logits, view in zip(fine, views, strict=True)]
         ).mean(0)
         logits = self._smoothed(logits.clamp(-_SURE, _SURE), embedding, marks.cells)
         return logits[tuple(slice(s) for s in embedding.shape)].contiguous()
@@ -186,25 +193,32 @@ class SynthSAM:
         parts = parts + (smoothed - mean)
         return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
 
-    def _load(self, device: torch.device) -> SynthSAMNet:
-        path = self._path.absolute()
-        return _network(path, path.stat().st_mtime_ns, device)
+    def _views(self, axes: int) -> list[tuple[int, ...]]:
+        """Return the axes that each view flips; the first view is the image."""
+        return [(), *((axis,) for axis in range(axes) if self.flips)]
+
+    def _path(self, axes: int) -> Path:
+        return self.sources(weights=self._given, axes=axes)["weights"]
+
+    def _load(self, axes: int, device: torch.device) -> SynthSAMNet:
+        path = self._path(axes).absolute()
+        return _network(path, path.stat().st_mtime_ns, axes, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _network(path: Path, written: int, device: torch.device) -> SynthSAMNet:
+def _network(path: Path, written: int, axes: int, device: torch.device) -> SynthSAMNet:
     """Return the frozen network of a file, read once per device and time of the file."""
-    weights = load_weights(path)
+    weights = load_weights(path, axes)
     with torch.device("meta"):
-        net = SynthSAMNet()
+        net = SynthSAMNet(axes)
     net.load_state_dict(weights, assign=True)
     net = net.eval().requires_grad_(False).to(device)
     if _has_bfloat16(device):
         # Round them once, as autocast does at each use.
         for module in net.modules():
-            if isinstance(module, torch.nn.Conv3d):
+            if isinstance(module, CONV[axes]):
                 module.to(torch.bfloat16)
-    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    return net.to(memory_format=net.layout)  # type: ignore[call-overload, no-any-return]
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -224,7 +238,7 @@ def _autocast(device: torch.device) -> torch.autocast:
 def _standard(image: Tensor) -> Tensor:
     """Scale each channel of ``(C, *S)`` to zero mean and unit deviation."""
     image = torch.nan_to_num(image)
-    std, mean = torch.std_mean(image, (1, 2, 3), correction=0, keepdim=True)
+    std, mean = torch.std_mean(image, tuple(range(1, image.ndim)), correction=0, keepdim=True)
     return (image - mean) / torch.where(std > 1e-6, std, 1)
 
 
@@ -237,7 +251,8 @@ def _even(volume: Tensor) -> Tensor:
 
 def _coarse(mask: Tensor) -> Tensor:
     """Average a probability map ``(*S)`` over coarse voxels."""
-    return functional.avg_pool3d(_even(mask.detach().float())[None, None], STRIDE)[0, 0]
+    mean: Tensor = MEAN_POOL[mask.ndim](_even(mask.detach().float())[None, None], STRIDE)
+    return mean[0, 0]
 
 
 def _flipped(cells: list[int], grid: tuple[int, ...], axes: tuple[int, ...]) -> list[int]:

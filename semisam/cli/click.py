@@ -24,7 +24,13 @@ from semisam.cli.options import DEVICE, Voxel
 @click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
 @click.option("--series", default="", metavar="TEXT", help="Choice of a DICOM series.")
 @click.option("--device", default="auto", show_default=True, help=DEVICE)
-@click.option("-o", "--out", required=True, metavar="MASK", help="File of the mask (.nii.gz).")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="MASK",
+    help="File of the mask (.nii.gz or .png).",
+)
 def command(
     scan: str,
     points: tuple[tuple[int, ...], ...],
@@ -38,10 +44,10 @@ def command(
 ) -> None:
     """Segment the object at --point in SCAN with SynthSAM, and write its mask.
 
-    A voxel is i,j,k along the axes of the file, counted from 0. Give more points, also negative
-    ones, or the last mask with --mask, until the mask is right. SynthSAM saw no scan of a person in
-    its training. With --run it is the model that was adapted to your masks, and SCAN is prepared
-    as there.
+    A voxel is i,j,k along the axes of the file, or i,j of a picture, counted from 0. Give more
+    points, also negative ones, or the last mask with --mask, until the mask is right. SynthSAM saw
+    no scan of a person in its training. With --run it is the model that was adapted to your masks,
+    and SCAN is prepared as there.
     """
     from semisam.cli.display import console
     from semisam.run.click import click as segment

@@ -17,6 +17,7 @@ from semisam.cli.options import Size
     examples=("semisam pretrain synthsam --steps 200 --out runs/synthsam",),
 )
 @click.argument("model", type=click.Choice(["synthsam"]))
+@click.option("--axes", type=click.IntRange(2, 3), default=3, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")

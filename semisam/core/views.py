@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from semisam.core.axes import LINEAR, MEAN_POOL
+
 _GAMMA = (math.log(0.6), math.log(1.6))
 _BIAS = 0.3  # standard deviation of the logarithm of the bias field
 _KNOTS = 4  # of the bias field along each axis
@@ -103,10 +105,10 @@ def _bias_field(image: Tensor) -> Tensor:
     """Return the logarithm of a smooth field of each channel, ``(B, C, *S)``."""
     shape = image.shape[2:]
     knots = _BIAS * torch.randn((*image.shape[:2], *[_KNOTS] * len(shape)), device=image.device)
-    linear = "trilinear" if len(shape) == 3 else "bilinear"
-    return functional.interpolate(knots, tuple(shape), mode=linear, align_corners=True)
+    mode = LINEAR[len(shape)]
+    return functional.interpolate(knots, tuple(shape), mode=mode, align_corners=True)
 
 
 def _mean_of_neighbours(image: Tensor) -> Tensor:
-    pool = functional.avg_pool3d if image.ndim == 5 else functional.avg_pool2d
-    return pool(image, 3, 1, 1, count_include_pad=False)
+    mean: Tensor = MEAN_POOL[image.ndim - 2](image, 3, 1, 1, count_include_pad=False)
+    return mean

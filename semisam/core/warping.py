@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from semisam.core.axes import LINEAR
+
 _ZOOM = float(np.log(1.25))
 _TURN = float(np.radians(15))
 _BEND = 0.02  # standard deviation of a displacement, in the longest extent of the patch
 _KNOTS = 5  # of the displacements along each axis
-_LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def draw_places(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -42,7 +43,7 @@ def draw_places(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.f
             matrix = turn @ matrix
     knots = _BEND * max(size) * rng.standard_normal((1, axes, *[_KNOTS] * axes), np.float32)
     bend = functional.interpolate(
-        torch.from_numpy(knots), size, mode=_LINEAR[axes], align_corners=True
+        torch.from_numpy(knots), size, mode=LINEAR[axes], align_corners=True
     )
     turned = np.tensordot(matrix.astype(np.float32), grid, 1)
     return np.asarray(turned + bend[0].numpy(), np.float32)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semisam.core.axes import CHANNELS_LAST, CONV
+
 STRIDE = 2
 """Voxels per axis of a voxel of the network's finest grid."""
 CHANNELS = 13
@@ -18,7 +20,8 @@ CHANNELS = 13
 Pairs, positive clicks first: disk, distance, near and far geodesic distance, likeness. Then one
 each: the contest of the two geodesic distances, the box, the mask.
 """
-SUBVOXELS = STRIDE**3
+WIDTHS = {2: (32, 64, 96, 128), 3: (32, 64, 96, 96)}
+"""Channels on the grids 2, 4, 8 and 16 voxels wide, by the number of axes."""
 _LIKENESS = 16  # length of the vectors that compare voxels with clicked ones
 
 
@@ -29,7 +32,7 @@ class Features:
     Attributes:
         levels: ``(B, c, *s)`` features on grids 2, 4, 8 and 16 voxels wide.
         likeness: ``(B, 16, n)`` unit vectors of the ``n`` voxels of the first grid.
-        image: ``(B, 8, *s)`` subvoxels of the images.
+        image: ``(B, 2^d, *s)`` subvoxels of the images.
     """
 
     levels: tuple[Tensor, ...]
@@ -45,11 +48,11 @@ class Features:
 class Block(nn.Module):
     """A residual block with one normalization, as on a CPU it costs more than a convolution."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, axes: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, width)
-        self.first = nn.Conv3d(width, width, 3, padding=1)
-        self.second = nn.Conv3d(width, width, 3, padding=1)
+        self.first = CONV[axes](width, width, 3, padding=1)
+        self.second = CONV[axes](width, width, 3, padding=1)
         self.act = nn.LeakyReLU(0.01)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,54 +64,58 @@ class Block(nn.Module):
 class SynthSAMNet(nn.Module):
     """A U-Net in two halves, the first for the image and the second for a prompt.
 
-    It works on a grid two voxels wide. Image and logits have the ``2 x 2 x 2`` subvoxels of each
-    voxel as eight channels. So the network keeps the detail of the fine grid but computes nothing
-    on it. The decoder adds two learned channels to the prompt: the likeness of a voxel's features
-    to those of the most similar positive and negative click.
+    It works on a grid two voxels wide. Image and logits have the ``2^d`` subvoxels of each voxel as
+    channels. So the network keeps the detail of the fine grid but computes nothing on it. The
+    decoder adds two learned channels to the prompt: the likeness of a voxel's features to those of
+    the most similar positive and negative click.
 
     Args:
-        widths: channels on the grids 2, 4, 8 and 16 voxels wide, multiples of 8.
+        axes: spatial axes ``d`` of an image, 3 or 2.
+        widths: channels on the grids 2, 4, 8 and 16 voxels wide, multiples of 8; None: `WIDTHS`.
         blocks: residual blocks of the encoder on each of them.
     """
 
     def __init__(
         self,
+        axes: int = 3,
         *,
-        widths: Sequence[int] = (32, 64, 96, 96),
+        widths: Sequence[int] | None = None,
         blocks: Sequence[int] = (1, 2, 2, 1),
     ) -> None:
         super().__init__()
-        self.widths, self.blocks = tuple(widths), tuple(blocks)
-        w = self.widths
+        self.axes, self.subvoxels = axes, STRIDE**axes
+        self.widths, self.blocks = tuple(widths or WIDTHS[axes]), tuple(blocks)
+        w, conv, parts = self.widths, CONV[axes], self.subvoxels
         pairs = list(itertools.pairwise(w))
-        self.stem = nn.Conv3d(SUBVOXELS, w[0], 3, padding=1)
-        self.encoder = nn.ModuleList(_blocks(c, n) for c, n in zip(w, blocks, strict=True))
-        self.shrink = nn.ModuleList(nn.Conv3d(a, b, 3, 2, padding=1) for a, b in pairs)
-        self.lift = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairs)
-        self.merge = nn.ModuleList(Block(a) for a in w[:-1])
-        self.likeness = nn.Conv3d(w[0], _LIKENESS, 1)
+        self.stem = conv(parts, w[0], 3, padding=1)
+        self.encoder = nn.ModuleList(_blocks(c, n, axes) for c, n in zip(w, blocks, strict=True))
+        self.shrink = nn.ModuleList(conv(a, b, 3, 2, padding=1) for a, b in pairs)
+        self.lift = nn.ModuleList(conv(b, a, 1) for a, b in pairs)
+        self.merge = nn.ModuleList(Block(a, axes) for a in w[:-1])
+        self.likeness = conv(w[0], _LIKENESS, 1)
 
-        self.ask = nn.Conv3d(CHANNELS + 2 + w[0], w[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv3d(a, b, 3, 2, padding=1) for a, b in pairs)
-        self.fuse = nn.ModuleList(nn.Conv3d(2 * c, c, 1) for c in w[1:])
-        self.deep = nn.ModuleList(Block(c) for c in w[1:])
-        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairs)
-        self.refine = nn.ModuleList(Block(a) for a in w[:-1])
+        self.ask = conv(CHANNELS + 2 + w[0], w[0], 3, padding=1)
+        self.down = nn.ModuleList(conv(a, b, 3, 2, padding=1) for a, b in pairs)
+        self.fuse = nn.ModuleList(conv(2 * c, c, 1) for c in w[1:])
+        self.deep = nn.ModuleList(Block(c, axes) for c in w[1:])
+        self.up = nn.ModuleList(conv(b, a, 1) for a, b in pairs)
+        self.refine = nn.ModuleList(Block(a, axes) for a in w[:-1])
         self.act = nn.LeakyReLU(0.01)
-        self.head = nn.Conv3d(w[0], SUBVOXELS, 3, padding=1)
+        self.head = conv(w[0], parts, 3, padding=1)
         # Moves the surface within a coarse voxel by the image at full resolution, initially by 0.
         self.sharpen = nn.Sequential(
-            nn.Conv3d(w[0] + SUBVOXELS, w[0], 3, padding=1),
+            conv(w[0] + parts, w[0], 3, padding=1),
             nn.LeakyReLU(0.01),
-            nn.Conv3d(w[0], SUBVOXELS, 3, padding=1),
+            conv(w[0], parts, 3, padding=1),
         )
         for parameter in self.sharpen[2].parameters():
             nn.init.zeros_(parameter)
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.layout = CHANNELS_LAST[axes]
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> Features:
         """Encode images ``(B, 1, *S)`` of even extents."""
-        parts = to_subvoxels(image).contiguous(memory_format=torch.channels_last_3d)
+        parts = to_subvoxels(image).contiguous(memory_format=self.layout)
         levels = self.pyramid(parts)
         vectors = self.likeness(levels[0]).float().flatten(2)
         return Features(levels, functional.normalize(vectors, dim=1), parts)
@@ -137,14 +144,14 @@ class SynthSAMNet(nn.Module):
                 positive clicks.
 
         Returns:
-            Logits ``(B, 8, *s)`` float32, one per subvoxel.
+            Logits ``(B, 2^d, *s)`` float32, one per subvoxel.
         """
         first = features.levels[0]
         learned = _likeness(features.likeness, cells).reshape(len(first), 2, *first.shape[2:])
         x = self.answer(features.levels, torch.cat([prompt.to(first), learned.to(first)], 1))
         logits: Tensor = self.head(x)
         both = torch.cat([x, features.image.to(x)], 1)
-        sharper: Tensor = self.sharpen(both.contiguous(memory_format=torch.channels_last_3d))
+        sharper: Tensor = self.sharpen(both.contiguous(memory_format=self.layout))
         return logits.float() + sharper.float()
 
     def answer(self, levels: Sequence[Tensor], prompt: Tensor) -> Tensor:
@@ -159,7 +166,7 @@ class SynthSAMNet(nn.Module):
             prompt: ``(B, CHANNELS + 2, *s)``, the prompt and the likeness to its clicks.
         """
         x = torch.cat([prompt, levels[0]], 1)
-        x = self.ask(x.contiguous(memory_format=torch.channels_last_3d))
+        x = self.ask(x.contiguous(memory_format=self.layout))
         path = [x]
         for level, down, fuse, block in zip(
             levels[1:], self.down, self.fuse, self.deep, strict=True
@@ -173,21 +180,25 @@ class SynthSAMNet(nn.Module):
 
 
 def to_subvoxels(volume: Tensor) -> Tensor:
-    """Return ``(B, 1, *S)`` as ``(B, 8, *s)``, the subvoxels of each coarse voxel as channels."""
-    b, _, x, y, z = volume.shape
-    parts = volume.reshape(b, x // 2, 2, y // 2, 2, z // 2, 2).permute(0, 2, 4, 6, 1, 3, 5)
-    return parts.reshape(b, SUBVOXELS, x // 2, y // 2, z // 2)
+    """Return ``(B, 1, *S)`` as ``(B, 2^d, *s)``, the subvoxels of each coarse voxel as channels."""
+    size = [n // STRIDE for n in volume.shape[2:]]
+    axes = len(size)
+    split = volume.reshape(len(volume), *[n for coarse in size for n in (coarse, STRIDE)])
+    inner, outer = range(2, 2 * axes + 1, 2), range(1, 2 * axes, 2)
+    return split.permute(0, *inner, *outer).reshape(len(volume), STRIDE**axes, *size)
 
 
 def from_subvoxels(parts: Tensor) -> Tensor:
-    """Return ``(B, 8, *s)`` as ``(B, 1, *S)``, the inverse of `to_subvoxels`."""
-    b, _, x, y, z = parts.shape
-    fine = parts.reshape(b, 2, 2, 2, x, y, z).permute(0, 4, 1, 5, 2, 6, 3)
-    return fine.reshape(b, 1, 2 * x, 2 * y, 2 * z)
+    """Return ``(B, 2^d, *s)`` as ``(B, 1, *S)``, the inverse of `to_subvoxels`."""
+    size = parts.shape[2:]
+    axes = len(size)
+    split = parts.reshape(len(parts), *[STRIDE] * axes, *size)
+    order = [place for axis in range(1, axes + 1) for place in (axis + axes, axis)]
+    return split.permute(0, *order).reshape(len(parts), 1, *[STRIDE * n for n in size])
 
 
-def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(Block(width) for _ in range(count)))
+def _blocks(width: int, count: int, axes: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width, axes) for _ in range(count)))
 
 
 def _stretch(x: Tensor, like: Tensor) -> Tensor:

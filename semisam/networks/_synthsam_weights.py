@@ -15,8 +15,9 @@ from semisam.core.errors import InputError
 from semisam.core.files import check_digest, replace_file
 from semisam.networks._synthsam import SynthSAMNet
 
-EMBEDDED = Path(__file__).parents[1] / "backends" / "weights" / "synthsam.safetensors"
-"""The weights in the package, trained on synthetic volumes only."""
+_FOLDER = Path(__file__).parents[1] / "backends" / "weights"
+EMBEDDED = {2: _FOLDER / "synthsam2d.safetensors", 3: _FOLDER / "synthsam.safetensors"}
+"""The weights in the package by the axes of an image, trained on synthetic images only."""
 
 _LATER = "sharpen."  # a part of the network that is not in files of version 0.1
 
@@ -34,36 +35,27 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, 
         temporary.write_bytes(save(halves, dict(about)))
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path, axes: int = 3) -> dict[str, Tensor]:
     """Read weights that fit `SynthSAMNet`, as float32.
 
-    A safetensors file holds arrays and no code, so an unknown file is safe to read.
+    Args:
+        path: of the file.
+        axes: spatial axes of the network's images.
 
     Raises:
         InputError: the file is missing, damaged or not SynthSAM's.
     """
-    if not path.is_file():
-        raise InputError(
-            f"weights must be a safetensors file, got {path}, which is no file. Check the path."
-        )
-    check_digest(path)
-    try:
-        found = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"weights must be a safetensors file, got {path} ({error}). It may be truncated: copy "
-            "it again."
-        ) from error
+    found = _read(path)
     with torch.device("meta"):
-        wanted = {k: tuple(v.shape) for k, v in SynthSAMNet().state_dict().items()}
-    if not any(k.startswith(_LATER) for k in found):
+        wanted = {k: tuple(v.shape) for k, v in SynthSAMNet(axes).state_dict().items()}
+    if axes == 3 and not any(k.startswith(_LATER) for k in found):
         found |= _later()
     shapes = {k: tuple(v.shape) for k, v in found.items()}
     unlike = sorted(k for k in wanted.keys() | shapes.keys() if wanted.get(k) != shapes.get(k))
     if unlike:
         first = unlike[0]
         raise InputError(
-            f"weights must be of SynthSAM's network, got {path}, where {first} is "
+            f"weights must be of SynthSAM's network for {axes} axes, got {path}, where {first} is "
             f"{shapes.get(first, 'missing')} instead of {wanted.get(first, 'absent')}. Use a file "
             "that `semisam pretrain synthsam` wrote."
         )
@@ -74,6 +66,32 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             "another file."
         )
     return floats
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of a safetensors file, which holds no code, so it is safe to read."""
+    if not path.is_file():
+        raise InputError(
+            f"weights must be a safetensors file, got {path}, which is no file. Check the path."
+        )
+    check_digest(path)
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"weights must be a safetensors file, got {path} ({error}). It may be truncated: copy "
+            "it again."
+        ) from error
+
+
+def axes_of(path: Path) -> int:
+    """Return the spatial axes of the images that the weights in a file are for.
+
+    Raises:
+        InputError: the file is not of SynthSAM's weights.
+    """
+    stem = _read(path).get("stem.weight")
+    return 2 if stem is not None and stem.ndim == 4 else 3
 
 
 def _later() -> dict[str, Tensor]:

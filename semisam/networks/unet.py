@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from semisam.core.axes import CONV, DROPOUT, LINEAR
 from semisam.core.errors import InputError
 from semisam.core.framework import check_head_levels, head_level
 from semisam.networks._synthsam import (
     CHANNELS,
     STRIDE,
-    SUBVOXELS,
     SynthSAMNet,
     from_subvoxels,
     to_subvoxels,
@@ -42,13 +42,14 @@ class UNet(nn.Module):
     Args:
         in_channels: channels ``C`` of the image.
         heads: output channels by head name, e.g. ``{"logits": 2}``.
+        axes: spatial axes of the image, 3 or 2.
         start: ``synthetic`` for the embedded weights, ``none`` for random ones, or the path of a
             file that ``semisam pretrain synthsam`` wrote.
         dropout: channel dropout rate before the heads, in training mode.
 
     Shape:
-        ``(B, C, W, H, D)``, each spatial size even and at least 8, to
-        ``{head: (B, c, W, H, D)}`` float32, whatever the autocast precision.
+        ``(B, C, *S)``, each spatial size even and at least 8, to ``{head: (B, c, *S)}`` float32,
+        whatever the autocast precision.
 
     Raises:
         InputError: the file of weights is missing or not SynthSAM's.
@@ -56,7 +57,7 @@ class UNet(nn.Module):
     """
 
     stride = STRIDE
-    axes = (3,)
+    axes: tuple[int, ...] = (2, 3)
     deepest = "net.encoder.3"
 
     def __init__(
@@ -64,6 +65,7 @@ class UNet(nn.Module):
         in_channels: int,
         heads: Mapping[str, int],
         *,
+        axes: Literal[2, 3] = 3,
         start: str = "synthetic",
         dropout: float = 0.0,
     ) -> None:
@@ -71,22 +73,23 @@ class UNet(nn.Module):
         check_head_levels(heads, LEVELS, "the U-Net")
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, got {dropout}. Use 0.1.")
-        net = SynthSAMNet()
-        path = self.sources(start=start).get("start")
+        self.axes = (axes,)
+        net = SynthSAMNet(axes)
+        path = self.sources(axes=axes, start=start).get("start")
         meta = net.stem.weight.is_meta  # built only to be measured
         if path is not None and not meta:
-            net.load_state_dict(load_weights(path))
+            net.load_state_dict(load_weights(path, axes))
         width, known = net.widths[0], {"head": net.head, "sharpen": net.sharpen}
         for name in ("head", "sharpen", "likeness"):
             delattr(net, name)
         net.stem = _widened(net.stem, 0, in_channels)
         self.net = net
-        self.dropout = nn.Dropout3d(dropout)
+        self.dropout = DROPOUT[axes](dropout)
         self.heads = nn.ModuleDict(
             {
-                name: nn.Conv3d(net.widths[head_level(name) - 1], count, 1)
+                name: CONV[axes](net.widths[head_level(name) - 1], count, 1)
                 if head_level(name)
-                else _Head(width, in_channels, count)
+                else _Head(axes, width, in_channels, count)
                 for name, count in heads.items()
             }
         )
@@ -95,33 +98,33 @@ class UNet(nn.Module):
             logits.start_from(known["head"], known["sharpen"])
 
     @classmethod
-    def sources(cls, *, start: str = "synthetic", **options: Any) -> dict[str, Path]:
+    def sources(cls, *, axes: int = 3, start: str = "synthetic", **options: Any) -> dict[str, Path]:
         """Return the file that decides the initial weights."""
         if start == "none":
             return {}
-        return {"start": EMBEDDED if start == "synthetic" else Path(start)}
+        return {"start": EMBEDDED[axes] if start == "synthetic" else Path(start)}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's raw output."""
-        if image.ndim != 5 or any(size % STRIDE for size in image.shape[2:]):
+        if image.ndim - 2 not in self.axes or any(size % STRIDE for size in image.shape[2:]):
             raise ValueError(
-                f"every spatial size of the U-Net's input must be even, got {tuple(image.shape)}. "
-                "Change the patch."
+                f"the U-Net's input must have {self.axes[0]} spatial axes of even sizes, got "
+                f"{tuple(image.shape)}. Change the patch."
             )
         parts = torch.cat([to_subvoxels(channel) for channel in torch.split(image, 1, 1)], 1)
-        parts = parts.contiguous(memory_format=torch.channels_last_3d)
+        parts = parts.contiguous(memory_format=self.net.layout)
         levels = self.net.pyramid(parts)
         nothing = levels[0].new_zeros(len(image), CHANNELS + 2, *levels[0].shape[2:])
         grids = [self.dropout(x) for x in self.net.answers(levels, nothing)]
         both = torch.cat([grids[0], parts.to(grids[0])], 1)
-        both = both.contiguous(memory_format=torch.channels_last_3d)
+        both = both.contiguous(memory_format=self.net.layout)
         size = image.shape[2:]
         found = {}
         for name, head in self.heads.items():
             level = head_level(name)
             if level:
                 deep = head(grids[level - 1]).float()
-                found[name] = functional.interpolate(deep, size, mode="trilinear")
+                found[name] = functional.interpolate(deep, size, mode=LINEAR[len(size)])
             else:
                 found[name] = head(grids[0], both)
         return found
@@ -131,45 +134,47 @@ class _Head(nn.Module):
     """A coarse output and its correction by the image at full resolution.
 
     Args:
+        axes: spatial axes of the image.
         width: channels of the decoder.
         in_channels: of the image.
         count: output channels.
     """
 
-    def __init__(self, width: int, in_channels: int, count: int) -> None:
+    def __init__(self, axes: int, width: int, in_channels: int, count: int) -> None:
         super().__init__()
-        self.count = count
-        self.coarse = nn.Conv3d(width, count * SUBVOXELS, 3, padding=1)
+        self.count, self.subvoxels = count, STRIDE**axes
+        conv, parts = CONV[axes], self.subvoxels
+        self.coarse = conv(width, count * parts, 3, padding=1)
         self.sharpen = nn.Sequential(
-            nn.Conv3d(width + in_channels * SUBVOXELS, width, 3, padding=1),
+            conv(width + in_channels * parts, width, 3, padding=1),
             nn.LeakyReLU(0.01),
-            nn.Conv3d(width, count * SUBVOXELS, 3, padding=1),
+            conv(width, count * parts, 3, padding=1),
         )
         for parameter in self.sharpen[2].parameters():
             nn.init.zeros_(parameter)
 
     @torch.no_grad()
-    def start_from(self, head: nn.Conv3d, sharpen: nn.Sequential) -> None:
+    def start_from(self, head: nn.Module, sharpen: nn.Sequential) -> None:
         """Give each foreground class the log odds of the pretrained head, and the background 0."""
         first: Any = sharpen[0]
-        channels = (self.sharpen[0].in_channels - first.in_channels) // SUBVOXELS + 1
+        channels = (self.sharpen[0].in_channels - first.in_channels) // self.subvoxels + 1
         self.sharpen[0].load_state_dict(
-            _widened(first, first.in_channels - SUBVOXELS, channels).state_dict()
+            _widened(first, first.in_channels - self.subvoxels, channels).state_dict()
         )
         for ours, theirs in ((self.coarse, head), (self.sharpen[2], sharpen[2])):
             for name in ("weight", "bias"):
                 target, source = getattr(ours, name), getattr(theirs, name)
                 target.zero_()
                 for value in range(1, self.count):
-                    target[value * SUBVOXELS : (value + 1) * SUBVOXELS] = source
+                    target[value * self.subvoxels : (value + 1) * self.subvoxels] = source
 
     def forward(self, x: Tensor, both: Tensor) -> Tensor:
         """Return ``(B, count, *S)`` float32."""
         parts = self.coarse(x).float() + self.sharpen(both).float()
-        return torch.cat([from_subvoxels(p) for p in torch.split(parts, SUBVOXELS, 1)], 1)
+        return torch.cat([from_subvoxels(p) for p in torch.split(parts, self.subvoxels, 1)], 1)
 
 
-def _widened(conv: nn.Conv3d, before: int, channels: int) -> nn.Conv3d:
+def _widened(conv: Any, before: int, channels: int) -> Any:
     """Return a convolution for images of several channels, which shares its weights over them.
 
     Args:
@@ -179,10 +184,10 @@ def _widened(conv: nn.Conv3d, before: int, channels: int) -> nn.Conv3d:
     """
     if channels == 1:
         return conv
-    wide = nn.Conv3d(before + channels * SUBVOXELS, conv.out_channels, 3, padding=1)
+    parts = conv.in_channels - before
+    wide = type(conv)(before + channels * parts, conv.out_channels, 3, padding=1)
     with torch.no_grad():
-        rest = conv.weight[:, before:].repeat(1, channels, 1, 1, 1) / channels
+        rest = torch.cat([conv.weight[:, before:]] * channels, 1) / channels
         wide.weight.copy_(torch.cat([conv.weight[:, :before], rest], 1))
-        if conv.bias is not None and wide.bias is not None:
-            wide.bias.copy_(conv.bias)
+        wide.bias.copy_(conv.bias)
     return wide

@@ -236,10 +236,10 @@ def default_keywords(loaded: Callable[..., Any], kind: str = "") -> dict[str, An
     return found
 
 
-def files_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Path]:
+def files_of(kind: str, name: str, options: Mapping[str, Any], axes: int = 3) -> dict[str, Path]:
     """Return the files and folders that decide what a plugin computes, by option or own name.
 
-    A plugin class may name them in a class method ``sources(**options)``, with those that it
+    A plugin class may name them in a class method ``sources(axes, **options)``, with those that it
     brings. Of any other plugin, every option that is the path of something counts, but for a
     choice: a folder may have its name by chance.
 
@@ -247,13 +247,14 @@ def files_of(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Path
         kind: a key of ``GROUPS``.
         name: of the plugin, which is imported.
         options: every option, as `resolve_options` returns them.
+        axes: of the patch.
     """
     from semisam.plugins.options import parameters
 
     plugin = load(kind, name)
     own = getattr(plugin, "sources", None)
     if own is not None:
-        return dict(own(**options))
+        return dict(own(**{"axes": axes, **options}))
     choices = {key for key, parameter in parameters(kind, plugin).items() if parameter.is_choice}
     texts = {
         key: value

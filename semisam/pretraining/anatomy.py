@@ -15,6 +15,8 @@ TISSUES = 8
 
 AIR = 0  # the tissue outside a body
 
+_BALL = {2: 0.56, 3: 0.62}  # radius of a ball of volume 1
+
 
 @dataclass
 class Scene:
@@ -26,11 +28,13 @@ class Scene:
         tissues: the tissue of each.
         twins: for each, the structure whose intensity and texture it has, in most cases itself.
         wanted: (weight, indices of structures) of each candidate; their union is the target.
+        behind: number of structures behind the hairs and glints of a picture, which come last.
         hard: True if rims, cavities that join without an edge and organs at the border occur.
     """
 
     space: Space
     hard: bool = False
+    behind: int = 0
     shapes: list[Tensor] = field(default_factory=list)
     tissues: list[int] = field(default_factory=list)
     twins: list[int] = field(default_factory=list)
@@ -59,6 +63,9 @@ def draw_scene(draws: Draws, shape: tuple[int, ...], hard: bool = False) -> Scen
     recipe(scene, draws)
     if draws.chance(0.35):
         _body(scene, draws)
+    scene.behind = len(scene.shapes)
+    if draws.axes == 2 and hard and draws.chance(0.3):
+        _front(scene, draws)
     return scene
 
 
@@ -105,7 +112,7 @@ def _chambers(scene: Scene, draws: Draws) -> None:
     # Off centre, the border cuts a chamber. Plain scenes must draw the numbers of earlier versions.
     spread = 0.9 if scene.hard and draws.chance(0.4) else 0.35
     centre = space.anywhere(draws, spread)
-    radius = 0.62 * space.size * draws.log_uniform(0.01, 0.25) ** (1 / 3)
+    radius = _BALL[draws.axes] * space.size * draws.log_uniform(0.01, 0.25) ** (1 / draws.axes)
     main = blob(space, draws, centre, radius)
     wall = draws.uniform(0.8, 3.5) if draws.chance(0.85) else 0.0
     # Two cavities touch where this is negative, as through a valve.
@@ -120,8 +127,10 @@ def _chambers(scene: Scene, draws: Draws) -> None:
         size = radius * draws.log_uniform(0.5, 1.4)
         place = centre + draws.direction() * (radius + size) * draws.uniform(0.7, 1.1)
         if draws.chance(0.3):  # a vessel that passes by
-            heading = torch.linalg.cross(draws.direction(), draws.direction())
-            heading = heading / heading.norm().clamp(min=1e-3)
+            heading = draws.direction()
+            if draws.axes == 3:
+                heading = torch.linalg.cross(heading, draws.direction())
+                heading = heading / heading.norm().clamp(min=1e-3)
             place = centre + draws.direction() * (radius + 0.3 * size) * draws.uniform(0.9, 1.3)
             start = place - heading * space.size * 0.5
             other = tube(space, draws, start, heading, 0.35 * size, space.size)[0]
@@ -266,7 +275,7 @@ def _vessels(scene: Scene, draws: Draws) -> None:
     for _ in range(draws.whole(1, 5)):
         start, heading, wide = ends[draws.whole(0, len(ends) - 1)]
         wide *= draws.uniform(0.6, 0.95)
-        way = heading + 0.7 * draws.normals(3)
+        way = heading + 0.7 * draws.normals(draws.axes)
         long = space.size * draws.uniform(0.2, 0.5)
         branch, end, heading = tube(space, draws, start, way / way.norm(), wide, long)
         members.append(scene.add(branch, blood, twin=members[0]))
@@ -280,6 +289,18 @@ def _body(scene: Scene, draws: Draws) -> None:
     space = scene.space
     outline = ellipsoid(space, draws, space.anywhere(draws, 0.1), space.size, 0.05)
     scene.add(-(outline + space.size * draws.uniform(0.1, 0.45)), AIR)
+
+
+def _front(scene: Scene, draws: Draws) -> None:
+    """Draw the hairs and the glints in front of a picture, which take no pixel from a target."""
+    space, tissue = scene.space, _tissue(draws)
+    if draws.chance(0.6):
+        for _ in range(draws.whole(2, 12)):
+            scene.add(_free_tube(scene, draws, draws.log_uniform(0.003, 0.01)), tissue)
+    else:
+        for _ in range(draws.whole(1, 6)):
+            radius = space.size * draws.log_uniform(0.01, 0.05)
+            scene.add(ellipsoid(space, draws, space.anywhere(draws), radius, 0.2), tissue)
 
 
 _RECIPES: tuple[tuple[float, Callable[[Scene, Draws], None]], ...] = (

@@ -18,12 +18,13 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from semisam.core.axes import LINEAR
 from semisam.core.seeding import derive_seed
 from semisam.pretraining.anatomy import Scene, draw_scene
 from semisam.pretraining.scanner import scan
 from semisam.pretraining.shapes import Draws
 
-SMALLEST, LARGEST = 0.003, 0.25  # fraction of the volume that is target
+SMALLEST, LARGEST = 0.003, {2: 0.5, 3: 0.25}  # fraction of the volume that is target
 MIN_SIZE = 16
 _ATTEMPTS = 100
 
@@ -43,75 +44,74 @@ class Volume:
     looks: Tensor | None = None
 
 
-def draw_volume(seed: int, index: int, shape: tuple[int, int, int], hard: bool = False) -> Volume:
+def draw_volume(seed: int, index: int, shape: tuple[int, ...], hard: bool = False) -> Volume:
     """Draw one volume, a pure function of the arguments.
 
     Args:
         seed: of the series.
         index: in the series.
-        shape: voxels per axis, at least 16.
+        shape: voxels of two or three axes, at least 16 each.
         hard: add rims, cavities that join without an edge, organs cut by the border, and ringing,
             low resolution, motion and sharpening of a scanner.
 
     Returns:
-        The image and a target of 0.3 to 25 % of its voxels.
+        The image and a target of 0.3 to 25 % of its voxels, in two axes to 50 %.
 
     Raises:
         ValueError: the shape is too small.
     """
-    if len(shape) != 3 or min(shape) < MIN_SIZE:
+    if len(shape) not in LINEAR or min(shape) < MIN_SIZE:
         raise ValueError(
-            f"shape must have 3 axes of at least {MIN_SIZE}, got {shape}. Use a larger one."
+            f"shape must have 2 or 3 axes of at least {MIN_SIZE}, got {shape}. Use a larger one."
         )
     for attempt in range(_ATTEMPTS):
         series = "synthsam hard" if hard else "synthsam"
-        draws = Draws(derive_seed(seed, series, index, attempt))
+        draws = Draws(derive_seed(seed, series, index, attempt), len(shape))
         scene = draw_scene(draws, shape, hard)
-        structures = _structures(scene, shape)
+        structures = torch.zeros(shape, dtype=torch.int64)
+        _cover(structures, scene, range(1, scene.behind))
         chosen = _choose(scene, draws, structures)
         if chosen is None:
             continue
         target, members = chosen
         wanted = torch.zeros(len(scene.shapes), dtype=torch.bool)
         wanted[members] = True
+        _cover(structures, scene, range(scene.behind, len(scene.shapes)))
         tissues, twins = torch.tensor(scene.tissues), torch.tensor(scene.twins)
         image = scan(draws, structures, tissues, twins, wanted, hard)
         return Volume(image, target, twins[structures].to(torch.int16))
     raise RuntimeError(f"volume {index} of seed {seed} has no target in {_ATTEMPTS} attempts")
 
 
-def _structures(scene: Scene, shape: tuple[int, ...]) -> Tensor:
-    """Return the index ``(*S)`` of the last structure that covers each voxel."""
-    result = torch.zeros(shape, dtype=torch.int64)
-    for index, field in enumerate(scene.shapes):
-        if not index:
-            continue
+def _cover(structures: Tensor, scene: Scene, indices: range) -> None:
+    """Write the index of the last structure that covers each voxel into ``(*S)``."""
+    for index in indices:
+        field = scene.shapes[index]
         if float(field.min()) >= 0:
             continue
         fine = functional.interpolate(
-            field[None, None], size=shape, mode="trilinear", align_corners=True
+            field[None, None], structures.shape, mode=LINEAR[structures.ndim], align_corners=True
         )[0, 0]
-        result.masked_fill_(fine < 0, index)
-    return result
+        structures.masked_fill_(fine < 0, index)
 
 
 def _choose(scene: Scene, draws: Draws, structures: Tensor) -> tuple[Tensor, list[int]] | None:
     """Return a target of fitting size and its structures, or None if no candidate fits."""
     counts = torch.bincount(structures.flatten(), minlength=len(scene.shapes)).tolist()
-    total = structures.numel()
+    total, largest = structures.numel(), LARGEST[draws.axes]
     parts = [sum(counts[m] for m in members) / total for _, members in scene.wanted]
     # Without the root, most targets would be small, because small structures are many.
     fitting = [
         (weight * part**0.5, members)
         for part, (weight, members) in zip(parts, scene.wanted, strict=True)
-        if SMALLEST <= part <= LARGEST
+        if SMALLEST <= part <= largest
     ]
     while fitting:
         weights = torch.tensor([weight for weight, _ in fitting])
         at = int(torch.multinomial(weights, 1, generator=draws.rng))
         members = fitting.pop(at)[1]
         region = _largest_piece(torch.isin(structures, torch.tensor(members)))
-        if SMALLEST <= float(region.float().mean()) <= LARGEST:
+        if SMALLEST <= float(region.float().mean()) <= largest:
             return region, members
     return None
 

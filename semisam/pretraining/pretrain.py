@@ -24,11 +24,12 @@ from semisam.backends._synthsam.session import (
     prediction_loss,
     query,
 )
+from semisam.core.axes import CONV
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
 from semisam.core.seeding import derive_seed
-from semisam.networks._synthsam import STRIDE, SUBVOXELS, SynthSAMNet, to_subvoxels
+from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
 from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
@@ -37,14 +38,24 @@ from semisam.training.trainer import Interrupted
 
 LOG = "pretrain.jsonl"
 CLICKS = (1, 2, 5, 10)
-SHAPES = (
+SHAPES = {
     # voxels, volumes per step, probability
-    ((64, 64, 48), 2, 0.45),
-    ((80, 80, 32), 2, 0.15),
-    ((96, 64, 32), 2, 0.10),
-    ((48, 48, 48), 3, 0.12),
-    ((108, 76, 44), 1, 0.18),
-)
+    2: (
+        ((128, 128), 6, 0.25),
+        ((160, 160), 4, 0.20),
+        ((96, 80), 10, 0.20),
+        ((192, 144), 4, 0.13),
+        ((64, 64), 16, 0.12),
+        ((256, 256), 2, 0.10),
+    ),
+    3: (
+        ((64, 64, 48), 2, 0.45),
+        ((80, 80, 32), 2, 0.15),
+        ((96, 64, 32), 2, 0.10),
+        ((48, 48, 48), 3, 0.12),
+        ((108, 76, 44), 1, 0.18),
+    ),
+}
 _ROUNDS = (1, 2, 3, 4, 6, 8, 12)
 _CHANCES = (0.1, 0.2, 0.22, 0.2, 0.15, 0.09, 0.04)
 _EDGES = 0.2  # weight of the loss of the visible edges
@@ -61,6 +72,7 @@ class PretrainSettings:
     Beyond Fixed Training Durations", NeurIPS 2024).
 
     Attributes:
+        axes: spatial axes of the images, 3 or 2.
         steps: number of steps of the optimizer.
         seed: of volumes, users and weights.
         lr: highest learning rate of AdamW.
@@ -77,6 +89,7 @@ class PretrainSettings:
         checkpoint_every: steps between checkpoints.
     """
 
+    axes: int = 3
     steps: int = 6000
     seed: int = 0
     lr: float = 1e-3
@@ -86,7 +99,7 @@ class PretrainSettings:
     batch: int = 1
     hard: float = 0.6
     init: str | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[int, ...] | None = None
     validate_every: int = 500
     validation: int = 24
     checkpoint_every: int = 200
@@ -123,9 +136,11 @@ class Pretraining:
         self.settings, self.folder, self.device = settings, folder, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, "synthsam weights"))
-            self.net = SynthSAMNet()
+            self.net = SynthSAMNet(settings.axes)
             # The encoder learns more from the edges of all structures than from one target.
-            self.edges = nn.Conv3d(self.net.widths[0], SUBVOXELS, 3, padding=1)
+            self.edges: nn.Module = CONV[settings.axes](
+                self.net.widths[0], self.net.subvoxels, 3, padding=1
+            )
         if initial is not None:
             self.net.load_state_dict(dict(initial))
         for module in (self.net, self.edges):
@@ -204,10 +219,10 @@ class Pretraining:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the Dice of the averaged weights on the validation volumes."""
-        net = SynthSAMNet().to(self.device)
+        net = SynthSAMNet(self.settings.axes).to(self.device)
         net.load_state_dict(self.average)
         net.eval()
-        shape = self.settings.shape or SHAPES[0][0]
+        shape = self.settings.shape or SHAPES[self.settings.axes][0][0]
         scores: dict[str, list[float]] = {}
         for n in range(self.settings.validation):
             volume = draw_volume(0, VALIDATION + n, shape)
@@ -275,7 +290,7 @@ class Pretraining:
         state = load_checkpoint(self.folder)
         if state is None:
             return
-        ours, theirs = asdict(self.settings), dict(state["plan"])
+        ours, theirs = asdict(self.settings), asdict(PretrainSettings()) | state["plan"]
         # Duration and validation may change between two commands.
         free = {"steps", "cooldown", "validate_every", "validation", "checkpoint_every"}
         unlike = [k for k in ours if k not in free and _plain(ours[k]) != _plain(theirs.get(k))]
@@ -303,18 +318,19 @@ def make_pretrain_settings(
     Raises:
         InputError: the shape does not suit the network, or the file does not hold its weights.
     """
-    shape = options.get("shape")
+    shape, axes = options.get("shape"), options.get("axes", PretrainSettings.axes)
     if shape is not None and (
-        len(shape) != 3 or min(shape) < MIN_SIZE or any(n % STRIDE for n in shape)
+        len(shape) != axes or min(shape) < MIN_SIZE or any(n % STRIDE for n in shape)
     ):
         raise InputError(
-            f"--shape must be three even numbers of at least {MIN_SIZE}, got "
-            f"{'x'.join(map(str, shape))}. Give for example 64x64x48."
+            f"--shape must be {axes} even numbers of at least {MIN_SIZE}, got "
+            f"{'x'.join(map(str, shape))}. Give for example "
+            f"{'x'.join(map(str, SHAPES[axes][0][0]))}."
         )
     if init is None:
         return PretrainSettings(**options), None
     path = Path(init)
-    weights = load_weights(path)
+    weights = load_weights(path, axes)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return PretrainSettings(**options, init=digest), weights
 
@@ -333,12 +349,13 @@ def _first_prompts(volume: Volume, number: int) -> Iterator[tuple[str, Session]]
 def draw_batch(settings: PretrainSettings, step: int) -> list[Volume]:
     """Draw the volumes of one step."""
     rng = np.random.default_rng([settings.seed, 0, step, 1 << 20])
-    chances = np.array([chance for _, _, chance in SHAPES])
-    shape, count, _ = SHAPES[rng.choice(len(SHAPES), p=chances / chances.sum())]
+    kinds = SHAPES[settings.axes]
+    chances = np.array([chance for _, _, chance in kinds])
+    shape, count, _ = kinds[rng.choice(len(kinds), p=chances / chances.sum())]
     if settings.shape is not None:
         shape, count = settings.shape, 1
     # Each volume occurs in one step.
-    apart = max(16, 3 * settings.batch)
+    apart = max(16, max(rows for _, rows, _ in kinds) * settings.batch)
     hard = rng.random(count * settings.batch) < settings.hard
     return [
         draw_volume(settings.seed, apart * step + n, shape, bool(h)) for n, h in enumerate(hard)

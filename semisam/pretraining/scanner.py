@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from semisam.core.axes import GRID_MEANS, LINEAR
 from semisam.pretraining.anatomy import AIR, TISSUES
 from semisam.pretraining.shapes import Draws
 
@@ -87,24 +88,29 @@ def _paint(
 def _resolve(draws: Draws, image: Tensor) -> Tensor:
     """Blur by partial volume, the scanner's resolution and thick slices."""
     base = draws.uniform(0.35, 1.1)
-    for axis in range(3):
+    if image.ndim == 2 and draws.chance(0.3):  # out of focus, or edges that fade
+        base *= draws.log_uniform(1.5, 5)
+    for axis in range(image.ndim):
         image = blurred(image, axis, base * draws.uniform(0.8, 1.25))
     if draws.chance(0.3):
-        axis, factor = draws.whole(0, 2), draws.uniform(1.5, 4.0)
+        axis, factor = draws.whole(0, image.ndim - 1), draws.uniform(1.5, 4.0)
         size = list(image.shape)
         size[axis] = max(2, round(size[axis] / factor))
-        thick = functional.adaptive_avg_pool3d(image[None], (size[0], size[1], size[2]))[None]
-        mode = "trilinear" if draws.chance(0.7) else "nearest"
+        thick = GRID_MEANS[image.ndim](image[None], tuple(size))[None]
+        mode = LINEAR[image.ndim] if draws.chance(0.7) else "nearest"
         image = functional.interpolate(thick, size=tuple(image.shape), mode=mode)[0, 0]
     return image
 
 
 def _noise(draws: Draws, image: Tensor) -> Tensor:
     """Add Gaussian or Rician noise, white or correlated."""
+    if image.ndim == 2 and draws.chance(0.15):  # the speckle of ultrasound
+        speckle = blurred(blurred(draws.normals(*image.shape), 0, 0.8), 1, draws.uniform(0.8, 2))
+        image = image * torch.exp(draws.uniform(0.5, 2) * speckle)
     sigma = float(image.std()) * draws.log_uniform(0.03, 0.6)
     grain = draws.normals(*image.shape)
     if draws.chance(0.4):
-        for axis in range(3):
+        for axis in range(image.ndim):
             grain = blurred(grain, axis, 0.6)
         grain = grain / grain.std()
     if draws.chance(0.4):
@@ -120,11 +126,12 @@ def _spoil(draws: Draws, image: Tensor) -> Tensor:
         image = _frequencies(draws, image)
     if draws.chance(0.3):
         low = [max(8, round(n / draws.uniform(1.2, 2.2))) for n in image.shape]
-        small = functional.interpolate(image[None, None], size=low, mode="trilinear")
-        image = functional.interpolate(small, size=tuple(image.shape), mode="trilinear")[0, 0]
+        mode = LINEAR[image.ndim]
+        small = functional.interpolate(image[None, None], size=low, mode=mode)
+        image = functional.interpolate(small, size=tuple(image.shape), mode=mode)[0, 0]
     if draws.chance(0.2):
         soft = image
-        for axis in range(3):
+        for axis in range(image.ndim):
             soft = blurred(soft, axis, 1.0)
         image = image + draws.uniform(0.3, 1.2) * (image - soft)
     return image
@@ -132,11 +139,11 @@ def _spoil(draws: Draws, image: Tensor) -> Tensor:
 
 def _frequencies(draws: Draws, image: Tensor) -> Tensor:
     """Cut, shift or spike spatial frequencies along one axis, as a scanner samples them."""
-    axis, kind = draws.whole(0, 2), draws.uniform(0, 1)
+    axis, kind = draws.whole(0, image.ndim - 1), draws.uniform(0, 1)
     wave = torch.fft.fft(image, dim=axis)
     n = image.shape[axis]
     rate = torch.fft.fftfreq(n)
-    sizes = [n if a == axis else 1 for a in range(3)]
+    sizes = [n if a == axis else 1 for a in range(image.ndim)]
     if kind < 0.6:  # sharp ends of the spectrum ring at edges
         wave = wave * (rate.abs() <= 0.5 * draws.uniform(0.4, 0.85)).reshape(sizes)
     elif kind < 0.85:  # the patient moved during some of the lines

@@ -12,15 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from semisam.core.axes import LINEAR
+
 
 class Draws:
     """Random numbers of one stream.
 
     Args:
         seed: of the stream.
+        axes: spatial axes ``d``, 2 or 3.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, axes: int = 3) -> None:
+        self.axes = axes
         self.rng = torch.Generator().manual_seed(seed)
 
     def uniform(self, low: float, high: float) -> float:
@@ -48,14 +52,14 @@ class Draws:
         return torch.randn(shape, generator=self.rng)
 
     def direction(self) -> Tensor:
-        """Draw a unit vector ``(3,)``."""
-        vector = self.normals(3)
+        """Draw a unit vector ``(d,)``."""
+        vector = self.normals(self.axes)
         unit: Tensor = vector / vector.norm().clamp(min=1e-6)
         return unit
 
     def rotation(self) -> Tensor:
-        """Draw a rotation or reflection ``(3, 3)``."""
-        turn: Tensor = torch.linalg.qr(self.normals(3, 3))[0]
+        """Draw a rotation or reflection ``(d, d)``."""
+        turn: Tensor = torch.linalg.qr(self.normals(self.axes, self.axes))[0]
         return turn
 
     def smooth(self, count: int, grid: tuple[int, ...], cells: float) -> Tensor:
@@ -66,7 +70,9 @@ class Draws:
         longest = max(grid)
         nodes = [max(2, round(cells * n / longest) + 1) for n in grid]
         field = self.normals(1, count, *nodes)
-        stretched = functional.interpolate(field, size=grid, mode="trilinear", align_corners=True)
+        stretched = functional.interpolate(
+            field, size=grid, mode=LINEAR[len(grid)], align_corners=True
+        )
         # Linear interpolation averages. The factor restores the deviation where cells are large.
         return 1.5 * stretched[0]
 
@@ -77,8 +83,8 @@ class Space:
     Attributes:
         grid: ``(*s)`` of the coarse grid.
         size: the geometric mean of the extents, the unit of anatomy.
-        half: ``(3,)`` half extents.
-        at: ``(3, n)`` bent coordinates of the ``n`` nodes, 0 in the middle.
+        half: ``(d,)`` half extents.
+        at: ``(d, n)`` bent coordinates of the ``n`` nodes, 0 in the middle.
     """
 
     def __init__(self, draws: Draws, shape: tuple[int, ...]) -> None:
@@ -86,24 +92,24 @@ class Space:
         # If slices are farther apart than pixels, anatomy looks squeezed along an axis.
         squeeze = [draws.uniform(0.85, 1.15) for _ in shape]
         if draws.chance(0.3):
-            squeeze[draws.whole(0, 2)] *= draws.uniform(1.2, 2.5)
+            squeeze[draws.whole(0, len(shape) - 1)] *= draws.uniform(1.2, 2.5)
         extents = [(n - 1) * f for n, f in zip(shape, squeeze, strict=True)]
-        self.size = math.prod(extents) ** (1 / 3)
+        self.size = math.prod(extents) ** (1 / len(shape))
         self.half = torch.tensor(extents) / 2
         axes = [torch.linspace(-e / 2, e / 2, n) for e, n in zip(extents, self.grid, strict=True)]
         place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         for cells, amplitude in ((2.5, 0.06), (5.0, 0.025), (10.0, 0.008)):
             reach = amplitude * self.size * draws.uniform(0, 1)
-            place = place + reach * draws.smooth(3, self.grid, cells)
-        self.at = place.reshape(3, -1)
+            place = place + reach * draws.smooth(len(shape), self.grid, cells)
+        self.at = place.reshape(len(shape), -1)
 
     def field(self, flat: Tensor) -> Tensor:
         """Reshape ``(..., n)`` to ``(..., *s)``."""
         return flat.reshape(*flat.shape[:-1], *self.grid)
 
     def anywhere(self, draws: Draws, part: float = 0.9) -> Tensor:
-        """Draw a place ``(3,)`` within the middle fraction ``part`` of each axis."""
-        return (2 * draws.uniforms(3) - 1) * self.half * part
+        """Draw a place ``(d,)`` within the middle fraction ``part`` of each axis."""
+        return (2 * draws.uniforms(draws.axes) - 1) * self.half * part
 
 
 def ellipsoid(space: Space, draws: Draws, centre: Tensor, radius: float, rough: float) -> Tensor:
@@ -112,12 +118,12 @@ def ellipsoid(space: Space, draws: Draws, centre: Tensor, radius: float, rough: 
     Args:
         space: the coordinates.
         draws: the random numbers.
-        centre: ``(3,)``.
+        centre: ``(d,)``.
         radius: the geometric mean of its half axes.
         rough: deviation of its surface, as a fraction of the radius.
     """
-    stretch = torch.exp(0.28 * draws.normals(3))
-    radii = radius * stretch / stretch.prod() ** (1 / 3)
+    stretch = torch.exp(0.28 * draws.normals(draws.axes))
+    radii = radius * stretch / stretch.prod() ** (1 / draws.axes)
     local = (draws.rotation() @ (space.at - centre[:, None])).abs() / radii[:, None]
     power = 2.0 if draws.chance(0.7) else draws.uniform(1.4, 4.0)
     norm = local.square().sum(0).sqrt() if power == 2 else (local**power).sum(0) ** (1 / power)
@@ -151,13 +157,13 @@ def tube(
     """Draw a winding vessel of varying radius.
 
     Returns:
-        The field, the place ``(3,)`` of its end and the heading ``(3,)`` there.
+        The field, the place ``(d,)`` of its end and the heading ``(d,)`` there.
     """
     pieces = min(max(round(length / (2.5 * radius)), 2), 8)
     wind, taper = draws.uniform(0.1, 0.5), draws.uniform(0.6, 1.15)
     points, radii = [start], [radius]
     for _ in range(pieces):
-        heading = heading + wind * draws.normals(3)
+        heading = heading + wind * draws.normals(draws.axes)
         heading = heading / heading.norm().clamp(min=1e-6)
         points.append(points[-1] + heading * (length / pieces))
         radii.append(radii[-1] * taper ** (1 / pieces) * math.exp(0.08 * draws.uniform(-1, 1)))

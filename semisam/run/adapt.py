@@ -18,6 +18,7 @@ from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.run.build import cases_of, make_pair, open_dataset, split_of
+from semisam.run.model import window_of
 from semisam.run.record import versions
 from semisam.run.resolve import digest
 from semisam.run.settings import RunSettings
@@ -86,6 +87,9 @@ def _adapt(
     settings: RunSettings, backend: Adaptable, store: VolumeStore, file: Path, on_step: OnStep
 ) -> None:
     cases = [case for case in labeled_cases(store) if not bool((case[1] == IGNORE).any())]
+    patch, _ = window_of(settings)
+    if patch and backend.ndim == 3:  # slice models cut volumes themselves
+        cases = [part for case in cases for part in _parts(case, len(patch))]
     if not cases:
         raise InputError(
             "--sam-adapt must have a labeled case without ignored voxels, got none. Use "
@@ -99,6 +103,14 @@ def _adapt(
         device=torch.device(settings.device),
         on_step=on_step,
     )
+
+
+def _parts(case: tuple[Tensor, Tensor], axes: int) -> list[tuple[Tensor, Tensor]]:
+    """Return a case, or the slices of a volume for patches of two axes."""
+    image, label = case
+    if label.ndim == axes:
+        return [case]
+    return list(zip(image.unbind(-1), label.unbind(-1), strict=True))
 
 
 def labeled_cases(store: VolumeStore) -> list[tuple[Tensor, Tensor]]:

@@ -26,21 +26,22 @@ from semisam.run.folder import find_run
 from semisam.run.preflight import check_device, usual_device
 
 _FINEST = 1.0  # mm: the model was trained on voxels of about 1 to 2 mm
-_WINDOW = 160  # voxels per axis around the clicks that the model sees
+_WINDOW = {2: 256, 3: 160}  # voxels per axis around the clicks that the model sees, by axes
+_LONGEST = 256  # pixels of the longer side above which a picture is shrunk
 
 Point = Sequence[int]
 Box = tuple[slice, ...]
 
 
 class ClickableScan:
-    """A scan that is prepared for clicks, and the model that predicts for them.
+    """A scan or a picture that is prepared for clicks, and the model that predicts for them.
 
-    The model sees up to 160 voxels per axis around the clicks, of at least 1 mm each. It encodes
-    them once, as long as the clicks are in one place.
+    The model sees up to 160 voxels per axis around the clicks, of at least 1 mm each. A picture is
+    shrunk to 256 pixels. The model encodes them once, as long as the clicks are in one place.
 
     Args:
         scan: an array ``(*S)`` or ``(C, *S)``, a SimpleITK image, or the path of a file or of a
-            DICOM folder.
+            DICOM folder. An array of three axes is a volume, unless the spacing has two.
         run: a run of a method that trains nothing, with an adapted model, such as the first run of
             `semisam.auto`; ``None``: the embedded model. The scan is prepared as in that run.
         modality: mr or ct, for which the intensities are cut to the window. Of no effect with a
@@ -148,7 +149,7 @@ def click(
 def _read(
     scan: NDArray[Any] | SimpleITK.Image | str | Path, spacing: Sequence[float] | None, series: str
 ) -> tuple[NDArray[np.float32], Geometry]:
-    """Return a scan ``(C, *S)`` of three axes and its geometry."""
+    """Return a scan ``(C, *S)`` of two or three axes and its geometry."""
     if isinstance(scan, str | Path):
         if not Path(scan).exists():
             raise InputError(f"the scan must exist, got {scan}. Check the path.")
@@ -157,10 +158,14 @@ def _read(
         array, geometry = from_itk(scan)
     else:
         array = np.asarray(scan, np.float32)
-        geometry = Geometry(tuple(map(float, spacing or (1.0, 1.0, 1.0))))
-    if len(geometry.spacing) != 3 or array.ndim not in (3, 4):
-        raise InputError(f"the scan must be a volume, got shape {array.shape}. Give three axes.")
-    return (array if array.ndim == 4 else array[None]), geometry
+        geometry = Geometry(tuple(map(float, spacing or (1.0,) * min(array.ndim, 3))))
+    axes = len(geometry.spacing)
+    if axes not in _WINDOW or array.ndim - axes not in (0, 1):
+        raise InputError(
+            f"the scan must be a volume or a picture, got shape {array.shape} and {axes} spacings. "
+            "Give two or three axes, and before them at most one of channels."
+        )
+    return (array if array.ndim > axes else array[None]), geometry
 
 
 def _model(
@@ -171,6 +176,9 @@ def _model(
     window: tuple[float, float],
 ) -> tuple[SynthSAM, Recipe]:
     """Return the model and the preparation of its images."""
+    if run is None and len(geometry.spacing) == 2:
+        shrunk = Recipe(None, (modality,) * channels, window, crop="none", longest=_LONGEST)
+        return SynthSAM(), shrunk
     if run is None:
         spacing = tuple(max(mm, _FINEST) for mm in geometry.spacing)
         free = Recipe(None, (modality,) * channels, window, crop="none")
@@ -231,7 +239,7 @@ def _seen(
     for axis, n in enumerate(shape):
         least = min((point[axis] for point in shown), default=0)
         most = max((point[axis] for point in shown), default=n - 1)
-        width = min(n, max(_WINDOW, most - least + 1))
+        width = min(n, max(_WINDOW[len(shape)], most - least + 1))
         start = min(max((least + most + 1 - width) // 2, 0), n - width)
         box.append(slice(int(start), int(start + width)))
     return tuple(box)

@@ -33,7 +33,7 @@ from semisam.run.settings import (
 )
 
 FLAT_NETWORK = "unet2d"
-"""The network for patches of two axes."""
+"""The network for patches of two axes, where a protocol's own is for volumes only."""
 
 BRANCH = "semisam"
 """The name under which options reach the SemiSAM branch."""
@@ -121,8 +121,10 @@ def prescribed(plugin: str, protocol: Protocol) -> str:
 
 
 def usual_network(protocol: Protocol, axes: int) -> str:
-    """Return the network of a protocol, or the one for patches of two axes."""
-    return FLAT_NETWORK if axes == 2 else prescribed("network", protocol)
+    """Return the network of a protocol, or one for patches of two axes if it is for volumes."""
+    name = prescribed("network", protocol)
+    known = getattr(registry.load("network", name), "axes", (axes,))
+    return FLAT_NETWORK if axes == 2 and axes not in known else name
 
 
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
@@ -154,7 +156,9 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
             {**protocol.methods.get(given.method, {}), **given.method_options},
         ),
         "network_options": registry.resolve_options(
-            "network", given.network, given.network_options
+            "network",
+            given.network,
+            {**_of_axes("network", given.network, len(given.patch)), **given.network_options},
         ),
         "logger_options": {}
         if given.logger == "none"
@@ -197,6 +201,12 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
     return found
 
 
+def _of_axes(kind: str, name: str, axes: int) -> Options:
+    """Return the option ``axes`` of a plugin that has one, for a patch of this many axes."""
+    usual = registry.default_keywords(registry.load(kind, name), kind)
+    return {"axes": axes} if "axes" in usual else {}
+
+
 def _can_adapt(backend: str) -> bool:
     return hasattr(registry.load("backend", backend), "adapt")
 
@@ -219,8 +229,8 @@ def _sources(
         plugin = registry.find(kind, name)
         if not plugin.builtin:
             found[place] = f"{plugin.distribution} {plugin.version}"
-        for key, path in registry.files_of(kind, name, options[f"{place}_options"]).items():
-            found[f"{place}.{key}"] = digest(path)
+        files = registry.files_of(kind, name, options[f"{place}_options"], len(given.patch))
+        found |= {f"{place}.{key}": digest(path) for key, path in files.items()}
     return found
 
 
@@ -306,7 +316,7 @@ def _changed_options(settings: RunSettings, protocol: Protocol) -> Iterator[tupl
     s = settings
     places: list[tuple[str, str, Options, Mapping[str, Any]]] = [
         ("framework", s.method, s.method_options, protocol.methods.get(s.method, {})),
-        ("network", s.network, s.network_options, {}),
+        ("network", s.network, s.network_options, _of_axes("network", s.network, len(s.patch))),
     ]
     if s.sam != "none":
         places.append(("", BRANCH, s.semisam_options, protocol.semisam))

@@ -77,7 +77,7 @@ class RunSettings(BaseModel):
     method: str = "mt"
     method_options: Options = Field(default_factory=dict)
     network: Annotated[
-        str, Flag("Network plugin.", "the protocol's; unet2d for a patch of two axes")
+        str, Flag("Network plugin.", "the protocol's, or unet2d where it is for volumes only")
     ] = "vnet"
     network_options: Options = Field(default_factory=dict)
     init: Annotated[

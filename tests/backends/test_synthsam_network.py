@@ -25,12 +25,15 @@ def volume():
     return draw_volume(0, 1, SHAPE)
 
 
-def test_subvoxels_there_and_back():
-    volume = torch.randn(2, 1, 12, 8, 6)
+@pytest.mark.parametrize("shape", [(12, 8, 6), (12, 8)])
+def test_subvoxels_there_and_back(shape):
+    volume = torch.randn(2, 1, *shape)
     parts = to_subvoxels(volume)
-    assert parts.shape == (2, 8, 6, 4, 3)
+    assert parts.shape == (2, 2 ** len(shape), *(n // 2 for n in shape))
     assert torch.equal(from_subvoxels(parts), volume)
-    assert torch.equal(parts[:, 0], volume[:, 0, ::2, ::2, ::2])
+    for number in (0, 2 ** len(shape) - 2):  # the last axis varies fastest
+        first = [slice(int(bit), None, 2) for bit in f"{number:0{len(shape)}b}"]
+        assert torch.equal(parts[:, number], volume[:, 0][(slice(None), *first)])
 
 
 @torch.no_grad()
@@ -117,6 +120,19 @@ def test_clicks_lie_in_their_region(volume):
             inside, outside = click(parts, rng, power), click(~parts, rng, power)
             assert bool(volume.target[tuple(inside)]) and not bool(volume.target[tuple(outside)])
     assert click(np.zeros_like(parts), rng) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_way_to_open_a_dialogue_about_a_picture(seed):
+    picture = draw_volume(0, seed, (48, 32), hard=True)
+    session = Session(picture.image, picture.target, np.random.default_rng(seed))
+    session.take_habits()
+    session.open()
+    assert bool(torch.isfinite(session.prompt()).all()) and session.prompt().shape[1:] == (24, 16)
+    session.correct(torch.full((4, 24, 16), 5.0), 3)
+    assert session.clicks == 3
+    session.remember(torch.zeros(4, 24, 16))
+    assert weights_of(torch.zeros(1, 4, 24, 16), session.prompt()[None]).shape == (1, 1, 24, 16)
 
 
 @pytest.mark.parametrize("seed", range(20))

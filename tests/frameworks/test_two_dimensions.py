@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from semisam.backends.geodesic import Geodesic
+from semisam.backends.synthsam import SynthSAM
 from semisam.core.types import IGNORE, Clock
 from semisam.frameworks.semisam import SemiSAM
 from semisam.networks.unet2d import UNet2d
@@ -29,7 +29,7 @@ def test_two_steps(method, wrapped, channels):
     framework = registry.load("framework", method)(build, 3)
     if wrapped:
         prompter = CenterPoints(points=3, max_uncertainty=1.0)
-        framework = SemiSAM(framework, Geodesic(), prompter, weight=0.5, loss="dice", ramp_rate=0)
+        framework = SemiSAM(framework, SynthSAM(), prompter, weight=0.5, loss="dice", ramp_rate=0)
     framework.train()
     optimizer = torch.optim.SGD(framework.param_groups(), lr=0.01)
     before = [p.detach().clone() for p in framework.parameters() if p.requires_grad]

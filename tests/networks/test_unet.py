@@ -9,36 +9,40 @@ from semisam.networks._synthsam import CHANNELS, SynthSAMNet, from_subvoxels
 from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.unet import UNet
 
-IMAGE = torch.randn(2, 1, 16, 12, 24, generator=torch.Generator().manual_seed(0))
+SHAPES = {2: (48, 32), 3: (16, 12, 24)}
 
 
-@pytest.fixture(scope="module")
-def pretrained():
-    net = SynthSAMNet()
-    net.load_state_dict(load_weights(EMBEDDED))
-    return net.eval()
+@pytest.fixture(params=[2, 3], ids=["pictures", "volumes"])
+def image(request):
+    shape = SHAPES[request.param]
+    return torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
-def test_it_starts_as_synthsam_without_a_prompt(pretrained):
-    features = pretrained.encode(IMAGE)
-    prompt = IMAGE.new_zeros(2, CHANNELS, *features.levels[0].shape[2:])
+def test_it_starts_as_synthsam_without_a_prompt(image):
+    axes = image.ndim - 2
+    pretrained = SynthSAMNet(axes).eval()
+    pretrained.load_state_dict(load_weights(EMBEDDED[axes], axes))
+    features = pretrained.encode(image)
+    prompt = image.new_zeros(2, CHANNELS, *features.levels[0].shape[2:])
     odds = from_subvoxels(pretrained.decode(features, prompt, [[[], []]] * 2))[:, 0]
-    logits = UNet(1, {"logits": 3, "sdf": 1}).eval()(IMAGE)["logits"]
+    logits = UNet(1, {"logits": 3, "sdf": 1}, axes=axes).eval()(image)["logits"]
     assert not logits[:, 0].any()
     for value in (1, 2):
         assert torch.allclose(logits[:, value], odds, atol=1e-4)
 
 
 @torch.no_grad()
-def test_equal_channels_are_as_one():
-    one, three = UNet(1, {"logits": 2}).eval(), UNet(3, {"logits": 2}).eval()
-    found = three(IMAGE.expand(-1, 3, -1, -1, -1))["logits"]
-    assert torch.allclose(found, one(IMAGE)["logits"], atol=1e-4)
+def test_equal_channels_are_as_one(image):
+    axes = image.ndim - 2
+    one, three = (UNet(n, {"logits": 2}, axes=axes).eval() for n in (1, 3))
+    found = three(torch.cat([image] * 3, 1))["logits"]
+    assert torch.allclose(found, one(image)["logits"], atol=1e-4)
 
 
 def test_sources_are_the_file_that_decides():
-    assert UNet.sources() == {"start": EMBEDDED}
+    assert UNet.sources() == {"start": EMBEDDED[3]}
+    assert UNet.sources(axes=2) == {"start": EMBEDDED[2]}
     assert UNet.sources(start="none") == {}
     assert str(UNet.sources(start="a.safetensors")["start"]) == "a.safetensors"
 
@@ -48,8 +52,12 @@ def test_what_it_cannot_start_from(tmp_path):
         UNet(1, {"logits": 2}, start=str(tmp_path / "none.safetensors"))
     with pytest.raises(ValueError, match="logits_level5"):
         UNet(1, {"logits": 2, "logits_level5": 2})
-    with pytest.raises(ValueError, match="must be even"):
+    with pytest.raises(ValueError, match="of even sizes"):
         UNet(1, {"logits": 2}, start="none")(torch.zeros(1, 1, 15, 16, 16))
+    with pytest.raises(ValueError, match="must have 2 spatial axes"):
+        UNet(1, {"logits": 2}, axes=2, start="none")(torch.zeros(1, 1, 16, 16, 16))
+    with pytest.raises(InputError, match=r"network for 2 axes, got .* where ask.weight is"):
+        UNet(1, {"logits": 2}, axes=2, start=str(EMBEDDED[3]))
 
 
 def test_random_weights_follow_the_seed():
@@ -60,6 +68,12 @@ def test_random_weights_follow_the_seed():
     same, again, other = made(0), made(0), made(1)
     assert all(torch.equal(same[k], again[k]) for k in same)
     assert any(not torch.equal(same[k], other[k]) for k in same)
+
+
+def test_deep_heads_of_pictures_have_their_size():
+    net = UNet(3, {"logits": 2, "logits_level3": 2}, axes=2, start="none")
+    found = net(torch.randn(1, 3, 32, 48))
+    assert [x.shape for x in found.values()] == [(1, 2, 32, 48)] * 2
 
 
 def test_deep_heads_are_read_from_coarser_grids():

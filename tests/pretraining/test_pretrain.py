@@ -20,15 +20,18 @@ def pretrain(*args):
     return CliRunner().invoke(main, ["pretrain", "synthsam", *args])
 
 
-def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
+@pytest.mark.parametrize("shape", [(16, 16, 16), (32, 16)], ids=["volumes", "pictures"])
+def test_trains_resumes_and_ends_in_the_same_weights(tmp_path, shape):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(whole), *SMALL)
+    size = "x".join(map(str, shape))
+    small = (*SMALL, "--axes", str(len(shape)), "--shape", size)
+    done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(whole), *small)
     assert done.exit_code == 0, done.output
     assert "Written" in done.output and "Dice" in done.output
 
     # Stopped, as by Ctrl-C, after two of four steps.
     settings = PretrainSettings(
-        steps=4, cooldown=0.5, shape=(16, 16, 16), validation=1, checkpoint_every=1
+        axes=len(shape), steps=4, cooldown=0.5, shape=shape, validation=1, checkpoint_every=1
     )
     parts.mkdir()
     from semisam.training.trainer import Interrupted
@@ -38,24 +41,24 @@ def test_trains_resumes_and_ends_in_the_same_weights(tmp_path):
         training = Pretraining(settings, parts, torch.device("cpu"))
         training.run(lambda step, figures: seen.append(step), lambda: len(seen) == 2)
     (parts / "pretrain.jsonl").open("a").write('{"step": 2, "lo')  # and a line cut short
-    done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(parts), *SMALL)
+    done = pretrain("--steps", "4", "--cooldown", "0.5", "--out", str(parts), *small)
     assert done.exit_code == 0, done.output
 
     first, second = (load_file(folder / "synthsam.safetensors") for folder in (whole, parts))
-    assert first.keys() == second.keys() == SynthSAMNet().state_dict().keys()
+    assert first.keys() == second.keys() == SynthSAMNet(len(shape)).state_dict().keys()
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert {v.dtype for v in first.values()} == {torch.float16}
     log = [json.loads(line) for line in (parts / "pretrain.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [0, 1, 2, 3]
     assert "dice_10" in log[-1]
 
-    again = pretrain("--steps", "4", "--seed", "1", "--out", str(parts), *SMALL)
+    again = pretrain("--steps", "4", "--seed", "1", "--out", str(parts), *small)
     assert again.exit_code == 2
     assert "seed must be 0" in again.output and "got 1" in again.output
 
     other = tmp_path / "other"
     weights = str(whole / "synthsam.safetensors")
-    done = pretrain("--steps", "1", "--seed", "9", "--init", weights, "--out", str(other), *SMALL)
+    done = pretrain("--steps", "1", "--seed", "9", "--init", weights, "--out", str(other), *small)
     assert done.exit_code == 0, done.output
     third = load_file(other / "synthsam.safetensors")
     moved = max(float((third[k].float() - first[k].float()).abs().max()) for k in first)
@@ -81,8 +84,9 @@ def test_a_large_batch_has_a_user_for_every_volume(tmp_path):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--shape", "17x16x16"), "three even numbers of at least 16, got 17x16x16"),
-        (("--shape", "16x16"), "three even numbers"),
+        (("--shape", "17x16x16"), "3 even numbers of at least 16, got 17x16x16"),
+        (("--shape", "16x16"), "3 even numbers"),
+        (("--axes", "2", "--shape", "16x16x16"), "2 even numbers"),
         (("--init", "missing.safetensors"), "got missing.safetensors, which is no file"),
         (("--device", "abacus"), "one that torch can use here, got 'abacus'"),
         (("--steps", "0"), "0 is not in the range"),

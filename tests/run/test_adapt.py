@@ -13,14 +13,16 @@ from semisam.core.files import read_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, MODEL
 from semisam.run.execute import execute
 
+GIVEN = {
+    **{"method": "fixmatch", "sam": "synthsam", "labels": 2, "iterations": 3, "sam_adapt": 2},
+    **{"checkpoint_every": 1, "device": "cpu"},
+    "dataset_options": {"cases": 6, "test_cases": 1, "size": 32},
+}
+
 
 @pytest.fixture(scope="module")
 def settings():
-    return settings_of(
-        method="fixmatch", sam="synthsam", labels=2, iterations=3, sam_adapt=2,
-        patch=(16, 16, 16), stride=(16, 16, 16), checkpoint_every=1, device="cpu",
-        dataset_options={"cases": 6, "test_cases": 1, "size": 32},
-    )  # fmt: skip
+    return settings_of(**GIVEN, patch=(16, 16, 16), stride=(16, 16, 16))
 
 
 def _weights(folder):
@@ -93,3 +95,11 @@ def test_a_short_training_adapts_for_half_as_many_steps():
     assert settings_of(sam="synthsam", labels=2).sam_adapt == 300
     chosen = settings_of(sam="synthsam", labels=2, iterations=100, sam_adapt=80)
     assert "sam_adapt=80" in chosen.departures
+
+
+def test_a_patch_of_two_axes_adapts_to_the_slices_of_volumes(tmp_path):
+    data = {"cases": 3, "test_cases": 1, "size": 32}
+    given = {**GIVEN, "dataset_options": data, "patch": (16, 16), "stride": (16, 16)}
+    flat, seen = settings_of(**given), []
+    execute(flat, tmp_path, lambda phase, *rest: seen.append(phase))
+    assert "adapt" in seen and (tmp_path / MODEL).is_file()

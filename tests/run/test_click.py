@@ -77,7 +77,7 @@ def test_a_negative_click_and_a_mask_change_the_prediction(case):
 
 def test_the_model_sees_a_window_around_the_clicks(case, monkeypatch):
     image, _, point = case
-    monkeypatch.setattr(clicks, "_WINDOW", 24)
+    monkeypatch.setitem(clicks._WINDOW, 3, 24)
     found = semisam.click(image, [point], device="cpu").on_image[1]
     seen = np.argwhere(found > 0)
     assert (seen.max(0) - seen.min(0) < 24).all() and found[point] > 0.5
@@ -121,7 +121,18 @@ def test_what_cannot_be_clicked_at_is_refused(case, tmp_path):
         semisam.click(image, device="cpu")
     with pytest.raises(InputError, match="must have the grid of the scan"):
         semisam.click(image, mask=np.ones((3, 3, 3)), device="cpu")
-    with pytest.raises(InputError, match="must be a volume"):
-        semisam.click(image[0], [(1, 1)], spacing=(1, 1), device="cpu")
+    with pytest.raises(InputError, match="must be a volume or a picture"):
+        semisam.click(image[0], [(1, 1)], spacing=(1, 1, 1), device="cpu")
     with pytest.raises(InputError, match="must exist"):
         semisam.click(tmp_path / "none.nii.gz", [(1, 1, 1)], device="cpu")
+
+
+def test_a_click_on_a_picture(case, tmp_path):
+    image, atrium, point = case
+    flat, wanted = image[..., point[2]], atrium[..., point[2]]
+    found = semisam.click(flat, [point[:2]], device="cpu")
+    assert _dice(found.labelmap == 1, wanted) > 0.6
+    found.save(tmp_path / "mask.png")
+    assert sitk.ReadImage(str(tmp_path / "mask.png")).GetSize() == flat.shape
+    colours = semisam.click(np.stack([flat] * 3), [point[:2]], spacing=(1, 1), device="cpu")
+    assert _dice(colours.labelmap, found.labelmap) > 0.99

@@ -16,9 +16,8 @@ from semisam.run.request import settings
     ("kind", "name", "axes", "said"),
     [
         ("network", "vnet", 2, "--network must be for a patch of 2 axes, got vnet, .* unet2d"),
-        ("network", "unet", 2, "got unet, which is for 3. Choose unet2d"),
         ("network", "unet2d", 3, "got unet2d, which is for 2. Choose .*vnet"),
-        ("backend", "synthsam", 2, "--sam must be for a patch of 2 axes, .* Choose geodesic"),
+        ("backend", "sam-med3d", 2, "--sam must be for a patch of 2 axes, .* Choose synthsam"),
     ],
 )
 def test_what_does_not_fit_names_what_does(kind, name, axes, said):
@@ -28,6 +27,7 @@ def test_what_does_not_fit_names_what_does(kind, name, axes, said):
 
 def test_what_fits_or_states_no_axes_is_taken(monkeypatch):
     check_axes("network", "unet2d", 2)
+    check_axes("network", "unet", 2)
     check_axes("backend", "geodesic", 2)
     monkeypatch.setattr(registry, "load", lambda kind, name: object)
     check_axes("network", "foreign", 2)
@@ -58,8 +58,8 @@ def test_a_patch_of_one_axis_or_four_is_refused(store):
 
 def test_a_broken_network_does_not_hide_those_that_fit(install):
     install("torn-dist", {"semisam.networks": {"torn": "no_such_module:Net"}})
-    with pytest.raises(InputError, match="Choose unet2d, or another"):
-        check_axes("network", "unet", 2)
+    with pytest.raises(InputError, match="Choose unet or unet2d, or another"):
+        check_axes("network", "vnet", 2)
 
 
 OWN = """

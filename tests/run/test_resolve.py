@@ -41,8 +41,8 @@ def test_the_default_of_an_option_counts(monkeypatch):
 def test_the_embedded_weights_count(monkeypatch, tmp_path):
     before = _identity()
     copy = tmp_path / "weights.safetensors"
-    shutil.copy(synthsam.EMBEDDED, copy)
-    monkeypatch.setattr(synthsam, "EMBEDDED", copy)
+    shutil.copy(synthsam.EMBEDDED[3], copy)
+    monkeypatch.setitem(synthsam.EMBEDDED, 3, copy)
     assert _identity() == before  # the same bytes in another place
     copy.write_bytes(copy.read_bytes() + b" ")
     assert _identity() != before
@@ -159,14 +159,18 @@ def test_a_patch_of_two_axes_chooses_its_network_and_records_it():
     from semisam.run.request import settings
 
     for given in ({"options": {"phantom.ndim": 2}}, {"patch": (48, 48)}):
-        for protocol in ("default", "classic"):
-            chosen = settings(protocol=protocol, **given)
-            assert chosen.network == "unet2d" and "network=unet2d" in chosen.choices
-    assert settings(patch=(48, 48), options={"unet2d.filters": 4}).network_options["filters"] == 4
+        chosen = settings(protocol="classic", **given)
+        assert chosen.network == "unet2d" and "network=unet2d" in chosen.choices
+        chosen = settings(sam="synthsam", **given)
+        assert chosen.network == "unet" and not any("unet" in d for d in chosen.departures)
+        assert chosen.network_options["axes"] == 2
+        assert chosen.sources["network.start"] == chosen.sam_sources["sam.weights"]
+    chosen = settings(patch=(48, 48), network="unet2d", options={"unet2d.filters": 4})
+    assert chosen.network_options["filters"] == 4
     with pytest.raises(InputError, match="got vnet, which is for 3"):
         settings(patch=(48, 48), network="vnet")
-    with pytest.raises(InputError, match="got synthsam, which is for 3"):
-        settings(patch=(48, 48), sam="synthsam")
+    with pytest.raises(InputError, match="got sam-med3d, which is for 3"):
+        settings(patch=(48, 48), sam="sam-med3d")
     assert settings().network == "unet" and not settings().choices
     solid = settings(protocol="classic")
     assert solid.network == "vnet" and not solid.choices

@@ -21,7 +21,7 @@ from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
 from semisam.networks.convolution import guard_convolutions
 
 _CROPS = 2  # per step
-_CROP = (64, 64, 48)
+_CROP = {2: (160, 160), 3: (64, 64, 48)}
 _LEAST = 8  # voxels of a crop per axis
 _RATE, _DECAY = 2e-4, 0.98
 _WIDE = 1.4  # extent of some crops along each axis
@@ -103,8 +103,8 @@ def adapt(
 
 
 def _crop_size(organs: Sequence[Organ]) -> tuple[int, ...]:
-    """Return the voxels of a crop per axis: 64x64x48, less where a scan is smaller, and even."""
-    sizes = zip(_CROP, *(organ.mask.shape for organ in organs), strict=True)
+    """Return the voxels of a crop per axis, even, and fewer where a scan is smaller."""
+    sizes = zip(_CROP[organs[0].mask.ndim], *(organ.mask.shape for organ in organs), strict=True)
     return tuple(max(min(axis) // STRIDE * STRIDE, _LEAST) for axis in sizes)
 
 

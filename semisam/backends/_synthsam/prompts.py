@@ -10,14 +10,15 @@ voxels, and an edge is a step larger than the image's mean step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from semisam.backends._synthsam.paths import FAREST, Paths, make_paths
+from semisam.core.axes import MEAN_POOL
 from semisam.networks._synthsam import CHANNELS, STRIDE
 
 Indices = NDArray[np.int64]
@@ -50,8 +51,9 @@ class Guide:
 
 def make_guide(image: Tensor) -> Guide:
     """Prepare an image ``(*S)`` of zero mean and unit deviation and even extents."""
-    coarse = functional.avg_pool3d(image[None, None].float(), STRIDE)
-    smooth = functional.avg_pool3d(coarse, 3, 1, padding=1, count_include_pad=False)
+    pool = MEAN_POOL[image.ndim]
+    coarse = pool(image[None, None].float(), STRIDE)
+    smooth = pool(coarse, 3, 1, padding=1, count_include_pad=False)
     steps = _relative_steps(coarse[0, 0])
     return Guide(smooth[0, 0], steps, make_paths(steps))
 
@@ -73,7 +75,7 @@ class Marks:
         self._axes = [torch.arange(n, device=guide.grey.device).float() for n in guide.grid]
 
     def add(self, points: Indices, label: int) -> None:
-        """Add ``(N, 3)`` clicks in voxels of the fine grid, all positive (1) or negative (0)."""
+        """Add ``(N, d)`` clicks in voxels of the fine grid, all positive (1) or negative (0)."""
         if not len(points):
             return
         grid, grey = self.guide.grid, self.guide.grey
@@ -81,12 +83,11 @@ class Marks:
         self.cells[label] += cells.tolist()
         centres = torch.from_numpy((points + 0.5) / STRIDE - 0.5).float().to(grey.device)
         at = torch.from_numpy(cells).to(grey.device)
-        x, y, z = (
-            (axis - centre[:, None]).square()
-            for axis, centre in zip(self._axes, centres.T, strict=True)
-        )
-        for a, b, c in zip(x, y, z, strict=True):
-            square = a[:, None, None] + b[:, None] + c
+        for centre in centres:
+            square = reduce(
+                lambda sums, part: sums[..., None] + part,
+                [(axis - c).square() for axis, c in zip(self._axes, centre, strict=True)],
+            )
             torch.minimum(self._near[label], square, out=self._near[label])
         self._geodesic[label] = self.guide.paths.closer(self._geodesic[label], at)
         for level in grey.reshape(-1)[at]:
@@ -97,7 +98,7 @@ class Marks:
         """Return the prompt ``(CHANNELS, *s)``.
 
         Args:
-            box: ``(2, 3)`` half-open, in voxels of the fine grid.
+            box: ``(2, d)`` half-open, in voxels of the fine grid.
             mask: ``(*s)`` probability.
         """
         maps = self.guide.grey.new_zeros((CHANNELS, *self.guide.grid))
@@ -127,7 +128,7 @@ def _relative_steps(coarse: Tensor) -> tuple[Tensor, ...]:
 
 
 def _box_cells(box: Tensor) -> tuple[slice, ...]:
-    """Return the coarse voxels that a half-open box ``(2, 3)`` of the fine grid touches."""
+    """Return the coarse voxels that a half-open box ``(2, d)`` of the fine grid touches."""
     low, high = box.cpu().numpy()
     sides = zip(low // STRIDE, -(-high // STRIDE), strict=True)
     return tuple(slice(max(int(a), 0), max(int(b), 0)) for a, b in sides)

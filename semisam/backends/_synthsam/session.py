@@ -20,6 +20,7 @@ from semisam.backends._synthsam.user import (
     proposal,
     several,
 )
+from semisam.core.axes import MAX_POOL
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, to_subvoxels
 
 _NOTHING, _FIRST_CLICK, _POINTS, _MASK = 0.06, 0.52, 0.7, 0.84  # cumulative; the rest is a box
@@ -97,7 +98,7 @@ class Session:
         self.marks.add(several(~self.parts, count, self.rng, 0.0), 0)
 
     def correct(self, logits: Tensor, count: int) -> None:
-        """Click ``count`` times at errors of a prediction ``(8, *s)``."""
+        """Click ``count`` times at errors of a prediction ``(2^d, *s)``."""
         found = logits.numpy() > 0
         missed, surplus = self.parts & ~found, found & ~self.parts
         for _ in range(count):
@@ -109,7 +110,7 @@ class Session:
             for error in (missed, surplus):
                 error[(slice(None), *near)] = False
             if self.kind and self.rng.random() < _MISPLACED:
-                shaken = point + np.rint(self.rng.normal(0, 2, 3)).astype(np.int64)
+                shaken = point + np.rint(self.rng.normal(0, 2, len(point))).astype(np.int64)
                 point = np.clip(shaken, 0, np.array(self.target.shape) - 1)
             self.marks.add(point[None], label)
 
@@ -128,7 +129,7 @@ class Session:
         return label, click(error, self.rng, power=power)
 
     def remember(self, logits: Tensor) -> None:
-        """Take a prediction ``(8, *s)`` as the mask of the next prompt."""
+        """Take a prediction ``(2^d, *s)`` as the mask of the next prompt."""
         self.mask = logits.sigmoid().mean(0)
 
     def prompt(self) -> Tensor:
@@ -137,7 +138,7 @@ class Session:
 
     def _coarse(self) -> Bools:
         counts = self.parts.sum(0)
-        coarse: Bools = counts >= 4
+        coarse: Bools = counts >= len(self.parts) / 2
         return coarse if coarse.any() else np.asarray(counts > 0)
 
     def _points(self) -> None:
@@ -160,7 +161,7 @@ class Session:
 
 
 def query(net: SynthSAMNet, features: Features, sessions: list[Session]) -> Tensor:
-    """Return the logits ``(B, 8, *s)`` for the prompts so far."""
+    """Return the logits ``(B, 2^d, *s)`` for the prompts so far."""
     return predict(net, features, prompts(sessions, features.levels[0].device), sessions)
 
 
@@ -172,7 +173,7 @@ def prompts(sessions: list[Session], device: torch.device) -> Tensor:
 def predict(
     net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]
 ) -> Tensor:
-    """Return the logits ``(B, 8, *s)`` for the channels ``(B, CHANNELS, *s)`` of prompts."""
+    """Return the logits ``(B, 2^d, *s)`` for the channels ``(B, CHANNELS, *s)`` of prompts."""
     with torch.autocast(prompt.device.type, torch.bfloat16):
         return net.decode(features, prompt, [s.marks.cells for s in sessions])
 
@@ -197,7 +198,7 @@ def hold_dialogues(
     Args:
         net: the network.
         features: of the volumes.
-        target: ``(B, 8, *s)``.
+        target: ``(B, 2^d, *s)``.
         sessions: a user of each volume, who has not given a prompt.
         rounds: of each dialogue.
         learned: rounds whose predictions get a gradient.
@@ -233,21 +234,24 @@ def weights_of(target: Tensor, prompt: Tensor) -> Tensor:
     It is largest at the target's surface and near clicks, where the last prediction was wrong.
 
     Args:
-        target: ``(B, 8, *s)``.
+        target: ``(B, 2^d, *s)``.
         prompt: ``(B, CHANNELS, *s)``.
     """
     inside = target.mean(1, keepdim=True)
-    far, near = (functional.max_pool3d(sign * inside, 3, 1, padding=1) for sign in (1, -1))
+    axes = tuple(range(2, target.ndim))
+    pool = MAX_POOL[len(axes)]
+    far, near = (pool(sign * inside, 3, 1, padding=1) for sign in (1, -1))
     surface = (far + near > 0).float()
     weight = 1 + 3 * surface + 2 * prompt[:, 2:4].amax(1, keepdim=True)
-    return weight / weight.mean((2, 3, 4), keepdim=True)
+    scaled: Tensor = weight / weight.mean(axes, keepdim=True)
+    return scaled
 
 
 def prediction_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return Dice loss plus cross-entropy of ``(B, 8, *s)`` logits, averaged over volumes.
+    """Return Dice loss plus cross-entropy of ``(B, 2^d, *s)`` logits, averaged over volumes.
 
     Args:
-        logits: ``(B, 8, *s)``.
+        logits: ``(B, 2^d, *s)``.
         target: of the same shape.
         weight: ``(B, 1, *s)`` of the cross-entropy.
     """
@@ -259,7 +263,7 @@ def worsening(logits: Tensor, last: Tensor, target: Tensor) -> Tensor:
     """Return the increase of the Dice loss by a click.
 
     Args:
-        logits: ``(B, 8, *s)``, after the click.
+        logits: ``(B, 2^d, *s)``, after the click.
         last: of the same shape, before it.
         target: of the same shape.
 
