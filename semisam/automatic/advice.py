@@ -1,26 +1,50 @@
-"""The scans whose labels would help a next training most."""
+"""The scans, and slices of them, whose labels would help a next training most."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
-from semisam.inference.choice import cover, described
+from semisam.core.losses import entropy
+from semisam.inference.choice import cover, described, doubtful_slices
 from semisam.inference.predictor import Deployed, read_scan, segment
 
 Vector = NDArray[np.float16]
 MOST = 5
 """Scans that are named."""
+SLICES = 3
+"""Slices of each that are named."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A scan to label next.
+
+    Attributes:
+        case: its name.
+        slices: positions along the last axis of its file, from 0, the most doubtful first; empty
+            for pictures, and if nothing was found in the scan.
+    """
+
+    case: str
+    slices: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the scan with its slices, for a person."""
+        shown = ", ".join(map(str, self.slices))
+        return f"{self.case} (slices {shown})" if shown else self.case
 
 
 def scans_to_label(
     data: Survey, shelf: Shelf, model: Deployed, device: str, *, without: Collection[str]
-) -> tuple[str, ...]:
+) -> tuple[Advice, ...]:
     """Return the scans to label next, the best first, or none if scans cannot be compared.
 
     Args:
@@ -48,7 +72,20 @@ def scans_to_label(
     if not labeled or count < 1:
         return ()
     together = np.stack(list(vectors.values())).astype(np.float32)
-    return tuple(cases[at] for at in cover(together, labeled, count))
+    chosen = [cases[at] for at in cover(together, labeled, count)]
+    return tuple(Advice(case, _slices(data, case, model, device, series)) for case in chosen)
+
+
+def _slices(
+    data: Survey, case: str, model: Deployed, device: str, series: str
+) -> tuple[int, ...]:
+    """Return the slices of a scan in which the model doubts its mask most."""
+    probs = segment(model, read_scan(data.files(case), model.card, series), device).probabilities
+    if probs.ndim < 4:
+        return ()
+    unsure = entropy(torch.from_numpy(probs)[None])[0, 0].sum((0, 1)).numpy()
+    found = (probs.argmax(0) > 0).any((0, 1))
+    return tuple(doubtful_slices(np.where(found, unsure, 0), SLICES))
 
 
 def as_text(vector: Vector | None) -> str:

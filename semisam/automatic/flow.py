@@ -167,7 +167,7 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
             f"scan as {case}_label.nii.gz."
         )
     if upcoming:
-        note(f"To label next: {', '.join(upcoming)}")
+        note(f"To label next: {'; '.join(map(str, upcoming))}")
     note(f"Masks of {len(data.unlabeled)} scans, volumes.csv, sheet.png and index.html: {folder}")
 
 

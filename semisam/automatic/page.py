@@ -14,6 +14,7 @@ from PIL import Image as Pictures
 from PIL import ImageDraw
 
 from semisam import __version__
+from semisam.automatic.advice import Advice
 from semisam.automatic.plan import Plan
 from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
@@ -62,7 +63,7 @@ def write_page(
     shelf: Shelf,
     plan: Plan,
     changed: Changed,
-    upcoming: Sequence[str] = (),
+    upcoming: Sequence[Advice] = (),
     by: Correction | None = None,
 ) -> None:
     """Write the table, the contact sheet and the page of a folder of masks.
@@ -76,9 +77,13 @@ def write_page(
         by: the correction of the predicted Dice.
     """
     lines = sorted(_lines(data, shelf, changed, by), key=lambda line: line.rank)
-    ranks = {case: rank for rank, case in enumerate(upcoming, start=1)}
+    advice = {
+        one.case: {"label_next": rank, "slices_next": " ".join(map(str, one.slices))}
+        for rank, one in enumerate(upcoming, start=1)
+    }
+    no_advice = {"label_next": "", "slices_next": ""}
     rows = [
-        {**row, "label_next": ranks.get(line.case, "")} for line in lines for row in _rows(line)
+        {**row, **advice.get(line.case, no_advice)} for line in lines for row in _rows(line)
     ]
     write_csv(shelf.folder / VOLUMES, rows)
     found = {line.case: _small(line.picture) for line in lines if line.picture}
@@ -177,7 +182,7 @@ def _write_html(
     plan: Plan,
     lines: Sequence[Line],
     pictures: Previews,
-    upcoming: Sequence[str],
+    upcoming: Sequence[Advice],
     by: Correction | None,
 ) -> None:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

@@ -1,4 +1,4 @@
-"""The choice of scans to label next."""
+"""The choice of scans and slices to label next."""
 
 from __future__ import annotations
 
@@ -109,3 +109,27 @@ def cover(
         chosen.append(int(gains.argmax()))
         nearest = np.minimum(nearest, apart[chosen[-1]])
     return chosen
+
+
+def doubtful_slices(doubt: NDArray[np.floating], count: int) -> list[int]:
+    """Return the slices with most doubt, apart from each other.
+
+    Args:
+        doubt: ``(S,)``, the doubt in each slice.
+        count: number of slices to choose; fewer are returned where doubt is 0 elsewhere.
+
+    Returns:
+        Indices, the most doubtful first. Two of them are at least half as far apart as ``count``
+        evenly spaced slices would be.
+
+    Example:
+        >>> doubtful_slices(np.array([0.0, 1.0, 3.0, 4.0, 3.5, 1.0, 2.0, 0.0]), count=2)
+        [3, 6]
+    """
+    left = np.array(doubt, dtype=float)
+    gap = int((left > 0).sum()) // (2 * count)
+    chosen: list[int] = []
+    while len(chosen) < count and left.max() > 0:
+        chosen.append(int(left.argmax()))
+        left[max(chosen[-1] - gap, 0) : chosen[-1] + gap + 1] = 0
+    return sorted(chosen, key=lambda at: -doubt[at])

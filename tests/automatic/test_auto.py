@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import hashlib
 import json
 
@@ -70,8 +71,14 @@ def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
     assert [table[f"p{n}"]["label_next"] for n in range(2)] == ["", ""]
     assert {table[f"p{n}"]["label_next"] for n in (2, 3)} == {"1", "2"}
     first = min(("p2", "p3"), key=lambda case: table[case]["label_next"])
-    assert f"<b>To label next:</b> {first}, " in page.read_text()
-    assert any(note.startswith(f"To label next: {first}, ") for note in notes)
+    named = rf"{first}( \(slices \d+(, \d+)*\))?; "
+    assert re.search(f"<b>To label next:</b> {named}", page.read_text())
+    assert any(re.match(f"To label next: {named}", note) for note in notes)
+    for name in ("p2", "p3"):
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / f"{name}.nii.gz")))
+        slices = [int(at) for at in table[name]["slices_next"].split()]
+        assert len(slices) == min(3, (mask > 0).any((1, 2)).sum())
+        assert all(mask[at].any() for at in slices)
     assert 0 <= float(table["p2"]["dice_low"]) <= float(table["p2"]["predicted_dice"])
     (run,) = (masks / "runs").glob("*-final")
     found = semisam.load(run, "cpu").predict(scans / "p2.nii.gz").mask
