@@ -86,7 +86,7 @@ def command(
         names = [label.name for label in labels[:3]]
         shown = ", ".join(names) + (", ..." if len(labels) > 3 else "")
         text = f"Left out: {len(labels)} labels ({shown})"
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(printable(text), soft_wrap=True, markup=False)
     folder = Path(out)
     check_outputs(folder, scans, labels, preview=preview)
     writable_folder(folder)

@@ -36,7 +36,7 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     from pathlib import Path
 
     from semisam.cli.display import console, progress_bars
-    from semisam.core.files import write_csv
+    from semisam.core.files import printable, write_csv
     from semisam.inference.comparison import pair_masks, score_masks
 
     found = pair_masks(Path(predictions), Path(truth))
@@ -52,7 +52,7 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
         names = ", ".join(str(path) for path in found.left_out[:3])
         more = ", ..." if len(found.left_out) > 3 else ""
         text = f"Left out, without a partner: {len(found.left_out)} masks ({names}{more})"
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(printable(text), soft_wrap=True, markup=False)
     console.print(f"Written: {target}", soft_wrap=True, markup=False)
 
 
