@@ -65,7 +65,8 @@ def command(
     path = Path(out) if out is not None else None
     chosen = formats.format_of(kind, path, wishes)
     table, results = tables.load(
-        *map(Path, folders), on_fault=lambda fault: click.echo(printable(f"Left out: {fault}"), err=True)
+        *map(Path, folders),
+        on_fault=lambda fault: click.echo(printable(f"Left out: {fault}"), err=True),
     )
     told = ""
     if paper:
