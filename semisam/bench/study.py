@@ -25,7 +25,7 @@ from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
-from semisam.core.files import remove_leftovers, replace_file, writable_folder
+from semisam.core.files import read_text, remove_leftovers, replace_file, writable_folder
 from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
 from semisam.run.folder import list_runs
@@ -129,8 +129,8 @@ def read_study(path: Path) -> list[Grid]:
     """
     file = path / STUDY if path.is_dir() else path
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        found = tomllib.loads(read_text(file))
+    except (InputError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(
             f"the study must be a TOML file or a folder with {STUDY}, got {path} ({error}). Name "
             "the --out of an earlier bench."

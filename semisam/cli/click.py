@@ -49,10 +49,15 @@ def command(
     no scan of a person in its training. With --run it is the model that was adapted to your masks,
     and SCAN is prepared as there.
     """
+    from pathlib import Path
+
     from semisam.cli.display import console
+    from semisam.core.errors import InputError
     from semisam.run.click import click as segment
     from semisam.training.allocator import keep_memory
 
+    if Path(out).resolve() == Path(scan).resolve():
+        raise InputError(f"-o must be another file than the scan, got {out}. Name another.")
     keep_memory()
     found = segment(
         scan,

@@ -78,6 +78,10 @@ def command(
     runs, rest = leading_runs([run, *inputs])
     if not rest:
         raise InputError("the scans must be named after the run, got none. Name files or folders.")
+    if table:
+        if not table.lower().endswith(".csv"):
+            raise InputError(f"--csv must end in .csv, got {table}. Rename it.")
+        writable_folder(Path(table).parent)
     model = load_models(runs, on_device)
     given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
@@ -86,7 +90,7 @@ def command(
         names = [label.name for label in labels[:3]]
         shown = ", ".join(names) + (", ..." if len(labels) > 3 else "")
         text = f"Left out: {len(labels)} labels ({shown})"
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(printable(text), soft_wrap=True, markup=False)
     folder = Path(out)
     check_outputs(folder, scans, labels, preview=preview)
     writable_folder(folder)

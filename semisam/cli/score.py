@@ -36,23 +36,24 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     from pathlib import Path
 
     from semisam.cli.display import console, progress_bars
-    from semisam.core.files import write_csv
+    from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.comparison import pair_masks, score_masks
 
     found = pair_masks(Path(predictions), Path(truth))
+    target = Path(out) if out else Path(predictions) / "scores.csv"
+    writable_folder(target.parent)
     with progress_bars() as bars:
         task = bars.add_task("scoring", total=len(found.pairs))
         rows = score_masks(
             found, ignore=ignore, on_case=lambda done, total: bars.update(task, completed=done)
         )
-    target = Path(out) if out else Path(predictions) / "scores.csv"
     write_csv(target, rows)
     _print(rows, console)
     if found.left_out:
         names = ", ".join(str(path) for path in found.left_out[:3])
         more = ", ..." if len(found.left_out) > 3 else ""
         text = f"Left out, without a partner: {len(found.left_out)} masks ({names}{more})"
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(printable(text), soft_wrap=True, markup=False)
     console.print(f"Written: {target}", soft_wrap=True, markup=False)
 
 

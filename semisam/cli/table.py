@@ -59,13 +59,14 @@ def command(
     from semisam.bench import formats, tables
     from semisam.bench.latex import Wishes
     from semisam.cli.display import console, print_table
-    from semisam.core.files import writable_folder
+    from semisam.core.files import printable, writable_folder
 
     wishes = Wishes(columns, caption, label, cite)
     path = Path(out) if out is not None else None
     chosen = formats.format_of(kind, path, wishes)
     table, results = tables.load(
-        *map(Path, folders), on_fault=lambda fault: click.echo(f"Left out: {fault}", err=True)
+        *map(Path, folders),
+        on_fault=lambda fault: click.echo(printable(f"Left out: {fault}"), err=True),
     )
     told = ""
     if paper:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from semisam.core.files import replace_file
+from semisam.core.files import printable, replace_file
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import orientation
 from semisam.inference.card import orientation_code
@@ -72,7 +72,7 @@ def write_preview(
             ax.invert_yaxis()  # superior is up; anterior is already
         if known:
             _letters(ax, "LPS"[right], "LPS"[down], upside_down=down == 2)
-    figure.suptitle(path.stem, color="white", fontsize=11)
+    figure.suptitle(printable(path.stem), color="white", fontsize=11)
     unit, size = unit_of(geometry)
     _legend(figure, labelmap, size, unit, class_names)
     if known:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from semisam.core.errors import InputError
-from semisam.core.files import read_json, write_json
+from semisam.core.files import printable, read_json, write_json
 from semisam.core.layout import (
     ERROR,
     LOCK,
@@ -77,8 +77,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+        """The folder's name, without control characters."""
+        return printable(self.path.name)
 
     @property
     def short(self) -> str:
@@ -287,7 +287,7 @@ def read_result(path: Path) -> dict[str, Any]:
         InputError: the file is damaged or not a result.
     """
     try:
-        result = json.loads(path.read_bytes())
+        result = _load(path)
     except (OSError, ValueError, RecursionError) as error:
         raise _no_result(path, str(error)) from None
     _check_result(path, result)
@@ -345,7 +345,7 @@ def _read(path: str, names: set[str], modified: float, size: int) -> RunFolder:
             result = read_result(folder / RESULT)
             settings = result["settings"]
         else:
-            settings = json.loads((folder / SETTINGS).read_bytes())
+            settings = _load(folder / SETTINGS)
             _check_settings(folder / SETTINGS, settings)
             state, detail, step = _unfinished(folder, names, settings)
     except InputError as error:
@@ -364,12 +364,12 @@ def _unfinished(
     step = saved if isinstance(saved, int) else None
     if LOCK in names and in_use(folder):
         progress = read_json(folder / PROGRESS) or {}
-        phase = progress.get("phase")
+        phase = printable(str(progress.get("phase") or ""))
         how_far = f"{phase} {progress.get('done')}/{progress.get('total')}" if phase else "starting"
         return "running", how_far, step
     error = read_json(folder / ERROR) if ERROR in names else None
     if error is not None:
-        return "failed", str(error.get("error", "")), step
+        return "failed", printable(str(error.get("error", ""))), step
     if step is None and LOG not in names:
         return "waiting", f"0/{total}", None
     return "stopped", f"{step or 0}/{total}", step
@@ -381,8 +381,9 @@ def _check_result(path: Path, result: Any) -> None:
     for part in PARTS:
         if not isinstance(result.get(part), dict):
             raise _no_result(path, f"nothing under {part!r}")
-    if not isinstance(result.get("run"), str):
-        raise _no_result(path, "nothing under 'run'")
+    for name, found in (("run", result.get("run")), ("hash", result["data"].get("hash", ""))):
+        if not isinstance(found, str):
+            raise _no_result(path, f"no text under {name!r}")
     _check_settings(path, result["settings"])
     untested = result["data"].get("test") == 0 and not result["metrics"]
     for part, names in _FIGURES.items():
@@ -403,7 +404,29 @@ def _check_settings(path: Path, settings: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def _load(path: Path) -> Any:
+    """Return the JSON of a file, whose texts hold no control characters for a terminal."""
+    raw = path.read_bytes()
+    value = json.loads(raw)
+    return value if raw.isascii() and b"\\" not in raw else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): _plain(item) for key, item in value.items()}
+    return value
 
 
 def _no_result(path: Path, found: str) -> InputError:
@@ -450,8 +473,8 @@ def _last_line(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         try:
-            figures = json.loads(line)
-        except ValueError:  # cut off
+            figures = _plain(json.loads(line))
+        except (ValueError, RecursionError):  # cut off or damaged
             continue
         return figures if isinstance(figures, dict) else {}
     return {}

@@ -23,6 +23,14 @@ from semisam.run.settings import RunSettings, flags_of_settings
 
 PluginOptions = Mapping[str, Mapping[str, Any]]
 
+_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("dataset", "protocol", "network", "prompter", "logger"), (str, "a name")),
+    "data": (str | Path, "a path"),
+    "device": (str, "a text"),
+    "patch": (tuple | list, "whole numbers"),
+}
+"""Of the settings that are used before all of them are validated."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -89,6 +97,7 @@ def request(
     """
     common = {key: value for key, value in given.items() if value is not None}
     _check_names(common)
+    _check_kinds(common)
     for sam in sams:
         if sam != "none":
             registry.find("backend", sam)
@@ -197,6 +206,12 @@ def by_plugin(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             )
         found.setdefault(plugin, {})[option.replace("-", "_")] = value
     return found
+
+
+def _check_kinds(common: Mapping[str, Any]) -> None:
+    for name, (kind, rule) in _KINDS.items():
+        if name in common and not isinstance(common[name], kind):
+            raise InputError(f"--{name} must be {rule}, got {common[name]!r}. Correct it.")
 
 
 def _check_names(common: Mapping[str, Any]) -> None:

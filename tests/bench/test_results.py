@@ -145,6 +145,8 @@ DAMAGE = {
     "Dice as text": _with("0.5", "metrics", "dice"),
     "Dice as a list": _with([0.5], "metrics", "dice"),
     "Dice as a truth value": _with(True, "metrics", "dice"),
+    "Dice of 400 digits": _with(10**400, "metrics", "dice"),
+    "a hash that is none": _with({}, "data", "hash"),
     "no Jaccard": _without("metrics", "jaccard"),
     "Jaccard as text": _with("half", "metrics", "jaccard"),
     "no count of empty predictions": _without("metrics", "empty_predictions"),
@@ -168,6 +170,18 @@ def _damage(folder, what):
     path = folder / "result.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def test_a_foreign_result_sends_a_terminal_no_escape_sequence(tmp_path):
+    result = _run(tmp_path / "runs" / "\x1b]0;name\x07")
+    for part, name in (("settings", "method"), ("data", "hash"), ("training", "steps")):
+        result[part][name] = "\x1b]0;title\x07"
+    (tmp_path / "runs" / "\x1b]0;name\x07" / "result.json").write_text(json.dumps(result))
+    (tmp_path / "runs" / "\x1b]0;name\x07" / "train.jsonl").write_text('{"\\u001b[2J": 1}\n')
+    shown = ["runs", "show", str(tmp_path / "runs" / "\x1b]0;name\x07")]
+    for command in (["runs", "list", str(tmp_path)], shown, ["table", str(tmp_path)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0 and not set("\x1b\x07") & set(done.output), done.output
 
 
 @pytest.mark.parametrize("what", DAMAGE)

@@ -101,6 +101,7 @@ def test_the_cost_of_the_branch_and_of_its_controls(control, monkeypatch):
         ("results_version", "result_version", "did you mean results_version"),
         ("labels = [1, 2]", 'labels = ["two"]', "labels must be a list of whole numbers"),
         ("[[grid]]", "[[grid", "must be a TOML file"),
+        ("[[grid]]", f"a = {'[' * 5000}\n[[grid]]", "must be a TOML file"),
     ],
 )
 def test_what_is_not_known_is_refused(study, tmp_path, old, new, found):

@@ -31,7 +31,7 @@ def test_it_writes_weights_and_their_card(tmp_path):
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 4
     file.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"another digest than in a\.json"):
+    with pytest.raises(InputError, match="another digest than in"):
         load_weights(file)
 
 

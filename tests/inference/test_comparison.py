@@ -60,8 +60,12 @@ def test_ignored_voxels_of_the_truth_are_left_out(folders, tmp_path):
 
 def test_the_command_writes_a_row_per_case_and_class(folders):
     ours, scans = folders
+    (ours / "\x1b]0;title\x07.nii.gz").write_bytes((ours / "a.nii.gz").read_bytes())
     result = CliRunner().invoke(main, ["score", str(ours), str(scans)])
     assert result.exit_code == 0, result.output
+    assert not set("\x1b\x07") & set(result.output)
+    (ours / "\x1b]0;title\x07.nii.gz").unlink()
+    result = CliRunner().invoke(main, ["score", str(ours), str(scans)])
     assert "Left out, without a partner: 1 masks" in result.output
     with (ours / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))

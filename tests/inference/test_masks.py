@@ -85,7 +85,11 @@ def test_a_mask_that_is_there_is_kept(runs, scan, tmp_path):
 
 
 def test_the_table_holds_the_written_masks(runs, scan, tmp_path):
-    table = tmp_path / "ml.csv"
+    before = scan.read_bytes()
+    result = _invoke("predict", runs[0], scan, "-o", tmp_path / "masks", "--csv", scan)
+    assert result.exit_code == 2 and "--csv must end in .csv" in result.stderr
+    assert scan.read_bytes() == before
+    table = tmp_path / "new" / "ml.csv"
     result = _invoke("predict", runs[0], scan, "-o", tmp_path / "masks", "--csv", table)
     assert result.exit_code == 0, result.output
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "masks" / "scan.nii.gz")))

@@ -108,6 +108,9 @@ def test_the_command_takes_the_adapted_model_of_a_run(case, tmp_path):
         assert result.exit_code == 0, result.output
     one, two = (sitk.ReadImage(str(tmp_path / f"{n}.nii.gz")) for n in ("plain", "adapted"))
     assert one.GetSize() == two.GetSize() == image.shape
+    scan = (tmp_path / "scan.nii.gz").read_bytes()
+    result = CliRunner().invoke(main, [*args, "-o", str(tmp_path / "scan.nii.gz")])
+    assert result.exit_code == 2 and (tmp_path / "scan.nii.gz").read_bytes() == scan
     result = CliRunner().invoke(main, [*args, "--run", str(tmp_path / "run0"), "-o", "x.nii.gz"])
     assert result.exit_code == 2 and "must keep an adapted model" in result.stderr
 

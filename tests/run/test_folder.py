@@ -194,6 +194,9 @@ def test_a_cut_off_log_has_the_last_whole_line(grid):
     with (grid / "runs" / STOPPED / "train.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
     assert read_run(grid / "runs" / STOPPED).describe()["losses"]["step"] == 2
+    with (grid / "runs" / STOPPED / "train.jsonl").open("a") as file:
+        file.write(f"\n{'[' * 30_000}\n")
+    assert read_run(grid / "runs" / STOPPED).describe()["losses"]["step"] == 2
 
 
 def test_a_run_that_has_not_begun_is_waiting(grid):

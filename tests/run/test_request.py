@@ -68,3 +68,16 @@ def test_a_fold_of_one_run_is_that_of_the_request():
     asked = request({"test": "3-fold", "fold": 2}, {}, ["mt"], ["none"])
     assert asked.resolve(method="mt", labels=1).fold == 2
     assert asked.resolve(method="mt", labels=1, fold=3).fold == 3
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"data": 3}, "--data must be a path, got 3"),
+        ({"patch": 64}, "--patch must be whole numbers, got 64"),
+        ({"network": ["vnet"]}, "--network must be a name"),
+    ],
+)
+def test_a_setting_of_another_kind_is_one_sentence(given, told):
+    with pytest.raises(InputError, match=told):
+        settings(**given)

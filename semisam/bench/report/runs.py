@@ -156,7 +156,7 @@ def read_log(run: RunFolder) -> Log:
                 for name, value in raw.items()
                 if name != "step" and isinstance(value, int | float)
             }
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged += 1
             continue
         steps[step] = {n: v for n, v in figures.items() if math.isfinite(v)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ def read_stack(path: Path, series: str = "") -> Stack:
         raise InputError(
             f"the folder must hold DICOM images, got none in {path}. Name the folder of the series."
         )
-    chosen = _chosen(path, slices, series)
-    _check_complete(chosen)
-    return stack_of(path, chosen)
+    with _readable(path):
+        chosen = _chosen(path, slices, series)
+        _check_complete(chosen)
+        return stack_of(path, chosen)
 
 
 def read_voxels(stack: Stack) -> Any:
@@ -128,9 +130,24 @@ def _files(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
             yield from _files(entry, depth - 1)
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn any error about the headers of a file or a folder into a sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a damaged header may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"a DICOM file must have a readable header, got {path} ({reason}). Copy it again, or "
+            "remove it from the folder."
+        ) from error
+
+
 def _slices(path: Path) -> list[Slice]:
     """Return the slices of a file; none if it is not an image."""
-    try:
+    with _readable(path):
         with path.open("rb") as file:
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             left = path.stat().st_size - file.tell()
@@ -145,14 +162,6 @@ def _slices(path: Path) -> list[Slice]:
                 f"frames in {path}. Convert it with dcm2niix and give the NIfTI file."
             )
         return [_slice(path, n, header, groups, shared, left) for n in range(frames)]
-    except InputError:
-        raise
-    except Exception as error:  # a damaged header may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"a DICOM file must have a readable header, got {path} ({reason}). Copy it again, or "
-            "remove it from the folder."
-        ) from error
 
 
 def _slice(

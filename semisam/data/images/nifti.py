@@ -33,7 +33,9 @@ _APART = 0.1  # voxels, by which a corner may lie elsewhere by the other form
 _SHEARED = 0.25  # voxels, by which a corner may move if the axes are made perpendicular
 _SAME = 1e-4  # relative difference of a spacing and the form's
 _MM = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
-_DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
+_DAMAGED = (
+    *(ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError),
+)
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,13 @@ def test_a_cut_header_ends_in_one_sentence(tmp_path, keep):
     fault(folder, r"003\.dcm|evenly spaced|state its position|DICOM series")
 
 
+def test_a_transfer_syntax_that_is_none_ends_in_one_sentence(tmp_path):
+    folder, _ = write_stack(tmp_path / "a")
+    path = folder / "003.dcm"
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1", b"1.2.840.10008.9.9.9", 1))
+    fault(folder, r"must have a readable header")
+
+
 def test_a_series_is_chosen(tmp_path):
     write_stack(tmp_path / "a", SeriesNumber=3, SeriesDescription="T1 axial")
     other = {"SeriesInstanceUID": "1.2.3.9", "SeriesNumber": 31, "SeriesDescription": "Localiser"}

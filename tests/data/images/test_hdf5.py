@@ -90,3 +90,13 @@ def test_a_cut_file(tmp_path, keep):
     raw = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(raw[:keep])
     refused(tmp_path / "a.h5", "complete HDF5 file")
+
+
+def test_a_damaged_header_of_a_volume(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = CUBE
+        place = h5py.h5o.get_info(file["image"].id).addr
+    raw = bytearray((tmp_path / "a.h5").read_bytes())
+    raw[place] ^= 0xFF
+    (tmp_path / "a.h5").write_bytes(raw)
+    refused(tmp_path / "a.h5", "complete HDF5 file")

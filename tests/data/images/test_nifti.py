@@ -141,6 +141,15 @@ def test_a_spacing_that_is_none(tmp_path, bad):
         read_image(tmp_path / "a.nii")
 
 
+def test_an_offset_outside_any_file_is_refused(tmp_path):
+    path = save(tmp_path / "a.nii")
+    raw = bytearray(path.read_bytes())
+    raw[108:112] = np.float32(1e30).tobytes()
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="ends before its last voxel or is damaged"):
+        read_image(path)
+
+
 def test_a_spacing_from_the_wrong_field_is_not_taken(tmp_path):
     path = save(tmp_path / "a.nii", q=0, s=1)
     raw = bytearray(path.read_bytes())
