@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from semisam.bench.report.build import Contents
 
 _SECONDS = 30  # between two looks at the runs, and between two loads of the page
-_PATIENCE = 60  # seconds without a run at work after which a study counts as ended
+_PATIENCE = 300  # seconds without a run at work after which a study counts as ended
 
 
 @click.command(
@@ -115,7 +116,6 @@ def _make(folder: Path, place: Path, options: Contents) -> Path:
 
 def _watch(folder: Path, place: Path, options: Contents) -> None:
     """Write the page again whenever a run ends, until no run was at work for a while."""
-    from semisam.bench.report.build import at_work
     from semisam.cli.display import console
     from semisam.run.folder import list_runs
 
@@ -124,9 +124,10 @@ def _watch(folder: Path, place: Path, options: Contents) -> None:
     while idle < _PATIENCE:  # the next run may be about to start
         time.sleep(_SECONDS)
         runs = list_runs(folder)
-        idle = 0 if at_work(runs) else idle + _SECONDS
+        idle = 0 if any(run.state == "running" for run in runs) else idle + _SECONDS
         states = {run.name: run.state for run in runs}
         if states != before:
             _make(folder, place, options)
             before = states
-    console.print(f"No run is at work. Written: {_make(folder, place, options)}", soft_wrap=True)
+    page = _make(folder, place, replace(options, refresh=0))
+    console.print(f"No run is at work. Written: {page}", soft_wrap=True)

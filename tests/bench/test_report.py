@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import time
 from html import unescape
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -20,7 +21,6 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.grid import Axes
-from semisam.bench.report.build import Contents, make_report
 from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
 from semisam.bench.report.curves import smoothed, window_of
 from semisam.bench.report.runs import read_bench, read_log
@@ -33,7 +33,6 @@ from semisam.data.datasets.dataset import Image
 from semisam.data.images.files import Geometry
 from semisam.run.execute import execute
 from semisam.run.folder import list_runs
-from semisam.run.lock import locked
 from semisam.run.resolve import make_settings
 from semisam.training.checkpoint import save_tensors
 
@@ -290,17 +289,21 @@ def test_figures_can_be_left_out(tmp_path):
     assert len(_cells(html)) == 1
 
 
-def test_a_page_of_runs_at_work_loads_itself_again(tmp_path):
-    _run(tmp_path / "runs" / "one")
-    running = tmp_path / "runs" / "running"
-    running.mkdir()
-    (running / "settings.json").write_text(make_settings({"labels": 1}).model_dump_json())
-    options = Contents(figures=False, refresh=30)
-    with locked(running, 1.0):
-        page = make_report(tmp_path, tmp_path / "page", options, lambda *_: None)
-    assert 'data-seconds="30"' in page.read_text(encoding="utf-8")
-    page = make_report(tmp_path, tmp_path / "page", options, lambda *_: None)
-    assert "data-seconds" not in page.read_text(encoding="utf-8")
+def test_a_watched_page_is_made_again_and_loads_itself_again(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    _run(runs / "one")
+    pages = []
+
+    def wait(seconds):
+        pages.append((tmp_path / "page" / "report.html").read_text(encoding="utf-8"))
+        if len(pages) == 2:
+            _run(runs / "two", method="dtc")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    last = _report(tmp_path, "--no-figures", "--watch")
+    assert [page.count('data-seconds="30"') for page in pages] == [1] * len(pages)
+    assert [len(_cells(page)) for page in pages[:3]] == [1, 1, 2]
+    assert "data-seconds" not in last and len(_cells(last)) == 2
 
 
 def test_every_figure_has_its_files(real):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_label
 from semisam.bench.report.slices import Slices, slices
 from semisam.bench.report.style import Gallery, Look, Made, looks, styled
 from semisam.core.files import replace_file, writable_folder
-from semisam.run.folder import RunFolder
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -33,7 +32,7 @@ class Contents:
         figures: draw figures, pictures and slices; without them the page has tables only.
         cases: largest number of test cases in pictures.
         data: present folder of the scans; ``None``: the folder that the runs read.
-        refresh: seconds after which a page loads itself again while runs are at work; 0: never.
+        refresh: seconds after which the page loads itself again; 0: never.
     """
 
     predict: bool = True
@@ -70,16 +69,10 @@ def make_report(folder: Path, out: Path, options: Contents, progress: Progress) 
     bench = read_bench(folder)
     writable_folder(out)
     sections, shown = _drawn(bench, out, options, progress) if options.figures else ([], Slices({}))
-    refresh = options.refresh if at_work(bench.runs) else 0
     page = out / PAGE
     with replace_file(page) as temporary:
-        temporary.write_text(render(bench, sections, shown, refresh), encoding="utf-8")
+        temporary.write_text(render(bench, sections, shown, options.refresh), encoding="utf-8")
     return page
-
-
-def at_work(runs: Iterable[RunFolder]) -> bool:
-    """Return whether a run is at work."""
-    return any(run.state == "running" for run in runs)
 
 
 def _drawn(
