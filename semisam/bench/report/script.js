@@ -225,14 +225,19 @@
   }
 
   function errors(context, at, truth, [width, height], scale) {
-    context.globalAlpha = 0.75;
+    const kinds = { missed: new Path2D(), excess: new Path2D() };
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
         const [own, right] = [at(x, y), truth(x, y)];
         if (own === right) continue;
-        context.fillStyle = right ? keys.missed : keys.excess;
-        context.fillRect(x * scale[0], y * scale[1], scale[0] + 0.5, scale[1] + 0.5);
+        const place = [x * scale[0], y * scale[1], scale[0] + 0.5, scale[1] + 0.5];
+        kinds[right ? "missed" : "excess"].rect(...place);
       }
+    }
+    context.globalAlpha = 0.75;
+    for (const [kind, path] of Object.entries(kinds)) {
+      context.fillStyle = keys[kind];
+      context.fill(path);
     }
     context.globalAlpha = 1;
   }
@@ -290,7 +295,8 @@
     const alone = !active.includes(true);
     for (const [i, panel] of panels.entries()) panel.hidden = !(active[i] || (alone && i === 0));
     for (const [i, panel] of panels.entries()) {
-      if (!panel.hidden) paint(panel, sides[i], active[i] ? open.masks[i] : null, active[i] ? titles[i] : "scan");
+      const [own, title] = active[i] ? [open.masks[i], titles[i]] : [null, "scan"];
+      if (!panel.hidden) paint(panel, sides[i], own, title);
     }
     const { found } = open;
     const where = `${found.numbers[slider.value]} of ${found.of}`;
