@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from site_pictures import has_picture, picture
+from site_pictures import has_picture, picture, results
 
 import semisam
 from semisam.bench.papers import cited_by
@@ -43,6 +43,7 @@ _PICTURES = {
     "box (blue), a mask (orange). Between rounds `geodesic` predicts.",
     "backend": "A phantom in three planes, with one click at the deepest point of the organ "
     "(green), the truth (white) and the prediction (orange).",
+    "dataset": "A slice of a phantom of each kind of organs, with the outline of each class.",
 }
 RESULTS = {
     "la_half_default": "600 iterations",
@@ -57,6 +58,7 @@ def generated() -> Iterator[tuple[str, str]]:
     for kind, folder in FOLDERS.items():
         for name in builtins(kind):
             yield f"{folder}/{name}.md", plugin_page(kind, name, registry.load(kind, name))
+    yield "gallery.md", gallery_page()
     yield "reference/plugins.md", plugins_page()
     yield "reference/cli.md", cli_page()
     yield "reference/settings.md", settings_page()
@@ -72,6 +74,35 @@ def pictures() -> Iterator[tuple[str, Callable[[], bytes]]]:
         for name in builtins(kind):
             if has_picture(kind, name):
                 yield f"{folder}/{name}.png", functools.partial(picture, kind, name)
+    rows = [row for row in _measured("la_half_default") if not _apart(row)]
+    yield "gallery.png", functools.partial(results, rows)
+
+
+def _apart(row: Mapping[str, str]) -> bool:
+    """Return whether a row is a control, or of a method that trains nothing."""
+    trains = getattr(registry.load("framework", row["method"]), "trains", True)
+    return bool(row["sam_control"]) or not trains
+
+
+def gallery_page() -> str:
+    """Return the pictures of all pages on one, with links to the pages."""
+    parts = [
+        "# Gallery",
+        "`make docs` draws every picture of this page. `semisam report` makes such pictures of "
+        "your own runs, with a viewer of slices ([Compare methods](compare.md#the-report)).",
+        "## Dice against labels",
+        "![Dice against labels](gallery.png)",
+        "The Left Atrium at half resolution, 20 test scans, 600 iterations, one or two runs each. "
+        "[Benchmarks](../benchmarks/README.md) has intervals, commands and caveats.",
+    ]
+    titles = {"dataset": "Phantoms", "prompter": "Prompts", "backend": "Predictions by one click"}
+    for kind, title in titles.items():
+        parts += [f"## {title}", _PICTURES[kind]]
+        for name in builtins(kind):
+            if has_picture(kind, name):
+                place = f"{FOLDERS[kind]}/{name}"
+                parts.append(f"[`{name}`]({place}.md)\n\n![{name}]({place}.png)")
+    return "\n\n".join(parts) + "\n"
 
 
 def builtins(kind: str) -> list[str]:

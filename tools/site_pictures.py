@@ -1,4 +1,4 @@
-"""Pictures of the documentation site: prompts, and predictions for them, on a phantom.
+"""Pictures of the documentation site: phantoms, prompts, predictions for them, and results.
 
 Each is drawn from what the program computes. Prompts are in the plane, of a proposal that is wrong
 at places, and the predictions between rounds are those of `geodesic`. Predictions of promptable
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from semisam.core.losses import entropy
 from semisam.core.types import Prompt, View
+from semisam.data.datasets.anatomy import BODIES
 from semisam.data.datasets.phantom import Phantom
 from semisam.frameworks.semisam import merge_prompts
 from semisam.plugins import registry
@@ -29,12 +30,47 @@ _CASE = "train_003"
 
 def has_picture(kind: str, name: str) -> bool:
     """Return whether a plugin has a picture; some promptable models need a checkpoint for one."""
-    return kind == "prompter" or (kind, name) in (("backend", "geodesic"), ("backend", "synthsam"))
+    drawn = (("backend", "geodesic"), ("backend", "synthsam"), ("dataset", "phantom"))
+    return kind == "prompter" or (kind, name) in drawn
 
 
 def picture(kind: str, name: str) -> bytes:
-    """Return the picture of a prompter or of a promptable model as PNG."""
+    """Return the picture of a prompter, of a promptable model or of the phantoms as PNG."""
+    if kind == "dataset":
+        return _of_phantoms()
     return _of_prompter(name) if kind == "prompter" else _of_backend(name)
+
+
+def results(rows: Sequence[Mapping[str, str]]) -> bytes:
+    """Return Dice against the number of labeled scans as PNG.
+
+    Args:
+        rows: of a table of `semisam bench`.
+    """
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    labels = sorted({int(row["labeled"]) for row in rows})
+    lines: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        lines.setdefault((row["method"], row["sam"]), []).append(row)
+    methods = list(dict.fromkeys(method for method, _ in lines))
+    for (method, sam), own in lines.items():
+        bare = sam == "none"
+        axes.plot(
+            [labels.index(int(row["labeled"])) for row in own],
+            [float(row["dice"]) for row in own],
+            color=f"C{methods.index(method)}",
+            linestyle="--" if bare else "-",
+            marker="o",
+            markerfacecolor="white" if bare else None,
+            label=method if bare else f"{method} + SemiSAM ({sam})",
+        )
+    axes.set_xticks(range(len(labels)), map(str, labels))
+    axes.set_xlabel("labeled scans")
+    axes.set_ylabel("Dice on the test scans [%]")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return _png(figure)
 
 
 @functools.cache
@@ -50,6 +86,18 @@ def _proposal() -> torch.Tensor:
     mask[54:64, 6:15] = 1
     foreground = torch.from_numpy(ndimage.gaussian_filter(mask, 2.5))
     return torch.stack([1 - foreground, foreground])
+
+
+def _of_phantoms() -> bytes:
+    figure = Figure(figsize=(7.2, 2.5), layout="constrained")
+    for axes, organs in zip(figure.subplots(1, len(BODIES)), BODIES, strict=True):
+        classes = 1 + len(BODIES[organs].class_names)
+        data = Phantom(size=72, ndim=2, organs=organs, classes=classes)  # type: ignore[arg-type]
+        label = data.label(_CASE)
+        _show(axes, data.image(_CASE).array[0], organs)
+        for value in np.unique(label[label > 0]):
+            axes.contour((label == value).T, [0.5], colors=f"C{value}", linewidths=1.5)
+    return _png(figure)
 
 
 def _of_prompter(name: str) -> bytes:

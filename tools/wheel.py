@@ -11,7 +11,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-DATA = ("*.bib", "*.csv", "*.j2", "*.md", "*.safetensors", "*.sh", "*.txt", "py.typed")
+DATA = ("*.bib", "*.csv", "*.j2", "*.js", "*.md", "*.safetensors", "*.sh", "*.txt", "py.typed")
 
 
 def faults(wheel: Path, root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The time that the training of a study's runs takes, from real steps that are measured."""
+"""Time, memory and disk of a study's runs, from real steps that are measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from semisam.bench.grid import Run
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.plugins import registry
-from semisam.run.pace import seconds_of_adaptation, seconds_of_step
+from semisam.run.pace import Pace, pace_of, seconds_of_adaptation
 from semisam.run.settings import RunSettings
 
 _ALIKE = {"labels", "subset", "seed", "fold"}
@@ -23,20 +23,44 @@ class Cost:
         title: of their method.
         runs: number of them.
         iterations: of each.
-        step: seconds of a step.
+        pace: of a step, and of the files of a run.
         adapting: seconds in which the promptable model is adapted, for each run.
     """
 
     title: str
     runs: int
     iterations: int
-    step: float
+    pace: Pace
     adapting: float
 
     @property
     def seconds(self) -> float:
         """Seconds of the training of all runs, one after the other."""
-        return self.runs * (self.adapting + self.iterations * self.step)
+        return self.runs * (self.adapting + self.iterations * self.pace.seconds)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the weights that the runs keep."""
+        return self.runs * self.pace.model
+
+
+HOUR = 3600.0
+_FEW_STEPS = 1000
+
+
+def takes_long(runs: Sequence[Run]) -> bool:
+    """Return whether the training takes more than an hour, without measuring more than needed.
+
+    A study of few steps is not measured.
+    """
+    if sum(run.settings.iterations for run in runs) < _FEW_STEPS:
+        return False
+    total = 0.0
+    for cost in costs(runs):
+        total += cost.seconds
+        if total > HOUR:
+            return True
+    return False
 
 
 def costs(runs: Sequence[Run]) -> Iterator[Cost]:
@@ -55,7 +79,7 @@ def costs(runs: Sequence[Run]) -> Iterator[Cost]:
         if first.sam_control in NEED_TRUTH:  # the branch itself takes as long
             first = first.model_copy(update={"sam_control": None})
         trains = getattr(registry.load("framework", first.method), "trains", True)
-        step = seconds_of_step(first) if trains else 0.0
+        pace = pace_of(first) if trains else Pace()
         steps = first.sam_adapt if first.sam != "none" else 0
         adapting = steps * seconds_of_adaptation(first) if steps else 0.0
-        yield Cost(title, len(alike), first.iterations if trains else 0, step, adapting)
+        yield Cost(title, len(alike), first.iterations if trains else 0, pace, adapting)

@@ -13,7 +13,16 @@ from typing import Any
 import pandas as pd
 
 from semisam.bench.papers import Paper, papers_of
-from semisam.bench.tables import COLUMNS, TITLES, Cells, cells, notes, sections
+from semisam.bench.tables import (
+    COLUMNS,
+    TITLES,
+    Cells,
+    best_text,
+    cells,
+    in_competition,
+    notes,
+    sections,
+)
 from semisam.run.resolve import BRANCH
 
 _USUAL = ("dice", "jaccard", "asd", "hd95", "gain")
@@ -92,16 +101,21 @@ def _float(
         title = f"\\emph{{{labeled} labeled, {unlabeled} unlabeled}}"
         body += [r"\midrule", rf"\multicolumn{{{1 + len(columns)}}}{{l}}{{{title}}} \\"]
         alike = [n for n, own in enumerate(shown) if own.labels == group]
-        best = {column.key: _best(column, [shown[n] for n in alike]) for column in columns}
+        rivals = in_competition(shown[n] for n in alike)
+        best = {
+            column.key: best_text(map(column.text, rivals), column.key)
+            for column in columns
+            if column.key
+        }
         for n in alike:
             cites = _cites(records[n]) if wishes.cite else ""
-            texts = [_shown(column, shown[n], best[column.key]) for column in columns]
-            body.append(rf"{' & '.join([_latex(shown[n].title) + cites, *texts])} \\")
+            texts = [_shown(column, shown[n], best.get(column.key, "")) for column in columns]
+            body.append(rf"{' & '.join([plain_latex(shown[n].title) + cites, *texts])} \\")
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(caption)}}}",
+            rf"\caption{{{plain_latex(caption)}}}",
             *([rf"\label{{{label}}}"] if label else []),
             rf"\begin{{tabular}}{{l{''.join(column.form for column in columns)}}}",
             r"\toprule",
@@ -110,7 +124,7 @@ def _float(
             r"\bottomrule",
             r"\end{tabular}",
             *([r"\par\smallskip\footnotesize"] if lines else []),
-            *map(_latex, lines),
+            *map(plain_latex, lines),
             r"\end{table}",
             "",
         ]
@@ -133,8 +147,8 @@ def _columns(key: str, shown: Sequence[Cells]) -> list[_Column]:
     if key in ("runs", "empty"):
         return [_number(title, lambda own: str(getattr(own, key)), shown)]
     if key == "p":
-        return [_Column("r", _latex(title), lambda own: _latex(own.p))]
-    return [_Column("l", _latex(title), lambda own: _latex(own.against))]
+        return [_Column("r", plain_latex(title), lambda own: plain_latex(own.p))]
+    return [_Column("l", plain_latex(title), lambda own: plain_latex(own.against))]
 
 
 def _metric(key: str, title: str, name: str, shown: Sequence[Cells]) -> list[_Column]:
@@ -161,25 +175,14 @@ def _number(
     whole = max((len(part[0].lstrip("+-")) for part in parts), default=1)
     digits = max((len(part[2]) for part in parts), default=0)
     sign = "+" if any(part[0][:1] in ("+", "-") for part in parts) else ""
-    return _Column(f"S[table-format={sign}{whole}.{digits}]", f"{{{_latex(title)}}}", text, key)
+    return _Column(
+        f"S[table-format={sign}{whole}.{digits}]", f"{{{plain_latex(title)}}}", text, key
+    )
 
 
 def _shown(column: _Column, own: Cells, best: str) -> str:
     text = column.text(own)
-    return rf"\bfseries {text}" if best and text == best and not _apart(own) else text
-
-
-def _best(column: _Column, shown: Sequence[Cells]) -> str:
-    """Return the best number of a column, of several rows; the lowest one of a distance."""
-    values = [column.text(own) for own in shown if column.text(own) and not _apart(own)]
-    if not column.key or len(values) < 2:
-        return ""
-    return (min if column.key in ("asd", "hd95") else max)(values, key=float)
-
-
-def _apart(own: Cells) -> bool:
-    """Return whether a row is not in the competition: of the paper, or a control."""
-    return own.paper or own.control
+    return rf"\bfseries {text}" if best and text == best and not own.apart else text
 
 
 def _interval(own: Cells) -> str:
@@ -202,6 +205,6 @@ def _papers(row: Mapping[Any, Any]) -> list[Paper]:
     return list({paper.key: paper for paper in found}.values())
 
 
-def _latex(text: str) -> str:
+def plain_latex(text: str) -> str:
     """Return a text that LaTeX prints as it is."""
     return text.translate(_SPECIAL)

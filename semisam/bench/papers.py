@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from semisam.core.errors import PluginError
 from semisam.plugins import registry
 from semisam.run.resolve import BRANCH
 
@@ -49,12 +50,18 @@ def cited_by(loaded: Any) -> list[Paper]:
 
 
 def papers_of(kind: str, name: str) -> list[Paper]:
-    """Return the papers that the docstrings of a plugin cite, or of the branch (``semisam``)."""
+    """Return the papers that the docstrings of a plugin cite, or of the branch (``semisam``).
+
+    A plugin that is not installed has no papers.
+    """
     if (kind, name) == ("framework", BRANCH):
         from semisam.frameworks.semisam import SemiSAM
 
         return cited_by(SemiSAM)
-    return cited_by(registry.load(kind, name))
+    try:
+        return cited_by(registry.load(kind, name))
+    except PluginError:
+        return []
 
 
 def _plain(text: str) -> str:

@@ -67,6 +67,18 @@ def least_p(cases: int) -> float:
     return float(min(1.0, 2.0 ** (1 - cases)))
 
 
+def cases_for(comparisons: int) -> int:
+    """Return the fewest cases with which one of several comparisons can be significant.
+
+    Args:
+        comparisons: for which Holm corrects.
+    """
+    cases = 1
+    while comparisons * least_p(cases) >= ALPHA:
+        cases += 1
+    return cases
+
+
 def bootstrap_interval(
     values: Floats, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> tuple[float, float]:

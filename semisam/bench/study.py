@@ -180,10 +180,7 @@ def prepare(
     """
     writable_folder(folder)
     runs, ran = checked(grids, on_case, here=here, on_lost=on_lost)
-    with _held(folder):
-        before = read_study(folder) if (folder / STUDY).is_file() else []
-        kept = [grid for grid in before if not any(_covers(other, grid) for other in ran)]
-        write_study(folder, [*kept, *ran])
+    add_to_study(folder, ran)
     return runs
 
 
@@ -206,6 +203,19 @@ def checked(
         named |= {run.name: run for run in check(settings, on_case, here=here, on_lost=on_lost)}
         ran.append(grid.as_it_runs(settings))
     return list(named.values()), ran
+
+
+def add_to_study(folder: Path, grids: Sequence[Grid]) -> None:
+    """Add grids to the study of a folder; they replace those whose runs they have.
+
+    Args:
+        folder: of the study.
+        grids: of `checked`.
+    """
+    with _held(folder):
+        before = read_study(folder) if (folder / STUDY).is_file() else []
+        kept = [grid for grid in before if not any(_covers(other, grid) for other in grids)]
+        write_study(folder, [*kept, *grids])
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,9 +18,9 @@ from semisam.bench.results import (
     collect_cases,
     comparison,
 )
-from semisam.bench.statistics import ALPHA, least_p
+from semisam.bench.statistics import ALPHA, cases_for, least_p
 from semisam.core.errors import InputError
-from semisam.run.folder import list_runs
+from semisam.run.folder import RunFolder, list_runs
 
 PAPER = "paper, Table II"
 """The mark of a row of the paper."""
@@ -73,6 +73,11 @@ def load(*folders: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.Da
                 "`semisam bench`, or finish a run."
             )
     return comparison(results, collect_cases(runs, on_fault)), results
+
+
+def left_out(runs: Iterable[RunFolder]) -> list[tuple[str, str, str]]:
+    """Return name, state and detail of the runs that are in no row."""
+    return [(run.name, run.state, run.detail) for run in runs if run.state != "done"]
 
 
 def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -249,6 +254,11 @@ class Cells:
         return f"{self.over_best} ({self.best})" if self.best else ""
 
     @property
+    def apart(self) -> bool:
+        """True if the row is not in the competition: of the paper, or a control."""
+        return self.paper or self.control
+
+    @property
     def title(self) -> str:
         """The name, marked if it is the paper's."""
         return f"{self.name} ({PAPER})" if self.paper else self.name
@@ -283,6 +293,24 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         best=_text(row, "best_bare"),
         control=bool(_text(row, "sam_control")),
     )
+
+
+def in_competition(shown: Iterable[Cells]) -> list[Cells]:
+    """Return the rows that are neither of the paper nor a control."""
+    return [own for own in shown if not own.apart]
+
+
+def best_text(texts: Iterable[str], column: str) -> str:
+    """Return the best number of several rows, or an empty text if there is one row only.
+
+    Args:
+        texts: of a column, at equal labels.
+        column: its key in `COLUMNS`; of distances the lowest number is the best.
+    """
+    found = [text for text in texts if text]
+    if len(found) < 2:
+        return ""
+    return (min if column in ("asd", "hd95") else max)(found, key=float)
 
 
 def _over_best(row: Mapping[Any, Any]) -> str:
@@ -347,16 +375,25 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
         "Gain: paired over test cases; below it its 95 % bootstrap interval. * p < 0.05 "
         f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
     )
-    cases = int(tested["gain_cases"].max())
-    least = least_p(cases) * len(tested)
-    if least >= ALPHA:
-        line += (
-            f" With {cases} test cases the least p after this correction is {min(least, 1.0):.2g}, "
-            "so no gain can have the mark."
-        )
+    line += f" {reach}" if (reach := out_of_reach(table)) else ""
     if (tested["runs"] == 1).any():
         line += " Rows of one run do not cover other seeds or other labeled scans."
     return [line]
+
+
+def out_of_reach(table: pd.DataFrame) -> str:
+    """Return a sentence if no gain can be significant with so few test cases, or an empty text."""
+    tested = table[table["gain_p"].notna()]
+    if tested.empty:
+        return ""
+    cases = int(tested["gain_cases"].max())
+    least = least_p(cases) * len(tested)
+    if least < ALPHA:
+        return ""
+    return (
+        f"With {cases} test cases the least p after this correction is {min(least, 1.0):.2g}, so "
+        f"no gain can be significant. At least {cases_for(len(tested))} test cases are needed."
+    )
 
 
 def best_lines(table: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,13 +58,19 @@ _own = options_of("The grid")
 @_own(
     "--dry-run",
     is_flag=True,
-    help="End with the number of runs and the time of their training, from a few measured steps. "
+    help="End with the number of runs, and with time, memory and disk from a few measured steps. "
     "Nothing is written.",
 )
+@_own("--yes", is_flag=True, help="Do not ask before a study of more than an hour.")
 @run_options
 @executor_options
 def command(
-    study: str | None, out: str | None, dry_run: bool, max_time: float | None, **given: Any
+    study: str | None,
+    out: str | None,
+    dry_run: bool,
+    yes: bool,
+    max_time: float | None,
+    **given: Any,
 ) -> None:
     """Compare methods, with and without SemiSAM, at few labels.
 
@@ -75,8 +82,9 @@ def command(
     STUDY is a study.toml, or the folder of an earlier bench. Its runs are finished, and values of
     its axes (--labels, --seeds and so on) are added.
     """
-    from semisam.bench.study import checked, execute, prepare, tabulate
+    from semisam.bench.study import add_to_study, checked, execute, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
+    from semisam.core.files import writable_folder
     from semisam.training.processes import check_single_process
     from semisam.training.signals import interrupt_after, sigterm_as_interrupt
 
@@ -91,10 +99,9 @@ def command(
         def show(done: int, total: int) -> None:
             status.update(f"Checking the scans: {done} of {total}")
 
-        if dry_run:
-            runs, _ = checked(grids, show, here=executor.here, on_lost=lost.append)
-        else:
-            runs = prepare(grids, folder, show, here=executor.here, on_lost=lost.append)
+        if not dry_run:
+            writable_folder(folder)
+        runs, ran = checked(grids, show, here=executor.here, on_lost=lost.append)
     settings = [run.settings for run in runs]
     for line in [*_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
@@ -103,6 +110,9 @@ def command(
         for reason in lost:
             click.echo(f"Runs are left out: {reason}", err=True)
         return
+    if executor.here and not yes and _at_a_terminal():
+        _ask(runs, folder)
+    add_to_study(folder, ran)
     with (
         GridDisplay(runs, folder) as display,
         sigterm_as_interrupt(),
@@ -159,30 +169,64 @@ def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
     from semisam.bench.estimate import costs
     from semisam.cli.display import console
     from semisam.core.words import spoken_time
-    from semisam.run.folder import list_runs
 
-    found = list_runs(folder) if folder.is_dir() else []
-    done = {run.name for run in found if run.state == "done"}
-    left = [run for run in runs if run.name not in done]
+    left = _to_do(runs, folder)
     console.print(f"{len(runs)} runs: {len(runs) - len(left)} are done, {len(left)} to do.")
     if not here:
         console.print("The time is not measured, because the runs train on other machines.")
         return
     if not left:
         return
-    total = 0.0
+    total, found = 0.0, []
     for cost in costs(left):
         total += cost.seconds
+        found.append(cost)
         parts = [f"{cost.runs} run{'s' if cost.runs > 1 else ''}"]
         if cost.iterations:
-            parts.append(f"{cost.iterations} steps of {cost.step:.2g} s")
+            parts.append(f"{cost.iterations} steps of {cost.pace.seconds:.2g} s")
         if cost.adapting:
             parts.append(f"{spoken_time(cost.adapting)} of adapting")
         console.print(f"  {cost.title}: {', '.join(parts)}: {spoken_time(cost.seconds)}")
     console.print(
         f"The training takes {spoken_time(total)}, one run after the other on this machine. The "
-        "tests come on top. Nothing was written."
+        "tests come on top."
     )
+    paces = [cost.pace for cost in found]
+    console.print(
+        f"A training step needs this memory: {_size(max(pace.memory for pace in paces))}. The runs "
+        f"keep {_size(sum(cost.disk for cost in found))} of weights in {folder}, and each run at "
+        f"work has {_size(2 * max(pace.checkpoint for pace in paces))} of checkpoints. Nothing was "
+        "written."
+    )
+
+
+def _to_do(runs: Sequence[Run], folder: Path) -> list[Run]:
+    """Return the runs of a study that are not done."""
+    from semisam.run.folder import list_runs
+
+    found = list_runs(folder) if folder.is_dir() else []
+    done = {run.name for run in found if run.state == "done"}
+    return [run for run in runs if run.name not in done]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _ask(runs: Sequence[Run], folder: Path) -> None:
+    """Measure a few steps, and ask whether to start if the training takes more than an hour."""
+    from semisam.bench.estimate import takes_long
+    from semisam.cli.display import console
+
+    with console.status("Measuring a few steps"):
+        long = takes_long(_to_do(runs, folder))
+    if long:
+        text = "The training takes more than an hour (--dry-run has the time). Start?"
+        click.confirm(text, default=True, abort=True)
 
 
 def _report(outcomes: list[Any], over: bool) -> None:

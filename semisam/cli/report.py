@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from semisam.cli.help import Command
+
+if TYPE_CHECKING:
+    from semisam.bench.report.build import Contents
+
+_SECONDS = 30  # between two looks at the runs, and between two loads of the page
+_PATIENCE = 300  # seconds without a run at work after which a study counts as ended
 
 
 @click.command(
     "report",
     cls=Command,
     short_help="Tables and figures of finished runs, as one page.",
-    examples=("semisam report runs/la",),
+    examples=(
+        "semisam report runs/la --open",
+        "semisam report runs/la --no-figures --watch",
+    ),
 )
 @click.argument("runs")
 @click.option("-o", "--out", metavar="FOLDER", help="Folder of the report.  [default: RUNS/report]")
@@ -30,23 +42,65 @@ from semisam.cli.help import Command
     show_default=True,
     help="Test cases in pictures, at most.",
 )
+@click.option(
+    "--figures/--no-figures",
+    default=True,
+    show_default=True,
+    help="Draw figures, pictures and slices. Without them the page has tables only, in seconds.",
+)
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Make the page again whenever a run ends, as long as runs are at work. The page loads "
+    "itself again.",
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @click.option("--data", metavar="FOLDER", help="Folder of the scans, if they were moved.")
-def command(runs: str, out: str | None, predict: bool, cases: int, data: str | None) -> None:
+def command(
+    runs: str,
+    out: str | None,
+    predict: bool,
+    cases: int,
+    figures: bool,
+    watch: bool,
+    show: bool,
+    data: str | None,
+) -> None:
     """Make one HTML page of RUNS, the output folder of `semisam bench`, finished or not.
 
-    The page needs no other file. It has comparison tables, Dice against labels, every test case,
-    training curves, the quality of SAM's predictions, pictures of test cases, settings and the
-    study file. The folder figures/ next to it has each figure as PNG and PDF.
+    The page needs no other file and no network. It has comparison tables to sort, filter and copy,
+    gains with their intervals, the slices of test cases, every test case, training curves, a
+    methods paragraph with BibTeX, settings and the study file. The folder figures/ next to it has
+    each figure as PNG, PDF and SVG, and its numbers as CSV.
     """
-    from semisam.bench.report.build import Contents, make_report
-    from semisam.cli.display import console, progress_bars
+    from semisam.bench.report.build import Contents
+    from semisam.cli.display import console
     from semisam.core.errors import InputError
 
     folder = Path(runs)
     place = folder / "report" if out is None else Path(out)
     if data is not None and not Path(data).is_dir():
         raise InputError(f"--data must be a folder of scans, got {data}. Check the path.")
-    options = Contents(predict, cases, None if data is None else Path(data))
+    options = Contents(
+        predict=predict,
+        figures=figures,
+        cases=cases,
+        data=None if data is None else Path(data),
+        refresh=_SECONDS if watch else 0,
+    )
+    page = _make(folder, place, options)
+    console.print(f"Written: {page}", soft_wrap=True)
+    if show:
+        click.launch(str(page))
+    if watch:
+        _watch(folder, place, options)
+
+
+def _make(folder: Path, place: Path, options: Contents) -> Path:
+    """Write the page with a progress bar, and return its path."""
+    from semisam.bench.report.build import make_report
+    from semisam.cli.display import progress_bars
+
     with progress_bars() as bars:
         task, doing = bars.add_task("starting", total=None), ""
 
@@ -57,5 +111,23 @@ def command(runs: str, out: str | None, predict: bool, cases: int, data: str | N
                 task, doing = bars.add_task(what, total=total), what
             bars.update(task, completed=done)
 
-        page = make_report(folder, place, options, show)
-    console.print(f"Written: {page}", soft_wrap=True)
+        return make_report(folder, place, options, show)
+
+
+def _watch(folder: Path, place: Path, options: Contents) -> None:
+    """Write the page again whenever a run ends, until no run was at work for a while."""
+    from semisam.cli.display import console
+    from semisam.run.folder import list_runs
+
+    before = {run.name: run.state for run in list_runs(folder)}
+    idle = 0
+    while idle < _PATIENCE:  # the next run may be about to start
+        time.sleep(_SECONDS)
+        runs = list_runs(folder)
+        idle = 0 if any(run.state == "running" for run in runs) else idle + _SECONDS
+        states = {run.name: run.state for run in runs}
+        if states != before:
+            _make(folder, place, options)
+            before = states
+    page = _make(folder, place, replace(options, refresh=0))
+    console.print(f"No run is at work. Written: {page}", soft_wrap=True)

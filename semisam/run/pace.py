@@ -1,10 +1,11 @@
-"""The time that the parts of a run take, measured on a few real steps before it starts."""
+"""Time, memory and disk of a run, measured on a few real steps before it starts."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,36 @@ from semisam.run.build import cases_of, make_framework, make_pair, open_dataset,
 from semisam.run.execute import Ready, make_trainer
 from semisam.run.model import window_of
 from semisam.run.preflight import check_run
+from semisam.run.record import peak_memory
 from semisam.run.settings import RunSettings
 
 _CASES = 2  # of each kind that are read
 
 
-def seconds_of_step(settings: RunSettings, steps: int = 3) -> float:
-    """Return the seconds of a training step, measured on real batches of a few cases.
+@dataclass(frozen=True)
+class Pace:
+    """The cost of a training step and of the files of its run.
+
+    Attributes:
+        seconds: of a step.
+        memory: bytes in use at most, of the GPU if the run has one, else of this process so far.
+        model: bytes of the weights that a finished run keeps.
+        checkpoint: bytes of a checkpoint, of which a run at work has two.
+    """
+
+    seconds: float = 0.0
+    memory: int = 0
+    model: int = 0
+    checkpoint: int = 0
+
+
+def seconds_of_step(settings: RunSettings) -> float:
+    """Return the seconds of a training step, as `pace_of` measures them."""
+    return pace_of(settings).seconds
+
+
+def pace_of(settings: RunSettings, steps: int = 3) -> Pace:
+    """Measure a few training steps on real batches of a few cases.
 
     Raises:
         InputError: the patch does not fit the network or the memory.
@@ -38,7 +62,25 @@ def seconds_of_step(settings: RunSettings, steps: int = 3) -> float:
     plan = check_run(settings, store, framework, len(store.labeled), len(store.unlabeled))
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(settings, Ready(store, framework, plan, {}, None), Path(folder))
-        return trainer.seconds_per_step(steps)
+        on_gpu = settings.device.startswith("cuda")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(settings.device)
+        seconds = trainer.seconds_per_step(steps)
+        memory = torch.cuda.max_memory_allocated(settings.device) if on_gpu else peak_memory()
+        model = _bytes(framework.state_dict())
+        average = model if settings.averaged else 0
+        return Pace(
+            seconds, memory, model, model + average + _bytes(trainer.optimizer.state_dict())
+        )
+
+
+def _bytes(state: Any) -> int:
+    """Return the bytes of all tensors in a state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        state = list(state.values())
+    return sum(map(_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
 def seconds_of_adaptation(settings: RunSettings, steps: int = 4) -> float:

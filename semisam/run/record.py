@@ -43,7 +43,7 @@ def cost_of(
         "train_seconds": training.seconds,
         "wait_share": training.waited / training.seconds if training.seconds else 0.0,
         "predict_seconds_per_case": sum(seconds_by_case.values()) / max(len(seconds_by_case), 1),
-        "peak_memory_gib": _peak_memory() / 2**30,
+        "peak_memory_gib": peak_memory() / 2**30,
     }
     if settings.device.startswith("cuda"):
         cost["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(settings.device) / 2**30
@@ -54,7 +54,7 @@ def cost_of(
     return cost
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Return the largest resident size of this process so far, in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)

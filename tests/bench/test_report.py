@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
 import shutil
+import time
 from html import unescape
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.grid import Axes
-from semisam.bench.report.choice import Predictor, choose
+from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
 from semisam.bench.report.curves import smoothed, window_of
 from semisam.bench.report.runs import read_bench, read_log
+from semisam.bench.report.slices import _averaged, _case, _Small, _window
 from semisam.bench.report.style import looks
 from semisam.bench.study import Grid, tabulate, write_study
 from semisam.cli.main import main
 from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Image
+from semisam.data.images.files import Geometry
 from semisam.run.execute import execute
 from semisam.run.folder import list_runs
 from semisam.run.resolve import make_settings
@@ -30,6 +38,7 @@ from semisam.training.checkpoint import save_tensors
 
 HOSTILE = "<script>alert('$x_{')</script>"
 CITED = "https://arxiv.org/abs/2312.06316"
+REFERENCES = ("https://arxiv.org/abs/", "https://doi.org/")
 
 
 def _run(
@@ -92,7 +101,7 @@ def _text(html):
 
     reader = Reader()
     reader.parts = []
-    reader.feed(re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+    reader.feed(re.sub(r"<(style|script)[ >].*?</\1>", "", html, flags=re.DOTALL))
     return " ".join(" ".join(reader.parts).split())
 
 
@@ -120,7 +129,15 @@ def _cells(html):
     """Return the rows of the comparison table, a list of texts each."""
     table = re.search(r'<table class="comparison">(.*?)</table>', html, re.DOTALL)[1]
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)[1:]
-    return [[_text(c) for c in re.findall(r"<td>(.*?)</td>", row, re.DOTALL)] for row in rows]
+    cells = r"<t[dh] [^>]*>(.*?)</t[dh]>"
+    return [[_text(c) for c in re.findall(cells, row, re.DOTALL)] for row in rows]
+
+
+def _data(html, name):
+    """Return the data of a block for the script."""
+    return json.loads(
+        re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', html)[1]
+    )
 
 
 @pytest.mark.slow
@@ -131,34 +148,175 @@ def test_its_figures_are_the_tables(real):
     cells = _cells(html)
     assert len(cells) == len(table) == 2
     for got, row in zip(cells, table.to_dict("records"), strict=True):
-        assert got[1:3] == [f"{row['labeled']}/{row['unlabeled']}", str(row["runs"])]
-        for cell, metric in zip(got[3:7], ("dice", "jaccard", "asd_voxel", "hd95_voxel"), strict=1):
+        assert got[1] == f"{row['labeled']}/{row['unlabeled']}"
+        metrics = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
+        for cell, metric in zip([got[2], *got[5:8]], metrics, strict=True):
             assert cell == f"{row[metric]:.2f} cases ± {row[f'{metric}_sd_cases']:.2f}"
-        assert got[7] == str(row["empty"])
+        assert got[8:] == [str(row["empty"]), str(row["runs"])]
     gain = table.iloc[1]
-    assert cells[0][8] == "" and cells[1][0] == "mt + SemiSAM (geodesic)"
-    assert cells[1][8].startswith(f"{gain['gain_dice']:+.2f}")
-    assert cells[1][8].endswith(f"{gain['gain_low']:+.1f}..{gain['gain_high']:+.1f}")
-    assert cells[1][9] == f"{gain['gain_p_holm']:.3f}"
+    assert cells[0][3] == "" and cells[1][0] == "mt + SemiSAM (geodesic)"
+    assert cells[1][3].startswith(f"{gain['gain_dice']:+.2f}")
+    assert cells[1][3].endswith(f"{gain['gain_low']:+.1f}..{gain['gain_high']:+.1f}")
+    assert cells[1][4] == f"{gain['gain_p_holm']:.3f}"
 
 
 def test_it_asks_nothing_of_the_network(real):
     _, html = real
-    assert "<script" not in html and "@import" not in html and "<link" not in html
-    targets = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert {t for t in targets if not t.startswith(("#", "data:"))} == {CITED}
-    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html and "<link" not in html
+    assert not re.findall(r'src="([^"]*)"', html) and not re.search(r"url\((?!#)", html)
+    links = re.findall(r'href="([^"]*)"', html)
+    papers = {target for target in links if not target.startswith(("#", "data:"))}
+    assert CITED in papers and all(target.startswith(REFERENCES) for target in papers)
 
 
-def test_every_figure_is_a_png_and_a_pdf_too(real):
+def test_only_the_script_of_the_page_may_run(real):
+    _, html = real
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert not re.search(r"<[^>]* on\w+=", html)
+
+
+def test_tables_texts_and_numbers_of_figures_can_be_saved(real):
+    folder, html = real
+    files = _data(html, "files")
+    out = CliRunner().invoke(main, ["table", str(folder), "--format", "csv"])
+    assert files["table.csv"] == out.output and r"\begin{table}" in files["table.tex"]
+    assert files["study.toml"] == (folder / "study.toml").read_text(encoding="utf-8")
+    for name in re.findall(r'data-(?:save|copy)="([^"]*)"', html):
+        assert files.pop(name, "saved twice")
+    gains = pd.read_csv(folder / "page" / "figures" / "gains-1.csv", dtype={"case": str})
+    scores = _scores(folder, "wrapped") - _scores(folder, "bare")
+    shown = gains.dropna(subset="case").set_index("case")["gain_dice"]
+    assert shown.to_dict() == pytest.approx((100 * scores).to_dict(), abs=1e-3)
+    assert gains["gain_dice"].iloc[0] == pytest.approx(100 * scores.mean(), abs=1e-3)
+
+
+def _scores(folder, run):
+    return pd.read_csv(folder / "runs" / run / "cases.csv").set_index("case")["dice"]
+
+
+def test_the_methods_paragraph_cites_what_was_used(real):
+    _, html = real
+    files = _data(html, "files")
+    text = files["methods.txt"]
+    assert text.startswith(
+        "We compared mt [1, 2] without and with SemiSAM [3], which queried geodesic"
+    )
+    assert "6 iterations" in text and "16x16x16 voxels" in text and "The network was vnet" in text
+    cited = {
+        key
+        for keys in re.findall(r"\\cite\{([^}]*)\}", files["methods.tex"])
+        for key in keys.split(",")
+    }
+    entries = re.findall(r"^@\w+\{(\w+),$", files["references.bib"], re.MULTILINE)
+    assert cited == set(entries) and {"tarvainen2017mean", "zhang2024semisam", "holm1979"} <= cited
+    assert html.count("<li>") == len(entries)
+
+
+def test_the_slices_hold_the_masks_that_were_scored(real):
+    folder, html = real
+    data = _data(html, "slices")
+    (pair,) = data["pairs"]
+    assert pair["title"] == "mt + SemiSAM (geodesic), 2 labeled"
+    runs = dict(zip(("bare", "wrapped"), pair["runs"], strict=True))
+    assert len(data["cases"]) == 3  # the masks of `wrapped` are saved
+    for case in data["cases"]:
+        truth = _levels(case, case["truth"])
+        scores = _scores(folder, "wrapped")
+        for name, run in runs.items():
+            if run not in case["masks"]:
+                assert name == "bare"  # computed for the pictures only
+                continue
+            found = case["masks"][run]
+            assert found["dice"] == pytest.approx(
+                100 * _scores(folder, name)[case["name"]], abs=0.01
+            )
+            mask = _levels(case, found["png"])
+            dice = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+            assert found["dice"] == pytest.approx(100 * dice, abs=0.01)
+        assert case["name"] in scores.index and not case["letters"]  # phantoms have no patient
+    assert sum(runs["bare"] in case["masks"] for case in data["cases"]) == 2
+
+
+def _levels(case, png):
+    """Return a mask ``(z, y, x)`` of a case as the page holds it."""
+    picture = PIL.Image.open(io.BytesIO(base64.b64decode(png))).convert("L")
+    width, height, count = case["size"]
+    return (np.asarray(picture) > 0).reshape(count, height, width)
+
+
+def test_a_large_scan_keeps_the_surroundings_of_its_masks():
+    mask = np.zeros((400, 300, 90), np.uint8)
+    mask[200:300, 10:20, 40:60] = 2
+    small = _Small.of(mask)
+    box, step = _window(mask.shape, [small, _Small.of(np.zeros_like(mask))], 16)
+    assert [(int(own[0]), int(own[-1])) for own in box] == [(188, 311), (0, 31), (38, 61)]
+    assert step == 1 and len(box[2]) == 16
+    assert np.array_equal(small.within(box), mask[np.ix_(*box)])
+    whole, coarse = _window(mask.shape, [], 100)
+    assert [len(own) for own in whole] == [400, 300, 90] and coarse == 3
+    assert _averaged(np.full((400, 300, 2), 7, np.uint8), 3).shape == (134, 100, 2)
+
+
+def test_slices_are_as_a_radiologist_sees_them():
+    """The file's axes run to the superior, the right and the posterior."""
+    turned = (0.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)
+    geometry = Geometry((2.0, 1.0, 3.0), (0.0, 0.0, 0.0), turned)
+    truth = np.zeros((3, 6, 4), np.uint8)
+    truth[2, 0, 3] = 1  # at the top, on the left, behind
+    image = Image(
+        np.random.default_rng(0).normal(size=(1, 3, 6, 4)).astype(np.float32), geometry, True
+    )
+    scan = Scan("one", image, truth)
+    mask = Prediction(2 * truth, "saved", 50.0)
+    source = SimpleNamespace(scan=lambda *_: scan, prediction=lambda *_: mask)
+    case, _ = _case(source, "one", [SimpleNamespace(run="r")], 32)
+    assert case["letters"] and case["size"] == [6, 4, 3] and case["aspect"] == 3.0
+    assert case["numbers"] == [1, 2, 3] and case["levels"] == 2
+    for png in (case["truth"], case["masks"]["r"]["png"]):
+        assert np.argwhere(_levels(case, png)).tolist() == [[2, 3, 5]]
+    shown = PIL.Image.open(io.BytesIO(base64.b64decode(case["scan"])))
+    assert shown.format == "WEBP" and shown.size == (6, 12)
+
+
+def test_figures_can_be_left_out(tmp_path):
+    _run(tmp_path / "runs" / "one", log=5)
+    html = _report(tmp_path, "--no-figures")
+    assert "<svg" not in html and not (tmp_path / "page" / "figures").exists()
+    assert len(_cells(html)) == 1
+
+
+def test_a_watched_page_is_made_again_and_loads_itself_again(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    _run(runs / "one")
+    pages = []
+
+    def wait(seconds):
+        pages.append((tmp_path / "page" / "report.html").read_text(encoding="utf-8"))
+        if len(pages) == 2:
+            _run(runs / "two", method="dtc")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    last = _report(tmp_path, "--no-figures", "--watch")
+    assert [page.count('data-seconds="30"') for page in pages] == [1] * len(pages)
+    assert [len(_cells(page)) for page in pages[:3]] == [1, 1, 2]
+    assert "data-seconds" not in last and len(_cells(last)) == 2
+
+
+def test_every_figure_has_its_files(real):
     folder, html = real
     files = {path.name: path for path in (folder / "page" / "figures").iterdir()}
     names = {name.removesuffix(".png") for name in files if name.endswith(".png")}
-    assert {f"{name}.{kind}" for name in names for kind in ("png", "pdf")} == set(files)
-    assert html.count("<figure") == len(names) == html.count("<figcaption>")
+    kinds = ("png", "pdf", "svg", "csv")
+    assert {f"{name}.{kind}" for name in names for kind in kinds} == set(files)
+    figures = re.sub(r'<div id="panels">.*?</div>', "", html, flags=re.DOTALL)
+    assert figures.count("<figure") == len(names) == figures.count("<figcaption>")
     assert {f"{name}-alt" for name in names} == set(re.findall(r'<title id="([^"]*)"', html))
     for path in files.values():
-        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF", b"<?xm") or path.suffix == ".csv"
     for wanted in ("dice-labels-1", "cases-1-n2", "training-1-n2-sam", "sam-1-n2-sam-weight"):
         assert wanted in names
     assert {"pictures-1-case-1", "pictures-1-case-2"} <= names
@@ -171,7 +329,7 @@ def test_the_page_is_one_document(real):
     links = re.findall(r'href="#([^"]*)"', html)
     assert set(links) <= set(ids)
     assert "prefers-color-scheme: dark" in html and "@media print" in html
-    assert "#1d1d22" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    assert "#1d1d22" not in re.sub(r"<(style|script)[ >].*?</\1>", "", html, flags=re.DOTALL)
 
 
 def test_pictures_are_of_the_masks_that_were_scored(real):
@@ -248,8 +406,9 @@ def test_hostile_names_are_text(tmp_path):
     (failed / "settings.json").write_text(make_settings({"labels": 1}).model_dump_json())
     (failed / "error.json").write_text(json.dumps({"error": HOSTILE}))
     html = _report(tmp_path)
-    assert "<script" not in html and "<img" not in html
-    assert html.count("&lt;script&gt;") > 4
+    assert HOSTILE not in html and "<img" not in html and "<script>alert" not in html
+    assert html.count("<script") == html.count("</script>") == 3  # two of data, and the page's own
+    assert html.count("&lt;script&gt;") > 4 and "\\u003cscript\\u003e" in html
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -326,7 +485,7 @@ def test_several_seeds_have_their_own_bars(tmp_path):
     html = _report(tmp_path, "--cases", "0")
     text = _text(html)
     assert "± one SD over runs" in text and "95 % bootstrap interval of the mean over test" in text
-    assert _cells(html)[1][3] == "31.00 ± 1.41 cases ± 1.00"
+    assert _cells(html)[1][2] == "31.00 ± 1.41 cases ± 1.00"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pandas as pd
@@ -13,8 +14,10 @@ from semisam.bench import estimate
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
 from semisam.bench.study import Grid, read_study
+from semisam.cli import bench as command
 from semisam.cli.main import main
 from semisam.core.errors import InputError, UnservedHeads
+from semisam.run.pace import Pace
 from semisam.run.request import settings
 
 GRID = (
@@ -63,6 +66,8 @@ def test_a_dry_run_counts_and_measures_and_writes_nothing(study, tmp_path):
     assert "4 runs: 2 are done, 2 to do." in result.output
     assert "  mt: 2 runs, 1 steps of " in result.output
     assert "one run after the other" in result.output
+    assert re.search(r"memory: \d.* MiB|memory: \d.* GiB", " ".join(result.output.split()))
+    assert "The runs keep" in result.output
     assert sorted(path.stat().st_mtime_ns for path in study.rglob("*")) == before
     others = [word.replace("mt.ema_decay=0.9", "phantom.seed=1") for word in GRID]
     result = _bench(*others, "--out", tmp_path / "new", "--method", "copied-mask", "--dry-run")
@@ -70,8 +75,24 @@ def test_a_dry_run_counts_and_measures_and_writes_nothing(study, tmp_path):
     assert "  copied-mask: 2 runs: 0 s" in result.output and not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("answer", "more", "code", "asked"),
+    [("n\n", [], 1, True), ("y\n", [], 0, True), ("", ["--yes"], 0, False)],
+)
+def test_a_study_of_more_than_an_hour_asks_first(tmp_path, monkeypatch, answer, more, code, asked):
+    monkeypatch.setattr(command, "_at_a_terminal", lambda: True)
+    monkeypatch.setattr(estimate, "_FEW_STEPS", 1)
+    monkeypatch.setattr(estimate, "pace_of", lambda settings: Pace(estimate.HOUR))
+    monkeypatch.setattr(Local, "run_all", lambda *_: [])
+    words = ["bench", *map(str, GRID), "--out", str(tmp_path / "new"), *more]
+    result = CliRunner().invoke(main, words, input=answer)
+    assert result.exit_code == code, result.output
+    assert ("more than an hour" in result.output) == asked
+    assert (tmp_path / "new" / "study.toml").exists() == (code == 0)
+
+
 def test_a_dry_run_for_other_machines_measures_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimate, "seconds_of_step", lambda settings: 1 / 0)
+    monkeypatch.setattr(estimate, "pace_of", lambda settings: 1 / 0)
     monkeypatch.setattr(Local, "here", False)
     result = _bench(*GRID, "--out", tmp_path / "new", "--dry-run")
     assert result.exit_code == 0, result.output
@@ -81,15 +102,16 @@ def test_a_dry_run_for_other_machines_measures_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("control", ["oracle", "shuffled"])
 def test_the_cost_of_the_branch_and_of_its_controls(control, monkeypatch):
     asked = {}
+    pace = Pace(2.0, 10, 100, 400)
     monkeypatch.setattr(
-        estimate, "seconds_of_step", lambda settings: asked.setdefault("step", settings) and 2.0
+        estimate, "pace_of", lambda settings: asked.setdefault("step", settings) and pace
     )
     monkeypatch.setattr(estimate, "seconds_of_adaptation", lambda settings: 3.0)
     made = settings(method="mt", labels=2, sam="synthsam", sam_control=control, sam_adapt=4)
     runs = [Run(made.model_copy(update={"seed": seed}), str(seed)) for seed in (0, 1)]
     (cost,) = estimate.costs(runs)
     assert cost.title == f"mt + synthsam ({control})"
-    assert cost.seconds == 2 * (4 * 3.0 + made.iterations * 2.0)
+    assert cost.seconds == 2 * (4 * 3.0 + made.iterations * 2.0) and cost.disk == 200
     assert asked["step"].sam_control == (None if control == "oracle" else control)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from semisam.bench import formats, tables
+from semisam.bench import formats, statistics, tables
 from semisam.bench.papers import cited_by, papers, papers_of
 from semisam.cli.main import main
 from semisam.plugins import registry
@@ -273,8 +273,10 @@ def test_a_table_that_cites_brings_its_bibliography(bench, tmp_path):
     assert "@inproceedings{tarvainen2017mean," in cited and "vu2019advent" not in cited
 
 
-def test_every_paper_is_cited_by_a_plugin():
+def test_every_paper_is_cited_by_a_plugin_or_a_test_of_significance():
     cited = {paper.key for paper in papers_of("framework", "semisam")}
+    cited |= {paper.key for paper in cited_by(statistics)}
+    assert papers_of("framework", "not-installed") == []
     for kind in registry.GROUPS:
         for name, plugin in registry.list_plugins(kind).items():
             if plugin.builtin:
@@ -294,6 +296,22 @@ def test_a_control_is_not_the_best_row(tmp_path):
         _run(tmp_path / "runs" / name, sam, dice, sam_control=control)
     rows = _lines(_table(tmp_path, "--format", "latex", "--no-paper", "--columns", "dice"), "mt")
     assert ["bfseries" in row for row in rows] == [False, True, False]
+
+
+def test_runs_that_are_in_no_row_are_named(tmp_path):
+    _run(tmp_path / "runs" / "done", "none", 0.3)
+    for name in ("stopped", "failed"):
+        (tmp_path / "runs" / name).mkdir()
+        text = make_settings({"labels": 1}).model_dump_json()
+        (tmp_path / "runs" / name / "settings.json").write_text(text)
+    (tmp_path / "runs" / "stopped" / "train.jsonl").touch()
+    (tmp_path / "runs" / "failed" / "error.json").write_text('{"error": "the loss is nan"}')
+    result = CliRunner().invoke(main, ["table", str(tmp_path), "--format", "csv"])
+    assert result.exit_code == 0 and "Not in the table" not in result.stdout
+    assert result.stderr.splitlines() == [
+        "Not in the table: failed, failed: the loss is nan",
+        "Not in the table: stopped, stopped: 0/6000",
+    ]
 
 
 def test_several_folders_share_a_table(tmp_path):

@@ -104,7 +104,8 @@ def test_pictures_are_on_their_pages():
     for path in drawn:
         page = PAGES[path.replace(".png", ".md")]
         assert f"]({path.rpartition('/')[2]})" in page.text
-    for path in ("prompters/box+points.png", "promptable-models/geodesic.png"):
+        assert f"]({path})" in PAGES["gallery.md"].text
+    for path in ("prompters/box+points.png", "datasets/phantom.png", "gallery.png"):
         assert drawn[path]().startswith(b"\x89PNG")
 
 

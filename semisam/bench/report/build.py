@@ -11,7 +11,8 @@ from semisam.bench.report.curves import Logs, read_logs, sam_quality, training_c
 from semisam.bench.report.page import Chapter, FigureGroup, render
 from semisam.bench.report.pictures import pictures
 from semisam.bench.report.runs import Bench, Part, read_bench
-from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_labels
+from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_labels, gains
+from semisam.bench.report.slices import Slices, slices
 from semisam.bench.report.style import Gallery, Look, Made, looks, styled
 from semisam.core.files import replace_file, writable_folder
 
@@ -28,13 +29,17 @@ class Contents:
 
     Attributes:
         predict: compute masks that are not saved.
+        figures: draw figures, pictures and slices; without them the page has tables only.
         cases: largest number of test cases in pictures.
         data: present folder of the scans; ``None``: the folder that the runs read.
+        refresh: seconds after which the page loads itself again; 0: never.
     """
 
     predict: bool = True
+    figures: bool = True
     cases: int = 6
     data: Path | None = None
+    refresh: int = 0
 
 
 @dataclass
@@ -45,6 +50,7 @@ class _Making:
     look: Mapping[str, Look]
     gallery: Gallery
     options: Contents
+    predictor: Predictor
     progress: Progress
 
 
@@ -62,22 +68,33 @@ def make_report(folder: Path, out: Path, options: Contents, progress: Progress) 
     """
     bench = read_bench(folder)
     writable_folder(out)
+    sections, shown = _drawn(bench, out, options, progress) if options.figures else ([], Slices({}))
+    page = out / PAGE
+    with replace_file(page) as temporary:
+        temporary.write_text(render(bench, sections, shown, options.refresh), encoding="utf-8")
+    return page
+
+
+def _drawn(
+    bench: Bench, out: Path, options: Contents, progress: Progress
+) -> tuple[list[Chapter], Slices]:
+    """Return the sections with figures, whose files are written, and the slices."""
     gallery = Gallery(writable_folder(out / FIGURES))
     look = looks(row for part in bench.parts for row in part.rows)
-    making = _Making(bench, look, gallery, options, progress)
+    predictor = Predictor(bench, options.data, compute=options.predict)
+    making = _Making(bench, look, gallery, options, predictor, progress)
     with styled():
         logs = read_logs(bench.runs, _counter(progress, "reading logs", len(bench.runs)))
         sections = [
+            _gains(making),
             _against_labels(making),
             _cases(making),
+            _qualitative(making),
             _training(making, logs),
             _quality(making, logs),
-            _qualitative(making),
         ]
-    page = out / PAGE
-    with replace_file(page) as temporary:
-        temporary.write_text(render(bench, sections), encoding="utf-8")
-    return page
+    shown = slices(bench, predictor, lambda total: _counter(progress, "packing slices", total))
+    return sections, shown
 
 
 def _counter(progress: Progress, what: str, total: int) -> Callable[[], None]:
@@ -116,13 +133,28 @@ def _title(making: _Making, part: Part, labels: int) -> str:
     return f"{labels} labeled" + (f". {whose}" if whose else "")
 
 
-def _against_labels(making: _Making) -> Chapter:
+def _each_part(
+    making: _Making,
+    stem: str,
+    draw: Callable[[Bench, Part, Mapping[str, Look], Gallery, str], Made | None],
+) -> list[FigureGroup]:
+    """Return the figure of each part that has one."""
     groups = []
     for number, part in enumerate(making.bench.parts, start=1):
-        name = f"dice-labels-{number}"
-        made = dice_against_labels(making.bench, part, making.look, making.gallery, name)
+        made = draw(making.bench, part, making.look, making.gallery, f"{stem}-{number}")
         if made is not None:
             groups.append(FigureGroup(_heading(making, part), [made]))
+    return groups
+
+
+def _gains(making: _Making) -> Chapter:
+    groups = _each_part(making, "gains", gains)
+    lines = [] if groups else ["No row with SemiSAM has a partner without it."]
+    return Chapter("gains", "Paired gains", lines, groups)
+
+
+def _against_labels(making: _Making) -> Chapter:
+    groups = _each_part(making, "dice-labels", dice_against_labels)
     lines = [] if groups else ["No run is finished, so there are no scores."]
     return Chapter("labels", "Dice against labels", lines, groups)
 
@@ -206,12 +238,11 @@ def _qualitative(making: _Making) -> Chapter:
     total = sum(len(shown) for _, _, shown in chosen)
     alone = any(one.wrapped is None for _, _, shown in chosen for one in shown)
     lines = [RULE_ALONE if alone else RULE, f"At most {options.cases} cases are shown (--cases)."]
-    predictor = Predictor(bench, options.data, compute=options.predict)
     step = _counter(making.progress, "segmenting and drawing test cases", total)
     groups, problems = [], []
     for number, part, shown in chosen:
         name = f"pictures-{number}"
-        found = pictures(bench, shown, predictor, making.gallery, name, step)
+        found = pictures(bench, shown, making.predictor, making.gallery, name, step)
         problems += found.problems
         if found.made:
             groups.append(FigureGroup(_heading(making, part), found.made))

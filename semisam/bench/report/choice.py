@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,45 @@ class Shown:
     bare: Row
     wrapped: Row | None
     runs: list[str]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A test case.
+
+    Attributes:
+        case: its name.
+        image: the network's input.
+        drawn: the label on the grid of the file.
+    """
+
+    case: str
+    image: Image
+    drawn: Labels
+
+    @functools.cached_property
+    def truth(self) -> Labels:
+        """The label on the image's grid, without voxels that no score counts."""
+        return self.placed(np.where(self.drawn == IGNORE, np.uint8(0), self.drawn))
+
+    def placed(self, mask: Labels) -> Labels:
+        """Return a mask of the file's grid on the image's grid."""
+        return mask if self.image.placement is None else self.image.placement.label(mask)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A run's mask of a test case.
+
+    Attributes:
+        mask: on the image's grid.
+        source: ``saved`` or ``computed``.
+        dice: in percent, on the grid of the file.
+    """
+
+    mask: Labels
+    source: str
+    dice: float
 
 
 @dataclass(frozen=True)
@@ -149,6 +189,7 @@ class Predictor:
         self._bench, self._data, self._compute = bench, data, compute
         self._datasets: dict[str, Dataset] = {}
         self._models: dict[str, tuple[RunSettings, Any]] = {}
+        self._computed: dict[tuple[str, str], Labels] = {}
 
     def masks(self, shown: Shown) -> Masks:
         """Return the masks of a case.
@@ -157,30 +198,60 @@ class Predictor:
             InputError: the data are missing, or there is neither a prediction nor a model.
         """
         folders = [self._bench.folder_of(run) for run in shown.runs]
-        dataset = self._dataset(folders[0])
+        scan = self.scan(folders[0], shown.case)
+        found = [self.prediction(folder, scan) for folder in folders]
+        return Masks(
+            scan.image,
+            scan.truth,
+            [one.mask for one in found],
+            [one.source for one in found],
+            [one.dice for one in found],
+        )
+
+    def scan(self, folder: RunFolder, case: str) -> Scan:
+        """Return a test case of a run.
+
+        Raises:
+            InputError: the data are missing or have changed.
+        """
+        dataset = self._dataset(folder)
         try:
-            image, drawn = dataset.image(shown.case), dataset.drawn_label(shown.case)
+            image, drawn = dataset.image(case), dataset.drawn_label(case)
         except (SemisamError, KeyError, ValueError, OSError) as error:
-            raise InputError(f"{shown.case} can no longer be read: {_line(error)}") from None
-        found = [self._mask(folder, shown.case, image) for folder in folders]
-        masks = [mask for mask, _ in found]
+            raise InputError(f"{case} can no longer be read: {_line(error)}") from None
         size = image.placement.shape if image.placement else image.array.shape[1:]
-        for mask in (drawn, *masks):
-            if mask.shape != size:
-                raise InputError(f"{shown.case}: the scan has another size than when it was scored")
-        ignored = drawn == IGNORE  # in no score, and no outline
-        drawn, *masks = (np.where(ignored, np.uint8(0), mask) for mask in (drawn, *masks))
-        scores = [dice(mask, drawn) for mask in masks]
-        if image.placement is not None:
-            drawn, *masks = (image.placement.label(mask) for mask in (drawn, *masks))
-        return Masks(image, drawn, masks, [source for _, source in found], scores)
+        if drawn.shape != size:
+            raise InputError(_other_size(case))
+        return Scan(case, image, drawn)
+
+    def prediction(self, folder: RunFolder, scan: Scan) -> Prediction:
+        """Return a run's mask of a scan on the image's grid.
+
+        Raises:
+            InputError: there is neither a prediction nor a model, or the scan has changed.
+        """
+        mask, source = self._mask(folder, scan.case, scan.image)
+        if mask.shape != scan.drawn.shape:
+            raise InputError(_other_size(scan.case))
+        ignored = scan.drawn == IGNORE  # in no score, and no outline
+        mask, truth = (np.where(ignored, np.uint8(0), one) for one in (mask, scan.drawn))
+        return Prediction(scan.placed(mask), source, dice(mask, truth))
+
+    def at_hand(self, folder: RunFolder, case: str) -> bool:
+        """Return whether a mask is saved, or was computed for a picture."""
+        return (folder.run, case) in self._computed or _saved(folder, case).is_file()
+
+    def data_of(self, folder: RunFolder) -> str:
+        """Return a text that is equal for runs on the same scans."""
+        settings = folder.settings
+        return repr([settings[name] for name in ("dataset", "data", "dataset_options")])
 
     def _dataset(self, folder: RunFolder) -> Dataset:
-        settings = folder.resolved()
-        if self._data is not None and settings.data is not None:
-            settings = settings.model_copy(update={"data": str(self._data)})
-        key = repr((settings.dataset, settings.data, settings.dataset_options))
+        key = self.data_of(folder)
         if key not in self._datasets:
+            settings = folder.resolved()
+            if self._data is not None and settings.data is not None:
+                settings = settings.model_copy(update={"data": str(self._data)})
             gone = settings.data is not None and not Path(settings.data).is_dir()
             if gone:
                 raise InputError("the scans are not where the runs read them")
@@ -192,13 +263,18 @@ class Predictor:
 
     def _mask(self, folder: RunFolder, case: str, image: Image) -> tuple[Labels, str]:
         """Return a run's mask of a case on the grid of the file, and its source."""
-        path = folder.path / "predictions" / f"{case}.nii.gz"
+        path = _saved(folder, case)
         if path.is_file():
             try:
                 mask, _ = read_label(path)
             except (SemisamError, ValueError, OSError) as error:
                 raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
             return mask, "saved"
+        if (folder.run, case) not in self._computed:
+            self._computed[folder.run, case] = self._predict(folder, image)
+        return self._computed[folder.run, case], "computed"
+
+    def _predict(self, folder: RunFolder, image: Image) -> Labels:
         if not self._compute:
             raise InputError("no prediction is saved, and --no-predict is set")
         if folder.run not in self._models:
@@ -218,8 +294,15 @@ class Predictor:
             device=torch.device("cpu"),
             precision="fp32" if settings.precision == "fp16" else settings.precision,
         )
-        found = class_map(probs.cpu().numpy(), image.placement, settings.largest_component)
-        return found, "computed"
+        return class_map(probs.cpu().numpy(), image.placement, settings.largest_component)
+
+
+def _saved(folder: RunFolder, case: str) -> Path:
+    return folder.path / "predictions" / f"{case}.nii.gz"
+
+
+def _other_size(case: str) -> str:
+    return f"{case}: the scan has another size than when it was scored"
 
 
 def dice(mask: Labels, truth: Labels) -> float:

@@ -126,7 +126,9 @@ def training_curves(
         figure = _plot(lines, look, title, unit, log=term in losses)
         if figure is not None:
             alt = f"{title}, {labels} labeled"
-            made.append(gallery.add(f"{name}-{_plain(term)}", caption, alt, figure))
+            made.append(
+                gallery.add(f"{name}-{_plain(term)}", caption, alt, figure, _numbers(lines))
+            )
     return made
 
 
@@ -146,7 +148,8 @@ def sam_quality(
     if figure is not None:
         told = "Solid: SAM's prediction against the truth; dotted: the method's own proposal. "
         alt = f"Dice of SAM's predictions over training, {labels} labeled"
-        made.append(gallery.add(f"{name}-dice", told + about, alt, figure))
+        both = {**answers, **{f"{row}: proposal": line for row, line in proposals.items()}}
+        made.append(gallery.add(f"{name}-dice", told + about, alt, figure, _numbers(both)))
     for key, title, unit in (
         ("sam_agreement", "prediction and proposal on unlabeled rows", "agreement (Dice) [0, 1]"),
         ("sam_weight", "weight of the SAM loss", "λs"),
@@ -157,8 +160,18 @@ def sam_quality(
         figure = _plot(lines, look, title, unit)
         if figure is not None:
             alt = f"{title}, {labels} labeled"
-            made.append(gallery.add(f"{name}-{_plain(key)}", about, alt, figure))
+            made.append(gallery.add(f"{name}-{_plain(key)}", about, alt, figure, _numbers(lines)))
     return made
+
+
+def _numbers(lines: Mapping[str, Line | None]) -> pd.DataFrame:
+    """Return the points of lines as a table."""
+    frames = [
+        pd.DataFrame({"row": name, "iteration": line.x, "mean": line.mean, "sd": line.sd})
+        for name, line in lines.items()
+        if line is not None
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 class _Plain(LogFormatter):

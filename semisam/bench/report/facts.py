@@ -63,11 +63,6 @@ def _shown(value: Any) -> str:
     return show_value(value)
 
 
-def states(bench: Bench) -> list[tuple[str, str, str]]:
-    """Return the runs that are not in the tables: name, state and reason."""
-    return [(run.name, run.state, run.detail) for run in bench.runs if run.state != "done"]
-
-
 def cost(part: Part) -> list[dict[str, str]]:
     """Return the cost of the rows: seconds of training, memory, SAM's share and calls a run."""
     found = []

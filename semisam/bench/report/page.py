@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 from semisam import __version__
-from semisam.bench.report.facts import cost, settings_tables, states, study
+from semisam.bench.formats import FORMATS
+from semisam.bench.latex import Wishes
+from semisam.bench.report.facts import cost, settings_tables, study
+from semisam.bench.report.methods import Methods, methods
 from semisam.bench.report.runs import Bench, Part
-from semisam.bench.report.style import Made
+from semisam.bench.report.slices import Slices
+from semisam.bench.report.style import LIGHT, Made
 from semisam.bench.statistics import ALPHA
-from semisam.bench.tables import PAPER, TITLES, cells, notes
+from semisam.bench.tables import (
+    PAPER,
+    Cells,
+    best_text,
+    cells,
+    in_competition,
+    left_out,
+    notes,
+    out_of_reach,
+)
+from semisam.core.layout import STUDY
 from semisam.run.folder import STATES
 
 
@@ -43,36 +62,135 @@ class Chapter:
     groups: list[FigureGroup] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Head:
+    """A column of the comparison; ``text`` is true if it holds no numbers."""
+
+    title: str
+    unit: str = ""
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the comparison.
+
+    Attributes:
+        text: in the table.
+        value: by which the table is sorted, of a number.
+        small: below the text.
+        look: its class in the page.
+    """
+
+    text: str
+    value: str = ""
+    small: str = ""
+    look: str = ""
+
+
+_METRICS = {"dice": "dice", "jaccard": "jaccard", "asd": "asd_voxel", "hd95": "hd95_voxel"}
+"""Key of `COLUMNS` and name of each metric of the table."""
+HEADS = (
+    Head("Method", text=True),
+    Head("Labeled/", "unlabeled"),
+    Head("Dice", "[%]"),
+    Head("Gain [Dice]", "95 % interval"),
+    Head("p", "(Holm)"),
+    Head("Jaccard", "[%]"),
+    Head("ASD", "[voxel]"),
+    Head("95HD", "[voxel]"),
+    Head("Empty"),
+    Head("Runs"),
+)
+
+
 def page_style() -> str:
     """Return the CSS of a page, for light and dark screens and for paper."""
-    return resources.files("semisam.bench.report").joinpath("style.css.j2").read_text("utf-8")
+    return _own_file("style.css.j2")
 
 
-def render(bench: Bench, sections: list[Chapter]) -> str:
-    """Return the page as HTML; every text is escaped, names of files and runs included."""
+def render(bench: Bench, sections: list[Chapter], shown: Slices, refresh: int = 0) -> str:
+    """Return the page as HTML; every text is escaped, names of files and runs included.
+
+    The page has one script, and its security policy allows no other and no request.
+
+    Args:
+        bench: the runs.
+        sections: with figures.
+        shown: the slices of test cases.
+        refresh: seconds after which the page loads itself again; 0: never.
+    """
     # Undefined names raise an error instead of leaving a gap in the page.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     # matplotlib made the drawings, and it escapes their texts.
     environment.filters["safe_svg"] = Markup
-    text = resources.files("semisam.bench.report").joinpath("template.html.j2").read_text("utf-8")
+    script = _own_file("script.js")
+    digest = hashlib.sha256(script.encode()).digest()
     common, others = settings_tables(bench)
-    contents = [("comparison", "Comparison"), *((s.id, s.heading) for s in sections)]
-    return environment.from_string(text).render(
+    paragraph = methods(bench)
+    slices = shown.data if shown.data.get("cases") else None
+    contents = [
+        ("comparison", "Comparison"),
+        *([("slices-of-cases", "Slices")] if slices else []),
+        *((s.id, s.heading) for s in sections),
+        *([("methods", "Methods")] if paragraph else []),
+        ("reproduce", "Settings and how to reproduce"),
+    ]
+    return environment.from_string(_own_file("template.html.j2")).render(
         css=page_style(),
+        script=script,
+        script_hash=base64.b64encode(digest).decode(),
         title=f"semisam report: {bench.folder.resolve().name}",
+        refresh=refresh,
         summary=_summary(bench),
         findings=_findings(bench),
-        contents=[*contents, ("reproduce", "Settings and how to reproduce")],
+        contents=contents,
+        heads=HEADS,
         parts=[{"title": part.title, "rows": _rows(part)} for part in bench.parts],
         notes=_notes(bench),
+        unfinished=left_out(bench.runs),
+        slices=slices,
+        about_slices=_about_slices(shown),
         sections=sections,
-        unfinished=states(bench),
+        methods=paragraph,
         study=study(bench),
         cost=[rows for part in bench.parts if (rows := cost(part))],
         common=common,
         others=others,
+        files=_files(bench, sections, paragraph),
+        colors={**LIGHT, "--sans": "sans-serif"},
         version=__version__,
     )
+
+
+def _own_file(name: str) -> str:
+    return resources.files("semisam.bench.report").joinpath(name).read_text("utf-8")
+
+
+def _about_slices(shown: Slices) -> str:
+    known = any(case["letters"] for case in shown.data.get("cases", ()))
+    lines = ["R and L are the patient's right and left, A is in front."] if known else []
+    lines += [f"Some are missing: {'; '.join(shown.problems)}."] if shown.problems else []
+    return " ".join(lines)
+
+
+def _files(bench: Bench, sections: Sequence[Chapter], paragraph: Methods | None) -> dict[str, str]:
+    """Return the texts that the page copies and saves, by the names of their files."""
+    found = {
+        f"{made.name}.csv": made.data
+        for section in sections
+        for group in section.groups
+        for made in group.figures
+    }
+    if not bench.table.empty:
+        whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
+        found |= {"table.csv": FORMATS["csv"](whole, Wishes())}
+        found |= {"table.tex": FORMATS["latex"](whole, Wishes(cite=True))}
+    if paragraph is not None:
+        found |= {"methods.txt": paragraph.text, "methods.tex": paragraph.latex}
+        found |= {"references.bib": paragraph.bibtex}
+    text = study(bench)
+    return found | ({STUDY: text} if text else {})
 
 
 def _summary(bench: Bench) -> str:
@@ -100,19 +218,19 @@ def _findings(bench: Bench) -> list[str]:
     sure_of = f"beyond chance over test cases (Holm-corrected p < {ALPHA})."
     if len(gains) == 1:
         told = f"{gains.iloc[0]:+.2f} points against the same method without it"
-        return [f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"]
-    return [
+        lines = [f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"]
+        return [*lines, *filter(None, [out_of_reach(bench.table)])]
+    lines = [
         f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in {len(gains)} "
         f"comparisons with the same method without it; {sure} of them "
         f"{'is' if sure == 1 else 'are'} {sure_of}"
     ]
+    return [*lines, *filter(None, [out_of_reach(bench.table)])]
 
 
 def _notes(bench: Bench) -> list[str]:
     if bench.table.empty:
         return []
-    import pandas as pd
-
     whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
     lines = [line.replace("next to it", "below it") for line in notes(whole)]
     marked = any(PAPER in line for line in lines)
@@ -127,14 +245,58 @@ def _notes(bench: Bench) -> list[str]:
 
 
 def _rows(part: Part) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    previous = None
-    for row in part.table.to_dict("records"):
-        first = previous not in (None, row["labeled"])
-        shown = cells(row)
-        metrics = [shown.metrics[name] for name in TITLES.values()]
-        found.append(
-            {"cells": shown, "metrics": metrics, "sam": row["sam"] != "none", "first": first}
+    """Return the rows of a part for the template."""
+    records = part.table.to_dict("records")
+    shown = [cells(record) for record in records]
+    best = {
+        (labels, name): best_text(
+            (own.metrics[name].mean for own in in_competition(shown) if own.labels == labels), key
         )
-        previous = row["labeled"]
+        for labels in {own.labels for own in shown}
+        for key, name in _METRICS.items()
+    }
+    found = []
+    previous = None
+    for record, own in zip(records, shown, strict=True):
+        looks = {
+            "paper": own.paper,
+            "sam": record["sam"] != "none",
+            "first": previous not in (None, own.labels),
+        }
+        metrics = {
+            name: _metric(own, record[name], name, best[own.labels, name])
+            for name in _METRICS.values()
+        }
+        found.append(
+            {
+                "look": " ".join(look for look, has in looks.items() if has),
+                "cells": [
+                    Cell(own.title),
+                    Cell(own.labels, _sortable(record["labeled"])),
+                    metrics.pop("dice"),
+                    Cell(
+                        f"{own.gain}{own.star}",
+                        _sortable(record["gain_dice"]),
+                        own.interval,
+                        "mark" if own.star else "",
+                    ),
+                    Cell(own.p, _sortable(record.get("gain_p_holm", math.nan))),
+                    *metrics.values(),
+                    Cell(own.empty, own.empty),
+                    Cell(own.runs, own.runs),
+                ],
+            }
+        )
+        previous = own.labels
     return found
+
+
+def _metric(own: Cells, value: float, name: str, best: str) -> Cell:
+    figure = own.metrics[name]
+    small = f"cases ± {figure.sd_cases}" if figure.sd_cases else ""
+    leads = bool(best) and figure.mean == best and not own.apart
+    return Cell(figure.joined(), _sortable(value), small, "best" if leads else "")
+
+
+def _sortable(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"

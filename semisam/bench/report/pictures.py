@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from semisam.bench.report.style import TRUTH, WITH, WITHOUT, Gallery, Made, lege
 from semisam.bench.report.surfaces import common_bounds, draw_slice, draw_surface
 from semisam.bench.tables import method_name
 from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Image
 from semisam.data.images.preprocessing import orientation
 from semisam.inference.preview import has_colours
 
@@ -54,9 +56,22 @@ def pictures(
         else:
             figure = _draw(one, masks)
             caption, alt = _caption(bench, one, masks), f"{one.case}, {', '.join(one.why)}"
-            made.append(gallery.add(f"{name}-case-{number}", caption, alt, figure, wide=True))
+            data = _numbers(one, masks)
+            made.append(gallery.add(f"{name}-case-{number}", caption, alt, figure, data, wide=True))
         on_case()
     return Qualitative(made, list(dict.fromkeys(problems)))
+
+
+def _numbers(shown: Shown, masks: Masks) -> pd.DataFrame:
+    rows = [shown.bare, *([] if shown.wrapped is None else [shown.wrapped])]
+    return pd.DataFrame(
+        {
+            "case": shown.case,
+            "row": [row.name for row in rows],
+            "labeled": [row.labels for row in rows],
+            "dice": masks.dice,
+        }
+    )
 
 
 def _draw(shown: Shown, masks: Masks) -> Figure:
@@ -64,7 +79,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     colors = [TRUTH, WITHOUT, WITH]
     if shown.wrapped is None:
         titles, colors = ["truth", "prediction"], [TRUTH, WITHOUT]
-    image, maps, spacing = _upright(masks)
+    image, maps, spacing = upright(masks.image, (masks.truth, *masks.predicted))
     shape, coloured = maps[0].shape, image.ndim > maps[0].ndim
     solid = len(shape) == 3
     planes = _PLANES if solid else (("slice", -1, (0, 1)),)
@@ -105,21 +120,22 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     return figure
 
 
-def _upright(masks: Masks) -> tuple[NDArray[np.float32], list[Labels], tuple[float, ...]]:
-    """Return image, truth and predictions with axes to the left, posterior and superior.
+def upright(
+    image: Image, masks: Sequence[Labels]
+) -> tuple[NDArray[np.float32], list[Labels], tuple[float, ...]]:
+    """Return image, masks and spacing with axes to the left, posterior and superior.
 
     The image of a coloured picture is ``(3, *S)``. Of other images it is the first channel.
     """
-    axes, flips = orientation(masks.image.geometry)
+    axes, flips = orientation(image.geometry)
     against = tuple(a for a, flip in enumerate(flips) if flip)
 
     def turned(array: NDArray[Any]) -> NDArray[Any]:
         return np.flip(array.transpose(axes), against)
 
-    spacing = tuple(masks.image.geometry.spacing[axis] for axis in axes)
-    maps = [turned(mask) for mask in (masks.truth, *masks.predicted)]
-    array = masks.image.array
-    return array if has_colours(array) else turned(array[0]), maps, spacing
+    spacing = tuple(image.geometry.spacing[axis] for axis in axes)
+    array = image.array if has_colours(image.array) else turned(image.array[0])
+    return array, [turned(mask) for mask in masks], spacing
 
 
 def _middle(truth: Labels) -> tuple[int, ...]:

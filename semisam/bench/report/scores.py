@@ -12,16 +12,30 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from semisam.bench.report.runs import Bench, Part, Row
-from semisam.bench.report.style import INK, MUTED, Gallery, Look, Made, legend_above, new_figure
+from semisam.bench.report.style import (
+    INK,
+    MUTED,
+    PAPER,
+    Gallery,
+    Look,
+    Made,
+    legend_above,
+    new_figure,
+)
 from semisam.bench.report.style import shortened as short
-from semisam.bench.statistics import bootstrap_interval
+from semisam.bench.results import paired
+from semisam.bench.statistics import ALPHA, bootstrap_interval
 
 Floats = NDArray[np.float64]
 
 
 def case_scores(bench: Bench, row: Row) -> pd.Series[float]:
     """Return Dice in percent per test case, the mean of the row's runs."""
-    chosen = bench.cases[bench.cases["run"].isin(row.runs["run"])]
+    return _case_means(bench, row.runs["run"])
+
+
+def _case_means(bench: Bench, runs: pd.Series[Any]) -> pd.Series[float]:
+    chosen = bench.cases[bench.cases["run"].isin(runs)]
     means: pd.Series[float] = 100.0 * chosen.groupby("case", sort=False)["dice"].mean()
     return means
 
@@ -39,6 +53,7 @@ def dice_against_labels(
     figure = new_figure(5.6, 3.7)
     ax = figure.add_subplot()
     handles, spreads = [], set()
+    numbers: list[dict[str, Any]] = []
     for number, (title, rows) in enumerate(series.items()):
         how = look[title]
         shift = 0.0 if len(series) == 1 else 0.30 * (number / (len(series) - 1) - 0.5)
@@ -49,10 +64,13 @@ def dice_against_labels(
         for place, row in zip(x, rows, strict=True):
             low, high, kind = _spread(bench, row)
             spreads.add(kind)
+            dice = float(row.figures["dice"])
+            about = {"row": row.name, "labeled": row.labels, "dice": dice}
+            numbers.append({**about, "low": dice - low, "high": dice + high, "bar": kind})
             # Thick bars for runs and thin bars with ends for cases are easy to distinguish.
             width, cap = (4.0, 0.0) if kind == "runs" else (1.1, 3.0)
             ax.errorbar(
-                *([place], [float(row.figures["dice"])]),
+                *([place], [dice]),
                 yerr=[[max(low, 0.0)], [max(high, 0.0)]],
                 fmt="none",
                 ecolor=how.color,
@@ -70,9 +88,8 @@ def dice_against_labels(
     ax.set_ylabel("Dice on the test cases [%]")
     ax.grid(axis="x", visible=False)
     legend_above(figure, handles, [short(title) for title in series])
-    return gallery.add(
-        name, _about_spreads(spreads), "Dice against the number of labeled cases", figure, wide=True
-    )
+    alt = "Dice against the number of labeled cases"
+    return gallery.add(name, _about_spreads(spreads), alt, figure, pd.DataFrame(numbers), wide=True)
 
 
 def _handle(how: Look) -> Line2D:
@@ -127,6 +144,7 @@ def by_case(
     figure = new_figure(4.9, 0.75 + 0.6 * len(lines) + 0.2 * len(blocks))
     ax = figure.add_subplot()
     ticks, place, told = [], 0.0, []
+    shown: dict[str, pd.Series[float]] = {}
     for block in blocks:
         drawn: list[tuple[float, pd.Series[float]]] = []
         for row in block:
@@ -134,18 +152,82 @@ def by_case(
             _box_and_dots(ax, np.asarray(values, dtype=np.float64), place, look[row.name])
             ticks.append((place, row))
             drawn.append((place, values))
+            shown[row.name] = values
             place += 1.0
         if len(drawn) == 2:
             gained, lost = _pair_lines(ax, *drawn)
             told.append(f"{block[1].name}: {gained} gained, {lost} lost.")
         place += 0.35
-    ax.set_yticks([y for y, _ in ticks], [_two_lines(row.name, longest) for _, row in ticks])
+    names = [_two_lines(row.name, longest) for _, row in ticks]
+    ax.set_yticks([y for y, _ in ticks], names, multialignment="left")
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(place - 0.6, -0.6)
     ax.set_xlabel(f"Dice of a test case [%], {labels} labeled")
     ax.grid(axis="y", visible=False)
     alt = f"Dice of each test case, {labels} labeled"
-    return gallery.add(name, " ".join([f"{labels} labeled.", *told]), alt, figure)
+    return gallery.add(name, " ".join([f"{labels} labeled.", *told]), alt, figure, _by_row(shown))
+
+
+def _by_row(values: Mapping[str, pd.Series[float]], name: str = "dice") -> pd.DataFrame:
+    """Return a value of every row and test case."""
+    frames = [
+        pd.DataFrame({"row": row, "case": own.index, name: own.to_numpy()})
+        for row, own in values.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+GAINS = (
+    "Dice with SemiSAM minus Dice without it. A dot is a test case, the mean of its pairs of runs; "
+    "a diamond is their mean with its 95 % bootstrap interval over test cases, filled where Holm's "
+    f"p is below {ALPHA}. The interval does not cover other seeds or labeled scans."
+)
+
+
+def gains(
+    bench: Bench, part: Part, look: Mapping[str, Look], gallery: Gallery, name: str
+) -> Made | None:
+    """Draw the paired gains of all rows with SemiSAM, with their intervals."""
+    rows = [row for row in part.rows if row.bare is not None]
+    if not rows:
+        return None
+    figure = new_figure(7.2, 0.9 + 0.42 * len(rows))
+    ax = figure.add_subplot()
+    ax.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
+    numbers: list[dict[str, Any]] = []
+    for place, row in enumerate(rows):
+        how, figures = look[row.name], row.figures
+        differences = _differences(bench, part, row)
+        ax.plot(differences, np.full(len(differences), place), ".", color=how.color, alpha=0.45)
+        low, high = float(figures["gain_low"]), float(figures["gain_high"])
+        gain, sure = float(figures["gain_dice"]), bool(figures["gain_p_holm"] < ALPHA)
+        if not math.isnan(low):
+            ax.plot([low, high], [place, place], color=how.color, linewidth=2.6, zorder=3)
+        face = how.color if sure else PAPER
+        ax.plot([gain], [place], "D", color=how.color, markerfacecolor=face, zorder=4)
+        shown = {key: figures[key] for key in ("gain_dice", "gain_low", "gain_high", "gain_p_holm")}
+        about = {"row": row.name, "labeled": row.labels, "case": "", **shown}
+        numbers += [about] + [
+            {"row": row.name, "labeled": row.labels, "case": case, "gain_dice": value}
+            for case, value in differences.items()
+        ]
+    longest = max(len(short(row.name)) for row in rows)
+    ticks = [f"{_two_lines(row.name, longest)}, {row.labels} labeled" for row in rows]
+    ax.set_yticks(range(len(rows)), ticks, multialignment="left")
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel("gain in Dice of a test case [points]")
+    ax.grid(axis="y", visible=False)
+    alt = "Paired gains of SemiSAM with their intervals"
+    return gallery.add(name, GAINS, alt, figure, pd.DataFrame(numbers), wide=True)
+
+
+def _differences(bench: Bench, part: Part, row: Row) -> pd.Series[float]:
+    """Return the gain of each test case in points, the mean of the pairs of runs."""
+    assert row.bare is not None
+    pairs = paired(row.runs, part.rows[row.bare].runs)
+    having, without = (_case_means(bench, pairs[name]) for name in ("run", "run_bare"))
+    return (having - without).dropna()
 
 
 def _blocks(rows: Sequence[Row], every: Sequence[Row]) -> list[list[Row]]:

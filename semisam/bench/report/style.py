@@ -1,4 +1,4 @@
-"""The style of the figures: fonts, colours per method, and their three files."""
+"""The style of the figures: fonts, colours per method, and their files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from semisam.bench.report.runs import Row
-from semisam.core.files import replace_file
+from semisam.core.files import csv_cell, replace_file
 
 INK, MUTED, GRID, PAPER = "#1d1d22", "#5f5f6b", "#e2e2e8", "#fefefe"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
@@ -25,9 +26,16 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAP
 # Okabe and Ito's colours for the colour-blind, without yellow, which is weak on white.
 _METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#aa3377")
 _BASELINE = "#7d7d88"
-TRUTH, WITHOUT, WITH = "#e69f00", "#56b4e9", "#d55e00"
-"""Colours of contours and surfaces: the truth, the prediction without and with SemiSAM."""
+TRUTH, WITHOUT, WITH = "#f0e442", "#56b4e9", "#d55e00"
+"""Colours of contours and surfaces: the truth, the prediction without and with SemiSAM.
+
+They differ in lightness too.
+"""
+MISSED, EXCESS = "#8a1c7c", "#9ff5d5"
+"""Colours of an error: voxels of the truth that a mask lacks, and voxels that it has too many."""
 _DARK = {"#0072b2": "var(--blue)", "#aa3377": "var(--plum)"}
+LIGHT = {variable[4:-1]: color for color, variable in {**_VARIABLES, **_DARK}.items()}
+"""The colours that a figure has outside the page, by the variable in it."""
 
 _MARKERS = "osD^vP"
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 1.5, 1.5, 1.5)), (0, (1.2, 1.2)), (0, (9, 2)))
@@ -60,7 +68,7 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 6,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
-    "savefig.dpi": 200,
+    "savefig.dpi": 300,
 }
 
 
@@ -89,6 +97,7 @@ class Made:
         svg: for the page.
         wide: True if it takes the page's whole width.
         alt: its content in a few words.
+        data: the numbers that it shows, as CSV.
     """
 
     name: str
@@ -96,6 +105,7 @@ class Made:
     svg: str
     wide: bool
     alt: str
+    data: str
 
 
 def looks(rows: Iterable[Row]) -> dict[str, Look]:
@@ -147,13 +157,22 @@ def shortened(text: str, most: int = 44) -> str:
 
 
 class Gallery:
-    """A store of figures: as PNG and PDF in a folder, and as SVG for the page."""
+    """A store of figures: as PNG, PDF, SVG and CSV in a folder, and as SVG for the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: list[str] = []
 
-    def add(self, name: str, caption: str, alt: str, figure: Figure, *, wide: bool = False) -> Made:
+    def add(
+        self,
+        name: str,
+        caption: str,
+        alt: str,
+        figure: Figure,
+        data: pd.DataFrame,
+        *,
+        wide: bool = False,
+    ) -> Made:
         """Write the files of a figure and return it for the page."""
         for kind in ("png", "pdf"):
             with replace_file(self.folder / f"{name}.{kind}") as path:
@@ -166,7 +185,12 @@ class Gallery:
         text = io.StringIO()
         with mpl.rc_context({"svg.hashsalt": name}):
             figure.savefig(text, format="svg", transparent=True, dpi=150, metadata=nothing)
-        return Made(name, caption, _for_page(text.getvalue(), name, alt), wide, alt)
+        svg = text.getvalue()
+        numbers = str(data.map(csv_cell).to_csv(index=False, float_format="%.5g"))
+        for kind, content in (("svg", svg), ("csv", numbers)):
+            with replace_file(self.folder / f"{name}.{kind}") as path:
+                path.write_text(content, encoding="utf-8")
+        return Made(name, caption, _for_page(svg, name, alt), wide, alt, numbers)
 
 
 def _for_page(svg: str, name: str, alt: str) -> str:
