@@ -76,9 +76,7 @@ def scans_to_label(
     return tuple(Advice(case, _slices(data, case, model, device, series)) for case in chosen)
 
 
-def _slices(
-    data: Survey, case: str, model: Deployed, device: str, series: str
-) -> tuple[int, ...]:
+def _slices(data: Survey, case: str, model: Deployed, device: str, series: str) -> tuple[int, ...]:
     """Return the slices of a scan in which the model doubts its mask most."""
     probs = segment(model, read_scan(data.files(case), model.card, series), device).probabilities
     if probs.ndim < 4:

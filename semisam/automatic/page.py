@@ -82,9 +82,7 @@ def write_page(
         for rank, one in enumerate(upcoming, start=1)
     }
     no_advice = {"label_next": "", "slices_next": ""}
-    rows = [
-        {**row, **advice.get(line.case, no_advice)} for line in lines for row in _rows(line)
-    ]
+    rows = [{**row, **advice.get(line.case, no_advice)} for line in lines for row in _rows(line)]
     write_csv(shelf.folder / VOLUMES, rows)
     found = {line.case: _small(line.picture) for line in lines if line.picture}
     pictures = {case: picture for case, picture in found.items() if picture is not None}

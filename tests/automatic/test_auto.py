@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import re
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
