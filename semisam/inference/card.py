@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semisam.core.errors import InputError
 from semisam.core.files import write_json
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.labels import own_values_of
@@ -91,6 +94,8 @@ class Card:
         spacing = tuple(float(s) for s in raw["spacing"])
         if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
             raise ValueError("a card must have channels, class_names and spacing")
+        if not all(0 < mm < math.inf for mm in spacing):
+            raise ValueError(f"spacing must be positive mm, got {spacing}")
         if code is not None:
             both = [{_TOWARDS.find(c), _AWAY.find(c)} for c in str(code)]
             if len(spacing) != 3 or sorted(max(pair) for pair in both) != [0, 1, 2]:
@@ -139,15 +144,29 @@ def orientation_code(geometry: Geometry) -> str:
 
 
 def read_card(path: Path) -> Card:
-    """Read a run's card.
+    """Read a run's card, after a check of its digest.
 
     Raises:
-        OSError: the file cannot be read.
-        KeyError, TypeError, ValueError: the file is not a card.
+        InputError: the file cannot be read, was changed or damaged, or is not a card.
     """
-    return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        raw = json.loads(path.read_bytes())
+        stated = raw.pop("sha256", None)
+        if stated not in (None, _digest(raw)):
+            raise ValueError("its digest is not that of its content")
+        return Card.from_json(raw)
+    except Exception as error:  # a damaged file may raise anything
+        raise InputError(
+            f"{path}: the card must be as it was written, got a damaged one ({error}). Restore it, "
+            "or train again."
+        ) from error
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Write a run's card atomically."""
-    write_json(path, card.to_json())
+    """Write a run's card atomically, with the digest of its content."""
+    plain = card.to_json()
+    write_json(path, {**plain, "sha256": _digest(plain)})
+
+
+def _digest(card: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()

@@ -52,15 +52,13 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
         InputError: if the folder does not hold a finished run.
     """
     settings = read_settings(folder)
-    try:
-        card = read_card(folder / CARD)
-        if not (folder / MODEL).is_file():
-            raise FileNotFoundError(f"no {MODEL}")
-    except Exception as error:  # a missing or damaged file is reported in many ways
+    missing = [name for name in (MODEL, CARD) if not (folder / name).is_file()]
+    if missing:
         raise InputError(
-            f"the run must be finished, with {MODEL} and {CARD}, got {folder} "
-            f"({str(error).splitlines()[0]}). Run the same command again to finish it."
-        ) from None
+            f"the run must be finished, with {MODEL} and {CARD}, got {folder} without "
+            f"{missing[0]}. Run the same command again to finish it."
+        )
+    card = read_card(folder / CARD)
     # Deployment does not need the file that the network started from. The branch has no state.
     options = settings.network_options
     started = {**options, "start": "none"} if "start" in options else options

@@ -18,6 +18,7 @@ from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Recipe, orientation
+from semisam.inference import predictor
 from semisam.inference.card import Card, orientation_code, read_card
 from semisam.inference.inputs import gather_scans
 from semisam.inference.predictor import Deployed, read_scan, segment
@@ -209,6 +210,8 @@ def test_a_scan_goes_to_the_training_grid_and_back(tmp_path, name, code):
     scan = read_scan((tmp_path / "ball.nii.gz",), model.card)
     assert scan.image.geometry.spacing == (1.0, 1.5, 1.2) or name == "straight"
     found = segment(model, scan)
+    seen = predictor._mean_probabilities((model,), scan.image, torch.device("cpu"))
+    assert np.array_equal(predictor.on_input(found, model.card), seen)
     assert found.labelmap.shape == truth.shape == found.probabilities.shape[1:]
     assert np.allclose(found.probabilities.sum(0), 1, atol=1e-5)
     # The network keeps the half towards the end of its first axis: L of LPS, R of RAS, P of PIR.
