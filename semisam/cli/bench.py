@@ -193,10 +193,10 @@ def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
     )
     paces = [cost.pace for cost in found]
     console.print(
-        f"A training step needs this memory: {_size(max(pace.memory for pace in paces))}. The runs "
-        f"keep {_size(sum(cost.disk for cost in found))} of weights in {folder}, and each run at "
-        f"work has {_size(2 * max(pace.checkpoint for pace in paces))} of checkpoints. Nothing was "
-        "written."
+        f"Peak memory of the training: {_size(max(pace.memory for pace in paces))}. Disk: "
+        f"{_size(sum(cost.disk for cost in found))} of weights in {folder}, and "
+        f"{_size(2 * max(pace.checkpoint for pace in paces))} of checkpoints for each run at work. "
+        "Nothing was written."
     )
 
 
