@@ -165,9 +165,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
     # benchmarks/README.md, "The default recipe", has the measurements.
     "default": Protocol(
         note="a modern recipe: a U-Net that starts from the synthetic pretraining of SynthSAM, "
-        "AdamW, a rate that rises and falls, averaged weights, zoom, bends and contrast instead of "
-        "quarter turns and mirrors, and foreground in every second labeled patch; the branch "
-        "corrects the method's own target, with a model adapted to the labeled scans",
+        "AdamW, a rate that rises and falls, averaged weights, zoom, bends and "
+        "contrast instead of quarter turns and mirrors, and foreground in every labeled patch; "
+        "the branch corrects the method's own target, with a model adapted to the labeled scans",
         run={
             "prompter": "center-points",
             "sam_adapt": 300,

@@ -22,7 +22,7 @@ from semisam.run.protocols import DEFAULT
 
 Options = dict[str, Any]
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 1
 """Part of every identity. Raise it when a change of semisam moves the numbers of a run."""
 
 DEFAULT_BACKEND = "synthsam"
@@ -152,7 +152,7 @@ class RunSettings(BaseModel):
         ),
     ] = "orientation"
     foreground: Annotated[
-        float, Field(ge=0, lt=1), Flag("Least share of foreground in every second labeled patch.")
+        float, Field(ge=0, lt=1), Flag("Least share of foreground in labeled patches.")
     ] = 0.0
     optimizer: Annotated[Literal["sgd", "adamw"], Flag("Optimizer.")] = "sgd"
     schedule: Annotated[

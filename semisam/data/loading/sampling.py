@@ -104,9 +104,8 @@ class BatchSource:
         augment: ``orientation`` draws one of eight orientations; ``mirrored`` one of the four that
             are mirrored, as published; ``strong`` zooms, turns a little and bends, and changes
             contrast, blur and noise of labeled rows; ``none`` does nothing.
-        foreground: least share of foreground in every second labeled patch of a batch. A patch
-            with less is drawn again, up to ten times, around a voxel of the foreground. The other
-            patches lie anywhere, so that the network also sees where no organ is.
+        foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
+            up to ten times, around a voxel of the foreground.
         truth: add the labels of all rows, for a control; the store must allow it.
         places: fill `Batch.places` and `Batch.inside`.
         rows: numbers of the batch's rows to make, labeled first; ``None`` is all. A row does not
@@ -192,10 +191,7 @@ class BatchSource:
             stream = _LABELED if is_labeled else _UNLABELED
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
-            least = self.foreground if is_labeled and nth % 2 == 0 else 0.0
-            read, window, turned = self._reader(
-                case, is_labeled, volume.shape[1:], sliced, rng, least
-            )
+            read, window, turned = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
             if self.places:
                 names = self.store.dataset.channel_names
                 places.append(_place(case, scan, window, turned, len(self.patch), names))
@@ -223,7 +219,6 @@ class BatchSource:
         shape: tuple[int, ...],
         sliced: int,
         rng: np.random.Generator,
-        least: float,
     ) -> tuple[_Read, tuple[slice, ...], bool]:
         """Draw a patch of a case.
 
@@ -233,15 +228,13 @@ class BatchSource:
             shape: of its volume.
             sliced: 1 if the patch is cut from a slice of the volume, else 0.
             rng: of this row.
-            least: share of foreground in the patch.
 
         Returns:
             A function that reads it from an image or a label, its window in the scan, which may
             exceed it, and whether its first two axes are swapped.
         """
         if self.augment == "strong":
-            size = (*self.patch, *(1,) * sliced)
-            window = self._draw_patch(case, is_labeled, shape, size, rng, least)
+            window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
             flat = window[: len(self.patch)]
             centre = _centre(flat, shape)
             places = draw_places(self.patch, rng)
@@ -253,8 +246,8 @@ class BatchSource:
             orientation = ORIENTATIONS // 2 + orientation % (ORIENTATIONS // 2)
         elif self.augment == "none":
             orientation = 0
-        size = (*shape_before(self.patch, orientation), *(1,) * sliced)
-        window = self._draw_patch(case, is_labeled, shape, size, rng, least)
+        size = shape_before(self.patch, orientation)
+        window = self._draw_patch(case, is_labeled, shape, (*size, *(1,) * sliced), rng)
         read = functools.partial(
             _oriented, window=window, orientation=orientation, patch=self.patch
         )
@@ -267,19 +260,18 @@ class BatchSource:
         shape: tuple[int, ...],
         size: tuple[int, ...],
         rng: np.random.Generator,
-        least: float,
     ) -> tuple[slice, ...]:
-        """Draw a window, of a labeled case with an annotated voxel and a share of foreground."""
+        """Draw a window, of a labeled case with an annotated voxel and enough foreground."""
         voxel = self._draw_annotated(case, rng) if is_labeled else None
         window = _draw_window(shape, size, rng, voxel)
-        if not least:
+        if not (is_labeled and self.foreground):
             return window
         label = self.store.label(case)
         organ: NDArray[Any] | None = None
         for _ in range(_TRIES):
             inside = label[window]
             found = np.count_nonzero((inside != 0) & (inside != IGNORE))
-            if found >= least * inside.size:
+            if found >= self.foreground * inside.size:
                 break
             if organ is None:
                 organ = np.flatnonzero((label != 0) & (label != IGNORE))
