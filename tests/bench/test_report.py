@@ -158,6 +158,8 @@ def test_its_figures_are_the_tables(real):
     assert cells[1][3].startswith(f"{gain['gain_dice']:+.2f}")
     assert cells[1][3].endswith(f"{gain['gain_low']:+.1f}..{gain['gain_high']:+.1f}")
     assert cells[1][4] == f"{gain['gain_p_holm']:.3f}"
+    against = f"Its best row against the best row without it: {gain['over_best']:+.2f} ("
+    assert against in _text(html) and f"over mt at {gain['labeled']} labeled." in _text(html)
 
 
 def test_it_asks_nothing_of_the_network(real):

@@ -219,13 +219,30 @@ def _findings(bench: Bench) -> list[str]:
     if len(gains) == 1:
         told = f"{gains.iloc[0]:+.2f} points against the same method without it"
         lines = [f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"]
-        return [*lines, *filter(None, [out_of_reach(bench.table)])]
+        return [*lines, *filter(None, [_over_best(bench.table), out_of_reach(bench.table)])]
     lines = [
         f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in {len(gains)} "
         f"comparisons with the same method without it; {sure} of them "
         f"{'is' if sure == 1 else 'are'} {sure_of}"
     ]
-    return [*lines, *filter(None, [out_of_reach(bench.table)])]
+    return [*lines, *filter(None, [_over_best(bench.table), out_of_reach(bench.table)])]
+
+
+def _over_best(table: pd.DataFrame) -> str:
+    """Return what the best row with SemiSAM gains over the best row without, by labels."""
+    found = table.dropna(subset=["over_best"])
+    found = found[found["sam_control"].fillna("") == ""]
+    best = (
+        found.sort_values("dice", ascending=False)
+        .groupby(["data", "labeled"], dropna=False)
+        .head(1)
+    )
+    told = [
+        f"{row.over_best:+.2f} ({row.over_best_low:+.1f} to {row.over_best_high:+.1f}) over "
+        f"{row.best_bare} at {row.labeled} labeled"
+        for row in best.sort_values("labeled").itertuples()
+    ]
+    return f"Its best row against the best row without it: {', '.join(told)}." if told else ""
 
 
 def _notes(bench: Bench) -> list[str]:
