@@ -78,7 +78,7 @@ OPTIONS = {
         ("--patch", "16x16x16x16"),
         r"of the scans, 3, or two .*got 16x16x16x16",
     ),
-    "network for other axes": (("--patch", "16x16", "--network", "vnet"), r"Choose unet2d"),
+    "network for other axes": (("--patch", "16x16", "--network", "vnet"), r"Choose unet or unet2d"),
     "patch beyond the memory": (("--patch", "4096x4096x4096"), r"must fit into memory.*GiB"),
     "unknown option": (("--set", "mt.ema=1"), r"option ema does not exist.*ema_decay"),
     "option of a wrong type": (("--set", "mt.ema_decay=fast"), r"ema_decay must be float"),
