@@ -1,13 +1,13 @@
-"""SynthSAM as it is and adapted to labeled scans: by clicks, and on the proposals of a run.
+"""SynthSAM as it is and adapted to labeled scans: by clicks, and on the proposals of runs.
 
-    python benchmarks/adapted_answers.py --data DIR --labels 2 [--run RUN] \
+    semisam adapt --data DIR --labels 2 --out ADAPTED
+    python benchmarks/adapted_answers.py --data DIR --weights ADAPTED [--run RUN ...] \
         --out benchmarks/results/adapted_answers.csv
 
-``DIR`` is laid out as for ``zero_shot.py``. The first N scans of ``train.list`` are the labeled
-ones, its last 16 are scored; the test scans are not read. ``RUN`` is a finished run that was
-trained without these 16: its maps are the proposals, and the prompts are their three deepest
-points, or the map as a mask. ``true_points`` are the three deepest of the truth, and ``mean`` is of
-the proposal and the prediction from its points.
+``DIR`` is laid out as for ``zero_shot.py``. The last 16 scans of ``train.list`` are scored; the
+test scans are not read. ``RUN`` is a finished run: its maps are the proposals, and the prompts are
+their three deepest points, or the map as a mask. ``true_points`` are the three deepest of the
+truth, and ``mean`` is of the proposal and the prediction from its points.
 """
 
 from __future__ import annotations
@@ -35,33 +35,31 @@ RNG = torch.Generator()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--labels", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--run", type=Path, nargs="+", default=[])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     held = load(args.data, SCORED, 80 - SCORED, "train")
-    labeled = load(args.data, args.labels, 0, "train")
-    cases = [(torch.from_numpy(i)[None], torch.from_numpy(k).long()) for i, k in labeled]
-    weights = args.out.with_suffix(".safetensors")
-    device = torch.device("cpu")
-    SynthSAM().adapt(cases, weights, steps=args.steps, seed=0, device=device)
-    models = {"as it is": SynthSAM(), "adapted": SynthSAM(weights=str(weights))}
-    weights.unlink()
-    maps = [None] * SCORED if args.run is None else proposals(args.run, held)
+    models = {"as it is": SynthSAM(), "adapted": SynthSAM(weights=str(args.weights))}
     rows = []
     for name, model in models.items():
-        found: dict[str, list[float]] = {}
-        for (image, label), proposal in zip(held, maps, strict=True):
-            scores = clicked(model, image, label)
-            scores |= {} if proposal is None else proposed(model, image, label, proposal)
-            for key, value in scores.items():
-                found.setdefault(key, []).append(100 * value)
-        means = {key: round(float(np.mean(values)), 2) for key, values in found.items()}
-        rows.append({"model": name, "labels": args.labels, "steps": args.steps, **means})
+        found = [clicked(model, image, label) for image, label in held]
+        rows.append({"model": name, "run": "", **means(found)})
         print(rows[-1], flush=True)
+    for run in args.run:
+        maps = proposals(run, held)
+        for name, model in models.items():
+            pairs = zip(held, maps, strict=True)
+            found = [proposed(model, *scan, proposal) for scan, proposal in pairs]
+            rows.append({"model": name, "run": run.name.rpartition("-")[0], **means(found)})
+            print(rows[-1], flush=True)
     write_rows(args.out, rows)
+
+
+def means(scores):
+    """Return the mean of each Dice over scans, in percent."""
+    return {key: round(100 * float(np.mean([s[key] for s in scores])), 2) for key in scores[0]}
 
 
 def proposals(run, held):

@@ -6,8 +6,9 @@ import csv
 
 
 def write_rows(path, rows):
-    """Write dictionaries of the same keys, the first one's in their order."""
+    """Write dictionaries; a cell is empty where a row lacks its key."""
+    columns = dict.fromkeys(key for row in rows for key in row)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
