@@ -6,6 +6,9 @@ import csv
 import hashlib
 import json
 import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,20 +28,61 @@ SIZE = (20, 18, 16)
 TINY = {"budget": 1.0, "device": "cpu"}  # for which the shortest training is too long
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch):
-    monkeypatch.setattr(plan, "_LEAST", 2)
+@pytest.fixture(autouse=True, scope="module")
+def _short():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_LEAST", 2)
+        yield
+
+
+def _write_scans(folder):
+    """Write two scans with a mask and two without."""
+    for n in range(4):
+        image, label = scan(n, SIZE, classes=2)
+        write(folder / f"p{n}.nii.gz", image, (1.0, 1.0, 1.5))
+        if n < 2:
+            write(folder / f"p{n}_label.nii.gz", 7 * label, (1.0, 1.0, 1.5))
+    return folder
 
 
 @pytest.fixture
 def scans(tmp_path):
-    """Two scans with a mask and two without."""
-    for n in range(4):
-        image, label = scan(n, SIZE, classes=2)
-        write(tmp_path / "scans" / f"p{n}.nii.gz", image, (1.0, 1.0, 1.5))
-        if n < 2:
-            write(tmp_path / "scans" / f"p{n}_label.nii.gz", 7 * label, (1.0, 1.0, 1.5))
-    return tmp_path / "scans"
+    return _write_scans(tmp_path / "scans")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Folders of scans and of masks of a call that was stopped before its training and resumed.
+
+    Attributes:
+        early: names, masks and page of the stopped call, and its files of runs.
+        before: the files of the scans before any call.
+    """
+
+    scans: Path
+    masks: Path
+    page: Path
+    notes: list[str]
+    early: tuple[dict[str, dict[str, str]], str, dict[Path, str]]
+    before: dict[Path, str]
+
+
+@pytest.fixture(scope="module")
+def made(_short, tmp_path_factory):
+    root = tmp_path_factory.mktemp("auto")
+    scans, masks, notes = _write_scans(root / "scans"), root / "masks", []
+    before = _state(scans)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "final_run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
+    early = _table(masks), (masks / "index.html").read_text(), _state(masks / "runs")
+    page = semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
+    return Made(scans, masks, page, notes, early, before)
 
 
 OWN = {"options": {"labels": {7: 1}}}
@@ -54,11 +98,9 @@ def _table(folder):
         return {row["scan"]: row for row in csv.DictReader(file)}
 
 
-def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
-    masks, notes = tmp_path / "masks", []
-    before = _state(scans)
-    page = semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
-    assert _state(scans) == before
+def test_masks_of_all_scans(made):
+    scans, masks, page, notes = made.scans, made.masks, made.page, made.notes
+    assert _state(scans) == made.before
     assert page.read_text().count("data:image/jpeg") == 2
     assert {path.name for path in masks.glob("*.nii.gz")} == {"p2.nii.gz", "p3.nii.gz"}
     table = _table(masks)
@@ -85,6 +127,10 @@ def test_masks_of_all_scans_and_a_second_call(scans, tmp_path):
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / "p2.nii.gz"))).T
     assert np.array_equal(found, written) and set(np.unique(written)) <= {0, 7}
 
+
+def test_a_second_call_keeps_what_a_person_changed(made, tmp_path):
+    scans, notes, label = made.scans, [], scan(0, SIZE, classes=2)[1]
+    masks = shutil.copytree(made.masks, tmp_path / "masks")
     results = _state(masks / "runs")
     (masks / "p3.png").write_bytes(b"damaged")
     changed = write(masks / "p2.nii.gz", 7 * label, (1.0, 1.0, 1.5)).read_bytes()
@@ -108,9 +154,8 @@ def test_damaged_records_are_noticed(tmp_path, text):
     assert plan._known(tmp_path / "plan.json") is None
 
 
-def test_more_masks_begin_another_run(scans, tmp_path):
-    masks = tmp_path / "masks"
-    semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
+def test_more_masks_begin_another_run(made, scans, tmp_path):
+    masks = shutil.copytree(made.masks, tmp_path / "masks")
     earlier = _state(masks / "runs")
     write(scans / "p2_label.nii.gz", 7 * scan(2, SIZE, classes=2)[1], (1.0, 1.0, 1.5))
     semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
@@ -121,22 +166,11 @@ def test_more_masks_begin_another_run(scans, tmp_path):
     }  # fmt: skip
 
 
-def test_a_stopped_call_resumes_and_first_masks_are_there(scans, tmp_path, monkeypatch):
-    masks = tmp_path / "masks"
-
-    def stop(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(flow, "final_run", stop)
-        with pytest.raises(KeyboardInterrupt):
-            semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
-    assert _table(masks)["p3"]["mask"] == "first"
-    assert "made without a training" in (masks / "index.html").read_text()
-    early = _state(masks / "runs")
-    semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
-    assert early.items() <= _state(masks / "runs").items()
-    assert _table(masks)["p3"]["mask"] == "final"
+def test_a_stopped_call_resumes_and_first_masks_are_there(made):
+    table, page, runs = made.early
+    assert table["p3"]["mask"] == "first" and "made without a training" in page
+    assert runs.items() <= _state(made.masks / "runs").items()
+    assert _table(made.masks)["p3"]["mask"] == "final"
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
