@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
-from semisam.core.losses import entropy
-from semisam.inference.choice import cover, described, doubtful_slices
+from semisam.inference.choice import cover, described, doubt_by_slice, doubtful_slices
 from semisam.inference.predictor import Deployed, read_scan, segment
 
 Vector = NDArray[np.float16]
@@ -81,9 +80,7 @@ def _slices(data: Survey, case: str, model: Deployed, device: str, series: str) 
     probs = segment(model, read_scan(data.files(case), model.card, series), device).probabilities
     if probs.ndim < 4:
         return ()
-    unsure = entropy(torch.from_numpy(probs)[None])[0, 0].sum((0, 1)).numpy()
-    found = (probs.argmax(0) > 0).any((0, 1))
-    return tuple(doubtful_slices(np.where(found, unsure, 0), SLICES))
+    return tuple(doubtful_slices(doubt_by_slice(torch.from_numpy(probs)), SLICES))
 
 
 def as_text(vector: Vector | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
+
+from semisam.core.axes import GRID_MEANS
+from semisam.core.losses import entropy
 
 
 class Description:
@@ -34,8 +35,8 @@ class Description:
         if self._deepest is None:
             return
         features, self._deepest = self._deepest.float(), None
-        pool: Any = {4: functional.adaptive_avg_pool2d, 5: functional.adaptive_avg_pool3d}
-        inside = pool[features.ndim](1 - probs[:, :1].float(), features.shape[2:])
+        pool = GRID_MEANS[features.ndim - 2]
+        inside = pool(1 - probs[:, :1].float(), features.shape[2:])
         for weight in (torch.ones_like(inside), inside):
             self._sums.append((features * weight).transpose(0, 1).flatten(1).sum(1).cpu())
             self._weights.append(float(weight.sum()))
@@ -109,6 +110,19 @@ def cover(
         chosen.append(int(gains.argmax()))
         nearest = np.minimum(nearest, apart[chosen[-1]])
     return chosen
+
+
+def doubt_by_slice(probs: Tensor) -> NDArray[np.floating]:
+    """Return the entropy in each slice of a volume, ``(S,)`` along its last axis.
+
+    It is 0 in slices where no class was found.
+
+    Args:
+        probs: ``(K, *S)`` with three spatial axes.
+    """
+    unsure = entropy(probs[None])[0, 0].sum((0, 1))
+    found = (probs.argmax(0) > 0).any(0).any(0)
+    return np.asarray((unsure * found).cpu().numpy())
 
 
 def doubtful_slices(doubt: NDArray[np.floating], count: int) -> list[int]:

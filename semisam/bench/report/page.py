@@ -218,14 +218,14 @@ def _findings(bench: Bench) -> list[str]:
     sure_of = f"beyond chance over test cases (Holm-corrected p < {ALPHA})."
     if len(gains) == 1:
         told = f"{gains.iloc[0]:+.2f} points against the same method without it"
-        lines = [f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"]
-        return [*lines, *filter(None, [_over_best(bench.table), out_of_reach(bench.table)])]
-    lines = [
-        f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in {len(gains)} "
-        f"comparisons with the same method without it; {sure} of them "
-        f"{'is' if sure == 1 else 'are'} {sure_of}"
-    ]
-    return [*lines, *filter(None, [_over_best(bench.table), out_of_reach(bench.table)])]
+        first = f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"
+    else:
+        first = (
+            f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in "
+            f"{len(gains)} comparisons with the same method without it; {sure} of them "
+            f"{'is' if sure == 1 else 'are'} {sure_of}"
+        )
+    return list(filter(None, [first, _over_best(bench.table), out_of_reach(bench.table)]))
 
 
 def _over_best(table: pd.DataFrame) -> str:
