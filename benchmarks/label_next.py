@@ -80,18 +80,24 @@ def train(options, labeled, seed):
             (folder / case).symlink_to((options.data / case).resolve())
     (folder / "train.list").write_text("\n".join([*labeled, *others]) + "\n")
     (folder / "test.list").write_text("\n".join(test) + "\n")
+    return trained(options, folder, len(labeled), seed)
+
+
+def trained(options, folder, labels, seed, **more):
+    """Train on the first scans of a folder; return the run and its Dice on the test cases."""
     patch = tuple(map(int, options.patch.split("x")))
     wanted = settings(
         data=str(folder.resolve()),
         method=options.method,
-        labels=len(labeled),
+        labels=labels,
         seed=seed,
         iterations=options.iterations,
         patch=patch,
         stride=tuple(side // 2 for side in patch),
         device="cpu",
+        **more,
     )
-    run = options.work / "runs" / name
+    run = options.work / "runs" / folder.name
     execute(wanted, run)
     with (run / "cases.csv").open() as file:
         return run, float(np.mean([float(line["dice"]) for line in csv.DictReader(file)]))

@@ -10,21 +10,18 @@ last axis, or a whole label. A row is one training.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
 import torch
+from label_next import trained
 from rows import write_rows
 
-from semisam.core.losses import entropy
 from semisam.data.datasets.la import LeftAtrium
 from semisam.data.images.files import Geometry, write_nifti
-from semisam.inference.choice import doubtful_slices
+from semisam.inference.choice import doubt_by_slice, doubtful_slices
 from semisam.inference.evaluation import predict_probabilities
-from semisam.run.execute import execute
 from semisam.run.model import load_model
-from semisam.run.request import settings
 
 START = FURTHER = 2
 WAYS = ("random", "even", "doubt")
@@ -92,22 +89,7 @@ def train(options, data, labels, name, seed):
             write_nifti(folder / f"{case}_label.nii.gz", label, PLACE)
     (folder / "train.list").write_text("\n".join(labels) + "\n")
     (folder / "test.list").write_text("\n".join(test) + "\n")
-    patch = tuple(map(int, options.patch.split("x")))
-    wanted = settings(
-        data=str(folder.resolve()),
-        method=options.method,
-        labels=len(labels),
-        seed=seed,
-        iterations=options.iterations,
-        patch=patch,
-        stride=tuple(side // 2 for side in patch),
-        device="cpu",
-        options={"folder.ignore": UNKNOWN},
-    )
-    run = options.work / "runs" / name
-    execute(wanted, run)
-    with (run / "cases.csv").open() as file:
-        return run, float(np.mean([float(line["dice"]) for line in csv.DictReader(file)]))
+    return trained(options, folder, len(labels), seed, options={"folder.ignore": UNKNOWN})
 
 
 @torch.no_grad()
@@ -119,8 +101,7 @@ def doubt_in(run, data, case):
         model.network, image, model.patch, model.stride, device=torch.device("cpu"),
         precision=model.precision,
     )  # fmt: skip
-    unsure = entropy(probs[None])[0, 0].sum((0, 1)).numpy()
-    return np.where((probs.argmax(0) > 0).any(0).any(0).numpy(), unsure, 0)
+    return doubt_by_slice(probs)
 
 
 def row(options, seed, way, slices, dice):

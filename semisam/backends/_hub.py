@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from pathlib import Path
 
 from semisam.core.errors import InputError, SemisamWarning
-from semisam.core.files import replace_file
+from semisam.core.files import digest_of_file, replace_file
 
 
 def hub_file(repository: str, name: str) -> Path:
@@ -52,8 +51,7 @@ def check_sum(path: Path) -> None:
     Raises:
         InputError: the checksums differ.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = digest_of_file(path)
     beside = path.with_name(f"{path.name}.sha256")
     if beside.is_file():
         expected = beside.read_text().split()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -52,18 +52,26 @@ OF_TEXT = ("Method", "Over the best row without SAM")
 """Titles of the columns that hold no numbers."""
 
 
-def load(*folders: Path, on_fault: OnFault = print) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load(
+    *folders: Path,
+    on_fault: OnFault = print,
+    on_left_out: Callable[[RunFolder], None] = lambda run: None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the comparison table and the results of all finished runs of study folders.
 
     Args:
         *folders: of the studies, whose runs share one table.
         on_fault: called with a sentence about each result that cannot be read and is left out.
+        on_left_out: called with each other run that is not done.
 
     Raises:
         InputError: if a folder holds no finished run.
     """
     found = {folder: list_runs(folder) for folder in folders}
     runs = [run for own in found.values() for run in own]
+    for run in runs:
+        if run.state not in ("done", "damaged"):
+            on_left_out(run)
     results = collect(runs, on_fault)
     read = set(results.get("run", ()))
     for folder, own in found.items():

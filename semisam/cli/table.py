@@ -60,18 +60,18 @@ def command(
     from semisam.bench.latex import Wishes
     from semisam.cli.display import console, print_table
     from semisam.core.files import printable, writable_folder
-    from semisam.run.folder import list_runs
 
     wishes = Wishes(columns, caption, label, cite)
     path = Path(out) if out is not None else None
     chosen = formats.format_of(kind, path, wishes)
-    runs = [run for folder in folders if Path(folder).is_dir() for run in list_runs(Path(folder))]
-    for name, state, detail in tables.left_out(runs):
-        if state != "damaged":  # `load` names those
-            click.echo(printable(f"Not in the table: {name}, {state}: {detail}"), err=True)
+
+    def say(text: str) -> None:
+        click.echo(printable(text), err=True)
+
     table, results = tables.load(
         *map(Path, folders),
-        on_fault=lambda fault: click.echo(printable(f"Left out: {fault}"), err=True),
+        on_fault=lambda fault: say(f"Left out: {fault}"),
+        on_left_out=lambda run: say(f"Not in the table: {run.name}, {run.state}: {run.detail}"),
     )
     told = ""
     if paper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -27,7 +26,7 @@ from semisam.backends._synthsam.session import (
 from semisam.core.axes import CONV
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError
-from semisam.core.files import replace_file
+from semisam.core.files import digest_of_file, replace_file
 from semisam.core.seeding import derive_seed
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
 from semisam.networks._synthsam_weights import load_weights
@@ -331,7 +330,7 @@ def make_pretrain_settings(
         return PretrainSettings(**options), None
     path = Path(init)
     weights = load_weights(path, axes)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = digest_of_file(path)
     return PretrainSettings(**options, init=digest), weights
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import InputError
+from semisam.core.files import digest_of_file
 from semisam.core.layout import MODEL
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.sliding_window import published_stride
@@ -255,14 +256,9 @@ def digest(path: Path) -> str:
 def _digest(root: str, marks: tuple[tuple[str, int, int], ...]) -> str:
     """Return the digest of files; an unchanged file is read once in a process."""
     if len(marks) == 1 and marks[0][0] == root:
-        return _digest_of_file(root)
-    parts = [f"{Path(path).relative_to(root)} {_digest_of_file(path)}" for path, *_ in marks]
+        return digest_of_file(root)
+    parts = [f"{Path(path).relative_to(root)} {digest_of_file(path)}" for path, *_ in marks]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _digest_of_file(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
