@@ -83,7 +83,7 @@ def train(options, labeled, seed):
     return trained(options, folder, len(labeled), seed)
 
 
-def trained(options, folder, labels, seed, **more):
+def trained(options, folder, labels, seed, plugins=None):
     """Train on the first scans of a folder; return the run and its Dice on the test cases."""
     patch = tuple(map(int, options.patch.split("x")))
     wanted = settings(
@@ -95,7 +95,7 @@ def trained(options, folder, labels, seed, **more):
         patch=patch,
         stride=tuple(side // 2 for side in patch),
         device="cpu",
-        **more,
+        options=plugins or {},
     )
     run = options.work / "runs" / folder.name
     execute(wanted, run)

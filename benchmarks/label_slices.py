@@ -89,7 +89,7 @@ def train(options, data, labels, name, seed):
             write_nifti(folder / f"{case}_label.nii.gz", label, PLACE)
     (folder / "train.list").write_text("\n".join(labels) + "\n")
     (folder / "test.list").write_text("\n".join(test) + "\n")
-    return trained(options, folder, len(labels), seed, options={"folder.ignore": UNKNOWN})
+    return trained(options, folder, len(labels), seed, {"folder.ignore": UNKNOWN})
 
 
 @torch.no_grad()
