@@ -20,6 +20,7 @@ from semisam.core.files import remove_leftovers, writable_folder
 from semisam.core.layout import ADAPTED
 from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
+from semisam.inference.card import Card
 from semisam.inference.choice import described
 from semisam.inference.inputs import check_outputs
 from semisam.inference.masks import volumes_of_file, write_masks
@@ -31,6 +32,7 @@ from semisam.run.judge import make_judge
 from semisam.run.lock import locked
 from semisam.run.model import load_model
 from semisam.run.preflight import check_device, usual_device
+from semisam.run.settings import Components
 
 RUNS = "runs"
 BUDGET = 1800.0
@@ -64,6 +66,7 @@ def auto(
     dry_run: bool = False,
     audit: bool = False,
     skip_faulty: bool = False,
+    components: Components = "as-labeled",
     device: str = "auto",
     dataset: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -83,6 +86,8 @@ def auto(
         audit: train once more without each of at least three labeled scans, and correct the
             predicted Dice by their true one.
         skip_faulty: leave out the cases whose files have faults.
+        components: of a class that a mask keeps. as-labeled: the largest, if the class is one
+            component in every mask of the user, else all.
         device: on which everything is computed; auto: a GPU if there is one.
         dataset: name of the dataset plugin; ``None``: the one that recognises the folder.
         options: of the dataset plugin, by name.
@@ -119,6 +124,7 @@ def auto(
         budget=budget,
         device=place,
         audit=audit,
+        components=components,
         on_part=lambda done, total: report("measure", done, total, {}),
     )
     for line in (*_describe(data), *_describe_plan(data, plan)):
@@ -141,6 +147,8 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     execute(early, first, report)
     shelf = Shelf(folder)
     early_model = load_model(first, plan.device)
+    for line in _describe_components(early_model.card, plan):
+        note(line)
     kept = _write(data, shelf, Stage(FIRST, first.name, early_model), plan.device, report)
     write_page(data, shelf, plan, kept)
     note(f"First masks of {len(data.unlabeled)} scans: {folder}")
@@ -227,6 +235,16 @@ def _describe(data: Survey) -> list[str]:
         f"(dataset {data.dataset}, classes: {classes})"
     ]
     return lines + [f"Left out: {fault}" for fault in data.left_out]
+
+
+def _describe_components(card: Card, plan: Plan) -> list[str]:
+    if plan.components != "as-labeled" or not card.one_component:
+        return []
+    names = ", ".join(card.class_names[c] for c in card.one_component)
+    return [
+        f"A mask keeps the largest component only of: {names}, as each is one component in your "
+        "masks. --components all keeps all of them."
+    ]
 
 
 def _describe_plan(data: Survey, plan: Plan) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +17,7 @@ from semisam.core.files import read_json, write_json
 from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
 from semisam.run.resolve import digest
-from semisam.run.settings import DEFAULT_BACKEND, RunSettings
+from semisam.run.settings import DEFAULT_BACKEND, Components, RunSettings
 
 FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
 _ADAPTING, _SHARE_ADAPTING = 300, 0.25  # steps, and the largest part of the budget
@@ -41,6 +41,7 @@ class Plan:
         seconds: of ``adapt``, ``first``, ``train``, ``masks``, and ``audit``, the further trainings
             without one labeled scan each.
         budget: seconds that the user gave.
+        components: of a class that a mask keeps, as the setting of a run.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Plan:
     patch: tuple[int, ...]
     seconds: dict[str, float]
     budget: float
+    components: Components = "as-labeled"
 
     @property
     def total(self) -> float:
@@ -90,6 +92,7 @@ def plan_for(
     budget: float,
     device: str,
     audit: bool = False,
+    components: Components = "as-labeled",
     on_part: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of an earlier call for the same scans, masks and budget, or a new one.
@@ -100,17 +103,20 @@ def plan_for(
         budget: seconds for everything.
         device: torch device.
         audit: train once more without each labeled scan.
+        components: of a class that a mask keeps.
         on_part: called with (measurements done, their number).
 
     Raises:
         InputError: the smallest patch does not fit into memory.
     """
-    key = _key(data, budget, device, audit)
+    key = _key(data, budget, device, audit, components)
     known = _known(folder / _LATEST)
     if known is not None and known.key == key:
         return known
     rounds = len(data.labeled) if audit else 0
-    return _measured(data, key, budget, device, rounds, on_part or (lambda done, total: None))
+    patch = _limited(data.opened.suggested.get("patch", _SMALL[3]))
+    plan = Plan(key, device, 0, _MOST, patch, {}, budget, components)
+    return _measured(data, plan, rounds, on_part or (lambda done, total: None))
 
 
 def save_plan(plan: Plan, folder: Path) -> None:
@@ -126,17 +132,9 @@ def _known(file: Path) -> Plan | None:
         return None
 
 
-def _measured(
-    data: Survey,
-    key: str,
-    budget: float,
-    device: str,
-    rounds: int,
-    report: Callable[[int, int], None],
-) -> Plan:
-    suggested = data.opened.suggested.get("patch", _SMALL[3])
-    small = _limited(suggested)
-    plan = Plan(key, device, 0, _MOST, small, {}, budget)
+def _measured(data: Survey, plan: Plan, rounds: int, report: Callable[[int, int], None]) -> Plan:
+    """Return a plan with the sizes of its runs and the seconds of its parts."""
+    budget = plan.budget
     report(0, 4)
     step = seconds_of_step(final_run(data, plan, None))
     report(1, 4)
@@ -154,28 +152,26 @@ def _measured(
     masks = 2 * last + first
     seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": masks}
     rest = (budget - sum(seconds.values()) - rounds * seconds["adapt"]) / (1 + rounds)
-    patch, step = _fitted(data, plan, step, rest / _WANTED, suggested)
+    patch, step = _fitted(data, plan, step, rest / _WANTED)
     steps = int(rest / step) // _ROUND * _ROUND
     iterations = min(max(steps, _LEAST), _MOST)
     report(4, 4)
     seconds["train"] = iterations * step
     seconds["audit"] = rounds * (seconds["adapt"] + seconds["train"])
-    return Plan(key, device, adapting, iterations, patch, seconds, budget)
+    return replace(plan, adapting=adapting, iterations=iterations, patch=patch, seconds=seconds)
 
 
-def _fitted(
-    data: Survey, plan: Plan, step: float, most: float, suggested: tuple[int, ...]
-) -> tuple[tuple[int, ...], float]:
+def _fitted(data: Survey, plan: Plan, step: float, most: float) -> tuple[tuple[int, ...], float]:
     """Return the largest patch whose step takes at most some seconds, and these seconds."""
+    suggested = data.opened.suggested.get("patch", _SMALL[3])
     for share in _SHARES:
         sides = (int(share * side) // _STEP * _STEP for side in suggested)
         patch = tuple(max(side, low) for side, low in zip(sides, plan.patch, strict=True))
         guess = step * math.prod(patch) / math.prod(plan.patch)
         if patch == plan.patch or guess > most:
             continue
-        larger = Plan(plan.key, plan.device, 0, _MOST, patch, {}, plan.budget)
         try:
-            seconds = seconds_of_step(final_run(data, larger, None))
+            seconds = seconds_of_step(final_run(data, replace(plan, patch=patch), None))
         except SemisamError:  # it does not fit into memory
             continue
         if seconds <= most:
@@ -205,6 +201,7 @@ def _settings(
         patch=plan.patch,
         stride=tuple(max(side // 2, 1) for side in plan.patch),
         device=plan.device,
+        components=plan.components,
         options={**named, **(options or {})},
     )
 
@@ -217,9 +214,9 @@ def _limited(suggested: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(pair) for pair in zip(suggested, small, strict=True))
 
 
-def _key(data: Survey, budget: float, device: str, audit: bool) -> str:
+def _key(data: Survey, budget: float, device: str, audit: bool, components: str) -> str:
     masks = {case: digest(data.mask(case)) for case in data.labeled}
     kind = device.split(":")[0]
     options = {name: str(value) for name, value in data.options.items()}
-    about = [data.dataset, options, masks, list(data.unlabeled), budget, kind, audit]
+    about = [data.dataset, options, masks, list(data.unlabeled), budget, kind, audit, components]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]

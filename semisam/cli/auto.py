@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from semisam.cli.help import Command
 from semisam.cli.options import DEVICE, Duration, dataset_options
+
+if TYPE_CHECKING:
+    from semisam.run.settings import Components
 
 
 @click.command(
@@ -30,6 +35,14 @@ from semisam.cli.options import DEVICE, Duration, dataset_options
     help="Train once more without each mask, of at least three, to correct the predicted Dice.",
 )
 @click.option("--skip-faulty", is_flag=True, help="Leave out the cases whose files have faults.")
+@click.option(
+    "--components",
+    type=click.Choice(["as-labeled", "largest", "all"]),
+    default="as-labeled",
+    show_default=True,
+    help="Components of a class that a mask keeps. as-labeled: the largest, if the class is one "
+    "component in each of your masks, else all.",
+)
 @click.option("--device", default="auto", show_default=True, help=DEVICE)
 @dataset_options
 def command(
@@ -39,6 +52,7 @@ def command(
     dry_run: bool,
     audit: bool,
     skip_faulty: bool,
+    components: Components,
     device: str,
     dataset: str | None,
     assignments: tuple[str, ...],
@@ -72,6 +86,7 @@ def command(
                 dry_run=dry_run,
                 audit=audit,
                 skip_faulty=skip_faulty,
+                components=components,
                 device=device,
                 dataset=name,
                 options=options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -14,16 +15,16 @@ from semisam.cli.options import DEVICE, Size
     "evaluate",
     cls=Command,
     short_help="Score a trained method on the test cases.",
-    examples=("semisam evaluate runs/one --largest-component",),
+    examples=("semisam evaluate runs/one --components largest",),
 )
 @click.argument("run", metavar="RUN")
 @click.option("--data", metavar="FOLDER", help="Scans. [default: the run's]")
 @click.option("--patch", type=Size(), help="Window in voxels. [default: the run's]")
 @click.option("--stride", type=Size(), help="Stride of the window. [default: the run's]")
 @click.option(
-    "--largest-component/--all-components",
-    default=None,
-    help="Keep each class's largest component only. [default: the run's]",
+    "--components",
+    type=click.Choice(["all", "largest"]),
+    help="Components of each class that a mask keeps. [default: the run's]",
 )
 @click.option("--device", default="auto", show_default=True, help=DEVICE)
 @click.option("--save-predictions", metavar="FOLDER", help="Write a NIfTI labelmap per case.")
@@ -33,7 +34,7 @@ def command(
     data: str | None,
     patch: tuple[int, ...] | None,
     stride: tuple[int, ...] | None,
-    largest_component: bool | None,
+    components: Literal["all", "largest"] | None,
     device: str,
     save_predictions: str | None,
     out: str | None,
@@ -58,7 +59,7 @@ def command(
         data=data,
         patch=patch,
         stride=stride,
-        largest_component=largest_component,
+        components=components,
     )
     target = Path(out) if out else scored.target
     test = scored.test
@@ -77,7 +78,7 @@ def command(
             scored.stride,
             device=on_device,
             precision=scored.precision,
-            largest_component=scored.largest_component,
+            one_component=scored.one_component,
             predictions=predictions,
             on_case=lambda done, total: bars.update(task, completed=done),
         )

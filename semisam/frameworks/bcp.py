@@ -166,7 +166,8 @@ class BidirectionalCopyPaste(Framework):
         if not self.largest_component:
             return label
         rows = label.to(torch.uint8).cpu().numpy()
-        kept = [torch.from_numpy(largest_components(row, self.num_classes)) for row in rows]
+        classes = range(1, self.num_classes)
+        kept = [torch.from_numpy(largest_components(row, classes)) for row in rows]
         return torch.stack(kept).to(label)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Card:
         label_values: value of each class in the user's label files, which masks are written with.
             ``None``: the class numbers.
         reversed_axes: True if the axes of an h5 file are (z, y, x).
+        one_component: classes whose masks have their largest component only.
     """
 
     channels: int
@@ -48,6 +49,7 @@ class Card:
     recipe: Recipe | None = None
     label_values: tuple[int, ...] | None = None
     reversed_axes: bool = False
+    one_component: tuple[int, ...] = ()
 
     def own_values(self, labelmap: NDArray[np.uint8]) -> NDArray[np.integer]:
         """Return a label map of class numbers with the values of the user's label files."""
@@ -90,10 +92,13 @@ class Card:
             KeyError, TypeError, ValueError: the values are not a card.
         """
         code, recipe = raw.get("orientation"), raw.get("recipe")
+        one_component = tuple(int(c) for c in raw.get("one_component", ()))
         names = tuple(str(name) for name in raw["class_names"])
         spacing = tuple(float(s) for s in raw["spacing"])
         if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
             raise ValueError("a card must have channels, class_names and spacing")
+        if not all(0 < c < len(names) for c in one_component):
+            raise ValueError(f"one_component must hold foreground classes, got {one_component}")
         if not all(0 < mm < math.inf for mm in spacing):
             raise ValueError(f"spacing must be positive mm, got {spacing}")
         if code is not None:
@@ -108,10 +113,11 @@ class Card:
             recipe=None if recipe is None else Recipe.from_json(recipe),
             label_values=own_values_of(raw.get("label_values"), len(names)),
             reversed_axes=bool(raw.get("reversed_axes", False)),
+            one_component=one_component,
         )
 
 
-def card_of(dataset: Dataset, image: Image) -> Card:
+def card_of(dataset: Dataset, image: Image, one_component: Sequence[int] = ()) -> Card:
     """Return the card of a model that was trained on a dataset, one of whose images this is."""
     code = None
     if len(image.geometry.spacing) == 3:
@@ -127,6 +133,7 @@ def card_of(dataset: Dataset, image: Image) -> Card:
         dataset.recipe,
         dataset.label_values,
         dataset.reversed_axes,
+        tuple(one_component),
     )
 
 

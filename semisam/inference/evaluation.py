@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,19 +77,17 @@ def predict_probabilities(
 
 
 def class_map(
-    probs: NDArray[np.float32], placement: Placement | None, largest_component: bool = False
+    probs: NDArray[np.float32], placement: Placement | None, one_component: Collection[int] = ()
 ) -> NDArray[np.uint8]:
     """Return the most probable class of each voxel, on the grid of the scan's file.
 
     Args:
         probs: ``(K, *S')`` on the image's grid.
         placement: of the image in its file; ``None`` if both have the same grid.
-        largest_component: keep each class's largest component only.
+        one_component: classes that keep their largest component only.
     """
     found = probs.argmax(0) if placement is None else placement.classes(probs)
-    if largest_component:
-        found = largest_components(found, len(probs))
-    return found.astype(np.uint8, copy=False)
+    return largest_components(found.astype(np.uint8, copy=False), one_component)
 
 
 def evaluate(
@@ -101,7 +99,7 @@ def evaluate(
     *,
     device: torch.device,
     precision: Precision,
-    largest_component: bool = False,
+    one_component: Collection[int] = (),
     predictions: Path | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -115,7 +113,7 @@ def evaluate(
         stride: of the window, in voxels.
         device: where the network runs.
         precision: of the network.
-        largest_component: keep each class's largest component only.
+        one_component: classes that keep their largest component only.
         predictions: a folder for the scored label maps, ``<case>.nii.gz``.
         on_case: called with (cases done, number of cases).
 
@@ -131,7 +129,7 @@ def evaluate(
         probs = predict_probabilities(
             framework, image, patch, stride, device=device, precision=precision
         )
-        labelmap = class_map(probs.cpu().numpy(), image.placement, largest_component)
+        labelmap = class_map(probs.cpu().numpy(), image.placement, one_component)
         seconds = time.perf_counter() - began
         geometry = image.geometry if image.placement is None else image.placement.geometry
         if predictions is not None:

@@ -37,7 +37,6 @@ class Deployed:
         patch: voxels of the sliding window; ``None``: the whole scan.
         stride: voxels between windows.
         precision: of the network's computation.
-        largest_component: keep only the largest component of each class.
         others: models whose probabilities are averaged with its own.
     """
 
@@ -46,7 +45,6 @@ class Deployed:
     patch: tuple[int, ...] | None
     stride: tuple[int, ...] | None
     precision: Precision
-    largest_component: bool
     others: tuple[Deployed, ...] = ()
 
 
@@ -116,16 +114,19 @@ def ensemble(models: Mapping[str, Deployed]) -> Deployed:
     """
     (name, first), *others = models.items()
     ours = first.card.to_json()
+    kept = set(first.card.one_component)
     for title, other in others:
         theirs = other.card.to_json()
-        unlike = [key for key, value in ours.items() if theirs[key] != value]
+        kept &= set(other.card.one_component)
+        unlike = [k for k in ours if k != "one_component" and theirs[k] != ours[k]]
         if unlike:
             raise InputError(
                 "the runs of an ensemble must have the same classes and preparation of scans, got "
                 f"another {' and '.join(unlike)} in {title} than in {name}. Predict with one of "
                 "them."
             )
-    return replace(first, others=tuple(model for _, model in others))
+    card = replace(first.card, one_component=tuple(sorted(kept)))
+    return replace(first, card=card, others=tuple(model for _, model in others))
 
 
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
@@ -193,7 +194,7 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
         axes, flips = model.card.axes_of_lps()
         straight = np.flip(on_image, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
         on_image = straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes)))
-    labelmap = class_map(on_image, scan.placement, model.largest_component)
+    labelmap = class_map(on_image, scan.placement, model.card.one_component)
     mask = model.card.own_values(labelmap)
     return Prediction(labelmap, scan.geometry, mask, on_image, scan.placement)
 

@@ -15,7 +15,7 @@ discuss the conventions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from scipy import ndimage
 
 from semisam.core.types import IGNORE
 from semisam.metrics.surface import BoolArray, Pair, bounding_box, crop_pair, surface_distances
+
+_STRAY = 0.01  # share of a drawn mask's voxels that may lie apart from it
 
 
 @dataclass(frozen=True)
@@ -202,17 +204,44 @@ def largest_component(mask: BoolArray) -> BoolArray:
     return kept
 
 
-def largest_components(labelmap: NDArray[np.integer], num_classes: int) -> NDArray[np.integer]:
-    """Return the largest component of every foreground class; the rest becomes background.
+def largest_components(labelmap: NDArray[np.uint8], classes: Iterable[int]) -> NDArray[np.uint8]:
+    """Return a label map where some classes have their largest component only.
+
+    The rest of these classes becomes background. Other classes stay as they are.
 
     Args:
         labelmap: ``(*S)`` integer class per voxel, 0 background.
+        classes: of the foreground.
+    """
+    kept = labelmap.copy()
+    for c in classes:
+        mask = labelmap == c
+        kept[mask & ~largest_component(mask)] = 0
+    return kept
+
+
+def classes_of_one_component(
+    labelmaps: Iterable[NDArray[np.integer]], num_classes: int
+) -> tuple[int, ...]:
+    """Return the foreground classes that are one component in every label map that holds them.
+
+    A class may have up to 1 % of its voxels elsewhere, as drawn masks have stray voxels. A class
+    that no label map holds is not among them.
+
+    Args:
+        labelmaps: ``(*S)`` each, integer class per voxel, 0 background.
         num_classes: classes counting background.
     """
-    kept = np.zeros_like(labelmap)
-    for c in range(1, num_classes):
-        kept[largest_component(labelmap == c)] = c
-    return kept
+    seen, several = set(), set()
+    for labelmap in labelmaps:
+        for c in range(1, num_classes):
+            mask = labelmap == c
+            voxels = int(mask.sum())
+            if voxels:
+                seen.add(c)
+                if int(largest_component(mask).sum()) < (1 - _STRAY) * voxels:
+                    several.add(c)
+    return tuple(sorted(seen - several))
 
 
 def _checked(

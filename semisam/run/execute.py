@@ -30,8 +30,9 @@ from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
-from semisam.inference.card import card_of, write_card
+from semisam.inference.card import Card, card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
+from semisam.metrics.scores import classes_of_one_component
 from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
     cases_of,
@@ -68,6 +69,7 @@ class Ready:
         framework: the method with initial weights.
         plan: labeled and unlabeled rows of a batch.
         hashes: of the volumes by name.
+        card: of the model.
         logger: of the figures; ``None``: ``train.jsonl`` only.
     """
 
@@ -75,6 +77,7 @@ class Ready:
     framework: Framework
     plan: BatchPlan
     hashes: Mapping[str, str]
+    card: Card
     logger: Logger | None
 
 
@@ -142,9 +145,9 @@ def execute(
             training = train(here, run, folder, report, processes, deadline)
         else:
             run.framework.learn(labeled_cases(store))
-            processes.of_writer(lambda: write_model(run.framework, store, folder))
+            processes.of_writer(lambda: write_model(run, folder))
             training = Summary(0.0, 0.0, {}, 0)
-        rows = score(here, run.framework, store, folder, report, processes)
+        rows = score(here, run, folder, report, processes)
 
         def write() -> None:
             about = _about(settings, run, training, rows)
@@ -186,7 +189,18 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     )
     hashes = store.check(lambda done, total: report("check", done, total, {}))
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
-    return Ready(store, framework, plan, hashes, logger)
+    return Ready(store, framework, plan, hashes, model_card(settings, store), logger)
+
+
+def model_card(settings: RunSettings, store: VolumeStore) -> Card:
+    """Return the card of the model that a run trains."""
+    classes = store.dataset.num_classes
+    one_component: tuple[int, ...] = ()
+    if settings.components == "largest":
+        one_component = tuple(range(1, classes))
+    elif settings.components == "as-labeled":
+        one_component = classes_of_one_component(map(store.label, store.labeled), classes)
+    return card_of(store.dataset, store.image(store.labeled[0]), one_component)
 
 
 def _adapt(
@@ -247,7 +261,7 @@ def train(
     trainer = make_trainer(settings, run, folder, processes)
     summary = trainer.fit(lambda done, f: report("train", done, settings.iterations, f), deadline)
     if processes.writer:
-        write_model(run.framework, run.store, folder)
+        write_model(run, folder)
     return summary
 
 
@@ -258,7 +272,7 @@ def make_trainer(
     framework, store, plan = run.framework, run.store, run.plan
 
     def validate() -> float:
-        rows = _scored(settings, framework, store, store.validation, processes)
+        rows = _scored(settings, run, store.validation, processes)
         return summarise(rows)["dice"]
 
     parts = count_parts(settings.batch, settings.micro_batch)
@@ -305,32 +319,32 @@ def make_trainer(
     )
 
 
-def write_model(framework: Framework, store: VolumeStore, folder: Path) -> None:
+def write_model(run: Ready, folder: Path) -> None:
     """Write ``model.pt`` and its card."""
     # On the CPU, so that a plain `torch.load` opens it where there is no GPU.
-    weights = {name: value.cpu() for name, value in framework.state_dict().items()}
+    weights = {name: value.cpu() for name, value in run.framework.state_dict().items()}
     with replace_file(folder / MODEL) as temporary:
         save_tensors(weights, temporary)
-    write_card(folder / CARD, card_of(store.dataset, store.image(store.labeled[0])))
+    write_card(folder / CARD, run.card)
 
 
 def score(
     settings: RunSettings,
-    framework: Framework,
-    store: VolumeStore,
+    run: Ready,
     folder: Path,
     report: Progress,
     processes: Processes = ONE,
 ) -> list[dict[str, Any]]:
     """Evaluate on the test cases and write ``cases.csv``."""
-    predictions = folder / "predictions" if settings.save_predictions and store.test else None
+    test = run.store.test
+    predictions = folder / "predictions" if settings.save_predictions and test else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
 
     def show(done: int, total: int) -> None:
         report("evaluate", done, total, {})
 
-    rows = _scored(settings, framework, store, store.test, processes, predictions, show)
+    rows = _scored(settings, run, test, processes, predictions, show)
     if rows and processes.writer:
         write_csv(folder / CASES, rows)
     return rows
@@ -338,8 +352,7 @@ def score(
 
 def _scored(
     settings: RunSettings,
-    framework: Framework,
-    store: VolumeStore,
+    run: Ready,
     cases: Sequence[str],
     processes: Processes,
     predictions: Path | None = None,
@@ -347,15 +360,15 @@ def _scored(
 ) -> list[dict[str, Any]]:
     """Return the scores of cases, each rank's share gathered on all ranks."""
     # Each rank has its own statistics of BatchNorm. Those of rank 0 are deployed.
-    processes.share_state(framework)
+    processes.share_state(run.framework)
     rows = evaluate(
-        framework,
-        store,
+        run.framework,
+        run.store,
         cases[processes.rank :: processes.size],
         *window_of(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
-        largest_component=settings.largest_component,
+        one_component=run.card.one_component,
         predictions=predictions,
         on_case=on_case,
     )

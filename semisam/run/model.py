@@ -89,13 +89,7 @@ def load_model(folder: Path, device: str = "cpu") -> Deployed:
     # Only a GPU runs fp16.
     on_cpu = torch.device(device).type == "cpu"
     precision: Precision = "fp32" if settings.precision == "fp16" and on_cpu else settings.precision
-    return Deployed(
-        framework,
-        card,
-        *window_of(settings),
-        precision,
-        settings.largest_component,
-    )
+    return Deployed(framework, card, *window_of(settings), precision)
 
 
 def load_models(runs: Sequence[Path], device: str = "cpu") -> Deployed:
@@ -209,7 +203,6 @@ def export_run(run: Path, target: Path) -> Path:
             "output": {"shape": ["batch", classes, *patch], "what": "probabilities"},
             "patch": list(patch),
             "stride": list(stride),
-            "largest_component": settings.largest_component,
             "images": card.to_json(),
             "method": settings.method,
             "network": settings.network,

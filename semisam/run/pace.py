@@ -15,12 +15,11 @@ from semisam.core.errors import InputError
 from semisam.core.framework import Framework
 from semisam.core.seeding import derive_seed
 from semisam.data.loading.store import VolumeStore
-from semisam.inference.card import card_of
 from semisam.inference.masks import write_masks
 from semisam.inference.predictor import Deployed
 from semisam.run.adapt import labeled_cases
 from semisam.run.build import cases_of, make_framework, make_pair, open_dataset, split_of
-from semisam.run.execute import Ready, make_trainer
+from semisam.run.execute import Ready, make_trainer, model_card
 from semisam.run.model import window_of
 from semisam.run.preflight import check_run
 from semisam.run.record import peak_memory
@@ -61,7 +60,8 @@ def pace_of(settings: RunSettings, steps: int = 3) -> Pace:
     framework = _framework(settings, store)
     plan = check_run(settings, store, framework, len(store.labeled), len(store.unlabeled))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(settings, Ready(store, framework, plan, {}, None), Path(folder))
+        run = Ready(store, framework, plan, {}, model_card(settings, store), None)
+        trainer = make_trainer(settings, run, Path(folder))
         on_gpu = settings.device.startswith("cuda")
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(settings.device)
@@ -113,9 +113,9 @@ def seconds_of_mask(settings: RunSettings, scan: Sequence[Path]) -> float:
     store = _few(settings)
     framework = _framework(settings, store).to(settings.device)
     framework.learn(labeled_cases(store))
-    card = card_of(store.dataset, store.image(store.labeled[0]))
+    card = model_card(settings, store)
     window, precision = window_of(settings), settings.precision
-    model = Deployed(framework, card, *window, precision, settings.largest_component)
+    model = Deployed(framework, card, *window, precision)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         (mask,) = write_masks(

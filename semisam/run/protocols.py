@@ -158,8 +158,8 @@ _ACDC = Protocol(
     },
 )
 
-_KEEP_LARGEST = {"largest_component": True}
-_KEEP_ALL = {"largest_component": False}
+_KEEP_LARGEST = {"components": "largest"}
+_KEEP_ALL = {"components": "all"}
 
 PROTOCOLS: Mapping[str, Protocol] = {
     # benchmarks/README.md, "The default recipe", has the measurements.
@@ -181,6 +181,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "augment": "strong",
             "foreground": 0.003,
             "norm_batches": 16,
+            "components": "as-labeled",
         },
         methods={"fixmatch": {"ema_decay": 0.99}},
         # With a gate that is half open where the model is as good as the method, weight 1 is

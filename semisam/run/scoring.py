@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -32,7 +33,7 @@ class Scored:
         patch: voxels of the sliding window; ``None``: whole scans.
         stride: voxels between windows.
         precision: of the network.
-        largest_component: keep each class's largest component only.
+        one_component: classes that keep their largest component only.
         target: default file for the scores.
     """
 
@@ -42,7 +43,7 @@ class Scored:
     patch: tuple[int, ...] | None
     stride: tuple[int, ...] | None
     precision: Precision
-    largest_component: bool
+    one_component: tuple[int, ...]
     target: Path
 
 
@@ -53,7 +54,7 @@ def open_scored(
     data: str | None = None,
     patch: tuple[int, ...] | None = None,
     stride: tuple[int, ...] | None = None,
-    largest_component: bool | None = None,
+    components: Literal["all", "largest"] | None = None,
 ) -> Scored:
     """Open a run, or a published V-Net checkpoint, and the data to score it on.
 
@@ -63,7 +64,7 @@ def open_scored(
         data: folder of the scans; ``None``: the scans of the run.
         patch: of the window; ``None``: the run's patch.
         stride: of the window; ``None``: the run's, or the published stride of another patch.
-        largest_component: ``None``: as in the run.
+        components: of each class that are kept; ``None``: as in the run.
 
     Raises:
         InputError: there is no such run, a checkpoint lacks data or patch, or the classes differ.
@@ -76,6 +77,7 @@ def open_scored(
                 "published patch is 112x112x80."
             )
         model, scans = PublishedVNet(path), _open(Path(data))
+        every = tuple(range(1, model.num_classes))
         return _checked(
             Scored(
                 model.to(device),
@@ -84,7 +86,7 @@ def open_scored(
                 patch,
                 stride or tuple(published_stride(patch)),
                 "fp32",
-                bool(largest_component),
+                every if components == "largest" else (),
                 path.with_suffix(".evaluation.csv"),
             ),
             model.num_classes,
@@ -94,7 +96,8 @@ def open_scored(
     window, usual = window_of(settings)
     if patch is not None and window is not None:
         window, usual = patch, tuple(published_stride(patch))
-    largest = settings.largest_component if largest_component is None else largest_component
+    every = tuple(range(1, len(card.class_names)))
+    kept = card.one_component if components is None else every if components == "largest" else ()
     dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
     split = split_of(settings, dataset) if data is None else dataset.split()
     scored = Scored(
@@ -104,7 +107,7 @@ def open_scored(
         window,
         usual and (stride or usual),
         settings.precision,
-        largest,
+        kept,
         folder / "evaluation.csv",
     )
     return _checked(scored, len(card.class_names))

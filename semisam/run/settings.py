@@ -46,6 +46,7 @@ class Flag:
 
 Count = Annotated[int, Field(ge=1)]
 Size = tuple[Count, ...]
+Components = Literal["as-labeled", "largest", "all"]
 
 
 class RunSettings(BaseModel):
@@ -187,10 +188,13 @@ class RunSettings(BaseModel):
         Size | None,
         Flag("Stride of the test window, in voxels.", "18x18x4 at 112x112x80, scaled"),
     ] = None
-    largest_component: Annotated[
-        bool,
-        Flag("Keep each class's largest component only.", "all components", "all-components"),
-    ] = False
+    components: Annotated[
+        Components,
+        Flag(
+            "Components of a class that a mask keeps. as-labeled: the largest, if the class is one "
+            "component in every labeled mask, else all."
+        ),
+    ] = "all"
     validate_every: Annotated[
         Count | None,
         Flag("Iterations between validations on held-out labeled cases.", "no validation"),
@@ -280,7 +284,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("clip", "norm_batches", "precision"),
     ),
     "Validation": ("validate_every", "validate_cases", "keep", "patience"),
-    "Prediction": ("stride", "largest_component", "save_predictions"),
+    "Prediction": ("stride", "components", "save_predictions"),
     "Execution": ("device", "checkpoint_every", "logger"),
 }
 """The settings that a command line offers, in the groups and the order of its help."""

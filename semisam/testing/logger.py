@@ -21,7 +21,7 @@ Logged = Mapping[int, Mapping[str, float]]
 
 _SETTINGS: Mapping[str, Any] = {
     **{"method": "mt", "iterations": 5, "lr": 0.01, "clip": None, "patch": [16, 16, 16]},
-    **{"largest_component": False, "method_options": {"ema_decay": 0.99}},
+    **{"save_predictions": False, "method_options": {"ema_decay": 0.99}},
 }
 
 

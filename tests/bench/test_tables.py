@@ -161,7 +161,7 @@ def test_a_gain_is_over_runs_that_differ_in_the_branch_alone(tmp_path):
         "method_options": {"ema_decay": 0.9},
         "network_options": {"filters": 8},
         "dataset_options": {"spacing": 2.0},
-        "largest_component": True,
+        "components": "largest",
         "seed": 1,
     }
     for name, value in others.items():

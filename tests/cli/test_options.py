@@ -40,7 +40,7 @@ def test_each_setting_has_its_option():
 def test_values_have_the_type_of_their_setting():
     settings, options = run(
         *("--patch", "64x64x48", "--lr", "0.1", "--batch", "6", "--fold", "2"),
-        *("--augment", "strong", "--largest-component", "--set", "mt.ema_decay=0.9"),
+        *("--augment", "strong", "--components", "largest", "--set", "mt.ema_decay=0.9"),
     )
     assert settings == {
         "patch": (64, 64, 48),
@@ -48,7 +48,7 @@ def test_values_have_the_type_of_their_setting():
         "batch": 6,
         "fold": 2,
         "augment": "strong",
-        "largest_component": True,
+        "components": "largest",
     }
     assert options == {"mt.ema_decay": "0.9"}
 

@@ -50,7 +50,7 @@ def test_options_of_plugins_and_branch_arrive(tiny_la, tmp_path):
     assert settings["semisam_options"]["target"] == "hard"
     assert settings["prompter_options"]["margin"] == 1
     assert settings["sam_options"]["radius"] == 7.0 and len(settings["sam_options"]) > 1
-    assert kept["settings"]["largest_component"] is True
+    assert kept["settings"]["components"] == "largest"
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def test_the_largest_component_is_kept_only_where_asked():
 
     both = spot(FOUND, (8, 8, 6), (9, 8, 6))
     (all_of_it,) = scores(Two(both))
-    (largest,) = scores(Two(both), largest_component=True)
+    (largest,) = scores(Two(both), one_component=[1])
     assert all_of_it["dice"] == 1 and largest["dice"] == pytest.approx(2 * 2 / (2 + 3))
 
 

@@ -162,7 +162,7 @@ def _model(spacing=(1.0, 1.0, 1.0), channels=1, **card):
     names = ("background", "lesion")
     card = Card(channels, names, spacing, **card)
     size = (64, 64, 64)
-    return Deployed(_Threshold(channels), card, size, size, "fp32", False)
+    return Deployed(_Threshold(channels), card, size, size, "fp32")
 
 
 def _ball(size, spacing, direction, origin=(5.0, -7.0, 11.0)):

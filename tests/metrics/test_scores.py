@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from semisam.core.types import IGNORE
 from semisam.metrics.scores import (
+    classes_of_one_component,
     evaluate_labelmap,
     evaluate_mask,
     largest_component,
@@ -222,9 +223,22 @@ def test_of_equal_components_the_first_stays():
 
 def test_largest_components_treats_each_class_alone():
     labelmap = np.array([[1, 1, 0, 2, 0, 1, 2, 2, 2]], dtype=np.uint8)
-    kept = largest_components(labelmap, 3)
+    kept = largest_components(labelmap, [1, 2])
     np.testing.assert_array_equal(kept, [[1, 1, 0, 0, 0, 0, 2, 2, 2]])
     assert kept.dtype == np.uint8
+    np.testing.assert_array_equal(largest_components(labelmap, [2]), [[1, 1, 0, 0, 0, 1, 2, 2, 2]])
+
+
+def test_a_class_is_one_component_if_it_is_in_every_label_map_that_holds_it():
+    whole, apart = np.zeros((2, 40, 40), np.uint8)
+    whole[:20, :10], whole[:20, 20:] = 1, 2
+    apart[:20, :10], apart[30:, 20:30] = 1, 1
+    assert classes_of_one_component([whole], 4) == (1, 2)  # no map holds class 3
+    assert classes_of_one_component([whole, apart], 4) == (2,)
+    whole[30, :2] = 1
+    assert classes_of_one_component([whole], 4) == (1, 2), "1 % of stray voxels"
+    whole[30, :3] = 1
+    assert classes_of_one_component([whole], 4) == (2,)
 
 
 def test_ignored_voxels_are_in_neither_mask():

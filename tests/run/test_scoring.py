@@ -41,12 +41,12 @@ def test_a_run_is_scored_on_its_own_test_cases(trained):
     assert scored.test == ("p1",) == tuple(json.loads((trained / "split.json").read_text())["test"])
     assert scored.patch == (32, 32, 32) and scored.stride == (16, 32, 32)
     assert scored.target == trained / "evaluation.csv"
-    assert not scored.model.training and not scored.largest_component
+    assert not scored.model.training and scored.one_component == (1, 2)
 
 
 def test_another_window_has_the_published_stride(trained):
-    scored = open_scored(str(trained), "cpu", patch=(112, 112, 80), largest_component=True)
-    assert scored.stride == (18, 18, 4) and scored.largest_component
+    scored = open_scored(str(trained), "cpu", patch=(112, 112, 80), components="all")
+    assert scored.stride == (18, 18, 4) and scored.one_component == ()
 
 
 def test_other_scans_have_their_own_test_cases(trained, tmp_path):

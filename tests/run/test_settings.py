@@ -28,7 +28,7 @@ OTHERS = {
     "foreground": 0.1,
     "test": "none",
     "precision": "fp32",
-    "largest_component": True,
+    "components": "largest",
     "norm_batches": 3,
 }
 

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,10 @@ from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.scans import read_label
 from semisam.inference.evaluation import class_map, predict_probabilities
+from semisam.inference.predictor import Deployed
 from semisam.run.build import open_dataset
 from semisam.run.folder import RunFolder
-from semisam.run.model import load_run, window_of
-from semisam.run.settings import RunSettings
+from semisam.run.model import load_model
 
 Labels = NDArray[np.uint8]
 
@@ -188,7 +187,7 @@ class Predictor:
     def __init__(self, bench: Bench, data: Path | None, *, compute: bool) -> None:
         self._bench, self._data, self._compute = bench, data, compute
         self._datasets: dict[str, Dataset] = {}
-        self._models: dict[str, tuple[RunSettings, Any]] = {}
+        self._models: dict[str, Deployed] = {}
         self._computed: dict[tuple[str, str], Labels] = {}
 
     def masks(self, shown: Shown) -> Masks:
@@ -279,22 +278,23 @@ class Predictor:
             raise InputError("no prediction is saved, and --no-predict is set")
         if folder.run not in self._models:
             try:
-                settings, framework, _ = load_run(folder.path)
+                model = load_model(folder.path)
             except InputError:
                 raise
             except (SemisamError, RuntimeError) as error:  # its plugin is missing or has changed
                 message = f"the model of {folder.path.name} cannot be used: {_line(error)}"
                 raise InputError(message) from None
-            self._models[folder.run] = settings, framework
-        settings, framework = self._models[folder.run]
+            self._models[folder.run] = model
+        model = self._models[folder.run]
         probs = predict_probabilities(
-            framework,
+            model.network,
             image,
-            *window_of(settings),
+            model.patch,
+            model.stride,
             device=torch.device("cpu"),
-            precision="fp32" if settings.precision == "fp16" else settings.precision,
+            precision=model.precision,
         )
-        return class_map(probs.cpu().numpy(), image.placement, settings.largest_component)
+        return class_map(probs.cpu().numpy(), image.placement, model.card.one_component)
 
 
 def _saved(folder: RunFolder, case: str) -> Path:
