@@ -123,6 +123,7 @@ def command(
     if not table.empty:
         print_table(table)
         console.print(f"Written: {folder / 'table.csv'}, {folder / 'results.csv'}")
+        console.print(f"A page with pictures: semisam report {folder}", markup=False)
     for reason in lost:
         click.echo(f"Runs are left out: {reason}", err=True)
     _report(outcomes, over())

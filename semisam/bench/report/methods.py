@@ -43,6 +43,13 @@ class Methods:
     bibtex: str
 
 
+_KEPT = {
+    "all": "Masks kept all components of a class.",
+    "as-labeled": "A class that is one component in every labeled mask kept its largest component.",
+    "largest": "Masks kept the largest component of each class.",
+}
+
+
 def methods(bench: Bench) -> Methods | None:
     """Return the paragraph on the finished runs; ``None`` if there is no such run."""
     if bench.results.empty:
@@ -108,6 +115,7 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
             f"Dice, Jaccard, ASD and 95HD were computed on {_list(tests, 'or')} test scans by a "
             f"sliding window with a stride of {_values(bench, 'stride')} voxels."
         ]
+        yield from ([_KEPT[way]] for way in sorted(frame["components"].unique()))
     compared_pairs = int(bench.table["gain_p"].notna().sum())
     if compared_pairs:
         efron, wilcoxon, holm = _statistics()
