@@ -5,6 +5,9 @@
 TRAIN is a published Left Atrium folder whose ``test.list`` holds scans for scoring. For each seed
 two scans are labeled and a network is trained. Each way chooses further scans only by that
 network, as a user could, and a network is trained with them. A row is one training.
+
+With ``--first 2,4`` the first scans are chosen instead, before any label, by the embedded weights
+that the network starts from. A seed is then that of the training alone.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from rows import write_rows
 from semisam.core.losses import entropy
 from semisam.inference.choice import cover, described
 from semisam.inference.evaluation import predict_probabilities
-from semisam.run.build import open_dataset
+from semisam.run.build import make_framework, open_dataset
 from semisam.run.execute import execute
 from semisam.run.model import load_model
 from semisam.run.request import settings
@@ -34,6 +37,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--added", default="2,4")
+    parser.add_argument("--first", metavar="COUNTS", help="choose the first scans instead")
     parser.add_argument("--method", default="supervised")
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--patch", default="64x64x48")
@@ -42,6 +46,16 @@ def main():
     options = parser.parse_args()
     pool = (options.data / "train.list").read_text().split()
     rows = []
+    if options.first:
+        vectors = look_untrained(options, pool)
+        for count in map(int, options.first.split(",")):
+            chosen = [pool[at] for at in cover(vectors, [], count)]
+            for seed in map(int, options.seeds.split(",")):
+                _, dice = train(options, chosen, seed)
+                rows.append(row(options, seed, "first", chosen, dice))
+                write_rows(options.out, rows)
+                print(rows[-1], flush=True)
+        return
     for seed in map(int, options.seeds.split(",")):
         order = list(np.random.default_rng(seed).permutation(pool))
         start, rest = order[:START], order[START:]
@@ -95,6 +109,7 @@ def trained(options, folder, labels, seed, plugins=None):
         patch=patch,
         stride=tuple(side // 2 for side in patch),
         device="cpu",
+        components="all",
         options=plugins or {},
     )
     run = options.work / "runs" / folder.name
@@ -124,6 +139,30 @@ def look(run, options, pool):
         unsure = entropy(probs[None])[0, 0]
         doubts[case] = float(unsure[inside].mean()) if bool(inside.any()) else 1.0
     return np.stack(vectors), doubts
+
+
+@torch.no_grad()
+def look_untrained(options, pool):
+    """Return a vector for each scan: the means of the starting network's features over it."""
+    patch = tuple(map(int, options.patch.split("x")))
+    wanted = settings(data=str(options.data), method=options.method, labels=1, patch=patch)
+    dataset = open_dataset(wanted)
+    model = make_framework(wanted, dataset.channels, dataset.num_classes).eval()
+    stride = tuple(side // 2 for side in patch)
+    vectors = []
+    for case in pool:
+        with described(model) as found:
+            predict_probabilities(
+                model,
+                dataset.image(case),
+                patch,
+                stride,
+                device=torch.device("cpu"),
+                precision=wanted.precision,
+            )
+        whole, _ = np.split(found.vector(), 2)  # the other half is of the predicted foreground
+        vectors.append(whole)
+    return np.stack(vectors)
 
 
 def row(options, seed, way, labeled, dice):
