@@ -215,7 +215,7 @@ def _limited(suggested: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _key(data: Survey, budget: float, device: str, audit: bool, components: str) -> str:
-    masks = {case: digest(data.mask(case)) for case in data.labeled}
+    masks = {case: "".join(map(digest, data.masks(case))) for case in data.labeled}
     kind = device.split(":")[0]
     options = {name: str(value) for name, value in data.options.items()}
     about = [data.dataset, options, masks, list(data.unlabeled), budget, kind, audit, components]

@@ -59,11 +59,11 @@ class Survey:
             return self.opened.layout.cases[case].images
         return (Path(self.opened.source(case)),)
 
-    def mask(self, case: str) -> Path:
-        """Return the file with the mask of a labeled case."""
+    def masks(self, case: str) -> tuple[Path, ...]:
+        """Return the files with the mask of a labeled case."""
         if isinstance(self.opened, ScanDataset):
-            return self.opened.label_file(case)
-        return Path(self.opened.source(case))
+            return self.opened.layout.cases[case].labels()
+        return (Path(self.opened.source(case)),)
 
 
 def survey(

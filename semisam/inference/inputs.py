@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.la import FILE_NAME
-from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_files
+from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_files, read_classes
 from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.images.dicom import is_series
 from semisam.data.images.files import mask_ending
@@ -92,7 +92,8 @@ def check_outputs(
 
 
 def _listed(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
-    return list_files(folder, ALL_ENDINGS if holds_pictures(folder) else ENDINGS)
+    endings = ALL_ENDINGS if holds_pictures(folder) else ENDINGS
+    return list_files(folder, endings, read_classes(folder))
 
 
 def _absolute(path: Path) -> Path:

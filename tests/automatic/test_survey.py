@@ -24,7 +24,7 @@ def test_every_scan_counts_whatever_a_split_says(scans):
     data = survey(scans, options={"groups": "^(.)_"})
     assert data.labeled == ("a_1", "b_1") and data.unlabeled == ("a_2", "b_2")
     assert data.files("b_2") == (scans / "b_2.nii.gz",)
-    assert data.mask("a_1") == scans / "a_1_label.nii.gz"
+    assert data.masks("a_1") == (scans / "a_1_label.nii.gz",)
     assert data.labels_without(None) == 2 and data.labels_without("a_1") == 1
 
 

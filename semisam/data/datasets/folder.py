@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from semisam.core.errors import InputError
-from semisam.core.files import read_text
 from semisam.data.datasets.lookalikes import label_fault
-from semisam.data.datasets.pairing import has_image_folder, holds_pictures, pair_files
+from semisam.data.datasets.pairing import (
+    CLASSES,
+    has_image_folder,
+    holds_pictures,
+    pair_files,
+    read_classes,
+)
 from semisam.data.datasets.scans import (
     ENDINGS,
     Layout,
@@ -21,7 +27,6 @@ from semisam.data.datasets.survey import count_channels
 from semisam.data.images.dicom import is_series
 from semisam.data.images.preprocessing import Modality
 
-CLASSES = "classes.list"
 _OTHERS = ("dataset.json", "manifest.json", "unfinished.json", "train_slices.list")
 _OTHERS_PER_CASE = ("mri_norm2.h5", "lgemri.nrrd")
 
@@ -39,6 +44,10 @@ class ScanFolder(ScanDataset):
     refused. The names of the foreground classes are in ``classes.list``, one per line, or in the
     option ``classes``; without both there is one class. Several channels are several values per
     voxel in one file.
+
+    Each class may have a mask of its own, in which every value but 0 is the class. It is
+    ``<case>_<class>.<ending>`` or, in the folder ``masks``, ``<class>/<case>.<ending>``. A class
+    without a mask is not in the image.
     """
 
     name: ClassVar[str] = "folder"
@@ -56,7 +65,8 @@ class ScanFolder(ScanDataset):
     @classmethod
     def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
         """Pair images and labels by their names."""
-        pairs = pair_files(path, cls.endings)
+        names = classes or read_classes(path)
+        pairs = pair_files(path, cls.endings, names)
         images, labels = pairs.images, pairs.labels
         faults = list(pairs.faults)
         faults += [
@@ -74,8 +84,8 @@ class ScanFolder(ScanDataset):
                 f"{path}: a folder must hold images {cls.example}, got none. Their labels are "
                 "<case>_label with such an ending."
             )
-        cases = {case: ScanFiles((images[case],), labels.get(case)) for case in images}
-        names = classes or _read_classes(path / CLASSES)
+        names = names or pairs.classes() or ("foreground",)
+        cases = {case: _files(images[case], labels.get(case, {}), names) for case in images}
         channels = count_channels(images.values())
         usual: Modality = "mr"
         return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
@@ -94,14 +104,13 @@ def _is_image(entry: Path) -> bool:
     return is_series(entry) if entry.is_dir() else without_ending(entry.name) is not None
 
 
-def _read_classes(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        return ("foreground",)
-    names = tuple(line.strip() for line in read_text(path).splitlines())
-    names = tuple(name for name in names if name)
-    if not names or len(set(names)) != len(names) or "background" in names:
+def _files(image: Path, labels: Mapping[str, Path], names: Sequence[str]) -> ScanFiles:
+    """Return the files of a case; the labels are by class, with "" for that of all classes."""
+    unknown = [name for name in labels if name and name not in names]
+    if unknown:
         raise InputError(
-            f"{path}: it must name the foreground classes 1, 2, ..., one per line and each once, "
-            f"got {', '.join(names) or 'none'}. Leave the background out."
+            f"{labels[unknown[0]].parent}: a folder of masks must have the name of a class "
+            f"({', '.join(names)}), got {unknown[0]}. Rename it, or add it to {CLASSES}."
         )
-    return names
+    classes = {k: labels[name] for k, name in enumerate(names, start=1) if name in labels}
+    return ScanFiles((image,), next(iter((classes or labels).values()), None), classes)

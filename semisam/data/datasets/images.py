@@ -25,7 +25,7 @@ class ImageFolder(ScanFolder):
     Pictures and masks are paired as in the dataset ``folder``: ``<case>.jpg`` and
     ``<case>_mask.png``, or folders such as ``images`` and ``masks``. A mask holds 0 and 255, or
     the class numbers, directly or as indices of a palette. A JPEG holds 0 and 255. A mask may be
-    empty.
+    empty. Or each class has a mask of its own.
 
     Colours are three channels, each z-scored over the picture. Among coloured pictures, a grey one
     has three equal channels. A picture has no millimetres, so distances are in its pixels.
@@ -96,7 +96,7 @@ class ImageFolder(ScanFolder):
         """Pair pictures and masks by their names; look for colours and for masks with 255."""
         layout = super().discover(path, classes)
         channels = 3 if any(map(_has_colours, layout.first_images().values())) else 1
-        labels = (files.label for files in layout.cases.values())
+        labels = (file.label for file in layout.cases.values() if not file.classes)
         values = {}
         if len(layout.classes) == 2 and _is_white(label for label in labels if label is not None):
             values = {_WHITE: 1}

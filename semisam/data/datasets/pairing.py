@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from semisam.core.errors import InputError
+from semisam.core.files import read_text
 from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.datasets.splits import Fault
 from semisam.data.images.dicom import is_series
@@ -19,6 +21,9 @@ _TRAINING = r"[-_]?(tr|train|training)?"
 _IMAGES = re.compile(rf"(images?|imgs?){_TRAINING}", re.IGNORECASE)
 _LABELS = re.compile(rf"(labels?|masks?|segs?|segmentations?|gts?){_TRAINING}", re.IGNORECASE)
 _FIRST_CHANNEL = "_0000"
+_SEPARATORS = "-_. "
+_IN_CLASS_FOLDER = 3  # parts of masks/<class>/<file>
+CLASSES = "classes.list"
 ALL_ENDINGS = tuple(dict.fromkeys((*ENDINGS, *PICTURES)))
 """Endings of scans and of pictures."""
 
@@ -29,15 +34,20 @@ class Pairs:
 
     Attributes:
         images: files or DICOM folders by case.
-        labels: files by case; a case without one is unlabeled.
+        labels: files by case and class, with the class "" for a label of all classes; a case
+            without one is unlabeled.
         strays: labels without an image, by the case that their name states.
         faults: second images and labels of a case.
     """
 
     images: dict[str, Path]
-    labels: dict[str, Path]
+    labels: dict[str, dict[str, Path]]
     strays: dict[str, Path]
     faults: tuple[Fault, ...]
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes that have masks of their own, in alphabetical order."""
+        return tuple(sorted({name for files in self.labels.values() for name in files if name}))
 
 
 def has_image_folder(folder: Path) -> bool:
@@ -53,29 +63,69 @@ def holds_pictures(folder: Path) -> bool:
     return bool(images) and known and is_picture(images[0][1])
 
 
-def pair_files(folder: Path, endings: Sequence[str] = ENDINGS) -> Pairs:
-    """Pair the images and labels of a folder and of the folders for images and labels in it."""
-    images: dict[str, Path] = {}
-    labels: dict[str, Path] = {}
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """Return the foreground classes that ``classes.list`` names; empty without this file.
+
+    Raises:
+        InputError: it names no class, one twice or the background.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return ()
+    names = tuple(line.strip() for line in read_text(path).splitlines())
+    names = tuple(name for name in names if name)
+    if not names or len(set(names)) != len(names) or "background" in names:
+        raise InputError(
+            f"{path}: it must name the foreground classes 1, 2, ..., one per line and each once, "
+            f"got {', '.join(names) or 'none'}. Leave the background out."
+        )
+    return names
+
+
+def pair_files(
+    folder: Path, endings: Sequence[str] = ENDINGS, classes: Sequence[str] = ()
+) -> Pairs:
+    """Pair the images and labels of a folder and of the folders for images and labels in it.
+
+    Args:
+        folder: of the files.
+        endings: of images.
+        classes: names of classes, for masks of one class each.
+    """
+    images: dict[str, dict[str, Path]] = {}
+    labels: dict[str, dict[str, Path]] = {}
     faults: list[Fault] = []
-    for kind, files in zip((images, labels), list_files(folder, endings), strict=True):
+    for kind, files in zip((images, labels), list_files(folder, endings, classes), strict=True):
         for case, path in files:
-            if case in kind:
-                other = kind[case].relative_to(folder).as_posix()
+            name, known = _class_of(path, case, folder, classes), kind.setdefault(case, {})
+            others = [known[key] for key in known if key in ("", name) or not name]
+            if others:
+                other = others[0].relative_to(folder).as_posix()
                 problem = f"a case must have one image and one label, got also {other}"
                 faults.append(Fault(str(path), problem, "remove one of them from the folder"))
             else:
-                kind[case] = path
+                known[name] = path
     strays = {case: labels.pop(case) for case in list(labels) if case not in images}
-    return Pairs(images, labels, strays, tuple(faults))
+    return Pairs(
+        {case: files[""] for case, files in images.items()},
+        labels,
+        {case: next(iter(files.values())) for case, files in strays.items()},
+        tuple(faults),
+    )
 
 
 def list_files(
-    folder: Path, endings: Sequence[str] = ENDINGS
+    folder: Path, endings: Sequence[str] = ENDINGS, classes: Sequence[str] = ()
 ) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
     """Return all images and all labels of a folder, each with the name of its case.
 
-    A name with a label's ending belongs to a label, unless another label has it as its case.
+    A name with a label's ending belongs to a label, unless another label has it as its case. So
+    does the name of an image with a class.
+
+    Args:
+        folder: of the files.
+        endings: of images.
+        classes: names of classes, for masks of one class each.
     """
     image_folders, label_folders = _folders(folder)
     loose = [
@@ -89,14 +139,44 @@ def list_files(
     images, labels = [], []
     for name, path in loose:
         match = _LABEL.fullmatch(name)
-        if match and (match["case"] in names or name not in labeled):
+        whole = _without_class(name, names, classes)
+        if whole and name not in labeled:
+            labels.append((whole, path))
+        elif match and (match["case"] in names or name not in labeled):
             labels.append((match["case"], path))
         else:
             images.append((name, path))
     known = {name for name, _ in images}
     for place in label_folders:
-        labels += [(_case_of_label(name, known), path) for name, path in _entries(place, endings)]
+        labels += [
+            (_without_class(name, known, classes) or _case_of_label(name, known), path)
+            for name, path in _masks(place, endings)
+        ]
     return images, labels
+
+
+def _masks(place: Path, endings: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return the entries of a folder of labels, or those of its folders, of one class each."""
+    inside = sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
+    return _entries(place, endings) or [
+        entry for folder in inside for entry in _entries(folder, endings)
+    ]
+
+
+def _class_of(path: Path, case: str, folder: Path, classes: Sequence[str]) -> str:
+    """Return the class that a file shows by its folder or its name's end; empty: all."""
+    parts = path.relative_to(folder).parts
+    if len(parts) == _IN_CLASS_FOLDER:
+        return parts[1]
+    end = (without_ending(path.name, ALL_ENDINGS) or path.name)[len(case) + 1 :]
+    return end if end in classes else ""
+
+
+def _without_class(name: str, cases: set[str], classes: Sequence[str]) -> str | None:
+    """Return the case of a mask with the name ``<case>_<class>``; ``None`` for another name."""
+    ends = [separator + word for word in classes for separator in _SEPARATORS]
+    found = (name.removesuffix(end) for end in ends if name.endswith(end))
+    return next((case for case in found if case in cases), None)
 
 
 def _case_of_label(name: str, cases: set[str]) -> str:

@@ -38,11 +38,29 @@ class ScanFiles:
 
     Attributes:
         images: one file per channel, or one file with all channels.
-        label: the label's file, or ``None`` for an unlabeled case.
+        label: the label's (first) file, or ``None`` for an unlabeled case.
+        classes: the label's files by class, if each class has a file of its own.
     """
 
     images: tuple[Path, ...]
     label: Path | None
+    classes: Mapping[int, Path] = field(default_factory=dict)
+
+    def labels(self) -> tuple[Path, ...]:
+        """Return all files of the label."""
+        return tuple(self.classes.values()) or ((self.label,) if self.label else ())
+
+    def read_label(self) -> tuple[NDArray[np.float32], Geometry]:
+        """Read the values of the label ``(*S)``: the class numbers, if each class has a file.
+
+        Raises:
+            InputError: a file is unreadable or has channels, or the masks of two classes overlap
+                or have different grids.
+        """
+        if self.classes:
+            return _read_by_class(self.classes)
+        assert self.label is not None
+        return read_values(self.label)
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,7 @@ class Layout:
                 "names."
             )
         gone = [self.cases[case] for case in cases]
-        files = {str(path) for case in gone for path in (*case.images, case.label)}
+        files = {str(path) for case in gone for path in (*case.images, *case.labels())}
         kept = {case: files for case, files in self.cases.items() if case not in cases}
         faults = tuple(fault for fault in self.faults if fault.file not in files)
         split = self.split
@@ -252,7 +270,7 @@ class ScanDataset(Dataset):
     def drawn_label(self, case: str) -> NDArray[np.uint8]:
         """Read one label on the grid of its file."""
         path, placement = self.label_file(case), self._placement(case)
-        raw, geometry = read_values(path)
+        raw, geometry = self.layout.cases[case].read_label()
         label = self.values.classes(raw, str(path))
         where = geometry if self.aligned_labels else placement.geometry
         fault = misfit(label.shape, where, placement.shape, placement.geometry)
@@ -276,10 +294,10 @@ class ScanDataset(Dataset):
     def files(self, case: str) -> tuple[Path, ...]:
         """Return the case's image and label files."""
         files = self.layout.cases[case]
-        return (*files.images, *([files.label] if files.label else []))
+        return (*files.images, *files.labels())
 
     def label_file(self, case: str) -> Path:
-        """Return the label's path.
+        """Return the label's (first) path.
 
         Raises:
             InputError: the case has no label.
@@ -381,6 +399,30 @@ def read_values(path: Path) -> tuple[NDArray[np.float32], Geometry]:
             )
         array = array[0]
     return array, geometry
+
+
+def _read_by_class(files: Mapping[int, Path]) -> tuple[NDArray[np.float32], Geometry]:
+    """Read masks of one class each as one label ``(*S)``."""
+    (number, first), *others = files.items()
+    mask, geometry = read_values(first)
+    label = number * (mask != 0).astype(np.float32)
+    for number, path in others:
+        mask, where = read_values(path)
+        if mask.shape != label.shape or not same_place(where, geometry, mask.shape):
+            raise InputError(
+                f"the masks of a case must have one grid, got two in {first} and {path}. Resample "
+                "one of them."
+            )
+        inside = mask != 0
+        shared = label[inside & (label != 0)]
+        if len(shared):
+            count = np.count_nonzero(shared == shared[0])
+            raise InputError(
+                f"the masks of two classes must not overlap, got {count} voxels that are in both "
+                f"{files[int(shared[0])]} and {path}. Remove them from one mask."
+            )
+        label[inside] = number
+    return label, geometry
 
 
 def without_ending(name: str, endings: Sequence[str] = ENDINGS) -> str | None:

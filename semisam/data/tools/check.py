@@ -25,7 +25,6 @@ from semisam.data.datasets.scans import (
     ScanFiles,
     label_values,
     read_channels,
-    read_values,
     recipe_of,
 )
 from semisam.data.datasets.splits import Fault, find_split
@@ -193,7 +192,7 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
         return replace(report, faults=tuple(faults))
     name = str(files.label)
     try:
-        raw, where = read_values(files.label)
+        raw, where = files.read_label()
         counts = count_values(raw, name)
         report = replace(report, voxels=rules.values.count_classes(counts), values={name: counts})
         faults += [] if rules.empty else label_faults(report.voxels, name)

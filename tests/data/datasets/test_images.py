@@ -8,6 +8,7 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.images import ImageFolder
 from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.check import check_folder
+from semisam.inference.inputs import gather_scans, labels_among
 from semisam.run.build import recognise_dataset
 
 
@@ -80,3 +81,74 @@ def test_unknown_values_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match="must hold images <case>"):
         (tmp_path / "none").mkdir()
         ImageFolder(tmp_path / "none")
+
+
+LAYOUTS = ("masks/{}/{}.png", "{1}_{0}.png", "masks/{1}-{0}.png")
+
+
+def write_masks(folder, layout, *, names="rim\ncup\n", shared=0):
+    """Six pictures; five have one mask of the upper half and four also one of the lower half."""
+    place = folder / "images" if layout.startswith("masks") else folder
+    for n in range(6):
+        array, label = picture(n)
+        save(place / f"p{n}.png", array)
+        rim, cup = label.copy(), label.copy()
+        rim[:, 14 + shared :], cup[:, :14] = 0, 0
+        if n < 5:
+            save(folder / layout.format("rim", f"p{n}"), 255 * rim)
+        if n < 4:
+            save(folder / layout.format("cup", f"p{n}"), 7 * cup)
+    if names:
+        (folder / "classes.list").write_text(names)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_class_has_a_mask_of_its_own(tmp_path, layout):
+    data = ImageFolder(write_masks(tmp_path, layout))
+    assert data.class_names == ("background", "rim", "cup") and data.label_values is None
+    _, want = picture(2)
+    want[:, 14:] *= 2
+    assert np.array_equal(data.label("p2"), want)
+    assert set(np.unique(data.label("p4"))) == {0, 1}  # a class without a mask
+    assert not data.has_label("p5")
+    assert [path.name for path in data.files("p2")[1:]] == [
+        (tmp_path / layout.format(name, "p2")).name for name in ("rim", "cup")
+    ]
+    assert not check_folder(tmp_path, "images", {}).faults
+    assert list(gather_scans([tmp_path], 1)) == [f"p{n}" for n in range(6)]
+    assert len(labels_among([tmp_path])) == 9
+
+
+def test_folders_of_masks_name_the_classes(tmp_path):
+    write_masks(tmp_path, LAYOUTS[0], names="")
+    assert ImageFolder(tmp_path).class_names == ("background", "cup", "rim")
+    with pytest.raises(InputError, match=r"name of a class \(rim, disc\), got cup"):
+        ImageFolder(tmp_path, classes=("rim", "disc"))
+    save(tmp_path / "p2_mask.png", picture(2)[1])
+    faults = check_folder(tmp_path, "images", {}).faults
+    assert all("one label, got also p2_mask.png" in fault.problem for fault in faults)
+    assert len(faults) == 2
+
+
+def test_masks_of_one_class_in_its_folder(tmp_path):
+    for n in range(6):
+        save(tmp_path / "images" / f"p{n}.png", picture(n)[0])
+        save(tmp_path / "masks" / "polyp" / f"p{n}.png", 255 * picture(n)[1])
+    data = ImageFolder(tmp_path)
+    assert data.class_names == ("background", "polyp")
+    assert np.array_equal(data.label("p1"), picture(1)[1])
+
+
+def test_masks_of_two_classes_that_overlap_or_differ_in_size(tmp_path):
+    write_masks(tmp_path, LAYOUTS[0], shared=2)
+    save(tmp_path / "masks" / "cup" / "p3.png", picture(2)[1])
+    faults = check_folder(tmp_path, "images", {}).faults
+    assert len(faults) == 4
+    for fault in faults[:3]:
+        name = f"{fault.file.rpartition('/')[2]}"
+        assert "must not overlap, got 24 voxels that are in both" in fault.problem
+        assert f"rim/{name} and " in fault.problem and f"cup/{name}" in fault.problem
+    assert "must have one grid" in faults[3].problem
+    with pytest.raises(InputError, match=r"must not overlap, got 24 .* Remove them from one"):
+        ImageFolder(tmp_path).label("p0")

@@ -24,7 +24,11 @@ def pairs_of(folder):
     pairs = pair_files(folder)
     assert not pairs.faults and not pairs.strays
     images = {case: path.relative_to(folder).as_posix() for case, path in pairs.images.items()}
-    labels = {case: path.relative_to(folder).as_posix() for case, path in pairs.labels.items()}
+    labels = {
+        case: path.relative_to(folder).as_posix()
+        for case, files in pairs.labels.items()
+        for path in files.values()
+    }
     return images, labels
 
 
