@@ -115,7 +115,8 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
             f"Dice, Jaccard, ASD and 95HD were computed on {_list(tests, 'or')} test scans by a "
             f"sliding window with a stride of {_values(bench, 'stride')} voxels."
         ]
-        yield from ([_KEPT[way]] for way in sorted(frame["components"].unique()))
+        for way in sorted(frame["components"].unique()):
+            yield [_KEPT[way]]
     compared_pairs = int(bench.table["gain_p"].notna().sum())
     if compared_pairs:
         efron, wilcoxon, holm = _statistics()
