@@ -7,7 +7,7 @@ two scans are labeled and a network is trained. Each way chooses further scans o
 network, as a user could, and a network is trained with them. A row is one training.
 
 With ``--first 2,4`` the first scans are chosen instead, before any label, by the embedded weights
-that the network starts from. A seed is then that of the training alone.
+that the network starts from. A seed is then only that of the training.
 """
 
 from __future__ import annotations
