@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from rows import write_rows
 
+from semisam.automatic.advice import features_of, starting_network
 from semisam.core.losses import entropy
 from semisam.inference.choice import cover, described
 from semisam.inference.evaluation import predict_probabilities
-from semisam.run.build import make_framework, open_dataset
+from semisam.run.build import open_dataset
 from semisam.run.execute import execute
 from semisam.run.model import load_model
 from semisam.run.request import settings
@@ -141,28 +142,12 @@ def look(run, options, pool):
     return np.stack(vectors), doubts
 
 
-@torch.no_grad()
 def look_untrained(options, pool):
     """Return a vector for each scan: the means of the starting network's features over it."""
     patch = tuple(map(int, options.patch.split("x")))
-    wanted = settings(data=str(options.data), method=options.method, labels=1, patch=patch)
-    dataset = open_dataset(wanted)
-    model = make_framework(wanted, dataset.channels, dataset.num_classes).eval()
-    stride = tuple(side // 2 for side in patch)
-    vectors = []
-    for case in pool:
-        with described(model) as found:
-            predict_probabilities(
-                model,
-                dataset.image(case),
-                patch,
-                stride,
-                device=torch.device("cpu"),
-                precision=wanted.precision,
-            )
-        whole, _ = np.split(found.vector(), 2)  # the other half is of the predicted foreground
-        vectors.append(whole)
-    return np.stack(vectors)
+    dataset = open_dataset(settings(data=str(options.data), method=options.method, labels=1))
+    network = starting_network(patch, dataset.channels, "cpu")
+    return np.stack([features_of(network, dataset.image(case), patch, "cpu") for case in pool])
 
 
 def row(options, seed, way, labeled, dice):

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from semisam.automatic.advice import as_text, scans_to_label
+from semisam.automatic.advice import as_text, scans_to_label, scans_to_label_first
 from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.page import SHEET, write_page
-from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
+from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan, small_patch
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
@@ -99,7 +99,8 @@ def auto(
         The path of the page, ``index.html``.
 
     Raises:
-        InputError: the scans cannot be used, or the folder of masks is in that of the scans.
+        InputError: the scans cannot be used, none has a mask, or the folder of masks is in that of
+            the scans.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
     folder, place = Path(masks), str(check_device(usual_device(device)))
@@ -111,6 +112,15 @@ def auto(
         skip_faulty=skip_faulty,
         on_case=lambda done, total: report("check", done, total, {}),
     )
+    if not data.labeled:
+        first = scans_to_label_first(
+            data, small_patch(data), place, lambda done, total: report("measure", done, total, {})
+        )
+        raise InputError(
+            f"a scan of the folder must have a mask, got none for {len(data.unlabeled)} scans in "
+            f"{scans}. Label these first, each as <case>_label.nii.gz next to its scan, because "
+            f"many others resemble them: {', '.join(first)}."
+        )
     if audit and len(data.labeled) < FEWEST:
         raise InputError(
             f"--audit must come with at least {FEWEST} masks, got {len(data.labeled)}. Leave it "

@@ -114,7 +114,7 @@ def plan_for(
     if known is not None and known.key == key:
         return known
     rounds = len(data.labeled) if audit else 0
-    patch = _limited(data.opened.suggested.get("patch", _SMALL[3]))
+    patch = small_patch(data)
     plan = Plan(key, device, 0, _MOST, patch, {}, budget, components)
     return _measured(data, plan, rounds, on_part or (lambda done, total: None))
 
@@ -206,8 +206,9 @@ def _settings(
     )
 
 
-def _limited(suggested: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a patch within the suggested one that any machine can train."""
+def small_patch(data: Survey) -> tuple[int, ...]:
+    """Return a patch within the one that suits the scans, which any machine can train."""
+    suggested = data.opened.suggested.get("patch", _SMALL[3])
     small = _SMALL.get(len(suggested))
     if small is None:
         raise InputError(f"scans must have two or three axes, got {len(suggested)}. Split them.")

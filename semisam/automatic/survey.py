@@ -29,7 +29,7 @@ class Survey:
         dataset: name of its plugin.
         options: of the plugin.
         opened: by the plugin.
-        labeled: cases with a mask.
+        labeled: cases with a mask, maybe none.
         unlabeled: cases without one.
         left_out: faults of the cases that are left out.
     """
@@ -84,7 +84,7 @@ def survey(
         on_case: called with (cases done, number of cases).
 
     Raises:
-        InputError: a file has a fault, no case has a mask, or every case has one.
+        InputError: a file has a fault, or every case has a mask.
     """
     name = dataset or recognise_dataset(path)
     given = registry.check_options("dataset", name, options or {})
@@ -99,11 +99,10 @@ def survey(
     cases = _cases(opened)
     labeled = tuple(case for case in cases if opened.has_label(case))
     unlabeled = tuple(case for case in cases if not opened.has_label(case))
-    if not labeled or not unlabeled:
-        found = f"{len(labeled)} with and {len(unlabeled)} without"
+    if not unlabeled:
         raise InputError(
-            f"the folder must hold scans with a mask and scans without, got {found} in {path}. "
-            "The mask of p01.nii.gz is p01_label.nii.gz, next to it."
+            f"the folder must hold a scan without a mask, got {len(labeled)} with and 0 without in "
+            f"{path}. Add scans to segment."
         )
     return Survey(path, name, given, opened, labeled, unlabeled, tuple(left_out))
 

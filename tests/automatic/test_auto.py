@@ -203,8 +203,12 @@ def test_folders_that_cannot_be_used(scans, tmp_path):
         semisam.auto(scans, scans / "out", **TINY, **OWN)
     for n in (0, 1):
         (scans / f"p{n}_label.nii.gz").unlink()
-    with pytest.raises(InputError, match="0 with and 4 without"):
+    with pytest.raises(InputError, match=r"got none for 4 scans.* Label these first") as refused:
         semisam.auto(scans, tmp_path / "masks", **TINY)
+    assert set(re.findall(r"p\d", str(refused.value).split("resemble them")[1])) == {
+        "p0", "p1", "p2", "p3",
+    }  # fmt: skip
+    assert not (tmp_path / "masks").exists()
 
 
 def test_an_audit_trains_without_each_mask(scans, tmp_path):
