@@ -7,7 +7,9 @@ two scans are labeled and a network is trained. Each way chooses further scans o
 network, as a user could, and a network is trained with them. A row is one training.
 
 With ``--first 2,4`` the first scans are chosen instead, before any label, by the embedded weights
-that the network starts from. A seed is then only that of the training.
+that the network starts from. A seed is then only that of the training. With ``--folder FOLDER``
+nothing is trained: the folder gets the same scans, with those to label first at the start of its
+``train.list``, so that any study can be made with them as its labeled cases.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from semisam.run.model import load_model
 from semisam.run.request import settings
 
 START = 2
+MOST = 8
 WAYS = ("random", "doubt", "cover")
 
 
@@ -43,12 +46,17 @@ def main():
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--patch", default="64x64x48")
     parser.add_argument("--work", type=Path, default=Path("runs/label-next"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="write the scans, the first ones first")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     pool = (options.data / "train.list").read_text().split()
     rows = []
-    if options.first:
+    if options.first or options.folder:
         vectors = look_untrained(options, pool)
+    if options.folder:
+        write_folder(options, options.folder, [pool[at] for at in cover(vectors, [], MOST)])
+        return
+    if options.first:
         for count in map(int, options.first.split(",")):
             chosen = [pool[at] for at in cover(vectors, [], count)]
             for seed in map(int, options.seeds.split(",")):
@@ -86,6 +94,12 @@ def train(options, labeled, seed):
     """Train with some scans labeled; return the run and its Dice on the test cases."""
     name = f"seed{seed}-" + "-".join(sorted(case[:4] for case in labeled))
     folder = options.work / "data" / name
+    write_folder(options, folder, labeled)
+    return trained(options, folder, len(labeled), seed)
+
+
+def write_folder(options, folder, labeled):
+    """Write a folder of the same scans whose ``train.list`` begins with some of them."""
     folder.mkdir(parents=True, exist_ok=True)
     pool = (options.data / "train.list").read_text().split()
     test = (options.data / "test.list").read_text().split()
@@ -95,7 +109,6 @@ def train(options, labeled, seed):
             (folder / case).symlink_to((options.data / case).resolve())
     (folder / "train.list").write_text("\n".join([*labeled, *others]) + "\n")
     (folder / "test.list").write_text("\n".join(test) + "\n")
-    return trained(options, folder, len(labeled), seed)
 
 
 def trained(options, folder, labels, seed, plugins=None):
