@@ -7,9 +7,8 @@ two scans are labeled and a network is trained. Each way chooses further scans o
 network, as a user could, and a network is trained with them. A row is one training.
 
 With ``--first 2,4`` the first scans are chosen instead, before any label, by the embedded weights
-that the network starts from. A seed is then only that of the training. With ``--folder FOLDER``
-nothing is trained: the folder gets the same scans, with those to label first at the start of its
-``train.list``, so that any study can be made with them as its labeled cases.
+that the network starts from, as ``semisam data first`` does. A seed is then only that of the
+training.
 """
 
 from __future__ import annotations
@@ -22,17 +21,16 @@ import numpy as np
 import torch
 from rows import write_rows
 
-from semisam.automatic.advice import features_of, starting_network
 from semisam.core.losses import entropy
 from semisam.inference.choice import cover, described
 from semisam.inference.evaluation import predict_probabilities
 from semisam.run.build import open_dataset
 from semisam.run.execute import execute
+from semisam.run.first import first_to_label
 from semisam.run.model import load_model
 from semisam.run.request import settings
 
 START = 2
-MOST = 8
 WAYS = ("random", "doubt", "cover")
 
 
@@ -46,19 +44,14 @@ def main():
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--patch", default="64x64x48")
     parser.add_argument("--work", type=Path, default=Path("runs/label-next"))
-    parser.add_argument("--folder", type=Path, help="write the scans, the first ones first")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     pool = (options.data / "train.list").read_text().split()
     rows = []
-    if options.first or options.folder:
-        vectors = look_untrained(options, pool)
-    if options.folder:
-        write_folder(options, options.folder, [pool[at] for at in cover(vectors, [], MOST)])
-        return
     if options.first:
+        dataset = open_dataset(settings(data=str(options.data), method=options.method, labels=1))
         for count in map(int, options.first.split(",")):
-            chosen = [pool[at] for at in cover(vectors, [], count)]
+            chosen = first_to_label(dataset, pool, count)
             for seed in map(int, options.seeds.split(",")):
                 _, dice = train(options, chosen, seed)
                 rows.append(row(options, seed, "first", chosen, dice))
@@ -94,12 +87,6 @@ def train(options, labeled, seed):
     """Train with some scans labeled; return the run and its Dice on the test cases."""
     name = f"seed{seed}-" + "-".join(sorted(case[:4] for case in labeled))
     folder = options.work / "data" / name
-    write_folder(options, folder, labeled)
-    return trained(options, folder, len(labeled), seed)
-
-
-def write_folder(options, folder, labeled):
-    """Write a folder of the same scans whose ``train.list`` begins with some of them."""
     folder.mkdir(parents=True, exist_ok=True)
     pool = (options.data / "train.list").read_text().split()
     test = (options.data / "test.list").read_text().split()
@@ -109,6 +96,7 @@ def write_folder(options, folder, labeled):
             (folder / case).symlink_to((options.data / case).resolve())
     (folder / "train.list").write_text("\n".join([*labeled, *others]) + "\n")
     (folder / "test.list").write_text("\n".join(test) + "\n")
+    return trained(options, folder, len(labeled), seed)
 
 
 def trained(options, folder, labels, seed, plugins=None):
@@ -153,14 +141,6 @@ def look(run, options, pool):
         unsure = entropy(probs[None])[0, 0]
         doubts[case] = float(unsure[inside].mean()) if bool(inside.any()) else 1.0
     return np.stack(vectors), doubts
-
-
-def look_untrained(options, pool):
-    """Return a vector for each scan: the means of the starting network's features over it."""
-    patch = tuple(map(int, options.patch.split("x")))
-    dataset = open_dataset(settings(data=str(options.data), method=options.method, labels=1))
-    network = starting_network(patch, dataset.channels, "cpu")
-    return np.stack([features_of(network, dataset.image(case), patch, "cpu") for case in pool])
 
 
 def row(options, seed, way, labeled, dice):

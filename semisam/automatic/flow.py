@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from semisam.automatic.advice import as_text, scans_to_label, scans_to_label_first
+from semisam.automatic.advice import MOST, as_text, scans_to_label
 from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.page import SHEET, write_page
-from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan, small_patch
+from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
@@ -28,6 +28,7 @@ from semisam.inference.predictor import Deployed, on_input
 from semisam.inference.trust import Judge
 from semisam.inference.volumes import Volume
 from semisam.run.execute import Progress, execute
+from semisam.run.first import first_to_label
 from semisam.run.judge import make_judge
 from semisam.run.lock import locked
 from semisam.run.model import load_model
@@ -113,8 +114,12 @@ def auto(
         on_case=lambda done, total: report("check", done, total, {}),
     )
     if not data.labeled:
-        first = scans_to_label_first(
-            data, small_patch(data), place, lambda done, total: report("measure", done, total, {})
+        first = first_to_label(
+            data.opened,
+            data.unlabeled,
+            MOST,
+            place,
+            lambda done, total: report("measure", done, total, {}),
         )
         raise InputError(
             f"a scan of the folder must have a mask, got none for {len(data.unlabeled)} scans in "

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from semisam.automatic.survey import Survey
-from semisam.core.errors import InputError, SemisamError
+from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
+from semisam.run.first import SMALL, small_patch
 from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
 from semisam.run.resolve import digest
@@ -22,7 +23,6 @@ from semisam.run.settings import DEFAULT_BACKEND, Components, RunSettings
 FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
 _ADAPTING, _SHARE_ADAPTING = 300, 0.25  # steps, and the largest part of the budget
 _WANTED, _LEAST, _MOST, _ROUND = 600, 60, 6000, 20  # iterations
-_SMALL = {2: (128, 128), 3: (64, 64, 48)}  # a patch that any machine can train
 _SHARES = (1.0, 0.75, 0.5)  # of the patch that fits the scans
 _STEP = 16  # voxels: patches are multiples
 _LATEST = "plan.json"
@@ -114,7 +114,7 @@ def plan_for(
     if known is not None and known.key == key:
         return known
     rounds = len(data.labeled) if audit else 0
-    patch = small_patch(data)
+    patch = small_patch(data.opened)
     plan = Plan(key, device, 0, _MOST, patch, {}, budget, components)
     return _measured(data, plan, rounds, on_part or (lambda done, total: None))
 
@@ -163,7 +163,7 @@ def _measured(data: Survey, plan: Plan, rounds: int, report: Callable[[int, int]
 
 def _fitted(data: Survey, plan: Plan, step: float, most: float) -> tuple[tuple[int, ...], float]:
     """Return the largest patch whose step takes at most some seconds, and these seconds."""
-    suggested = data.opened.suggested.get("patch", _SMALL[3])
+    suggested = data.opened.suggested.get("patch", SMALL[3])
     for share in _SHARES:
         sides = (int(share * side) // _STEP * _STEP for side in suggested)
         patch = tuple(max(side, low) for side, low in zip(sides, plan.patch, strict=True))
@@ -204,15 +204,6 @@ def _settings(
         components=plan.components,
         options={**named, **(options or {})},
     )
-
-
-def small_patch(data: Survey) -> tuple[int, ...]:
-    """Return a patch within the one that suits the scans, which any machine can train."""
-    suggested = data.opened.suggested.get("patch", _SMALL[3])
-    small = _SMALL.get(len(suggested))
-    if small is None:
-        raise InputError(f"scans must have two or three axes, got {len(suggested)}. Split them.")
-    return tuple(min(pair) for pair in zip(suggested, small, strict=True))
 
 
 def _key(data: Survey, budget: float, device: str, audit: bool, components: str) -> str:

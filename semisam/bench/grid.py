@@ -198,7 +198,7 @@ def _built(
 def _cases_of(run: RunSettings) -> tuple[int | str | None, ...]:
     """Return the settings that decide which cases are labeled, and which validate."""
     validation = (run.validate_every, run.validate_cases)
-    return run.labels, run.subset, run.test, run.fold, *validation
+    return run.labels, run.subset, run.first, run.test, run.fold, *validation
 
 
 def _folder_name(run: RunSettings, identity: str) -> str:

@@ -182,9 +182,9 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     key of the runs with its labels and subset, if they share one.
     """
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
-    for name in ({*GROUP, "subset", "labels", "test", "fold"} - {"data"}) - set(frame):
+    for name in ({*GROUP, "subset", "first", "labels", "test", "fold"} - {"data"}) - set(frame):
         frame[name] = ""
-    place = ["dataset", "labels", "subset", "test", "fold"]
+    place = ["dataset", "labels", "subset", "first", "test", "fold"]
     key = frame["data.hash"] if "data.hash" in frame else pd.Series("", frame.index, dtype=object)
     frame["data_key"] = key.where(~frame["sam_control"].isin(NEED_TRUTH))
     groups = frame.groupby(place, dropna=False)["data_key"]
@@ -245,9 +245,9 @@ def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) ->
     if first["sam"] == "none":
         return nothing
     alike = frame[frame["sam"] == "none"]
-    for name in ("protocol", "dataset", "data", "labels", "test"):
+    for name in ("protocol", "dataset", "data", "labels", "first", "test"):
         if name in frame:
-            alike = alike[alike[name] == first[name]]
+            alike = alike[alike[name].fillna("") == ("" if pd.isna(first[name]) else first[name])]
     places = ["subset", "fold"]
     alike = alike.merge(group[places].drop_duplicates(), on=places)
     rows = list(alike.groupby(list(GROUP), sort=False, dropna=False))

@@ -8,6 +8,7 @@ from semisam.cli.main import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("semisam.cli.check:command", "Check every file of a folder; list its faults."),
+    "first": ("semisam.cli.first:command", "Name the scans to label first."),
     "prepare": ("semisam.cli.prepare:command", "Write the fast form of a folder of scans."),
     "download": ("semisam.cli.download:command", "Download a public benchmark, checked by hash."),
 }

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -206,12 +207,31 @@ def cases_of(settings: RunSettings, dataset: Dataset, split: Split) -> Cases:
         InputError: there are not enough labeled cases.
     """
     patients = patients_counted(dataset)
+    if settings.first is not None:
+        split = _reordered(split, settings)
     labeled, unlabeled = choose_labeled(
         split, settings.labels, settings.subset, dataset.has_label, patients
     )
     if settings.validate_every is None:
         return Cases(labeled, unlabeled)
     return hold_validation(labeled, unlabeled, settings.validate_cases, dataset.groups)
+
+
+def _reordered(split: Split, settings: RunSettings) -> Split:
+    """Return a split whose training cases begin with those that the settings name."""
+    named = [name.strip() for name in str(settings.first).split(",")]
+    unknown = [name for name in named if name not in split.train]
+    if unknown or len(set(named)) != len(named):
+        wrong = unknown[0] if unknown else "one of them twice"
+        raise InputError(
+            f"--first must name training cases, each once, got {wrong!r}. `semisam data check` "
+            "lists the cases."
+        )
+    if settings.subset:
+        raise InputError(
+            f"--first must come with --subsets 0, got {settings.subset}. A draw has its own order."
+        )
+    return replace(split, train=(*named, *(case for case in split.train if case not in named)))
 
 
 def hold_validation(

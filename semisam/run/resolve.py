@@ -44,10 +44,11 @@ _BRANCH_KINDS = {"backend": "sam", "prompter": "prompter"}
 """The setting that names the plugin of a kind."""
 
 _PLUGINS = {"dataset", "network", "method", "sam", "prompter"}
+_OTHERS = {*_PLUGINS, "protocol", "sources", "test", "first"}
 _TRAINING = tuple(
     name
     for name in RunSettings.model_fields
-    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_PLUGINS, "protocol", "sources", "test"}
+    if name not in {*AXES, *NOT_IDENTITY, *OF_THE_BRANCH, *_OTHERS}
     and not name.endswith("_options")
 )
 """Settings of training and test, which a protocol may prescribe."""
@@ -299,6 +300,8 @@ def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
         chosen.append(f"init={Path(settings.init).name}")
     if settings.test != "auto":
         chosen.append(f"test={settings.test}")
+    if settings.first is not None:
+        chosen.append(f"first={settings.first}")
     for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):
         chosen.append(f"{settings.dataset}.{name}={show_value(value)}")
     for place, name, value in _changed_options(settings, protocol):

@@ -122,6 +122,14 @@ class RunSettings(BaseModel):
     fold: Annotated[
         int | None, Field(ge=1), Flag("One fold of --test K-fold, from 1.", "all in bench")
     ] = None
+    first: Annotated[
+        str | None,
+        Flag(
+            "Training cases that are labeled before all others, in this order, separated by "
+            "commas. `semisam data first` names some.",
+            "the order of the list, or a draw of --subsets",
+        ),
+    ] = None
     labels: int = Field(ge=1)
     subset: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -273,7 +281,7 @@ AXES = ("method", "sam", "sam_control", "labels", "subset", "seed", "fold")
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Scans and test": ("data", "dataset", "test", "fold"),
+    "Scans and test": ("data", "dataset", "test", "fold", "first"),
     "Protocol and network": ("protocol", "network", "init"),
     "Promptable model": ("prompter", "sam_adapt"),
     "Batches": (

@@ -1,0 +1,54 @@
+"""``semisam data first``: the scans to label first."""
+
+from __future__ import annotations
+
+import click
+
+from semisam.cli.help import Command
+from semisam.cli.options import DEVICE, dataset_options
+
+
+@click.command(
+    "first",
+    cls=Command,
+    short_help="Name the scans to label first.",
+    examples=(
+        "semisam data first scans",
+        "semisam bench --data LA_HALF --method fixmatch --labels 2,4 --first "
+        '"$(semisam data first LA_HALF)"',
+    ),
+)
+@click.argument("path", metavar="PATH")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=8, show_default=True, help="Scans to name."
+)
+@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@dataset_options
+def command(
+    path: str, count: int, device: str, dataset: str | None, assignments: tuple[str, ...]
+) -> None:
+    """Name scans of PATH that should be labeled first, the best first, separated by commas.
+
+    Together, many others resemble them. No label is read, and test scans are not considered.
+    """
+    from pathlib import Path
+
+    from semisam.cli.display import progress_bars
+    from semisam.cli.options import named_dataset
+    from semisam.run.build import open_plugin, recognise_dataset
+    from semisam.run.first import first_to_label
+    from semisam.run.preflight import check_device, usual_device
+
+    place = str(check_device(usual_device(device)))
+    name, options = named_dataset(Path(path), dataset, assignments)
+    opened = open_plugin(name or recognise_dataset(Path(path)), Path(path), options)
+    with progress_bars() as bars:
+        task = bars.add_task("comparing scans", total=None)
+        named = first_to_label(
+            opened,
+            opened.split().train,
+            count,
+            place,
+            lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    click.echo(",".join(named))

@@ -1,0 +1,56 @@
+"""The scans to label first, and a run on them."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from tiny_runs import changed
+
+from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.run.build import cases_of, open_dataset, split_of
+from semisam.run.first import first_to_label
+
+
+def _cases(settings, **values):
+    settings = changed(settings, **values)
+    dataset = open_dataset(settings)
+    return cases_of(settings, dataset, split_of(settings, dataset))
+
+
+def test_named_cases_are_labeled_before_all_others_in_their_order(tiny_settings):
+    listed = _cases(tiny_settings)
+    train = (*listed.labeled, *listed.unlabeled)
+    last, second = train[-1], train[1]
+    labeled, unlabeled, _ = _cases(tiny_settings, first=f"{last}, {second}")
+    assert labeled == (last, second)
+    assert unlabeled == tuple(case for case in train if case not in labeled)
+    labeled, unlabeled, _ = _cases(tiny_settings, first=last)
+    assert labeled == (last, train[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"first": "nobody"}, "must name training cases, each once, got 'nobody'"),
+        ({"first": "{0},{0}"}, "each once, got 'one of them twice'"),
+        ({"first": "{0}", "subset": 1}, "must come with --subsets 0, got 1"),
+    ],
+)
+def test_names_that_cannot_be_first_are_refused(tiny_settings, values, told):
+    case = _cases(tiny_settings).labeled[0]
+    with pytest.raises(InputError, match=told):
+        _cases(tiny_settings, **{**values, "first": values["first"].format(case)})
+
+
+def test_the_scans_to_label_first_are_training_cases_and_no_label_is_read(
+    tiny_settings, monkeypatch
+):
+    dataset = open_dataset(tiny_settings)
+    monkeypatch.setattr(type(dataset), "label", None)
+    train = split_of(tiny_settings, dataset).train
+    named = first_to_label(dataset, train, count=2)
+    assert len(set(named)) == 2 and set(named) <= set(train)
+    assert first_to_label(dataset, train, count=99)[:2] == named
+    told = CliRunner().invoke(main, ["data", "first", tiny_settings.data, "--count", "2"])
+    assert told.exit_code == 0 and told.stdout.splitlines()[-1] == ",".join(named)
