@@ -81,6 +81,8 @@ class SemiSAM(Framework):
             every iteration that queries the model measures.
         every: query the model every N iterations and multiply the weight by N.
         floor: do not query the model where ``lambda_s`` is below this.
+        several: query also for a class that is several components in a labeled mask, of which a
+            prompt marks one. It is the run that knows the labels and leaves classes out.
         seed: of the prompts.
 
     Raises:
@@ -106,6 +108,7 @@ class SemiSAM(Framework):
         measure_every: int = 10,
         every: int = 1,
         floor: float = 0.0,
+        several: bool = True,
         seed: int = 0,
     ) -> None:
         # Unlike other methods, the branch builds no network; it wraps a method.
@@ -128,6 +131,8 @@ class SemiSAM(Framework):
         self.measure_every = measure_every
         self.every = every
         self.floor = floor
+        self.several = several
+        self.classes = tuple(range(1, self.num_classes))
         self.seed = seed
         self.backend = backend
         self._prompter = prompter
@@ -147,6 +152,12 @@ class SemiSAM(Framework):
         """Give the inner method the labeled scans."""
         self.inner.learn(cases)
 
+    def leave_out(self, classes: Collection[int]) -> None:
+        """Do not query the model for some classes; without any, train as the inner method does."""
+        self.classes = tuple(k for k in self.classes if k not in classes)
+        if not self.classes:
+            self.uses_unlabeled = self.inner.uses_unlabeled  # type: ignore[misc]
+
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return the inner method's step with the branch: one more loss, or a corrected target."""
         plain = Batch(
@@ -156,7 +167,8 @@ class SemiSAM(Framework):
             places=batch.places,
             inside=batch.inside,
         )
-        if self.weight.weight == 0 or batch.num_labeled == len(batch.image):
+        idle = self.weight.weight == 0 or not self.classes
+        if idle or batch.num_labeled == len(batch.image):
             return self.inner.training_step(plain, clock)
         weight = self.weight(clock)
         asking = clock.step % self.every == 0 and weight >= self.floor
@@ -235,7 +247,7 @@ class SemiSAM(Framework):
         """
         unsure = entropy(probs)
         found = [self._query(image[i], probs[i], unsure[i, 0], 0, i)[0] for i in range(len(image))]
-        return join(probs, found, dict.fromkeys(range(1, self.num_classes), 1.0))
+        return join(probs, found, dict.fromkeys(self.classes, 1.0))
 
     def _measures(self, clock: Clock) -> bool:
         """Return whether this step measures the predictions on the labeled rows."""
@@ -250,7 +262,7 @@ class SemiSAM(Framework):
         rows = range(batch.num_labeled, len(batch.image))
         measured = range(batch.num_labeled) if self._measures(clock) else ()
         predictions, calls = self._predictions(batch, step, [*rows, *measured], clock)
-        classes = range(1, self.num_classes)
+        classes = self.classes
         shares = dict.fromkeys(classes, 1.0)
         if measured:
             quality = {
@@ -304,7 +316,7 @@ class SemiSAM(Framework):
         embedding: Any = None
         predictions: dict[int, Tensor] = {}
         calls = 0
-        for k in range(1, self.num_classes):
+        for k in self.classes:
             prompt: Prompt | None = None
             name = self._class_names[k]
             for _ in range(self._prompter.rounds):

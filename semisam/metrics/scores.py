@@ -220,13 +220,13 @@ def largest_components(labelmap: NDArray[np.uint8], classes: Iterable[int]) -> N
     return kept
 
 
-def classes_of_one_component(
+def classes_by_components(
     labelmaps: Iterable[NDArray[np.integer]], num_classes: int
-) -> tuple[int, ...]:
-    """Return the foreground classes that are one component in every label map that holds them.
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the foreground classes that are one component, and those that are several.
 
-    A class may have up to 1 % of its voxels elsewhere, as drawn masks have stray voxels. A class
-    that no label map holds is not among them.
+    A class is one component if it is in every label map that holds it. It may have up to 1 % of its
+    voxels elsewhere, as drawn masks have stray voxels. A class that no label map holds is neither.
 
     Args:
         labelmaps: ``(*S)`` each, integer class per voxel, 0 background.
@@ -241,7 +241,7 @@ def classes_of_one_component(
                 seen.add(c)
                 if int(largest_component(mask).sum()) < (1 - _STRAY) * voxels:
                     several.add(c)
-    return tuple(sorted(seen - several))
+    return tuple(sorted(seen - several)), tuple(sorted(several))
 
 
 def _checked(

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from semisam.core.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import (
     remove_leftovers,
     removed_folder,
@@ -25,6 +26,7 @@ from semisam.core.framework import Framework
 from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
+from semisam.core.types import IGNORE
 from semisam.data.datasets.groups import patients_of
 from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
 from semisam.data.loading.store import VolumeStore, data_hash
@@ -32,7 +34,7 @@ from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import Card, card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.metrics.scores import classes_of_one_component
+from semisam.metrics.scores import classes_by_components
 from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
     cases_of,
@@ -188,8 +190,25 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
         oracle=settings.sam_control in NEED_TRUTH,
     )
     hashes = store.check(lambda done, total: report("check", done, total, {}))
+    if isinstance(framework, SemiSAM) and framework.trains and not framework.several:
+        _ask_for_single_objects(framework, store)
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
     return Ready(store, framework, plan, hashes, model_card(settings, store), logger)
+
+
+def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore) -> None:
+    """Leave out the classes that are several components in a complete label."""
+    labels = [label for case in store.labeled if (label := store.label(case)).max() != IGNORE]
+    _, several = classes_by_components(labels, branch.num_classes)
+    if several:
+        branch.leave_out(several)
+        names = ", ".join(store.dataset.class_names[c] for c in several)
+        warnings.warn(
+            f"SemiSAM leaves out {names}: several components in a labeled mask, of which a prompt "
+            "marks one. --set semisam.several=true asks for them.",
+            SemisamWarning,
+            stacklevel=2,
+        )
 
 
 def model_card(settings: RunSettings, store: VolumeStore) -> Card:
@@ -199,7 +218,7 @@ def model_card(settings: RunSettings, store: VolumeStore) -> Card:
     if settings.components == "largest":
         one_component = tuple(range(1, classes))
     elif settings.components == "as-labeled":
-        one_component = classes_of_one_component(map(store.label, store.labeled), classes)
+        one_component, _ = classes_by_components(map(store.label, store.labeled), classes)
     return card_of(store.dataset, store.image(store.labeled[0]), one_component)
 
 
@@ -208,7 +227,7 @@ def _adapt(
 ) -> dict[str, float]:
     """Give the branch a model that is adapted to the labeled scans; return the cost of it."""
     branch = run.framework
-    if not settings.sam_adapt or not isinstance(branch, SemiSAM):
+    if not settings.sam_adapt or not isinstance(branch, SemiSAM) or not branch.classes:
         return {}
     backend: Any = branch.backend
 

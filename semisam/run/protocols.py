@@ -186,7 +186,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         methods={"fixmatch": {"ema_decay": 0.99}},
         # With a gate that is half open where the model is as good as the method, weight 1 is
         # that of `classic`.
-        semisam={**_BRANCH, "role": "target", "gated": True, "weight": 1.0},
+        semisam={**_BRANCH, "role": "target", "gated": True, "weight": 1.0, "several": False},
         backends=_PATCH_AS_IT_IS,
         prompters=_CLICKS,
     ),

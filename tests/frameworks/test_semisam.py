@@ -295,6 +295,23 @@ def test_weight_zero_asks_nothing_and_changes_nothing():
     assert backend.encoded == []
 
 
+def test_classes_that_are_left_out_are_not_asked_for():
+    backend, prompter = RecordingBackend(), RecordingPrompter()
+    branch = SemiSAM(_framework(3), backend, prompter)
+    branch.leave_out([1])
+    step = branch.training_step(_batch(3), CLOCK)
+    assert [
+        bool(torch.equal(v.prob, step.probs[i, 2]))
+        for i, v in zip((2, 3), prompter.views, strict=True)
+    ] == [True, True]
+    branch.leave_out([2])
+    step = branch.training_step(_batch(3), CLOCK)
+    assert "sam" not in step.losses and len(prompter.views) == 2
+    alone = SemiSAM(Supervised(tiny_builder(), 2), backend, prompter)
+    alone.leave_out([1])
+    assert not alone.uses_unlabeled
+
+
 def test_asking_does_not_touch_the_methods_random_numbers():
     """The inner losses with the branch are, to the bit, those without it."""
     branch = SemiSAM(_framework(), RecordingBackend(), UncertaintyPoints(max_uncertainty=1.0))

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from semisam.core.types import IGNORE
 from semisam.metrics.scores import (
-    classes_of_one_component,
+    classes_by_components,
     evaluate_labelmap,
     evaluate_mask,
     largest_component,
@@ -233,12 +233,12 @@ def test_a_class_is_one_component_if_it_is_in_every_label_map_that_holds_it():
     whole, apart = np.zeros((2, 40, 40), np.uint8)
     whole[:20, :10], whole[:20, 20:] = 1, 2
     apart[:20, :10], apart[30:, 20:30] = 1, 1
-    assert classes_of_one_component([whole], 4) == (1, 2)  # no map holds class 3
-    assert classes_of_one_component([whole, apart], 4) == (2,)
+    assert classes_by_components([whole], 4) == ((1, 2), ())  # no map holds class 3
+    assert classes_by_components([whole, apart], 4) == ((2,), (1,))
     whole[30, :2] = 1
-    assert classes_of_one_component([whole], 4) == (1, 2), "1 % of stray voxels"
+    assert classes_by_components([whole], 4) == ((1, 2), ()), "1 % of stray voxels"
     whole[30, :3] = 1
-    assert classes_of_one_component([whole], 4) == (2,)
+    assert classes_by_components([whole], 4) == ((2,), (1,))
 
 
 def test_ignored_voxels_are_in_neither_mask():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_runs import changed, settings_of
 
-from semisam.core.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.layout import CHECKPOINT
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute
@@ -87,6 +87,22 @@ def test_labels_of_unlabeled_cases_change_not_one_bit(tiny_settings, tmp_path, p
     assert _same_result(clean, poisoned)
     assert first["data"]["hash"] == second["data"]["hash"]
     assert first["run"] == second["run"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_class_of_several_components_is_not_asked_for(tiny_settings, tmp_path, several):
+    for case in (tmp_path / "la" / "train.list").read_text().split()[:2]:
+        with h5py.File(tmp_path / "la" / case / "mri_norm2.h5", "a") as file:
+            file["label"][...] = 0
+            file["label"][2:6, 2:6, 2:6] = file["label"][10:14, 10:14, 10:14] = 1
+    settings = _with_sam(tiny_settings, semisam_options={"weight": 1.0, "several": several})
+    execute(tiny_settings, tmp_path / "bare")
+    if several:
+        execute(settings, tmp_path / "wrapped")
+    else:
+        with pytest.warns(SemisamWarning, match="leaves out left atrium: several components"):
+            execute(settings, tmp_path / "wrapped")
+    assert _same_result(tmp_path / "bare", tmp_path / "wrapped") is not several
 
 
 def test_labels_of_labeled_cases_do_change_the_result(tiny_settings, tmp_path):
