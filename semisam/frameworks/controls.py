@@ -37,7 +37,7 @@ class TruthSAM(SemiSAM):
         self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
         truth = _truth(batch, step, self.num_classes)
-        classes = range(1, self.num_classes)
+        classes = self.classes
         return {i: {k: truth[i, k] for k in classes} for i in rows}, 0
 
 
