@@ -120,6 +120,7 @@ def test_a_run_is_scored_without_a_step(tmp_path, method, sam):
     rows = evaluate(
         scored.model, store, scored.test, scored.patch, scored.stride,
         device=torch.device("cpu"), precision=scored.precision,
+        one_component=scored.one_component,
     )  # fmt: skip
     assert summarise(rows)["dice"] == result["metrics"]["dice"]
     with pytest.raises(InputError, match="must hold a trained network"):
