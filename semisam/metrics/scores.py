@@ -221,7 +221,7 @@ def largest_components(labelmap: NDArray[np.uint8], classes: Iterable[int]) -> N
 
 
 def classes_by_components(
-    labelmaps: Iterable[NDArray[np.integer]], num_classes: int
+    labelmaps: Iterable[NDArray[np.integer]], num_classes: int, axes: int | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the foreground classes that are one component, and those that are several.
 
@@ -231,15 +231,20 @@ def classes_by_components(
     Args:
         labelmaps: ``(*S)`` each, integer class per voxel, 0 background.
         num_classes: classes counting background.
+        axes: of components; one less than those of a label map counts them in its slices along the
+            last axis. ``None``: of the label map.
     """
     seen, several = set(), set()
     for labelmap in labelmaps:
+        sliced = axes is not None and axes < labelmap.ndim
         for c in range(1, num_classes):
             mask = labelmap == c
+            parts = np.moveaxis(mask, -1, 0) if sliced else mask[None]
             voxels = int(mask.sum())
             if voxels:
                 seen.add(c)
-                if int(largest_component(mask).sum()) < (1 - _STRAY) * voxels:
+                kept = sum(int(largest_component(part).sum()) for part in parts)
+                if kept < (1 - _STRAY) * voxels:
                     several.add(c)
     return tuple(sorted(seen - several)), tuple(sorted(several))
 

@@ -191,15 +191,15 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
     )
     hashes = store.check(lambda done, total: report("check", done, total, {}))
     if isinstance(framework, SemiSAM) and framework.trains and not framework.several:
-        _ask_for_single_objects(framework, store)
+        _ask_for_single_objects(framework, store, len(settings.patch))
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
     return Ready(store, framework, plan, hashes, model_card(settings, store), logger)
 
 
-def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore) -> None:
-    """Leave out the classes that are several components in a complete label."""
+def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int) -> None:
+    """Leave out the classes that are several components in a complete label, or in its slices."""
     labels = [label for case in store.labeled if (label := store.label(case)).max() != IGNORE]
-    _, several = classes_by_components(labels, branch.num_classes)
+    _, several = classes_by_components(labels, branch.num_classes, axes)
     if several:
         branch.leave_out(several)
         names = ", ".join(store.dataset.class_names[c] for c in several)

@@ -237,6 +237,10 @@ def test_a_class_is_one_component_if_it_is_in_every_label_map_that_holds_it():
     assert classes_by_components([whole, apart], 4) == ((2,), (1,))
     whole[30, :2] = 1
     assert classes_by_components([whole], 4) == ((1, 2), ()), "1 % of stray voxels"
+    arch = np.zeros((8, 8, 2), np.uint8)
+    arch[:3, :, 1] = arch[6:, :, 1] = arch[:, :3, 0] = 1  # joined in the other slice
+    assert classes_by_components([arch], 2) == ((1,), ())
+    assert classes_by_components([arch], 2, axes=2) == ((), (1,))
     whole[30, :3] = 1
     assert classes_by_components([whole], 4) == ((2,), (1,))
 
