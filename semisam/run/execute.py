@@ -204,8 +204,8 @@ def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int) -> N
         branch.leave_out(several)
         names = ", ".join(store.dataset.class_names[c] for c in several)
         warnings.warn(
-            f"SemiSAM leaves out {names}: several components in a labeled mask, of which a prompt "
-            "marks one. --set semisam.several=true asks for them.",
+            f"SemiSAM leaves out {names}: several components in a labeled mask or its slices, of "
+            "which a prompt marks one. --set semisam.several=true asks for them.",
             SemisamWarning,
             stacklevel=2,
         )

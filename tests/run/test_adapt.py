@@ -100,6 +100,7 @@ def test_a_short_training_adapts_for_half_as_many_steps():
 def test_a_patch_of_two_axes_adapts_to_the_slices_of_volumes(tmp_path):
     data = {"cases": 3, "test_cases": 1, "size": 32}
     given = {**GIVEN, "dataset_options": data, "patch": (16, 16), "stride": (16, 16)}
-    flat, seen = settings_of(**given), []
+    flat = settings_of(**given, semisam_options={"several": True})
+    seen = []
     execute(flat, tmp_path, lambda phase, *rest: seen.append(phase))
     assert "adapt" in seen and (tmp_path / MODEL).is_file()
