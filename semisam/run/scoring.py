@@ -77,7 +77,6 @@ def open_scored(
                 "published patch is 112x112x80."
             )
         model, scans = PublishedVNet(path), _open(Path(data))
-        every = tuple(range(1, model.num_classes))
         return _checked(
             Scored(
                 model.to(device),
@@ -86,7 +85,7 @@ def open_scored(
                 patch,
                 stride or tuple(published_stride(patch)),
                 "fp32",
-                every if components == "largest" else (),
+                _kept(components, model.num_classes),
                 path.with_suffix(".evaluation.csv"),
             ),
             model.num_classes,
@@ -96,8 +95,6 @@ def open_scored(
     window, usual = window_of(settings)
     if patch is not None and window is not None:
         window, usual = patch, tuple(published_stride(patch))
-    every = tuple(range(1, len(card.class_names)))
-    kept = card.one_component if components is None else every if components == "largest" else ()
     dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
     split = split_of(settings, dataset) if data is None else dataset.split()
     scored = Scored(
@@ -107,7 +104,7 @@ def open_scored(
         window,
         usual and (stride or usual),
         settings.precision,
-        kept,
+        card.one_component if components is None else _kept(components, len(card.class_names)),
         folder / "evaluation.csv",
     )
     return _checked(scored, len(card.class_names))
@@ -118,6 +115,11 @@ def _open(data: Path, settings: RunSettings | None = None) -> Dataset:
     name = recognise_dataset(data)
     known = settings.dataset_options if settings and settings.dataset == name else {}
     return open_plugin(name, data, {key: known[key] for key in _OF_LABELS if key in known})
+
+
+def _kept(components: str | None, classes: int) -> tuple[int, ...]:
+    """Return the classes that keep their largest component only."""
+    return tuple(range(1, classes)) if components == "largest" else ()
 
 
 def _checked(scored: Scored, classes: int) -> Scored:
