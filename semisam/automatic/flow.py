@@ -93,8 +93,8 @@ def auto(
         dataset: name of the dataset plugin; ``None``: the one that recognises the folder.
         options: of the dataset plugin, by name.
         note: called with each message.
-        progress: called with the phase (``check``, ``measure``, ``adapt``, ``train``, ``masks``),
-            the steps done, the number of steps, and the current figures by name.
+        progress: called with the phase (``check``, ``compare``, ``measure``, ``adapt``, ``train``,
+            ``masks``), the steps done, the number of steps, and the current figures by name.
 
     Returns:
         The path of the page, ``index.html``.
@@ -119,7 +119,7 @@ def auto(
             data.unlabeled,
             MOST,
             place,
-            lambda done, total: report("measure", done, total, {}),
+            lambda done, total: report("compare", done, total, {}),
         )
         raise InputError(
             f"a scan of the folder must have a mask, got none for {len(data.unlabeled)} scans in "

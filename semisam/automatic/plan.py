@@ -199,7 +199,6 @@ def _settings(
         test=without or "none",
         iterations=plan.iterations,
         patch=plan.patch,
-        stride=tuple(max(side // 2, 1) for side in plan.patch),
         device=plan.device,
         components=plan.components,
         options={**named, **(options or {})},

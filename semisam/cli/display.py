@@ -44,6 +44,7 @@ console = Console(highlight=False)
 _PHASES = {
     "check": "checking scans",
     "adapt": "adapting the model",
+    "compare": "comparing scans",
     "measure": "measuring a few steps",
     "train": "training",
     "masks": "writing masks",

@@ -48,6 +48,11 @@ def published_stride(patch: Sequence[int]) -> tuple[int, ...]:
     )
 
 
+def half_stride(patch: Sequence[int]) -> tuple[int, ...]:
+    """Return half of a patch, at least one voxel: inside, each voxel is in two windows per axis."""
+    return tuple(max(1, side // 2) for side in patch)
+
+
 @torch.no_grad()
 def sliding_window(
     predict: Callable[[Tensor], Tensor],

@@ -122,15 +122,21 @@ class SynthSAMNet(nn.Module):
 
     def pyramid(self, parts: Tensor) -> tuple[Tensor, ...]:
         """Return the features of subvoxels ``(B, c, *s)`` on grids 2, 4, 8 and 16 voxels wide."""
+        levels = self.descend(parts)
+        x = levels[-1]
+        for n in reversed(range(len(levels) - 1)):
+            x = self.merge[n](levels[n] + _stretch(self.lift[n](x), levels[n]))
+            levels[n] = x
+        return tuple(levels)
+
+    def descend(self, parts: Tensor) -> list[Tensor]:
+        """Return the encoder's features on the same grids, without those from coarser ones."""
         x = self.stem(parts)
         levels = []
         for n, blocks in enumerate(self.encoder):
             x = blocks(self.shrink[n - 1](x) if n else x)
             levels.append(x)
-        for n in reversed(range(len(levels) - 1)):
-            x = self.merge[n](levels[n] + _stretch(self.lift[n](x), levels[n]))
-            levels[n] = x
-        return tuple(levels)
+        return levels
 
     def decode(
         self, features: Features, prompt: Tensor, cells: Sequence[Sequence[Sequence[int]]]

@@ -106,13 +106,7 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return each head's raw output."""
-        if image.ndim - 2 not in self.axes or any(size % STRIDE for size in image.shape[2:]):
-            raise ValueError(
-                f"the U-Net's input must have {self.axes[0]} spatial axes of even sizes, got "
-                f"{tuple(image.shape)}. Change the patch."
-            )
-        parts = torch.cat([to_subvoxels(channel) for channel in torch.split(image, 1, 1)], 1)
-        parts = parts.contiguous(memory_format=self.net.layout)
+        parts = self._parts(image)
         levels = self.net.pyramid(parts)
         nothing = levels[0].new_zeros(len(image), CHANNELS + 2, *levels[0].shape[2:])
         grids = [self.dropout(x) for x in self.net.answers(levels, nothing)]
@@ -128,6 +122,19 @@ class UNet(nn.Module):
             else:
                 found[name] = head(grids[0], both)
         return found
+
+    def deepest_features(self, image: Tensor) -> Tensor:
+        """Return the encoder's features ``(B, c, *s)`` of an image on the grid 16 voxels wide."""
+        return self.net.descend(self._parts(image))[-1]
+
+    def _parts(self, image: Tensor) -> Tensor:
+        if image.ndim - 2 not in self.axes or any(size % STRIDE for size in image.shape[2:]):
+            raise ValueError(
+                f"the U-Net's input must have {self.axes[0]} spatial axes of even sizes, got "
+                f"{tuple(image.shape)}. Change the patch."
+            )
+        parts = torch.cat([to_subvoxels(channel) for channel in torch.split(image, 1, 1)], 1)
+        return parts.contiguous(memory_format=self.net.layout)
 
 
 class _Head(nn.Module):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset
-from semisam.inference.choice import cover, described
-from semisam.inference.evaluation import predict_probabilities
-from semisam.run.build import make_framework
-from semisam.run.request import settings
+from semisam.data.loading.sampling import slice_axes
+from semisam.inference.choice import cover
+from semisam.inference.sliding_window import window_starts
+from semisam.networks.unet import UNet
 
 SMALL = {2: (128, 128), 3: (64, 64, 48)}
 """Patches that any machine can train, by axes."""
+_WINDOWS, _SLICES = 3, 16  # the most along an axis of a scan
 
 
 def small_patch(dataset: Dataset) -> tuple[int, ...]:
@@ -31,6 +35,7 @@ def small_patch(dataset: Dataset) -> tuple[int, ...]:
     return tuple(min(pair) for pair in zip(suggested, small, strict=True))
 
 
+@torch.inference_mode()
 def first_to_label(
     dataset: Dataset,
     cases: Sequence[str],
@@ -41,7 +46,7 @@ def first_to_label(
     """Return the cases to label first, the best first: together, many others resemble them.
 
     Cases are compared by the means of the deepest features of the network from which a training
-    starts. No label is read.
+    starts, in windows of `small_patch`. No label is read.
 
     Args:
         dataset: of the cases.
@@ -51,26 +56,35 @@ def first_to_label(
         on_case: called with (cases seen, their number).
     """
     patch = small_patch(dataset)
-    start = settings(method="supervised", labels=1, patch=patch, device=device)
-    method = make_framework(start, dataset.channels, num_classes=2).to(device)
+    network = UNet(dataset.channels, {}, axes=2 if len(patch) == 2 else 3).to(device).eval()
     vectors = []
     for done, case in enumerate(cases):
         if on_case is not None:
             on_case(done, len(cases))
-        with described(method) as seen:
-            predict_probabilities(
-                method,
-                dataset.image(case),
-                patch,
-                [max(side // 2, 1) for side in patch],
-                device=torch.device(device),
-                precision="fp32",
-            )
-        vector = seen.vector()
-        assert vector is not None  # the default network names its features
-        over_image, _ = np.split(vector.astype(np.float32), 2)  # the rest is of a foreground
-        vectors.append(over_image)
+        image = torch.tensor(dataset.image(case).array, device=device)
+        seen = [network.deepest_features(w).flatten(2).mean(2) for w in _windows(image, patch)]
+        vectors.append(torch.cat(seen).mean(0).cpu())
     if on_case is not None:
         on_case(len(cases), len(cases))
-    chosen = cover(np.stack(vectors), [], min(count, len(cases)))
+    chosen = cover(torch.stack(vectors).numpy(), [], min(count, len(cases)))
     return tuple(cases[at] for at in chosen)
+
+
+def _windows(image: Tensor, patch: Sequence[int]) -> Iterator[Tensor]:
+    """Yield windows ``(1, C, *patch)`` that are spread evenly over an image ``(C, *S)``.
+
+    They cover a scan of up to three patches along each axis. A larger one has gaps between them, so
+    that its size does not matter. A patch of two axes is taken from up to 16 slices of a volume.
+    """
+    sliced = (1,) * slice_axes(image.ndim - 1, patch)
+    sides = (*patch, *sliced)
+    short = [max(side - size, 0) for side, size in zip(sides, image.shape[1:], strict=True)]
+    image = functional.pad(image, [part for s in reversed(short) for part in (s // 2, s - s // 2)])
+    starts = []
+    for axis, (size, side) in enumerate(zip(image.shape[1:], sides, strict=True)):
+        most = _WINDOWS if axis < len(patch) else _SLICES
+        starts.append(window_starts(size, side, max(side, math.ceil((size - side) / (most - 1)))))
+    for corner in itertools.product(*starts):
+        at = [slice(c, c + side) for c, side in zip(corner, sides, strict=True)]
+        window = image[(slice(None), *at)][None]
+        yield window.squeeze(-1) if sliced else window

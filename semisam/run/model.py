@@ -28,7 +28,6 @@ from semisam.inference.predictor import (
     read_scan,
     segment,
 )
-from semisam.inference.sliding_window import published_stride
 from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import Precision
 from semisam.plugins import registry
@@ -220,9 +219,12 @@ def trains_network(settings: RunSettings) -> bool:
 def window_of(settings: RunSettings) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     """Return the patch and the stride with which a run segments a scan.
 
-    The stride is that of the settings, or else the published one scaled to the patch. Both are
-    ``None`` for a method that trains no network: it takes whole scans.
+    Both are ``None`` for a method that trains no network: it takes whole scans.
+
+    Args:
+        settings: of the run, resolved.
     """
     if not trains_network(settings):
         return None, None
-    return settings.patch, tuple(settings.stride or published_stride(settings.patch))
+    assert settings.stride is not None
+    return settings.patch, settings.stride

@@ -6,9 +6,11 @@ records its name and what departs from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from semisam.inference.sliding_window import half_stride, published_stride
 
 EVERY = ""
 """The key of `Protocol.unlike` that stands for every method."""
@@ -21,6 +23,7 @@ class Protocol:
     Attributes:
         note: its description in a sentence.
         run: run settings of every method.
+        stride: that of the test window, from the patch, if ``run`` prescribes no stride for it.
         runs: run settings by method name, which override ``run``. They hold for the method both
             bare and with SemiSAM, so that a gain compares equal settings.
         methods: constructor options by method name; those not named keep their defaults.
@@ -36,6 +39,7 @@ class Protocol:
 
     note: str
     run: Mapping[str, Any] = field(default_factory=dict)
+    stride: Callable[[Sequence[int]], tuple[int, ...]] = published_stride
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     semisam: Mapping[str, Any] = field(default_factory=dict)
@@ -183,6 +187,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "norm_batches": 16,
             "components": "as-labeled",
         },
+        stride=half_stride,
         methods={"fixmatch": {"ema_decay": 0.99}},
         # With a gate that is half open where the model is as good as the method, weight 1 is
         # that of `classic`.

@@ -17,7 +17,6 @@ from semisam.core.errors import InputError
 from semisam.core.files import digest_of_file
 from semisam.core.layout import MODEL
 from semisam.frameworks.semisam import SemiSAM
-from semisam.inference.sliding_window import published_stride
 from semisam.plugins import registry
 from semisam.run.folder import find_run
 from semisam.run.protocols import DEFAULT, PROTOCOLS, Protocol
@@ -132,7 +131,7 @@ def usual_network(protocol: Protocol, axes: int) -> str:
 def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
     """Return the run settings that a protocol prescribes for a method.
 
-    A stride belongs to the patch of its publication. For another patch it is scaled.
+    A stride belongs to the patch of its publication. Another patch has that of `Protocol.stride`.
 
     Args:
         protocol: of the run.
@@ -148,7 +147,7 @@ def _prescribed(protocol: Protocol, method: str, patch: Any = None) -> Options:
 def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
     """Return every setting that is still open, with every option of every plugin."""
     found: dict[str, Any] = {
-        "stride": tuple(given.stride or published_stride(given.patch)),
+        "stride": given.stride or protocol.stride(given.patch),
         "dataset_options": registry.resolve_options(
             "dataset", given.dataset, given.dataset_options
         ),
@@ -278,7 +277,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
         if getattr(settings, name) != getattr(alone, name)
     }
     stride = alone.stride if settings.patch == alone.patch else None
-    if settings.stride == tuple(stride or published_stride(settings.patch)):
+    if settings.stride == (stride or protocol.stride(settings.patch)):
         changed.pop("stride", None)
     if settings.sam != "none":
         if settings.prompter != alone.prompter:

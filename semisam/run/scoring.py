@@ -16,6 +16,7 @@ from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
 from semisam.run.folder import find_run
 from semisam.run.model import load_run, window_of
+from semisam.run.protocols import PROTOCOLS
 from semisam.run.settings import RunSettings
 
 _OF_LABELS = ("labels", "ignore")
@@ -63,7 +64,7 @@ def open_scored(
         device: for the model.
         data: folder of the scans; ``None``: the scans of the run.
         patch: of the window; ``None``: the run's patch.
-        stride: of the window; ``None``: the run's, or the published stride of another patch.
+        stride: of the window; ``None``: the run's, or for another patch that of its protocol.
         components: of each class that are kept; ``None``: as in the run.
 
     Raises:
@@ -83,7 +84,7 @@ def open_scored(
                 scans,
                 scans.split().test,
                 patch,
-                stride or tuple(published_stride(patch)),
+                stride or published_stride(patch),
                 "fp32",
                 _kept(components, model.num_classes),
                 path.with_suffix(".evaluation.csv"),
@@ -94,7 +95,7 @@ def open_scored(
     settings, framework, card = load_run(folder, device)
     window, usual = window_of(settings)
     if patch is not None and window is not None:
-        window, usual = patch, tuple(published_stride(patch))
+        window, usual = patch, PROTOCOLS[settings.protocol].stride(patch)
     dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
     split = split_of(settings, dataset) if data is None else dataset.split()
     scored = Scored(

@@ -194,7 +194,10 @@ class RunSettings(BaseModel):
     ] = "bf16"
     stride: Annotated[
         Size | None,
-        Flag("Stride of the test window, in voxels.", "18x18x4 at 112x112x80, scaled"),
+        Flag(
+            "Stride of the test window, in voxels.",
+            "half of the patch; 18x18x4 at 112x112x80, scaled, with the other protocols",
+        ),
     ] = None
     components: Annotated[
         Components,
