@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from semisam.inference.sliding_window import half_stride, published_stride
+from semisam.inference.sliding_window import published_stride, third_stride
 
 EVERY = ""
 """The key of `Protocol.unlike` that stands for every method."""
@@ -187,7 +187,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "norm_batches": 16,
             "components": "as-labeled",
         },
-        stride=half_stride,
+        stride=third_stride,
         methods={"fixmatch": {"ema_decay": 0.99}},
         # With a gate that is half open where the model is as good as the method, weight 1 is
         # that of `classic`.

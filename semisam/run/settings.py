@@ -196,7 +196,7 @@ class RunSettings(BaseModel):
         Size | None,
         Flag(
             "Stride of the test window, in voxels.",
-            "half of the patch; 18x18x4 at 112x112x80, scaled, with the other protocols",
+            "a third of the patch; 18x18x4 at 112x112x80, scaled, with the other protocols",
         ),
     ] = None
     components: Annotated[

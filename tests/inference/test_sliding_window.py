@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semisam.inference.sliding_window import (
-    half_stride,
     published_stride,
     sliding_window,
+    third_stride,
     window_starts,
 )
 
@@ -139,7 +139,7 @@ def test_strides():
     assert published_stride((128, 128, 128)) == (21, 21, 6)
     assert published_stride((112, 112)) == (18, 18)
     assert published_stride((2, 2, 2)) == (1, 1, 1)
-    assert half_stride((64, 65, 1)) == (32, 32, 1)
+    assert third_stride((64, 65, 1)) == (21, 21, 1)
 
 
 def test_refuses_what_does_not_fit():

@@ -280,9 +280,9 @@ def test_a_patch_of_ones_own_takes_the_stride_with_it():
     assert settings.departures == ("iterations=10", "patch=64x64x48", *UNLIKE["mt"])
 
 
-def test_the_default_recipe_tests_with_windows_that_overlap_by_half():
+def test_the_default_recipe_tests_with_windows_a_third_of_a_patch_apart():
     settings = make_settings({"labels": 1, "method": "mt"}, SMALL)
-    assert settings.patch == (64, 64, 48) and settings.stride == (32, 32, 24)
+    assert settings.patch == (64, 64, 48) and settings.stride == (21, 21, 16)
     assert not any(departure.startswith("stride") for departure in settings.departures)
     dense = make_settings({"labels": 1, "method": "mt", "stride": (10, 10, 2)}, SMALL)
     assert "stride=10x10x2" in dense.departures

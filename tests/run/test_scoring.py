@@ -46,7 +46,7 @@ def test_a_run_is_scored_on_its_own_test_cases(trained):
 
 def test_another_window_has_the_stride_of_the_protocol(trained):
     scored = open_scored(str(trained), "cpu", patch=(112, 112, 80), components="all")
-    assert scored.stride == (56, 56, 40) and scored.one_component == ()
+    assert scored.stride == (37, 37, 26) and scored.one_component == ()
 
 
 def test_other_scans_have_their_own_test_cases(trained, tmp_path):
