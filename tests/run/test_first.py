@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny_runs import changed
 
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.build import cases_of, open_dataset, split_of
-from semisam.run.first import first_to_label
+from semisam.run.first import _windows, first_to_label
 
 
 def _cases(settings, **values):
@@ -54,3 +55,23 @@ def test_the_scans_to_label_first_are_training_cases_and_no_label_is_read(
     assert first_to_label(dataset, train, count=99)[:2] == named
     told = CliRunner().invoke(main, ["data", "first", tiny_settings.data, "--count", "2"])
     assert told.exit_code == 0 and told.stdout.splitlines()[-1] == ",".join(named)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "count"),
+    [
+        ((40, 30, 20), (32, 32, 32), 2),  # padded where it is smaller
+        ((96, 64, 33), (32, 32, 32), 3 * 2 * 2),  # covered
+        ((320, 32, 320), (32, 32, 32), 3 * 3),  # with gaps
+        ((40, 32, 50), (32, 32), 2 * 14),  # slices of a volume
+        ((32, 32), (32, 32), 1),
+    ],
+)
+def test_a_scan_is_seen_in_few_windows_from_end_to_end(size, patch, count):
+    image = torch.arange(1.0, 1 + torch.Size(size).numel()).reshape(1, *size)
+    seen = list(_windows(image, patch))
+    assert len(seen) == count and {w.shape for w in seen} == {(1, 1, *patch)}
+    voxels = torch.cat([w.flatten() for w in seen]).unique()
+    assert voxels[-1] == image.max() and voxels[voxels > 0][0] == 1
+    if all(n <= 3 * p for n, p in zip(size, patch, strict=True)) and len(size) == len(patch):
+        assert len(voxels[voxels > 0]) == image.numel()
