@@ -73,5 +73,5 @@ def test_a_scan_is_seen_in_few_windows_from_end_to_end(size, patch, count):
     assert len(seen) == count and {w.shape for w in seen} == {(1, 1, *patch)}
     voxels = torch.cat([w.flatten() for w in seen]).unique()
     assert voxels[-1] == image.max() and voxels[voxels > 0][0] == 1
-    if all(n <= 3 * p for n, p in zip(size, patch, strict=True)) and len(size) == len(patch):
+    if len(size) == len(patch) and max(size) <= 3 * min(patch):
         assert len(voxels[voxels > 0]) == image.numel()
