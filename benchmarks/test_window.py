@@ -17,7 +17,8 @@ from rows import write_rows
 
 from semisam.data.loading.store import VolumeStore
 from semisam.inference import evaluation
-from semisam.inference.sliding_window import published_stride, sliding_window, window_starts
+from semisam.inference.sliding_window import sliding_window, window_starts
+from semisam.inference.stride import published_stride
 from semisam.run.scoring import open_scored
 
 SHARES = (2, 3, 4)

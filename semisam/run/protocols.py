@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from semisam.inference.sliding_window import published_stride, third_stride
+from semisam.inference.stride import published_stride, third_stride
 
 EVERY = ""
 """The key of `Protocol.unlike` that stands for every method."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset
-from semisam.inference.sliding_window import published_stride
+from semisam.inference.stride import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of

@@ -12,12 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from semisam.inference.sliding_window import (
-    published_stride,
-    sliding_window,
-    third_stride,
-    window_starts,
-)
+from semisam.inference.sliding_window import sliding_window, window_starts
 
 
 @pytest.mark.parametrize("window_batch", [1, 5])
@@ -132,14 +127,6 @@ def test_accumulates_in_float32_without_a_graph():
     out = sliding_window(lambda x: x * weight, image, (4, 4), (1, 1))
     assert out.dtype == torch.float32 and not out.requires_grad
     torch.testing.assert_close(out, image.float())
-
-
-def test_strides():
-    assert published_stride((112, 112, 80)) == (18, 18, 4)
-    assert published_stride((128, 128, 128)) == (21, 21, 6)
-    assert published_stride((112, 112)) == (18, 18)
-    assert published_stride((2, 2, 2)) == (1, 1, 1)
-    assert third_stride((64, 65, 1)) == (21, 21, 1)
 
 
 def test_refuses_what_does_not_fit():
