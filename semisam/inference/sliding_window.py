@@ -73,7 +73,7 @@ def sliding_window(
             f"window_batch {window_batch}."
         )
     size = image.shape[1:]
-    image, inside = _pad_to_patch(image, patch)
+    image, inside = pad_to_patch(image, patch)
     starts = [
         window_starts(n, p, s) for n, p, s in zip(image.shape[1:], patch, stride, strict=True)
     ]
@@ -105,7 +105,7 @@ def sliding_window(
     return score if score.shape[1:] == size else score[(slice(None), *inside)].contiguous()
 
 
-def _pad_to_patch(image: Tensor, patch: tuple[int, ...]) -> tuple[Tensor, tuple[slice, ...]]:
+def pad_to_patch(image: Tensor, patch: tuple[int, ...]) -> tuple[Tensor, tuple[slice, ...]]:
     """Return the padded image, and the place of the image in it."""
     size = image.shape[1:]
     missing = [max(p - n, 0) for n, p in zip(size, patch, strict=True)]

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.loading.sampling import slice_axes
 from semisam.inference.choice import cover
-from semisam.inference.sliding_window import window_starts
+from semisam.inference.sliding_window import pad_to_patch, window_starts
 from semisam.networks.unet import UNet
 
 SMALL = {2: (128, 128), 3: (64, 64, 48)}
@@ -78,8 +77,7 @@ def _windows(image: Tensor, patch: Sequence[int]) -> Iterator[Tensor]:
     """
     sliced = (1,) * slice_axes(image.ndim - 1, patch)
     sides = (*patch, *sliced)
-    short = [max(side - size, 0) for side, size in zip(sides, image.shape[1:], strict=True)]
-    image = functional.pad(image, [part for s in reversed(short) for part in (s // 2, s - s // 2)])
+    image, _ = pad_to_patch(image, sides)
     starts = []
     for axis, (size, side) in enumerate(zip(image.shape[1:], sides, strict=True)):
         most = _WINDOWS if axis < len(patch) else _SLICES
