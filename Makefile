@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
+# A file's tests share what they set up, so they stay in one process.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-lowest test-newest lint docs package bench
 
@@ -10,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/semisam bench --method fixmatch --labels 1,2 --iterations 80 --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(INSTALLED) docs
 	$(BIN)/ruff check .
@@ -35,7 +37,7 @@ test-lowest test-newest:
 	$(FRESH)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps torch uv
 	grep '^torch==' constraints.txt > $(FRESH)/torch.txt
 	$(FRESH)/bin/uv pip install --quiet --python $(FRESH)/bin/python --resolution $(RESOLUTION) --override $(FRESH)/torch.txt --requirements pyproject.toml --extra test --extra tensorboard --editable .
-	$(FRESH)/bin/python -m pytest -m 'not slow'
+	$(FRESH)/bin/python -m pytest $(PARALLEL) -m 'not slow'
 
 # The distributions, and a check that the wheel holds all that it must.
 package: $(INSTALLED)

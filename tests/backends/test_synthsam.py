@@ -34,15 +34,6 @@ class TestContractOnPictures(BackendContract):
         return model
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Scans as small as these are not worth a second thread, least of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def phantom():
     """A scan of odd sizes, its atrium and the deepest voxel of it."""
