@@ -11,6 +11,8 @@ PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 demo: $(INSTALLED)
 	$(BIN)/semisam bench --method fixmatch --labels 1,2 --iterations 80 --out runs/demo
 
+# A library that the tests load may change the locale, and with it the encoding of files.
+test test-lowest test-newest: export PYTHONUTF8 := 1
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
 

@@ -1,11 +1,14 @@
 """Where SynthSAM draws the surface of an organ, against where the label has it.
 
-    python benchmarks/click_surface.py --data DIR --out benchmarks/results/click_surface.csv
+    semisam adapt --data DIR --labels 2 --out adapted.safetensors
+    python benchmarks/click_surface.py --data DIR --adapted adapted.safetensors \
+        --out benchmarks/results/click_surface.csv
 
 Each click is at the deepest point of the larger error. After it, the mask's volume is compared to
 the label's, and its Dice to that of the same mask made one voxel smaller or larger. The scans are
-the first training scans of ``DIR`` (see ``classical_backends.py``), and the first synthetic
-volumes of SynthSAM's validation, on which the model was trained to be right.
+training scans of ``DIR`` after the first two (see ``classical_backends.py``), with the embedded
+weights and with those that are adapted to the first two, and synthetic volumes of SynthSAM's
+validation, which are of the kind that it was trained on.
 """
 
 from __future__ import annotations
@@ -25,34 +28,39 @@ from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import VALIDATION
 
 CLICKS = (1, 5, 10)
+LABELED = 2
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--adapted", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=12)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     drawn = [draw_volume(0, VALIDATION + index, (64, 64, 48)) for index in range(args.cases)]
+    synthetic = [(v.image.numpy(), v.target.numpy() > 0) for v in drawn]
+    scans = load(args.data, args.cases, LABELED)
+    adapted = SynthSAM(weights=str(args.adapted), flips=True)
     kinds = {
-        "whole train": load(args.data, args.cases, 0),
-        "synthetic 64x64x48": [(v.image.numpy(), v.target.numpy() > 0) for v in drawn],
+        ("whole train", "embedded"): (SynthSAM(flips=True), scans),
+        ("whole train", "adapted"): (adapted, scans),
+        ("synthetic 64x64x48", "embedded"): (SynthSAM(flips=True), synthetic),
     }
     rows = []
-    for kind, volumes in kinds.items():
-        found = [dialogue(torch.from_numpy(image)[None], label) for image, label in volumes]
+    for (volume, weights), (model, cases) in kinds.items():
+        found = [dialogue(model, torch.from_numpy(image)[None], label) for image, label in cases]
         for at, clicks in enumerate(CLICKS):
             figures = {key: np.mean([scan[at][key] for scan in found]) for key in found[0][at]}
             rounded = {key: round(float(value), 3) for key, value in figures.items()}
-            rows.append({"volume": kind, "cases": len(volumes), "clicks": clicks, **rounded})
+            rows.append({"volume": volume, "weights": weights, "clicks": clicks, **rounded})
             print(rows[-1], flush=True)
     write_rows(args.out, rows)
 
 
-def dialogue(image, label):
+def dialogue(model, image, label):
     """Return the figures of one scan, a row per number of clicks."""
-    model = SynthSAM(flips=True)
     embedding = model.encode(image)
     mask, points, labels, rows = np.zeros_like(label), [], [], []
     for done in range(1, max(CLICKS) + 1):

@@ -24,11 +24,19 @@ from semisam.core.axes import CONV, MEAN_POOL
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.networks._synthsam_weights import EMBEDDED, axes_of, load_weights, save_weights
+from semisam.networks._synthsam_weights import (
+    ADAPTED,
+    EMBEDDED,
+    axes_of,
+    is_adapted,
+    load_weights,
+    save_weights,
+)
 
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
 _SURE = 6.0  # limit of the log odds
 _SMALLEST = 8  # smallest extent of the network's input
+_SMOOTHNESS = 8.0  # for weights as they are
 _EDGE = 0.6  # decay of the smoothing with the intensity step, in mean steps
 
 
@@ -68,7 +76,8 @@ class SynthSAM:
         weights: a safetensors file; None uses the embedded one for the axes of the image.
         flips: average the predictions on the image and its mirror image along each axis.
         smoothness: weight of the edge-aware smoothing of the network's log odds, and of the clicks
-            in it; 0 switches it off.
+            in it; 0 switches it off. None is 8, and 0 for weights that are adapted to labeled
+            scans, whose predictions it makes worse (benchmarks/README.md).
 
     Raises:
         InputError: an option is out of range, or the file is missing or not SynthSAM's.
@@ -80,16 +89,18 @@ class SynthSAM:
     memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 
     def __init__(
-        self, *, weights: str | None = None, flips: bool = False, smoothness: float = 8.0
+        self, *, weights: str | None = None, flips: bool = False, smoothness: float | None = None
     ) -> None:
-        if not (math.isfinite(smoothness) and smoothness >= 0):
+        if smoothness is not None and not (math.isfinite(smoothness) and smoothness >= 0):
             raise InputError(f"smoothness must be at least 0, got {smoothness}. 0 switches it off.")
-        self.smoothness = smoothness
-        self._given, self.flips = weights, flips
+        self._given, self.flips, self._given_smoothness = weights, flips, smoothness
         if weights is not None:
             axes = axes_of(Path(weights))
             self.axes = (axes,)
             self._load(axes, torch.device("cpu"))
+        adapted = weights is not None and is_adapted(Path(weights))
+        usual = 0.0 if adapted else _SMOOTHNESS
+        self.smoothness = usual if smoothness is None else smoothness
 
     @classmethod
     def sources(
@@ -121,11 +132,11 @@ class SynthSAM:
             net = SynthSAMNet(axes)
         net.load_state_dict(load_weights(self._path(axes), axes))
         weights = adapt(net.to(device), organs, steps, seed, on_step)
-        save_weights(file, weights, {"adapted": f"{steps} steps, seed {seed}"})
+        save_weights(file, weights, {ADAPTED: f"{steps} steps, seed {seed}"})
 
     def adapted(self, file: Path) -> SynthSAM:
         """Return this model with the weights of a file that `adapt` wrote."""
-        return SynthSAM(weights=str(file), flips=self.flips, smoothness=self.smoothness)
+        return SynthSAM(weights=str(file), flips=self.flips, smoothness=self._given_smoothness)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:

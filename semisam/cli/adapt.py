@@ -58,7 +58,7 @@ def command(
     """
     from pathlib import Path
 
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.cli.options import assignments as parsed
     from semisam.core.files import writable_folder
     from semisam.run.adapt import adapt_to_file
@@ -85,7 +85,7 @@ def command(
     )
     file = Path(out)
     writable_folder(file.parent)
-    with progress_bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("adapting", total=steps)
         card = adapt_to_file(chosen, file, lambda done: bars.update(task, completed=done))
     console.print(f"Adapted to {', '.join(card['labeled_cases'])}.", soft_wrap=True)

@@ -38,7 +38,7 @@ def command(
     """
     import SimpleITK
 
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.cli.options import named_dataset
     from semisam.core.errors import InputError
     from semisam.core.files import write_json
@@ -48,7 +48,7 @@ def command(
     sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     name, options = named_dataset(Path(path), dataset, assignments)
-    with progress_bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("checking", total=None)
         report = check_folder(
             Path(path),

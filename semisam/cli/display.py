@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.box import SIMPLE_HEAD
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from semisam.bench.grid import Run
 
 console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
 
 _PHASES = {
     "check": "checking scans",
@@ -53,6 +53,7 @@ _PHASES = {
 
 
 _SILENCE = 30.0  # seconds between lines without a terminal
+_MEMORY = 120.0  # seconds of the past from which the speed of a task is known
 
 
 class _CountColumn(MofNCompleteColumn):
@@ -82,38 +83,64 @@ class _LossColumn(ProgressColumn):
         return Text("" if loss is None else f"loss {loss:.3f}", style="cyan")
 
 
-class _Display:
-    """Bars in a terminal; without one, a line every half minute."""
+class _Bars(Progress):
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            _CountColumn(),
+            TimeElapsedColumn(),
+            _LeftColumn(),
+            _LossColumn(),
+            console=console,
+            transient=True,
+            speed_estimate_period=_MEMORY,
+        )
+        self._spoke = time.monotonic()
+
+    def start(self) -> None:
+        """Show the bars in a terminal; elsewhere they would leave an empty line."""
+        if console.is_terminal:
+            super().start()
+
+    def stop(self) -> None:
+        """Remove the bars."""
+        if console.is_terminal:
+            super().stop()
+
+    def task(self, task_id: TaskID) -> Task:
+        """Return a task."""
+        return self._tasks[task_id]
+
+    def speak(self, text: Callable[[], str]) -> None:
+        """Print a line, unless there are bars or the last line is too recent."""
+        if not console.is_terminal and time.monotonic() - self._spoke > _SILENCE:
+            self._spoke = time.monotonic()
+            _errors.print(escape(text()), soft_wrap=True)
+
+
+class Bars(_Bars):
+    """Bars in a terminal; without one, a line on standard error every half minute."""
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Move a task's bar, or say how far it is and how long the rest takes."""
+        super().update(task_id, **changes)
+        self.speak(lambda: _line(self.task(task_id)))
+
+
+class PhaseDisplay:
+    """One bar for the phase that is active; a function of phase, done, total and figures."""
 
     def __init__(self) -> None:
-        self._bars = progress_bars()
-        self._spoke = time.monotonic()
+        self._bars = Bars()
+        self._phase, self._task = "", TaskID(-1)
 
     def __enter__(self) -> Self:
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
-
-    def _speak(self, text: Callable[[], str]) -> None:
-        """Print a line, unless there are bars or the last line is too recent."""
-        if not console.is_terminal and time.monotonic() - self._spoke > _SILENCE:
-            self._spoke = time.monotonic()
-            console.print(escape(text()))
-
-
-class PhaseDisplay(_Display):
-    """One bar for the phase that is active; a function of phase, done, total and figures."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._phase, self._task = "", TaskID(-1)
 
     def __call__(self, phase: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Move the bar; each phase begins a new one."""
@@ -121,26 +148,11 @@ class PhaseDisplay(_Display):
             if self._phase:
                 self._bars.remove_task(self._task)
             self._phase = phase
-            self._task = self._bars.add_task(_PHASES.get(phase, phase), total=total)
+            self._task = self._bars.add_task(_PHASES.get(phase, phase), total=total, completed=done)
         self._bars.update(self._task, completed=done, total=total, loss=figures.get("loss"))
-        self._speak(lambda: f"{_count(phase, done, total, figures)}.")
 
 
-def progress_bars() -> Progress:
-    """Return bars with count, elapsed and remaining time."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        _CountColumn(),
-        TimeElapsedColumn(),
-        _LeftColumn(),
-        _LossColumn(),
-        console=console,
-        transient=True,
-    )
-
-
-class GridDisplay(_Display):
+class GridDisplay:
     """One bar for the grid and one for each active run; a line for every run that ended.
 
     Args:
@@ -149,13 +161,20 @@ class GridDisplay(_Display):
     """
 
     def __init__(self, runs: Sequence[Run], folder: Path) -> None:
-        super().__init__()
+        self._bars = _Bars()
         self._folder = folder
         self._left = TimeLeft({run.name: _kind(run) for run in runs})
         self._runs = len(runs)
         self._ended = 0
         self._grid = self._bars.add_task("all runs", total=1.0, count=f"0/{self._runs}", left=None)
         self._tasks: dict[str, tuple[TaskID, str]] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
 
     def started(self, run: Run) -> None:
         """Add a bar."""
@@ -174,7 +193,7 @@ class GridDisplay(_Display):
             self._tasks[run.name] = (task, state["phase"])
         self._bars.update(task, completed=state["done"], loss=state["figures"].get("loss"))
         self._show_grid()
-        self._speak(lambda: self._line(run, state))
+        self._bars.speak(lambda: self._line(task, run))
 
     def ended(self, outcome: Outcome) -> None:
         """Remove the run's bar and print its outcome, with Dice and time or the reason."""
@@ -203,11 +222,10 @@ class GridDisplay(_Display):
         """Print a line."""
         console.print(escape(text))
 
-    def _line(self, run: Run, state: Mapping[str, Any]) -> str:
+    def _line(self, task: TaskID, run: Run) -> str:
         left = self._left.seconds()
         rest = "" if left is None else f", about {spoken_time(left)} left for all"
-        count = _count(state["phase"], state["done"], state["total"], state["figures"])
-        return f"{_title(run)}: {count}; {self._ended} of {self._runs} runs ended{rest}."
+        return f"{_count(self._bars.task(task))}; {self._ended} of {self._runs} runs ended{rest}."
 
     def _show_grid(self) -> None:
         self._bars.update(
@@ -218,11 +236,19 @@ class GridDisplay(_Display):
         )
 
 
-def _count(phase: str, done: int, total: int, figures: Mapping[str, float]) -> str:
-    """Return how far a phase is, for a line."""
-    loss = figures.get("loss")
+def _line(task: Task) -> str:
+    """Return how far a task is, and its time left if that is known."""
+    left = task.time_remaining
+    rest = f", about {spoken_time(left)} left" if left else ""
+    return f"{_count(task)}{rest}."
+
+
+def _count(task: Task) -> str:
+    """Return how far a task is."""
+    whole = "" if task.total is None else f" of {task.total:.0f}"
+    loss = task.fields.get("loss")
     about = "" if loss is None else f", loss {loss:.3f}"
-    return f"{_PHASES.get(phase, phase)}, {done} of {total}{about}"
+    return f"{task.description}, {task.completed:.0f}{whole}{about}"
 
 
 def _kind(run: Run) -> tuple[Any, ...]:

@@ -43,7 +43,7 @@ def command(
 
     A published checkpoint needs --data and --patch. Nothing in a checkpoint is executed.
     """
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.core.files import writable_folder, write_csv
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
@@ -66,7 +66,7 @@ def command(
     store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=test)
     writable_folder(target.parent)
     predictions = writable_folder(Path(save_predictions)) if save_predictions else None
-    with progress_bars() as bars:
+    with Bars() as bars:
         checking = bars.add_task("checking scans", total=len(test))
         store.check(lambda done, total: bars.update(checking, completed=done))
         task = bars.add_task("evaluating", total=len(test))

@@ -33,7 +33,7 @@ def command(
     """
     from pathlib import Path
 
-    from semisam.cli.display import progress_bars
+    from semisam.cli.display import Bars
     from semisam.cli.options import named_dataset
     from semisam.run.build import open_plugin, recognise_dataset
     from semisam.run.first import first_to_label
@@ -42,7 +42,7 @@ def command(
     place = str(check_device(usual_device(device)))
     name, options = named_dataset(Path(path), dataset, assignments)
     opened = open_plugin(name or recognise_dataset(Path(path)), Path(path), options)
-    with progress_bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("comparing scans", total=None)
         named = first_to_label(
             opened,

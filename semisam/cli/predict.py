@@ -63,7 +63,7 @@ def command(
     without an orientation, such as the published h5 files, are taken as LPS: axes to the left, the
     posterior and the superior.
     """
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.inputs import check_outputs, gather_scans, labels_among
@@ -96,7 +96,7 @@ def command(
     writable_folder(folder)
     failed = kept = 0
     sizes: list[Volume] = []
-    with progress_bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("predicting", total=len(scans))
         for mask in write_masks(
             model,
@@ -113,7 +113,7 @@ def command(
             failed += bool(mask.fault)
             kept += not mask.fault and mask.found is None
             sizes += mask.volumes
-            bars.advance(task)
+            bars.update(task, advance=1)
     if len(scans) > failed:
         also = f"; {kept} were there before" if kept else ""
         text = f"Written: {len(scans) - failed - kept} masks in {folder}{also}"

@@ -25,7 +25,7 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
     Give DST as --data; training from it ends in the same weights. After a stop, the same command
     resumes, and it renews scans that have changed.
     """
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.cli.options import named_dataset
     from semisam.core.errors import InputError
     from semisam.data.tools.prepare import prepare
@@ -37,7 +37,7 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
     if Path(target).resolve() == Path(source).resolve():
         raise InputError(f"DST must be another folder than SRC, got {target} for both.")
     opened = open_plugin(name, Path(source), options)
-    with progress_bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("preparing", total=None)
         manifest = prepare(
             opened,

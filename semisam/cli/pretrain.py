@@ -46,7 +46,7 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     """
     from pathlib import Path
 
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.core.files import writable_folder
     from semisam.networks._synthsam_weights import save_weights
     from semisam.pretraining.pretrain import Pretraining, make_pretrain_settings
@@ -60,7 +60,7 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     folder = writable_folder(Path(out))
     training = Pretraining(settings, folder, _device(device), initial)
     last: dict[str, float] = {}
-    with progress_bars() as bars, deferred_interrupt() as stopping:
+    with Bars() as bars, deferred_interrupt() as stopping:
         task = bars.add_task("training", total=settings.steps, completed=training.step)
 
         def show(step: int, figures: Any) -> None:

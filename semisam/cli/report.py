@@ -99,9 +99,9 @@ def command(
 def _make(folder: Path, place: Path, options: Contents) -> Path:
     """Write the page with a progress bar, and return its path."""
     from semisam.bench.report.build import make_report
-    from semisam.cli.display import progress_bars
+    from semisam.cli.display import Bars
 
-    with progress_bars() as bars:
+    with Bars() as bars:
         task, doing = bars.add_task("starting", total=None), ""
 
         def show(what: str, done: int, total: int) -> None:

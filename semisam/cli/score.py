@@ -35,14 +35,14 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     """
     from pathlib import Path
 
-    from semisam.cli.display import console, progress_bars
+    from semisam.cli.display import Bars, console
     from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.comparison import pair_masks, score_masks
 
     found = pair_masks(Path(predictions), Path(truth))
     target = Path(out) if out else Path(predictions) / "scores.csv"
     writable_folder(target.parent)
-    with progress_bars() as bars:
+    with Bars() as bars:
         task = bars.add_task("scoring", total=len(found.pairs))
         rows = score_masks(
             found, ignore=ignore, on_case=lambda done, total: bars.update(task, completed=done)

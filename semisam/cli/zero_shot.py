@@ -73,7 +73,7 @@ def command(
     """
     from semisam.bench import zero_shot
     from semisam.bench.results import write
-    from semisam.cli.display import console, print_zero_shot, progress_bars
+    from semisam.cli.display import Bars, console, print_zero_shot
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.loading.store import VolumeStore
@@ -91,7 +91,7 @@ def command(
     if data is None:
         console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
     console.print(f"Prompts: {zero_shot.NOTE}.")
-    with progress_bars() as bars:
+    with Bars() as bars:
         checking = bars.add_task("checking scans", total=len(test))
         store.check(lambda done, total: bars.update(checking, completed=done))
         task = bars.add_task("asking", total=None)

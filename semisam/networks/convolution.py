@@ -1,12 +1,16 @@
-"""A guard against wrong bfloat16 gradients of 3-D convolutions on a CPU.
+"""A guard against wrong 3-D convolutions in bfloat16 on a CPU.
 
 On CPUs that compute in bfloat16 without AMX, oneDNN's kernel for the gradient of a convolution's
 weights (``jit_bf16:avx512_core_bf16``) reads uninitialised memory if the padding on both sides
 covers the whole first axis. These are two slices under a 3x3x3 kernel, three or four under 5x5x5.
 The gradient then depends on that memory and may be NaN. A V-Net has such volumes at its coarsest
-levels if a patch is 16, or 32 to 47, voxels long. They are computed in float32 here.
+levels if a patch is 16, or 32 to 47, voxels long.
 
-Seen with PyTorch 2.13; no upstream report of it is known.
+On CPUs with AMX the output itself depends on such memory if a stride leaves one voxel along the
+last axis: an input of one or two under 3x3x3 and stride 2, of three under 2x2x2. MONAI's SegResNet
+has it at a patch 8 voxels thick, nnU-Net's encoder at 16.
+
+Both are computed in float32 here. Seen with PyTorch 2.13; no upstream reports are known.
 """
 
 from __future__ import annotations
@@ -21,15 +25,23 @@ class GuardedConv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of ``(B, C, *S)``, in the autocast's type."""
         kind = input.device.type
-        if kind != "cpu" or not torch.is_autocast_enabled(kind) or not self._is_shallow(input):
+        right = not (self._is_shallow(input) or self._leaves_one(input))
+        if right or kind != "cpu" or not torch.is_autocast_enabled(kind):
             return super().forward(input)
         with torch.autocast(kind, enabled=False):
             output = super().forward(input.float())
         return output.to(torch.get_autocast_dtype(kind))
 
     def _is_shallow(self, input: Tensor) -> bool:
-        padding = self.padding if isinstance(self.padding, tuple) else self.kernel_size
-        return input.shape[-3] <= 2 * int(padding[0])
+        return input.shape[-3] <= 2 * self._padding(0)
+
+    def _leaves_one(self, input: Tensor) -> bool:
+        reach = self.dilation[-1] * (self.kernel_size[-1] - 1) + 1
+        left = input.shape[-1] + 2 * self._padding(-1) - reach
+        return self.stride[-1] > 1 and left < self.stride[-1]
+
+    def _padding(self, axis: int) -> int:
+        return self.kernel_size[axis] if isinstance(self.padding, str) else int(self.padding[axis])
 
 
 def guard_convolutions(module: nn.Module) -> None:

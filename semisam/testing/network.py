@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from semisam.networks.convolution import guard_convolutions
+
 _HEADS: Mapping[str, int] = {"logits": 3, "sdf": 2}
 
 
@@ -184,7 +186,9 @@ class NetworkContract:
         self, in_channels: int = 1, heads: Mapping[str, int] = _HEADS, seed: int = 0
     ) -> nn.Module:
         torch.manual_seed(seed)
-        return self.make(in_channels, heads).train()
+        network = self.make(in_channels, heads).train()
+        guard_convolutions(network)  # as a training does
+        return network
 
     def _image(self, in_channels: int = 1) -> Tensor:
         rng = torch.Generator().manual_seed(0)

@@ -80,7 +80,11 @@ def made(_short, tmp_path_factory):
         patch.setattr(flow, "final_run", stop)
         with pytest.raises(KeyboardInterrupt):
             semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
-    early = _table(masks), (masks / "index.html").read_text(), _state(masks / "runs")
+    early = (
+        _table(masks),
+        (masks / "index.html").read_text(encoding="utf-8"),
+        _state(masks / "runs"),
+    )
     page = semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
     return Made(scans, masks, page, notes, early, before)
 
@@ -101,7 +105,7 @@ def _table(folder):
 def test_masks_of_all_scans(made):
     scans, masks, page, notes = made.scans, made.masks, made.page, made.notes
     assert _state(scans) == made.before
-    assert page.read_text().count("data:image/jpeg") == 2
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 2
     assert {path.name for path in masks.glob("*.nii.gz")} == {"p2.nii.gz", "p3.nii.gz"}
     table = _table(masks)
     assert {name: row["mask"] for name, row in table.items()} == {
@@ -114,7 +118,7 @@ def test_masks_of_all_scans(made):
     assert {table[f"p{n}"]["label_next"] for n in (2, 3)} == {"1", "2"}
     first = min(("p2", "p3"), key=lambda case: table[case]["label_next"])
     named = rf"{first}( \(slices \d+(, \d+)*\))?; "
-    assert re.search(f"<b>To label next:</b> {named}", page.read_text())
+    assert re.search(f"<b>To label next:</b> {named}", page.read_text(encoding="utf-8"))
     assert any(re.match(f"To label next: {named}", note) for note in notes)
     assert any("keeps the largest component only of: " in note for note in notes), notes
     for name in ("p2", "p3"):
@@ -136,7 +140,7 @@ def test_a_second_call_keeps_what_a_person_changed(made, tmp_path):
     (masks / "p3.png").write_bytes(b"damaged")
     changed = write(masks / "p2.nii.gz", 7 * label, (1.0, 1.0, 1.5)).read_bytes()
     page = semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
-    assert "data:image/jpeg" not in page.read_text()
+    assert "data:image/jpeg" not in page.read_text(encoding="utf-8")
     assert _state(masks / "runs") == results
     assert (masks / "p2.nii.gz").read_bytes() == changed
     table = _table(masks)
@@ -224,7 +228,7 @@ def test_an_audit_trains_without_each_mask(scans, tmp_path):
         assert split["test"] == [case] and case not in split["labeled"]
         assert len(split["labeled"]) == 2
     assert any("corrected by 3 true ones" in note for note in notes)
-    assert "corrected by 3 true ones" in page.read_text()
+    assert "corrected by 3 true ones" in page.read_text(encoding="utf-8")
 
 
 def test_pictures_get_masks_as_pictures(tmp_path):
@@ -232,7 +236,7 @@ def test_pictures_get_masks_as_pictures(tmp_path):
     (tmp_path / "scans" / "p2_4_mask.png").unlink()
     masks = tmp_path / "masks"
     page = semisam.auto(tmp_path / "scans", masks, **TINY, note=lambda text: None)
-    assert page.read_text().count("data:image/jpeg") == 2
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 2
     assert {path.name for path in masks.glob("p*.png")} == {
         "p2_4.png", "p2_4.preview.png", "p2_5.png", "p2_5.preview.png",
     }  # fmt: skip

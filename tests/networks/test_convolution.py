@@ -1,4 +1,4 @@
-"""Guarded convolutions have PyTorch's values, and for few slices the gradients of float32."""
+"""Guarded convolutions have PyTorch's values, and where those may be wrong, float32's."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ def test_the_gradient_is_that_of_float32(kernel, shape):
     _, want = _gradient(conv, image, upstream, bf16=False)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "width"), [(3, 1, 1), (3, 1, 2), (2, 0, 3)])
+def test_a_stride_that_leaves_one_voxel_gives_the_output_of_float32(kernel, padding, width):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(32, 64, kernel, stride=2, padding=padding, bias=False)
+    guard_convolutions(conv)
+    image = torch.randn(2, 32, 6, 4, width).contiguous(memory_format=torch.channels_last_3d)
+    for _ in range(4):
+        _litter(float("nan"))
+        with torch.autocast("cpu", torch.bfloat16):
+            output = conv(image)
+        assert torch.equal(output, conv(image).bfloat16())
 
 
 def test_deeper_volumes_and_float32_are_left_to_pytorch():
