@@ -8,7 +8,7 @@ Each click is at the deepest point of the larger error. After it, the mask's vol
 the label's, and its Dice to that of the same mask made one voxel smaller or larger. The scans are
 training scans of ``DIR`` after the first two (see ``classical_backends.py``), with the embedded
 weights and with those that are adapted to the first two, and synthetic volumes of SynthSAM's
-validation, which are of the kind that it was trained on.
+validation, which are of the kind that it was trained on. All predictions are smoothed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rows import write_rows
 from semisam.backends.synthsam import SynthSAM
 from semisam.core.types import Prompt
 from semisam.pretraining.generator import draw_volume
-from semisam.pretraining.pretrain import VALIDATION
+from semisam.pretraining.pretrain import VALIDATION, dice_score
 
 CLICKS = (1, 5, 10)
 LABELED = 2
@@ -42,11 +42,14 @@ def main():
     drawn = [draw_volume(0, VALIDATION + index, (64, 64, 48)) for index in range(args.cases)]
     synthetic = [(v.image.numpy(), v.target.numpy() > 0) for v in drawn]
     scans = load(args.data, args.cases, LABELED)
-    adapted = SynthSAM(weights=str(args.adapted), flips=True)
+    embedded, adapted = (
+        SynthSAM(weights=weights, flips=True, smoothness=8.0)
+        for weights in (None, str(args.adapted))
+    )
     kinds = {
-        ("whole train", "embedded"): (SynthSAM(flips=True), scans),
+        ("whole train", "embedded"): (embedded, scans),
         ("whole train", "adapted"): (adapted, scans),
-        ("synthetic 64x64x48", "embedded"): (SynthSAM(flips=True), synthetic),
+        ("synthetic 64x64x48", "embedded"): (embedded, synthetic),
     }
     rows = []
     for (volume, weights), (model, cases) in kinds.items():
@@ -79,22 +82,18 @@ def figures(mask, label):
     """Return how a mask differs from a label, as shares of the label, and Dice."""
     size = label.sum()
     return {
-        "dice": dice(mask, label),
+        "dice": dice_score(mask, label),
         "volume_ratio": mask.sum() / size,
         "missed": (label & ~mask).sum() / size,
         "extra": (mask & ~label).sum() / size,
-        "dice_smaller": dice(depth(mask) > 1, label),
-        "dice_larger": dice(depth(~mask, border=False) <= 1, label),
+        "dice_smaller": dice_score(depth(mask) > 1, label),
+        "dice_larger": dice_score(depth(~mask, border=False) <= 1, label),
     }
 
 
 def depth(mask, border=True):
     """Return each voxel's distance to the outside of a mask; ``border``: the image's edge is it."""
     return edt.edt(np.ascontiguousarray(mask), black_border=border)
-
-
-def dice(mask, label):
-    return 2 * (mask & label).sum() / (mask.sum() + label.sum())
 
 
 if __name__ == "__main__":

@@ -94,13 +94,13 @@ class SynthSAM:
         if smoothness is not None and not (math.isfinite(smoothness) and smoothness >= 0):
             raise InputError(f"smoothness must be at least 0, got {smoothness}. 0 switches it off.")
         self._given, self.flips, self._given_smoothness = weights, flips, smoothness
+        self.smoothness = _SMOOTHNESS if smoothness is None else smoothness
         if weights is not None:
             axes = axes_of(Path(weights))
             self.axes = (axes,)
             self._load(axes, torch.device("cpu"))
-        adapted = weights is not None and is_adapted(Path(weights))
-        usual = 0.0 if adapted else _SMOOTHNESS
-        self.smoothness = usual if smoothness is None else smoothness
+            if smoothness is None and is_adapted(Path(weights)):
+                self.smoothness = 0.0
 
     @classmethod
     def sources(

@@ -128,12 +128,11 @@ class Bars(_Bars):
         self.speak(lambda: _line(self.task(task_id)))
 
 
-class PhaseDisplay:
-    """One bar for the phase that is active; a function of phase, done, total and figures."""
+class _Display:
+    """Shows bars in a ``with`` block."""
 
-    def __init__(self) -> None:
-        self._bars = Bars()
-        self._phase, self._task = "", TaskID(-1)
+    def __init__(self, bars: _Bars) -> None:
+        self._bars = bars
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -141,6 +140,14 @@ class PhaseDisplay:
 
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
+
+
+class PhaseDisplay(_Display):
+    """One bar for the phase that is active; a function of phase, done, total and figures."""
+
+    def __init__(self) -> None:
+        super().__init__(Bars())
+        self._phase, self._task = "", TaskID(-1)
 
     def __call__(self, phase: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Move the bar; each phase begins a new one."""
@@ -152,7 +159,7 @@ class PhaseDisplay:
         self._bars.update(self._task, completed=done, total=total, loss=figures.get("loss"))
 
 
-class GridDisplay:
+class GridDisplay(_Display):
     """One bar for the grid and one for each active run; a line for every run that ended.
 
     Args:
@@ -161,20 +168,13 @@ class GridDisplay:
     """
 
     def __init__(self, runs: Sequence[Run], folder: Path) -> None:
-        self._bars = _Bars()
+        super().__init__(_Bars())
         self._folder = folder
         self._left = TimeLeft({run.name: _kind(run) for run in runs})
         self._runs = len(runs)
         self._ended = 0
         self._grid = self._bars.add_task("all runs", total=1.0, count=f"0/{self._runs}", left=None)
         self._tasks: dict[str, tuple[TaskID, str]] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
 
     def started(self, run: Run) -> None:
         """Add a bar."""

@@ -25,8 +25,9 @@ class GuardedConv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of ``(B, C, *S)``, in the autocast's type."""
         kind = input.device.type
-        right = not (self._is_shallow(input) or self._leaves_one(input))
-        if right or kind != "cpu" or not torch.is_autocast_enabled(kind):
+        if kind != "cpu" or not torch.is_autocast_enabled(kind):
+            return super().forward(input)
+        if not (self._is_shallow(input) or self._leaves_one(input)):
             return super().forward(input)
         with torch.autocast(kind, enabled=False):
             output = super().forward(input.float())

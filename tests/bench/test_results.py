@@ -95,7 +95,7 @@ def test_runs_of_another_results_version_are_another_row_without_a_common_gain(
     assert table["runs"].tolist() == [1, 1, 1]
     assert table["gain_dice"].notna().tolist() == [False, False, True]
     versions = {text.split("; ")[-1] for text in table["made_by"]}
-    assert versions == {"results 1", "results 999"}
+    assert versions == {"results 2", "results 999"}
 
 
 def test_runs_of_other_weights_are_another_row(tmp_path):
