@@ -41,12 +41,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     held = load(args.data, SCORED, 80 - SCORED, "train")
-    adapted = str(args.weights)
-    models = {
-        "as it is": SynthSAM(),
-        "adapted": SynthSAM(weights=adapted),
-        "adapted, smoothed": SynthSAM(weights=adapted, smoothness=8.0),
-    }
+    models = {"as it is": SynthSAM(), "adapted": SynthSAM(weights=str(args.weights))}
     rows = []
     for name, model in models.items():
         found = [clicked(model, image, label) for image, label in held]

@@ -8,7 +8,7 @@ Each click is at the deepest point of the larger error. After it, the mask's vol
 the label's, and its Dice to that of the same mask made one voxel smaller or larger. The scans are
 training scans of ``DIR`` after the first two (see ``classical_backends.py``), with the embedded
 weights and with those that are adapted to the first two, and synthetic volumes of SynthSAM's
-validation, which are of the kind that it was trained on. All predictions are smoothed.
+validation, which are of the kind that it was trained on.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def main():
     synthetic = [(v.image.numpy(), v.target.numpy() > 0) for v in drawn]
     scans = load(args.data, args.cases, LABELED)
     embedded, adapted = (
-        SynthSAM(weights=weights, flips=True, smoothness=8.0)
-        for weights in (None, str(args.adapted))
+        SynthSAM(weights=weights, flips=True) for weights in (None, str(args.adapted))
     )
     kinds = {
         ("whole train", "embedded"): (embedded, scans),

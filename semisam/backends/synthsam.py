@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +16,19 @@ from torch.nn import functional
 
 from semisam.backends._decoder import check_foreground
 from semisam.backends._seeds import check_prompt, clicks
-from semisam.backends._smooth import smooth
 from semisam.backends._synthsam.adapt import adapt, organs_of
 from semisam.backends._synthsam.prompts import Guide, Marks, make_guide
 from semisam.core.axes import CONV, MEAN_POOL
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
-from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels, to_subvoxels
-from semisam.networks._synthsam_weights import (
-    ADAPTED,
-    EMBEDDED,
-    axes_of,
-    is_adapted,
-    load_weights,
-    save_weights,
-)
+from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels
+from semisam.networks._synthsam_weights import EMBEDDED, axes_of, load_weights, save_weights
 
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
 _SURE = 6.0  # limit of the log odds
+_OBEYED = 1.0  # log odds of its side that a clicked voxel has at least
+_REACH = 4.0  # voxels around a click that follow it, if the network does not
 _SMALLEST = 8  # smallest extent of the network's input
-_SMOOTHNESS = 8.0  # for weights as they are
-_EDGE = 0.6  # decay of the smoothing with the intensity step, in mean steps
 
 
 @dataclass(frozen=True)
@@ -48,14 +39,12 @@ class Embedding:
         shape: ``(*S)`` of the image.
         device: device of the image and of the logits.
         guide: distances and intensities on the coarse grid.
-        ties: per axis, the coupling of neighbours in the smoothing, one shorter there.
         features: of the network, one row per view.
     """
 
     shape: tuple[int, ...]
     device: torch.device
     guide: Guide
-    ties: tuple[Tensor, ...]
     features: Features
 
 
@@ -75,12 +64,9 @@ class SynthSAM:
     Args:
         weights: a safetensors file; None uses the embedded one for the axes of the image.
         flips: average the predictions on the image and its mirror image along each axis.
-        smoothness: weight of the edge-aware smoothing of the network's log odds, and of the clicks
-            in it; 0 switches it off. None is 8, and 0 for weights that are adapted to labeled
-            scans, whose predictions it makes worse (benchmarks/README.md).
 
     Raises:
-        InputError: an option is out of range, or the file is missing or not SynthSAM's.
+        InputError: the file of the weights is missing or not SynthSAM's.
     """
 
     ndim: int = 3
@@ -88,19 +74,12 @@ class SynthSAM:
     accepts: frozenset[str] = frozenset({"points", "box", "mask"})
     memory = "both"  # earlier clicks and the last mask; see benchmarks/zero_shot_dialogue.py
 
-    def __init__(
-        self, *, weights: str | None = None, flips: bool = False, smoothness: float | None = None
-    ) -> None:
-        if smoothness is not None and not (math.isfinite(smoothness) and smoothness >= 0):
-            raise InputError(f"smoothness must be at least 0, got {smoothness}. 0 switches it off.")
-        self._given, self.flips, self._given_smoothness = weights, flips, smoothness
-        self.smoothness = _SMOOTHNESS if smoothness is None else smoothness
+    def __init__(self, *, weights: str | None = None, flips: bool = False) -> None:
+        self._given, self.flips = weights, flips
         if weights is not None:
             axes = axes_of(Path(weights))
             self.axes = (axes,)
             self._load(axes, torch.device("cpu"))
-            if smoothness is None and is_adapted(Path(weights)):
-                self.smoothness = 0.0
 
     @classmethod
     def sources(
@@ -132,11 +111,11 @@ class SynthSAM:
             net = SynthSAMNet(axes)
         net.load_state_dict(load_weights(self._path(axes), axes))
         weights = adapt(net.to(device), organs, steps, seed, on_step)
-        save_weights(file, weights, {ADAPTED: f"{steps} steps, seed {seed}"})
+        save_weights(file, weights, {"adapted": f"{steps} steps, seed {seed}"})
 
     def adapted(self, file: Path) -> SynthSAM:
         """Return this model with the weights of a file that `adapt` wrote."""
-        return SynthSAM(weights=str(file), flips=self.flips, smoothness=self._given_smoothness)
+        return SynthSAM(weights=str(file), flips=self.flips)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Embedding:
@@ -158,8 +137,7 @@ class SynthSAM:
         with _autocast(image.device):
             features = net.encode(views)
         guide = make_guide(volume)
-        ties = tuple((-(step / _EDGE).square()).exp() + 1e-3 for step in guide.steps)
-        return Embedding(shape, image.device, guide, ties, features)
+        return Embedding(shape, image.device, guide, features)
 
     @torch.no_grad()
     def segment(self, embedding: Embedding, prompt: Prompt) -> Tensor:
@@ -187,22 +165,9 @@ class SynthSAM:
         logits = torch.stack(
             [logits.flip(view) for logits, view in zip(fine, views, strict=True)]
         ).mean(0)
-        logits = self._smoothed(logits.clamp(-_SURE, _SURE), embedding, marks.cells)
+        logits = _obeying(logits.clamp(-_SURE, _SURE), positive, 1)
+        logits = _obeying(logits, negative, -1)
         return logits[tuple(slice(s) for s in embedding.shape)].contiguous()
-
-    def _smoothed(self, logits: Tensor, embedding: Embedding, cells: list[list[int]]) -> Tensor:
-        """Smooth the means of coarse voxels, except across edges, and keep the clicks."""
-        if self.smoothness == 0:
-            return logits
-        parts = to_subvoxels(logits[None, None])[0]
-        mean = parts.mean(0)
-        pins = np.zeros(mean.numel(), np.float32)
-        for label, clicked in enumerate(cells):
-            pins[clicked] = _SURE if label else -_SURE
-        held = torch.from_numpy(pins.reshape(mean.shape)).to(mean)
-        smoothed = smooth(mean, held, held != 0, embedding.ties, self.smoothness)
-        parts = parts + (smoothed - mean)
-        return from_subvoxels(parts[None])[0, 0].clamp(-_SURE, _SURE)
 
     def _views(self, axes: int) -> list[tuple[int, ...]]:
         """Return the axes that each view flips; the first view is the image."""
@@ -258,6 +223,19 @@ def _even(volume: Tensor) -> Tensor:
     more = [max(_SMALLEST, n + n % STRIDE) - n for n in reversed(volume.shape)]
     sides = [side for n in more for side in (0, n)]
     return functional.pad(volume[None, None], sides, mode="replicate")[0, 0]
+
+
+def _obeying(logits: Tensor, points: NDArray[np.int64], side: int) -> Tensor:
+    """Pull log odds ``(*S)`` around clicked voxels ``(N, d)`` to their side, where they lack it."""
+    at = torch.from_numpy(points).to(logits.device)
+    lack = (_OBEYED - side * logits[tuple(at.T)]).clamp_min(0)
+    near = [
+        (-((torch.arange(n, device=at.device) - place[:, None]) / _REACH).square()).exp()
+        for n, place in zip(logits.shape, at.T, strict=True)
+    ]
+    axes = "abc"[: logits.ndim]
+    pulls = torch.einsum(f"n,{','.join('n' + axis for axis in axes)}->{axes}", lack, *near)
+    return logits + side * pulls
 
 
 def _coarse(mask: Tensor) -> Tensor:

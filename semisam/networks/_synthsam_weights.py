@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -18,9 +18,6 @@ from semisam.networks._synthsam import SynthSAMNet
 _FOLDER = Path(__file__).parents[1] / "backends" / "weights"
 EMBEDDED = {2: _FOLDER / "synthsam2d.safetensors", 3: _FOLDER / "synthsam.safetensors"}
 """The weights in the package by the axes of an image, trained on synthetic images only."""
-
-ADAPTED = "adapted"
-"""The name in a file's metadata that says that its weights were adapted to labeled scans."""
 
 _LATER = "sharpen."  # a part of the network that is not in files of version 0.1
 
@@ -95,12 +92,6 @@ def axes_of(path: Path) -> int:
     """
     stem = _read(path).get("stem.weight")
     return 2 if stem is not None and stem.ndim == 4 else 3
-
-
-def is_adapted(path: Path) -> bool:
-    """Return whether the weights in a file of SynthSAM's were adapted to labeled scans."""
-    with safe_open(path, "pt") as file:
-        return ADAPTED in (file.metadata() or {})
 
 
 def _later() -> dict[str, Tensor]:

@@ -34,13 +34,10 @@ class Guide:
 
     Attributes:
         grey: ``(*s)`` smoothed intensity, in standard deviations.
-        steps: per axis, the contrast between face neighbours in units of the mean step, one
-            shorter along that axis.
         paths: geodesic distances.
     """
 
     grey: Tensor
-    steps: tuple[Tensor, ...]
     paths: Paths
 
     @property
@@ -54,8 +51,7 @@ def make_guide(image: Tensor) -> Guide:
     pool = MEAN_POOL[image.ndim]
     coarse = pool(image[None, None].float(), STRIDE)
     smooth = pool(coarse, 3, 1, padding=1, count_include_pad=False)
-    steps = _relative_steps(coarse[0, 0])
-    return Guide(smooth[0, 0], steps, make_paths(steps))
+    return Guide(smooth[0, 0], make_paths(relative_steps(coarse[0, 0])))
 
 
 class Marks:
@@ -119,7 +115,7 @@ class Marks:
         return maps
 
 
-def _relative_steps(coarse: Tensor) -> tuple[Tensor, ...]:
+def relative_steps(coarse: Tensor) -> tuple[Tensor, ...]:
     """Return per axis the contrast of face neighbours of ``(*s)``, in units of the mean step."""
     steps = [coarse.diff(dim=axis).abs() for axis in range(coarse.ndim)]
     count = sum(step.numel() for step in steps)
