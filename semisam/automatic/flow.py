@@ -32,7 +32,7 @@ from semisam.run.first import first_to_label
 from semisam.run.judge import make_judge
 from semisam.run.lock import locked
 from semisam.run.model import load_model
-from semisam.run.preflight import check_device, usual_device
+from semisam.run.preflight import check_device
 from semisam.run.settings import Components
 
 RUNS = "runs"
@@ -104,7 +104,7 @@ def auto(
             the scans.
     """
     report: Progress = progress or (lambda phase, done, total, figures: None)
-    folder, place = Path(masks), str(check_device(usual_device(device)))
+    folder, place = Path(masks), str(check_device(device))
     _check_outside(Path(scans), folder)
     data = survey(
         Path(scans).resolve(),

@@ -178,6 +178,7 @@ def run(
     seeds: Sequence[int],
     on_volume: Callable[[int, int], None] | None = None,
     clicks: Clicks = "published",
+    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """Query every backend for every test case.
 
@@ -191,6 +192,7 @@ def run(
         seeds: of the clicks.
         on_volume: called with (volumes done, number of volumes).
         clicks: rule of the clicks; see `interact`.
+        device: where the backends compute.
 
     Returns:
         One row per backend, seed, case, class and count, scored on the grid of the case's file; a
@@ -210,7 +212,7 @@ def run(
                     if not truth.any():
                         continue
                     rng = np.random.Generator(np.random.Philox(derive_seed(seed, case, k)))
-                    volume = torch.tensor(image.array)
+                    volume = torch.tensor(image.array, device=device)
                     middle = tuple((size - 1) / 2 for size in truth.shape)
                     about = (case, middle, image.geometry.spacing, dataset.channel_names)
                     asked = interact(

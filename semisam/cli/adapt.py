@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from semisam.cli.help import Command
+from semisam.cli.options import device_option
 
 
 @click.command(
@@ -27,9 +28,7 @@ from semisam.cli.help import Command
 @click.option("--test", default="auto", show_default=True, help="Test cases, which are left out.")
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [default: a GPU if there is one]"
-)
+@device_option
 @click.option(
     "--set",
     "assignments",
@@ -47,7 +46,7 @@ def command(
     test: str,
     steps: int,
     seed: int,
-    device: str | None,
+    device: str,
     assignments: tuple[str, ...],
     out: str,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import DEVICE, Duration, dataset_options
+from semisam.cli.options import Duration, dataset_options, device_option
 
 if TYPE_CHECKING:
     from semisam.run.settings import Components
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     help="Components of a class that a mask keeps. as-labeled: the largest, if the class is one "
     "component in each of your masks, else all.",
 )
-@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@device_option
 @dataset_options
 def command(
     scans: str,

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import DEVICE, Voxel
+from semisam.cli.options import Voxel, device_option
 
 
 @click.command(
@@ -23,7 +23,7 @@ from semisam.cli.options import DEVICE, Voxel
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
 @click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
 @click.option("--series", default="", metavar="TEXT", help="Choice of a DICOM series.")
-@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@device_option
 @click.option(
     "-o",
     "--out",

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import DEVICE, Size
+from semisam.cli.options import Size, device_option
 
 
 @click.command(
@@ -26,7 +26,7 @@ from semisam.cli.options import DEVICE, Size
     type=click.Choice(["all", "largest"]),
     help="Components of each class that a mask keeps. [default: the run's]",
 )
-@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@device_option
 @click.option("--save-predictions", metavar="FOLDER", help="Write a NIfTI labelmap per case.")
 @click.option("--out", metavar="CSV", help="Per-case scores. [default: RUN/evaluation.csv]")
 def command(
@@ -47,12 +47,12 @@ def command(
     from semisam.core.files import writable_folder, write_csv
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
-    from semisam.run.preflight import check_device, usual_device
+    from semisam.run.preflight import check_device
     from semisam.run.scoring import open_scored
     from semisam.training.allocator import keep_memory
 
     keep_memory()
-    on_device = check_device(usual_device(device))
+    on_device = check_device(device)
     scored = open_scored(
         run,
         str(on_device),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import DEVICE, dataset_options
+from semisam.cli.options import dataset_options, device_option
 
 
 @click.command(
@@ -22,7 +22,7 @@ from semisam.cli.options import DEVICE, dataset_options
 @click.option(
     "--count", type=click.IntRange(min=1), default=8, show_default=True, help="Scans to name."
 )
-@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@device_option
 @dataset_options
 def command(
     path: str, count: int, device: str, dataset: str | None, assignments: tuple[str, ...]
@@ -37,9 +37,9 @@ def command(
     from semisam.cli.options import named_dataset
     from semisam.run.build import open_plugin, recognise_dataset
     from semisam.run.first import first_to_label
-    from semisam.run.preflight import check_device, usual_device
+    from semisam.run.preflight import check_device
 
-    place = str(check_device(usual_device(device)))
+    place = str(check_device(device))
     name, options = named_dataset(Path(path), dataset, assignments)
     opened = open_plugin(name or recognise_dataset(Path(path)), Path(path), options)
     with Bars() as bars:

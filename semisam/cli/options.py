@@ -22,8 +22,14 @@ else:  # not generic before click 8.4
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-DEVICE = "Torch device: cpu, cuda, cuda:1 ...; auto: a GPU if there is one."
-"""The help of ``--device`` of commands that use a trained run."""
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help=flags_of_settings()["device"].help,
+)
+"""``--device`` of every command without a grid of runs."""
 
 
 def _completed(kind: str, incomplete: str) -> list[CompletionItem]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import DEVICE
+from semisam.cli.options import device_option
 
 if TYPE_CHECKING:
     from semisam.inference.volumes import Volume
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("run", metavar="RUN...")
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="Folder of the masks.")
-@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@device_option
 @click.option("--probabilities", is_flag=True, help="Write each class's probability as well.")
 @click.option(
     "--preview",
@@ -70,11 +70,11 @@ def command(
     from semisam.inference.masks import write_masks
     from semisam.run.folder import leading_runs
     from semisam.run.model import load_models
-    from semisam.run.preflight import check_device, usual_device
+    from semisam.run.preflight import check_device
     from semisam.training.allocator import keep_memory
 
     keep_memory()
-    on_device = str(check_device(usual_device(device)))
+    on_device = str(check_device(device))
     runs, rest = leading_runs([run, *inputs])
     if not rest:
         raise InputError("the scans must be named after the run, got none. Name files or folders.")

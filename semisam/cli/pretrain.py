@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import Size
+from semisam.cli.options import Size, device_option
 
 
 @click.command(
@@ -21,9 +21,7 @@ from semisam.cli.options import Size
 @click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")
-@click.option(
-    "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... [default: a GPU if there is one]"
-)
+@device_option
 @click.option("--init", metavar="WEIGHTS", help="Initial weights. Use another --seed with them.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
 @click.option(
@@ -37,7 +35,7 @@ from semisam.cli.options import Size
 @click.option("--validate-every", type=click.IntRange(1), help="Steps between validations.")
 @click.option("--validation", type=click.IntRange(1), help="Number of validation volumes.")
 @click.option("--checkpoint-every", type=click.IntRange(1), help="Steps between checkpoints.")
-def command(model: str, out: str, device: str | None, init: str | None, **given: Any) -> None:
+def command(model: str, out: str, device: str, init: str | None, **given: Any) -> None:
     """Train a promptable model on synthetic volumes, without scans.
 
     The same command again resumes from the last checkpoint and ends in the same weights. `--steps`
@@ -50,6 +48,7 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     from semisam.core.files import writable_folder
     from semisam.networks._synthsam_weights import save_weights
     from semisam.pretraining.pretrain import Pretraining, make_pretrain_settings
+    from semisam.run.preflight import check_device
     from semisam.training.processes import check_single_process
     from semisam.training.signals import deferred_interrupt
     from semisam.training.trainer import Interrupted
@@ -58,7 +57,7 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     options = {k: v for k, v in given.items() if v is not None}
     settings, initial = make_pretrain_settings(options, init)
     folder = writable_folder(Path(out))
-    training = Pretraining(settings, folder, _device(device), initial)
+    training = Pretraining(settings, folder, check_device(device), initial)
     last: dict[str, float] = {}
     with Bars() as bars, deferred_interrupt() as stopping:
         task = bars.add_task("training", total=settings.steps, completed=training.step)
@@ -83,22 +82,6 @@ def command(model: str, out: str, device: str | None, init: str | None, **given:
     about = {"model": model, "steps": str(settings.steps), "seed": str(settings.seed)}
     save_weights(path, weights, about)
     console.print(f"Written: {path}")
-
-
-def _device(name: str | None) -> Any:
-    import torch
-
-    from semisam.core.errors import InputError
-    from semisam.run.preflight import device_fault
-
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    fault = device_fault(device)
-    if fault is not None:
-        raise InputError(
-            f"--device must be one that torch can use here, got {name!r} ({fault}). Try "
-            "--device cpu."
-        )
-    return torch.device(device)
 
 
 def _scores(figures: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import DEVICE
+from semisam.cli.options import device_option
 
 
 @click.command(
@@ -25,7 +25,7 @@ from semisam.cli.options import DEVICE
     help="Key of each call. [default: a new one, which is printed]",
 )
 @click.option("--most-mib", type=click.IntRange(1), default=2048, show_default=True)
-@click.option("--device", default="auto", show_default=True, help=DEVICE)
+@device_option
 def command(
     run: str | None,
     modality: Literal["mr", "ct"],
@@ -46,7 +46,7 @@ def command(
     from semisam.cli.display import console
     from semisam.core.errors import InputError
     from semisam.run.click import ClickableScan
-    from semisam.run.preflight import check_device, usual_device
+    from semisam.run.preflight import check_device
     from semisam.run.serve import Service, make_server
     from semisam.training.allocator import keep_memory
 
@@ -55,7 +55,7 @@ def command(
             "serve must have the package nninteractive-client, got none. Install semisam[serve]."
         )
     keep_memory()
-    place = str(check_device(usual_device(device)))
+    place = str(check_device(device))
     service = Service(
         lambda image, spacing: ClickableScan(
             image, run=run, modality=modality, spacing=spacing, device=place

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import Names, Numbers
+from semisam.cli.options import Names, Numbers, device_option
 
 if TYPE_CHECKING:
     from semisam.bench.zero_shot import Clicks
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     metavar="PLUGIN.OPTION=VALUE",
     help="An option of a backend or of the dataset. Repeatable.",
 )
+@device_option
 @click.option("--out", default="runs/zero-shot", show_default=True, help="Folder of the tables.")
 def command(
     data: str | None,
@@ -62,6 +63,7 @@ def command(
     seeds: tuple[int, ...],
     cases: int | None,
     assignments: tuple[str, ...],
+    device: str,
     out: str,
 ) -> None:
     """Segment the test cases with promptable models, without a method: Table I of the paper.
@@ -77,10 +79,12 @@ def command(
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.loading.store import VolumeStore
+    from semisam.run.preflight import check_device
     from semisam.run.settings import DEFAULT_BACKEND
     from semisam.training.allocator import keep_memory
 
     keep_memory()
+    place = check_device(device)
     names = names or (DEFAULT_BACKEND,)
     if min(points) < 1:
         raise InputError(f"--points must be at least 1, got {min(points)}.")
@@ -102,6 +106,7 @@ def command(
             seeds,
             lambda done, total: bars.update(task, completed=done, total=total),
             clicks,
+            place,
         )
     solid = bool(test) and store.image(test[0]).array.ndim == 4
     by_slice = [n for n, b in backends.items() if getattr(b, "slice_axis", None) is not None]

@@ -23,7 +23,7 @@ from semisam.data.loading.store import check_image
 from semisam.inference.card import read_card
 from semisam.inference.predictor import Prediction
 from semisam.run.folder import find_run
-from semisam.run.preflight import check_device, usual_device
+from semisam.run.preflight import check_device
 
 _FINEST = 1.0  # mm: the model was trained on voxels of about 1 to 2 mm
 _WINDOW = {2: 256, 3: 160}  # voxels per axis around the clicks that the model sees, by axes
@@ -67,7 +67,7 @@ class ClickableScan:
         device: str = "auto",
     ) -> None:
         array, self.geometry = _read(scan, spacing, series)
-        self._device = check_device(usual_device(device))
+        self._device = check_device(device)
         self._model, recipe = _model(run, len(array), self.geometry, modality, window)
         check_image(array, len(recipe.modalities), "the scan")
         self._image, _, self._placement = recipe.apply(array, self.geometry)

@@ -180,12 +180,13 @@ def device_fault(name: str) -> str | None:
     return None
 
 
-def check_device(name: str, precision: Precision = "fp32") -> torch.device:
-    """Return the torch device, or refuse one that is missing or cannot run the precision.
+def check_device(name: str | None, precision: Precision = "fp32") -> torch.device:
+    """Return the device of a name, as `usual_device`, or refuse one that cannot be used.
 
     Raises:
         InputError: the device is missing or cannot run the precision.
     """
+    name = usual_device(name)
     fault = device_fault(name)
     if fault is not None:
         raise InputError(

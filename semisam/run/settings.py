@@ -223,9 +223,9 @@ class RunSettings(BaseModel):
     ] = None
     ranks: Annotated[int | None, Field(ge=2)] = None
 
-    device: Annotated[str, Flag("Torch device: cpu, cuda, cuda:1 ...", "a GPU if there is one")] = (
-        "cpu"
-    )
+    device: Annotated[
+        str, Flag("Torch device: cpu, cuda, cuda:1 ...; auto: a GPU if there is one.", "auto")
+    ] = "cpu"
     checkpoint_every: Annotated[Count, Flag("Iterations between checkpoints.")] = 100
     save_predictions: Annotated[bool, Flag("Write a NIfTI label per test case.")] = False
     logger: Annotated[str, Flag("Logger plugin, in addition to train.jsonl.")] = "none"

@@ -125,3 +125,27 @@ def test_times_have_a_unit():
     for wrong in ("30", "30 minutes", "0m", "-5m", "m"):
         with pytest.raises(click.BadParameter, match="a time such as 90s, 30m or 12h, got"):
             Duration().convert(wrong, None, None)
+
+
+def _commands(group):
+    """Yield every command under a group, the lazily loaded ones as well."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield from _commands(command) if isinstance(command, click.Group) else [command]
+
+
+def test_a_device_is_chosen_alike_everywhere():
+    options = [p for c in _commands(main) for p in c.params if p.name == "device"]
+    assert len(options) > 9
+    assert {option.help.partition(" [default")[0] for option in options} == {
+        flags_of_settings()["device"].help
+    }
+
+
+@pytest.mark.parametrize("command", ["zero-shot", "pretrain synthsam"])
+def test_a_missing_device_is_one_sentence(command, tmp_path):
+    asked = [*command.split(), "--device", "tpu9", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 2 and "--device must be one that torch can use" in result.stderr
+    assert not list(tmp_path.glob("out/*"))
