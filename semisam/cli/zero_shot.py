@@ -89,9 +89,13 @@ def command(
     if min(points) < 1:
         raise InputError(f"--points must be at least 1, got {min(points)}.")
     backends, opened = _open(data, dataset, names, assignments)
+    folder = writable_folder(Path(out))
+    if any((folder / name).exists() for name in ("cases.csv", "table.csv")):
+        raise InputError(
+            f"--out must be a folder without the table of an earlier call, got {out}. Name another."
+        )
     test = opened.split().test[:cases]
     store = VolumeStore(opened, labeled=[], unlabeled=[], test=test)
-    folder = writable_folder(Path(out))
     if data is None:
         console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
     console.print(f"Prompts: {zero_shot.NOTE}.")

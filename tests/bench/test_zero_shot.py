@@ -178,6 +178,8 @@ def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_pat
     options = ["--set", "phantom.size=32", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, [*command, "--sam", "geodesic", *options])
     assert result.exit_code == 0, result.output
+    again = CliRunner().invoke(main, [*command, *options])
+    assert again.exit_code == 2 and "without the table of an earlier call" in again.stderr
     assert "clicks simulated from the truth of the test cases" in result.output
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["points"].tolist() == [1, 3]
