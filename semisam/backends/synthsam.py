@@ -234,7 +234,8 @@ def _obeying(logits: Tensor, points: NDArray[np.int64], side: int) -> Tensor:
         for n, place in zip(logits.shape, at.T, strict=True)
     ]
     axes = "abc"[: logits.ndim]
-    pulls = torch.einsum(f"n,{','.join('n' + axis for axis in axes)}->{axes}", lack, *near)
+    with torch.autocast(logits.device.type, enabled=False):
+        pulls = torch.einsum(f"n,{','.join('n' + axis for axis in axes)}->{axes}", lack, *near)
     return logits + side * pulls
 
 

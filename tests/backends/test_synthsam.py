@@ -169,7 +169,9 @@ def test_not_a_number_in_the_scan_does_no_harm(phantom):
 
 def test_the_same_inside_a_training_under_autocast(phantom):
     image, _, deepest = phantom
-    prompt = Prompt(points=deepest, labels=torch.tensor([1]))
+    wrong = deepest + torch.tensor([[0, 0, 0], [4, 0, 0], [0, 4, 0]])  # not followed by the network
+    right = deepest - torch.tensor([[4, 0, 0]])
+    prompt = Prompt(points=torch.cat([right, wrong]), labels=torch.tensor([1, 0, 0, 0]))
     plain = predict(image, prompt)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(predict(image, prompt), plain)
