@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
-# A file's tests share what they set up, so they stay in one process.
-PARALLEL := -n logical --maxprocesses 8 --dist loadfile
+# Each process has a run of neighbouring tests, which share what they set up; an idle one takes over.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-lowest test-newest lint docs package bench
 
