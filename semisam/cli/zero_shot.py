@@ -102,7 +102,7 @@ def command(
     with Bars() as bars:
         checking = bars.add_task("checking scans", total=len(test))
         store.check(lambda done, total: bars.update(checking, completed=done))
-        task = bars.add_task("asking", total=None)
+        task = bars.add_task("querying", total=None)
         rows = zero_shot.run(
             backends,
             store,
