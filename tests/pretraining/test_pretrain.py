@@ -88,7 +88,7 @@ def test_a_large_batch_has_a_user_for_every_volume(tmp_path):
         (("--shape", "16x16"), "3 even numbers"),
         (("--axes", "2", "--shape", "16x16x16"), "2 even numbers"),
         (("--init", "missing.safetensors"), "got missing.safetensors, which is no file"),
-        (("--device", "abacus"), "one that torch can use here, got 'abacus'"),
+        (("--device", "abacus"), "one that torch can use here, got abacus"),
         (("--steps", "0"), "0 is not in the range"),
     ],
 )
