@@ -227,6 +227,8 @@ def _even(volume: Tensor) -> Tensor:
 
 def _obeying(logits: Tensor, points: NDArray[np.int64], side: int) -> Tensor:
     """Pull log odds ``(*S)`` around clicked voxels ``(N, d)`` to their side, where they lack it."""
+    if not len(points):
+        return logits
     at = torch.from_numpy(points).to(logits.device)
     lack = (_OBEYED - side * logits[tuple(at.T)]).clamp_min(0)
     near = [

@@ -3,6 +3,7 @@
 import click
 import pytest
 from click.testing import CliRunner
+from site_pages import commands
 
 from semisam.cli.main import main
 from semisam.cli.options import (
@@ -127,16 +128,8 @@ def test_times_have_a_unit():
             Duration().convert(wrong, None, None)
 
 
-def _commands(group):
-    """Yield every command under a group, the lazily loaded ones as well."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        yield from _commands(command) if isinstance(command, click.Group) else [command]
-
-
 def test_a_device_is_chosen_alike_everywhere():
-    options = [p for c in _commands(main) for p in c.params if p.name == "device"]
+    options = [p for _, c in commands(main, "semisam") for p in c.params if p.name == "device"]
     assert len(options) > 9
     assert {option.help.partition(" [default")[0] for option in options} == {
         flags_of_settings()["device"].help
