@@ -6,9 +6,10 @@
         --weights geodesic=geodesic,synthsam=semisam/backends/weights/synthsam2d.safetensors \
         --out benchmarks/results/synthsam2d_panels.csv
 
-Two panels, of volumes of 64x64x48 or of pictures of 128x128: ``plain`` is the stream that SynthSAM
+Three panels, of volumes of 64x64x48 or of pictures of 128x128: ``plain`` is the stream that SynthSAM
 has been validated on from the start, ``hard`` has rims, cavities that join without an edge, organs
-cut by the border and a scanner's artefacts as well. No training draws from either. Dialogues are
+cut by the border and a scanner's artefacts as well, and the labels of ``off-edge`` end off the edge
+that the image shows. No training draws from any. Dialogues are
 those of ``semisam zero-shot``, by both kinds of clicks. ``box`` and ``mask`` are the label's box
 and a proposal of a poor network. ``geodesic`` in place of a file is the classical segmenter.
 ``gain`` is the mean over volumes of the difference to the first weights, ``gain_se`` its standard
@@ -36,7 +37,7 @@ from semisam.pretraining.pretrain import VALIDATION
 COUNTS = (1, 2, 5, 10)
 COLUMNS = [f"{kind} {count}" for kind in ("published", "random") for count in COUNTS]
 COLUMNS += ["box", "mask"]
-PANELS = ("plain", "hard")
+PANELS = {"plain": {}, "hard": {"hard": True}, "off-edge": {"hard": True, "off_edge": True}}
 SHAPES = {2: (128, 128), 3: (64, 64, 48)}
 
 
@@ -94,7 +95,7 @@ def cached(file, panel, args):
 
 def measure(backend, shape, panel, number):
     """Return the Dice of every question about one volume."""
-    volume = draw_volume(0, VALIDATION + number, shape, panel == "hard")
+    volume = draw_volume(0, VALIDATION + number, shape, **PANELS[panel])
     truth, found = volume.target.numpy(), []
     for kind in ("published", "random"):
         rng = np.random.default_rng(number)

@@ -31,6 +31,7 @@ from semisam.cli.options import Size, device_option
 )
 @click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes per step.")
 @click.option("--hard", type=click.FloatRange(0, 1), help="Fraction of harder volumes.")
+@click.option("--off-edge", type=click.FloatRange(0, 1), help="Fraction of labels off the edge.")
 @click.option("--shape", type=Size(), help="Shape of all volumes, of even extents.")
 @click.option("--validate-every", type=click.IntRange(1), help="Steps between validations.")
 @click.option("--validation", type=click.IntRange(1), help="Number of validation volumes.")

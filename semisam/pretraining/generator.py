@@ -26,6 +26,7 @@ from semisam.pretraining.shapes import Draws
 
 SMALLEST, LARGEST = 0.003, {2: 0.5, 3: 0.25}  # fraction of the volume that is target
 MIN_SIZE = 16
+FARTHEST = 2.5  # voxels between a target's surface and the edge that the image shows
 _ATTEMPTS = 100
 
 
@@ -44,7 +45,13 @@ class Volume:
     looks: Tensor | None = None
 
 
-def draw_volume(seed: int, index: int, shape: tuple[int, ...], hard: bool = False) -> Volume:
+def draw_volume(
+    seed: int,
+    index: int,
+    shape: tuple[int, ...],
+    hard: bool = False,
+    off_edge: bool = False,
+) -> Volume:
     """Draw one volume, a pure function of the arguments.
 
     Args:
@@ -53,6 +60,7 @@ def draw_volume(seed: int, index: int, shape: tuple[int, ...], hard: bool = Fals
         shape: voxels of two or three axes, at least 16 each.
         hard: add rims, cavities that join without an edge, organs cut by the border, and ringing,
             low resolution, motion and sharpening of a scanner.
+        off_edge: move the target's surface off the edge that the image shows.
 
     Returns:
         The image and a target of 0.3 to 25 % of its voxels, in two axes to 50 %.
@@ -79,8 +87,33 @@ def draw_volume(seed: int, index: int, shape: tuple[int, ...], hard: bool = Fals
         _cover(structures, scene, range(scene.behind, len(scene.shapes)))
         tissues, twins = torch.tensor(scene.tissues), torch.tensor(scene.twins)
         image = scan(draws, structures, tissues, twins, wanted, hard)
+        if off_edge:
+            target = moved_off_edge(draws, target)
         return Volume(image, target, twins[structures].to(torch.int16))
     raise RuntimeError(f"volume {index} of seed {seed} has no target in {_ATTEMPTS} attempts")
+
+
+def moved_off_edge(draws: Draws, target: Tensor) -> Tensor:
+    """Draw a target again, like a person whose labels are all a little larger or smaller.
+
+    Only prompts tell where such a surface is, since the image is the same.
+
+    Args:
+        draws: the random numbers.
+        target: ``(*S)`` bool, one connected region.
+
+    Returns:
+        A region of the same kind. Its surface is up to 2.5 voxels away, and less for a thin target.
+    """
+    inside, outside = (ndimage.distance_transform_edt(t) for t in (target, ~target))
+    reach = min(FARTHEST, 0.25 * float(inside.max()))
+    offset = draws.uniform(-reach, reach)
+    uneven = 0.25 * reach * draws.smooth(1, tuple(target.shape), draws.uniform(2, 6))[0]
+    # Half a voxel lies between the surface and the centre of the nearest voxel.
+    depth = torch.from_numpy(inside - outside).float() - 0.5 * target.float() + 0.5 * (~target)
+    region = _largest_piece(depth + offset + uneven > 0)
+    fitting = SMALLEST <= float(region.float().mean()) <= LARGEST[target.ndim]
+    return region if fitting else target
 
 
 def _cover(structures: Tensor, scene: Scene, indices: range) -> None:

@@ -81,6 +81,7 @@ class PretrainSettings:
         batch: factor on the volumes per step.
         hard: fraction of volumes with rims, cavities that join without an edge, organs cut by the
             border, and artefacts of a scanner.
+        off_edge: fraction of volumes whose target ends off the edge that the image shows.
         init: digest of the initial weights; None if they are drawn from the seed.
         shape: the only shape to train on, for tests.
         validate_every: steps between validations.
@@ -97,6 +98,7 @@ class PretrainSettings:
     ema: float = 0.998
     batch: int = 1
     hard: float = 0.6
+    off_edge: float = 0.4
     init: str | None = None
     shape: tuple[int, ...] | None = None
     validate_every: int = 500
@@ -356,8 +358,10 @@ def draw_batch(settings: PretrainSettings, step: int) -> list[Volume]:
     # Each volume occurs in one step.
     apart = max(16, max(rows for _, rows, _ in kinds) * settings.batch)
     hard = rng.random(count * settings.batch) < settings.hard
+    off_edge = rng.random(len(hard)) < settings.off_edge
     return [
-        draw_volume(settings.seed, apart * step + n, shape, bool(h)) for n, h in enumerate(hard)
+        draw_volume(settings.seed, apart * step + n, shape, bool(h), bool(e))
+        for n, (h, e) in enumerate(zip(hard, off_edge, strict=True))
     ]
 
 

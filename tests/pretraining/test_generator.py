@@ -1,7 +1,8 @@
 import pytest
 import torch
+from scipy import ndimage
 
-from semisam.pretraining.generator import LARGEST, SMALLEST, draw_volume
+from semisam.pretraining.generator import FARTHEST, LARGEST, SMALLEST, draw_volume
 
 SHAPE = (48, 40, 32)
 FLAT = (96, 80)
@@ -47,8 +48,6 @@ def test_targets_are_of_many_sizes_and_contrasts(volumes, kind):
 
 
 def test_a_target_is_one_piece(volumes):
-    from scipy import ndimage
-
     assert all(ndimage.label(v.target.numpy())[1] == 1 for v in volumes)
 
 
@@ -61,6 +60,25 @@ def test_looks_tell_structures_apart(volumes, kind):
 def test_hard_targets_reach_the_border():
     found = [draw_volume(3, n, SHAPE, hard=True).target for n in range(12)]
     assert any(bool(t[0].any() or t[-1].any()) for t in found)
+
+
+def test_a_label_off_the_edge_has_the_same_image_and_another_surface(kind):
+    pairs = [(draw_volume(3, n, *kind), draw_volume(3, n, *kind, off_edge=True)) for n in range(12)]
+    smaller, larger = 0, 0
+    for drawn, moved in pairs:
+        assert torch.equal(drawn.image, moved.image)
+        far, near = (
+            torch.from_numpy(ndimage.distance_transform_edt(t))
+            for t in (~drawn.target, drawn.target)
+        )
+        unlike = drawn.target ^ moved.target
+        # Where the rest of an eroded target is several pieces, all but one are left out.
+        assert not far[unlike & ~drawn.target].gt(2 * FARTHEST).any()
+        assert ndimage.label(moved.target.numpy())[1] == 1
+        assert near[moved.target].max() > 0.5 * near.max(), "the deepest part must stay"
+        smaller += int(moved.target.sum() < 0.95 * drawn.target.sum())
+        larger += int(moved.target.sum() > 1.05 * drawn.target.sum())
+    assert smaller and larger
 
 
 @pytest.mark.parametrize("shape", [(17, 16, 21), (64, 16, 20), (17, 33)])

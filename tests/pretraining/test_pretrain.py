@@ -136,13 +136,16 @@ def test_only_what_looks_unlike_has_an_edge():
     assert bool(edges[1:3].all()) and not edges[[0, 3]].any()
 
 
-def test_the_share_of_hard_volumes_is_the_plans():
-    shape = (16, 16, 16)
-    plain, hard = (
-        draw_batch(PretrainSettings(shape=shape, hard=share), 0)[0] for share in (0.0, 1.0)
+def test_the_shares_of_volumes_are_the_plans():
+    shape = (32, 32, 32)
+    plain, hard, off_edge = (
+        draw_batch(PretrainSettings(shape=shape, hard=hard, off_edge=off_edge), 0)[0]
+        for hard, off_edge in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
     )
     assert torch.equal(plain.image, draw_volume(0, 0, shape).image)
     assert torch.equal(hard.image, draw_volume(0, 0, shape, hard=True).image)
+    assert torch.equal(off_edge.target, draw_volume(0, 0, shape, off_edge=True).target)
+    assert not torch.equal(off_edge.target, plain.target)
 
 
 def spoil(name, path, good):
