@@ -6,14 +6,14 @@
         --weights geodesic=geodesic,synthsam=semisam/backends/weights/synthsam2d.safetensors \
         --out benchmarks/results/synthsam2d_panels.csv
 
-Three panels, of volumes of 64x64x48 or of pictures of 128x128: ``plain`` is the stream that SynthSAM
-has been validated on from the start, ``hard`` has rims, cavities that join without an edge, organs
-cut by the border and a scanner's artefacts as well, and the labels of ``off-edge`` end off the edge
-that the image shows. No training draws from any. Dialogues are
-those of ``semisam zero-shot``, by both kinds of clicks. ``box`` and ``mask`` are the label's box
-and a proposal of a poor network. ``geodesic`` in place of a file is the classical segmenter.
-``gain`` is the mean over volumes of the difference to the first weights, ``gain_se`` its standard
-error. Scores of a file that are in ``--cache`` already are not measured again.
+Three panels, of volumes of 64x64x48 or of pictures of 128x128: ``plain`` is the stream that
+SynthSAM has been validated on from the start. ``hard`` has rims, cavities that join without an
+edge, organs cut by the border and a scanner's artefacts as well. The labels of ``off-edge`` also
+end off the edge that the image shows. No training draws from any. Dialogues are those of
+``semisam zero-shot``, by both kinds of clicks. ``box`` and ``mask`` are the label's box and a
+proposal of a poor network. ``geodesic`` in place of a file is the classical segmenter. ``gain`` is
+the mean over volumes of the difference to the first weights, ``gain_se`` its standard error. Scores
+of a file that are in ``--cache`` already are not measured again.
 """
 
 from __future__ import annotations
