@@ -20,6 +20,9 @@ from semisam.cli.options import Voxel, device_option
 @click.option("--point", "points", type=Voxel(), multiple=True, help="Voxel in it. Repeatable.")
 @click.option("--negative", type=Voxel(), multiple=True, help="Voxel outside it. Repeatable.")
 @click.option("--mask", metavar="FILE", help="A mask to correct, on the grid of the scan.")
+@click.option(
+    "--value", type=int, help="Value of the object in the mask. [default: that of --mask, else 1]"
+)
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
 @click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
 @click.option("--series", default="", metavar="TEXT", help="Choice of a DICOM series.")
@@ -31,23 +34,26 @@ from semisam.cli.options import Voxel, device_option
     metavar="MASK",
     help="File of the mask (.nii.gz or .png).",
 )
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def command(
     scan: str,
     points: tuple[tuple[int, ...], ...],
     negative: tuple[tuple[int, ...], ...],
     mask: str | None,
+    value: int | None,
     run: str | None,
     modality: Literal["mr", "ct"],
     series: str,
     device: str,
     out: str,
+    overwrite: bool,
 ) -> None:
     """Segment the object at --point in SCAN with SynthSAM, and write its mask.
 
     A voxel is i,j,k along the axes of the file, or i,j of a picture, counted from 0. Give more
     points, also negative ones, or the last mask with --mask, until the mask is right. SynthSAM saw
     no scan of a person in its training. With --run it is the model that was adapted to your masks,
-    and SCAN is prepared as there.
+    and SCAN is prepared as there. Other values of --mask stay as they are.
     """
     from pathlib import Path
 
@@ -58,17 +64,24 @@ def command(
 
     if Path(out).resolve() == Path(scan).resolve():
         raise InputError(f"-o must be another file than the scan, got {out}. Name another.")
+    corrected = mask is not None and Path(out).resolve() == Path(mask).resolve()
+    if Path(out).exists() and not (corrected or overwrite):
+        raise InputError(
+            f"-o must be a new file or that of --mask, got {out}, which exists. Name another, or "
+            "replace it with --overwrite."
+        )
     keep_memory()
     found = segment(
         scan,
         points,
         negative=negative,
         mask=mask,
+        value=value,
         run=run,
         modality=modality,
         series=series,
         device=device,
     )
     found.save(out)
-    voxels = int(found.mask.sum())
+    voxels = int(found.labelmap.sum())
     console.print(f"{voxels} voxels. Written: {out}", soft_wrap=True, markup=False)

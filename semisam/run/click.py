@@ -68,7 +68,7 @@ class ClickableScan:
     ) -> None:
         array, self.geometry = _read(scan, spacing, series)
         self._device = check_device(device)
-        self._model, recipe = _model(run, len(array), self.geometry, modality, window)
+        self._model, recipe, self._value = _model(run, len(array), self.geometry, modality, window)
         check_image(array, len(recipe.modalities), "the scan")
         self._image, _, self._placement = recipe.apply(array, self.geometry)
         self._encoded: tuple[Box, Any] | None = None
@@ -84,18 +84,24 @@ class ClickableScan:
         *,
         negative: Sequence[Point] = (),
         mask: NDArray[np.integer] | str | Path | None = None,
+        value: int | None = None,
         box: tuple[Point, Point] | None = None,
     ) -> Prediction:
         """Segment the object at clicks.
 
+        The written mask has the value of the object, and those of the mask to correct elsewhere.
+
         Args:
             points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
             negative: voxels outside the object.
-            mask: the mask to correct, of any value other than 0, on the grid of the scan.
+            mask: the mask to correct, on the grid of the scan.
+            value: of the object in the mask; ``None``: the only one that the mask holds. Without a
+                mask it is that of the run's labels if they have one class, and else 1.
             box: first and last voxel of a box around the object.
 
         Raises:
-            InputError: no prompt shows the object, the mask does not fit, or a voxel is outside.
+            InputError: no prompt shows the object, the mask does not fit or holds several values
+                and none is named, or a voxel is outside.
         """
         if not points and mask is None and box is None:
             raise InputError(
@@ -104,7 +110,13 @@ class ClickableScan:
         placement = self._placement
         clicks = [_inside(placement, point) for point in (*points, *negative)]
         corners = [_inside(placement, corner) for corner in box or ()]
-        drawn = None if mask is None else placement.label(_mask(mask, placement))
+        values = None if mask is None else _values(mask, placement)
+        number = self._value if value is None else value
+        if values is not None:
+            number = _only(values) if value is None else value
+        drawn = None
+        if values is not None:
+            drawn = placement.label(np.equal(values, number).astype(np.uint8))
         seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
         prompt = _prompt(clicks, len(points), corners, drawn, seen)
         with torch.no_grad():
@@ -113,7 +125,8 @@ class ClickableScan:
         inside[seen] = logits.float().sigmoid().cpu().numpy()
         probs = np.stack([1 - inside, inside])
         labelmap = placement.classes(probs)
-        return Prediction(labelmap, self.geometry, labelmap, probs, placement)
+        written = _written(labelmap, values, number)
+        return Prediction(labelmap, self.geometry, written, probs, placement)
 
     def _embedding(self, seen: Box) -> Any:
         if self._encoded is None or self._encoded[0] != seen:
@@ -128,6 +141,7 @@ def click(
     *,
     negative: Sequence[Point] = (),
     mask: NDArray[np.integer] | str | Path | None = None,
+    value: int | None = None,
     **given: Any,
 ) -> Prediction:
     """Segment the object at clicks in one scan with SynthSAM.
@@ -136,14 +150,15 @@ def click(
         scan: as of `ClickableScan`.
         points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
         negative: voxels outside the object.
-        mask: the mask to correct, of any value other than 0, on the grid of the scan.
+        mask: the mask to correct, on the grid of the scan.
+        value: of the object in the mask; ``None``: the only one that the mask holds, else 1.
         **given: other arguments of `ClickableScan`: ``run``, ``modality``, ``window``, ``spacing``,
             ``series`` and ``device``.
 
     Raises:
         InputError: the scan, the mask or the run cannot be used, or a voxel is outside the scan.
     """
-    return ClickableScan(scan, **given).segment(points, negative=negative, mask=mask)
+    return ClickableScan(scan, **given).segment(points, negative=negative, mask=mask, value=value)
 
 
 def _read(
@@ -174,24 +189,26 @@ def _model(
     geometry: Geometry,
     modality: Literal["mr", "ct"],
     window: tuple[float, float],
-) -> tuple[SynthSAM, Recipe]:
-    """Return the model and the preparation of its images."""
+) -> tuple[SynthSAM, Recipe, int]:
+    """Return the model, the preparation of its images and the usual value of a mask."""
     if run is None and len(geometry.spacing) == 2:
         shrunk = Recipe(None, (modality,) * channels, window, crop="none", longest=_LONGEST)
-        return SynthSAM(), shrunk
+        return SynthSAM(), shrunk, 1
     if run is None:
         spacing = tuple(max(mm, _FINEST) for mm in geometry.spacing)
         free = Recipe(None, (modality,) * channels, window, crop="none")
         axes = free.place(np.empty((channels, 1, 1, 1), np.float32), geometry).axes
         ordered = tuple(spacing[axis] for axis in axes)
-        return SynthSAM(), Recipe(ordered, free.modalities, window, crop="none")
+        return SynthSAM(), Recipe(ordered, free.modalities, window, crop="none"), 1
     folder = find_run(str(run))
     if not (folder / ADAPTED).is_file():
         raise InputError(
             f"the run must keep an adapted model, got {folder} without {ADAPTED}. Name a run of "
             "copied-mask or center-ball with --sam-adapt."
         )
-    return SynthSAM(weights=str(folder / ADAPTED)), read_card(folder / CARD).preparation()
+    card = read_card(folder / CARD)
+    value = int(card.own_values(np.ones(1, np.uint8))[0]) if len(card.class_names) == 2 else 1
+    return SynthSAM(weights=str(folder / ADAPTED)), card.preparation(), value
 
 
 def _inside(placement: Placement, point: Point) -> tuple[int, ...]:
@@ -213,8 +230,8 @@ def _inside(placement: Placement, point: Point) -> tuple[int, ...]:
     return voxel
 
 
-def _mask(mask: NDArray[np.integer] | str | Path, placement: Placement) -> NDArray[np.uint8]:
-    """Return a mask ``(*S)`` on the file's grid, 1 in the object."""
+def _values(mask: NDArray[np.integer] | str | Path, placement: Placement) -> NDArray[np.integer]:
+    """Return the values ``(*S)`` of a mask on the file's grid."""
     geometry = placement.geometry
     if isinstance(mask, str | Path):
         values, geometry = read_values(Path(mask))
@@ -223,8 +240,32 @@ def _mask(mask: NDArray[np.integer] | str | Path, placement: Placement) -> NDArr
     fault = misfit(values.shape, geometry, placement.shape, placement.geometry)
     if fault:
         raise InputError(f"the mask must have the grid of the scan: {fault}")
-    drawn: NDArray[np.uint8] = np.not_equal(values, 0).astype(np.uint8)
-    return drawn
+    whole: NDArray[np.integer] = np.rint(values).astype(np.int32)
+    if not np.array_equal(whole, values):
+        raise InputError(
+            "the mask must hold whole numbers, got others. Give a label and not probabilities."
+        )
+    return whole
+
+
+def _only(values: NDArray[np.integer]) -> int:
+    """Return the only value of a mask other than 0; 1 if it is empty."""
+    found = [int(value) for value in np.unique(values) if value]
+    if len(found) > 1:
+        raise InputError(
+            f"the mask must hold one value, got {', '.join(map(str, found))}. Name the one to "
+            "correct with --value; the others stay."
+        )
+    return found[0] if found else 1
+
+
+def _written(
+    labelmap: NDArray[np.uint8], values: NDArray[np.integer] | None, number: int
+) -> NDArray[np.integer]:
+    """Return the mask to write: the object with its value, and other objects as they were."""
+    others = 0 if values is None else np.where(values == number, 0, values)
+    mask: NDArray[np.integer] = np.where((labelmap == 1) & np.equal(others, 0), number, others)
+    return mask.astype(np.uint8 if mask.min() >= 0 and mask.max() < 256 else np.int32)
 
 
 def _seen(

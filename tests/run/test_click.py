@@ -115,6 +115,42 @@ def test_the_command_takes_the_adapted_model_of_a_run(case, tmp_path):
     assert result.exit_code == 2 and "must keep an adapted model" in result.stderr
 
 
+def test_other_objects_of_a_mask_stay(case):
+    image, atrium, point = case
+    mask = np.where(atrium, 7, 0)
+    mask[:4] = 300
+    found = semisam.click(image, [point], mask=mask, value=7, device="cpu")
+    plain = semisam.click(image, [point], mask=atrium.astype(int), device="cpu")
+    assert np.array_equal(found.labelmap, plain.labelmap)
+    assert np.array_equal(found.mask == 300, mask == 300)
+    assert np.array_equal(found.mask == 7, (plain.labelmap == 1) & (mask != 300))
+    assert set(np.unique(found.mask)) == {0, 7, 300}
+    with pytest.raises(InputError, match=r"must hold one value, got 7, 300\. Name .* --value"):
+        semisam.click(image, [point], mask=mask, device="cpu")
+    with pytest.raises(InputError, match="must hold whole numbers"):
+        semisam.click(image, [point], mask=0.5 * atrium, device="cpu")
+
+
+def test_a_mask_keeps_its_value(case):
+    image, atrium, point = case
+    found = semisam.click(image, [point], mask=255 * atrium.astype(int), device="cpu").mask
+    assert set(np.unique(found)) == {0, 255} and found.dtype == np.uint8
+
+
+def test_the_command_replaces_a_file_only_if_it_is_told_to(case, tmp_path):
+    image, _, point = case
+    write(tmp_path / "scan.nii.gz", image, (SPACING,) * 3)
+    scan, drawn = tmp_path / "scan.nii.gz", tmp_path / "scan_label.nii.gz"
+    drawn.write_bytes(b"an hour of work")
+    args = ["click", str(scan), "--point", ",".join(map(str, point)), "--device", "cpu"]
+    result = CliRunner().invoke(main, [*args, "-o", str(drawn)])
+    assert result.exit_code == 2 and "must be a new file" in result.stderr
+    assert drawn.read_bytes() == b"an hour of work"
+    for more in (["--overwrite"], ["--mask", str(drawn)]):
+        result = CliRunner().invoke(main, [*args, *more, "-o", str(drawn)])
+        assert result.exit_code == 0, result.output
+
+
 def test_what_cannot_be_clicked_at_is_refused(case, tmp_path):
     image = case[0]
     for point in ((42, 5, 5), (-1, 5, 5), (5, 5)):
