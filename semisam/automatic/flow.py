@@ -106,6 +106,8 @@ def auto(
     report: Progress = progress or (lambda phase, done, total, figures: None)
     folder, place = Path(masks), str(check_device(device))
     _check_outside(Path(scans), folder)
+    if not dry_run:
+        _check_writable(folder)
     data = survey(
         Path(scans).resolve(),
         dataset,
@@ -161,6 +163,9 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     early = first_run(data, plan)
     execute(early, first, report)
     shelf = Shelf(folder)
+    for case in data.labeled:
+        if not shelf.take_off(case):
+            note(f"Kept: the mask of {case}, which you changed. The label next to its scan counts.")
     early_model = load_model(first, plan.device)
     for line in _describe_components(early_model.card, plan):
         note(line)
@@ -184,10 +189,13 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
             f"Predicted Dice, corrected by {corrected.pairs} true ones: "
             f"{100 * corrected.shift:+.0f} points, ± {100 * corrected.width:.0f}"
         )
-    for case in kept:
+    for case, sizes in kept.items():
+        unread = (
+            "" if sizes else " It holds values of no class, or is damaged, and was not measured."
+        )
         note(
-            f"Kept: {case} was changed after it was written. To train with it, put it next to the "
-            f"scan as {case}_label.nii.gz."
+            f"Kept: {case} was changed after it was written.{unread} To train with it, put it next "
+            f"to the scan as {case}_label.nii.gz."
         )
     if upcoming:
         note(f"To label next: {'; '.join(map(str, upcoming))}")
@@ -204,11 +212,19 @@ def _write(
         report("masks", done, total, {})
         file = shelf.folder / f"{case}{mask_ending(data.files(case)[0])}"
         if not shelf.is_ours(case, file):
-            changed[case] = tuple(volumes_of_file(case, file, stage.model.card))
+            changed[case] = _volumes_of_changed(case, file, stage.model.card)
         elif not shelf.holds(case, file, stage.name, stage.run):
             _write_one(data, shelf, stage, case, Entry(file.name, stage.name, stage.run), device)
     report("masks", total, total, {})
     return changed
+
+
+def _volumes_of_changed(case: str, file: Path, card: Card) -> tuple[Volume, ...]:
+    """Return the volumes in a mask that a person changed; none if its values are of no class."""
+    try:
+        return tuple(volumes_of_file(case, file, card))
+    except InputError:
+        return ()
 
 
 def _write_one(
@@ -240,6 +256,14 @@ def _check_outside(scans: Path, masks: Path) -> None:
             f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
             "would count as one of yours. Name another folder with -o."
         )
+
+
+def _check_writable(masks: Path) -> None:
+    """Refuse a folder that cannot be written to before minutes are spent; leave no new one."""
+    new = not masks.exists()
+    writable_folder(masks)
+    if new:
+        masks.rmdir()
 
 
 def _describe(data: Survey) -> list[str]:

@@ -95,18 +95,22 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) 
     yours += [Line(case, _CHANGED, volumes) for case, volumes in changed.items()]
     ours = (case for case in data.unlabeled if case not in changed)
     known = {case: entry for case in ours if (entry := shelf.entries.get(case))}
-    everything = [*(line.volumes for line in yours), *(e.volumes for e in known.values())]
+    everything = [
+        *(line.volumes for line in yours if line.volumes),
+        *(e.volumes for e in known.values()),
+    ]
     judged = [case for case, entry in known.items() if entry.agreement]
     of_classes = [
         ranked_dice(signals, by)
         for signals in zip(*(known[case].agreement for case in judged), strict=True)
     ]
     predicted = dict(zip(judged, zip(*of_classes, strict=True), strict=True))
+    agreements = [known[case].agreement for case in judged]
     lines = []
     for case, entry in known.items():
         picture = preview_file(shelf.folder / entry.file)
         dice = predicted.get(case, ())
-        reasons = reasons_for_distrust(entry.volumes, everything, entry.agreement)
+        reasons = reasons_for_distrust(entry.volumes, everything, entry.agreement, agreements)
         shown = picture if picture.is_file() else None
         lines.append(Line(case, entry.stage, entry.volumes, dice, reasons, shown))
     return lines + yours

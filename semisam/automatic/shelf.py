@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from semisam.core.errors import InputError
 from semisam.core.files import read_json, write_json
+from semisam.inference.masks import preview_file
 from semisam.inference.volumes import Volume
 from semisam.run.resolve import digest
 
@@ -86,6 +87,23 @@ class Shelf:
         """Record a written mask."""
         self.entries[name] = replace(entry, sha256=digest(self.folder / entry.file))
         self._save()
+
+    def take_off(self, name: str) -> bool:
+        """Remove the mask of a scan that has one of the user now; return False if it was changed.
+
+        A changed one stays, and so does its record.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return True
+        file = self.folder / Path(entry.file).name
+        if not self.is_ours(name, file):
+            return False
+        preview_file(file).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+        del self.entries[name]
+        self._save()
+        return True
 
     def _save(self) -> None:
         masks = {name: asdict(entry) for name, entry in self.entries.items()}

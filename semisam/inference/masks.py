@@ -121,6 +121,7 @@ def volumes_of_file(name: str, file: Path, card: Card) -> list[Volume]:
         wrong = values[~np.isin(values, own)].flat[0]
         raise InputError(
             f"{file}: a mask must hold the values of the model's classes, "
-            f"{', '.join(map(str, own))}, got {wrong:g}. Remove it, or name another folder with -o."
+            f"{', '.join(map(str, own))}, got {wrong:g}. Correct it, or name "
+            "another folder with -o."
         )
     return volumes(name, labelmap, geometry, card.class_names)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -38,6 +39,9 @@ _DISAGREES = {
     "view": (0.8, "it changes with contrast and noise"),
 }
 """Signals below this are a reason for distrust."""
+
+_ENOUGH = 8  # masks, among which an unusual one shows
+_UNUSUAL = 3 * 1.4826  # median absolute deviations; three standard deviations of a normal number
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ def reasons_for_distrust(
     sizes: Sequence[Volume],
     others: Sequence[Sequence[Volume]],
     agreement: Sequence[Mapping[str, float]],
+    agreements: Sequence[Sequence[Mapping[str, float]]] = (),
 ) -> tuple[str, ...]:
     """Return the reasons to look at a mask, one text per class, which may be empty.
 
@@ -154,6 +159,8 @@ def reasons_for_distrust(
         sizes: of the mask's classes.
         others: of all masks.
         agreement: the signals of each class; empty if they were not measured.
+        agreements: of all masks. Among eight or more, a signal is a reason, too, where it is three
+            standard deviations, estimated from the median absolute one, below the median.
     """
     found = []
     for at, size in enumerate(sizes):
@@ -164,10 +171,20 @@ def reasons_for_distrust(
         elif usual and not 1 / _FAR <= size.size / usual <= _FAR:
             reasons.append(f"its volume is far from the usual {usual:.1f} {size.unit}")
         for name, (least, text) in _DISAGREES.items() if agreement else ():
-            if agreement[at][name] < least:
-                reasons.append(f"{text} (Dice {100 * agreement[at][name]:.0f})")
+            value = agreement[at][name]
+            signals = np.array([signal[at][name] for signal in agreements if signal])
+            if value < least:
+                reasons.append(f"{text} (Dice {100 * value:.0f})")
+            elif len(signals) >= _ENOUGH and value < _lowest_usual(signals):
+                middle = 100 * float(np.median(signals))
+                reasons.append(f"{text} more than usual (Dice {100 * value:.0f}, not {middle:.0f})")
         found.append("; ".join(reasons))
     return tuple(found)
+
+
+def _lowest_usual(signals: NDArray[np.float64]) -> float:
+    middle = np.median(signals)
+    return float(middle - _UNUSUAL * np.median(np.abs(signals - middle)))
 
 
 class Judge:

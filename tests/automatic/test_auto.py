@@ -149,6 +149,25 @@ def test_a_second_call_keeps_what_a_person_changed(made, tmp_path):
     assert any("Kept: p2 was changed" in note for note in notes)
 
 
+def test_a_changed_mask_with_values_of_no_class_stops_nothing(made, tmp_path):
+    masks, notes = shutil.copytree(made.masks, tmp_path / "masks"), []
+    label = scan(0, SIZE, classes=2)[1]
+    changed = write(masks / "p2.nii.gz", 3 * label, (1.0, 1.0, 1.5)).read_bytes()
+    semisam.auto(made.scans, masks, **TINY, **OWN, note=notes.append)
+    assert (masks / "p2.nii.gz").read_bytes() == changed
+    assert any("p2 was changed" in note and "values of no class" in note for note in notes)
+    assert "p2" not in _table(masks) and _table(masks)["p3"]["mask"] == "final"
+
+
+def test_a_mask_that_a_person_changed_and_drew_again_stays(tmp_path):
+    (tmp_path / "p2.nii.gz").write_bytes(b"mask")
+    made = shelf.Shelf(tmp_path)
+    made.finish("p2", shelf.Entry("p2.nii.gz", shelf.FINAL, "run"))
+    (tmp_path / "p2.nii.gz").write_bytes(b"changed")
+    assert not made.take_off("p2") and (tmp_path / "p2.nii.gz").read_bytes() == b"changed"
+    assert "p2" in shelf.Shelf(tmp_path).entries
+
+
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "{}", '{"masks": {"p2": {"file": 5}}}'])
 def test_damaged_records_are_noticed(tmp_path, text):
     for name in (shelf.RECORD, "plan.json"):
@@ -162,6 +181,7 @@ def test_damaged_records_are_noticed(tmp_path, text):
 def test_more_masks_begin_another_run(made, scans, tmp_path):
     masks = shutil.copytree(made.masks, tmp_path / "masks")
     earlier = _state(masks / "runs")
+    assert (masks / "p2.nii.gz").exists() and (masks / "p2.png").exists()
     write(scans / "p2_label.nii.gz", 7 * scan(2, SIZE, classes=2)[1], (1.0, 1.0, 1.5))
     semisam.auto(scans, masks, **TINY, **OWN, note=lambda text: None)
     assert earlier.items() <= _state(masks / "runs").items()
@@ -169,6 +189,8 @@ def test_more_masks_begin_another_run(made, scans, tmp_path):
     assert {name: row["mask"] for name, row in _table(masks).items()} == {
         "p0": "yours", "p1": "yours", "p2": "yours", "p3": "final",
     }  # fmt: skip
+    # A prediction for a scan that has a mask now would be taken for that mask.
+    assert not (masks / "p2.nii.gz").exists() and not (masks / "p2.png").exists()
 
 
 def test_a_stopped_call_resumes_and_first_masks_are_there(made):
@@ -203,6 +225,13 @@ def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
 
 
 def test_folders_that_cannot_be_used(scans, tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(InputError, match="output folder must be writable"),
+    ):
+        patch.setattr(flow, "survey", None)  # before any scan is read
+        semisam.auto(scans, tmp_path / "file" / "masks", **TINY, **OWN)
     with pytest.raises(InputError, match="outside the folder of scans"):
         semisam.auto(scans, scans / "out", **TINY, **OWN)
     for n in (0, 1):

@@ -123,5 +123,11 @@ def test_reasons_name_what_is_unusual():
     assert text == "its volume is far from the usual 50.0 ml"
     (text,) = reasons_for_distrust(usual[0], usual, [{**good[0], "model": 0.2}])
     assert text == "the promptable model disagrees (Dice 20)"
+    others = [[dict.fromkeys(SIGNALS, 0.95 + 0.001 * n)] for n in range(8)]
+    low = [{**good[0], "view": 0.9}]
+    (text,) = reasons_for_distrust(usual[0], usual, low, [*others, low])
+    assert text == "it changes with contrast and noise more than usual (Dice 90, not 95)"
+    assert reasons_for_distrust(usual[0], usual, low, [*others[:6], low]) == ("",), "too few"
+    assert reasons_for_distrust(usual[0], usual, good, [*others, low]) == ("",)
     empty = (Volume("c", "organ", 0, 0.0, "ml"),)
     assert reasons_for_distrust(empty, [*usual, empty], ()) == ("nothing was found",)
