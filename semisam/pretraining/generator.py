@@ -109,7 +109,7 @@ def moved_off_edge(draws: Draws, target: Tensor) -> Tensor:
     reach = min(FARTHEST, 0.25 * float(inside.max()))
     offset = draws.uniform(-reach, reach)
     uneven = 0.25 * reach * draws.smooth(1, tuple(target.shape), draws.uniform(2, 6))[0]
-    # Half a voxel lies between the surface and the centre of the nearest voxel.
+    # The centre of the nearest voxel is half a voxel from the surface.
     depth = torch.from_numpy(inside - outside).float() - 0.5 * target.float() + 0.5 * (~target)
     region = _largest_piece(depth + offset + uneven > 0)
     fitting = SMALLEST <= float(region.float().mean()) <= LARGEST[target.ndim]

@@ -100,8 +100,8 @@ class ClickableScan:
             box: first and last voxel of a box around the object.
 
         Raises:
-            InputError: no prompt shows the object, the mask does not fit or holds several values
-                and none is named, or a voxel is outside.
+            InputError: no prompt shows the object, the mask does not fit, it holds several
+                values and ``value`` is not given, or a voxel is outside.
         """
         if not points and mask is None and box is None:
             raise InputError(
