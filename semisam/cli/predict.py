@@ -83,6 +83,9 @@ def command(
             raise InputError(f"--csv must end in .csv, got {table}. Rename it.")
         writable_folder(Path(table).parent)
     model = load_models(runs, on_device)
+    if len(runs) > 1:
+        text = f"Mean of {len(runs)} runs: {', '.join(folder.name for folder in runs)}"
+        console.print(printable(text), soft_wrap=True, markup=False)
     given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
     labels = labels_among(given)
