@@ -50,6 +50,7 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs, scan):
 def test_leading_runs_of_a_command_are_an_ensemble(runs, scan, tmp_path):
     result = _invoke("predict", *runs, scan, "-o", tmp_path / "masks", "--probabilities")
     assert result.exit_code == 0, result.output
+    assert f"Mean of 2 runs: {runs[0].name}, {runs[1].name}" in result.output
     (path,) = (tmp_path / "masks").glob("*.probability.nii.gz")
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T
     both = semisam.load(runs).predict(scan).probabilities[1]
