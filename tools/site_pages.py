@@ -21,10 +21,11 @@ from site_pictures import has_picture, picture, results
 import semisam
 from semisam.bench.papers import cited_by
 from semisam.cli.main import main
+from semisam.cli.options import usual_value
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import options, registry
 from semisam.run.protocols import PROTOCOLS, Protocol
-from semisam.run.settings import GROUPS, RunSettings, flags_of_settings, show_value
+from semisam.run.settings import GROUPS, flags_of_settings, show_value
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -293,14 +294,14 @@ def settings_page() -> str:
         "# Settings",
         "Every setting of a run has an option of `semisam train` and `semisam bench`, a key in the "
         "settings of a `study.toml`, and a keyword of `semisam.train` and `semisam.bench`. "
-        "A [protocol](protocols.md) or the data may set another value than the default. The run's "
-        "`settings.json` holds the values that it had.",
+        "The defaults are those of the [protocol](protocols.md) `default`. Another one, or the "
+        "data, may set another value. The run's `settings.json` holds the values that it had.",
     ]
     flags = flags_of_settings()
     for group, names in GROUPS.items():
         rows = []
         for name in names:
-            default = flags[name].default or f"`{_shown(RunSettings.model_fields[name].default)}`"
+            default = flags[name].default or f"`{_shown(usual_value(name))}`"
             rows.append((f"`--{name.replace('_', '-')}`", f"`{name}`", default, flags[name].help))
         parts += [f"## {group}", _table(("option", "name", "default", "meaning"), rows)]
     return "\n\n".join(parts) + "\n"

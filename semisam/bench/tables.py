@@ -104,7 +104,10 @@ def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame
     empty = table.iloc[:0]
     datasets = sorted(set(results["data.dataset"]))
     if datasets != ["la"]:
-        return empty, f"The paper's rows are of the Left Atrium; these are of {datasets[0]}."
+        return (
+            empty,
+            f"The paper's rows are of the Left Atrium; these are of {' and '.join(datasets)}.",
+        )
     same = table[(table["protocol"] == "paper") & (table["departures"] == "")]
     if same.empty:
         return empty, (

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from semisam.cli.help import options_of
+from semisam.run.protocols import PROTOCOLS
 from semisam.run.settings import GROUPS, Flag, RunSettings, flags_of_settings
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ device_option = click.option(
 def _completed(kind: str, incomplete: str) -> list[CompletionItem]:
     """Return the plugins of a kind, or the protocols, that a shell may complete a word with."""
     if kind == "protocol":
-        from semisam.run.protocols import PROTOCOLS
-
         known: Iterable[str] = PROTOCOLS
     else:
         from semisam.plugins import registry
@@ -237,7 +236,7 @@ def _click_option(name: str, option: Flag, group: str) -> Callable[[F], F]:
     field = RunSettings.model_fields[name]
     kinds = [k for k in _flat(field.annotation) if k is not type(None)]
     flag = f"--{name.replace('_', '-')}"
-    default = option.default if option.default is not None else _shown(field.default)
+    default = option.default if option.default is not None else _shown(usual_value(name))
     about = f"{option.help} [default: {default}]"
     if kinds == [bool]:
         names = f"{flag}/--{option.opposite}" if option.opposite else flag
@@ -253,6 +252,11 @@ def _click_option(name: str, option: Flag, group: str) -> Callable[[F], F]:
     elif kind is str:
         kind = Name(name)
     return add(flag, name, type=kind, metavar=metavar, help=about)
+
+
+def usual_value(name: str) -> Any:
+    """Return a setting's value where neither a user nor the data set it: that of ``default``."""
+    return PROTOCOLS["default"].run.get(name, RunSettings.model_fields[name].default)
 
 
 def _flat(annotation: Any) -> list[Any]:

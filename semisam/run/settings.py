@@ -179,7 +179,11 @@ class RunSettings(BaseModel):
         Field(ge=0, lt=1),
         Flag("Decay of averaged weights, which are deployed. 0 deploys the last weights."),
     ] = 0.0
-    clip: Annotated[float | None, Field(gt=0), Flag("Largest gradient norm.", "no clipping")] = None
+    clip: Annotated[
+        float | None,
+        Field(gt=0),
+        Flag("Largest gradient norm.", "1.0; no clipping with the other protocols"),
+    ] = None
     norm_batches: Annotated[
         int,
         Field(ge=0),

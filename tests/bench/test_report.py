@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.grid import Axes
+from semisam.bench.report import facts, page
 from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
 from semisam.bench.report.curves import smoothed, window_of
 from semisam.bench.report.runs import read_bench, read_log
@@ -141,6 +142,20 @@ def _data(html, name):
 
 
 @pytest.mark.slow
+def test_departures_are_a_list_and_no_size():
+    assert facts._shown(["iterations=600", "a=1"]) == "iterations=600, a=1"
+    assert facts._shown([64, 64, 48]) == "64x64x48"
+
+
+def test_the_headline_leaves_out_controls_and_what_trains_nothing():
+    rows = [("mt", "", 1.0), ("mt", "", 2.0), ("mt", "oracle", 30.0), ("center-ball", "", 70.0)]
+    table = pd.DataFrame(rows, columns=["method", "sam_control", "gain_dice"])
+    table = table.assign(gain_p=0.2, gain_p_holm=0.5, gain_cases=9, dice=80.0)
+    table = table.assign(data="", labeled=1, over_best=float("nan"))
+    told = page._findings(SimpleNamespace(table=table))[0]
+    assert "+1.00 to +2.00 points in 2 comparisons" in told
+
+
 def test_its_figures_are_the_tables(real):
     folder, html = real
     out = CliRunner().invoke(main, ["table", str(folder), "--format", "csv"])

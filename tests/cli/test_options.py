@@ -142,3 +142,15 @@ def test_a_missing_device_is_one_sentence(command, tmp_path):
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2 and "--device must be one that torch can use" in result.stderr
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_the_help_shows_the_defaults_of_the_protocol_default():
+    shown = " ".join(
+        CliRunner().invoke(main, ["train", "--help"], terminal_width=500).output.split()
+    )
+    for option, value in {
+        "--optimizer": "adamw", "--schedule": "fall", "--lr": "0.0003", "--weight-decay": "0.02",
+        "--clip": "1.0; no", "--averaged": "0.98", "--augment": "strong", "--foreground": "0.003",
+        "--components": "as-labeled", "--momentum": "0.9",
+    }.items():  # fmt: skip
+        assert shown.split(f" {option} ")[1].split("[default: ")[1].startswith(value), option

@@ -322,6 +322,7 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
     (scans / "text.nii.gz").write_text("no image")
     _written(scans, "flat.nrrd", np.ones((16, 16)))
     _written(scans, "slice.nrrd", np.ones((1, 16, 16)))
+    _written(scans, "empty.nrrd", np.ones((16, 16, 16)))
     nan = np.ones((16, 16, 16))
     nan[3, 4, 5] = np.nan
     _written(scans, "nan.nrrd", nan)
@@ -332,10 +333,11 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["good.nii.gz"]
     lines = [line for line in result.stderr.splitlines() if line]
-    assert len(lines) == 4 and all(line.startswith("Error: ") for line in lines)
+    assert len(lines) == 5 and all(line.startswith("Error: ") for line in lines)
     for file, words in {
         "flat.nrrd": "with 2 (16 x 16). Give the whole volume",
         "slice.nrrd": "with a single slice (16 x 16 x 1)",
+        "empty.nrrd": "a scan must have contrast, got 1 everywhere",
         "nan.nrrd": "every voxel must be finite",
         "text.nii.gz": "image must be readable",
     }.items():

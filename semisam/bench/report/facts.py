@@ -60,6 +60,8 @@ def _shown(value: Any) -> str:
         return "–"
     if isinstance(value, dict):
         return ", ".join(f"{key}={show_value(v)}" for key, v in value.items())
+    if isinstance(value, list) and any(isinstance(v, str) for v in value):
+        return ", ".join(value)
     return show_value(value)
 
 

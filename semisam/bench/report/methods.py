@@ -92,7 +92,7 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
     noun = "The network was " if frame["network"].nunique() == 1 else "The networks were "
     yield [noun, *networks, "."]
     yield [
-        f"Each run trained for {_values(bench, 'iterations')} iterations on batches of "
+        f"Each training had {_values(bench, 'iterations')} iterations on batches of "
         f"{_values(bench, 'batch')} patches of {_values(bench, 'patch')} voxels by "
         f"{_values(bench, 'optimizer')} with a learning rate of {_values(bench, 'lr')}."
     ]
@@ -106,8 +106,12 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
     about = f" ({'; '.join(notes)})" if notes else ""
     yield [f"The data were {_list(dict.fromkeys(frame['data.dataset']))}{about}."]
     for protocol, own in frame.groupby("protocol", sort=False):
-        departures = dict.fromkeys(d for text in own["departures"] for d in text.split("; ") if d)
-        besides = f", except {', '.join(departures)}" if departures else ""
+        of_runs = [[d for d in text.split("; ") if d] for text in own["departures"]]
+        departures = list(dict.fromkeys(d for run in of_runs for d in run))
+        shared = [d for d in departures if all(d in run for run in of_runs)]
+        besides = f", except {', '.join(shared)}" if shared else ""
+        some = [d for d in departures if d not in shared]
+        besides += f", and {', '.join(some)} in some runs" if some else ""
         yield [f"Settings were those of the protocol {protocol} of semisam{besides}."]
     tests = sorted(set(frame["data.test"]) - {0}) if "data.test" in frame else []
     if tests:

@@ -33,7 +33,9 @@ from semisam.bench.tables import (
     notes,
     out_of_reach,
 )
+from semisam.core.errors import PluginError
 from semisam.core.layout import STUDY
+from semisam.plugins import registry
 from semisam.run.folder import STATES
 
 
@@ -211,10 +213,13 @@ def _findings(bench: Bench) -> list[str]:
     """Return the gain of SemiSAM in a sentence, without selecting rows."""
     if bench.table.empty:
         return []
-    gains = bench.table["gain_dice"].dropna()
+    # Controls, and methods that train nothing, are no comparison of a method without and with it.
+    real = bench.table["sam_control"].fillna("").eq("") & bench.table["method"].map(_trains)
+    table = bench.table[real]
+    gains = table["gain_dice"].dropna()
     if gains.empty:
         return ["No row with SemiSAM has a partner without it, so no gain is given."]
-    sure = int((bench.table["gain_p_holm"] < ALPHA).sum())
+    sure = int((table["gain_p_holm"] < ALPHA).sum())
     sure_of = f"beyond chance over test cases (Holm-corrected p < {ALPHA})."
     if len(gains) == 1:
         told = f"{gains.iloc[0]:+.2f} points against the same method without it"
@@ -226,6 +231,14 @@ def _findings(bench: Bench) -> list[str]:
             f"{'is' if sure == 1 else 'are'} {sure_of}"
         )
     return list(filter(None, [first, _over_best(bench.table), out_of_reach(bench.table)]))
+
+
+def _trains(method: str) -> bool:
+    """Return whether a method trains a network; True if it is not installed here."""
+    try:
+        return bool(getattr(registry.load("framework", method), "trains", True))
+    except PluginError:
+        return True
 
 
 def _over_best(table: pd.DataFrame) -> str:
