@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
-from site_pages import DOCS, ROOT, generated, pictures
+from site_pages import DOCS, ROOT, generated, pages_of_plugins, pictures
 
 COPIES = {
     "ARCHITECTURE.md": "architecture.md",
@@ -97,7 +97,7 @@ def places_of(found: Sequence[Page]) -> dict[str, str]:
     files = [path for path in DOCS.rglob("*") if path.is_file() and path.suffix != ".md"]
     names = [path.relative_to(DOCS).as_posix() for path in files]
     own = {f"docs/{name}": name.replace(".ipynb", ".md") for name in names}
-    return own | {page.source: page.site for page in found}
+    return own | pages_of_plugins() | {page.source: page.site for page in found}
 
 
 def expanded(nav: list[Any], found: Sequence[str]) -> list[Any]:

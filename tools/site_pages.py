@@ -69,6 +69,14 @@ def generated() -> Iterator[tuple[str, str]]:
         yield f"examples/{path.stem}.md", notebook_page(path)
 
 
+def pages_of_plugins() -> dict[str, str]:
+    """Return the page of the site by the source file of its plugin, as paths in the repository."""
+    made = [("methods/semisam.md", SemiSAM)]
+    for kind, folder in FOLDERS.items():
+        made += [(f"{folder}/{n}.md", registry.load(kind, n)) for n in builtins(kind)]
+    return {Path(inspect.getfile(plugin)).relative_to(ROOT).as_posix(): at for at, plugin in made}
+
+
 def pictures() -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield path in the site of each picture, and a function that draws it."""
     for kind, folder in FOLDERS.items():

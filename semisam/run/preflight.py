@@ -176,7 +176,7 @@ def device_fault(name: str) -> str | None:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        return str(error).splitlines()[0]
+        return str(error).splitlines()[0].partition(". ")[0].removesuffix(".")
     return None
 
 

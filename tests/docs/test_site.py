@@ -71,6 +71,12 @@ def test_links_of_the_site_stay_in_it():
             assert there in PLACES.values(), (page.site, target)
 
 
+def test_plugins_in_tables_link_to_their_pages():
+    (methods,) = (page for page in docs.pages() if page.site == "methods.md")
+    text = docs.relink(methods, PLACES)
+    assert "[`fixmatch`](methods/fixmatch.md)" in text and "[`semisam`](methods/semisam.md)" in text
+
+
 def _named(nav):
     for item in nav:
         if isinstance(item, dict):
