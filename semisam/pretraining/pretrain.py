@@ -291,7 +291,9 @@ class Pretraining:
         state = load_checkpoint(self.folder)
         if state is None:
             return
-        ours, theirs = asdict(self.settings), asdict(PretrainSettings()) | state["plan"]
+        # A checkpoint that does not name the labels off the edge is of a version without them.
+        theirs = asdict(PretrainSettings(off_edge=0.0)) | state["plan"]
+        ours = asdict(self.settings)
         # Duration and validation may change between two commands.
         free = {"steps", "cooldown", "validate_every", "validation", "checkpoint_every"}
         unlike = [k for k in ours if k not in free and _plain(ours[k]) != _plain(theirs.get(k))]

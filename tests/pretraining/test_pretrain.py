@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from semisam.networks._synthsam import SynthSAMNet
 from semisam.networks._synthsam_weights import load_weights, save_weights
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import Pretraining, PretrainSettings, draw_batch, visible_edges
-from semisam.training.checkpoint import load_checkpoint
+from semisam.training.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = ("--shape", "16x16x16", "--validation", "1", "--device", "cpu", "--checkpoint-every", "1")
 
@@ -181,3 +182,16 @@ def test_hostile_weights_are_refused(tmp_path, good, name):
 def test_a_folder_is_no_file_of_weights(tmp_path):
     with pytest.raises(InputError, match="which is no file"):
         load_weights(tmp_path)
+
+
+def test_a_training_of_before_labels_off_the_edge_is_not_continued_with_them(tmp_path):
+    settings = PretrainSettings(steps=2, shape=(16, 16, 16), validation=1, off_edge=0.0)
+    training = Pretraining(settings, tmp_path, torch.device("cpu"))
+    training.save()
+    state = load_checkpoint(tmp_path)
+    del state["plan"]["off_edge"]
+    save_checkpoint(tmp_path, state)
+    assert Pretraining(settings, tmp_path, torch.device("cpu")).step == 0
+    usual = replace(settings, off_edge=PretrainSettings.off_edge)
+    with pytest.raises(InputError, match=r"off_edge must be 0\.0, .* got 0\.4"):
+        Pretraining(usual, tmp_path, torch.device("cpu"))
