@@ -41,7 +41,7 @@ def train(
         >>> run = semisam.train(
         ...     folder, method="mt", labels=2, iterations=2, patch=(16, 16, 16), options=tiny
         ... )
-        >>> found = semisam.load(run).predict(np.zeros((20, 20, 24)), spacing=(2, 2, 2))
+        >>> found = semisam.load(run).predict(np.random.rand(20, 20, 24), spacing=(2, 2, 2))
         >>> found.labelmap.shape
         (20, 20, 24)
     """
