@@ -12,7 +12,8 @@ guided by it. A row is a class of an unlabeled scan. The signals are described i
 correlation of each signal with the true Dice, and a map from all signals to Dice, fitted on some
 runs and judged on the others (those of another seed, or without several seeds each run by itself).
 ``--masks`` takes the signals of a folder that ``semisam auto`` wrote, and ``--truth`` a folder with
-the true masks; with one run there is no other, so only the built-in map is judged.
+the true masks; with one run there is no other, so only the built-in map is judged. The last lines,
+one a run and class, are what the page of ``auto`` shows, against the truth.
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ from scipy.stats import spearmanr
 
 from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
-from semisam.inference.trust import ERRORS, SIGNALS, WEIGHTS, predicted_dice, ranked_dice
+from semisam.inference.trust import (
+    ERRORS,
+    SIGNALS,
+    WEIGHTS,
+    predicted_dice,
+    ranked_dice,
+    reasons_for_distrust,
+)
+from semisam.inference.volumes import Volume
 from semisam.run.build import cases_of, open_dataset, split_of
 from semisam.run.execute import execute
 from semisam.run.judge import make_judge
@@ -152,23 +161,43 @@ def summary(rows):
     if several:
         _fitted(rows, dice, held)
     built_in = [predicted_dice({n: float(row[n]) for n in SIGNALS}) for row in rows]
-    inside = [i.low <= d <= i.high for i, d in zip(built_in, dice, strict=True)]
     predicted = np.array([i.dice for i in built_in])
     _line("built in", rows, predicted, predicted)
-    ranked = _ranked(rows)
-    _line("ranked", rows, ranked, ranked)
-    print(f"its mean is {predicted.mean():.3f}; its interval holds {100 * np.mean(inside):.0f} %")
-
-
-def _ranked(rows):
-    """Return the predicted Dice of each row, ranked among the masks of its run and class."""
-    found = np.zeros(len(rows))
+    ranked = np.zeros(len(rows))
     runs = [_run(row) for row in rows]
-    for run in set(runs):
+    pages = []
+    for run in dict.fromkeys(runs):
         own = [at for at, other in enumerate(runs) if other == run]
         signals = [{name: float(rows[at][name]) for name in SIGNALS} for at in own]
-        found[own] = [interval.dice for interval in ranked_dice(signals)]
-    return found
+        intervals = ranked_dice(signals)
+        ranked[own] = [interval.dice for interval in intervals]
+        pages.append((run, dice[own], intervals, signals))
+    _line("ranked", rows, ranked, ranked)
+    for page in pages:
+        _page(*page)
+
+
+def _page(run, true, intervals, signals):
+    """Print what the page of ``semisam auto`` shows for one run and class, against the truth."""
+    predicted = np.array([interval.dice for interval in intervals])
+    inside = [i.low <= d <= i.high for i, d in zip(intervals, true, strict=True)]
+    error = np.abs(predicted - true).mean()
+    size, alike = Volume("", "", 1, 1.0, "ml"), [[signal] for signal in signals]
+    fixed, usual = (
+        np.array([bool(reasons_for_distrust([size], [[size]], s, others)[0]) for s in alike])
+        for others in ((), alike)
+    )
+    print(
+        f"{run}: {len(true)} masks, Dice {true.mean():.3f}, predicted {predicted.mean():.3f}, mean "
+        f"error {error:.3f}, in the interval {100 * np.mean(inside):.0f} %; "
+        f"with a reason {usual.sum()} (by the fixed limits {fixed.sum()}), Dice "
+        f"{_mean(true[usual])}, others {_mean(true[~usual])}, of the 8 lowest "
+        f"{usual[true.argsort()[:8]].sum()}"
+    )
+
+
+def _mean(values):
+    return f"{values.mean():.3f}" if len(values) else "-"
 
 
 def _fitted(rows, dice, held):
