@@ -24,6 +24,7 @@ from semisam.cli.main import main
 from semisam.cli.options import usual_value
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import options, registry
+from semisam.run.model import trains_network
 from semisam.run.protocols import PROTOCOLS, Protocol
 from semisam.run.settings import GROUPS, flags_of_settings, show_value
 
@@ -69,6 +70,7 @@ def generated() -> Iterator[tuple[str, str]]:
         yield f"examples/{path.stem}.md", notebook_page(path)
 
 
+@functools.cache  # each page asks for them
 def pages_of_plugins() -> dict[str, str]:
     """Return the page of the site by the source file of its plugin, as paths in the repository."""
     made = [("methods/semisam.md", SemiSAM)]
@@ -89,8 +91,7 @@ def pictures() -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 def _apart(row: Mapping[str, str]) -> bool:
     """Return whether a row is a control, or of a method that trains nothing."""
-    trains = getattr(registry.load("framework", row["method"]), "trains", True)
-    return bool(row["sam_control"]) or not trains
+    return bool(row["sam_control"]) or not trains_network(row["method"])
 
 
 def gallery_page() -> str:

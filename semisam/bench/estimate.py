@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from semisam.bench.grid import Run
 from semisam.frameworks.controls import NEED_TRUTH
-from semisam.plugins import registry
+from semisam.run.model import trains_network
 from semisam.run.pace import Pace, pace_of, seconds_of_adaptation
 from semisam.run.settings import RunSettings
 
@@ -78,7 +78,7 @@ def costs(runs: Sequence[Run]) -> Iterator[Cost]:
         title += f" ({first.sam_control})" if first.sam_control else ""
         if first.sam_control in NEED_TRUTH:  # the branch itself takes as long
             first = first.model_copy(update={"sam_control": None})
-        trains = getattr(registry.load("framework", first.method), "trains", True)
+        trains = trains_network(first.method)
         pace = pace_of(first) if trains else Pace()
         steps = first.sam_adapt if first.sam != "none" else 0
         adapting = steps * seconds_of_adaptation(first) if steps else 0.0

@@ -103,7 +103,7 @@ def moved_off_edge(draws: Draws, target: Tensor) -> Tensor:
         target: ``(*S)`` bool, one connected region.
 
     Returns:
-        A region of the same kind. Its surface is up to 2.5 voxels away, and less for a thin target.
+        A region of the same kind. Its surface is up to about 2.5 voxels away, less for thin ones.
     """
     inside, outside = (ndimage.distance_transform_edt(t) for t in (target, ~target))
     reach = min(FARTHEST, 0.25 * float(inside.max()))

@@ -110,12 +110,11 @@ class ClickableScan:
         placement = self._placement
         clicks = [_inside(placement, point) for point in (*points, *negative)]
         corners = [_inside(placement, corner) for corner in box or ()]
-        values = None if mask is None else _values(mask, placement)
+        values = drawn = None
         number = self._value if value is None else value
-        if values is not None:
+        if mask is not None:
+            values = _values(mask, placement)
             number = _only(values) if value is None else value
-        drawn = None
-        if values is not None:
             drawn = placement.label(np.equal(values, number).astype(np.uint8))
         seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
         prompt = _prompt(clicks, len(points), corners, drawn, seen)
@@ -151,7 +150,7 @@ def click(
         points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
         negative: voxels outside the object.
         mask: the mask to correct, on the grid of the scan.
-        value: of the object in the mask; ``None``: the only one that the mask holds, else 1.
+        value: of the object in the mask; see `ClickableScan.segment`.
         **given: other arguments of `ClickableScan`: ``run``, ``modality``, ``window``, ``spacing``,
             ``series`` and ``device``.
 

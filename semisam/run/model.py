@@ -62,7 +62,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     options = settings.network_options
     started = {**options, "start": "none"} if "start" in options else options
     update: dict[str, Any] = {"network_options": started}
-    if trains_network(settings):
+    if trains_network(settings.method):
         update["sam"] = "none"
     bare = settings.model_copy(update=update)
     framework = make_framework(bare, card.channels, len(card.class_names), card.class_names)
@@ -211,9 +211,13 @@ def export_run(run: Path, target: Path) -> Path:
     return path
 
 
-def trains_network(settings: RunSettings) -> bool:
-    """Return whether the method of a run trains a network."""
-    return bool(registry.load("framework", settings.method).trains)  # type: ignore[attr-defined]
+def trains_network(method: str) -> bool:
+    """Return whether a method trains a network.
+
+    Raises:
+        PluginError: the method is not installed, or broken.
+    """
+    return bool(getattr(registry.load("framework", method), "trains", True))
 
 
 def window_of(settings: RunSettings) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
@@ -224,7 +228,7 @@ def window_of(settings: RunSettings) -> tuple[tuple[int, ...] | None, tuple[int,
     Args:
         settings: of the run, resolved.
     """
-    if not trains_network(settings):
+    if not trains_network(settings.method):
         return None, None
     assert settings.stride is not None
     return settings.patch, settings.stride

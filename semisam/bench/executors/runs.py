@@ -92,7 +92,7 @@ def kept(run: Run, folder: Path) -> Outcome:
     What a process left that was killed after the result was written is removed.
     """
     with contextlib.suppress(OSError):  # another user's folder
-        remove_checkpoints(folder, adapted=trains_network(run.settings))
+        remove_checkpoints(folder, adapted=trains_network(run.settings.method))
         (folder / PROGRESS).unlink(missing_ok=True)
         remove_leftovers(folder)
     return finished(run, folder, "kept")

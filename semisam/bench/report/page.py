@@ -35,8 +35,8 @@ from semisam.bench.tables import (
 )
 from semisam.core.errors import PluginError
 from semisam.core.layout import STUDY
-from semisam.plugins import registry
 from semisam.run.folder import STATES
+from semisam.run.model import trains_network
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _findings(bench: Bench) -> list[str]:
 def _trains(method: str) -> bool:
     """Return whether a method trains a network; True if it is not installed here."""
     try:
-        return bool(getattr(registry.load("framework", method), "trains", True))
+        return trains_network(method)
     except PluginError:
         return True
 
