@@ -38,7 +38,7 @@ class Advice:
     def __str__(self) -> str:
         """Return the scan with its slices, for a person."""
         shown = ", ".join(map(str, self.slices))
-        return f"{self.case} (slices {shown})" if shown else self.case
+        return f"{self.case} (slices k = {shown})" if shown else self.case
 
 
 def scans_to_label(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,30 +21,24 @@ FEWEST = 3
 """Labeled scans that an audit must have."""
 
 
-def leave_one_out(
-    data: Survey, plan: Plan, place: Callable[[str], Path], report: Progress
-) -> Correction:
+def leave_one_out(data: Survey, plan: Plan, folder: Path, report: Progress) -> Correction:
     """Train once without each labeled scan, and correct the predicted Dice by the true ones.
 
     Args:
         data: the cases, of which at least `FEWEST` have a mask.
         plan: of the runs.
-        place: returns the folder of a run by its name.
+        folder: of masks, which receives the runs.
         report: called with the progress of each run.
     """
-    pairs = [
-        pair
-        for case in data.labeled
-        for pair in _without(data, plan, case, place(f"first-without-{case}"),
-                             place(f"final-without-{case}"), report)
-    ]  # fmt: skip
+    pairs = [pair for case in data.labeled for pair in _without(data, plan, case, folder, report)]
     return correction_of(pairs)
 
 
 def _without(
-    data: Survey, plan: Plan, case: str, early: Path, late: Path, report: Progress
+    data: Survey, plan: Plan, case: str, folder: Path, report: Progress
 ) -> list[tuple[float, float]]:
     """Return the predicted and the true Dice of each class of a case that no run saw."""
+    early, late = (plan.without(folder, stage, case) for stage in ("first", "final"))
     execute(first_run(data, plan, case), early, report)
     settings = final_run(data, plan, early / ADAPTED if plan.adapting else None, case)
     execute(settings, late, report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_pl
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
-from semisam.core.files import remove_leftovers, writable_folder
+from semisam.core.files import check_writable, remove_leftovers, writable_folder
 from semisam.core.layout import ADAPTED
 from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
@@ -35,7 +37,6 @@ from semisam.run.model import load_model
 from semisam.run.preflight import check_device
 from semisam.run.settings import Components
 
-RUNS = "runs"
 BUDGET = 1800.0
 """Seconds of a call that names no budget."""
 
@@ -77,7 +78,8 @@ def auto(
     """Write masks of all scans of a folder that holds a few, ranked by trust.
 
     The masks of the user are never overwritten. A stopped call resumes. A call after more masks
-    were drawn trains again and replaces only masks of an earlier call that nobody changed.
+    were drawn, or with a larger budget, trains again and replaces only masks of an earlier call
+    that nobody changed. After more scans were added, the trained network segments these.
 
     Args:
         scans: folder of scans, some with a mask.
@@ -103,11 +105,12 @@ def auto(
         InputError: the scans cannot be used, none has a mask, or the folder of masks is in that of
             the scans.
     """
+    began = time.monotonic()
     report: Progress = progress or (lambda phase, done, total, figures: None)
     folder, place = Path(masks), str(check_device(device))
     _check_outside(Path(scans), folder)
     if not dry_run:
-        _check_writable(folder)
+        check_writable(folder)
     data = survey(
         Path(scans).resolve(),
         dataset,
@@ -135,13 +138,16 @@ def auto(
         )
     paths = {case: data.files(case) for case in data.unlabeled}
     check_outputs(folder, paths, preview=True, others=(SHEET,))
+    shelf = Shelf(folder)
     plan = plan_for(
         data,
         folder,
         budget=budget,
         device=place,
+        began=began,
         audit=audit,
         components=components,
+        new=[case for case in data.unlabeled if shelf.lacks_final(case, data.state(case))],
         on_part=lambda done, total: report("measure", done, total, {}),
     )
     for line in (*_describe(data), *_describe_plan(data, plan)):
@@ -158,10 +164,9 @@ def auto(
 
 
 def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progress) -> None:
-    first = folder / RUNS / f"{plan.key}-first"
-    final = folder / RUNS / f"{plan.key}-final"
-    early = first_run(data, plan)
-    execute(early, first, report)
+    first, final = plan.first(folder), plan.final(folder)
+    if not plan.kept:
+        execute(first_run(data, plan), first, report)
     shelf = Shelf(folder)
     for case in data.labeled:
         if not shelf.take_off(case):
@@ -169,21 +174,20 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     early_model = load_model(first, plan.device)
     for line in _describe_components(early_model.card, plan):
         note(line)
-    kept = _write(data, shelf, Stage(FIRST, first.name, early_model), plan.device, report)
-    write_page(data, shelf, plan, kept)
-    note(f"First masks of {len(data.unlabeled)} scans: {folder}")
-    adapted = first / ADAPTED if plan.adapting else None
-    late = final_run(data, plan, adapted)
-    execute(late, final, report)
+    if not plan.kept:
+        kept = _write(data, shelf, Stage(FIRST, first.name, early_model), plan.device, report)
+        write_page(data, shelf, plan, kept)
+        note(f"First masks of {len(data.unlabeled)} scans: {folder}")
+    late = final_run(data, plan, first / ADAPTED if plan.adapting else None)
+    if not plan.kept:
+        execute(late, final, report)
     model = load_model(final, plan.device)
     judge = make_judge(late, model, early_model, data.opened, data.labeled)
     kept = _write(data, shelf, Stage(FINAL, final.name, model, judge), plan.device, report)
     upcoming = scans_to_label(data, shelf, model, plan.device, without=kept)
     write_page(data, shelf, plan, kept, upcoming)
-    if plan.seconds["audit"]:
-        corrected = leave_one_out(
-            data, plan, lambda name: folder / RUNS / f"{plan.key}-{name}", report
-        )
+    if plan.audit:
+        corrected = leave_one_out(data, plan, folder, report)
         write_page(data, shelf, plan, kept, upcoming, corrected)
         note(
             f"Predicted Dice, corrected by {corrected.pairs} true ones: "
@@ -199,6 +203,9 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
         )
     if upcoming:
         note(f"To label next: {'; '.join(map(str, upcoming))}")
+    note(f"The trained network, for `semisam predict`: {final}")
+    if plan.adapting:
+        note(f"The adapted model, for `semisam click --run`: {first}")
     note(f"Masks of {len(data.unlabeled)} scans, volumes.csv, sheet.png and index.html: {folder}")
 
 
@@ -213,8 +220,10 @@ def _write(
         file = shelf.folder / f"{case}{mask_ending(data.files(case)[0])}"
         if not shelf.is_ours(case, file):
             changed[case] = _volumes_of_changed(case, file, stage.model.card)
-        elif not shelf.holds(case, file, stage.name, stage.run):
-            _write_one(data, shelf, stage, case, Entry(file.name, stage.name, stage.run), device)
+            continue
+        entry = Entry(file.name, stage.name, stage.run, scan=data.state(case))
+        if not shelf.holds(case, entry):
+            _write_one(data, shelf, stage, case, entry, device)
     report("masks", total, total, {})
     return changed
 
@@ -258,14 +267,6 @@ def _check_outside(scans: Path, masks: Path) -> None:
         )
 
 
-def _check_writable(masks: Path) -> None:
-    """Refuse a folder that cannot be written to before minutes are spent; leave no new one."""
-    new = not masks.exists()
-    writable_folder(masks)
-    if new:
-        masks.rmdir()
-
-
 def _describe(data: Survey) -> list[str]:
     classes = ", ".join(data.opened.class_names[1:])
     cases = len(data.labeled) + len(data.unlabeled)
@@ -288,19 +289,29 @@ def _describe_components(card: Card, plan: Plan) -> list[str]:
 
 def _describe_plan(data: Survey, plan: Plan) -> list[str]:
     patch = "x".join(map(str, plan.patch))
-    scans, s = len(data.unlabeled), plan.seconds
+    scans, s = plan.scans, plan.seconds
     parts = [
+        ("check the scans and measure, done", s["check"]),
         (f"adapt the promptable model, {plan.adapting} steps", s["adapt"]),
         (f"first masks of {scans} scans", s["first"]),
         (f"train, {plan.iterations} iterations with patches of {patch}", s["train"]),
         (f"masks of {scans} scans, and their trust", s["masks"]),
         (f"adapt and train without each of {len(data.labeled)} masks, for the trust", s["audit"]),
     ]
-    lines = [f"Plan, from a few real steps on {plan.device}:"]
+    if plan.kept:
+        lines = [
+            f"Plan: the network of an earlier call stays ({plan.iterations} iterations on the same "
+            "masks). Add masks, or give a larger --budget, to train again."
+        ]
+    else:
+        lines = [f"Plan, from a few real steps on {plan.device}:"]
     lines += [f"  {spoken_time(seconds):>8}  {text}" for text, seconds in parts if seconds]
     lines.append(
         f"  {spoken_time(plan.total):>8}  in total, of a budget of {spoken_time(plan.budget)}"
     )
     if plan.total > 1.05 * plan.budget:
-        lines.append("The budget is too small for the shortest training, which is longer.")
+        lines.append(
+            "The shortest training does not fit into this budget, and starts nevertheless. "
+            f"--budget {math.ceil(plan.total / 60)}m has room for it."
+        )
     return lines

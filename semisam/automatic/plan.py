@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
+from semisam.core.layout import RESULT
 from semisam.run.first import SMALL, small_patch
 from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
@@ -25,7 +28,7 @@ _ADAPTING, _SHARE_ADAPTING = 300, 0.25  # steps, and the largest part of the bud
 _WANTED, _LEAST, _MOST, _ROUND = 600, 60, 6000, 20  # iterations
 _SHARES = (1.0, 0.75, 0.5)  # of the patch that fits the scans
 _STEP = 16  # voxels: patches are multiples
-_LATEST = "plan.json"
+_LATEST, _RUNS = "plan.json", "runs"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Plan:
     """The sizes of the two runs, and the seconds of their parts.
 
     Attributes:
-        key: of the scans, masks and wishes that it was made for.
+        key: of the scans, masks and wishes of this call.
+        runs: the key with which the two runs were begun.
+        labels: of all that the runs learn from, apart from the unlabeled scans.
         device: torch device.
         adapting: steps that adapt the promptable model.
         iterations: of the training.
@@ -42,9 +47,14 @@ class Plan:
             without one labeled scan each.
         budget: seconds that the user gave.
         components: of a class that a mask keeps, as the setting of a run.
+        audit: train once more without each labeled scan.
+        scans: number of the scans whose masks the plan counts.
+        kept: True if the two runs are those of an earlier call, and finished.
     """
 
     key: str
+    runs: str
+    labels: str
     device: str
     adapting: int
     iterations: int
@@ -52,11 +62,26 @@ class Plan:
     seconds: dict[str, float]
     budget: float
     components: Components = "as-labeled"
+    audit: bool = False
+    scans: int = 0
+    kept: bool = False
 
     @property
     def total(self) -> float:
         """Seconds of all parts."""
         return sum(self.seconds.values())
+
+    def first(self, folder: Path) -> Path:
+        """Return the folder of the first run within the folder of masks."""
+        return folder / _RUNS / f"{self.runs}-first"
+
+    def final(self, folder: Path) -> Path:
+        """Return the folder of the training within the folder of masks."""
+        return folder / _RUNS / f"{self.runs}-final"
+
+    def without(self, folder: Path, stage: str, case: str) -> Path:
+        """Return the folder of an audit's run within the folder of masks."""
+        return folder / _RUNS / f"{self.key}-{stage}-without-{case}"
 
 
 def first_run(data: Survey, plan: Plan, without: str | None = None) -> RunSettings:
@@ -91,37 +116,52 @@ def plan_for(
     *,
     budget: float,
     device: str,
+    began: float,
     audit: bool = False,
     components: Components = "as-labeled",
+    new: Sequence[str] = (),
     on_part: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Return the plan of an earlier call for the same scans, masks and budget, or a new one.
+    """Return the plan of an earlier call if it serves this one, or a new one.
+
+    The finished runs of an earlier call with the same masks serve a call with other scans to
+    segment and with no larger budget. A plan whose runs are not finished serves the same call only.
 
     Args:
         data: the cases.
-        folder: of the plan's file, which need not exist.
+        folder: of masks, which need not exist.
         budget: seconds for everything.
         device: torch device.
+        began: the clock `time.monotonic` when the budget began.
         audit: train once more without each labeled scan.
         components: of a class that a mask keeps.
+        new: scans that have no mask of a trained network yet.
         on_part: called with (measurements done, their number).
 
     Raises:
         InputError: the smallest patch does not fit into memory.
     """
-    key = _key(data, budget, device, audit, components)
+    labels = _key_of_labels(data, device, components)
+    key = _hash([labels, {c: data.state(c) for c in data.unlabeled}, budget, audit])
     known = _known(folder / _LATEST)
-    if known is not None and known.key == key:
-        return known
+    if known is not None and known.labels == labels:
+        if budget <= known.budget and (known.final(folder) / RESULT).is_file():
+            return _kept(replace(known, key=key, audit=audit), data, folder, new)
+        if known.key == key:
+            return known
     rounds = len(data.labeled) if audit else 0
-    patch = small_patch(data.opened)
-    plan = Plan(key, device, 0, _MOST, patch, {}, budget, components)
-    return _measured(data, plan, rounds, on_part or (lambda done, total: None))
+    plan = Plan(
+        *(key, key, labels, device, 0, _MOST, small_patch(data.opened), {}, budget, components),
+        audit=audit,
+        scans=len(data.unlabeled),
+    )
+    return _measured(data, plan, rounds, began, on_part or (lambda done, total: None))
 
 
 def save_plan(plan: Plan, folder: Path) -> None:
-    """Write a plan, for later calls."""
-    write_json(folder / _LATEST, asdict(plan))
+    """Write a plan, for later calls. A plan that was kept is there already."""
+    if not plan.kept:
+        write_json(folder / _LATEST, asdict(plan))
 
 
 def _known(file: Path) -> Plan | None:
@@ -132,7 +172,21 @@ def _known(file: Path) -> Plan | None:
         return None
 
 
-def _measured(data: Survey, plan: Plan, rounds: int, report: Callable[[int, int], None]) -> Plan:
+def _kept(plan: Plan, data: Survey, folder: Path, new: Sequence[str]) -> Plan:
+    """Return a plan whose runs are finished, with the seconds of what is left."""
+    s = plan.seconds
+    missing = sum(
+        not (plan.without(folder, "final", case) / RESULT).is_file() for case in data.labeled
+    )
+    seconds = dict.fromkeys(s, 0.0)
+    seconds["masks"] = s["masks"] * len(new) / plan.scans
+    seconds["audit"] = (s["adapt"] + s["train"]) * missing if plan.audit else 0.0
+    return replace(plan, seconds=seconds, scans=len(new), kept=True)
+
+
+def _measured(
+    data: Survey, plan: Plan, rounds: int, began: float, report: Callable[[int, int], None]
+) -> Plan:
     """Return a plan with the sizes of its runs and the seconds of its parts."""
     budget = plan.budget
     report(0, 4)
@@ -153,7 +207,9 @@ def _measured(data: Survey, plan: Plan, rounds: int, report: Callable[[int, int]
     seconds = {"adapt": adapting * each, "first": first, "train": 0.0, "masks": masks}
     rest = (budget - sum(seconds.values()) - rounds * seconds["adapt"]) / (1 + rounds)
     patch, step = _fitted(data, plan, step, rest / _WANTED)
-    steps = int(rest / step) // _ROUND * _ROUND
+    # The check of the scans and these measurements have used a part of the budget.
+    seconds["check"] = time.monotonic() - began
+    steps = int((rest - seconds["check"] / (1 + rounds)) / step) // _ROUND * _ROUND
     iterations = min(max(steps, _LEAST), _MOST)
     report(4, 4)
     seconds["train"] = iterations * step
@@ -205,9 +261,15 @@ def _settings(
     )
 
 
-def _key(data: Survey, budget: float, device: str, audit: bool, components: str) -> str:
-    masks = {case: "".join(map(digest, data.masks(case))) for case in data.labeled}
-    kind = device.split(":")[0]
+def _key_of_labels(data: Survey, device: str, components: str) -> str:
+    """Return a digest of the labeled scans and of the settings that decide what is learned."""
+    labeled = {
+        case: [digest(file) for file in (*data.files(case), *data.masks(case))]
+        for case in data.labeled
+    }
     options = {name: str(value) for name, value in data.options.items()}
-    about = [data.dataset, options, masks, list(data.unlabeled), budget, kind, audit, components]
+    return _hash([data.dataset, options, labeled, device.split(":")[0], components])
+
+
+def _hash(about: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]

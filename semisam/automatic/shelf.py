@@ -31,6 +31,7 @@ class Entry:
         volumes: of each foreground class.
         agreement: the signals of each foreground class; empty if they were not measured.
         features: the scan's vector, as of `semisam.inference.choice.Description`, as text.
+        scan: state of the scan's files, as of `semisam.automatic.survey.Survey.state`.
     """
 
     file: str
@@ -40,6 +41,7 @@ class Entry:
     volumes: tuple[Volume, ...] = ()
     agreement: tuple[Mapping[str, float], ...] = field(default=())
     features: str = ""
+    scan: str = ""
 
 
 class Shelf:
@@ -71,12 +73,22 @@ class Shelf:
         known = self.entries.get(name)
         return known is not None and known.sha256 in ("", digest(file))
 
-    def holds(self, name: str, file: Path, stage: str, run: str) -> bool:
-        """Return whether a mask of this run is there, or a final one where a first is to come."""
+    def holds(self, name: str, entry: Entry) -> bool:
+        """Return whether a scan has a mask of this run, or a final one where a first is to come.
+
+        A mask of a scan whose file was replaced since does not count.
+        """
         known = self.entries.get(name)
-        if known is None or not known.sha256 or not file.is_file():
+        if known is None or not known.sha256 or known.scan != entry.scan:
             return False
-        return known.run == run or (known.stage == FINAL and stage != FINAL)
+        if not (self.folder / entry.file).is_file():
+            return False
+        return known.run == entry.run or (known.stage == FINAL and entry.stage != FINAL)
+
+    def lacks_final(self, name: str, scan: str) -> bool:
+        """Return whether a scan in this state has no mask of a trained network."""
+        known = self.entries.get(name)
+        return known is None or (known.stage, known.scan) != (FINAL, scan)
 
     def begin(self, name: str, entry: Entry) -> None:
         """Record that a mask is about to be written."""

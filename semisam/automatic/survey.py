@@ -59,6 +59,11 @@ class Survey:
             return self.opened.layout.cases[case].images
         return (Path(self.opened.source(case)),)
 
+    def state(self, case: str) -> str:
+        """Return the sizes and times of the image files of a case, which change with them."""
+        found = [path.stat() for path in self.files(case)]
+        return " ".join(f"{one.st_size}-{one.st_mtime_ns}" for one in found)
+
     def masks(self, case: str) -> tuple[Path, ...]:
         """Return the files with the mask of a labeled case."""
         if isinstance(self.opened, ScanDataset):

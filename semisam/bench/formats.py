@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from semisam.bench.latex import Wishes, bibliography, floats
-from semisam.bench.tables import COLUMNS, OF_TEXT, notes, readable, sections
+from semisam.bench.tables import COLUMNS, OF_TEXT, notes, numeric, readable, sections
 from semisam.core.errors import InputError
 from semisam.core.files import csv_cell, replace_file
 from semisam.plugins.registry import nearest
@@ -23,7 +23,6 @@ ENDINGS = {
     ".xlsx": "xlsx",
 }
 """The format of a file by its ending."""
-_FOR_READERS = ("md", "html", "latex")
 
 
 def format_of(kind: str | None, out: Path | None, wishes: Wishes) -> str:
@@ -44,11 +43,6 @@ def format_of(kind: str | None, out: Path | None, wishes: Wishes) -> str:
         raise InputError("-o must come with a format for files, got terminal. Leave --format out.")
     if out is None and kind == "xlsx":
         raise InputError("--format xlsx must come with -o FILE.xlsx, got no file. Add it.")
-    if wishes.columns and kind not in _FOR_READERS:
-        raise InputError(
-            f"--columns must come with the format {', '.join(_FOR_READERS)}, got {kind}. Leave "
-            "it out."
-        )
     for name in ("caption", "label", "cite"):
         if getattr(wishes, name) and kind != "latex":
             raise InputError(f"--{name} must come with the format latex, got {kind}. Leave it out.")
@@ -68,7 +62,7 @@ def write(table: pd.DataFrame, kind: str, wishes: Wishes, out: Path) -> list[Pat
         InputError: the format needs a package that is not installed.
     """
     if kind == "xlsx":
-        _write_workbook(table, out)
+        _write_workbook(numeric(table, wishes.columns), out)
         return [out]
     texts = {out: FORMATS[kind](table, wishes)}
     if wishes.cite:
@@ -90,7 +84,8 @@ def _write_workbook(table: pd.DataFrame, out: Path) -> None:
 
 
 def _csv(table: pd.DataFrame, wishes: Wishes) -> str:
-    return str(table.map(csv_cell).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    shown = numeric(table, wishes.columns)
+    return str(shown.map(csv_cell).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def _markdown(table: pd.DataFrame, wishes: Wishes) -> str:

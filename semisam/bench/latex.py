@@ -93,7 +93,8 @@ def _float(
 ) -> str:
     records = rows.to_dict("records")
     shown = [cells(row) for row in records]
-    chosen = [key for key in wishes.columns or _USUAL if key not in ("method", "labels")]
+    usual = (*_USUAL, "rank") if "rank" in rows else _USUAL
+    chosen = [key for key in wishes.columns or usual if key not in ("method", "labels")]
     columns = [column for key in chosen for column in _columns(key, shown)]
     body = []
     for group in dict.fromkeys(own.labels for own in shown):
@@ -144,6 +145,8 @@ def _columns(key: str, shown: Sequence[Cells]) -> list[_Column]:
         return [_number(title, lambda own: own.gain, shown), _Column("@{\\,}l", "", _interval)]
     if key == "sd":
         return [_number(title, lambda own: own.metrics["dice"].sd_cases, shown)]
+    if key == "rank":
+        return [_Column("r", plain_latex(title), lambda own: own.rank)]
     if key in ("runs", "empty"):
         return [_number(title, lambda own: str(getattr(own, key)), shown)]
     if key == "p":

@@ -280,6 +280,16 @@ def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
     return group.merge(bare, on=on, suffixes=("", "_bare"))
 
 
+def dice_of_cases(cases: pd.DataFrame, runs: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the Dice of each test case, the mean of the runs.
+
+    Args:
+        cases: of `collect_cases`.
+        runs: names of the runs.
+    """
+    return _by_case(cases, runs, "dice")
+
+
 def _over_folds(group: pd.DataFrame, column: str) -> pd.Series[Any]:
     """Return a figure of each seed and subset, over all cases of its folds."""
     size = group["data.test"] if "data.test" in group else pd.Series(1, group.index)

@@ -99,6 +99,45 @@ def signed_rank(difference: Floats) -> float:
     return float(stats.wilcoxon(difference).pvalue)
 
 
+@dataclass(frozen=True)
+class Rank:
+    """The place of a row among others at equal labels.
+
+    Attributes:
+        rank: by the mean over cases; 1 is the highest mean.
+        low: lower end of its 95 % interval over cases.
+        high: upper end.
+        first: share of the resamples in which the row is the first.
+    """
+
+    rank: int
+    low: int
+    high: int
+    first: float
+
+
+def ranks(scores: Floats, seed: int = 0) -> list[Rank]:
+    """Rank rows by their means, and show how the ranks would move with other patients.
+
+    All rows are resampled together, so that a case that is hard for all moves none of them.
+
+    Args:
+        scores: ``(rows, n)`` of the same cases.
+        seed: of the resampling; the same scores give the same ranks.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    cases = scores.shape[1]
+    weights = rng.multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES) / cases
+    drawn = stats.rankdata(-(weights @ scores.T), method="min", axis=1)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="nearest").astype(int)
+    own = stats.rankdata(-scores.mean(1), method="min").astype(int)
+    first = (drawn == 1).mean(0)
+    return [
+        Rank(int(own[n]), int(low[n]), int(high[n]), float(first[n])) for n in range(len(scores))
+    ]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p values, in the order given; NaN stays and does not count."""
     values = np.asarray(p_values, float)

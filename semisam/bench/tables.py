@@ -46,8 +46,26 @@ COLUMNS = {
     "gain": "Gain [Dice]",
     "p": "p (Holm)",
     "best": "Over the best row without SAM",
+    "rank": "Rank",
 }
 """The columns of a table for readers: the name that a user writes, and the title."""
+NUMBERS: Mapping[str, Sequence[str]] = {
+    "method": ("method", "sam", "sam_control"),
+    "labels": ("labeled", "unlabeled"),
+    "runs": ("runs",),
+    "dice": ("dice", "dice_sd"),
+    "jaccard": ("jaccard", "jaccard_sd"),
+    "asd": ("asd_voxel", "asd_voxel_sd"),
+    "hd95": ("hd95_voxel", "hd95_voxel_sd"),
+    "sd": ("dice_sd_cases",),
+    "classes": (),
+    "empty": ("empty",),
+    "gain": ("gain_dice", "gain_low", "gain_high"),
+    "p": ("gain_p_holm",),
+    "best": ("best_bare", "over_best", "over_best_low", "over_best_high"),
+    "rank": ("rank", "rank_low", "rank_high", "rank_first"),
+}
+"""The columns of numbers behind those of `COLUMNS`; of ``classes`` those of each class."""
 OF_TEXT = ("Method", "Over the best row without SAM")
 """Titles of the columns that hold no numbers."""
 
@@ -143,7 +161,7 @@ def sections(table: pd.DataFrame) -> list[Section]:
     Options of a single method, backend, prompter or of the branch do not separate parts, since rows
     are compared for them. They are in the row's name.
     """
-    keys = [_section_key(row) for row in table.to_dict("records")]
+    keys = [section_key(row) for row in table.to_dict("records")]
     places = list(dict.fromkeys(keys))
     several_data = len({key[1:3] for key in places}) > 1
     found = []
@@ -160,7 +178,8 @@ def sections(table: pd.DataFrame) -> list[Section]:
     return found
 
 
-def _section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, ...]]:
+def section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, ...]]:
+    """Return what the rows of a part of the table have in common."""
     common = tuple(part for part, own in _parts(row) if not own)
     if row["protocol"] == PAPER:
         return "paper", "la", "", "", common
@@ -192,15 +211,29 @@ def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
 
     Args:
         table: of `load`, with or without rows of `paper_rows`.
-        columns: keys of `COLUMNS`, in this order; empty: all.
+        columns: keys of `COLUMNS`, in this order; empty: all of which there are figures.
     """
     rows = [_row(row) for row in table.to_dict("records")]
     shown = pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
     if not columns:
-        return shown
+        return shown if "rank" in table else shown.drop(columns=COLUMNS["rank"])
     own = [title for title in shown.columns if title not in COLUMNS.values()]  # of classes
     chosen = [own if key == "classes" else [COLUMNS[key]] for key in columns]
     return shown[[title for titles in chosen for title in titles]]
+
+
+def numeric(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the columns of numbers behind those for readers.
+
+    Args:
+        table: of `load`, with or without rows of `paper_rows`.
+        columns: keys of `COLUMNS`, in this order; empty: every column of the table.
+    """
+    if not columns:
+        return table
+    own = [name for name in table.columns if name.startswith("dice:")]
+    chosen = [own if key == "classes" else NUMBERS[key] for key in columns]
+    return table[[name for names in chosen for name in names]]
 
 
 @dataclass(frozen=True)
@@ -241,6 +274,8 @@ class Cells:
         over_best: difference in Dice from the best row without the branch, with its interval,
             ``+0.31 -0.4..+1.1``.
         best: the method of that row.
+        rank: among the rows at equal labels, with its 95 % interval over cases, ``2 (1..3)``; empty
+            where the table was not ranked.
         control: True for a control of the branch.
     """
 
@@ -257,6 +292,7 @@ class Cells:
     p: str
     over_best: str
     best: str
+    rank: str
     control: bool
 
     @property
@@ -302,6 +338,7 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
         over_best=_over_best(row),
         best=_text(row, "best_bare"),
+        rank=_rank(row),
         control=bool(_text(row, "sam_control")),
     )
 
@@ -332,6 +369,11 @@ def _over_best(row: Mapping[Any, Any]) -> str:
     return f"{gain:+.2f}{interval}"
 
 
+def _rank(row: Mapping[Any, Any]) -> str:
+    rank = row.get("rank", math.nan)
+    return "" if math.isnan(rank) else f"{rank:.0f} ({row['rank_low']:.0f}..{row['rank_high']:.0f})"
+
+
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:
     shown = cells(row)
     return {
@@ -345,6 +387,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, str]:
         "Gain [Dice]": shown.gained(),
         "p (Holm)": shown.p,
         "Over the best row without SAM": shown.against,
+        "Rank": shown.rank,
     }
 
 
@@ -390,6 +433,23 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
     if (tested["runs"] == 1).any():
         line += " Rows of one run do not cover other seeds or other labeled scans."
     return [line]
+
+
+def rank_lines(table: pd.DataFrame) -> list[str]:
+    """Return the meaning of the ranks, and how certain the first ones are, if there are ranks."""
+    if "rank" not in table or table["rank"].isna().all():
+        return []
+    lines = [
+        "Rank: by Dice, among the rows at equal labels; in brackets its 95 % interval over the "
+        "test cases."
+    ]
+    for row in table[table["rank"] == 1].to_dict("records"):
+        shown = cells(row)
+        lines.append(
+            f"{shown.name}, {shown.labels}: the first in {100 * row['rank_first']:.0f} % of the "
+            "resamples of the test cases."
+        )
+    return lines
 
 
 def out_of_reach(table: pd.DataFrame) -> str:
@@ -439,6 +499,7 @@ def notes(table: pd.DataFrame, part: pd.DataFrame | None = None) -> list[str]:
     lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
+    lines += rank_lines(measured)
     if part is None:
         lines += best_lines(measured)
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import Duration, dataset_options, device_option
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--skip-faulty", is_flag=True, help="Leave out the cases whose files have faults.")
 @click.option(
     "--components",
-    type=click.Choice(["as-labeled", "largest", "all"]),
+    type=Choice(["as-labeled", "largest", "all"]),
     default="as-labeled",
     show_default=True,
     help="Components of a class that a mask keeps. as-labeled: the largest, if the class is one "

@@ -84,15 +84,13 @@ def command(
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
     from semisam.cli.display import GridDisplay, console, print_table
-    from semisam.core.files import writable_folder
+    from semisam.core.files import check_writable
     from semisam.training.processes import check_single_process
     from semisam.training.signals import interrupt_after, sigterm_as_interrupt
 
     check_single_process("bench")
     executor = take_executor(given)
     grids, folder = _grids(study, out, given)
-    for line in _about_data(grids):
-        console.print(line)
     lost: list[str] = []
     with console.status("Checking settings, plugins and scans") as status:
 
@@ -100,10 +98,10 @@ def command(
             status.update(f"Checking the scans: {done} of {total}")
 
         if not dry_run:
-            writable_folder(folder)
+            check_writable(folder)
         runs, ran = checked(grids, show, here=executor.here, on_lost=lost.append)
     settings = [run.settings for run in runs]
-    for line in [*_about_settings(settings, grids), *_about_test(settings)]:
+    for line in [*_about_data(grids), *_about_settings(settings, grids), *_about_test(settings)]:
         console.print(line)
     if dry_run:
         _print_size(runs, folder, here=executor.here)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import Voxel, device_option
 
 
@@ -24,7 +24,7 @@ from semisam.cli.options import Voxel, device_option
     "--value", type=int, help="Value of the object in the mask. [default: that of --mask, else 1]"
 )
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
-@click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
+@click.option("--modality", type=Choice(["mr", "ct"]), default="mr", show_default=True)
 @click.option("--series", default="", metavar="TEXT", help="Choice of a DICOM series.")
 @device_option
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 
 
 @click.command(
@@ -13,7 +13,7 @@ from semisam.cli.help import Command
     short_help="The script that completes commands in your shell.",
     examples=("semisam completion bash >> ~/.bashrc",),
 )
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print the script that completes commands, options, plugins and protocols."""
     from click.shell_completion import get_completion_class

@@ -24,7 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from semisam.cli.progress import TimeLeft
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from semisam.bench.executors.contract import Outcome
     from semisam.bench.grid import Run
+    from semisam.bench.tables import Cells
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
@@ -52,6 +53,7 @@ _PHASES = {
 }
 
 
+_NARROW = 80  # columns of a terminal, below which less is shown
 _SILENCE = 30.0  # seconds between lines without a terminal
 _MEMORY = 120.0  # seconds of the past from which the speed of a task is known
 
@@ -85,14 +87,17 @@ class _LossColumn(ProgressColumn):
 
 class _Bars(Progress):
     def __init__(self) -> None:
+        elapsed = [] if console.width < _NARROW else [TimeElapsedColumn()]
         super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            # A long title is folded; otherwise it would push the figures out of the terminal.
+            TextColumn("{task.description}", table_column=Column(ratio=2, overflow="fold")),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
             _CountColumn(),
-            TimeElapsedColumn(),
+            *elapsed,
             _LeftColumn(),
             _LossColumn(),
             console=console,
+            expand=True,
             transient=True,
             speed_estimate_period=_MEMORY,
         )
@@ -267,48 +272,90 @@ def _dice_of(folder: Path) -> list[str]:
     return []
 
 
-def print_table(table: pd.DataFrame) -> None:
-    """Print the comparison, mean ± SD over runs, a table for each part that may be compared."""
-    from semisam.bench.tables import GRID, PAPER, gain_lines, protocol_lines, sections
+def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
+    """Print the comparison, mean ± SD over runs, a table for each part that may be compared.
+
+    Args:
+        table: of the runs.
+        columns: keys of `semisam.bench.tables.COLUMNS`, in this order; empty: the usual ones, of
+            which a narrow terminal shows fewer.
+    """
+    from semisam.bench.tables import GRID, PAPER, gain_lines, protocol_lines, rank_lines, sections
 
     parts = sections(table)
     for part in parts:
         title = f"\n{part.title}" if len(parts) > 1 else ""
         console.print(
-            _comparison(part.rows, f"Comparison: mean ± SD over seeds and labeled subsets{title}")
+            _comparison(
+                part.rows,
+                f"Comparison: mean ± SD over seeds and labeled subsets{title}",
+                columns or _usual_columns(ranked="rank" in table),
+            )
         )
     measured = table[table["protocol"] != PAPER]
     grid = [GRID] if measured["dice"].notna().any() else []
-    for line in (*class_lines(measured), *gain_lines(measured), *grid, *protocol_lines(measured)):
+    if console.width < _NARROW and not columns:
+        grid.append("Jaccard and distances are in table.csv: this terminal is narrow.")
+    about = (*class_lines(measured), *gain_lines(measured), *rank_lines(measured))
+    for line in (*about, *grid, *protocol_lines(measured)):
         console.print(escape(line))
 
 
-def _comparison(table: pd.DataFrame, title: str) -> Table:
-    from semisam.bench.tables import TITLES, cells
+_HEADS = {
+    "labels": "Lab./\nunl.",
+    "runs": "Runs",
+    "dice": "Dice\n[%]",
+    "jaccard": "Jacc.\n[%]",
+    "asd": "ASD\n[vox]",
+    "hd95": "95HD\n[vox]",
+    "sd": "SD over\ncases",
+    "empty": "Empty",
+    "gain": "Gain\n[Dice]",
+    "p": "p\n(Holm)",
+    "best": "Over the best\nwithout SAM",
+    "rank": "Rank",
+}
+"""Titles of the columns after the method's; the Dice of classes is below the table."""
+
+
+def _usual_columns(*, ranked: bool) -> tuple[str, ...]:
+    wide = () if console.width < _NARROW else ("jaccard", "asd", "hd95")
+    return ("labels", "runs", "dice", *wide, "empty", "gain", *(["rank"] if ranked else []))
+
+
+def _text_of(own: Cells, column: str) -> str:
+    """Return a cell, with SD and interval below their figure: one line would be too wide."""
+    from semisam.bench.tables import COLUMNS, TITLES
+
+    if (title := COLUMNS[column]) in TITLES:
+        return own.metrics[TITLES[title]].joined("\n")
+    if column == "sd":
+        return own.metrics["dice"].sd_cases
+    if column == "gain":
+        return own.gained("\n")
+    return own.against if column == "best" else str(getattr(own, column))
+
+
+def _comparison(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Table:
+    from semisam.bench.tables import cells
 
     # With rules between columns, the last column would not fit into 80 characters.
     shown = Table(title=escape(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     shown.add_column("Method", overflow="fold", min_width=8)
-    for name in ("Lab./\nunl.", "Runs"):
-        shown.add_column(name, no_wrap=True)
-    numbers = ("Dice\n[%]", "Jacc.\n[%]", "ASD\n[vox]", "95HD\n[vox]", "Empty", "Gain\n[Dice]")
-    for name in numbers:
-        shown.add_column(escape(name), justify="right", no_wrap=True)
+    chosen = [name for name in columns if name in _HEADS]
+    for name in chosen:
+        shown.add_column(
+            escape(_HEADS[name]),
+            justify="left" if name in ("labels", "runs") else "right",
+            no_wrap=name != "best",
+        )
     previous = None
     for row in table.to_dict("records"):
         if previous is not None and row["labeled"] != previous:
             shown.add_section()
         previous = row["labeled"]
         own = cells(row)
-        # SD and interval are below their figure, because one line would be wider than a terminal.
-        shown.add_row(
-            escape(own.title),
-            own.labels,
-            own.runs,
-            *(own.metrics[name].joined("\n") for name in TITLES.values()),
-            own.empty,
-            own.gained("\n"),
-        )
+        shown.add_row(escape(own.title), *(escape(_text_of(own, name)) for name in chosen))
     return shown
 
 

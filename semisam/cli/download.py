@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 
 
 @click.command(
@@ -15,7 +15,7 @@ from semisam.cli.help import Command
     short_help="Download a public benchmark, checked by hash.",
     examples=("semisam data download la -o data/la",),
 )
-@click.argument("name", type=click.Choice(["la"]), metavar="la")
+@click.argument("name", type=Choice(["la"]), metavar="la")
 @click.option(
     "-o", "--out", default="data/la", show_default=True, metavar="FOLDER", help="Output folder."
 )

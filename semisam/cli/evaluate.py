@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import Size, device_option
 
 
@@ -23,7 +23,7 @@ from semisam.cli.options import Size, device_option
 @click.option("--stride", type=Size(), help="Stride of the window. [default: the run's]")
 @click.option(
     "--components",
-    type=click.Choice(["all", "largest"]),
+    type=Choice(["all", "largest"]),
     help="Components of each class that a mask keeps. [default: the run's]",
 )
 @device_option

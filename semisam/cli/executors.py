@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from semisam.cli.help import options_of
+from semisam.cli.help import Choice, options_of
 
 if TYPE_CHECKING:
     from semisam.bench.executors.contract import Executor
@@ -20,7 +20,7 @@ _execution = options_of("Execution")
 _OPTIONS = (
     _execution(
         "--executor",
-        type=click.Choice(["local", "dask"]),
+        type=Choice(["local", "dask"]),
         default="local",
         show_default=True,
         help="Execute runs as processes of this machine, or on Dask workers.",
@@ -33,7 +33,7 @@ _OPTIONS = (
     _execution("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, tcp://..."),
     _execution(
         "--cluster",
-        type=click.Choice(["slurm", "pbs", "sge", "lsf"]),
+        type=Choice(["slurm", "pbs", "sge", "lsf"]),
         help="Submit jobs with Dask workers, by your dask-jobqueue configuration.",
     ),
     _execution("--workers", type=click.IntRange(min=1), help="Jobs at a time. [default: 1]"),

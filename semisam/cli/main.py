@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from semisam import __version__
+from semisam.cli.help import Suggesting
 from semisam.core.errors import InputError, PluginError, SemisamError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -49,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """The module and the ``--help`` line of each command, so that the help imports no command."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Suggesting, click.Group):
     """A group that imports a command when it is invoked.
 
     Args:

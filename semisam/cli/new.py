@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.plugins.registry import GROUPS
 
 
@@ -14,7 +14,7 @@ from semisam.plugins.registry import GROUPS
     short_help="Start a plugin: a project with a working part and its tests.",
     examples=("semisam new framework pi-model",),
 )
-@click.argument("kind", type=click.Choice(list(GROUPS)))
+@click.argument("kind", type=Choice(list(GROUPS)))
 @click.argument("name")
 @click.option(
     "--out", default=".", show_default=True, metavar="FOLDER", help="Folder of the project."

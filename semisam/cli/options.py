@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from semisam.cli.help import options_of
+from semisam.cli.help import Choice, options_of
 from semisam.run.protocols import PROTOCOLS
 from semisam.run.settings import GROUPS, Flag, RunSettings, flags_of_settings
 
@@ -46,11 +46,19 @@ def _completed(kind: str, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(word)]
 
 
+def _check_name(kind: str, name: str) -> None:
+    """Refuse a name that is no plugin's, before the heavy libraries are imported."""
+    from semisam.plugins import registry
+
+    if kind in registry.GROUPS and name not in registry.RESERVED_NAMES.get(kind, ()):
+        registry.find(kind, name)
+
+
 class Name(_ParamType):
     """A type of one name, which a shell completes.
 
     Args:
-        kind: of the plugin, or ``protocol``.
+        kind: of the plugin, or ``protocol``. The name of a plugin must be installed.
     """
 
     name = "NAME"
@@ -59,7 +67,8 @@ class Name(_ParamType):
         self.kind = kind
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return the text; the registry checks it."""
+        """Return the name."""
+        _check_name(self.kind, str(value))
         return str(value)
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
@@ -71,7 +80,7 @@ class Names(_ParamType):
     """A type of names separated by commas: ``a,b,c``.
 
     Args:
-        kind: of the plugins, which a shell completes.
+        kind: of the plugins, which a shell completes, and which must be installed.
     """
 
     name = "NAME,..."
@@ -90,6 +99,8 @@ class Names(_ParamType):
         names = tuple(part.strip() for part in value.split(","))
         if not all(names):
             self.fail(f"it must be names separated by commas, got {value!r}", param, ctx)
+        for name in names:
+            _check_name(self.kind, name)
         return tuple(dict.fromkeys(names))
 
 
@@ -244,7 +255,7 @@ def _click_option(name: str, option: Flag, group: str) -> Callable[[F], F]:
     kind: Any = kinds[0]
     metavar = None
     if typing.get_origin(kind) is Literal:
-        kind = click.Choice(list(typing.get_args(kind)))
+        kind = Choice(list(typing.get_args(kind)))
     elif typing.get_origin(kind) is tuple:
         kind = Size()
     elif name in ("data", "init"):
@@ -287,7 +298,7 @@ def dataset_options(function: F) -> F:
         ),
         click.option(
             "--dataset",
-            metavar="NAME",
+            type=Name("dataset"),
             help="Dataset plugin. [default: the one that reads the folder]",
         ),
     ):

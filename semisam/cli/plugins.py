@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.core.errors import PluginError
 from semisam.plugins import registry
 from semisam.plugins.registry import GROUPS, Plugin
@@ -25,7 +25,7 @@ from semisam.run.protocols import PROTOCOLS, Protocol
     ),
 )
 @click.argument("name", required=False)
-@click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
+@click.option("--kind", type=Choice(list(GROUPS)), help="Only plugins of this kind.")
 @click.option("--check", is_flag=True, help="Construct each plugin; exit with 1 if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.pass_context

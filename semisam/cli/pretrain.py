@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import Size, device_option
 
 
@@ -16,7 +16,7 @@ from semisam.cli.options import Size, device_option
     short_help="Train SynthSAM from synthetic volumes.",
     examples=("semisam pretrain synthsam --steps 200 --out runs/synthsam",),
 )
-@click.argument("model", type=click.Choice(["synthsam"]))
+@click.argument("model", type=Choice(["synthsam"]))
 @click.option("--axes", type=click.IntRange(2, 3), default=3, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import device_option
 
 
@@ -17,7 +17,7 @@ from semisam.cli.options import device_option
     examples=("semisam serve --run masks/runs/1b2c-first",),
 )
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
-@click.option("--modality", type=click.Choice(["mr", "ct"]), default="mr", show_default=True)
+@click.option("--modality", type=Choice(["mr", "ct"]), default="mr", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=1527, show_default=True)
 @click.option(
     "--key",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import Names
 
 
@@ -17,6 +17,7 @@ from semisam.cli.options import Names
     examples=(
         "semisam table runs/la",
         "semisam table runs/la runs/more -o table.md",
+        "semisam table runs/la --rank",
         "semisam table runs/la --columns dice,hd95,gain --label tab:la -o table.tex",
     ),
 )
@@ -24,7 +25,7 @@ from semisam.cli.options import Names
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["terminal", "csv", "md", "latex", "html", "xlsx"]),
+    type=Choice(["terminal", "csv", "md", "latex", "html", "xlsx"]),
     help="Format of the table. [default: by the ending of -o, or terminal]",
 )
 @click.option("--paper/--no-paper", default=True, show_default=True, help="Add the paper's rows.")
@@ -33,7 +34,12 @@ from semisam.cli.options import Names
     type=Names(),
     default=(),
     help="Columns in this order, of method, labels, runs, dice, jaccard, asd, hd95, sd (over "
-    "cases), classes, empty, gain, p, best. [default: those of the format]",
+    "cases), classes, empty, gain, p, best, rank. [default: those of the format]",
+)
+@click.option(
+    "--rank",
+    is_flag=True,
+    help="Add the rank of each row by Dice at equal labels, with its 95 % interval.",
 )
 @click.option("--caption", default="", metavar="TEXT", help="Caption in LaTeX.")
 @click.option("--label", default="", metavar="KEY", help="Label in LaTeX, e.g. tab:la.")
@@ -44,6 +50,7 @@ def command(
     kind: str | None,
     paper: bool,
     columns: tuple[str, ...],
+    rank: bool,
     caption: str,
     label: str,
     cite: bool,
@@ -73,13 +80,17 @@ def command(
         on_fault=lambda fault: say(f"Left out: {fault}"),
         on_left_out=lambda run: say(f"Not in the table: {run.name}, {run.state}: {run.detail}"),
     )
+    if rank or "rank" in columns:
+        from semisam.bench.ranking import with_ranks
+
+        table = with_ranks(table, results, list(map(Path, folders)))
     told = ""
     if paper:
         rows, told = tables.paper_rows(table, results)
         if not rows.empty:
             table = pd.concat([table, rows], ignore_index=True)
     if chosen == "terminal":
-        print_table(table)
+        print_table(table, columns)
         if told:
             console.print(told)
     elif path is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.help import Command, options_of
+from semisam.cli.help import Choice, Command, options_of
 from semisam.cli.options import OVER, Name, given_settings, run_options
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _own = options_of("The run")
 @_own("--sam", default="none", show_default=True, type=Name("backend"), help="Backend plugin.")
 @_own(
     "--sam-control",
-    type=click.Choice(["none", "oracle", "truth", "shuffled", "moved"]),
+    type=Choice(["none", "oracle", "truth", "shuffled", "moved"]),
     default="none",
     show_default=True,
     help="A control of the branch, for attribution.",

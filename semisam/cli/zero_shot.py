@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semisam.cli.help import Command
+from semisam.cli.help import Choice, Command
 from semisam.cli.options import Names, Numbers, device_option
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
 )
 @click.option(
-    "--sam", "names", type=Names(), default=None, help="Backends. [default: the embedded one]"
+    "--sam",
+    "names",
+    type=Names("backend"),
+    default=None,
+    help="Backends. [default: the embedded one]",
 )
 @click.option(
     "--points",
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--clicks",
-    type=click.Choice(["published", "random"]),
+    type=Choice(["published", "random"]),
     default="published",
     show_default=True,
     help="published: two clicks deep inside the error, then anywhere in it; random: anywhere.",

@@ -213,3 +213,15 @@ def writable_folder(path: Path) -> Path:
             "with --out."
         ) from error
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder that cannot be written to, before time is spent; leave no new one.
+
+    Raises:
+        InputError: as `writable_folder`.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    writable_folder(path)
+    for folder in new:
+        folder.rmdir()

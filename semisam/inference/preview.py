@@ -37,7 +37,8 @@ def write_preview(
 
     The patient's left is on the right; anterior and superior are up. Letters at the edges show this
     where the scan's orientation is known. An oblique scan is cut along its own axes. Distances are
-    to scale. Without a mask the slices go through the middle of the scan.
+    to scale. Without a mask the slices go through the middle of the scan. The title of a slice has
+    its place along the axis i, j or k of the array, counted from 0, as `semisam click` takes it.
 
     Args:
         path: of the PNG, which is written atomically.
@@ -66,8 +67,10 @@ def write_preview(
         )
         plane = image if coloured else image[index]
         _draw(ax, plane, labelmap[index], (spacing[right], spacing[down]), (low, high))
-        shown = "" if across < 0 else f" {middle[across] + 1} of {labelmap.shape[across]}"
-        ax.set_title(f"{name}{shown}", color="white", fontsize=10)
+        if across >= 0:
+            at, last = middle[across], labelmap.shape[across] - 1
+            name = f"{name}, {'ijk'[axes[across]]} = {last - at if flips[across] else at}"
+        ax.set_title(name, color="white", fontsize=10)
         if down == 2:
             ax.invert_yaxis()  # superior is up; anterior is already
         if known:

@@ -117,7 +117,7 @@ def test_masks_of_all_scans(made):
     assert [table[f"p{n}"]["label_next"] for n in range(2)] == ["", ""]
     assert {table[f"p{n}"]["label_next"] for n in (2, 3)} == {"1", "2"}
     first = min(("p2", "p3"), key=lambda case: table[case]["label_next"])
-    named = rf"{first}( \(slices \d+(, \d+)*\))?; "
+    named = rf"{first}( \(slices k = \d+(, \d+)*\))?; "
     assert re.search(f"<b>To label next:</b> {named}", page.read_text(encoding="utf-8"))
     assert any(re.match(f"To label next: {named}", note) for note in notes)
     assert any("keeps the largest component only of: " in note for note in notes), notes
@@ -191,6 +191,34 @@ def test_more_masks_begin_another_run(made, scans, tmp_path):
     }  # fmt: skip
     # A prediction for a scan that has a mask now would be taken for that mask.
     assert not (masks / "p2.nii.gz").exists() and not (masks / "p2.png").exists()
+
+
+def test_a_new_scan_gets_a_mask_of_the_trained_network(made, tmp_path):
+    scans, notes = shutil.copytree(made.scans, tmp_path / "scans"), []
+    masks = shutil.copytree(made.masks, tmp_path / "masks")
+    earlier = {path: kept for path, kept in _state(masks).items() if path.name != "p3.nii.gz"}
+    write(scans / "p4.nii.gz", scan(4, SIZE, classes=2)[0], (1.0, 1.0, 1.5))
+    write(scans / "p3.nii.gz", scan(5, SIZE, classes=2)[0], (1.0, 1.0, 1.5))  # another p3
+    semisam.auto(scans, masks, **{**TINY, "budget": 0.5}, **OWN, note=notes.append)
+    assert any("the network of an earlier call stays" in note for note in notes)
+    now, kept = _state(masks), masks / "runs"
+    assert {path for path in now if kept in path.parents} == {
+        path for path in earlier if kept in path.parents
+    }
+    assert now[masks / "p2.nii.gz"] == earlier[masks / "p2.nii.gz"]
+    assert now[masks / "p3.nii.gz"] != _state(made.masks)[made.masks / "p3.nii.gz"]
+    assert {name: row["mask"] for name, row in _table(masks).items()} == {
+        "p0": "yours", "p1": "yours", "p2": "final", "p3": "final", "p4": "final",
+    }  # fmt: skip
+    assert _table(masks)["p4"]["predicted_dice"]
+
+
+def test_a_larger_budget_trains_again(made, tmp_path):
+    masks, notes = shutil.copytree(made.masks, tmp_path / "masks"), []
+    semisam.auto(
+        made.scans, masks, **{**TINY, "budget": 2.0}, **OWN, dry_run=True, note=notes.append
+    )
+    assert any("from a few real steps" in note for note in notes)
 
 
 def test_a_stopped_call_resumes_and_first_masks_are_there(made):

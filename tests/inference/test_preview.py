@@ -51,7 +51,9 @@ def test_letters_and_slices_are_the_radiologists(tmp_path, figures):
         assert drawn.get_extent() == pytest.approx([0, width, height, 0])
     assert [len(ax.collections) for ax in axes] == [1, 1, 1], "no outline of the background"
     titles = [ax.get_title() for ax in axes]
-    assert titles == ["axial 7 of 10", "coronal 3 of 8", "sagittal 8 of 12"]
+    assert titles == ["axial, j = 3", "coronal, i = 2", "sagittal, k = 4"], (
+        "voxel 2, 3, 4 of the file"
+    )
 
 
 def test_two_axes_are_one_slice_without_letters(tmp_path, figures):
