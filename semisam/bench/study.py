@@ -25,7 +25,13 @@ from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
-from semisam.core.files import read_text, remove_leftovers, replace_file, writable_folder
+from semisam.core.files import (
+    check_writable,
+    read_text,
+    remove_leftovers,
+    replace_file,
+    writable_folder,
+)
 from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
 from semisam.run.folder import list_runs
@@ -178,7 +184,7 @@ def prepare(
         InputError: if any setting or volume cannot be used.
         PluginError: if any plugin or option cannot be used.
     """
-    writable_folder(folder)
+    check_writable(folder)
     runs, ran = checked(grids, on_case, here=here, on_lost=on_lost)
     add_to_study(folder, ran)
     return runs
@@ -209,9 +215,10 @@ def add_to_study(folder: Path, grids: Sequence[Grid]) -> None:
     """Add grids to the study of a folder; they replace those whose runs they have.
 
     Args:
-        folder: of the study.
+        folder: of the study; it is made if missing.
         grids: of `checked`.
     """
+    writable_folder(folder)
     with _held(folder):
         before = read_study(folder) if (folder / STUDY).is_file() else []
         kept = [grid for grid in before if not any(_covers(other, grid) for other in grids)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semisam import __version__
 from semisam.cli.executors import executor_options, take_executor
 from semisam.cli.help import Command, options_of
 from semisam.cli.options import OVER, Names, Numbers, given_settings, run_options
 
 if TYPE_CHECKING:
+    from semisam.bench.executors.contract import Outcome
     from semisam.bench.grid import Run
     from semisam.bench.study import Grid
     from semisam.run.settings import RunSettings
@@ -61,6 +64,8 @@ _own = options_of("The grid")
     help="End with the number of runs, and with time, memory and disk from a few measured steps. "
     "Nothing is written.",
 )
+@_own("--quiet", is_flag=True, help="Print errors only. The log and the tables are written.")
+@_own("--verbose", is_flag=True, help="Print each phase of each run, with its time.")
 @_own("--yes", is_flag=True, help="Do not ask before a study of more than an hour.")
 @run_options
 @executor_options
@@ -68,6 +73,8 @@ def command(
     study: str | None,
     out: str | None,
     dry_run: bool,
+    quiet: bool,
+    verbose: bool,
     yes: bool,
     max_time: float | None,
     **given: Any,
@@ -83,12 +90,18 @@ def command(
     its axes (--labels, --seeds and so on) are added.
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
-    from semisam.cli.display import GridDisplay, console, print_table
+    from semisam.cli.display import GridDisplay, be_quiet, console, print_table
+    from semisam.cli.log import FILE, log, logged
+    from semisam.core.errors import InputError
     from semisam.core.files import check_writable
     from semisam.training.processes import check_single_process
     from semisam.training.signals import interrupt_after, sigterm_as_interrupt
 
     check_single_process("bench")
+    if quiet and verbose:
+        raise InputError("--quiet must come without --verbose, got both. Leave one out.")
+    if quiet:
+        be_quiet()
     executor = take_executor(given)
     grids, folder = _grids(study, out, given)
     lost: list[str] = []
@@ -113,14 +126,18 @@ def command(
     add_to_study(folder, ran)
     with (
         GridDisplay(runs, folder) as display,
+        logged(folder, verbose=verbose),
         sigterm_as_interrupt(),
         interrupt_after(max_time) as over,
     ):
+        log(f"semisam {__version__}: {len(runs)} runs in {folder}")
         outcomes = execute(runs, folder, executor, display)
+        log(_told_end(outcomes))
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:
         print_table(table)
-        console.print(f"Written: {folder / 'table.csv'}, {folder / 'results.csv'}")
+        files = ", ".join(str(folder / name) for name in ("table.csv", "results.csv", FILE))
+        console.print(f"Written: {files}", markup=False)
         console.print(f"A page with pictures: semisam report {folder}", markup=False)
     for reason in lost:
         click.echo(f"Runs are left out: {reason}", err=True)
@@ -228,7 +245,13 @@ def _ask(runs: Sequence[Run], folder: Path) -> None:
         click.confirm(text, default=True, abort=True)
 
 
-def _report(outcomes: list[Any], over: bool) -> None:
+def _told_end(outcomes: Sequence[Outcome]) -> str:
+    """Return how many runs ended how, for the log."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    return f"ended: {', '.join(f'{count} {status}' for status, count in counts.items())}"
+
+
+def _report(outcomes: Sequence[Outcome], over: bool) -> None:
     """Print the runs that did not finish, and exit with the matching code.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from semisam.cli.log import log
 from semisam.cli.progress import TimeLeft
 from semisam.core.errors import SemisamError
 from semisam.core.layout import RESULT
@@ -53,7 +55,7 @@ _PHASES = {
 }
 
 
-_NARROW = 80  # columns of a terminal, below which less is shown
+_NARROW, _RANK = 80, 12  # columns of a terminal, below which less is shown, and of a rank
 _SILENCE = 30.0  # seconds between lines without a terminal
 _MEMORY = 120.0  # seconds of the past from which the speed of a task is known
 
@@ -183,6 +185,7 @@ class GridDisplay(_Display):
 
     def started(self, run: Run) -> None:
         """Add a bar."""
+        log(f"{_title(run)}: starts as {run.name}", logging.DEBUG)
         self._left.started(run.name)
         task = self._bars.add_task(f"{_title(run)}: starting", total=None)
         self._tasks[run.name] = (task, "starting")
@@ -193,6 +196,7 @@ class GridDisplay(_Display):
         task, phase = self._tasks[run.name]
         what = _PHASES.get(state["phase"], state["phase"])
         if phase != state["phase"]:
+            log(f"{_title(run)}: {what}, {state['total']} to do", logging.DEBUG)
             self._bars.remove_task(task)
             task = self._bars.add_task(f"{_title(run)}: {what}", total=state["total"])
             self._tasks[run.name] = (task, state["phase"])
@@ -221,10 +225,13 @@ class GridDisplay(_Display):
         elif outcome.status == "failed":
             more += [escape(outcome.message)]
         line = f"{self._ended}/{self._runs} {_title(outcome.run)}: {words[outcome.status]}"
-        console.print(", ".join([line, *more]))
+        told = Text.from_markup(", ".join([line, *more]))
+        log(told.plain, logging.ERROR if outcome.status == "failed" else logging.INFO)
+        console.print(told)
 
     def note(self, text: str) -> None:
         """Print a line."""
+        log(text)
         console.print(escape(text))
 
     def _line(self, task: TaskID, run: Run) -> str:
@@ -272,6 +279,11 @@ def _dice_of(folder: Path) -> list[str]:
     return []
 
 
+def be_quiet() -> None:
+    """Print no progress and no result from now on; errors stay."""
+    console.quiet = _errors.quiet = True
+
+
 def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
     """Print the comparison, mean ± SD over runs, a table for each part that may be compared.
 
@@ -282,6 +294,7 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
     """
     from semisam.bench.tables import GRID, PAPER, gain_lines, protocol_lines, rank_lines, sections
 
+    chosen = columns or _usual_columns(ranked="rank" in table)
     parts = sections(table)
     for part in parts:
         title = f"\n{part.title}" if len(parts) > 1 else ""
@@ -289,12 +302,12 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
             _comparison(
                 part.rows,
                 f"Comparison: mean ± SD over seeds and labeled subsets{title}",
-                columns or _usual_columns(ranked="rank" in table),
+                chosen,
             )
         )
     measured = table[table["protocol"] != PAPER]
     grid = [GRID] if measured["dice"].notna().any() else []
-    if console.width < _NARROW and not columns:
+    if not columns and "hd95" not in chosen:
         grid.append("Jaccard and distances are in table.csv: this terminal is narrow.")
     about = (*class_lines(measured), *gain_lines(measured), *rank_lines(measured))
     for line in (*about, *grid, *protocol_lines(measured)):
@@ -319,8 +332,9 @@ _HEADS = {
 
 
 def _usual_columns(*, ranked: bool) -> tuple[str, ...]:
-    wide = () if console.width < _NARROW else ("jaccard", "asd", "hd95")
-    return ("labels", "runs", "dice", *wide, "empty", "gain", *(["rank"] if ranked else []))
+    rank = ("rank",) if ranked else ()
+    wide = () if console.width < _NARROW + _RANK * ranked else ("jaccard", "asd", "hd95")
+    return ("labels", "runs", "dice", *wide, "empty", "gain", *rank)
 
 
 def _text_of(own: Cells, column: str) -> str:

@@ -17,16 +17,8 @@ else:  # not generic before click 8.2
 
 _REST = "Options"
 _PATHS = {
-    "FOLDER",
-    "FILE",
-    "SCANS",
-    "MASKS",
-    "SCAN",
-    "MASK",
-    "RUN",
-    "STUDY",
-    "PREDICTIONS",
-    "TRUTH",
+    *("DST", "FILE", "FOLDER", "INPUT", "MASK", "MASKS", "PATH", "PREDICTIONS"),
+    *("RUN", "RUNS", "SCAN", "SCANS", "SRC", "STUDY", "TRUTH"),
 }
 """The words for a path in a help text, which a shell completes."""
 
@@ -85,7 +77,7 @@ class Command(Suggesting):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         for parameter in self.params:
-            word = (parameter.metavar or "").strip("[].")
+            word = (parameter.metavar or parameter.name or "").upper().strip("[].")
             if word in _PATHS and isinstance(parameter.type, type(click.STRING)):
                 parameter.type = click.Path(readable=False)
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from semisam.bench.results import comparison
-from semisam.bench.statistics import bootstrap_interval, compare, holm, signed_rank
+from semisam.bench.statistics import bootstrap_interval, compare, holm, ranks, signed_rank
 
 
 def test_holm_is_the_textbook_example():
@@ -41,6 +41,20 @@ def test_the_interval_is_that_of_the_normal_theory_where_it_holds():
     assert low == pytest.approx(values.mean() - half, abs=0.06)
     assert high == pytest.approx(values.mean() + half, abs=0.06)
     assert bootstrap_interval(values) == (low, high)
+
+
+def test_ranks_move_where_rows_are_close():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(80, 10, 20)  # the same cases are hard for all rows
+    scores = np.stack([hard, hard + rng.normal(0.1, 1, 20), hard - 5])
+    found = ranks(scores)
+    means = scores.mean(1)
+    assert [own.rank for own in found] == [1 + int((means > mean).sum()) for mean in means]
+    assert [(own.low, own.high) for own in found] == [(1, 2), (1, 2), (3, 3)]
+    assert found[0].first + found[1].first == pytest.approx(1) and found[2].first == 0
+    assert 0.1 < found[0].first < 0.9
+    equal = ranks(np.ones((2, 4)))
+    assert [own.rank for own in equal] == [1, 1]
 
 
 def test_the_signed_rank_test():

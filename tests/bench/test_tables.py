@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from semisam.bench import formats, statistics, tables
 from semisam.bench.papers import cited_by, papers, papers_of
+from semisam.cli import display
 from semisam.cli.main import main
 from semisam.plugins import registry
 from semisam.run.resolve import make_settings
@@ -122,7 +123,6 @@ def test_written_beside_and_renamed(bench, tmp_path):
         ([".", "-o", "x.doc"], "-o must end with one of .csv, .md, .tex, .html, .xlsx, got x.doc"),
         ([".", "-o", "x", "--format", "terminal"], "-o must come with a format for files"),
         ([".", "--format", "xlsx"], "--format xlsx must come with -o FILE.xlsx"),
-        ([".", "--columns", "dice"], "--columns must come with the format md, html, latex"),
         ([".", "--format", "md", "--columns", "dize"], "got dize (did you mean dice?)"),
         ([".", "--format", "md", "--caption", "x"], "--caption must come with the format latex"),
         ([".", "--format", "csv", "--cite"], "--cite must come with the format latex, got csv"),
@@ -340,6 +340,40 @@ def test_numbers_are_right_aligned_and_columns_chosen(bench):
     html = _table(folder, "--format", "html", *chosen)
     assert '<td style="text-align: right">30.00</td>' in html
     assert '<td style="text-align: left">mt</td>' in html
+
+
+def test_columns_of_numbers_and_of_the_terminal_are_chosen_too(bench):
+    folder = bench()
+    chosen = ("--columns", "method,gain,dice")
+    frame = pd.read_csv(io.StringIO(_table(folder, "--format", "csv", *chosen)))
+    assert list(frame.columns) == [
+        "method", "sam", "sam_control", "gain_dice", "gain_low", "gain_high", "dice", "dice_sd",
+    ]  # fmt: skip
+    head = next(line for line in _table(folder, *chosen).splitlines() if "Method" in line)
+    assert head.split() == ["Method", "[Dice]", "[%]"]
+
+
+@pytest.mark.parametrize(("width", "shown"), [(60, False), (80, True)])
+def test_a_narrow_terminal_shows_every_method_and_fewer_columns(bench, monkeypatch, width, shown):
+    monkeypatch.setattr(display.console, "_width", width)
+    lines = _table(bench()).splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert "Method" in text and "Empty" in text and "30.00" in text
+    assert ("95HD" in text) == shown and ("this terminal is narrow" in text) != shown
+
+
+def test_ranks_and_how_certain_they_are(bench):
+    folder = bench()
+    frame = pd.read_csv(io.StringIO(_table(folder, "--format", "csv", "--no-paper", "--rank")))
+    # Of three cases each, whose Dice are apart by a hundredth, the second run is better by a tenth.
+    assert frame[["rank", "rank_low", "rank_high"]].to_numpy().tolist() == [[2] * 3, [1] * 3]
+    assert frame["rank_first"].tolist() == [0.0, 1.0]
+    for kind in ("terminal", "md", "latex", "html"):
+        text = _table(folder, "--format", kind, "--rank")
+        assert "2 (2..2)" in text and "Rank" in text, kind
+    assert "first in 100 % of the resamples" in " ".join(_table(folder, "--rank").split())
+    assert "Rank" not in _table(folder, "--format", "md")
 
 
 def test_a_workbook_holds_numbers(bench, tmp_path):

@@ -1,6 +1,8 @@
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny_runs import settings_of
 
 from semisam.bench.grid import Run
@@ -82,3 +84,23 @@ def test_a_grid_says_which_run_is_where_and_what_is_left_of_all(clock, capsys, t
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "mt, 2 labeled, seed 0: training, 0 of 4; 0 of 1 runs ended."
     assert lines[-1].startswith("mt, 2 labeled, seed 0: training, 2 of 4; 0 of 1 runs ended, about")
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_bars_keep_their_figures_and_whole_titles_in_a_narrow_terminal(
+    width, monkeypatch, tmp_path
+):
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(display, "console", console)
+    settings = settings_of(method="fixmatch", sam="synthsam", labels=2, subset=1, iterations=600)
+    run = Run(settings, "one")
+    show = GridDisplay([run], tmp_path)
+    show.started(run)
+    show.moved(run, {"phase": "train", "done": 123, "total": 600, "figures": {"loss": 0.25}})
+    with console.capture() as caught:
+        console.print(show._bars.get_renderable())
+    lines = caught.get().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for word in ("123/600", "loss 0.250", "fixmatch + synthsam,", "subset 1:", "training", "━━"):
+        assert word in text

@@ -33,6 +33,27 @@ def test_a_shell_completes_names(words, found):
     assert _completed(*words) == found
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("auto", "sca"),
+        ("auto", "scans", "-o", "ma"),
+        ("predict", "runs/o"),
+        ("predict", "run", "sc"),
+        ("bench", "--data", "sca"),
+        ("bench", "--out", "ru"),
+        ("table", "ru"),
+        ("click", "s", "--run", "m"),
+        ("data", "check", "sca"),
+        ("report", "ru"),
+    ],
+)
+def test_a_shell_completes_paths(words):
+    shell = ShellComplete(main, {}, "semisam", "_SEMISAM_COMPLETE")
+    (item,) = shell.get_completions(list(words[:-1]), words[-1])
+    assert item.type in ("file", "dir") and item.value == words[-1]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_of_a_shell_calls_semisam(shell):
     result = CliRunner().invoke(main, ["completion", shell])
