@@ -36,6 +36,12 @@ _PATIENCE = 300  # seconds without a run at work after which a study counts as e
     help="Segment the test cases shown where no prediction is saved.",
 )
 @click.option(
+    "--all-cases",
+    is_flag=True,
+    help="Segment every test case for the slices, of one pair of runs per row. It takes as long as "
+    "their tests.",
+)
+@click.option(
     "--cases",
     type=click.IntRange(min=0),
     default=6,
@@ -60,6 +66,7 @@ def command(
     runs: str,
     out: str | None,
     predict: bool,
+    all_cases: bool,
     cases: int,
     figures: bool,
     watch: bool,
@@ -81,8 +88,11 @@ def command(
     place = folder / "report" if out is None else Path(out)
     if data is not None and not Path(data).is_dir():
         raise InputError(f"--data must be a folder of scans, got {data}. Check the path.")
+    if all_cases and not predict:
+        raise InputError("--all-cases must come without --no-predict, got both. Leave one out.")
     options = Contents(
         predict=predict,
+        all_cases=all_cases,
         figures=figures,
         cases=cases,
         data=None if data is None else Path(data),

@@ -148,7 +148,7 @@ def test_departures_are_a_list_and_no_size():
 
 
 def test_the_headline_leaves_out_controls_and_what_trains_nothing():
-    rows = [("mt", "", 1.0), ("mt", "", 2.0), ("mt", "oracle", 30.0), ("center-ball", "", 70.0)]
+    rows = [("mt", "", 1.0), ("theirs", "", 2.0), ("mt", "oracle", 30), ("center-ball", "", 70)]
     table = pd.DataFrame(rows, columns=["method", "sam_control", "gain_dice"])
     table = table.assign(gain_p=0.2, gain_p_holm=0.5, gain_cases=9, dice=80.0)
     table = table.assign(data="", labeled=1, over_best=float("nan"))
@@ -256,6 +256,39 @@ def test_the_slices_hold_the_masks_that_were_scored(real):
             assert found["dice"] == pytest.approx(100 * dice, abs=0.01)
         assert case["name"] in scores.index and not case["letters"]  # phantoms have no patient
     assert sum(runs["bare"] in case["masks"] for case in data["cases"]) == 2
+
+
+def test_the_slices_may_hold_every_test_case(real, tmp_path):
+    folder = shutil.copytree(real[0], tmp_path / "bench")
+    html = _report(folder, "--all-cases", "--cases", "1")
+    data = _data(html, "slices")
+    runs = data["pairs"][0]["runs"]
+    assert len(data["cases"]) == 3
+    for case in data["cases"]:
+        for name, run in zip(("bare", "wrapped"), runs, strict=True):
+            scored = 100 * _scores(folder, name)[case["name"]]
+            assert case["masks"][run]["dice"] == pytest.approx(scored, abs=0.01)
+    arguments = ["report", str(folder), "--all-cases", "--no-predict"]
+    wrong = CliRunner().invoke(main, arguments)
+    assert wrong.exit_code == 2 and "must come without --no-predict" in wrong.output
+
+
+def test_gains_of_controls_have_a_figure_of_their_own(tmp_path):
+    _run(tmp_path / "runs" / "one", dice=0.5)
+    _run(tmp_path / "runs" / "two", sam="geodesic", dice=0.52)
+    _run(tmp_path / "runs" / "three", sam="geodesic", sam_control="oracle", dice=0.9)
+    html = _report(tmp_path, "--no-predict")
+    for name, gained in (("gains-1", 2.0), ("gains-of-controls-1", 40.0)):
+        frame = pd.read_csv(tmp_path / "page" / "figures" / f"{name}.csv", dtype={"case": str})
+        assert frame["gain_dice"].iloc[0] == pytest.approx(gained)
+        assert frame["row"].nunique() == 1 and name in html
+
+
+def test_the_methods_paragraph_names_the_adaptation(tmp_path):
+    _run(tmp_path / "runs" / "one", dice=0.5)
+    _run(tmp_path / "runs" / "two", sam="synthsam", sam_adapt=300, dice=0.52)
+    html = _report(tmp_path, "--no-predict")
+    assert "was first adapted to the labeled scans in 300 steps." in _text(html)
 
 
 def _levels(case, png):

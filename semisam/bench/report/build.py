@@ -11,7 +11,13 @@ from semisam.bench.report.curves import Logs, read_logs, sam_quality, training_c
 from semisam.bench.report.page import Chapter, FigureGroup, render
 from semisam.bench.report.pictures import pictures
 from semisam.bench.report.runs import Bench, Part, read_bench
-from semisam.bench.report.scores import ABOUT_CASES, by_case, dice_against_labels, gains
+from semisam.bench.report.scores import (
+    ABOUT_CASES,
+    by_case,
+    dice_against_labels,
+    gains,
+    gains_of_controls,
+)
 from semisam.bench.report.slices import Slices, slices
 from semisam.bench.report.style import Gallery, Look, Made, looks, styled
 from semisam.core.files import replace_file, writable_folder
@@ -29,6 +35,7 @@ class Contents:
 
     Attributes:
         predict: compute masks that are not saved.
+        all_cases: compute the mask of every test case for the slices, of one pair of runs per row.
         figures: draw figures, pictures and slices; without them the page has tables only.
         cases: largest number of test cases in pictures.
         data: present folder of the scans; ``None``: the folder that the runs read.
@@ -36,6 +43,7 @@ class Contents:
     """
 
     predict: bool = True
+    all_cases: bool = False
     figures: bool = True
     cases: int = 6
     data: Path | None = None
@@ -93,7 +101,8 @@ def _drawn(
             _training(making, logs),
             _quality(making, logs),
         ]
-    shown = slices(bench, predictor, lambda total: _counter(progress, "packing slices", total))
+    step = lambda total: _counter(progress, "packing slices", total)  # noqa: E731
+    shown = slices(bench, predictor, step, all_cases=options.all_cases)
     return sections, shown
 
 
@@ -149,6 +158,7 @@ def _each_part(
 
 def _gains(making: _Making) -> Chapter:
     groups = _each_part(making, "gains", gains)
+    groups += _each_part(making, "gains-of-controls", gains_of_controls)
     lines = [] if groups else ["No row with SemiSAM has a partner without it."]
     return Chapter("gains", "Paired gains", lines, groups)
 

@@ -85,6 +85,13 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
         compared += [*_named("backend", wrapped["sam"]), " with prompts of "]
         compared += _named("prompter", wrapped["prompter"])
     yield [*compared, "."]
+    adapted = sorted({int(steps) for steps in wrapped.get("sam_adapt", []) if steps})
+    if adapted:
+        every = bool((wrapped["sam_adapt"] > 0).all())
+        yield [
+            "The promptable model was first adapted to the labeled scans in "
+            f"{_list(adapted, 'or')} steps{'' if every else ' in some runs'}."
+        ]
     controls = [name for name in dict.fromkeys(wrapped["sam_control"]) if name]
     if controls:
         yield [f"Controls of SemiSAM were {_list(controls)}."]

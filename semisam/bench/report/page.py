@@ -19,7 +19,7 @@ from semisam.bench.formats import FORMATS
 from semisam.bench.latex import Wishes
 from semisam.bench.report.facts import cost, settings_tables, study
 from semisam.bench.report.methods import Methods, methods
-from semisam.bench.report.runs import Bench, Part
+from semisam.bench.report.runs import Bench, Part, competes
 from semisam.bench.report.slices import Slices
 from semisam.bench.report.style import LIGHT, Made
 from semisam.bench.statistics import ALPHA
@@ -33,10 +33,8 @@ from semisam.bench.tables import (
     notes,
     out_of_reach,
 )
-from semisam.core.errors import PluginError
 from semisam.core.layout import STUDY
 from semisam.run.folder import STATES
-from semisam.run.model import trains_network
 
 
 @dataclass(frozen=True)
@@ -214,8 +212,7 @@ def _findings(bench: Bench) -> list[str]:
     if bench.table.empty:
         return []
     # Controls, and methods that train nothing, are no comparison of a method without and with it.
-    real = bench.table["sam_control"].fillna("").eq("") & bench.table["method"].map(_trains)
-    table = bench.table[real]
+    table = bench.table[[competes(row) for row in bench.table.to_dict("records")]]
     gains = table["gain_dice"].dropna()
     if gains.empty:
         return ["No row with SemiSAM has a partner without it, so no gain is given."]
@@ -231,14 +228,6 @@ def _findings(bench: Bench) -> list[str]:
             f"{'is' if sure == 1 else 'are'} {sure_of}"
         )
     return list(filter(None, [first, _over_best(bench.table), out_of_reach(bench.table)]))
-
-
-def _trains(method: str) -> bool:
-    """Return whether a method trains a network; True if it is not installed here."""
-    try:
-        return trains_network(method)
-    except PluginError:
-        return True
 
 
 def _over_best(table: pd.DataFrame) -> str:

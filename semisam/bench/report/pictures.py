@@ -79,6 +79,10 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     colors = [TRUTH, WITHOUT, WITH]
     if shown.wrapped is None:
         titles, colors = ["truth", "prediction"], [TRUTH, WITHOUT]
+    scored = [
+        f"{title}: Dice {dice:.1f}" for title, dice in zip(titles[1:], masks.dice, strict=True)
+    ]
+    titles = [titles[0], *scored]
     image, maps, spacing = upright(masks.image, (masks.truth, *masks.predicted))
     shape, coloured = maps[0].shape, image.ndim > maps[0].ndim
     solid = len(shape) == 3
@@ -95,7 +99,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
         for number, (mask, title, color) in enumerate(zip(maps, titles, colors, strict=True), 1):
             ax = lower.add_subplot(1, len(maps), number, projection="3d")
             draw_surface(ax, mask, spacing, color, bounds)
-            ax.set_title(title if mask.any() else f"{title}: empty", loc="center", y=0.98)
+            ax.set_title(title if mask.any() else f"{title}, empty", loc="center", y=0.98)
     middle = _middle(maps[0])
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
     # The truth is the broad line below, so that not only its colour distinguishes it.
@@ -110,7 +114,8 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
         size = (spacing[right], spacing[down])
         plane = image if coloured else image[index]
         draw_slice(ax, plane, outlines, size, (low, high))
-        ax.set_title(name, loc="center")
+        where = f" {middle[across] + 1} of {shape[across]}" if across >= 0 else ""
+        ax.set_title(f"{name}{where}", loc="center")
         if down == 2:
             ax.invert_yaxis()  # superior is up; anterior is already
     handles = [

@@ -22,9 +22,10 @@ from semisam.bench.results import (
     paired,
 )
 from semisam.bench.tables import Section, method_name, paper_rows, sections
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, PluginError
 from semisam.core.layout import CASES, LOG
 from semisam.run.folder import RunFolder, list_runs
+from semisam.run.model import trains_network
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Row:
         return str(self.figures["method"])
 
     @property
+    def competes(self) -> bool:
+        """True if the row is neither a control nor of a method that trains nothing."""
+        return competes(self.figures)
+
+    @property
     def with_sam(self) -> bool:
         """True if the method has the SemiSAM branch."""
         return bool(self.figures["sam"] != "none")
@@ -72,6 +78,19 @@ class Row:
     def labels(self) -> int:
         """The number of labeled cases."""
         return int(self.figures["labeled"])
+
+
+def competes(figures: Mapping[Any, Any]) -> bool:
+    """Return whether a row of the table compares a training without and with SemiSAM.
+
+    A method that is not installed here counts as one that trains.
+    """
+    if isinstance(figures["sam_control"], str) and figures["sam_control"]:
+        return False
+    try:
+        return trains_network(str(figures["method"]))
+    except PluginError:
+        return True
 
 
 @dataclass(frozen=True)

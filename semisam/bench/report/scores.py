@@ -187,8 +187,29 @@ GAINS = (
 def gains(
     bench: Bench, part: Part, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> Made | None:
-    """Draw the paired gains of all rows with SemiSAM, with their intervals."""
-    rows = [row for row in part.rows if row.bare is not None]
+    """Draw the paired gains of trainings with SemiSAM, with their intervals."""
+    rows = [row for row in part.rows if row.bare is not None and row.competes]
+    return _gains(rows, GAINS, bench, part, look, gallery, name)
+
+
+def gains_of_controls(
+    bench: Bench, part: Part, look: Mapping[str, Look], gallery: Gallery, name: str
+) -> Made | None:
+    """Draw the gains of controls, and of methods that train nothing, which are often far larger."""
+    rows = [row for row in part.rows if row.bare is not None and not row.competes]
+    about = f"Controls, and methods that train nothing, in a scale of their own. {GAINS}"
+    return _gains(rows, about, bench, part, look, gallery, name)
+
+
+def _gains(
+    rows: Sequence[Row],
+    about_all: str,
+    bench: Bench,
+    part: Part,
+    look: Mapping[str, Look],
+    gallery: Gallery,
+    name: str,
+) -> Made | None:
     if not rows:
         return None
     figure = new_figure(7.2, 0.9 + 0.42 * len(rows))
@@ -219,7 +240,7 @@ def gains(
     ax.set_xlabel("gain in Dice of a test case [points]")
     ax.grid(axis="y", visible=False)
     alt = "Paired gains of SemiSAM with their intervals"
-    return gallery.add(name, GAINS, alt, figure, pd.DataFrame(numbers), wide=True)
+    return gallery.add(name, about_all, alt, figure, pd.DataFrame(numbers), wide=True)
 
 
 def _differences(bench: Bench, part: Part, row: Row) -> pd.Series[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,11 +46,19 @@ COLORS = {
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two runs to compare, without and with SemiSAM, of which one may be missing."""
+    """Two runs to compare, without and with SemiSAM, of which one may be missing.
+
+    Attributes:
+        group: title of their part of the table; empty if there is one part.
+        title: of the pair.
+        runs: without and with SemiSAM.
+        first: True if the pair has the lowest subset and seed of its row.
+    """
 
     group: str
     title: str
     runs: tuple[RunFolder | None, RunFolder | None]
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,11 @@ class Slices:
 
 
 def slices(
-    bench: Bench, predictor: Predictor, on_start: Callable[[int], Callable[[], None]]
+    bench: Bench,
+    predictor: Predictor,
+    on_start: Callable[[int], Callable[[], None]],
+    *,
+    all_cases: bool = False,
 ) -> Slices:
     """Return the slices of every test case that has predictions.
 
@@ -75,9 +87,11 @@ def slices(
         bench: the runs.
         predictor: of their masks, of which those at hand are shown.
         on_start: called with the number of cases; it returns a function to call after each.
+        all_cases: show all masks of the first pair of runs of each row, computed where they must.
     """
     pairs = [pair for part in bench.parts for pair in _pairs(bench, part)]
-    by_case = _cases(bench, pairs, predictor)
+    firsts = [pair for pair in pairs if pair.first] if all_cases else []
+    by_case = _cases(bench, pairs, predictor, {r.run for p in firsts for r in p.runs if r})
     on_case = on_start(len(by_case))
     most = _slices_of_each(by_case)
     cases: list[dict[str, Any]] = []
@@ -116,13 +130,13 @@ def _pairs(bench: Bench, part: Part) -> Iterator[_Pair]:
     for index, row in enumerate(part.rows):
         if row.bare is not None:
             both = paired(row.runs, part.rows[row.bare].runs)
-            for title, run in _titled(row, both):
-                names = (str(run["run_bare"]), str(run["run"]))
-                yield _Pair(group, title, (bench.folder_of(names[0]), bench.folder_of(names[1])))
+            for place, (title, run) in enumerate(_titled(row, both)):
+                two = (bench.folder_of(str(run["run_bare"])), bench.folder_of(str(run["run"])))
+                yield _Pair(group, title, two, place == 0)
         elif index not in partners:
-            for title, run in _titled(row, row.runs):
+            for place, (title, run) in enumerate(_titled(row, row.runs)):
                 one = bench.folder_of(str(run["run"]))
-                yield _Pair(group, title, (None, one) if row.with_sam else (one, None))
+                yield _Pair(group, title, (None, one) if row.with_sam else (one, None), place == 0)
 
 
 def _titled(row: Row, runs: pd.DataFrame) -> Iterator[tuple[str, dict[Any, Any]]]:
@@ -134,15 +148,22 @@ def _titled(row: Row, runs: pd.DataFrame) -> Iterator[tuple[str, dict[Any, Any]]
 
 
 def _cases(
-    bench: Bench, pairs: Sequence[_Pair], predictor: Predictor
+    bench: Bench, pairs: Sequence[_Pair], predictor: Predictor, whole: Collection[str]
 ) -> dict[tuple[str, str], list[RunFolder]]:
-    """Return the runs that have a mask of each case, by the data and the case's name."""
+    """Return the runs that have a mask of each case, by the data and the case's name.
+
+    Args:
+        bench: the runs.
+        pairs: of runs to show.
+        predictor: of their masks.
+        whole: runs of which every mask is shown.
+    """
     runs = {run.run: run for pair in pairs for run in pair.runs if run is not None}
     found: dict[tuple[str, str], list[RunFolder]] = {}
     for name, run in runs.items():
         data = predictor.data_of(run)
         for case in dict.fromkeys(bench.cases.loc[bench.cases["run"] == name, "case"]):
-            if predictor.at_hand(run, case):
+            if name in whole or predictor.at_hand(run, case):
                 found.setdefault((data, case), []).append(run)
     return found
 
