@@ -128,17 +128,26 @@ def _faulty(report: FolderReport) -> list[str]:
     """
     cases = {file: case.case for case in report.cases for file in (case.source, *case.values)}
     cases |= {fault.file: case.case for case in report.cases for fault in case.faults}
+    cases |= {fault.file: fault.case for fault in report.faults if fault.case}
     of_none = [fault for fault in report.faults if fault.file not in cases]
     if of_none:
         raise InputError(f"{of_none[0]} It belongs to no case that could be left out.")
     faulty = list(dict.fromkeys(cases[fault.file] for fault in report.faults))
-    if len(faulty) == len(report.cases):
+    if {case.case for case in report.cases} <= set(faulty):
         raise InputError(_told(report))
     return faulty
 
 
 def _told(report: FolderReport) -> str:
+    """Return the first faults, and the way out if it would leave a case with a mask."""
     count = len(report.faults)
     lines = [str(fault) for fault in report.faults[:_SHOWN]]
     more = f" `semisam data check` lists {count - _SHOWN} more." if count > _SHOWN else ""
-    return f"{' '.join(lines)}{more} --skip-faulty leaves the cases with faults out."
+    faulty = {fault.file for fault in report.faults}
+    known = set(range(len(report.class_names)))
+    labeled = [(case, {case.source, *case.values}) for case in report.cases if case.labeled]
+    # A fault in the values of labels is told once, and stands for all of them.
+    odd = {v for case, files in labeled if faulty & files for v in case.voxels} - known
+    kept = [1 for case, files in labeled if not faulty & files and not odd & set(case.voxels)]
+    skip = " --skip-faulty leaves the cases with faults out." if kept else ""
+    return f"{' '.join(lines)}{more}{skip}"

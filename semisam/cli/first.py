@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Name scans of PATH that should be labeled first, the best first, separated by commas.
 
-    Together, many others resemble them. No label is read, and test scans are not considered.
+    Together, many others resemble them. No label is read, and test scans are not considered. If
+    some scans have a label and others none, the ones named have none, and resemble no labeled one.
     """
     from pathlib import Path
 
@@ -42,13 +43,17 @@ def command(
     place = str(check_device(device))
     name, options = named_dataset(Path(path), dataset, assignments)
     opened = open_plugin(name or recognise_dataset(Path(path)), Path(path), options)
+    train = opened.split().train
+    labeled = [case for case in train if opened.has_label(case)]
+    others = [case for case in train if case not in set(labeled)]
     with Bars() as bars:
         task = bars.add_task("comparing scans", total=None)
         named = first_to_label(
             opened,
-            opened.split().train,
+            others or train,
             count,
             place,
             lambda done, total: bars.update(task, completed=done, total=total),
+            labeled if others else (),
         )
     click.echo(",".join(named))

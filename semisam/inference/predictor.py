@@ -258,10 +258,6 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
             "<scan>_0001, ..."
         )
     check_image(array, card.channels, name)
-    if array.min() == array.max():
-        raise InputError(
-            f"{name}: a scan must have contrast, got {array.flat[0]:g} everywhere. Export it again."
-        )
 
 
 def _read_h5(path: Path) -> NDArray[np.float32]:

@@ -41,8 +41,11 @@ def first_to_label(
     count: int,
     device: str = "cpu",
     on_case: Callable[[int, int], None] | None = None,
+    labeled: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the cases to label first, the best first: together, many others resemble them.
+
+    Cases that resemble a labeled one come late.
 
     Cases are compared by the means of the deepest features of the network from which a training
     starts, in windows of `small_patch`. No label is read.
@@ -53,20 +56,23 @@ def first_to_label(
         count: of them, if there are so many.
         device: on which the network computes.
         on_case: called with (cases seen, their number).
+        labeled: further cases, which have a label.
     """
+    every = [*labeled, *cases]
     patch = small_patch(dataset)
     network = UNet(dataset.channels, {}, axes=2 if len(patch) == 2 else 3).to(device).eval()
     vectors = []
-    for done, case in enumerate(cases):
+    for done, case in enumerate(every):
         if on_case is not None:
-            on_case(done, len(cases))
+            on_case(done, len(every))
         image = torch.tensor(dataset.image(case).array, device=device)
         seen = [network.deepest_features(w).flatten(2).mean(2) for w in _windows(image, patch)]
         vectors.append(torch.cat(seen).mean(0).cpu())
     if on_case is not None:
-        on_case(len(cases), len(cases))
-    chosen = cover(torch.stack(vectors).numpy(), [], min(count, len(cases)))
-    return tuple(cases[at] for at in chosen)
+        on_case(len(every), len(every))
+    known = range(len(labeled))
+    chosen = cover(torch.stack(vectors).numpy(), known, min(count, len(cases)))
+    return tuple(every[at] for at in chosen)
 
 
 def _windows(image: Tensor, patch: Sequence[int]) -> Iterator[Tensor]:

@@ -28,10 +28,32 @@ def test_every_scan_counts_whatever_a_split_says(scans):
     assert data.labels_without(None) == 2 and data.labels_without("a_1") == 1
 
 
+def test_labels_without_an_image_and_second_labels_are_left_out(scans):
+    image, label = scan(5, classes=2)
+    write(scans / "c_label.nii.gz", label)
+    write(scans / "d.nii.gz", image)
+    for ending in ("nii.gz", "nrrd"):
+        write(scans / f"d_label.{ending}", label)
+    with pytest.raises(InputError, match="--skip-faulty leaves"):
+        survey(scans)
+    data = survey(scans, skip_faulty=True)
+    assert data.labeled == ("a_1", "b_1") and data.unlabeled == ("a_2", "b_2")
+    told = " ".join(map(str, data.left_out))
+    assert len(data.left_out) == 2 and "c_label.nii.gz" in told and "d_label." in told
+
+
 def test_a_fault_of_no_case_stops_it_even_with_skip_faulty(scans):
-    write(scans / "c_label.nii.gz", scan(5, classes=2)[1])
+    (scans / "test.list").write_text("nobody\n")
     with pytest.raises(InputError, match="belongs to no case"):
         survey(scans, skip_faulty=True)
+
+
+def test_skipping_is_no_advice_where_it_would_leave_no_mask(scans):
+    for case in ("a_1", "b_1"):
+        write(scans / f"{case}_label.nii.gz", 255 * scan(3, classes=2)[1])
+    with pytest.raises(InputError, match=r"folder\.labels=255=1") as refused:
+        survey(scans)
+    assert "--skip-faulty" not in str(refused.value)
 
 
 def test_doubled_scans_and_wrong_values_are_left_out(scans):
@@ -51,5 +73,5 @@ def test_doubled_scans_and_wrong_values_are_left_out(scans):
 def test_a_folder_of_faults_only_is_refused(scans):
     for path in scans.glob("*.nii.gz"):
         path.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="--skip-faulty leaves"):
+    with pytest.raises(InputError, match="may be damaged|must be"):
         survey(scans, skip_faulty=True)

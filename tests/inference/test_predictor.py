@@ -337,7 +337,7 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
     for file, words in {
         "flat.nrrd": "with 2 (16 x 16). Give the whole volume",
         "slice.nrrd": "with a single slice (16 x 16 x 1)",
-        "empty.nrrd": "a scan must have contrast, got 1 everywhere",
+        "empty.nrrd": "an image must have contrast, got 1 everywhere",
         "nan.nrrd": "every voxel must be finite",
         "text.nii.gz": "image must be readable",
     }.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from click.testing import CliRunner
+from scan_files import scan, write
 from tiny_runs import changed
 
 from semisam.cli.main import main
@@ -55,6 +56,27 @@ def test_the_scans_to_label_first_are_training_cases_and_no_label_is_read(
     assert first_to_label(dataset, train, count=99)[:2] == named
     told = CliRunner().invoke(main, ["data", "first", tiny_settings.data, "--count", "2"])
     assert told.exit_code == 0 and told.stdout.splitlines()[-1] == ",".join(named)
+
+
+def test_scans_that_resemble_a_labeled_one_are_named_later(tiny_settings):
+    dataset = open_dataset(tiny_settings)
+    train = split_of(tiny_settings, dataset).train
+    best = first_to_label(dataset, train, count=1)
+    others = [case for case in train if case not in best]
+    named = first_to_label(dataset, others, count=len(others), labeled=best)
+    assert set(named) == set(others)
+    assert named == first_to_label(dataset, train, count=len(train))[1:]
+
+
+def test_a_folder_with_a_few_labels_names_scans_without_one(tmp_path):
+    for n in range(5):
+        image, label = scan(n, classes=2)
+        write(tmp_path / f"p{n}.nii.gz", image)
+        if n < 2:
+            write(tmp_path / f"p{n}_label.nii.gz", label)
+    told = CliRunner().invoke(main, ["data", "first", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert sorted(told.stdout.splitlines()[-1].split(",")) == ["p2", "p3", "p4"]
 
 
 @pytest.mark.parametrize(

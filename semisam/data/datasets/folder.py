@@ -74,6 +74,7 @@ class ScanFolder(ScanDataset):
                 str(label),
                 f"a label must have an image, got no {case} of any image format",
                 "add the image or correct the name",
+                case,
             )
             for case, label in sorted(pairs.strays.items())
         ]

@@ -102,7 +102,8 @@ def pair_files(
             if others:
                 other = others[0].relative_to(folder).as_posix()
                 problem = f"a case must have one image and one label, got also {other}"
-                faults.append(Fault(str(path), problem, "remove one of them from the folder"))
+                remedy = "remove one of them from the folder"
+                faults.append(Fault(str(path), problem, remedy, case))
             else:
                 known[name] = path
     strays = {case: labels.pop(case) for case in list(labels) if case not in images}

@@ -94,19 +94,23 @@ class Layout:
     def without(self, cases: Sequence[str]) -> Layout:
         """Return the layout without some cases and the faults of their files.
 
+        Args:
+            cases: to leave out; of one that has a label only, that label is left out.
+
         Raises:
             InputError: a case does not exist.
         """
-        unknown = [case for case in cases if case not in self.cases]
+        known = {*self.cases, *(fault.case for fault in self.faults if fault.case)}
+        unknown = [case for case in cases if case not in known]
         if unknown:
             raise InputError(
                 f"without must name cases of the folder, got {', '.join(unknown)}. Correct the "
                 "names."
             )
-        gone = [self.cases[case] for case in cases]
+        gone = [self.cases[case] for case in cases if case in self.cases]
         files = {str(path) for case in gone for path in (*case.images, *case.labels())}
         kept = {case: files for case, files in self.cases.items() if case not in cases}
-        faults = tuple(fault for fault in self.faults if fault.file not in files)
+        faults = tuple(f for f in self.faults if f.file not in files and f.case not in cases)
         split = self.split
         if split is not None:
             train, test = (

@@ -33,11 +33,13 @@ class Fault:
         file: the faulty file or folder.
         problem: the rule and the value that breaks it.
         remedy: the advice, in lower case and without a period.
+        case: that the file belongs to by its name, if no image or label of a case is that file.
     """
 
     file: str
     problem: str
     remedy: str
+    case: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.problem}. {self.remedy[:1].upper()}{self.remedy[1:]}."

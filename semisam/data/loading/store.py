@@ -218,6 +218,11 @@ def check_image(image: NDArray[np.float32], channels: int, source: str) -> None:
             f"{source}: every voxel must be finite, got {count} that are NaN or infinite. Replace "
             "them, for example by 0."
         )
+    if image.min() == image.max():
+        raise InputError(
+            f"{source}: an image must have contrast, got {image.flat[0]:g} everywhere. Export it "
+            "again, or leave it out."
+        )
 
 
 def check_label(

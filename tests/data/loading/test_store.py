@@ -332,9 +332,14 @@ def memory_store(arrays, **options):
 
 
 def test_an_unequal_number_of_channels(folder):
-    arrays = {"a": np.zeros((2, *SHAPE), np.float32), "b": np.zeros((1, *SHAPE), np.float32)}
+    ramp = np.arange(2 * np.prod(SHAPE), dtype=np.float32).reshape(2, *SHAPE)
     with pytest.raises(InputError, match=r"b\.nii.*2 channel\(s\), got 1"):
-        memory_store(arrays).check()
+        memory_store({"a": ramp, "b": ramp[:1]}).check()
+
+
+def test_an_image_without_contrast():
+    with pytest.raises(InputError, match=r"a\.nii: an image must have contrast, got 4 everywhere"):
+        memory_store({"a": np.full((2, *SHAPE), 4, np.float32)}).check()
 
 
 @pytest.mark.parametrize(
