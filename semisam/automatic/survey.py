@@ -146,7 +146,7 @@ def _told(report: FolderReport) -> str:
     faulty = {fault.file for fault in report.faults}
     known = set(range(len(report.class_names)))
     labeled = [(case, {case.source, *case.values}) for case in report.cases if case.labeled]
-    # A fault in the values of labels is told once, and stands for all of them.
+    # One fault in the values of labels stands for all labels that have them.
     odd = {v for case, files in labeled if faulty & files for v in case.voxels} - known
     kept = [1 for case, files in labeled if not faulty & files and not odd & set(case.voxels)]
     skip = " --skip-faulty leaves the cases with faults out." if kept else ""

@@ -91,9 +91,10 @@ def command(
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table
-    from semisam.cli.log import FILE, log, logged
+    from semisam.cli.log import log, logged
     from semisam.core.errors import InputError
     from semisam.core.files import check_writable
+    from semisam.core.layout import STUDY_LOG
     from semisam.training.processes import check_single_process
     from semisam.training.signals import interrupt_after, sigterm_as_interrupt
 
@@ -136,7 +137,7 @@ def command(
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:
         print_table(table)
-        files = ", ".join(str(folder / name) for name in ("table.csv", "results.csv", FILE))
+        files = ", ".join(str(folder / name) for name in ("table.csv", "results.csv", STUDY_LOG))
         console.print(f"Written: {files}", markup=False)
         console.print(f"A page with pictures: semisam report {folder}", markup=False)
     for reason in lost:

@@ -30,7 +30,7 @@ def command(
     """Name scans of PATH that should be labeled first, the best first, separated by commas.
 
     Together, many others resemble them. No label is read, and test scans are not considered. If
-    some scans have a label and others none, the ones named have none, and resemble no labeled one.
+    only some scans have a label, scans without one are named that resemble no labeled one.
     """
     from pathlib import Path
 

@@ -27,7 +27,7 @@ class Choice(_Choice):
     """A type of a word out of a few."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Return the word; name the nearest one if it is none of them."""
+        """Return the word; name the nearest one instead of a wrong one."""
         if value in self.choices:
             return str(value)
         from semisam.plugins.registry import nearest

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from semisam.core.files import printable
+from semisam.core.layout import STUDY_LOG
 
-FILE = "study.log"
 LOG = logging.getLogger("semisam.study")
 LOG.addHandler(logging.NullHandler())  # without a study nothing is printed
 _FORM = "%(asctime)s %(levelname)s %(message)s"
@@ -24,7 +24,7 @@ def logged(folder: Path, *, verbose: bool = False) -> Iterator[None]:
         verbose: write the lines that the terminal lacks on standard error as well.
     """
     handlers: list[logging.Handler] = [
-        logging.FileHandler(folder / FILE, encoding="utf-8", delay=True)
+        logging.FileHandler(folder / STUDY_LOG, encoding="utf-8", delay=True)
     ]
     if verbose:
         more = logging.StreamHandler()

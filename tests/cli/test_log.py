@@ -12,8 +12,9 @@ from semisam.bench.executors.contract import Outcome
 from semisam.bench.grid import Run
 from semisam.cli import display
 from semisam.cli.display import GridDisplay
-from semisam.cli.log import FILE, log, logged
+from semisam.cli.log import log, logged
 from semisam.cli.main import main
+from semisam.core.layout import STUDY_LOG
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
@@ -32,7 +33,7 @@ def _show(folder: Path, *, verbose: bool) -> None:
 
 def test_the_log_has_every_line_with_its_time(tmp_path, capsys):
     _show(tmp_path, verbose=False)
-    lines = (tmp_path / FILE).read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / STUDY_LOG).read_text(encoding="utf-8").splitlines()
     assert [re.sub(f"^{TIME} ", "", line) for line in lines] == [
         "DEBUG mt, 2 labeled, seed 0: starts as mt",
         "DEBUG dtc, 2 labeled, seed 0: starts as dtc",
@@ -54,7 +55,7 @@ def test_verbose_adds_what_the_terminal_lacks(tmp_path, capsys):
 def test_a_second_study_is_appended(tmp_path):
     _show(tmp_path, verbose=False)
     _show(tmp_path, verbose=False)
-    assert len((tmp_path / FILE).read_text(encoding="utf-8").splitlines()) == 12
+    assert len((tmp_path / STUDY_LOG).read_text(encoding="utf-8").splitlines()) == 12
 
 
 def test_a_quiet_bench_prints_errors_only(tmp_path, monkeypatch):
@@ -63,7 +64,7 @@ def test_a_quiet_bench_prints_errors_only(tmp_path, monkeypatch):
     given = ["bench", "--method", "center-ball", "--sam", "none", "--device", "cpu", "--quiet"]
     done = CliRunner().invoke(main, [*given, "--labels", "1", "--out", str(tmp_path)])
     assert done.exit_code == 0 and done.output == ""
-    assert (tmp_path / "table.csv").is_file() and "1 done" in (tmp_path / FILE).read_text()
+    assert (tmp_path / "table.csv").is_file() and "1 done" in (tmp_path / STUDY_LOG).read_text()
     wrong = CliRunner().invoke(main, [*given, "--labels", "900", "--out", str(tmp_path)])
     assert wrong.exit_code == 2 and "--labels must be at most" in wrong.output
     both = CliRunner().invoke(main, [*given, "--verbose"])

@@ -14,6 +14,7 @@ import site_hooks as docs
 import yaml
 from site_pages import FOLDERS, builtins, commands, pictures
 
+from semisam.cli import options as cli_options
 from semisam.cli.main import main
 from semisam.core import layout
 from semisam.core.errors import PluginError
@@ -167,6 +168,21 @@ COMMANDS = [
     for line in _console(page)
     if line.startswith("semisam ")
 ]
+
+
+OF_EXAMPLES = {"pi-model", *(path.name for path in (ROOT / "docs/examples/plugins").iterdir())}
+"""Plugins that the pages install, and that are not installed here."""
+
+
+@pytest.fixture(autouse=True)
+def examples(monkeypatch):
+    """Let the program know the plugins of the pages by name."""
+    check = cli_options._check_name
+    monkeypatch.setattr(
+        cli_options,
+        "_check_name",
+        lambda kind, name: None if name in OF_EXAMPLES else check(kind, name),
+    )
 
 
 def parsed(line: str) -> None:
