@@ -27,6 +27,7 @@ from semisam.backends._sam_med3d.network import SamMed3DNet, load_published
 from semisam.backends._seeds import check_prompt
 from semisam.core.errors import InputError
 from semisam.core.types import Prompt
+from semisam.networks.precision import computes_bf16
 
 REPOSITORY = "blueyo0/SAM-Med3D"
 NAMES = ("sam_med3d", "sam_med3d_turbo")
@@ -326,7 +327,7 @@ class SamMed3D:
         """Return the network on a device, with its encoder in the chosen precision."""
         if device != self._device:
             self._net.to(device)
-            if self.precision == "bf16" or (self.precision == "auto" and _computes_bf16(device)):
+            if self.precision == "bf16" or (self.precision == "auto" and computes_bf16(device)):
                 for module in self._net.image_encoder.modules():
                     if isinstance(module, nn.Linear | nn.Conv3d):
                         module.to(torch.bfloat16)
@@ -365,9 +366,3 @@ def _normalise(voxels: Tensor) -> Tensor:
         return voxels
     std = inside.std()
     return (voxels - inside.mean()) / torch.where(std > 1e-6, std, 1)
-
-
-def _computes_bf16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

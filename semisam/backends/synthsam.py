@@ -23,6 +23,7 @@ from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels
 from semisam.networks._synthsam_weights import EMBEDDED, axes_of, load_weights, save_weights
+from semisam.networks.precision import computes_bf16, in_bf16
 
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
 _SURE = 6.0  # limit of the log odds
@@ -134,7 +135,7 @@ class SynthSAM:
         volume = _even(_standard(image.detach().float()).mean(0))
         views = torch.stack([volume.flip(view) for view in self._views(axes)])[:, None]
         net = self._load(axes, image.device)
-        with _autocast(image.device):
+        with in_bf16(image.device):
             features = net.encode(views)
         guide = make_guide(volume)
         return Embedding(shape, image.device, guide, features)
@@ -159,7 +160,7 @@ class SynthSAM:
         views, grid = self._views(axes), embedding.guide.grid
         rows = torch.stack([channels.flip([axis + 1 for axis in view]) for view in views])
         cells = [[_flipped(c, grid, view) for c in marks.cells] for view in views]
-        with _autocast(embedding.device):
+        with in_bf16(embedding.device):
             found = self._load(axes, embedding.device).decode(embedding.features, rows, cells)
         fine = from_subvoxels(found)[:, 0]
         logits = torch.stack(
@@ -189,26 +190,12 @@ def _network(path: Path, written: int, axes: int, device: torch.device) -> Synth
         net = SynthSAMNet(axes)
     net.load_state_dict(weights, assign=True)
     net = net.eval().requires_grad_(False).to(device)
-    if _has_bfloat16(device):
+    if computes_bf16(device):
         # Round them once, as autocast does at each use.
         for module in net.modules():
             if isinstance(module, CONV[axes]):
                 module.to(torch.bfloat16)
     return net.to(memory_format=net.layout)  # type: ignore[call-overload, no-any-return]
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    """Return a context of bfloat16, or of float32 if the hardware has no bfloat16.
-
-    It replaces the autocast of a training that queries the model.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device))
 
 
 def _standard(image: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from semisam.core.seeding import derive_seed
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
 from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
+from semisam.networks.precision import in_bf16
 from semisam.pretraining.generator import MIN_SIZE, Volume, draw_volume
 from semisam.training.checkpoint import load_checkpoint, save_checkpoint
 from semisam.training.trainer import Interrupted
@@ -270,7 +271,7 @@ class Pretraining:
         """Return the loss of the edges between structures of different looks."""
         looks = [v.looks for v in volumes if v.looks is not None]
         edges = to_subvoxels(torch.stack([visible_edges(x) for x in looks])[:, None].float())
-        with torch.autocast(features.device.type, torch.bfloat16):
+        with in_bf16(features.device):
             logits = self.edges(features)
         return prediction_loss(logits.float(), edges.to(features.device))
 

@@ -30,6 +30,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **found,
         "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
     }
 

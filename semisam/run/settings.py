@@ -194,7 +194,11 @@ class RunSettings(BaseModel):
         ),
     ] = 0
     precision: Annotated[
-        Literal["bf16", "fp16", "fp32"], Flag("Number format of the network's pass.")
+        Literal["bf16", "fp16", "fp32"],
+        Flag(
+            "Number format of the network's pass. bf16: bfloat16 where the device computes in it, "
+            "else float32."
+        ),
     ] = "bf16"
     stride: Annotated[
         Size | None,

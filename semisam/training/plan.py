@@ -23,7 +23,8 @@ class Plan:
         weight_decay: of the optimizer.
         averaged: decay of averaged weights, which are deployed; 0 deploys the last weights.
         clip: maximal gradient norm; ``None`` for no clipping.
-        precision: ``bf16`` and ``fp16`` run the network under autocast.
+        precision: ``bf16`` and ``fp16`` run the network under autocast; ``bf16`` only on a device
+            that computes in it.
         device: a torch device.
         seed: of dropout and noise; every step draws from a generator seeded by (seed, step).
         checkpoint_every: iterations between checkpoints.

@@ -22,6 +22,7 @@ from semisam.backends._synthsam.user import (
 )
 from semisam.core.axes import MAX_POOL
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, to_subvoxels
+from semisam.networks.precision import in_bf16
 
 _NOTHING, _FIRST_CLICK, _POINTS, _MASK = 0.06, 0.52, 0.7, 0.84  # cumulative; the rest is a box
 _DEEP = 2  # first clicks of a user of kind 2, which are deep; later ones are anywhere
@@ -174,13 +175,13 @@ def predict(
     net: SynthSAMNet, features: Features, prompt: Tensor, sessions: list[Session]
 ) -> Tensor:
     """Return the logits ``(B, 2^d, *s)`` for the channels ``(B, CHANNELS, *s)`` of prompts."""
-    with torch.autocast(prompt.device.type, torch.bfloat16):
+    with in_bf16(prompt.device):
         return net.decode(features, prompt, [s.marks.cells for s in sessions])
 
 
 def encode(net: SynthSAMNet, images: Tensor) -> Features:
     """Encode images ``(B, 1, *S)``."""
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with in_bf16(images.device):
         return net.encode(images)
 
 
