@@ -50,7 +50,11 @@ def _devices() -> list[str]:
         import torch
     except (ImportError, OSError) as error:
         return [f"torch cannot be imported: {error}"]
-    lines = [f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    from semisam.networks.precision import computes_bf16
+
+    own = torch.backends.cpu.get_cpu_capability()
+    pace = "bfloat16" if computes_bf16(torch.device("cpu")) else "float32 instead of bfloat16"
+    lines = [f"cpu: {torch.get_num_threads()} threads, {own}, {pace}"]
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
         lines.append(f"cuda:{number}: {about.name}, {about.total_memory / 2**30:.0f} GiB")
