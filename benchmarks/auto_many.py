@@ -1,7 +1,7 @@
 """Time, memory, disk and Dice of `semisam auto` on many scans with two masks.
 
     python benchmarks/auto_many.py --cases 200 --budget 10m --work runs/many
-    python benchmarks/auto_many.py --cases 26 --classes 3 --size 56 --budget 10m --work runs/organs
+    python benchmarks/auto_many.py --cases 26 --classes 3 --size 56 --budget 12m --work runs/organs
 
 The scans are phantoms. `WORK/scans` and `WORK/masks` hold them and the masks, and `WORK/truth` the
 masks that `auto` did not see, by which `semisam score` measures the first masks, which are made

@@ -148,6 +148,6 @@ def _told(report: FolderReport) -> str:
     labeled = [(case, {case.source, *case.values}) for case in report.cases if case.labeled]
     # One fault in the values of labels stands for all labels that have them.
     odd = {v for case, files in labeled if faulty & files for v in case.voxels} - known
-    kept = [1 for case, files in labeled if not faulty & files and not odd & set(case.voxels)]
-    skip = " --skip-faulty leaves the cases with faults out." if kept else ""
+    left = any(not faulty & files and not odd & set(case.voxels) for case, files in labeled)
+    skip = " --skip-faulty leaves the cases with faults out." if left else ""
     return f"{' '.join(lines)}{more}{skip}"

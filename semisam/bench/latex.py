@@ -145,12 +145,10 @@ def _columns(key: str, shown: Sequence[Cells]) -> list[_Column]:
         return [_number(title, lambda own: own.gain, shown), _Column("@{\\,}l", "", _interval)]
     if key == "sd":
         return [_number(title, lambda own: own.metrics["dice"].sd_cases, shown)]
-    if key == "rank":
-        return [_Column("r", plain_latex(title), lambda own: own.rank)]
     if key in ("runs", "empty"):
         return [_number(title, lambda own: str(getattr(own, key)), shown)]
-    if key == "p":
-        return [_Column("r", plain_latex(title), lambda own: plain_latex(own.p))]
+    if key in ("p", "rank"):
+        return [_Column("r", plain_latex(title), lambda own: plain_latex(own.text(key)))]
     return [_Column("l", plain_latex(title), lambda own: plain_latex(own.against))]
 
 

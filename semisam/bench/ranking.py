@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, collect_cases, dice_of_cases, keyed
+from semisam.bench.results import GROUP, by_case, collect_cases, keyed
 from semisam.bench.statistics import ranks
 from semisam.bench.tables import section_key
 from semisam.run.folder import list_runs
@@ -33,7 +33,7 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
     runs = {key: group["run"] for key, group in groups}
     places: dict[object, dict[int, pd.Series[float]]] = {}
     for at, row in enumerate(table.to_dict("records")):
-        dice = dice_of_cases(cases, runs[tuple(row[name] for name in GROUP)])
+        dice = by_case(cases, runs[tuple(row[name] for name in GROUP)], "dice")
         if not row["sam_control"] and not dice.empty:
             places.setdefault((section_key(row), row["labeled"]), {})[at] = dice
     ranked = table.assign(**dict.fromkeys(RANK, math.nan))

@@ -141,7 +141,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             repeats = _over_folds(group, metric)
             row[metric] = repeats.mean()
             row[f"{metric}_sd"] = repeats.std(ddof=1)
-            row[f"{metric}_sd_cases"] = _by_case(scaled, group["run"], metric).std(ddof=1)
+            row[f"{metric}_sd_cases"] = by_case(scaled, group["run"], metric).std(ddof=1)
         for metric, column, name in parts:
             scale = 100.0 if metric in _PERCENT else 1.0
             row[name] = _over_folds(group, column).mean() * scale
@@ -227,8 +227,8 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     pairs = paired(group, frame[frame["sam"] == "none"])
     if pairs.empty:
         return nothing
-    with_sam = _by_case(cases, pairs["run"], "dice")
-    without = _by_case(cases, pairs["run_bare"], "dice")
+    with_sam = by_case(cases, pairs["run"], "dice")
+    without = by_case(cases, pairs["run_bare"], "dice")
     common = with_sam.index.intersection(without.index, sort=False)
     if common.empty:  # the scores of one of them are missing
         return nothing
@@ -251,12 +251,12 @@ def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) ->
     places = ["subset", "fold"]
     alike = alike.merge(group[places].drop_duplicates(), on=places)
     rows = list(alike.groupby(list(GROUP), sort=False, dropna=False))
-    scored = [(key, _by_case(cases, found["run"], "dice")) for key, found in rows]
+    scored = [(key, by_case(cases, found["run"], "dice")) for key, found in rows]
     scored = [(key, dice) for key, dice in scored if not dice.empty]
     if not scored:
         return nothing
     key, best = max(scored, key=lambda entry: entry[1].mean())
-    ours = _by_case(cases, group["run"], "dice")
+    ours = by_case(cases, group["run"], "dice")
     common = ours.index.intersection(best.index, sort=False)
     if common.empty:
         return nothing
@@ -280,16 +280,6 @@ def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
     return group.merge(bare, on=on, suffixes=("", "_bare"))
 
 
-def dice_of_cases(cases: pd.DataFrame, runs: pd.Series[Any]) -> pd.Series[Any]:
-    """Return the Dice of each test case, the mean of the runs.
-
-    Args:
-        cases: of `collect_cases`.
-        runs: names of the runs.
-    """
-    return _by_case(cases, runs, "dice")
-
-
 def _over_folds(group: pd.DataFrame, column: str) -> pd.Series[Any]:
     """Return a figure of each seed and subset, over all cases of its folds."""
     size = group["data.test"] if "data.test" in group else pd.Series(1, group.index)
@@ -299,7 +289,7 @@ def _over_folds(group: pd.DataFrame, column: str) -> pd.Series[Any]:
     return total / weight.groupby(repeat, sort=False).sum()
 
 
-def _by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:
+def by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:
     """Return a metric per test case, the mean of the runs."""
     chosen = cases[cases["run"].isin(runs)]
     return chosen.groupby("case", sort=False)[metric].mean()

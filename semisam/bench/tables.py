@@ -314,6 +314,24 @@ class Cells:
         """Return gain, star and interval in one text."""
         return between.join(filter(None, (f"{self.gain}{self.star}", self.interval)))
 
+    def text(self, column: str, between: str = " ") -> str:
+        """Return a cell.
+
+        Args:
+            column: a key of `COLUMNS` other than ``classes``.
+            between: a figure and its SD or interval.
+        """
+        if (title := COLUMNS[column]) in TITLES:
+            return self.metrics[TITLES[title]].joined(between)
+        if column == "gain":
+            return self.gained(between)
+        others = {
+            "method": self.title,
+            "sd": self.metrics["dice"].sd_cases,
+            "best": self.against,
+        }
+        return others[column] if column in others else str(getattr(self, column))
+
 
 def cells(row: Mapping[Any, Any]) -> Cells:
     """Return a row of the comparison as text."""
@@ -376,19 +394,13 @@ def _rank(row: Mapping[Any, Any]) -> str:
 
 def _row(row: Mapping[Any, Any]) -> dict[str, str]:
     shown = cells(row)
-    return {
-        "Method": shown.title,
-        "Labeled/unlabeled": shown.labels,
-        "Runs": shown.runs,
-        **{title: shown.metrics[name].joined() for title, name in TITLES.items()},
-        "SD of Dice over cases": shown.metrics["dice"].sd_cases,
-        **{f"Dice {name} [%]": dice for name, dice in shown.classes.items()},
-        "Empty": shown.empty,
-        "Gain [Dice]": shown.gained(),
-        "p (Holm)": shown.p,
-        "Over the best row without SAM": shown.against,
-        "Rank": shown.rank,
-    }
+    texts: dict[str, str] = {}
+    for column, title in COLUMNS.items():
+        if column == "classes":
+            texts |= {f"Dice {name} [%]": dice for name, dice in shown.classes.items()}
+        else:
+            texts[title] = shown.text(column)
+    return texts
 
 
 def _number(value: float | None) -> str:

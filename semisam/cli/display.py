@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from semisam.bench.executors.contract import Outcome
     from semisam.bench.grid import Run
-    from semisam.bench.tables import Cells
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
@@ -337,19 +336,6 @@ def _usual_columns(*, ranked: bool) -> tuple[str, ...]:
     return ("labels", "runs", "dice", *wide, "empty", "gain", *rank)
 
 
-def _text_of(own: Cells, column: str) -> str:
-    """Return a cell, with SD and interval below their figure: one line would be too wide."""
-    from semisam.bench.tables import COLUMNS, TITLES
-
-    if (title := COLUMNS[column]) in TITLES:
-        return own.metrics[TITLES[title]].joined("\n")
-    if column == "sd":
-        return own.metrics["dice"].sd_cases
-    if column == "gain":
-        return own.gained("\n")
-    return own.against if column == "best" else str(getattr(own, column))
-
-
 def _comparison(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Table:
     from semisam.bench.tables import cells
 
@@ -369,7 +355,8 @@ def _comparison(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Tabl
             shown.add_section()
         previous = row["labeled"]
         own = cells(row)
-        shown.add_row(escape(own.title), *(escape(_text_of(own, name)) for name in chosen))
+        # SD and interval are below their figure, because one line would be wider than a terminal.
+        shown.add_row(escape(own.title), *(escape(own.text(name, "\n")) for name in chosen))
     return shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,8 @@ def _drawn(
             _training(making, logs),
             _quality(making, logs),
         ]
-    step = lambda total: _counter(progress, "packing slices", total)  # noqa: E731
-    shown = slices(bench, predictor, step, all_cases=options.all_cases)
+    packing = functools.partial(_counter, progress, "packing slices")
+    shown = slices(bench, predictor, packing, all_cases=options.all_cases)
     return sections, shown
 
 
