@@ -45,7 +45,8 @@ def command(
     opened = open_plugin(name or recognise_dataset(Path(path)), Path(path), options)
     train = opened.split().train
     labeled = [case for case in train if opened.has_label(case)]
-    others = [case for case in train if case not in set(labeled)]
+    known = set(labeled)
+    others = [case for case in train if case not in known]
     with Bars() as bars:
         task = bars.add_task("comparing scans", total=None)
         named = first_to_label(
