@@ -147,7 +147,9 @@ def auto(
         began=began,
         audit=audit,
         components=components,
-        new=[case for case in data.unlabeled if shelf.lacks_final(case, data.state(case))],
+        missing=lambda run: sum(
+            not shelf.holds(case, _entry(data, case, FINAL, run)) for case in data.unlabeled
+        ),
         on_part=lambda done, total: report("measure", done, total, {}),
     )
     for line in (*_describe(data), *_describe_plan(data, plan)):
@@ -217,15 +219,20 @@ def _write(
     total = len(data.unlabeled)
     for done, case in enumerate(data.unlabeled):
         report("masks", done, total, {})
-        file = shelf.folder / f"{case}{mask_ending(data.files(case)[0])}"
+        entry = _entry(data, case, stage.name, stage.run)
+        file = shelf.folder / entry.file
         if not shelf.is_ours(case, file):
             changed[case] = _volumes_of_changed(case, file, stage.model.card)
             continue
-        entry = Entry(file.name, stage.name, stage.run, scan=data.state(case))
         if not shelf.holds(case, entry):
             _write_one(data, shelf, stage, case, entry, device)
     report("masks", total, total, {})
     return changed
+
+
+def _entry(data: Survey, case: str, stage: str, run: str) -> Entry:
+    file = f"{case}{mask_ending(data.files(case)[0])}"
+    return Entry(file, stage, run, scan=data.state(case))
 
 
 def _volumes_of_changed(case: str, file: Path, card: Card) -> tuple[Volume, ...]:

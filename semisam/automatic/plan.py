@@ -119,7 +119,7 @@ def plan_for(
     began: float,
     audit: bool = False,
     components: Components = "as-labeled",
-    new: Sequence[str] = (),
+    missing: Callable[[str], int] = lambda run: 0,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of an earlier call if it serves this one, or a new one.
@@ -135,7 +135,7 @@ def plan_for(
         began: the clock `time.monotonic` when the budget began.
         audit: train once more without each labeled scan.
         components: of a class that a mask keeps.
-        new: scans that have no mask of a trained network yet.
+        missing: returns the number of scans without a mask of a run, by the run's name.
         on_part: called with (measurements done, their number).
 
     Raises:
@@ -149,6 +149,7 @@ def plan_for(
         runs = (known.first(folder), known.final(folder))
         finished = all((run / RESULT).is_file() for run in runs)
         if finished and budget <= known.budget:
+            new = missing(runs[1].name)
             return _kept(replace(known, key=key, audit=audit), data, folder, new)
         if known.key == key:
             return known
@@ -175,16 +176,23 @@ def _known(file: Path) -> Plan | None:
         return None
 
 
-def _kept(plan: Plan, data: Survey, folder: Path, new: Sequence[str]) -> Plan:
-    """Return a plan whose runs are finished, with the seconds of what is left."""
+def _kept(plan: Plan, data: Survey, folder: Path, new: int) -> Plan:
+    """Return a plan whose runs are finished, with the seconds of what is left.
+
+    Args:
+        plan: of an earlier call.
+        data: the cases.
+        folder: of masks.
+        new: scans without a mask of the final run.
+    """
     s = plan.seconds
     missing = sum(
         not (plan.without(folder, "final", case) / RESULT).is_file() for case in data.labeled
     )
     seconds = dict.fromkeys(s, 0.0)
-    seconds["masks"] = s["masks"] * len(new) / plan.scans
+    seconds["masks"] = s["masks"] * new / plan.scans
     seconds["audit"] = (s["adapt"] + s["train"]) * missing if plan.audit else 0.0
-    return replace(plan, seconds=seconds, scans=len(new), kept=True)
+    return replace(plan, seconds=seconds, scans=new, kept=True)
 
 
 def _measured(

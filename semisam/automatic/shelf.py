@@ -85,11 +85,6 @@ class Shelf:
             return False
         return known.run == entry.run or (known.stage == FINAL and entry.stage != FINAL)
 
-    def lacks_final(self, name: str, scan: str) -> bool:
-        """Return whether a scan in this state has no mask of a trained network."""
-        known = self.entries.get(name)
-        return known is None or (known.stage, known.scan) != (FINAL, scan)
-
     def begin(self, name: str, entry: Entry) -> None:
         """Record that a mask is about to be written."""
         self.entries[name] = replace(entry, sha256="")

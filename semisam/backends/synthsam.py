@@ -23,6 +23,7 @@ from semisam.core.errors import InputError
 from semisam.core.types import Prompt
 from semisam.networks._synthsam import STRIDE, Features, SynthSAMNet, from_subvoxels
 from semisam.networks._synthsam_weights import EMBEDDED, axes_of, load_weights, save_weights
+from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import computes_bf16, in_bf16
 
 _NOTHING = -4.0  # log odds of all voxels without a prompt for foreground
@@ -190,6 +191,7 @@ def _network(path: Path, written: int, axes: int, device: torch.device) -> Synth
         net = SynthSAMNet(axes)
     net.load_state_dict(weights, assign=True)
     net = net.eval().requires_grad_(False).to(device)
+    guard_convolutions(net)
     if computes_bf16(device):
         # Round them once, as autocast does at each use.
         for module in net.modules():

@@ -1,4 +1,4 @@
-"""A guard against wrong 3-D convolutions in bfloat16 on a CPU.
+"""A guard against wrong 3-D convolutions in bfloat16 on a CPU, and against slow ones in float32.
 
 On CPUs that compute in bfloat16 without AMX, oneDNN's kernel for the gradient of a convolution's
 weights (``jit_bf16:avx512_core_bf16``) reads uninitialised memory if the padding on both sides
@@ -10,13 +10,20 @@ On CPUs with AMX the output itself depends on such memory if a stride leaves one
 last axis: an input of one or two under 3x3x3 and stride 2, of three under 2x2x2. MONAI's SegResNet
 has it at a patch 8 voxels thick, nnU-Net's encoder at 16.
 
-Both are computed in float32 here. Seen with PyTorch 2.13; no upstream reports are known.
+Both are computed in float32 here. In float32, PyTorch keeps kernels of one voxel from oneDNN, and
+batches of one where channels times the first two extents are at most 20,480. Its own convolution of
+24x24x16 voxels with 32 channels then takes eight times as long as oneDNN's, which is called here.
+Seen with PyTorch 2.13; no upstream reports are known.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+_ONEDNN: Any = torch.backends.mkldnn
 
 
 class GuardedConv3d(nn.Conv3d):
@@ -25,13 +32,38 @@ class GuardedConv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of ``(B, C, *S)``, in the autocast's type."""
         kind = input.device.type
-        if kind != "cpu" or not torch.is_autocast_enabled(kind):
+        if kind != "cpu":
             return super().forward(input)
+        if not torch.is_autocast_enabled(kind):
+            return self._by_onednn(input) if self._may_be_slow(input) else super().forward(input)
         if not (self._is_shallow(input) or self._leaves_one(input)):
             return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
         with torch.autocast(kind, enabled=False):
-            output = super().forward(input.float())
+            output: Tensor = self._conv_forward(input.float(), self.weight.float(), bias)
         return output.to(torch.get_autocast_dtype(kind))
+
+    def _may_be_slow(self, input: Tensor) -> bool:
+        """Return whether PyTorch might use its own convolution where oneDNN's can be called.
+
+        With gradients it cannot: PyTorch would still use its own backward pass. An exported program
+        keeps PyTorch's operator, which runs everywhere.
+        """
+        return (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and _ONEDNN.is_available()
+            and _ONEDNN.enabled
+            and input.dtype == self.weight.dtype == torch.float32
+            and input.ndim == 5
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+        )
+
+    def _by_onednn(self, input: Tensor) -> Tensor:
+        shape = (self.padding, self.stride, self.dilation, self.groups)
+        output: Tensor = torch.mkldnn_convolution(input, self.weight, self.bias, *shape)  # type: ignore[arg-type]
+        return output
 
     def _is_shallow(self, input: Tensor) -> bool:
         return input.shape[-3] <= 2 * self._padding(0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from semisam.networks.convolution import GuardedConv3d, guard_convolutions
 from semisam.networks.vnet import VNet
@@ -96,3 +99,72 @@ def test_other_modules_and_float64_stay_as_they_are():
     assert all(before[name] is parameter for name, parameter in net.named_parameters())
     with torch.autocast("cpu", torch.bfloat16):
         assert net(torch.randn(1, 2, 3, 3, 3, dtype=torch.float64)).dtype is torch.float64
+
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    """The shapes of the inputs that are given to oneDNN."""
+    seen = []
+    called = torch.mkldnn_convolution
+
+    def record(image, *rest):
+        seen.append(tuple(image.shape))
+        return called(image, *rest)
+
+    monkeypatch.setattr(torch, "mkldnn_convolution", record)
+    return seen
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "more"),
+    [(3, {"padding": 1}), (3, {"padding": 1, "stride": 2}), (1, {}), (3, {"dilation": 2})],
+)
+def test_float32_without_gradients_is_computed_by_onednn(by_onednn, kernel, more, bias):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(8, 16, kernel, bias=bias, **more)
+    guarded = copy.deepcopy(plain)
+    guard_convolutions(guarded)
+    image = torch.randn(1, 8, 7, 6, 5).contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        torch.testing.assert_close(guarded(image), plain(image), rtol=1e-4, atol=1e-4)
+    assert by_onednn == [image.shape]
+    assert torch.equal(guarded(image), plain(image))  # PyTorch's, with its gradient
+    assert len(by_onednn) == 1
+
+
+@pytest.mark.parametrize(
+    "more", [{"padding": "same"}, {"padding": 1, "padding_mode": "circular"}, {"groups": 4}]
+)
+def test_every_form_of_a_convolution_without_gradients_has_its_values(more):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(4, 4, 3, **more)
+    guarded = copy.deepcopy(plain)
+    guard_convolutions(guarded)
+    with torch.no_grad():
+        for image in (torch.randn(1, 4, 5, 5, 5), torch.randn(4, 5, 5, 5)):
+            torch.testing.assert_close(guarded(image), plain(image), rtol=1e-4, atol=1e-4)
+        double = torch.randn(1, 4, 5, 5, 5, dtype=torch.float64)
+        assert torch.equal(guarded.double()(double), plain.double()(double))
+
+
+def test_an_exported_program_has_only_pytorchs_operator(by_onednn):
+    conv = nn.Conv3d(2, 2, 3, padding=1)
+    guard_convolutions(conv)
+    with torch.no_grad():
+        program = torch.export.export(conv, (torch.randn(1, 2, 4, 4, 4),))
+    assert "mkldnn" not in program.graph_module.code
+    assert not by_onednn
+
+
+def test_weights_in_bfloat16_are_guarded(by_onednn):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(16, 8, 3, padding=1).bfloat16()
+    guard_convolutions(conv)
+    image = torch.randn(2, 16, 2, 4, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = conv(image)
+    want = functional.conv3d(image, conv.weight.float(), conv.bias.float(), padding=1)
+    assert torch.equal(found, want.bfloat16())
+    assert not by_onednn
