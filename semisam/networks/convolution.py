@@ -10,10 +10,10 @@ On CPUs with AMX the output itself depends on such memory if a stride leaves one
 last axis: an input of one or two under 3x3x3 and stride 2, of three under 2x2x2. MONAI's SegResNet
 has it at a patch 8 voxels thick, nnU-Net's encoder at 16.
 
-Both are computed in float32 here. In float32, PyTorch keeps kernels of one voxel from oneDNN, and
-batches of one where channels times the first two extents are at most 20,480. Its own convolution of
-24x24x16 voxels with 32 channels then takes eight times as long as oneDNN's, which is called here.
-Seen with PyTorch 2.13; no upstream reports are known.
+Both are computed in float32 here. In float32, PyTorch gives oneDNN a batch of one only if channels
+times the first two extents exceed 20,480. Its own convolution of 24x24x16 voxels with 32 channels
+takes eight times as long as oneDNN's, which is called here. Seen with PyTorch 2.13; no upstream
+reports are known.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GuardedConv3d(nn.Conv3d):
         return output.to(torch.get_autocast_dtype(kind))
 
     def _may_be_slow(self, input: Tensor) -> bool:
-        """Return whether PyTorch might use its own convolution where oneDNN's can be called.
+        """Return whether PyTorch may compute a batch of one itself, and oneDNN can.
 
         With gradients it cannot: PyTorch would still use its own backward pass. An exported program
         keeps PyTorch's operator, which runs everywhere.
@@ -56,6 +56,7 @@ class GuardedConv3d(nn.Conv3d):
             and _ONEDNN.enabled
             and input.dtype == self.weight.dtype == torch.float32
             and input.ndim == 5
+            and len(input) == 1
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
         )

@@ -74,7 +74,8 @@ def test_it_runs_without_the_project(exported, tmp_path):
         with torch.no_grad():
             expected = framework(window)
         assert probs.shape == expected.shape
-        assert float((probs - expected).abs().max()) < 1e-5
+        # The program computes a batch of one by PyTorch's own convolution, the run by oneDNN's.
+        assert float((probs - expected).abs().max()) < 1e-4
 
 
 def test_the_card_tells_all_that_is_needed_and_no_path(exported):

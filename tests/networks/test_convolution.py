@@ -121,7 +121,7 @@ def by_onednn(monkeypatch):
     ("kernel", "more"),
     [(3, {"padding": 1}), (3, {"padding": 1, "stride": 2}), (1, {}), (3, {"dilation": 2})],
 )
-def test_float32_without_gradients_is_computed_by_onednn(by_onednn, kernel, more, bias):
+def test_a_batch_of_one_without_gradients_is_computed_by_onednn(by_onednn, kernel, more, bias):
     torch.manual_seed(0)
     plain = nn.Conv3d(8, 16, kernel, bias=bias, **more)
     guarded = copy.deepcopy(plain)
@@ -130,6 +130,8 @@ def test_float32_without_gradients_is_computed_by_onednn(by_onednn, kernel, more
     with torch.no_grad():
         torch.testing.assert_close(guarded(image), plain(image), rtol=1e-4, atol=1e-4)
     assert by_onednn == [image.shape]
+        two = image.expand(2, -1, -1, -1, -1)
+        assert torch.equal(guarded(two), plain(two))
     assert torch.equal(guarded(image), plain(image))  # PyTorch's, with its gradient
     assert len(by_onednn) == 1
 
