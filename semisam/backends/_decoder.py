@@ -20,6 +20,7 @@ from torch.nn import functional
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError
 from semisam.core.files import check_digest, replace_file
+from semisam.core.optimizers import AdamW
 from semisam.core.schedules import rise_and_fall
 from semisam.core.types import Clock, Prompt
 from semisam.core.warping import draw_places, sample
@@ -88,7 +89,7 @@ def adapt_decoder(
 
     weights = [weight for part in parts for weight in part.parameters()]
     average = [weight.detach().clone() for weight in weights]
-    optimizer = torch.optim.AdamW(weights, _RATE, betas=(0.9, 0.99), weight_decay=0.02)
+    optimizer = AdamW(weights, _RATE, betas=(0.9, 0.99), weight_decay=0.02)
     for weight in weights:
         weight.requires_grad_(True)
     with torch.enable_grad():

@@ -28,12 +28,17 @@ def computes_bf16(device: torch.device) -> bool:
     return not on_x86 or any(has() for has in own)
 
 
+def is_half(device: torch.device, precision: Precision) -> bool:
+    """Return whether a network's activations take two bytes a value."""
+    return precision == "fp16" or (precision == "bf16" and computes_bf16(device))
+
+
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
     """Return the autocast context of a precision.
 
     It is empty for fp32, and for bf16 on a device that does not compute in bfloat16.
     """
-    if precision == "fp32" or (precision == "bf16" and not computes_bf16(device)):
+    if not is_half(device, precision):
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)

@@ -1,4 +1,4 @@
-"""Find, load and configure plugins through five entry-point groups.
+"""Find, load and configure plugins through six entry-point groups.
 
 Listing reads the metadata of the installed distributions and imports nothing. A plugin is imported
 when it is used. The built-in plugins are listed in ``pyproject.toml``, as third parties list their
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -92,7 +94,22 @@ def all_plugins(kind: str) -> list[Plugin]:
     Raises:
         PluginError: the kind is unknown.
     """
-    group, points = _group(kind), metadata.entry_points()
+    return list(_all_plugins(kind, _group(kind), _installed()))
+
+
+def _installed() -> tuple[tuple[str, int], ...]:
+    """Return the folders that are searched for distributions, and the times of their changes."""
+    found = []
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            found.append((folder, Path(folder).stat().st_mtime_ns))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=64)
+def _all_plugins(kind: str, group: str, installed: object) -> tuple[Plugin, ...]:
+    """Return the plugins of a kind, read once for folders that do not change."""
+    points = metadata.entry_points()
     declared: dict[str, set[str]] = {}
     for point in points.select(group=API_GROUP):
         declared.setdefault(_distribution(point)[0], set()).add(point.name)
@@ -102,7 +119,7 @@ def all_plugins(kind: str) -> list[Plugin]:
         same = by_name.setdefault(plugin.name, [])
         if plugin not in same:
             same.append(plugin)
-    return [p for name in sorted(by_name) for p in _judge(by_name[name])]
+    return tuple(p for name in sorted(by_name) for p in _judge(by_name[name]))
 
 
 def list_plugins(kind: str) -> dict[str, Plugin]:

@@ -27,6 +27,7 @@ from semisam.core.axes import CONV
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError
 from semisam.core.files import digest_of_file, replace_file
+from semisam.core.optimizers import AdamW
 from semisam.core.seeding import derive_seed
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
 from semisam.networks._synthsam_weights import load_weights
@@ -149,7 +150,7 @@ class Pretraining:
             module.to(device)
             guard_convolutions(module)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             [*self.net.parameters(), *self.edges.parameters()],
             lr=settings.lr,
             betas=(0.9, 0.99),

@@ -14,11 +14,13 @@ from semisam.core.errors import InputError, PluginError
 from semisam.core.framework import Framework
 from semisam.data.loading.sampling import BatchPlan, plan_batch, slice_axes
 from semisam.data.loading.store import VolumeStore
-from semisam.networks.precision import Precision
+from semisam.networks.precision import Precision, is_half
 from semisam.plugins import registry
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
 from semisam.training.processes import Processes, own_rows
+
+_MANY = 4000  # activations per voxel; MONAI's SwinUNETR, the largest tried, keeps 1,100
 
 
 def check_run(
@@ -80,7 +82,7 @@ def check_run(
         dataset.channels,
         settings.patch,
         device,
-        settings.precision != "fp32",
+        is_half(device, settings.precision),
     )
     return plan
 
@@ -255,12 +257,14 @@ def check_patch_fits(
     Raises:
         InputError: the activations do not fit; the message has the estimate and a remedy.
     """
+    free = available_bytes(device)
+    if 4 * _MANY * rows * math.prod(patch) < free:
+        return  # the pass below takes seconds, most of them for PyTorch's imports
     try:
         need = saved_bytes(framework, (rows, channels, *patch))
     except Exception:  # a network of a plugin may need values, which this pass does not have
         return
     need = need // 2 if half else need
-    free = available_bytes(device)
     if need > free:
         raise InputError(
             f"the patch must fit into memory: {rows} rows of {'x'.join(map(str, patch))} need at "

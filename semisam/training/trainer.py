@@ -16,6 +16,7 @@ from semisam.core.ema import move_average
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.framework import Framework
 from semisam.core.logger import Logger
+from semisam.core.optimizers import SGD, AdamW
 from semisam.core.schedules import cosine_decay, poly_decay, rise_and_fall, step_decay
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock
@@ -411,12 +412,8 @@ class Trainer:
 def _optimizer(framework: Framework, plan: Plan) -> torch.optim.Optimizer:
     groups = framework.param_groups()
     if plan.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay
-        )
-    return torch.optim.SGD(
-        groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
-    )
+        return AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
+    return SGD(groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
 
 
 def _rate(clock: Clock, plan: Plan) -> float:

@@ -129,7 +129,7 @@ def test_a_batch_of_one_without_gradients_is_computed_by_onednn(by_onednn, kerne
     image = torch.randn(1, 8, 7, 6, 5).contiguous(memory_format=torch.channels_last_3d)
     with torch.no_grad():
         torch.testing.assert_close(guarded(image), plain(image), rtol=1e-4, atol=1e-4)
-    assert by_onednn == [image.shape]
+        assert by_onednn == [image.shape]
         two = image.expand(2, -1, -1, -1, -1)
         assert torch.equal(guarded(two), plain(two))
     assert torch.equal(guarded(image), plain(image))  # PyTorch's, with its gradient

@@ -6,7 +6,9 @@ import pytest
 from tiny_runs import settings_of
 
 from semisam.core.errors import InputError, UnservedHeads
+from semisam.networks import precision
 from semisam.plugins import registry
+from semisam.run import preflight
 from semisam.run.build import make_framework, open_dataset
 from semisam.run.preflight import check_axes, check_run, saved_bytes
 from semisam.run.request import settings
@@ -125,6 +127,31 @@ def test_the_memory_is_that_of_the_network_that_is_deployed(own, store):
     assert all(p.device.type == "cpu" for p in framework.parameters())
     chosen = settings_of(method="own", labels=1, patch=(6000, 6000, 6000), network="vnet")
     with pytest.raises(InputError, match=r"must fit into memory.*GiB"):
+        check_run(chosen, store, framework, 1, 15)
+
+
+def test_what_surely_fits_is_not_measured(own, store, monkeypatch):
+    measured = []
+    monkeypatch.setattr(preflight, "saved_bytes", lambda *about: measured.append(about) or 0)
+    chosen = settings_of(method="own", labels=1, patch=(24, 24, 24), network="vnet")
+    framework = make_framework(chosen, 1, 2)
+    for free, passes in ((2**40, 0), (2**20, 1)):
+        monkeypatch.setattr(preflight, "available_bytes", lambda device, free=free: free)
+        check_run(chosen, store, framework, 1, 15)
+        assert len(measured) == passes
+
+
+@pytest.mark.parametrize(("computes", "fits"), [(True, True), (False, False)])
+def test_emulated_bfloat16_needs_four_bytes_a_value(own, store, monkeypatch, computes, fits):
+    monkeypatch.setattr(precision, "computes_bf16", lambda device: computes)
+    monkeypatch.setattr(preflight, "saved_bytes", lambda *about: 2**30)
+    monkeypatch.setattr(preflight, "available_bytes", lambda device: 2**29)
+    chosen = settings_of(
+        method="own", labels=1, patch=(240, 240, 240), network="vnet", precision="bf16"
+    )
+    framework = make_framework(chosen, 1, 2)
+    told = contextlib.nullcontext() if fits else pytest.raises(InputError, match="fit into memory")
+    with told:
         check_run(chosen, store, framework, 1, 15)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from semisam.backends._synthsam.session import Session, encode, hold_dialogues
 from semisam.core.ema import move_average
+from semisam.core.optimizers import AdamW
 from semisam.core.schedules import rise_and_fall
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Clock
@@ -78,7 +79,7 @@ def adapt(
     device = net.stem.weight.device
     size = _crop_size(organs)
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
-    optimizer = torch.optim.AdamW(net.parameters(), _RATE, betas=(0.9, 0.99), weight_decay=0.02)
+    optimizer = AdamW(net.parameters(), _RATE, betas=(0.9, 0.99), weight_decay=0.02)
     for step in range(steps):
         rng = np.random.default_rng([seed, step])
         users = [np.random.default_rng([seed, step, n]) for n in range(_CROPS)]
