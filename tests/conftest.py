@@ -8,12 +8,13 @@ import site
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from grid_runs import runs_in_this_process
 from tiny_runs import settings_of
 
 import semisam
@@ -77,6 +78,13 @@ def tiny_settings(tiny_la: Path) -> RunSettings:
         stride=(16, 16, 16),
         checkpoint_every=2,
     )
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """Grids execute their runs in this process."""
+    with runs_in_this_process():
+        yield
 
 
 @pytest.fixture

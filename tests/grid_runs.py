@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
+import pytest
 from click.testing import CliRunner
 
+from semisam.bench import worker
 from semisam.bench.executors.contract import Outcome
+from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
 from semisam.cli.main import main
 from semisam.run.request import request
@@ -38,6 +42,21 @@ def arguments(out: Path, *more: str) -> list[str]:
 def bench(out: Path, *more: str) -> Any:
     """Execute the grid by the command line, in this process."""
     return CliRunner().invoke(main, arguments(out, *more))
+
+
+@contextlib.contextmanager
+def runs_in_this_process() -> Iterator[None]:
+    """Let a grid execute its runs in this process: to start one takes longer than a tiny run."""
+
+    def spawn(executor: Local, run: Run, folder: Path, *more: Any) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # as in a process of its own
+            return worker.main(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Local, "_spawn", spawn)
+        patch.setattr(worker, "_end_with_parent", lambda parent: None)
+        yield
 
 
 def words(text: str) -> str:

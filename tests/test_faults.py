@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY_NET
 
-from semisam.bench import worker
-from semisam.bench.executors.local import Local
 from semisam.bench.study import bench
 from semisam.core.errors import SemisamWarning
 from semisam.run.execute import execute
@@ -45,7 +43,7 @@ def _command(out, *more):
         *("--method", "mt", "--sam", "geodesic", "--labels", "2"),
         *("--set", "phantom.cases=4", "--set", "phantom.test_cases=2", "--set", "phantom.size=32"),
         *("--patch", "16x16x16", "--stride", "16x16x16", *TINY_NET),
-        *("--iterations", "80", "--checkpoint-every", "5", *more),
+        *("--iterations", "40", "--checkpoint-every", "5", *more),
     ]
 
 
@@ -164,10 +162,8 @@ def test_train_killed_at_any_rename_leaves_no_file_behind(tiny_settings, tmp_pat
 
 
 @pytest.mark.slow
-def test_bench_killed_at_any_rename_leaves_no_file_behind(tmp_path, kill_points, monkeypatch):
+def test_bench_killed_at_any_rename_leaves_no_file_behind(tmp_path, kill_points, in_process):
     # In this process, so that every rename is seen.
-    monkeypatch.setattr(Local, "_spawn", lambda self, run, folder, *more: worker.main(folder))
-    monkeypatch.setattr(worker, "_end_with_parent", lambda parent: None)
     options = {"phantom.cases": 4, "phantom.test_cases": 2, "phantom.size": 32, "vnet.filters": 2}
     tiny = {"patch": (16, 16, 16), "stride": (16, 16, 16), "iterations": 2, "checkpoint_every": 1}
     tiny["network"] = "vnet"

@@ -16,7 +16,7 @@ TINY = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2", "--s
 TINY += (*TINY_NET, "--device", "cpu")
 
 
-def test_three_classes_from_a_folder_to_the_table(tmp_path):
+def test_three_classes_from_a_folder_to_the_table(tmp_path, in_process):
     scans, out = write_msd(tmp_path / "scans"), tmp_path / "out"
     before = sorted(scans.rglob("*"))
     command = ["bench", "--data", str(scans), "--method", "mt", "--labels", "2", "--out", str(out)]
@@ -80,7 +80,7 @@ def three_masks(folder):
     return folder
 
 
-def test_three_masks_are_each_scored_once(tmp_path):
+def test_three_masks_are_each_scored_once(tmp_path, in_process):
     scans, out = three_masks(tmp_path / "scans"), tmp_path / "out"
     command = ["bench", "--data", str(scans), "--out", str(out), *TWO, "--test", "3-fold"]
     done = CliRunner().invoke(main, [*command, "--sam", "none,geodesic"])

@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 from scan_files import write_msd
+from tiny_la import write_tiny_la
 from tiny_runs import TINY_NET
 
 from semisam.bench.grid import Axes, check, expand
@@ -34,6 +35,7 @@ def _bench(tmp_path, *args):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic")
     for more in ((), ("--set", "semisam.gated=false")):
@@ -50,6 +52,7 @@ def test_both_weights_of_the_branch_are_rows_of_one_table(tiny_la, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_several_classes_are_told_apart(tmp_path):
     write_msd(tmp_path / "scans", "msd", channels=1, cases=5)
     out = tmp_path / "out"
@@ -97,6 +100,7 @@ def test_the_classes_of_a_case_are_averaged_and_each_is_told():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_controls_are_named_in_the_table(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "2", "--sam", "none,geodesic", "--sam-every", "2")
     controls = ("--sam-control", "none,oracle,truth,shuffled")
@@ -149,6 +153,7 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_grid_table_and_no_second_run(tiny_la, tmp_path):
     args = ("--method", "mt", "--labels", "1,2", "--sam", "none,geodesic")
     result, out = _bench(tmp_path, *args)
@@ -189,23 +194,35 @@ def test_one_failed_run_does_not_stop_the_rest(tiny_la, tmp_path):
     assert pd.read_csv(out / "results.csv")["method"].tolist() == ["supervised"]
 
 
+def _to_be_killed(data, out):
+    return [
+        *(sys.executable, "-m", "semisam", "bench", "--data", str(data), "--out", str(out)),
+        *(*TINY, "--iterations", "60", "--checkpoint-every", "5"),
+        *("--method", "mt", "--labels", "2", "--sam", "geodesic"),
+    ]
+
+
+def _weights(out):
+    (path,) = out.glob("runs/*/model.pt")
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    """The scans of a grid, and its weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    data = write_tiny_la(folder / "la")
+    subprocess.run(_to_be_killed(data, folder / "out"), check=True, capture_output=True)
+    return data, _weights(folder / "out")
+
+
 @pytest.mark.parametrize("whom", ["worker", "grid"])
 @pytest.mark.slow
-def test_sigkill_and_started_again_ends_in_the_same_weights(tiny_la, tmp_path, whom):
-    def command(out):
-        return [
-            *(sys.executable, "-m", "semisam", "bench", "--data", str(tiny_la), "--out", str(out)),
-            *(*TINY, "--iterations", "150", "--checkpoint-every", "5"),
-            *("--method", "mt", "--labels", "2", "--sam", "geodesic"),
-        ]
-
-    def weights(out):
-        (path,) = out.glob("runs/*/model.pt")
-        return torch.load(path, weights_only=True)
-
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+def test_sigkill_and_started_again_ends_in_the_same_weights(never_killed, tmp_path, whom):
+    data, whole = never_killed
     killed = tmp_path / "killed"
-    grid = subprocess.Popen(command(killed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = _to_be_killed(data, killed)
+    grid = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 90
     while not list(killed.glob("runs/*/checkpoint.pt")):
         assert time.monotonic() < deadline and grid.poll() is None, "no checkpoint was written"
@@ -222,9 +239,10 @@ def test_sigkill_and_started_again_ends_in_the_same_weights(tiny_la, tmp_path, w
         # The orphan notices that the grid is gone, saves and ends.
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive
-    subprocess.run(command(killed), check=True, capture_output=True)
-    one, other = weights(tmp_path / "whole"), weights(killed)
-    assert all(torch.equal(one[k], other[k]) for k in one)
+    assert not list(killed.glob("runs/*/result.json"))
+    subprocess.run(command, check=True, capture_output=True)
+    found = _weights(killed)
+    assert all(torch.equal(whole[k], found[k]) for k in whole)
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
@@ -232,7 +250,8 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
     grid = subprocess.Popen(
         [
             *(sys.executable, "-m", "semisam", "bench", "--data", str(tiny_la), "--out", str(out)),
-            *(*TINY, "--iterations", "100000", "--method", "mt", "--labels", "1,2"),
+            *(*TINY, "--iterations", "100000", "--checkpoint-every", "5"),
+            *("--method", "mt", "--labels", "1,2"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -255,7 +274,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_la, tmp_path):
     assert "Run the same command again to resume" in output
     assert "Traceback" not in output
     (checkpoint,) = out.glob("runs/*/checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 100
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 5
 
 
 def _children(pid):
@@ -280,6 +299,7 @@ def test_a_validation_needs_a_labeled_case_more(tiny_la, tmp_path):
     assert "--validate-cases must leave labeled cases to train, got 1 of 1" in result.stderr
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_validated_run_has_the_identity_of_its_folder(tiny_la, tmp_path):
     given = ["--data", str(tiny_la), "--method", "mt", "--labels", "2,3", "--sam", "none"]
     given += ["--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "2"]
@@ -300,6 +320,7 @@ def test_a_bare_run_is_the_same_whatever_the_branch(tiny_la):
     assert one[0] == other[0] and one[1] != other[1]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_runs_are_named_alike_wherever_the_data_lie(tiny_la, tmp_path):
     axes = Axes(["mt", "ua-mt"], ["none"], [1, 2], subsets=[0, 1])
 

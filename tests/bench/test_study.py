@@ -8,6 +8,7 @@ import tomllib
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from grid_runs import runs_in_this_process
 from tiny_runs import TINY_NET
 
 from semisam.bench import estimate
@@ -39,12 +40,14 @@ def _names(folder):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "out"
-    result = _bench(*GRID, "--out", folder)
+    with runs_in_this_process():
+        result = _bench(*GRID, "--out", folder)
     assert result.exit_code == 0, result.output
     return folder
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_a_study_gives_the_same_runs_and_takes_more(study, tmp_path):
     (grid,) = tomllib.loads((study / "study.toml").read_text())["grid"]
     assert grid["options"]["mt"]["ema_decay"] == 0.9 and grid["settings"]["lr"] == 3e-4
@@ -147,6 +150,7 @@ def test_a_study_or_a_method_must_be_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_a_method_that_the_network_cannot_serve_loses_only_its_own_rows(tmp_path):
     given = list(GRID)
     given[given.index("mt")], given[given.index("1,2")] = "mt,urpc", "1"

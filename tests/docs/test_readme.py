@@ -36,7 +36,7 @@ def _python(title: str) -> str:
 
 
 @pytest.fixture
-def short(monkeypatch, tmp_path):
+def short(monkeypatch, tmp_path, in_process):
     """The folder ``scans`` of the README in a working folder, and trainings of two steps."""
     for name in ("iterations", "sam_adapt"):
         monkeypatch.setitem(PROTOCOLS["default"].run, name, 2)

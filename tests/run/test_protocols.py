@@ -320,6 +320,7 @@ def test_a_protocol_names_methods_that_there_are(protocol):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, tmp_path):
 
     def bench(protocol, methods, sam):
