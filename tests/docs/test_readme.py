@@ -1,23 +1,19 @@
-"""The commands of the README work word by word, on small scans and with short trainings."""
+"""The commands and the Python of the README work word by word, on small scans, in two steps."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from scan_files import scan, write, write_series
 
-import semisam
 from semisam.automatic import plan
-from semisam.bench import study
 from semisam.cli.main import main
 from semisam.run.protocols import PROTOCOLS
-from semisam.run.settings import flags_of_settings
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -71,18 +67,11 @@ def test_the_commands_for_your_own_scans(short):
     assert (short / "runs" / "mine" / "table.csv").is_file()
 
 
-def test_the_calls_of_python_have_parameters_that_exist():
-    found = ast.walk(ast.parse(_python("Your own scans")))
-    calls = [node for node in found if isinstance(node, ast.Call)]
-    calls = [call for call in calls if ast.unparse(call.func).startswith("semisam.")]
-    functions = (semisam.settings, study.bench)
-    known = {*flags_of_settings(), *(n for f in functions for n in inspect.signature(f).parameters)}
-    for call in calls:
-        name = ast.unparse(call.func)
-        if name.count(".") > 1:
-            continue
-        function = getattr(semisam, name.partition(".")[2])
-        words = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        bound = inspect.signature(function).bind(*map(ast.unparse, call.args), **words)
-        assert set(bound.arguments.get("given", {})) <= known, name
-    assert len(calls) == 4
+@pytest.mark.slow
+def test_the_lines_of_python(short):
+    shutil.copy(short / "scans" / "anna.nii.gz", short / "scan.nii.gz")
+    found = {}
+    exec(compile(_python("Your own scans"), "README.md", "exec"), found)
+    assert found["found"].labelmap.shape == (24, 20, 16)
+    assert sorted(set(found["table"]["labeled"])) == [1, 2]
+    assert set(found["table"]["method"]) == {"supervised", "fixmatch"}
