@@ -24,7 +24,7 @@ from semisam.run.resolve import digest
 from semisam.run.settings import DEFAULT_BACKEND, Components, RunSettings
 
 FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
-_ADAPTING, _SHARE_ADAPTING = 300, 0.25  # steps, and the largest part of the budget
+_ADAPTING, _SHARE_ADAPTING = 300, 0.1  # steps, and the largest part of the budget
 _WANTED, _LEAST, _MOST, _ROUND = 600, 60, 6000, 20  # iterations
 _SHARES = (1.0, 0.75, 0.5)  # of the patch that fits the scans
 _STEP = 16  # voxels: patches are multiples
