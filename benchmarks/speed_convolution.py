@@ -44,7 +44,7 @@ def main():
             row(f"{part}, {name}", size, *sides(arguments.repeats, call))
             for part, call in parts(size).items()
         ]
-    step = {side: [] for side in ("pytorch", "onednn")}
+    step = {side: [] for side in SIDES}
     for _ in range(2):
         for side, patched in SIDES.items():
             with patched():

@@ -117,9 +117,9 @@ def plan_for(
     budget: float,
     device: str,
     began: float,
+    missing: Callable[[str], int],
     audit: bool = False,
     components: Components = "as-labeled",
-    missing: Callable[[str], int] = lambda run: 0,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of an earlier call if it serves this one, or a new one.
@@ -133,9 +133,9 @@ def plan_for(
         budget: seconds for everything.
         device: torch device.
         began: the clock `time.monotonic` when the budget began.
+        missing: returns the number of scans without a mask of a run, by the run's name.
         audit: train once more without each labeled scan.
         components: of a class that a mask keeps.
-        missing: returns the number of scans without a mask of a run, by the run's name.
         on_part: called with (measurements done, their number).
 
     Raises:

@@ -94,7 +94,7 @@ def all_plugins(kind: str) -> list[Plugin]:
     Raises:
         PluginError: the kind is unknown.
     """
-    return list(_all_plugins(kind, _group(kind), _installed()))
+    return list(_all_plugins(kind, _installed()))
 
 
 def _installed() -> tuple[tuple[str, int], ...]:
@@ -107,9 +107,9 @@ def _installed() -> tuple[tuple[str, int], ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _all_plugins(kind: str, group: str, installed: object) -> tuple[Plugin, ...]:
+def _all_plugins(kind: str, installed: object) -> tuple[Plugin, ...]:
     """Return the plugins of a kind, read once for folders that do not change."""
-    points = metadata.entry_points()
+    group, points = _group(kind), metadata.entry_points()
     declared: dict[str, set[str]] = {}
     for point in points.select(group=API_GROUP):
         declared.setdefault(_distribution(point)[0], set()).add(point.name)

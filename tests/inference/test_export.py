@@ -71,11 +71,10 @@ def test_it_runs_without_the_project(exported, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     for window, probs in zip(windows, torch.load(files[1], weights_only=True), strict=True):
-        with torch.no_grad():
-            expected = framework(window)
+        # With gradients, a batch of one has PyTorch's own convolutions, as in the program.
+        expected = framework(window).detach()
         assert probs.shape == expected.shape
-        # The program computes a batch of one by PyTorch's own convolution, the run by oneDNN's.
-        assert float((probs - expected).abs().max()) < 1e-4
+        assert float((probs - expected).abs().max()) < 1e-5
 
 
 def test_the_card_tells_all_that_is_needed_and_no_path(exported):
