@@ -52,16 +52,19 @@ def cited_by(loaded: Any) -> list[Paper]:
 def papers_of(kind: str, name: str) -> list[Paper]:
     """Return the papers that the docstrings of a plugin cite, or of the branch (``semisam``).
 
-    A plugin that is not installed has no papers.
+    Joined plugins have the papers of each. A plugin that is not installed has none.
     """
     if (kind, name) == ("framework", BRANCH):
         from semisam.frameworks.semisam import SemiSAM
 
         return cited_by(SemiSAM)
     try:
-        return cited_by(registry.load(kind, name))
+        found = cited_by(registry.load(kind, name))
     except PluginError:
         return []
+    if len(parts := registry.members(kind, name)) > 1:
+        found += [paper for part in parts for paper in papers_of(kind, part)]
+    return list({paper.key: paper for paper in found}.values())
 
 
 def _plain(text: str) -> str:

@@ -42,7 +42,8 @@ _own = options_of("The grid")
 @_own(
     "--sam",
     type=Names("backend"),
-    help="Backends; `none` is the bare method. [default: `none` and the embedded one]",
+    help="Backends; `none` is the bare method, a plus joins several. [default: `none` and the "
+    "embedded one]",
 )
 @_own(
     "--sam-control",

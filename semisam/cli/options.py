@@ -41,9 +41,12 @@ def _completed(kind: str, incomplete: str) -> list[CompletionItem]:
         from semisam.plugins import registry
 
         known = registry.list_plugins(kind) if kind in registry.GROUPS else ()
-    before, comma, word = incomplete.rpartition(",")
+    # A plus joins backends; it may be part of another plugin's name.
+    signs = ",+" if kind == "backend" else ","
+    cut = max(incomplete.rfind(sign) for sign in signs) + 1
+    before, word = incomplete[:cut], incomplete[cut:]
     names = [*known, "none"] if kind == "backend" else known
-    return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(word)]
+    return [CompletionItem(f"{before}{name}") for name in names if name.startswith(word)]
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -28,7 +28,13 @@ _own = options_of("The run")
 )
 @_own("--method", required=True, type=Name("framework"), help="Method plugin.")
 @_own("--labels", type=int, required=True, help="Labeled cases.")
-@_own("--sam", default="none", show_default=True, type=Name("backend"), help="Backend plugin.")
+@_own(
+    "--sam",
+    default="none",
+    show_default=True,
+    type=Name("backend"),
+    help="Backend plugin, or several joined by a plus.",
+)
 @_own(
     "--sam-control",
     type=Choice(["none", "oracle", "truth", "shuffled", "moved"]),

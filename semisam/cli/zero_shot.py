@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "names",
     type=Names("backend"),
     default=None,
-    help="Backends. [default: the embedded one]",
+    help="Backends; a plus joins several. [default: the embedded one]",
 )
 @click.option(
     "--points",
@@ -144,13 +144,15 @@ def _open(
     options = assignments(given)
     path = None if data is None else Path(data)
     dataset = dataset or recognise_dataset(path)
-    idle = sorted(set(options) - set(names) - {dataset})
+    known = [*names, *(part for name in names for part in registry.members("backend", name))]
+    idle = sorted(set(options) - {*known, dataset})
     if idle:
         raise InputError(
             f"--set must name a backend or the dataset, got {', '.join(idle)}. Name one of "
-            f"{', '.join([*names, dataset])}."
+            f"{', '.join(dict.fromkeys([*known, dataset]))}."
         )
-    checked = {n: registry.check_options("backend", n, options.get(n, {})) for n in names}
+    own = {name: registry.options_of("backend", name, options) for name in names}
+    checked = {name: registry.check_options("backend", name, own[name]) for name in names}
     for name in names:
         # Every slice of the target gets its own clicks here, as in the paper.
         if any(option.name == "propagate" for option in registry.describe_options("backend", name)):

@@ -56,6 +56,9 @@ NOT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
 }
 """Names that a user may expect, and why they are not built in; a third party may list them."""
 
+JOINERS: Mapping[str, str] = {"backend": "semisam.backends.joined:join"}
+"""Functions that make one plugin of several, whose names a user joins: ``synthsam+geodesic``."""
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -144,6 +147,8 @@ def find(kind: str, name: str) -> Plugin:
         PluginError: the kind or the name is unknown, or the name is refused.
     """
     plugins = list_plugins(kind)
+    if len(parts := members(kind, name)) > 1:
+        return _joined(kind, name, [find(kind, part) for part in parts])
     if name not in plugins:
         if reason := NOT_BUILT_IN.get(kind, {}).get(name):
             raise PluginError(
@@ -158,6 +163,37 @@ def find(kind: str, name: str) -> Plugin:
     if plugin.problem:
         raise PluginError(f"{noun(kind)} {name!r} is refused: {plugin.problem}.")
     return plugin
+
+
+def members(kind: str, name: str) -> tuple[str, ...]:
+    """Return the names of the plugins that a name joins; of any other plugin its own name."""
+    if kind not in JOINERS or "+" not in name or name in list_plugins(kind):
+        return (name,)
+    return tuple(name.split("+"))
+
+
+def options_of(kind: str, name: str, by_plugin: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the options of a plugin; for joined ones those of each, as the joint plugin has them.
+
+    Args:
+        kind: a key of ``GROUPS``.
+        name: of the plugin.
+        by_plugin: options by plugin.
+    """
+    own = dict(by_plugin.get(name, {}))
+    if len(parts := members(kind, name)) == 1:
+        return own
+    of_parts = {
+        joint_option(part, option): value
+        for part in parts
+        for option, value in by_plugin.get(part, {}).items()
+    }
+    return {**of_parts, **own}
+
+
+def joint_option(name: str, option: str) -> str:
+    """Return the name of a plugin's option as one of the joint plugin."""
+    return re.sub(r"\W", "_", f"{name}_{option}")
 
 
 def load(kind: str, name: str) -> Callable[..., Any]:
@@ -189,6 +225,8 @@ def load_plugin(plugin: Plugin) -> Callable[..., Any]:
         )
     if plugin.kind == "framework":
         _check_framework(plugin, loaded)
+    if plugin.value == JOINERS.get(plugin.kind):
+        return loaded(members(plugin.kind, plugin.name))  # type: ignore[no-any-return]
     return loaded  # type: ignore[no-any-return]
 
 
@@ -418,6 +456,25 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
         fields = point.dist.metadata if point.dist is not None else None
     name = (fields and fields["Name"]) or "unknown"
     return name, (fields and fields["Version"]) or "unknown"
+
+
+def _joined(kind: str, name: str, parts: list[Plugin]) -> Plugin:
+    """Return the plugin that joins others."""
+    if len({part.name for part in parts}) < len(parts):
+        raise PluginError(
+            f"{noun(kind)} must join different plugins, got {name!r}. Name each once."
+        )
+    foreign = [part for part in parts if not part.builtin]
+    first, *more = foreign or parts
+    version = " + ".join([first.version, *(f"{p.distribution} {p.version}" for p in more)])
+    return Plugin(
+        kind,
+        name,
+        JOINERS[kind],
+        first.distribution,
+        version if foreign else first.version,
+        builtin=not foreign,
+    )
 
 
 def _judge(same_name: list[Plugin]) -> list[Plugin]:

@@ -17,6 +17,7 @@ from semisam.core.layout import ADAPTED, ADAPTED_NOTE
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.data.loading.store import VolumeStore, data_hash
+from semisam.plugins import registry
 from semisam.run.build import cases_of, make_pair, open_dataset, split_of
 from semisam.run.model import window_of
 from semisam.run.record import versions
@@ -59,8 +60,14 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
     The card is written next to the file, as ``.json``.
 
     Raises:
-        InputError: the data cannot be used, or every labeled case has ignored voxels.
+        InputError: the data cannot be used, every labeled case has ignored voxels, or the backend
+            is several joined ones, whose weights have no option that reads them.
     """
+    if len(names := registry.members("backend", settings.sam)) > 1:
+        raise InputError(
+            f"--sam must be one model whose weights are written, got {settings.sam}. Adapt "
+            f"{' and '.join(names)} each."
+        )
     dataset = open_dataset(settings)
     split = split_of(settings, dataset)
     labeled = cases_of(settings, dataset, split).labeled

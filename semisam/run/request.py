@@ -72,7 +72,9 @@ class Request:
             "seed": seed,
             "fold": fold if fold is not None else self.settings.get("fold"),
             "sam": sam,
-            "sam_options": {} if sam == "none" else dict(self.options.get(sam, {})),
+            "sam_options": {}
+            if sam == "none"
+            else registry.options_of("backend", sam, self.options),
             "sam_control": None if sam_control == "none" else sam_control,
         }
         return make_settings(explicit, self.suggested)
@@ -131,7 +133,9 @@ def request(
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
     common["semisam_options"] = free.pop(BRANCH, {})
-    taking_part = [*methods, *(s for s in sams if s != "none")]
+    backends = [name for name in sams if name != "none"]
+    backends += [part for sam in backends for part in registry.members("backend", sam)]
+    taking_part = [*methods, *dict.fromkeys(backends)]
     idle = [name for name in free if name not in taking_part]
     if idle:
         known = [*taking_part, common["dataset"], network, prompter, BRANCH, logger]
@@ -141,7 +145,7 @@ def request(
             "the name."
         )
     # From here options have types, so 0.9 and 0.90 are the same setting and the same run.
-    kinds = {name: "framework" for name in methods} | {name: "backend" for name in sams}
+    kinds = dict.fromkeys(methods, "framework") | dict.fromkeys(backends, "backend")
     typed = {name: registry.check_options(kinds[name], name, free[name]) for name in free}
     return Request(common, suggested, typed)
 
@@ -162,7 +166,7 @@ def settings(
     Args:
         method: name of a method plugin.
         labels: number of labeled cases.
-        sam: name of a backend plugin, or ``none`` for the bare method.
+        sam: name of a backend plugin, of several joined by a plus, or ``none`` for the bare method.
         sam_control: ``none``, or a control of the branch: ``oracle``, ``truth``, ``shuffled``,
             ``moved``.
         subset: 0: the first labeled cases of the list; k > 0: the k-th draw.

@@ -182,7 +182,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         }
         return found | empty | none
     found["sam_options"] = registry.resolve_options(
-        "backend", given.sam, {**protocol.backends.get(given.sam, {}), **given.sam_options}
+        "backend", given.sam, {**_of_backend(given, protocol), **given.sam_options}
     )
     found["prompter_options"] = registry.resolve_options(
         "prompter",
@@ -206,6 +206,11 @@ def _of_axes(kind: str, name: str, axes: int) -> Options:
     """Return the option ``axes`` of a plugin that has one, for a patch of this many axes."""
     usual = registry.default_keywords(registry.load(kind, name), kind)
     return {"axes": axes} if "axes" in usual else {}
+
+
+def _of_backend(settings: RunSettings, protocol: Protocol) -> Options:
+    """Return the options that a protocol prescribes for the backend of a run."""
+    return registry.options_of("backend", settings.sam, protocol.backends)
 
 
 def _can_adapt(backend: str) -> bool:
@@ -284,8 +289,9 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
             changed["prompter"] = settings.prompter
         if settings.sam_adapt != _fitted_steps(alone.sam_adapt, settings):
             changed["sam_adapt"] = settings.sam_adapt
+    of_backend = _of_backend(settings, protocol)
     for place, name, value in _changed_options(settings, protocol):
-        if place != settings.sam or name in protocol.backends.get(place, {}):
+        if place != settings.sam or name in of_backend:
             changed[f"{place}.{name}"] = value
     changed |= protocol.not_reproduced(settings.method, branch=settings.sam != "none")
     return tuple(f"{name}={show_value(value)}" for name, value in changed.items())
@@ -303,8 +309,9 @@ def _choices(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
         chosen.append(f"first={settings.first}")
     for name, value in _unlike_default("dataset", settings.dataset, settings.dataset_options, {}):
         chosen.append(f"{settings.dataset}.{name}={show_value(value)}")
+    of_backend = _of_backend(settings, protocol)
     for place, name, value in _changed_options(settings, protocol):
-        if place == settings.sam and name not in protocol.backends.get(place, {}):
+        if place == settings.sam and name not in of_backend:
             chosen.append(f"{place}.{name}={show_value(value)}")
     return tuple(chosen)
 
@@ -320,7 +327,7 @@ def _changed_options(settings: RunSettings, protocol: Protocol) -> Iterator[tupl
         places.append(("", BRANCH, s.semisam_options, protocol.semisam))
         about = protocol.prompters.get(s.prompter, {})
         places.append(("prompter", s.prompter, s.prompter_options, about))
-        places.append(("backend", s.sam, s.sam_options, protocol.backends.get(s.sam, {})))
+        places.append(("backend", s.sam, s.sam_options, _of_backend(s, protocol)))
     for kind, place, options, prescribed in places:
         for name, value in _unlike_default(kind, place, options, prescribed):
             yield place, name, value
