@@ -52,7 +52,7 @@ def cited_by(loaded: Any) -> list[Paper]:
 def papers_of(kind: str, name: str) -> list[Paper]:
     """Return the papers that the docstrings of a plugin cite, or of the branch (``semisam``).
 
-    Joined plugins have the papers of each. A plugin that is not installed has none.
+    Joined plugins have the papers of each; one that is not installed has no papers.
     """
     if (kind, name) == ("framework", BRANCH):
         from semisam.frameworks.semisam import SemiSAM
