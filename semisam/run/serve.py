@@ -26,16 +26,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semisam.backends._synthsam.user import deepness
 from semisam.run.click import ClickableScan
 
 _META, _LEASE = "X-Meta", "X-Lease-Token"
 _KINDS = {"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}
 _IDLE = 1800.0  # seconds without a call after which a client is forgotten
 _SCRIBBLED = 16  # points that stand for a scribble
+_ENCLOSED = 5  # points that stand for an area within a lasso or a flat box
+_INNER = 0.5  # of the greatest distance to the border of an area, which these points have at least
 _UNDONE = 20  # prompts that undo can take back; each keeps a mask of the whole scan
 _CAPABILITIES = {
     "supported_interactions": {
-        **{"points": True, "bbox3d": True, "bbox2d": False, "scribble": True, "lasso": False}
+        **dict.fromkeys(("points", "bbox3d", "bbox2d", "scribble", "lasso"), True)
     },
     "channel_mapping": {
         **{"prev_seg": 0, "bbox2d": [1, 2], "bbox3d": [1, 2], "lasso": [1, 2]},
@@ -204,12 +207,19 @@ class Service:
         if path == "/add_point_interaction":
             added = _clicked(p, [_voxel(meta["coordinates"])], inside)
         elif path == "/add_scribble_interaction":
-            voxels = np.argwhere(self._placed(dialogue, meta, body))
-            chosen = voxels[np.linspace(0, len(voxels) - 1, _SCRIBBLED).astype(int)]
-            added = _clicked(p, sorted({_voxel(v) for v in chosen}) if len(voxels) else [], inside)
-        elif path == "/add_bbox_interaction" and inside:
+            drawn = self._placed(dialogue, meta, body)
+            added = _clicked(p, _spread(np.argwhere(drawn), _SCRIBBLED), inside)
+        elif path == "/add_lasso_interaction":
+            added = _clicked(p, _within(self._placed(dialogue, meta, body)), inside)
+        elif path == "/add_bbox_interaction":
             low, high = zip(*meta["bbox_coords"], strict=True)
-            added = replace(p, box=(_voxel(low), _voxel([end - 1 for end in high])))
+            low, last = _voxel(low), _voxel([end - 1 for end in high])
+            if inside and all(a < b for a, b in zip(low, last, strict=True)):
+                added = replace(p, box=(low, last))
+            else:
+                area = np.zeros(dialogue.shown.shape, bool)
+                area[tuple(slice(max(a, 0), b + 1) for a, b in zip(low, last, strict=True))] = True
+                added = _clicked(p, _within(area), inside)
         elif path == "/add_initial_seg_interaction":
             mask = (self._array(body) != 0).astype(np.uint8)
             if mask.shape != dialogue.shown.shape:
@@ -217,7 +227,7 @@ class Service:
             run = bool(meta.get("run_prediction", False))
             return _difference(dialogue, dialogue.add(Prompts(mask=mask), run, mask))
         else:
-            raise Refused(400, f"{path} is not served; give points, scribbles, a box or a mask")
+            raise Refused(400, f"{path} is not served; give points, scribbles, lassos, boxes or a mask")
         return _difference(dialogue, dialogue.add(added, run))
 
     def _placed(self, dialogue: Dialogue, meta: Payload, body: bytes) -> NDArray[Any]:
@@ -271,6 +281,24 @@ _TIMES = {"idle_timeout_seconds": _IDLE, "liveness_timeout_seconds": 60.0}
 
 def _voxel(index: Any) -> tuple[int, ...]:
     return tuple(int(at) for at in index)
+
+
+def _spread(voxels: NDArray[np.int64], most: int) -> list[tuple[int, ...]]:
+    """Return at most so many of the voxels ``(N, 3)``, spread over their order."""
+    chosen = voxels[np.linspace(0, len(voxels) - 1, most).astype(int)] if len(voxels) else voxels
+    return sorted({_voxel(voxel) for voxel in chosen})
+
+
+def _within(area: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """Return points well within an area ``(*S)``, which may be as flat as a slice."""
+    places = np.argwhere(area)
+    if not len(places):
+        return []
+    low, end = places.min(0), places.max(0) + 1
+    part = area[tuple(slice(a, b) for a, b in zip(low, end, strict=True))]
+    flat = part.reshape([n for n in part.shape if n > 1] or [1])
+    deep = deepness(flat).reshape(part.shape)
+    return _spread(low + np.argwhere(deep >= _INNER * deep.max()), _ENCLOSED)
 
 
 def _clicked(prompts: Prompts, voxels: list[tuple[int, ...]], inside: bool) -> Prompts:

@@ -97,9 +97,40 @@ def test_boxes_scribbles_and_initial_masks(client, case):
     assert whole.any() and np.array_equal(client.target_buffer, whole)
 
 
-def test_what_is_not_served_is_refused_and_the_session_stays(client, case):
-    with pytest.raises(httpx.HTTPStatusError, match="400"):
-        client.add_lasso_interaction(case[1], True)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_area_in_one_slice_shows_the_object(client, case, axis):
+    _, atrium, point = case
+    slab = np.zeros_like(atrium)
+    at = (*[slice(None)] * axis, slice(point[axis], point[axis] + 1))
+    slab[at] = atrium[at]
+    client.add_lasso_interaction(slab, True)
+    lasso = client.target_buffer.copy()
+    assert _dice(lasso, atrium) > 0.6
+    client.reset_interactions()
+    places = np.argwhere(slab)
+    ends = [[int(a), int(b) + 1] for a, b in zip(places.min(0), places.max(0), strict=True)]
+    client.add_bbox_interaction(ends, True)
+    assert _dice(client.target_buffer, atrium) > 0.6
+    # The same area as background removes what is there.
+    kept = client.target_buffer[at].sum()
+    client.add_bbox_interaction(ends, False)
+    assert client.target_buffer[at].sum() < kept
+
+
+def test_points_of_an_area_are_well_within_it():
+    area = np.zeros((9, 30, 20), bool)
+    area[4, 5:26, 3:18] = True
+    points = np.array(serve._within(area))
+    assert len(points) == serve._ENCLOSED and (points[:, 0] == 4).all()
+    assert (points[:, 1] >= 8).all() and (points[:, 1] <= 22).all()
+    assert (points[:, 2] >= 6).all() and (points[:, 2] <= 14).all()
+    single = np.zeros((3, 3, 3), bool)
+    single[1, 2, 0] = True
+    assert serve._within(single) == [(1, 2, 0)]
+    assert serve._within(np.zeros((3, 3, 3), bool)) == []
+
+
+def test_what_cannot_be_used_is_refused_and_the_session_stays(client, case):
     with pytest.raises(httpx.HTTPStatusError, match="400"):
         client.add_point_interaction((99, 0, 0), True)
     with pytest.raises(httpx.HTTPStatusError, match="413"):
