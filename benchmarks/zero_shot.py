@@ -54,7 +54,8 @@ def main():
         volumes = load(args.data, args.cases, args.skip, args.split)
     rows = []
     for name in args.sam.split(","):
-        options = registry.check_options("backend", name, given.get(name, {}))
+        own = registry.options_of("backend", name, given)
+        options = registry.check_options("backend", name, own)
         make = registry.load("backend", name)
         shown = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
         record = measure(

@@ -168,6 +168,26 @@ class DetachedProbs(Toy):
         return Step(step.losses, step.probs.detach())
 
 
+class DetachesUnlabeledProbs(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        labeled, rest = step.probs[: batch.num_labeled], step.probs[batch.num_labeled :]
+        return Step(step.losses, torch.cat([labeled, rest.detach()]))
+
+
+class GuidesEveryRow(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        self.guided(probs.detach())
+        return super().consistency(batch, probs)
+
+
+class GuidesTwice(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        for _ in range(2):
+            self.guided(probs[batch.num_labeled :].detach())
+        return super().consistency(batch, probs)
+
+
 class DeploysTheTeacher(Toy):
     def forward(self, image: Tensor) -> Tensor:
         net = self.student if self.training else self.teacher
@@ -524,6 +544,9 @@ WRONG_METHODS = [
     (LosesAName, "test_every_clock_gives_the_same_losses"),
     (Sigmoids, "test_step_on_two_and_four_classes"),
     (DetachedProbs, "test_step_on_two_and_four_classes"),
+    (DetachesUnlabeledProbs, "test_step_on_two_and_four_classes"),
+    (GuidesEveryRow, "test_guidance_fits"),
+    (GuidesTwice, "test_guidance_fits"),
     (TwoClassesOnly, "test_step_on_two_and_four_classes"),
     (RawUncertainty, "test_step_on_two_and_four_classes"),
     (VectorLoss, "test_step_on_two_and_four_classes"),
@@ -790,6 +813,31 @@ class EveryClickIsPositive(FakeBackend):
         return super().segment(embedding, Prompt(prompt.points, labels, prompt.box, prompt.mask))
 
 
+class AlwaysPositive(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return super().segment(embedding, prompt) + 50
+
+
+class CachesTheCase(FakeBackend):
+    """An embedding that is kept by case, although patches of a case differ."""
+
+    wants_place = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, Tensor] = {}
+
+    def encode(self, image: Tensor, place: Place | None) -> Tensor:  # type: ignore[override]
+        if place is None:
+            return super().encode(image)
+        return self.known.setdefault(f"{place.case} {image.shape}", super().encode(image))
+
+
+class AdaptsForNothing(FakeBackend):
+    def adapt(self, *args: Any, **options: Any) -> None:
+        pass
+
+
 class InclusiveBox(FakeBackend):
     def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
         box = None if prompt.box is None else prompt.box + torch.tensor([[0], [1]])
@@ -803,6 +851,9 @@ WRONG_BACKENDS = [
     (SwapsAxes, "test_the_object_of_the_prompt_is_positive"),
     (SwapsAxesOfABox, "test_the_object_of_the_prompt_is_positive"),
     (EveryClickIsPositive, "test_a_negative_click_is_no_positive_one"),
+    (AlwaysPositive, "test_the_object_of_the_prompt_is_positive"),
+    (CachesTheCase, "test_no_state_between_patches_of_a_case"),
+    (AdaptsForNothing, "test_declares_what_it_is"),
     (InclusiveBox, "test_a_box_ends_before_its_second_corner"),
     (AcceptsText, "test_declares_what_it_is"),
     (NeverBeginsAgain, "test_a_dialogue_depends_on_its_own_prompts"),
@@ -1108,6 +1159,7 @@ def test_wrong_networks_are_told_their_fault(wrong: type[TinyNet], expected: str
 class ToyDataset:
     """Two training cases and one for the test, in memory."""
 
+    name = "toy"
     num_classes = 2
     channels = 1
     class_names = ("background", "blob")
@@ -1211,6 +1263,21 @@ class MirroredLabel(ToyDataset):
         return super().label(case)[:, ::-1]
 
 
+class SwapsAxesOfALabel(ToyDataset):
+    """A label (y, x, z) of square images, as a library of pictures returns it."""
+
+    def image(self, case: str) -> Any:
+        array = np.random.default_rng(ord(case)).standard_normal((1, 5, 5, 6), np.float32)
+        return SimpleNamespace(array=array, geometry=SimpleNamespace(spacing=(1.0, 1.0, 2.0)))
+
+    def label(self, case: str) -> Any:
+        return (self.image(case).array[0] > 1).astype(np.uint8).swapaxes(0, 1)
+
+
+class Nameless(ToyDataset):
+    name = ""
+
+
 class RawUnits(ToyDataset):
     def image(self, case: str) -> Any:
         image = super().image(case)
@@ -1236,6 +1303,8 @@ WRONG_DATASETS = [
     (AddsTheLabel, "test_images_are_free_of_labels"),
     (CropsAroundTheFile, "test_images_are_free_of_labels"),
     (MirroredLabel, "test_labels_fit_their_images"),
+    (SwapsAxesOfALabel, "test_labels_fit_their_images"),
+    (Nameless, "test_declares_classes_and_channels"),
     (RawUnits, "test_images_are_normalised"),
     (ReadsEverything, "test_constructor_reads_no_volume"),
     (LoadsEveryFile, "test_constructor_reads_no_volume"),

@@ -26,7 +26,7 @@ from semisam.core.files import replace_file
 from semisam.core.types import Place, Prompt
 from semisam.plugins import registry
 from semisam.plugins.construction import construct
-from semisam.plugins.options import parameters
+from semisam.plugins.options import documented_arguments, parameters
 
 _SUREST = 1e-6  # least distance of the mean probability from 0 and 1
 
@@ -82,6 +82,11 @@ class Joined:
             model.segment(part, prompt).float().sigmoid()
             for model, part in zip(self._models.values(), embedding, strict=True)
         ]
+        if len(shapes := {tuple(probs.shape) for probs in found}) > 1:
+            raise PluginError(
+                f"joined backends must return logits of one shape, got {sorted(shapes)} of "
+                f"{'+'.join(self.names)}. Repair the plugin (semisam.testing.BackendContract)."
+            )
         return torch.stack([probs.to(found[0]) for probs in found]).mean(0).logit(_SUREST)
 
     @classmethod
@@ -172,21 +177,25 @@ def join(names: Sequence[str]) -> type[Joined]:
             "one out."
         )
     stated = [registry.prompt_kinds("backend", model) for model in loaded.values()]
+    kinds = [each for each in stated if each]  # others state theirs in the constructor
     options: dict[str, tuple[str, str]] = {}
-    keywords = []
+    keywords, docs = [], []
     for name, model in loaded.items():
+        documented = documented_arguments(model)
         for own in parameters("backend", model).values():
             joint = registry.joint_option(name, own.name)
             options[joint] = name, own.name
             kind = inspect.Parameter.KEYWORD_ONLY
             keyword = inspect.Parameter(joint, kind, default=own.default, annotation=own.annotation)
             keywords.append(keyword)
-    base = AdaptableJoined if any(hasattr(m, "adapt") for m in loaded.values()) else Joined
+            docs.append(f"    {joint}: {documented.get(own.name, '')}")
+    adaptable = any(hasattr(m, "adapt") and hasattr(m, "adapted") for m in loaded.values())
+    base = AdaptableJoined if adaptable else Joined
     about = {
-        "__doc__": Joined.__doc__,
+        "__doc__": "\n".join([inspect.cleandoc(Joined.__doc__ or ""), "", "Args:", *docs]),
         "__module__": __name__,
         "__signature__": inspect.Signature(keywords),
-        "accepts": frozenset.intersection(*stated),
+        "accepts": frozenset.intersection(*kinds) if kinds else frozenset(),
         "names": tuple(names),
         "options": options,
     }

@@ -449,8 +449,10 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
 
 def rank_lines(table: pd.DataFrame) -> list[str]:
     """Return the meaning of the ranks, and how certain the first ones are, if there are ranks."""
-    if "rank" not in table or table["rank"].isna().all():
+    if "rank" not in table:
         return []
+    if table["rank"].isna().all():
+        return ["No ranks: they need two rows at equal labels, and at least two test cases."]
     lines = [
         "Rank: by Dice, among the rows at equal labels; in brackets its 95 % interval over the "
         "test cases."

@@ -57,7 +57,7 @@ def command(
     """
     from pathlib import Path
 
-    from semisam.cli.display import Bars, console
+    from semisam.cli.display import Bars, tell
     from semisam.cli.options import assignments as parsed
     from semisam.core.files import writable_folder
     from semisam.run.adapt import adapt_to_file
@@ -87,5 +87,5 @@ def command(
     with Bars() as bars:
         task = bars.add_task("adapting", total=steps)
         card = adapt_to_file(chosen, file, lambda done: bars.update(task, completed=done))
-    console.print(f"Adapted to {', '.join(card['labeled_cases'])}.", soft_wrap=True)
-    console.print(f"Written: {file}, {file.with_suffix('.json')}")
+    tell(f"Adapted to {', '.join(card['labeled_cases'])}.")
+    tell(f"Written: {file}, {file.with_suffix('.json')}")

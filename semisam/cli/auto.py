@@ -69,9 +69,8 @@ def command(
     from pathlib import Path
 
     from semisam.automatic.flow import auto
-    from semisam.cli.display import PhaseDisplay, console
+    from semisam.cli.display import PhaseDisplay, tell
     from semisam.cli.options import named_dataset
-    from semisam.core.files import printable
     from semisam.training.allocator import keep_memory
     from semisam.training.trainer import Interrupted
 
@@ -90,11 +89,11 @@ def command(
                 device=device,
                 dataset=name,
                 options=options,
-                note=lambda text: console.print(printable(text), soft_wrap=True, markup=False),
+                note=tell,
                 progress=display,
             )
     except Interrupted:
         click.echo("Interrupted. Run the same command again to resume.", err=True)
         raise SystemExit(130) from None
     if not dry_run:
-        console.print(f"Open {page}", soft_wrap=True, markup=False)
+        tell(f"Open {page}")

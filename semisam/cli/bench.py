@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,7 @@ def command(
     its axes (--labels, --seeds and so on) are added.
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
-    from semisam.cli.display import GridDisplay, be_quiet, console, print_table
+    from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell
     from semisam.cli.log import log, logged
     from semisam.core.errors import InputError
     from semisam.core.files import check_writable
@@ -139,8 +140,8 @@ def command(
     if not table.empty:
         print_table(table)
         files = ", ".join(str(folder / name) for name in ("table.csv", "results.csv", STUDY_LOG))
-        console.print(f"Written: {files}", markup=False)
-        console.print(f"A page with pictures: semisam report {folder}", markup=False)
+        tell(f"Written: {files}")
+        tell(f"A page with pictures: semisam report {shlex.quote(str(folder))}")
     for reason in lost:
         click.echo(f"Runs are left out: {reason}", err=True)
     _report(outcomes, over())

@@ -44,6 +44,8 @@ def command(
     from semisam.core.files import write_json
     from semisam.data.tools.check import check_folder
 
+    if json_file is not None and not Path(json_file).resolve().parent.is_dir():
+        raise InputError(f"the folder of --json must exist, got {json_file}. Make it first.")
     # Its warnings of a damaged file have many lines; the report has one.
     sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -58,8 +60,6 @@ def command(
         )
     _print(report, console)
     if json_file is not None:
-        if not Path(json_file).resolve().parent.is_dir():
-            raise InputError(f"the folder of --json must exist, got {json_file}. Make it first.")
         write_json(Path(json_file), report.to_json())
     if report.faults:
         raise SystemExit(1)

@@ -57,13 +57,19 @@ def command(
     """
     from pathlib import Path
 
-    from semisam.cli.display import console
+    from semisam.cli.display import tell
     from semisam.core.errors import InputError
+    from semisam.core.files import check_no_folder
     from semisam.run.click import click as segment
     from semisam.training.allocator import keep_memory
 
     if Path(out).resolve() == Path(scan).resolve():
         raise InputError(f"-o must be another file than the scan, got {out}. Name another.")
+    check_no_folder("-o", Path(out))
+    if not Path(out).resolve().parent.is_dir():
+        raise InputError(f"the folder of -o must exist, got {out}. Make it first.")
+    if not out.lower().endswith((".nii", ".nii.gz", ".png")):
+        raise InputError(f"-o must end in .nii.gz, or in .png for a picture, got {out}. Rename it.")
     corrected = mask is not None and Path(out).resolve() == Path(mask).resolve()
     if Path(out).exists() and not (corrected or overwrite):
         raise InputError(
@@ -84,4 +90,4 @@ def command(
     )
     found.save(out)
     voxels = int(found.labelmap.sum())
-    console.print(f"{voxels} voxels. Written: {out}", soft_wrap=True, markup=False)
+    tell(f"{voxels} voxels. Written: {out}")

@@ -31,6 +31,7 @@ from rich.text import Text
 from semisam.cli.log import log
 from semisam.cli.progress import TimeLeft
 from semisam.core.errors import SemisamError
+from semisam.core.files import printable
 from semisam.core.layout import RESULT
 from semisam.core.words import spoken_time
 
@@ -276,6 +277,11 @@ def _dice_of(folder: Path) -> list[str]:
         dice = read_result(folder / RESULT)["metrics"].get("dice")
         return [] if dice is None else [f"Dice {100 * dice:.1f}"]
     return []
+
+
+def tell(text: str) -> None:
+    """Print a text as it is: without markup, so that a path keeps its brackets, and unbroken."""
+    console.print(printable(text), soft_wrap=True, markup=False)
 
 
 def be_quiet() -> None:

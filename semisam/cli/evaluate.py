@@ -43,7 +43,7 @@ def command(
 
     A published checkpoint needs --data and --patch. Nothing in a checkpoint is executed.
     """
-    from semisam.cli.display import Bars, console
+    from semisam.cli.display import Bars, tell
     from semisam.core.files import writable_folder, write_csv
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
@@ -84,7 +84,7 @@ def command(
         )
     write_csv(target, rows)
     summary = summarise(rows)
-    console.print(
+    tell(
         f"{len(test)} cases: Dice {100 * summary['dice']:.2f} ± "
         f"{100 * summary['dice_sd_cases']:.2f} %, Jaccard {100 * summary['jaccard']:.2f} %, "
         f"ASD {summary['asd_voxel']:.2f} voxels, 95HD {summary['hd95_voxel']:.2f} voxels "

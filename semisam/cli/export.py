@@ -27,10 +27,10 @@ def command(run: str, target: str) -> None:
     The file is for other programs: `semisam predict` reads run folders. torch.export.load can run
     any code that a file names, so open only models that you trust.
     """
-    from semisam.cli.display import console
+    from semisam.cli.display import tell
     from semisam.run.folder import find_run
     from semisam.run.model import export_run
 
     card = export_run(find_run(run), Path(target))
     size = Path(target).stat().st_size / 1e6
-    console.print(f"Written: {target} ({size:.1f} MB) and its card {card}", soft_wrap=True)
+    tell(f"Written: {target} ({size:.1f} MB) and its card {card}")

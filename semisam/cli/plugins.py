@@ -50,6 +50,8 @@ def command(
 
 def _named(found: list[Plugin], name: str) -> list[Plugin]:
     names = {p.name for p in found}
+    if name not in names and len(registry.members("backend", name)) > 1:
+        return [registry.find("backend", name)]
     if name not in names:
         raise PluginError(
             f"NAME must be an installed plugin, got {name!r}{registry.nearest(name, names)}. "

@@ -63,7 +63,7 @@ def command(
     without an orientation, such as the published h5 files, are taken as LPS: axes to the left, the
     posterior and the superior.
     """
-    from semisam.cli.display import Bars, console
+    from semisam.cli.display import Bars, tell
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.inputs import check_outputs, gather_scans, labels_among
@@ -85,7 +85,7 @@ def command(
     model = load_models(runs, on_device)
     if len(runs) > 1:
         text = f"Mean of {len(runs)} runs: {', '.join(folder.name for folder in runs)}"
-        console.print(printable(text), soft_wrap=True, markup=False)
+        tell(text)
     given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
     labels = labels_among(given)
@@ -93,7 +93,7 @@ def command(
         names = [label.name for label in labels[:3]]
         shown = ", ".join(names) + (", ..." if len(labels) > 3 else "")
         text = f"Left out: {len(labels)} labels ({shown})"
-        console.print(printable(text), soft_wrap=True, markup=False)
+        tell(text)
     folder = Path(out)
     check_outputs(folder, scans, labels, preview=preview)
     writable_folder(folder)
@@ -120,14 +120,14 @@ def command(
     if len(scans) > failed:
         also = f"; {kept} were there before" if kept else ""
         text = f"Written: {len(scans) - failed - kept} masks in {folder}{also}"
-        console.print(text, soft_wrap=True, markup=False)
+        tell(text)
         if table and sizes:
             write_csv(Path(table), [size.row() for size in sizes])
-            console.print(f"Written: {table}", soft_wrap=True, markup=False)
+            tell(f"Written: {table}")
         if model.card.label_values is not None:
             pairs = zip(model.card.class_names, model.card.label_values, strict=True)
             shown = ", ".join(f"{value} {title}" for title, value in pairs)
             text = f"Values of the masks, as in the training labels: {shown}"
-            console.print(text, soft_wrap=True, markup=False)
+            tell(text)
     if failed:
         ctx.exit(2)

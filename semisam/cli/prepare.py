@@ -25,7 +25,7 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
     Give DST as --data; training from it ends in the same weights. After a stop, the same command
     resumes, and it renews scans that have changed.
     """
-    from semisam.cli.display import Bars, console
+    from semisam.cli.display import Bars, tell
     from semisam.cli.options import named_dataset
     from semisam.core.errors import InputError
     from semisam.data.tools.prepare import prepare
@@ -48,6 +48,4 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
     split = opened.split()
     cases = (*split.train, *split.test)
     labeled = sum(opened.has_label(case) for case in cases)
-    console.print(
-        f"{len(cases)} cases of {name}, {labeled} labeled, are in {target}. Written: {manifest}"
-    )
+    tell(f"{len(cases)} cases of {name}, {labeled} labeled, are in {target}. Written: {manifest}")

@@ -45,7 +45,7 @@ def command(model: str, out: str, device: str, init: str | None, **given: Any) -
     """
     from pathlib import Path
 
-    from semisam.cli.display import Bars, console
+    from semisam.cli.display import Bars, console, tell
     from semisam.core.files import writable_folder
     from semisam.networks._synthsam_weights import save_weights
     from semisam.pretraining.pretrain import Pretraining, make_pretrain_settings
@@ -82,7 +82,7 @@ def command(model: str, out: str, device: str, init: str | None, **given: Any) -
     path = folder / f"{model}.safetensors"
     about = {"model": model, "steps": str(settings.steps), "seed": str(settings.seed)}
     save_weights(path, weights, about)
-    console.print(f"Written: {path}")
+    tell(f"Written: {path}")
 
 
 def _scores(figures: Any) -> str:

@@ -81,7 +81,7 @@ def command(
     each figure as PNG, PDF and SVG, and its numbers as CSV.
     """
     from semisam.bench.report.build import Contents
-    from semisam.cli.display import console
+    from semisam.cli.display import tell
     from semisam.core.errors import InputError
 
     folder = Path(runs)
@@ -99,7 +99,7 @@ def command(
         refresh=_SECONDS if watch else 0,
     )
     page = _make(folder, place, options)
-    console.print(f"Written: {page}", soft_wrap=True)
+    tell(f"Written: {page}")
     if show:
         click.launch(str(page))
     if watch:
@@ -126,7 +126,7 @@ def _make(folder: Path, place: Path, options: Contents) -> Path:
 
 def _watch(folder: Path, place: Path, options: Contents) -> None:
     """Write the page again whenever a run ends, until no run was at work for a while."""
-    from semisam.cli.display import console
+    from semisam.cli.display import tell
     from semisam.run.folder import list_runs
 
     before = {run.name: run.state for run in list_runs(folder)}
@@ -140,4 +140,4 @@ def _watch(folder: Path, place: Path, options: Contents) -> None:
             _make(folder, place, options)
             before = states
     page = _make(folder, place, replace(options, refresh=0))
-    console.print(f"No run is at work. Written: {page}", soft_wrap=True)
+    tell(f"No run is at work. Written: {page}")

@@ -35,12 +35,13 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     """
     from pathlib import Path
 
-    from semisam.cli.display import Bars, console
-    from semisam.core.files import printable, writable_folder, write_csv
+    from semisam.cli.display import Bars, console, tell
+    from semisam.core.files import check_no_folder, writable_folder, write_csv
     from semisam.inference.comparison import pair_masks, score_masks
 
     found = pair_masks(Path(predictions), Path(truth))
     target = Path(out) if out else Path(predictions) / "scores.csv"
+    check_no_folder("--out", target)
     writable_folder(target.parent)
     with Bars() as bars:
         task = bars.add_task("scoring", total=len(found.pairs))
@@ -53,8 +54,8 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
         names = ", ".join(str(path) for path in found.left_out[:3])
         more = ", ..." if len(found.left_out) > 3 else ""
         text = f"Left out, without a partner: {len(found.left_out)} masks ({names}{more})"
-        console.print(printable(text), soft_wrap=True, markup=False)
-    console.print(f"Written: {target}", soft_wrap=True, markup=False)
+        tell(text)
+    tell(f"Written: {target}")
 
 
 def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:

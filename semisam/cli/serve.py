@@ -43,7 +43,7 @@ def command(
     import importlib.util
     import secrets
 
-    from semisam.cli.display import console
+    from semisam.cli.display import console, tell
     from semisam.core.errors import InputError
     from semisam.run.click import ClickableScan
     from semisam.run.preflight import check_device
@@ -65,6 +65,6 @@ def command(
     secret = key or secrets.token_urlsafe(24)
     with make_server(service, secret, port) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}"
-        console.print(f"{address}  key: {secret}", soft_wrap=True, markup=False)
+        tell(f"{address}  key: {secret}")
         console.print("Ctrl-C ends it.")
         server.serve_forever()

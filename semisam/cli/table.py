@@ -66,10 +66,12 @@ def command(
     from semisam.bench import formats, tables
     from semisam.bench.latex import Wishes
     from semisam.cli.display import console, print_table
-    from semisam.core.files import printable, writable_folder
+    from semisam.core.files import check_no_folder, printable, writable_folder
 
     wishes = Wishes(columns, caption, label, cite)
     path = Path(out) if out is not None else None
+    if path is not None:
+        check_no_folder("-o", path)
     chosen = formats.format_of(kind, path, wishes)
 
     def say(text: str) -> None:

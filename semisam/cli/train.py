@@ -73,7 +73,7 @@ def command(
     """
     import json
 
-    from semisam.cli.display import console
+    from semisam.cli.display import console, tell
     from semisam.run.build import describe_test, describe_validation, open_dataset
     from semisam.run.request import settings as resolved_settings
     from semisam.training.allocator import keep_memory
@@ -100,18 +100,18 @@ def command(
         console.quiet = not processes.writer
         settings = processes.agreed(lambda: resolve(processes))
         if settings.data is None:
-            console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
+            tell("No --data given: the scans are generated phantoms.")
         if processes.writer:
             dataset = open_dataset(settings)
-            console.print(describe_test(settings, dataset))
-            if told := describe_validation(settings, dataset):
-                console.print(told)
+            tell(describe_test(settings, dataset))
+            if held := describe_validation(settings, dataset):
+                tell(held)
         result = _execute(settings, Path(out), processes, max_time)
     metrics = json.loads(result.read_text())["metrics"]
     if not metrics:
-        console.print(f"Trained, without a test. Written: {result}")
+        tell(f"Trained, without a test. Written: {result}")
         return
-    console.print(
+    tell(
         f"Dice {100 * metrics['dice']:.2f} %, Jaccard {100 * metrics['jaccard']:.2f} %, "
         f"ASD {metrics['asd_voxel']:.2f} voxels, 95HD {metrics['hd95_voxel']:.2f} voxels "
         f"on the test cases. Written: {result}"

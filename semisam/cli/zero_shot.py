@@ -79,7 +79,7 @@ def command(
     """
     from semisam.bench import zero_shot
     from semisam.bench.results import write
-    from semisam.cli.display import Bars, console, print_zero_shot
+    from semisam.cli.display import Bars, print_zero_shot, tell
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.data.loading.store import VolumeStore
@@ -101,8 +101,8 @@ def command(
     test = opened.split().test[:cases]
     store = VolumeStore(opened, labeled=[], unlabeled=[], test=test)
     if data is None:
-        console.print("No --data given: the scans are [bold]generated phantoms[/bold].")
-    console.print(f"Prompts: {zero_shot.NOTE}.")
+        tell("No --data given: the scans are generated phantoms.")
+    tell(f"Prompts: {zero_shot.NOTE}.")
     with Bars() as bars:
         checking = bars.add_task("checking scans", total=len(test))
         store.check(lambda done, total: bars.update(checking, completed=done))
@@ -128,7 +128,7 @@ def command(
     write(rows, folder / "cases.csv")
     write(table, folder / "table.csv")
     print_zero_shot(table)
-    console.print(f"Written: {folder / 'table.csv'}, {folder / 'cases.csv'}")
+    tell(f"Written: {folder / 'table.csv'}, {folder / 'cases.csv'}")
 
 
 def _open(

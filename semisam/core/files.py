@@ -215,6 +215,16 @@ def writable_folder(path: Path) -> Path:
     return path
 
 
+def check_no_folder(flag: str, path: Path) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Raises:
+        InputError: the path is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"{flag} must be a file, got the folder {path}. Name a file in it.")
+
+
 def check_writable(path: Path) -> None:
     """Refuse a folder that cannot be written to, before time is spent; leave no new one.
 

@@ -228,6 +228,12 @@ class SemiSAM(Framework):
     ) -> Tensor:
         """Return the mean of a target ``(U, K, *S)`` and the predictions for it as a proposal."""
         labeled = batch.num_labeled
+        expected = (len(batch.image) - labeled, self.num_classes, *batch.image.shape[2:])
+        if tuple(target.shape) != expected:
+            raise PluginError(
+                f"guided must get the probabilities of the unlabeled rows, {expected}, got "
+                f"{tuple(target.shape)} of method {type(self.inner).__name__}. Correct the method."
+            )
         known = target.new_zeros((labeled, *target.shape[1:]))
         if self._measures(clock):
             with _evaluated(self.inner):
@@ -327,6 +333,7 @@ class SemiSAM(Framework):
                 if embedding is None:
                     embedding = encode_at(self.backend, image, place)
                 logits = self.backend.segment(embedding, prompt)
+                check_logits(self.backend, logits, probs[k])
                 calls += 1
                 predictions[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
         return predictions, calls
@@ -340,6 +347,18 @@ def check_pair(backend: Backend, prompter: Prompter) -> None:
             f"the prompter must make prompts that the backend {type(backend).__name__} accepts "
             f"({_names(backend.accepts)}), got {type(prompter).__name__}, which makes "
             f"{_names(prompter.emits)}. Choose another prompter or backend."
+        )
+
+
+def check_logits(backend: Backend, logits: Tensor, like: Tensor) -> None:
+    """Refuse logits of another shape than the image's, which would be broadcast, and NaN."""
+    fits = isinstance(logits, Tensor) and logits.shape == like.shape
+    if not fits or bool(torch.isnan(logits).any()):
+        what = f"{type(logits).__name__} {tuple(getattr(logits, 'shape', ()))}"
+        got = "NaN" if fits else what
+        raise PluginError(
+            f"the backend {type(backend).__name__} must return logits {tuple(like.shape)}, got "
+            f"{got}. Repair the plugin (semisam.testing.BackendContract)."
         )
 
 

@@ -189,18 +189,18 @@ def to_subvoxels(volume: Tensor) -> Tensor:
     """Return ``(B, 1, *S)`` as ``(B, 2^d, *s)``, the subvoxels of each coarse voxel as channels."""
     size = [n // STRIDE for n in volume.shape[2:]]
     axes = len(size)
-    split = volume.reshape(len(volume), *[n for coarse in size for n in (coarse, STRIDE)])
+    split = volume.reshape(volume.shape[0], *[n for coarse in size for n in (coarse, STRIDE)])
     inner, outer = range(2, 2 * axes + 1, 2), range(1, 2 * axes, 2)
-    return split.permute(0, *inner, *outer).reshape(len(volume), STRIDE**axes, *size)
+    return split.permute(0, *inner, *outer).reshape(volume.shape[0], STRIDE**axes, *size)
 
 
 def from_subvoxels(parts: Tensor) -> Tensor:
     """Return ``(B, 2^d, *s)`` as ``(B, 1, *S)``, the inverse of `to_subvoxels`."""
     size = parts.shape[2:]
     axes = len(size)
-    split = parts.reshape(len(parts), *[STRIDE] * axes, *size)
+    split = parts.reshape(parts.shape[0], *[STRIDE] * axes, *size)
     order = [place for axis in range(1, axes + 1) for place in (axis + axes, axis)]
-    return split.permute(0, *order).reshape(len(parts), 1, *[STRIDE * n for n in size])
+    return split.permute(0, *order).reshape(parts.shape[0], 1, *[STRIDE * n for n in size])
 
 
 def _blocks(width: int, count: int, axes: int) -> nn.Sequential:

@@ -108,7 +108,7 @@ class UNet(nn.Module):
         """Return each head's raw output."""
         parts = self._parts(image)
         levels = self.net.pyramid(parts)
-        nothing = levels[0].new_zeros(len(image), CHANNELS + 2, *levels[0].shape[2:])
+        nothing = levels[0].new_zeros(image.shape[0], CHANNELS + 2, *levels[0].shape[2:])
         grids = [self.dropout(x) for x in self.net.answers(levels, nothing)]
         both = torch.cat([grids[0], parts.to(grids[0])], 1)
         both = both.contiguous(memory_format=self.net.layout)

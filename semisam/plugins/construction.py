@@ -13,7 +13,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "backend": ("ndim", "accepts", "encode", "segment"),
     "prompter": ("emits", "rounds", "__call__"),
     "network": ("forward", "parameters"),
-    "dataset": ("split", "image", "label", "has_label", "source"),
+    "dataset": ("name", "split", "image", "label", "has_label", "source"),
     "logger": ("open", "log", "close"),
 }
 """The attributes that an instance of each kind must have."""

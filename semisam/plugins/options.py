@@ -42,17 +42,22 @@ class Parameter:
 def parameters(kind: str, loaded: Callable[..., Any]) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a class's constructor or of a function, in order."""
     names_space = _namespace(loaded)
-    return {
-        p.name: Parameter(
-            p.name,
-            _resolve(p.annotation, names_space),
-            _type_name(p.annotation, _resolve(p.annotation, names_space)),
-            p.default,
-            p.default is inspect.Parameter.empty,
-        )
-        for p in _signature(loaded)
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in RESERVED.get(kind, ())
-    }
+    found = {}
+    for p in _signature(loaded):
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in RESERVED.get(kind, ()):
+            annotation = _annotation(p)
+            resolved = _resolve(annotation, names_space)
+            name = _type_name(annotation, resolved)
+            required = p.default is inspect.Parameter.empty
+            found[p.name] = Parameter(p.name, resolved, name, p.default, required)
+    return found
+
+
+def takes_by_position(kind: str, loaded: Callable[..., Any], name: str) -> bool:
+    """Return whether the constructor takes a parameter, not filled in by a run, by position."""
+    by_position = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found = {p.name for p in _signature(loaded) if p.kind is by_position}
+    return name in found - RESERVED.get(kind, frozenset())
 
 
 def takes_any_keyword(loaded: Callable[..., Any]) -> bool:
@@ -162,6 +167,14 @@ def _signature(loaded: Callable[..., Any]) -> list[inspect.Parameter]:
         return list(inspect.signature(loaded).parameters.values())
     except (TypeError, ValueError):  # written in C, without a signature: no options
         return []
+
+
+def _annotation(parameter: inspect.Parameter) -> Any:
+    """Return a parameter's annotation; without one the type of a plain default."""
+    bare = parameter.annotation is inspect.Parameter.empty
+    if bare and isinstance(parameter.default, bool | int | float | str):
+        return type(parameter.default)
+    return parameter.annotation
 
 
 def _namespace(loaded: Callable[..., Any]) -> dict[str, Any]:

@@ -148,6 +148,12 @@ def find(kind: str, name: str) -> Plugin:
     """
     plugins = list_plugins(kind)
     if len(parts := members(kind, name)) > 1:
+        wrong = [part for part in parts if not part or part in RESERVED_NAMES.get(kind, ())]
+        if wrong or len(set(parts)) < len(parts):
+            raise PluginError(
+                f"{noun(kind)} must be different plugins joined by a plus, such as "
+                f"synthsam+geodesic, got {name!r}. Correct the name."
+            )
         return _joined(kind, name, [find(kind, part) for part in parts])
     if name not in plugins:
         if reason := NOT_BUILT_IN.get(kind, {}).get(name):
@@ -337,7 +343,9 @@ def check_keywords(
 
     known = _options.parameters(kind, loaded)
     faults = [
-        f"option {option} does not exist{nearest(option, known)}"
+        f"option {option} must be keyword-only: write * before it in the constructor"
+        if _options.takes_by_position(kind, loaded, option)
+        else f"option {option} does not exist{nearest(option, known)}"
         for option in options
         if option not in known
     ]
@@ -460,10 +468,6 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 
 def _joined(kind: str, name: str, parts: list[Plugin]) -> Plugin:
     """Return the plugin that joins others."""
-    if len({part.name for part in parts}) < len(parts):
-        raise PluginError(
-            f"{noun(kind)} must join different plugins, got {name!r}. Name each once."
-        )
     foreign = [part for part in parts if not part.builtin]
     first, *more = foreign or parts
     version = " + ".join([first.version, *(f"{p.distribution} {p.version}" for p in more)])

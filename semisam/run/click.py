@@ -107,6 +107,10 @@ class ClickableScan:
             raise InputError(
                 "a click must show the object, got no point and no mask. Give --point."
             )
+        if value == 0:
+            raise InputError(
+                "--value must be that of an object, got 0, the background. Correct it."
+            )
         placement = self._placement
         clicks = [_inside(placement, point) for point in (*points, *negative)]
         corners = [_inside(placement, corner) for corner in box or ()]

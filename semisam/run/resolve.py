@@ -214,7 +214,8 @@ def _of_backend(settings: RunSettings, protocol: Protocol) -> Options:
 
 
 def _can_adapt(backend: str) -> bool:
-    return hasattr(registry.load("backend", backend), "adapt")
+    loaded = registry.load("backend", backend)
+    return hasattr(loaded, "adapt") and hasattr(loaded, "adapted")
 
 
 def _fitted_steps(steps: int, settings: RunSettings) -> int:

@@ -34,7 +34,7 @@ _KINDS = {"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float3
 _IDLE = 1800.0  # seconds without a call after which a client is forgotten
 _SCRIBBLED = 16  # points that stand for a scribble
 _ENCLOSED = 5  # points that stand for an area within a lasso or a flat box
-_INNER = 0.5  # of the greatest distance to the border of an area, which these points have at least
+_INNER = 0.7  # of the greatest distance to the border of an area, which these points have at least
 _UNDONE = 20  # prompts that undo can take back; each keeps a mask of the whole scan
 _CAPABILITIES = {
     "supported_interactions": {
@@ -227,7 +227,9 @@ class Service:
             run = bool(meta.get("run_prediction", False))
             return _difference(dialogue, dialogue.add(Prompts(mask=mask), run, mask))
         else:
-            raise Refused(400, f"{path} is not served; give points, scribbles, lassos, boxes or a mask")
+            raise Refused(
+                400, f"{path} is not served; give points, scribbles, lassos, boxes or a mask"
+            )
         return _difference(dialogue, dialogue.add(added, run))
 
     def _placed(self, dialogue: Dialogue, meta: Payload, body: bytes) -> NDArray[Any]:

@@ -90,6 +90,7 @@ def batch_for(framework: Framework, image: Tensor, label: Tensor) -> Batch:
 
 
 def objective(step: Step) -> Tensor:
+    assert isinstance(step, Step), f"training_step must return a Step, got {type(step).__name__}"
     check_scalars(step)
     return torch.stack([loss.float() for loss in step.losses.values()]).sum()
 
@@ -116,6 +117,7 @@ def train(framework: Framework, batches: Iterable[Batch]) -> list[dict[str, floa
 
 def check_scalars(step: Step) -> None:
     for name, loss in step.losses.items():
+        assert isinstance(loss, Tensor), f"loss {name!r} must be a tensor, got {loss!r}"
         assert loss.ndim == 0, f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}"
 
 

@@ -84,6 +84,13 @@ class BackendContract:
         assert isinstance(backend, Backend), "a backend has ndim, accepts, encode and segment"
         assert backend.ndim in (2, 3), f"ndim must be 2 or 3, got {backend.ndim}"
         own = type(self).example is not BackendContract.example
+        kinds = backend.accepts
+        assert isinstance(kinds, Set), f"accepts must be a set of texts, got {kinds!r}"
+        axes = getattr(backend, "axes", (2, 3))
+        good = isinstance(axes, tuple) and all(isinstance(n, int) for n in axes)
+        assert good, f"axes must be a tuple of numbers, such as (3,), got {axes!r}"
+        both = hasattr(backend, "adapt") == hasattr(backend, "adapted")
+        assert both, "a backend that can be adapted must have adapt and adapted, got one of them"
         good = bool(backend.accepts) and (own or backend.accepts <= PROMPT_KINDS)
         assert good, (
             f"accepts must be some of {sorted(PROMPT_KINDS)}, got {sorted(backend.accepts)}. "
@@ -165,6 +172,11 @@ class BackendContract:
                 f"logits must be higher in the object of the {kind} prompt than in the "
                 f"background, got {found[0]:.3g} and {background:.3g}. Is the sign inverted?"
             )
+            assert background < 0 < float(logits[objects[0]].max()), (
+                f"logits must be 0 where object and background are equally probable, got {kind} "
+                f"prompts with {background:.3g} in the background and at most "
+                f"{float(logits[objects[0]].max()):.3g} in the object"
+            )
             best = max(range(len(found)), key=found.__getitem__)
             assert best == 0, (
                 f"logits must be highest in the object of the {kind} prompt, got a higher mean "
@@ -223,6 +235,25 @@ class BackendContract:
         assert torch.equal(before, after), (
             "the prediction on one image must not depend on prompts on another: keep all state in "
             "the embedding"
+        )
+
+    def test_no_state_between_patches_of_a_case(self) -> None:
+        """Check that a backend that has seen a patch predicts for the next one as a new one does.
+
+        Both patches have one shape and one case, so they must not share a place in a cache.
+        """
+        a, b = (self._image(self.make(), self.shape, seed=seed) for seed in (0, 1))
+        found = []
+        for earlier in ([], [a]):
+            torch.manual_seed(0)  # for models with random weights
+            backend = self.make()
+            prompt = self._prompt(b.shape[1:], backend.accepts)
+            for image in earlier:
+                backend.segment(self._encode(backend, image, moved=5.0), prompt)
+            found.append(backend.segment(self._encode(backend, b), prompt).clone())
+        assert torch.equal(*found), (
+            "the prediction on one image must not depend on images before it, got another one "
+            "after a patch of the same case. The key of a cache must hold Place.centre"
         )
 
     def test_no_state_between_prompts(self) -> None:
@@ -295,9 +326,9 @@ class BackendContract:
             same = ours is None or torch.equal(ours, theirs)
             assert same, f"a backend must not change the prompt's {name} in place"
 
-    def _encode(self, backend: Backend, image: Tensor) -> Any:
+    def _encode(self, backend: Backend, image: Tensor, moved: float = 0.0) -> Any:
         shape = image.shape[1:]
-        place = Place("case", tuple((n - 1) / 2 for n in shape), (1.0,) * len(shape))
+        place = Place("case", tuple((n - 1) / 2 + moved for n in shape), (1.0,) * len(shape))
         return encode_at(backend, image, place)
 
     def _prompt(self, shape: torch.Size, kinds: Set[str], corner: bool = False) -> Prompt:
@@ -381,6 +412,7 @@ def _prompt_of(box: tuple[slice, ...], image: Tensor, kind: str, more: Mapping[s
 
 def _check_logits(logits: Tensor, image: Tensor, what: str) -> None:
     expected = tuple(image.shape[1:])
+    assert isinstance(logits, Tensor), f"logits must be a tensor, got {type(logits).__name__}"
     got = tuple(logits.shape)
     assert got == expected, f"logits must have the image's shape {expected}, got {got} {what}"
     assert logits.dtype == torch.float32, f"logits must be float32, got {logits.dtype} {what}"

@@ -42,6 +42,8 @@ class DatasetContract:
     def test_declares_classes_and_channels(self) -> None:
         """Check that background counts as a class and has a name."""
         dataset = self.make()
+        name = getattr(dataset, "name", None)
+        assert name and isinstance(name, str), f"name must be that of the entry point, got {name!r}"
         assert dataset.num_classes >= 2, f"num_classes counts background, got {dataset.num_classes}"
         assert dataset.channels >= 1, f"channels must be 1 or more, got {dataset.channels}"
         names = dataset.class_names
@@ -55,6 +57,8 @@ class DatasetContract:
         """Check that training and test cases are disjoint, unique and equal for all instances."""
         split = self.make().split()
         train, test = list(split.train), list(split.test)
+        odd = [case for case in train + test if not isinstance(case, str)]
+        assert not odd, f"a case must be a text, got {odd[:1]}"
         assert train and test, f"both parts must hold a case, got {len(train)} and {len(test)}"
         both = sorted(set(train) & set(test))
         assert not both, f"no case may be in both parts, got {both}"
@@ -129,19 +133,22 @@ class DatasetContract:
             assert same, f"{case}: an image must not depend on labels, got another with others"
 
     def test_labels_fit_their_images(self) -> None:
-        """Check that the edges of labels are on edges of the image, not mirrored ones."""
+        """Check that the edges of labels are on edges of the image, not mirrored or turned ones."""
         dataset = self.make()
-        scores: dict[tuple[int, ...], float] = {}
+        scores: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
         for case in filter(dataset.has_label, self._some(dataset)):
             label = dataset.label(case)
             changes = _changes(dataset.image(case).array)
-            for flip in _subsets(label.ndim):
-                scores[flip] = scores.get(flip, 0.0) + _edges(changes, np.flip(label, flip))
-        as_is = scores.pop((), 0.0)
-        best = max(scores, key=scores.__getitem__, default=())
-        assert not best or scores[best] <= 1.2 * as_is, (
-            f"labels must fit their images, got edges that fit better mirrored along axes {best}: "
-            f"{scores[best]:.3g} against {as_is:.3g}. Do both have the same orientation?"
+            for flip, order in itertools.product(_subsets(label.ndim), _orders(label.shape)):
+                turned = np.flip(label, flip).transpose(order)
+                scores[flip, order] = scores.get((flip, order), 0.0) + _edges(changes, turned)
+        usual = {key for key in scores if key[0] == () and key[1] == tuple(range(len(key[1])))}
+        as_is = sum(scores.pop(key) for key in usual)
+        (flip, order), best = max(scores.items(), key=lambda item: item[1], default=(((), ()), 0.0))
+        assert best <= 1.2 * as_is, (
+            f"labels must fit their images, got edges that fit better mirrored along axes {flip} "
+            f"with axes in the order {order}: {best:.3g} against {as_is:.3g}. Do both have the "
+            "same orientation and order of axes?"
         )
 
     def test_constructor_reads_no_volume(self) -> None:
@@ -219,6 +226,12 @@ class DatasetContract:
 def _subsets(ndim: int) -> list[tuple[int, ...]]:
     """Return every set of axes, the empty one first."""
     return [axes for n in range(ndim + 1) for axes in itertools.combinations(range(ndim), n)]
+
+
+def _orders(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return every order of axes that keeps a shape, the usual one first."""
+    axes = range(len(shape))
+    return [o for o in itertools.permutations(axes) if tuple(shape[a] for a in o) == shape]
 
 
 def _changes(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -483,6 +483,43 @@ class FrameworkContract:
             pairs = zip(results[0][position], results[1][position], strict=True)
             assert all(equal(a, b) for a, b in pairs), f"the {what} must be bit-identical"
 
+    def test_guidance_fits(self) -> None:
+        """Check that SemiSAM gets the method's target for the unlabeled rows, at most once."""
+        framework = self._framework()
+        if not framework.uses_unlabeled:
+            return
+        batch = self._batch(framework)
+        seen: list[torch.Tensor] = []
+
+        def guide(target: torch.Tensor) -> torch.Tensor:
+            seen.append(target)
+            return target
+
+        framework.guide = guide
+        framework.training_step(batch, _CLOCKS[1])
+        framework.guide = None
+        assert len(seen) < 2, f"guided must be called once in a step, got {len(seen)} calls"
+        for target in seen:
+            rows = len(batch.image) - batch.num_labeled
+            check_probs(target, (rows, framework.num_classes, *self.shape), "a guided target")
+            assert not target.requires_grad, "a guided target must have no gradient: detach it"
+
+    def _check_gradient_of_probs(self, framework: Framework, batch: Batch, clock: Clock) -> None:
+        """Check that the student gets a gradient from the map of the unlabeled rows."""
+        unlabeled = framework.training_step(batch, clock).probs[batch.num_labeled :, 0]
+        trained = [p for group in framework.param_groups() for p in group["params"]]
+        if not len(unlabeled):
+            return
+        found = (
+            torch.autograd.grad(unlabeled.square().sum(), trained, allow_unused=True)
+            if unlabeled.requires_grad
+            else ()
+        )
+        assert any(g is not None and bool(g.any()) for g in found), (
+            "probs of the unlabeled rows must have a gradient, or SemiSAM teaches nothing there. "
+            "Do not detach them"
+        )
+
     def _voxelwise(self) -> NetBuilder:
         axes = len(self.shape)
         return NetBuilder(lambda heads: Voxelwise(self.channels, heads, axes), self.channels, axes)
@@ -526,6 +563,7 @@ class FrameworkContract:
         shape = (len(batch.image), framework.num_classes, *self.shape)
         check_probs(step.probs, shape, "probs")
         assert step.probs.requires_grad, "probs must be differentiable"
+        self._check_gradient_of_probs(framework, batch, clock)
         if step.uncertainty is not None:
             u = step.uncertainty
             expected = (len(batch.image), 1, *self.shape)

@@ -214,6 +214,7 @@ def _check_prompt(
 
 
 def _check_points(points: Tensor, labels: Tensor | None, size: Tensor, where: str) -> None:
+    assert isinstance(points, Tensor), f"points must be a tensor, got {type(points).__name__}"
     good = points.ndim == 2 and points.shape[1] == len(size) and points.dtype == torch.int64
     got = f"{tuple(points.shape)} {points.dtype}"
     assert good and len(points), f"points must be (N, d) int64 with N > 0, got {got} {where}"

@@ -115,9 +115,9 @@ def test_a_protocol_prescribes_the_options_of_each_model(tmp_path):
     ("name", "reason"),
     [
         ("synthsam+geodesik", "did you mean geodesic"),
-        ("synthsam+", "got ''"),
-        ("synthsam+synthsam", "Name each once"),
-        ("synthsam+none", "got 'none'"),
+        ("synthsam+", r"joined by a plus, such as synthsam\+geodesic, got 'synthsam\+'"),
+        ("synthsam+synthsam", "must be different plugins"),
+        ("synthsam+none", "joined by a plus"),
         ("sam-med3d+flat", "must be for images of the same axes"),
     ],
 )

@@ -281,6 +281,7 @@ def test_every_paper_is_cited_by_a_plugin_or_a_test_of_significance():
         for name, plugin in registry.list_plugins(kind).items():
             if plugin.builtin:
                 cited |= {paper.key for paper in cited_by(registry.load(kind, name))}
+    cited |= {paper.key for paper in papers_of("backend", "synthsam+geodesic")}
     assert cited == {paper.key for paper in papers()}
     for paper in papers():
         assert {"title", "author", "year"} <= paper.fields.keys()
@@ -361,6 +362,17 @@ def test_a_narrow_terminal_shows_every_method_and_fewer_columns(bench, monkeypat
     text = " ".join(" ".join(lines).split())
     assert "Method" in text and "Empty" in text and "30.00" in text
     assert ("95HD" in text) == shown and ("this terminal is narrow" in text) != shown
+
+
+def test_ranks_that_cannot_be_are_explained(tmp_path):
+    _run(tmp_path / "runs" / "one", "none", 0.3)
+    assert "No ranks: they need two rows" in " ".join(_table(tmp_path, "--rank").split())
+
+
+def test_an_output_that_is_a_folder_is_one_sentence(bench, tmp_path):
+    (tmp_path / "t.md").mkdir()
+    result = CliRunner().invoke(main, ["table", str(bench()), "-o", str(tmp_path / "t.md")])
+    assert result.exit_code == 2 and "-o must be a file, got the folder" in result.output
 
 
 def test_ranks_and_how_certain_they_are(bench):

@@ -7,7 +7,7 @@ from tiny_runs import settings_of
 
 from semisam.bench.grid import Run
 from semisam.cli import display
-from semisam.cli.display import Bars, GridDisplay, PhaseDisplay
+from semisam.cli.display import Bars, GridDisplay, PhaseDisplay, tell
 
 
 class Clock:
@@ -48,6 +48,12 @@ def test_in_a_terminal_there_are_no_lines(clock, capsys, monkeypatch):
         clock.now += 100
         bars.update(task, completed=1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_path_keeps_its_brackets_and_is_not_broken(capsys):
+    path = "runs/my study " + "x" * 100 + "/o[bold]/ev.csv"
+    tell(f"Written: {path}")
+    assert capsys.readouterr().out == f"Written: {path}\n"
 
 
 def test_a_task_of_unknown_length_is_counted(clock, capsys):

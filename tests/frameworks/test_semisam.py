@@ -184,6 +184,32 @@ def test_only_unlabeled_rows_are_asked_with_the_foreground_channel():
         assert not view.prob.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("spoil", "got"),
+    [(lambda x: x[None], "Tensor"), (lambda x: x * math.nan, "NaN"), (lambda x: x.numpy(), "nd")],
+)
+def test_a_backend_with_wrong_logits_is_named(spoil, got):
+    class Wrong(RecordingBackend):
+        def segment(self, embedding, prompt):
+            return spoil(super().segment(embedding, prompt))
+
+    branch = SemiSAM(_framework(), Wrong(), RecordingPrompter())
+    with pytest.raises(PluginError, match=rf"backend Wrong must return logits .*, got {got}"):
+        branch.training_step(_batch(), CLOCK)
+
+
+def test_a_method_that_guides_other_rows_is_named():
+    class Guides(MeanTeacher):
+        def training_step(self, batch, clock):
+            self.guided(self(batch.image).detach())
+            return super().training_step(batch, clock)
+
+    inner = Guides(tiny_builder(), 2)
+    branch = SemiSAM(inner, RecordingBackend(), RecordingPrompter(), role="target")
+    with pytest.raises(PluginError, match=r"guided must get .* of method Guides"):
+        branch.training_step(_batch(), CLOCK)
+
+
 def test_uncertainty_is_a_map():
     prompter = RecordingPrompter()
     SemiSAM(_framework(), RecordingBackend(), prompter).training_step(_batch(), CLOCK)

@@ -16,6 +16,7 @@ from tiny_runs import settings_of
 from semisam.cli.main import main
 from semisam.core.errors import SemisamError
 from semisam.inference.export import export_network
+from semisam.networks.unet import UNet
 from semisam.run.execute import execute
 from semisam.run.model import load_run
 
@@ -99,6 +100,24 @@ def test_predict_asks_for_the_run_folder(exported, tmp_path):
     result = _invoke("predict", model, tmp_path / "scan.nrrd", "-o", tmp_path / "masks")
     assert result.exit_code == 2 and "the run must be a run folder, got the file" in result.stderr
     assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize("patch", [(32, 16, 16), (32, 48)])
+def test_the_default_network_can_be_exported(tmp_path, patch):
+    class Deployed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = UNet(1, {"logits": 2}, axes=len(patch), start="none")
+
+        def forward(self, image):
+            return self.network(image)["logits"].softmax(1)
+
+    torch.manual_seed(0)
+    model = Deployed().eval()
+    export_network(model, (1, *patch), tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    windows = torch.randn(3, 1, *patch, generator=torch.Generator().manual_seed(1))
+    assert float((program(windows) - model(windows)).abs().max()) < 1e-4
 
 
 def test_a_program_with_other_probabilities_is_not_written(tmp_path):

@@ -67,6 +67,10 @@ class Prompter:
 class Data:
     def __init__(self, path=None, *, fold: int = 0): ...
 
+class Bare(Method):
+    def __init__(self, build, num_classes, early=1, *, use=True, depth=3, rest=None):
+        super().__init__(build, num_classes)
+
 class Net:
     def __init__(self, in_channels, *, heads, width: int = 4): ...
 
@@ -82,6 +86,7 @@ def third_party(install: Install) -> None:
             GROUPS["framework"]: {
                 "tp-method": "tp_module:Method",
                 "tp-loose": "tp_module:Loose",
+                "tp-bare": "tp_module:Bare",
                 "tp-none": "tp_module:NoFramework",
                 "tp-number": "tp_module:number",
                 "tp-absent": "tp_module:Absent",
@@ -271,6 +276,22 @@ def test_all_faults_are_in_one_message(third_party: None):
     assert "option steps must be int" in message
     assert "option soft must be bool" in message
     assert "Its options: rate, steps, soft" in message
+
+
+def test_an_option_without_an_annotation_has_the_type_of_its_default(third_party: None):
+    given = {"use": "false", "depth": "5", "rest": "as it is"}
+    assert check_options("framework", "tp-bare", given) == {
+        "use": False,
+        "depth": 5,
+        "rest": "as it is",
+    }
+    with pytest.raises(PluginError, match="option use must be bool, got 'maybe'"):
+        check_options("framework", "tp-bare", {"use": "maybe"})
+
+
+def test_an_option_by_position_is_told_how_to_become_one(third_party: None):
+    with pytest.raises(PluginError, match=r"option early must be keyword-only: write \* before it"):
+        check_options("framework", "tp-bare", {"early": "2"})
 
 
 def test_what_a_run_fills_in_is_no_option(third_party: None):

@@ -47,6 +47,29 @@ def test_a_click_is_the_models_prediction_for_it(case):
     assert _dice(found.labelmap == 1, atrium) > 0.6
 
 
+def test_the_background_is_no_object(case):
+    with pytest.raises(InputError, match="--value must be that of an object, got 0"):
+        semisam.click(case[0], [case[2]], value=0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("mask.mha", "must end in .nii.gz"),
+        ("no/mask.nii.gz", "must exist"),
+        (".", "got the folder"),
+    ],
+)
+def test_the_name_of_the_mask_is_checked_before_the_model_is_queried(
+    case, tmp_path, monkeypatch, out, said
+):
+    write(tmp_path / "scan.nii.gz", case[0], (SPACING,) * 3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("semisam.run.click.click", lambda *args, **more: pytest.fail("queried"))
+    result = CliRunner().invoke(main, ["click", "scan.nii.gz", "--point", "1,1,1", "-o", out])
+    assert result.exit_code == 2 and said in result.output
+
+
 def test_the_mask_comes_back_on_the_grid_of_the_file(case, tmp_path):
     image, _, point = case
     place = ((SPACING,) * 3, (3.0, -4.0, 5.0), (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))

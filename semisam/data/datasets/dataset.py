@@ -64,6 +64,7 @@ class Dataset(ABC):
     ``image`` must not read the label, because labels of unlabeled cases are never read.
 
     Attributes:
+        name: of its entry point, for tables and results.
         num_classes: classes counting background, at least 2.
         channels: image channels C.
         channel_names: name of each channel, such as ``mr``, ``ct`` or ``T2``, for methods and
