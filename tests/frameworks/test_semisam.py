@@ -186,7 +186,11 @@ def test_only_unlabeled_rows_are_asked_with_the_foreground_channel():
 
 @pytest.mark.parametrize(
     ("spoil", "got"),
-    [(lambda x: x[None], "Tensor"), (lambda x: x * math.nan, "NaN"), (lambda x: x.numpy(), "nd")],
+    [
+        (lambda x: x[None], "Tensor"),
+        (lambda x: x * math.nan, "NaN"),
+        (lambda x: x.numpy(), "ndarray"),
+    ],
 )
 def test_a_backend_with_wrong_logits_is_named(spoil, got):
     class Wrong(RecordingBackend):
