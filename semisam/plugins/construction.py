@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from semisam.core.errors import BrokenPlugin, PluginError, SemisamError
-from semisam.plugins.registry import Plugin, find, in_one_line, load_plugin, noun
+from semisam.plugins.registry import (
+    Plugin,
+    check_declared,
+    find,
+    in_one_line,
+    load_plugin,
+    noun,
+)
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "framework": ("forward", "training_step", "after_update", "param_groups"),
@@ -59,4 +66,5 @@ def construct_plugin(
             f"{title} must have {', '.join(_PARTS[plugin.kind])}, got {type(found).__name__} "
             f"without {', '.join(missing)} ({plugin.origin})."
         )
+    check_declared(plugin, found)
     return found

@@ -229,6 +229,7 @@ def load_plugin(plugin: Plugin) -> Callable[..., Any]:
             f"{title} must be a class or a function that returns an instance, got "
             f"{type(loaded).__name__} ({plugin.origin})."
         )
+    check_declared(plugin, loaded)
     if plugin.kind == "framework":
         _check_framework(plugin, loaded)
     if plugin.value == JOINERS.get(plugin.kind):
@@ -415,6 +416,29 @@ def prompt_kinds(kind: str, loaded: object) -> frozenset[str]:
     attribute = {"prompter": "emits", "backend": "accepts"}.get(kind, "")
     found = getattr(loaded, attribute, None) if attribute else None
     return frozenset(found) if isinstance(found, frozenset | set) else frozenset()
+
+
+def check_declared(plugin: Plugin, holder: object) -> None:
+    """Refuse kinds of prompt that are no set, and axes that are one number.
+
+    Args:
+        plugin: for the message.
+        holder: its class, or an instance, whose constructor may declare them.
+
+    Raises:
+        BrokenPlugin: an attribute has another type.
+    """
+    wanted = {
+        "accepts": (str | list | tuple, "a set of texts, such as frozenset({'points'})"),
+        "emits": (str | list | tuple, "a set of texts, such as frozenset({'points'})"),
+        "axes": (int, "a tuple of numbers, such as (3,)"),
+    }
+    for name, (wrong, rule) in wanted.items():
+        if isinstance(value := getattr(holder, name, None), wrong):
+            raise BrokenPlugin(
+                f"the {name} of {noun(plugin.kind)} {plugin.name!r} must be {rule}, got {value!r} "
+                f"({plugin.origin})."
+            )
 
 
 def noun(kind: str) -> str:

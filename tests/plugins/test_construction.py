@@ -34,8 +34,21 @@ class Good(Empty):
         self.radius = radius
     def encode(self, image): ...
     def segment(self, embedding, prompt): ...
+
+class OneAxis(Good):
+    axes = 3
+
+class ListOfKinds(Good):
+    accepts = ["points"]
+
+class KindInTheConstructor(Good):
+    def __init__(self):
+        self.accepts = "points"
 """
-NAMES = ("needs_library", "no_device", "asserts", "key", "value", "on_purpose", "Empty", "Good")
+NAMES = (
+    *("needs_library", "no_device", "asserts", "key", "value", "on_purpose", "Empty", "Good"),
+    *("OneAxis", "ListOfKinds", "KindInTheConstructor"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +73,25 @@ def test_a_broken_constructor_is_one_sentence_with_its_origin(name: str, words: 
     message = str(caught.value)
     assert message.startswith(f"backend '{name}' ") and words in message
     assert "of distribution faulty 1.2" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "oneaxis",
+            "the axes of backend 'oneaxis' must be a tuple of numbers, such as (3,), got 3",
+        ),
+        ("listofkinds", "must be a set of texts, such as frozenset({'points'}), got ['points']"),
+        ("kindintheconstructor", "must be a set of texts, such as frozenset({'points'}), got 'po"),
+    ],
+)
+def test_a_wrong_declaration_is_one_sentence(name: str, words: str):
+    with pytest.raises(BrokenPlugin) as caught:
+        construct("backend", name)
+    assert words in str(caught.value)
+    with pytest.raises(BrokenPlugin):
+        construct("backend", f"geodesic+{name}")
 
 
 def test_a_refused_option_and_an_error_on_purpose_are_no_broken_plugin():

@@ -204,7 +204,7 @@ def _refuse_foreign(dataset: Dataset, options: Mapping[str, Any], folder: Path) 
             return
         raise InputError(
             f"the folder must be new or prepared from the same dataset and options, got {folder} "
-            f"with another {', '.join(other)}. Choose another folder."
+            f"which differs in {', '.join(other)}. Choose another folder."
         )
     raise InputError(
         f"the folder must be new, empty or a prepared one, got {folder} with other files in it. "
