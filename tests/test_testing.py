@@ -1110,6 +1110,16 @@ class ActivatedSdf(TinyNet):
         }
 
 
+class ListsItsParameters(TinyNet):
+    def param_groups(self) -> list[Any]:
+        return list(self.parameters())
+
+
+class GroupsAParameterTwice(TinyNet):
+    def param_groups(self) -> list[Any]:
+        return [{"params": list(self.parameters()), "lr_scale": scale} for scale in (1.0, 0.1)]
+
+
 class OneDecoder(TinyNet):
     """It takes the head of a second decoder for one more of the first."""
 
@@ -1128,6 +1138,8 @@ class OneDecoderTwice(OneDecoder):
 
 
 WRONG_NETWORKS = [
+    (ListsItsParameters, "test_param_groups_hold_each_parameter_once"),
+    (GroupsAParameterTwice, "test_param_groups_hold_each_parameter_once"),
     (OneDecoder, "test_a_decoder_that_is_not_there_is_refused"),
     (OneDecoderTwice, "test_heads_of_several_decoders"),
     (Halves, "test_stride_is_enough"),

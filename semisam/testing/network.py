@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,19 @@ class NetworkContract:
     def test_a_decoder_that_is_not_there_is_refused(self) -> None:
         """Check that a missing decoder raises a ``ValueError`` with the head's name."""
         self._check_refused(f"logits_decoder{self.decoders + 1}", "decoders", self.decoders)
+
+    def test_param_groups_hold_each_parameter_once(self) -> None:
+        """Check the groups of a network whose parameters have their own learning rates."""
+        network: Any = self._network()
+        if not hasattr(network, "param_groups"):
+            return
+        groups = list(network.param_groups())
+        good = all(isinstance(group, Mapping) and "params" in group for group in groups)
+        assert good, f"param_groups must hold dictionaries with params, got {type(groups[0])}"
+        held = [id(p) for group in groups for p in group["params"]]
+        assert len(held) == len(set(held)), "param_groups must hold each parameter once"
+        foreign = set(held) - {id(p) for p in network.parameters()}
+        assert not foreign, f"param_groups must hold own parameters, got {len(foreign)} others"
 
     def test_stride_is_enough(self) -> None:
         """Check that every size that is a multiple of ``stride`` works (1 if it is missing)."""
