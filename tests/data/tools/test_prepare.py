@@ -170,10 +170,10 @@ def test_phantoms_can_be_prepared(tmp_path):
 def test_folders_that_are_something_else(source, ready, tmp_path):
     with pytest.raises(InputError, match="other files in it"):
         prepare(Decathlon(source), {}, source)
-    with pytest.raises(InputError, match="another options"):
+    with pytest.raises(InputError, match="which differs in options"):
         prepare(Decathlon(source, crop="none"), {"crop": "none"}, ready)
     scans = write_folder(tmp_path / "others")
-    with pytest.raises(InputError, match="another dataset"):
+    with pytest.raises(InputError, match="which differs in dataset"):
         prepare(ScanFolder(scans), {}, ready)
 
 
