@@ -419,7 +419,7 @@ def prompt_kinds(kind: str, loaded: object) -> frozenset[str]:
 
 
 def check_declared(plugin: Plugin, holder: object) -> None:
-    """Refuse kinds of prompt that are no set, and axes that are one number.
+    """Refuse kinds of prompt that are no set, and axes of a backend or network that are a number.
 
     Args:
         plugin: for the message.
@@ -428,12 +428,14 @@ def check_declared(plugin: Plugin, holder: object) -> None:
     Raises:
         BrokenPlugin: an attribute has another type.
     """
+    kinds = (str | list | tuple, "a set of texts, such as frozenset({'points'})")
+    axes = (int, "a tuple of numbers, such as (3,)")
     wanted = {
-        "accepts": (str | list | tuple, "a set of texts, such as frozenset({'points'})"),
-        "emits": (str | list | tuple, "a set of texts, such as frozenset({'points'})"),
-        "axes": (int, "a tuple of numbers, such as (3,)"),
+        "backend": {"accepts": kinds, "axes": axes},
+        "prompter": {"emits": kinds},
+        "network": {"axes": axes},
     }
-    for name, (wrong, rule) in wanted.items():
+    for name, (wrong, rule) in wanted.get(plugin.kind, {}).items():
         if isinstance(value := getattr(holder, name, None), wrong):
             raise BrokenPlugin(
                 f"the {name} of {noun(plugin.kind)} {plugin.name!r} must be {rule}, got {value!r} "
