@@ -430,7 +430,7 @@ def check_declared(plugin: Plugin, holder: object) -> None:
     """
     kinds = (str | list | tuple, "a set of texts, such as frozenset({'points'})")
     axes = (int, "a tuple of numbers, such as (3,)")
-    wanted = {
+    wanted: dict[str, dict[str, tuple[Any, str]]] = {
         "backend": {"accepts": kinds, "axes": axes},
         "prompter": {"emits": kinds},
         "network": {"axes": axes},
