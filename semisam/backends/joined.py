@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from semisam.core.backend import Adaptable, Backend, encode_at
+from semisam.core.backend import Adaptable, Backend, can_adapt, encode_at
 from semisam.core.errors import InputError, PluginError
 from semisam.core.files import replace_file
 from semisam.core.types import Place, Prompt
@@ -189,8 +189,7 @@ def join(names: Sequence[str]) -> type[Joined]:
             keyword = inspect.Parameter(joint, kind, default=own.default, annotation=own.annotation)
             keywords.append(keyword)
             docs.append(f"    {joint}: {documented.get(own.name, '')}")
-    adaptable = any(hasattr(m, "adapt") and hasattr(m, "adapted") for m in loaded.values())
-    base = AdaptableJoined if adaptable else Joined
+    base = AdaptableJoined if any(map(can_adapt, loaded.values())) else Joined
     about = {
         "__doc__": "\n".join([inspect.cleandoc(Joined.__doc__ or ""), "", "Args:", *docs]),
         "__module__": __name__,

@@ -86,6 +86,11 @@ class Adaptable(Backend, Protocol):
         ...
 
 
+def can_adapt(loaded: object) -> bool:
+    """Return whether a backend's class, or an instance, has what `Adaptable` adds."""
+    return hasattr(loaded, "adapt") and hasattr(loaded, "adapted")
+
+
 @runtime_checkable
 class Prompter(Protocol):
     """A prompt strategy: it turns a proposal into a prompt.

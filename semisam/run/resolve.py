@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from semisam.core.backend import can_adapt
 from semisam.core.errors import InputError
 from semisam.core.files import digest_of_file
 from semisam.core.layout import MODEL
@@ -214,8 +215,7 @@ def _of_backend(settings: RunSettings, protocol: Protocol) -> Options:
 
 
 def _can_adapt(backend: str) -> bool:
-    loaded = registry.load("backend", backend)
-    return hasattr(loaded, "adapt") and hasattr(loaded, "adapted")
+    return can_adapt(registry.load("backend", backend))
 
 
 def _fitted_steps(steps: int, settings: RunSettings) -> int:

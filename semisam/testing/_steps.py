@@ -95,11 +95,11 @@ def objective(step: Step) -> Tensor:
     return torch.stack([loss.float() for loss in step.losses.values()]).sum()
 
 
-def backward(framework: Framework, batch: Batch, clock: Clock) -> Step:
+def backward(framework: Framework, batch: Batch, clock: Clock, *, keep_graph: bool = False) -> Step:
     torch.manual_seed(1000 + clock.step)  # the trainer also seeds every step
     framework.zero_grad()
     step = framework.training_step(batch, clock)
-    objective(step).backward()  # type: ignore[no-untyped-call]
+    objective(step).backward(retain_graph=keep_graph)  # type: ignore[no-untyped-call]
     return step
 
 

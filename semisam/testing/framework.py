@@ -504,9 +504,8 @@ class FrameworkContract:
             check_probs(target, (rows, framework.num_classes, *self.shape), "a guided target")
             assert not target.requires_grad, "a guided target must have no gradient: detach it"
 
-    def _check_gradient_of_probs(self, framework: Framework, batch: Batch, clock: Clock) -> None:
-        """Check that the student gets a gradient from the map of the unlabeled rows."""
-        unlabeled = framework.training_step(batch, clock).probs[batch.num_labeled :, 0]
+    def _check_gradient_of_probs(self, framework: Framework, unlabeled: torch.Tensor) -> None:
+        """Check that the student gets a gradient from the map ``(U, *S)`` of unlabeled rows."""
         trained = [p for group in framework.param_groups() for p in group["params"]]
         if not len(unlabeled):
             return
@@ -557,13 +556,13 @@ class FrameworkContract:
 
     def _check_step(self, framework: Framework, batch: Batch, clock: Clock) -> Step:
         framework.zero_grad()
-        step = backward(framework, batch, clock)
+        step = backward(framework, batch, clock, keep_graph=True)
         check_losses(step)
         check_gradients(framework)
         shape = (len(batch.image), framework.num_classes, *self.shape)
         check_probs(step.probs, shape, "probs")
         assert step.probs.requires_grad, "probs must be differentiable"
-        self._check_gradient_of_probs(framework, batch, clock)
+        self._check_gradient_of_probs(framework, step.probs[batch.num_labeled :, 0])
         if step.uncertainty is not None:
             u = step.uncertainty
             expected = (len(batch.image), 1, *self.shape)
