@@ -40,12 +40,11 @@ def command(
 
     from semisam.cli.display import Bars, console
     from semisam.cli.options import named_dataset
-    from semisam.core.errors import InputError
-    from semisam.core.files import write_json
+    from semisam.core.files import check_parent, write_json
     from semisam.data.tools.check import check_folder
 
-    if json_file is not None and not Path(json_file).resolve().parent.is_dir():
-        raise InputError(f"the folder of --json must exist, got {json_file}. Make it first.")
+    if json_file is not None:
+        check_parent("--json", Path(json_file))
     # Its warnings of a damaged file have many lines; the report has one.
     sitk: Any = SimpleITK  # its functions have no types
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

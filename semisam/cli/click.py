@@ -59,15 +59,14 @@ def command(
 
     from semisam.cli.display import tell
     from semisam.core.errors import InputError
-    from semisam.core.files import check_no_folder
+    from semisam.core.files import check_no_folder, check_parent
     from semisam.run.click import click as segment
     from semisam.training.allocator import keep_memory
 
     if Path(out).resolve() == Path(scan).resolve():
         raise InputError(f"-o must be another file than the scan, got {out}. Name another.")
     check_no_folder("-o", Path(out))
-    if not Path(out).resolve().parent.is_dir():
-        raise InputError(f"the folder of -o must exist, got {out}. Make it first.")
+    check_parent("-o", Path(out))
     if not out.lower().endswith((".nii", ".nii.gz", ".png")):
         raise InputError(f"-o must end in .nii.gz, or in .png for a picture, got {out}. Rename it.")
     corrected = mask is not None and Path(out).resolve() == Path(mask).resolve()

@@ -144,12 +144,12 @@ def _open(
     options = assignments(given)
     path = None if data is None else Path(data)
     dataset = dataset or recognise_dataset(path)
-    known = [*names, *(part for name in names for part in registry.members("backend", name))]
+    known = registry.with_members("backend", names)
     idle = sorted(set(options) - {*known, dataset})
     if idle:
         raise InputError(
             f"--set must name a backend or the dataset, got {', '.join(idle)}. Name one of "
-            f"{', '.join(dict.fromkeys([*known, dataset]))}."
+            f"{', '.join([*known, dataset])}."
         )
     own = {name: registry.options_of("backend", name, options) for name in names}
     checked = {name: registry.check_options("backend", name, own[name]) for name in names}

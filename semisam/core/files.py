@@ -225,6 +225,16 @@ def check_no_folder(flag: str, path: Path) -> None:
         raise InputError(f"{flag} must be a file, got the folder {path}. Name a file in it.")
 
 
+def check_parent(flag: str, path: Path) -> None:
+    """Refuse a file in a folder that does not exist.
+
+    Raises:
+        InputError: its folder is missing.
+    """
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"the folder of {flag} must exist, got {path}. Make it first.")
+
+
 def check_writable(path: Path) -> None:
     """Refuse a folder that cannot be written to, before time is spent; leave no new one.
 

@@ -178,6 +178,12 @@ def members(kind: str, name: str) -> tuple[str, ...]:
     return tuple(name.split("+"))
 
 
+def with_members(kind: str, names: Iterable[str]) -> list[str]:
+    """Return names of plugins and those that they join, each once."""
+    own = list(names)
+    return list(dict.fromkeys([*own, *(part for name in own for part in members(kind, name))]))
+
+
 def options_of(kind: str, name: str, by_plugin: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the options of a plugin; for joined ones those of each, as the joint plugin has them.
 
@@ -495,16 +501,9 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 def _joined(kind: str, name: str, parts: list[Plugin]) -> Plugin:
     """Return the plugin that joins others."""
     foreign = [part for part in parts if not part.builtin]
-    first, *more = foreign or parts
+    first, *more = foreign or parts[:1]
     version = " + ".join([first.version, *(f"{p.distribution} {p.version}" for p in more)])
-    return Plugin(
-        kind,
-        name,
-        JOINERS[kind],
-        first.distribution,
-        version if foreign else first.version,
-        builtin=not foreign,
-    )
+    return Plugin(kind, name, JOINERS[kind], first.distribution, version, builtin=not foreign)
 
 
 def _judge(same_name: list[Plugin]) -> list[Plugin]:

@@ -133,9 +133,8 @@ def request(
         if name in free:
             common[f"{kind}_options"] = registry.check_options(kind, name, free.pop(name))
     common["semisam_options"] = free.pop(BRANCH, {})
-    backends = [name for name in sams if name != "none"]
-    backends += [part for sam in backends for part in registry.members("backend", sam)]
-    taking_part = [*methods, *dict.fromkeys(backends)]
+    backends = registry.with_members("backend", (name for name in sams if name != "none"))
+    taking_part = [*methods, *backends]
     idle = [name for name in free if name not in taking_part]
     if idle:
         known = [*taking_part, common["dataset"], network, prompter, BRANCH, logger]
