@@ -162,6 +162,11 @@ class Sigmoids(Toy):
         return self.student(image)["logits"].sigmoid()
 
 
+class SoftmaxTwice(Toy):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image).softmax(1)
+
+
 class DetachedProbs(Toy):
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         step = super().training_step(batch, clock)
@@ -543,6 +548,7 @@ WRONG_METHODS = [
     (DividesByTheTimeLeft, "test_every_clock_gives_the_same_losses"),
     (LosesAName, "test_every_clock_gives_the_same_losses"),
     (Sigmoids, "test_step_on_two_and_four_classes"),
+    (SoftmaxTwice, "test_a_certain_network_deploys_certain_probabilities"),
     (DetachedProbs, "test_step_on_two_and_four_classes"),
     (DetachesUnlabeledProbs, "test_step_on_two_and_four_classes"),
     (GuidesEveryRow, "test_guidance_fits"),
@@ -898,6 +904,25 @@ class AsksAnyway(FakePrompter):
         return Prompt(points=centre, labels=torch.ones(1, dtype=torch.int64))
 
 
+class InvertedMask(FakePrompter):
+    emits = frozenset({"mask"})
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        return Prompt(mask=1 - view.prob) if bool((view.prob > 0.5).any()) else None
+
+
+class BoxOfTheBackground(FakePrompter):
+    emits = frozenset({"box"})
+
+    def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
+        if not bool((view.prob > 0.5).any()):
+            return None
+        outside = (view.prob < 0.5).nonzero()
+        if not len(outside):
+            return None
+        return Prompt(box=torch.stack([outside.amin(0), outside.amax(0) + 1]))
+
+
 class NeverAsks(FakePrompter):
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
         return None
@@ -1014,6 +1039,8 @@ WRONG_PROMPTERS = [
     (FixedClick, "test_prompts_follow_the_proposal"),
     (ClicksTheBackground, "test_clicks_lie_on_their_class"),
     (SwapsItsLabels, "test_clicks_lie_on_their_class"),
+    (InvertedMask, "test_masks_and_boxes_show_the_object"),
+    (BoxOfTheBackground, "test_masks_and_boxes_show_the_object"),
     (GlobalRng, "test_draws_from_its_generator_alone"),
     (NumpyRng, "test_draws_from_its_generator_alone"),
     (AsksAnyway, "test_nothing_on_an_empty_proposal"),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 from semisam.core.errors import InUse, SemisamError, SemisamWarning
 from semisam.core.files import is_full, system_fault, write_json
 from semisam.core.layout import ERROR, NOTES, PROGRESS
+from semisam.plugins.blame import note_plugin
 from semisam.run.lock import in_use, wait_idle
 
 if TYPE_CHECKING:
@@ -126,8 +127,10 @@ def main(
             traceback.print_exc()
         code = _failed(folder, system_fault(error, folder), FULL if is_full(error) else 1)
     except Exception as error:
+        note_plugin(error)
         traceback.print_exc()
-        code = _failed(folder, f"{type(error).__name__}: {error}", 1)
+        reason = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        code = _failed(folder, ". ".join(reason), 1)
     (folder / PROGRESS).unlink(missing_ok=True)
     return code
 

@@ -109,6 +109,13 @@ class MainGroup(LazyGroup):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from semisam.plugins.blame import note_plugin
+
+            note_plugin(error)
+            raise
 
 
 @click.group(

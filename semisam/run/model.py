@@ -51,6 +51,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
         InputError: if the folder does not hold a finished run.
     """
     settings = read_settings(folder)
+    _check_installed(settings)
     missing = [name for name in (MODEL, CARD) if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -71,6 +72,18 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
         framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit
     return settings, framework.to(device).eval(), card
+
+
+def _check_installed(settings: RunSettings) -> None:
+    """Refuse a run whose method or network is not installed, by the distribution that had it."""
+    for kind, place in (("framework", "method"), ("network", "network")):
+        name, origin = getattr(settings, place), settings.sources.get(place)
+        if origin and name not in registry.list_plugins(kind):
+            raise InputError(
+                f"the plugins of a run must be installed, got none for its "
+                f"{registry.noun(kind)} {name!r}, which was of distribution {origin}. "
+                f"Install it: pip install {origin.replace(' ', '==')}"
+            )
 
 
 def load_model(folder: Path, device: str = "cpu") -> Deployed:

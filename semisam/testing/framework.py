@@ -299,21 +299,27 @@ class FrameworkContract:
 
     def _unlabeled_cost(self, certainty: float, at_random: bool) -> float:
         """Return the mean objective without any label, with scripted predictions."""
-        axes = len(self.shape)
-        torch.manual_seed(0)
-        framework = self.make(
-            NetBuilder(
-                lambda heads: Scripted(self.channels, heads, axes, certainty, at_random),
-                self.channels,
-                axes,
-            ),
-            2,
-        ).train()
+        framework = self._scripted(certainty, at_random)
         image, label = quarters(self.shape, self.channels)
         batch = batch_for(framework, image, torch.full_like(label, IGNORE))
         with torch.no_grad():
             steps = [framework.training_step(batch, _CLOCKS[n % 2 + 1]) for n in range(16)]
         return sum(float(objective(step)) for step in steps) / len(steps)
+
+    def test_a_certain_network_deploys_certain_probabilities(self) -> None:
+        """Check that ``forward`` keeps the certainty of the network's logits.
+
+        A method with a network of its own is left out.
+        """
+        framework = self._scripted(20.0, at_random=False).eval()
+        if not any(isinstance(module, Scripted) for module in framework.modules()):
+            return
+        with torch.no_grad():
+            found = float(framework(quarters(self.shape, self.channels)[0]).amax(1).mean())
+        assert found > 0.9, (
+            "forward must be certain where the network is, got probabilities of at most "
+            f"{found:.2f}. Is a softmax applied to probabilities?"
+        )
 
     def test_unlabeled_rows_move_the_student(self) -> None:
         """Check that other unlabeled images give another gradient, without BatchNorm."""
@@ -518,6 +524,17 @@ class FrameworkContract:
             "probs of the unlabeled rows must have a gradient, or SemiSAM teaches nothing there. "
             "Do not detach them"
         )
+
+    def _scripted(self, certainty: float, at_random: bool) -> Framework:
+        """Return the method on a network whose predictions are known."""
+        axes = len(self.shape)
+        torch.manual_seed(0)
+        build = NetBuilder(
+            lambda heads: Scripted(self.channels, heads, axes, certainty, at_random),
+            self.channels,
+            axes,
+        )
+        return self.make(build, 2).train()
 
     def _voxelwise(self) -> NetBuilder:
         axes = len(self.shape)

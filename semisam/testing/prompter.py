@@ -109,6 +109,27 @@ class PrompterContract:
                     f"{len(found)} there"
                 )
 
+    def test_masks_and_boxes_show_the_object(self) -> None:
+        """Check that mask and box of a certain proposal mark its foreground, not the background."""
+        for shape in self.shapes:
+            view = _views(shape)["blob"]
+            inside = view.prob > 0.5
+            prompt = _ask(self.make(), view)
+            if prompt is not None and prompt.mask is not None:
+                high, low = float(prompt.mask[inside].mean()), float(prompt.mask[~inside].mean())
+                assert high > low, (
+                    "a mask must be higher in the proposal's foreground than outside, got "
+                    f"{high:.2f} and {low:.2f}. Is it inverted?"
+                )
+            if prompt is not None and prompt.box is not None:
+                held = torch.zeros_like(inside)
+                held[tuple(slice(int(a), int(b)) for a, b in prompt.box.T)] = True
+                right, surplus = int((held & inside).sum()), int((held & ~inside).sum())
+                assert 2 * right >= int(inside.sum()) and surplus < int((~inside).sum()), (
+                    "the box of a certain proposal must hold most of its foreground and not all "
+                    f"of the background, got {prompt.box.tolist()}"
+                )
+
     def test_nothing_on_an_empty_proposal(self) -> None:
         """Check that an empty proposal gives no prompt."""
         for shape in self.shapes:
