@@ -20,6 +20,7 @@ from semisam.core.views import strong_view
 from semisam.frameworks.copied_mask import CopiedMask
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.volumes import Volume
+from semisam.metrics.scores import largest_components
 
 SIGNALS = ("model", "first", "view", "back", "entropy")
 """Names of the signals; `Agreement` describes them."""
@@ -55,7 +56,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The signals of one class of one mask, each in [0, 1]; higher is better.
+    """The signals of one class of one mask, each in [0, 1]; higher is better, of an empty mask all 0.
 
     Attributes:
         model: Dice with the promptable model's prediction for the mask as a proposal.
@@ -170,7 +171,7 @@ def reasons_for_distrust(
             reasons.append("nothing was found")
         elif usual and not 1 / _FAR <= size.size / usual <= _FAR:
             reasons.append(f"its volume is far from the usual {usual:.1f} {size.unit}")
-        for name, (least, text) in _DISAGREES.items() if agreement else ():
+        for name, (least, text) in _DISAGREES.items() if agreement and size.voxels else ():
             value = agreement[at][name]
             signals = np.array([signal[at][name] for signal in agreements if signal])
             if value < least:
@@ -195,6 +196,7 @@ class Judge:
         first: maps whole images ``(1, C, *S)`` to probabilities ``(1, K, *S)``, by other means.
         predict: returns the trained method's probabilities ``(K, *S)`` of an image ``(C, *S)``.
         labeled: images ``(C, *S)`` and labels ``(*S)``.
+        one_component: classes of which a mask keeps the largest component only.
     """
 
     def __init__(
@@ -203,9 +205,10 @@ class Judge:
         first: Callable[[Tensor], Tensor],
         predict: Callable[[Tensor], Tensor],
         labeled: Sequence[tuple[Tensor, Tensor]],
+        one_component: Sequence[int] = (),
     ) -> None:
         self.branch, self.first, self.predict = branch, first, predict
-        self.labeled = labeled
+        self.labeled, self.one_component = labeled, tuple(one_component)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, probs: Tensor) -> list[Agreement]:
@@ -215,25 +218,35 @@ class Judge:
             image: ``(C, *S)``.
             probs: ``(K, *S)``, the trained method's probabilities.
         """
-        mask = probs.argmax(0)
-        answered = self.branch.answer(image[None], probs[None])[0].argmax(0)
-        first = self.first(image[None])[0].argmax(0)
-        seen = self.predict(_view(image)).argmax(0)
+        mask = self._mask(probs)
+        answered = self._mask(self.branch.answer(image[None], probs[None])[0])
+        first = self._mask(self.first(image[None])[0])
+        seen = self._mask(self.predict(_view(image)))
         backs = self._backs(image, mask)
         unsure = entropy(probs[None])[0, 0]
         found = []
         for k in range(1, len(probs)):
             inside = mask == k
+            if not bool(inside.any()):
+                # That other masks are empty, too, is no sign that nothing is there.
+                found.append(Agreement(0.0, 0.0, 0.0, 0.0, 0.0))
+                continue
             found.append(
                 Agreement(
                     _dice(inside, answered == k),
                     _dice(inside, first == k),
                     _dice(inside, seen == k),
                     backs[k],
-                    1 - float(unsure[inside].mean()) if bool(inside.any()) else 0.0,
+                    1 - float(unsure[inside].mean()),
                 )
             )
         return found
+
+    def _mask(self, probs: Tensor) -> Tensor:
+        """Return the classes ``(*S)`` of probabilities ``(K, *S)``, as a mask is written."""
+        found = probs.argmax(0).to(torch.uint8).cpu().numpy()
+        kept = largest_components(found, self.one_component)
+        return torch.from_numpy(kept).long().to(probs.device)
 
     def _backs(self, image: Tensor, mask: Tensor) -> dict[int, float]:
         """Return by class the largest Dice of a copied mask on the labeled scans."""

@@ -1,7 +1,8 @@
 """Overlap and surface-distance metrics in voxels and in mm, numerically equal to MedPy's.
 
 The border of a mask is the mask minus its erosion by the face-connected cross. Voxels outside the
-volume count as background, so foreground at the edge of the volume is border. With ``d(a, B)``
+volume count as background, so foreground at the edge of the volume is border. A volume of one slice is
+measured as a picture: across it there is no border, where MedPy takes every voxel as one. With ``d(a, B)``
 the Euclidean distance of border voxel ``a`` to the nearest border voxel of ``B``:
 
 - ASD is the mean of ``d(p, ref)`` over the border of the prediction (directed, as MedPy's ``asd``),
@@ -265,6 +266,10 @@ def _checked(
         raise ValueError(
             f"spacing must be {pred.ndim} positive numbers, one per axis of the mask, got {scale}."
         )
+    if pred.ndim == 3 and 1 in pred.shape:
+        across = pred.shape.index(1)
+        scale = scale[:across] + scale[across + 1 :]
+        return pred.squeeze(across), ref.squeeze(across), scale
     return pred, ref, scale
 
 

@@ -55,4 +55,4 @@ def make_judge(
     branch = SemiSAM(
         cast(Framework, model.network), *make_pair(settings), class_names=dataset.class_names
     )
-    return Judge(branch, first.network, predict, known)
+    return Judge(branch, first.network, predict, known, model.card.one_component)

@@ -67,7 +67,33 @@ def test_a_right_mask_agrees_with_everything_and_a_wrong_one_with_nothing(judge)
     assert wrong.first == wrong.view == 0 and wrong.back < 0.2
     assert right.entropy == pytest.approx(wrong.entropy, abs=1e-6)
     (nothing,) = judge(bright[None], _probs(torch.zeros(SIZE)))
-    assert nothing.entropy == 0 and nothing.first == 0 and nothing.back == 0
+    assert nothing.values() == dict.fromkeys(SIGNALS, 0)
+
+
+def test_an_empty_mask_is_the_least_trusted_and_takes_no_value_of_another(judge):
+    """Other models find nothing in an empty scan, either; that is no agreement about an organ."""
+    scans = [_cube((4, 5, n)) for n in (2, 4, 6)]
+    signals = [judge(scan[None], _probs(scan))[0].values() for scan in scans]
+    (empty,) = judge(torch.zeros(1, *SIZE), _probs(torch.zeros(SIZE)))
+    *others, lowest = ranked_dice([*signals, empty.values()])
+    assert lowest == predicted_dice(empty.values()) and lowest.dice < 0.1
+    assert {one.dice for one in others} == {predicted_dice(one).dice for one in signals}
+    size = (Volume("a", "organ", 0, 0.0, "ml"),)
+    assert reasons_for_distrust(size, [size], [empty.values()]) == ("nothing was found",)
+
+
+def test_the_judged_mask_is_the_written_one(judge):
+    """A stray component is removed from a mask before it is written."""
+    bright = _cube((4, 5, 6))
+    stray = bright.clone()
+    stray[0, 0, 0] = 1
+    (whole,) = judge(bright[None], _probs(bright))
+    assert judge(bright[None], _probs(stray)) != [whole]
+    judge.one_component = (1,)
+    (kept,) = judge(bright[None], _probs(stray))
+    assert (kept.model, kept.first, kept.view, kept.back) == (
+        *(whole.model, whole.first, whole.view, whole.back),
+    )
 
 
 def test_equal_scans_have_equal_signals(judge):

@@ -28,10 +28,15 @@ SPACINGS = ((1.0, 1.0, 1.0), (0.625, 0.625, 0.625), (1.5, 1.0, 3.0), (0.61, 0.73
 
 
 def brute_border(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Foreground voxels with a face neighbour that is background or outside the volume."""
+    """Foreground voxels with a face neighbour that is background or outside the volume.
+
+    Across a volume of one slice there is no neighbour.
+    """
     found = []
+    across = mask.shape.index(1) if mask.ndim == 3 and 1 in mask.shape else None
+    axes = [axis for axis in range(mask.ndim) if axis != across]
     for voxel in np.argwhere(mask):
-        for axis, step in itertools.product(range(mask.ndim), (-1, 1)):
+        for axis, step in itertools.product(axes, (-1, 1)):
             near = voxel.copy()
             near[axis] += step
             if not 0 <= near[axis] < mask.shape[axis] or not mask[tuple(near)]:
@@ -91,6 +96,18 @@ def test_equals_the_definitions(case):
     assert (ours.hd95_mm, ours.asd_mm, ours.assd_mm) == pytest.approx(expected[2:5], abs=1e-9)
     voxel = brute_metrics(pred, ref, (1,) * pred.ndim)
     assert (ours.hd95_voxel, ours.asd_voxel, ours.assd_voxel) == pytest.approx(voxel[2:5], abs=1e-9)
+
+
+@pytest.mark.parametrize("across", [0, 1, 2])
+def test_a_volume_of_one_slice_is_measured_as_a_picture(across):
+    pred, ref = blob((40, 36), 1, 9), blob((40, 36), 2, 12)
+    volume = [np.expand_dims(mask, across) for mask in (pred, ref)]
+    mm, thick = (0.7, 1.3), list((0.7, 1.3))
+    thick.insert(across, 5.0)
+    assert evaluate_mask(*volume, thick) == evaluate_mask(pred, ref, mm)
+    assert surface_dice(*volume, thick, (1.0, 2.0)) == surface_dice(pred, ref, mm, (1.0, 2.0))
+    nothing = np.zeros_like(volume[0])
+    assert evaluate_mask(nothing, volume[1], thick) == evaluate_mask(nothing.squeeze(), ref, mm)
 
 
 def test_equals_the_published_numbers(shared: Path):
