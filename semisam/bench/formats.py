@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from semisam.bench.latex import Wishes, bibliography, floats
-from semisam.bench.tables import COLUMNS, OF_TEXT, notes, numeric, readable, sections
+from semisam.bench.sections import sections
+from semisam.bench.tables import COLUMNS, OF_TEXT, notes, numeric, readable
 from semisam.core.errors import InputError
 from semisam.core.files import csv_cell, replace_file
 from semisam.plugins.registry import nearest

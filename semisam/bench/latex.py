@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from semisam.bench.papers import Paper, papers_of
+from semisam.bench.sections import sections
 from semisam.bench.tables import (
     COLUMNS,
     TITLES,
@@ -21,7 +22,6 @@ from semisam.bench.tables import (
     cells,
     in_competition,
     notes,
-    sections,
 )
 from semisam.run.resolve import BRANCH
 
@@ -110,7 +110,11 @@ def _float(
         }
         for n in alike:
             cites = _cites(records[n]) if wishes.cite else ""
-            texts = [_shown(column, shown[n], best.get(column.key, "")) for column in columns]
+            rival = shown[n] in rivals
+            texts = [
+                _shown(column, shown[n], best.get(column.key, "") if rival else "")
+                for column in columns
+            ]
             body.append(rf"{' & '.join([plain_latex(shown[n].title) + cites, *texts])} \\")
     return "\n".join(
         [
@@ -183,7 +187,7 @@ def _number(
 
 def _shown(column: _Column, own: Cells, best: str) -> str:
     text = column.text(own)
-    return rf"\bfseries {text}" if best and text == best and not own.apart else text
+    return rf"\bfseries {text}" if best and text == best else text
 
 
 def _interval(own: Cells) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, by_case, collect_cases, keyed
+from semisam.bench.results import GROUP, by_case, collect_cases, keyed, repeats
+from semisam.bench.sections import section_key
 from semisam.bench.statistics import ranks
-from semisam.bench.tables import section_key
 from semisam.run.folder import list_runs
 
 RANK = ("rank", "rank_low", "rank_high", "rank_first")
@@ -21,7 +21,7 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
     """Return a table with the columns of `RANK`, empty for controls.
 
     Rows are ranked that are in one part of the table and have equal numbers of labels, over the
-    test cases that all of them have.
+    seeds, subsets, folds and test cases that all of them have.
 
     Args:
         table: of `semisam.bench.tables.load`.
@@ -29,15 +29,20 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
         folders: of the same call.
     """
     cases = collect_cases([run for folder in folders for run in list_runs(folder)])
-    groups = keyed(results).groupby(list(GROUP), sort=False, dropna=False)
-    runs = {key: group["run"] for key, group in groups}
-    places: dict[object, dict[int, pd.Series[float]]] = {}
+    groups = dict(iter(keyed(results).groupby(list(GROUP), sort=False, dropna=False)))
+    tested = set(cases["run"])
+    places: dict[object, dict[int, pd.DataFrame]] = {}
     for at, row in enumerate(table.to_dict("records")):
-        dice = by_case(cases, runs[tuple(row[name] for name in GROUP)], "dice")
-        if not row["sam_control"] and not dice.empty:
-            places.setdefault((section_key(row), row["labeled"]), {})[at] = dice
+        group = groups[tuple(row[name] for name in GROUP)]
+        if not row["sam_control"] and tested.intersection(group["run"]):
+            places.setdefault((section_key(row), row["labeled"]), {})[at] = group
     ranked = table.assign(**dict.fromkeys(RANK, math.nan))
-    for rows in places.values():
+    for place in places.values():
+        shared = set.intersection(*(set(repeats(group)) for group in place.values()))
+        rows = {
+            at: by_case(cases, group["run"][repeats(group).isin(shared)], "dice")
+            for at, group in place.items()
+        }
         common = pd.concat(rows, axis=1, join="inner")
         if len(rows) > 1 and len(common) > 1:
             for at, own in zip(rows, ranks(common.to_numpy().T), strict=True):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from semisam.bench.sections import method_name, section_key
 from semisam.bench.statistics import compare, holm
 from semisam.core.files import csv_cell, csv_text, replace_file
 from semisam.core.layout import CASES, RESULT
@@ -34,10 +35,19 @@ GROUP = (
     "departures",
 )
 """Columns that the runs of a row have in common; these runs differ only in seed and subset."""
+LONG = ("made_by", "choices", "departures")
+"""The columns of a table with long texts, which are the last ones."""
+_REPEAT = ("labels", "first", "test", "subset", "fold", "seed")
+"""Settings in which runs of a row differ; rows are compared over the runs that share them."""
 _PAIRED_ON = tuple(
     name for name in RunSettings.model_fields if name not in OF_THE_BRANCH | NOT_IDENTITY
 )
 
+
+_TESTED = ("dataset", "test", "fold")
+"""Settings of which runs have the same test cases if their data are the same."""
+_NUMBERS = "results"
+"""The key of the version of the numbers among the sources of a run."""
 
 OnFault = Callable[[str], None]
 
@@ -83,8 +93,12 @@ def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.
         if not run.result["metrics"]:
             continue  # a run without a test
         try:
-            frame = pd.read_csv(scores, dtype={"case": str})
-            frame["case"] = frame["case"].map(csv_text, na_action="ignore")
+            # A case may have the name "NA".
+            missing = {metric: ["", "nan"] for metric in TABLE_METRICS}
+            frame = pd.read_csv(
+                scores, dtype={"case": str}, keep_default_na=False, na_values=missing
+            )
+            frame["case"] = frame["case"].map(csv_text)
             means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
         except (OSError, ValueError, KeyError, TypeError) as error:
             on_fault(
@@ -104,8 +118,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     Runs of different protocols, data or options, or that depart from their protocol in different
     ways, never share a row. Dice and Jaccard are in percent, distances in voxels, as in the paper.
     ``gain_dice`` is the mean difference, in points, to runs that differ only in the branch.
-    ``empty`` counts empty predictions over all runs. ``choices`` has values that no protocol
-    prescribes. ``data`` distinguishes the data of otherwise equal rows, or is empty.
+    ``empty`` counts empty predictions of something, over all runs. ``choices`` has values that no
+    protocol prescribes. ``data`` distinguishes the data of otherwise equal rows, or is empty.
 
     Of a run per fold, a figure is over all cases of the folds of one seed and subset.
 
@@ -113,8 +127,9 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over ``gain_cases``
     cases, ``gain_p`` is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table.
-    ``best_bare`` is the method with the highest Dice of all rows without the branch on the same
-    scans, and ``over_best`` with its interval the difference from it.
+    ``best_bare`` is the row with the highest Dice of all without the branch in the same part of the
+    table that have all seeds, subsets and folds of the row, and ``over_best`` with its interval the
+    difference from it over these.
 
     Args:
         results: of `collect`.
@@ -134,7 +149,10 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         if column.startswith(f"metrics.{metric}:")
     ]
     rows = []
-    for key, group in frame.groupby(list(GROUP), sort=False, dropna=False):
+    groups = list(frame.groupby(list(GROUP), sort=False, dropna=False))
+    bare = [(dict(zip(GROUP, key, strict=True)), group) for key, group in groups]
+    bare = [(row, group) for row, group in bare if row["sam"] == "none"]
+    for key, group in groups:
         row: dict[str, Any] = dict(zip(GROUP, key, strict=True))
         row["runs"] = len(group)
         for metric in TABLE_METRICS:
@@ -147,14 +165,14 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             row[name] = _over_folds(group, column).mean() * scale
         row["empty"] = int(group["empty_predictions"].sum())
         row |= _gain(frame, group, scaled)
-        row |= _over_best(frame, group, scaled)
+        row |= _over_best(row, group, bare, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()
         row["peak_memory_gib"] = group["cost.peak_memory_gib"].max()
         for name in ("sam_adapt_seconds", "sam_seconds_share", "sam_calls"):
             # No run of the grid has it if every run is bare.
             row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
-        for name in ("made_by", "choices", "departures"):
-            row[name] = row.pop(name)  # the longest columns last
+        for name in LONG:
+            row[name] = row.pop(name)
         rows.append(row)
     table = pd.DataFrame(rows)
     after = list(table.columns).index("gain_p") + 1
@@ -180,6 +198,9 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
 
     A control that reads the truth of unlabeled cases hashes more data than other runs. It gets the
     key of the runs with its labels and subset, if they share one.
+
+    The data of a run depend on its labeled cases, so runs of other subsets or labels are compared
+    by the hash of their test cases.
     """
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
     for name in ({*GROUP, "subset", "first", "labels", "test", "fold"} - {"data"}) - set(frame):
@@ -189,9 +210,15 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     frame["data_key"] = key.where(~frame["sam_control"].isin(NEED_TRUTH))
     groups = frame.groupby(place, dropna=False)["data_key"]
     # first() and nunique() pass over unknown values.
-    frame["data_key"] = frame["data_key"].fillna(groups.transform("first")).fillna("")
-    several = bool((groups.nunique() > 1).any())
-    frame["data"] = frame["data_key"].str[:8] if several else ""
+    shared = groups.transform("first").where(groups.transform("nunique") == 1)
+    frame["data_key"] = frame["data_key"].fillna(shared).fillna("")
+    unknown = pd.Series(math.nan, frame.index, dtype=object)
+    tested = frame.get("data.test_hash", unknown)
+    if (tested.groupby([frame[name] for name in _TESTED], dropna=False).nunique() > 1).any():
+        frame["data"] = tested.fillna(frame["data_key"]).str[:8]
+    else:
+        several = bool((groups.nunique() > 1).any())
+        frame["data"] = frame["data_key"].str[:8] if several else ""
     frame["made_by"] = _made_by(frame)
     folded = frame["fold"].replace("", math.nan).notna()
     if folded.any():  # folds of unequal size share a row
@@ -201,21 +228,25 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _made_by(frame: pd.DataFrame) -> pd.Series[Any]:
-    """Return a text that distinguishes versions, plugins and weights of runs, or an empty text."""
-    texts = [
-        "; ".join(f"{k} {v[:12]}" for k, v in {**json.loads(a), **json.loads(b)}.items())
-        for a, b in zip(
-            frame.get("sources", pd.Series("{}", frame.index)).replace("", "{}"),
-            frame.get("sam_sources", pd.Series("{}", frame.index)).replace("", "{}"),
-            strict=True,
-        )
-    ]
-    made = pd.Series(texts, frame.index, dtype=object)
+    """Return a text of the sources that differ: versions of the numbers, plugins and weights.
+
+    A distribution or a file counts where runs of the same plugins have others. The version of the
+    numbers counts where any runs have others.
+    """
+    empty = pd.Series("{}", frame.index)
+    texts = [frame.get(name, empty).replace("", "{}") for name in ("sources", "sam_sources")]
+    made = [{**json.loads(a), **json.loads(b)} for a, b in zip(*texts, strict=True)]
     plugins = [
-        frame[name].astype(str) for name in ("dataset", "method", "network", "sam") if name in frame
+        name for name in ("dataset", "method", "network", "sam", "prompter") if name in frame
     ]
-    several = bool((made.groupby([*plugins, frame["prompter"]]).nunique() > 1).any())
-    return made if several else pd.Series("", frame.index, dtype=object)
+    kinds = list(frame[plugins].astype(str).itertuples(index=False, name=None))
+    seen: dict[tuple[str, object], set[str]] = {}
+    for own, kind in zip(made, kinds, strict=True):
+        for key, value in own.items():
+            seen.setdefault((key, None if key == _NUMBERS else kind), set()).add(value)
+    differing = {key for (key, _), values in seen.items() if len(values) > 1}
+    shown = ["; ".join(f"{k} {v[:12]}" for k, v in m.items() if k in differing) for m in made]
+    return pd.Series(shown, frame.index, dtype=object)
 
 
 def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
@@ -237,22 +268,24 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     return dict(zip(names, figures, strict=True))
 
 
-def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, Any]:
-    """Return the difference in Dice from the best row without the branch on the same scans."""
+def _over_best(
+    row: Mapping[str, Any],
+    group: pd.DataFrame,
+    bare: Sequence[tuple[Mapping[str, Any], pd.DataFrame]],
+    cases: pd.DataFrame,
+) -> dict[str, Any]:
+    """Return the difference in Dice from the best row without the branch, over the same runs."""
     nothing = {"best_bare": "", "over_best": math.nan}
     nothing |= {"over_best_low": math.nan, "over_best_high": math.nan}
-    first = group.iloc[0]
-    if first["sam"] == "none":
+    if row["sam"] == "none":
         return nothing
-    alike = frame[frame["sam"] == "none"]
-    for name in ("protocol", "dataset", "data", "labels", "first", "test"):
-        if name in frame:
-            alike = alike[alike[name].fillna("") == ("" if pd.isna(first[name]) else first[name])]
-    places = ["subset", "fold"]
-    alike = alike.merge(group[places].drop_duplicates(), on=places)
-    rows = list(alike.groupby(list(GROUP), sort=False, dropna=False))
-    scored = [(key, by_case(cases, found["run"], "dice")) for key, found in rows]
-    scored = [(key, dice) for key, dice in scored if not dice.empty]
+    wanted = repeats(group)
+    scored = []
+    for other, runs in bare:
+        held = repeats(runs)
+        if section_key(other) == section_key(row) and set(wanted) <= set(held):
+            dice = by_case(cases, runs["run"][held.isin(set(wanted))], "dice")
+            scored += [] if dice.empty else [(other, dice)]
     if not scored:
         return nothing
     key, best = max(scored, key=lambda entry: entry[1].mean())
@@ -262,11 +295,18 @@ def _over_best(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) ->
         return nothing
     found = compare(best[common].to_numpy(), ours[common].to_numpy())
     return {
-        "best_bare": key[GROUP.index("method")],
+        "best_bare": method_name(key),
         "over_best": found.gain,
         "over_best_low": found.low,
         "over_best_high": found.high,
     }
+
+
+def repeats(group: pd.DataFrame) -> pd.Series[Any]:
+    """Return labeled cases, subset, fold and seed of runs: rows are compared over common ones."""
+    names = [name for name in _REPEAT if name in group]
+    found = group[names].astype(str).itertuples(index=False, name=None)
+    return pd.Series(list(found), group.index, dtype=object)
 
 
 def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:

@@ -12,20 +12,18 @@ from typing import Any
 import pandas as pd
 
 from semisam.bench.results import (
+    LONG,
     TABLE_METRICS,
     OnFault,
     collect,
     collect_cases,
     comparison,
 )
+from semisam.bench.sections import PAPER, method_name, sections, text_of
 from semisam.bench.statistics import ALPHA, cases_for, least_p
 from semisam.core.errors import InputError
 from semisam.run.folder import RunFolder, list_runs
 
-PAPER = "paper, Table II"
-"""The mark of a row of the paper."""
-_OF_A_ROW = ("prompter", "sam_adapt")
-"""Settings that rows are compared for, so they are in a row's name."""
 TITLES = {
     "Dice [%]": "dice",
     "Jaccard [%]": "jaccard",
@@ -49,8 +47,10 @@ COLUMNS = {
     "rank": "Rank",
 }
 """The columns of a table for readers: the name that a user writes, and the title."""
+IN_A_NAME = ("protocol", "data", "method", "sam", "sam_control", "prompter", *LONG)
+"""The columns that tell rows apart; of chosen columns those that differ between rows are shown."""
 NUMBERS: Mapping[str, Sequence[str]] = {
-    "method": ("method", "sam", "sam_control"),
+    "method": IN_A_NAME,
     "labels": ("labeled", "unlabeled"),
     "runs": ("runs",),
     "dice": ("dice", "dice_sd"),
@@ -142,70 +142,6 @@ def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame
     )
 
 
-@dataclass(frozen=True)
-class Section:
-    """Rows that may be compared: of one protocol, with the same departures, on the same data.
-
-    Attributes:
-        title: the protocol and the departures from it.
-        rows: of the table, which may include rows of the paper.
-    """
-
-    title: str
-    rows: pd.DataFrame
-
-
-def sections(table: pd.DataFrame) -> list[Section]:
-    """Divide a table into parts within which its figures may be compared.
-
-    Options of a single method, backend, prompter or of the branch do not separate parts, since rows
-    are compared for them. They are in the row's name.
-    """
-    keys = [section_key(row) for row in table.to_dict("records")]
-    places = list(dict.fromkeys(keys))
-    several_data = len({key[1:3] for key in places}) > 1
-    found = []
-    for place in places:
-        protocol, dataset, data, made_by, common = place
-        title = f"Protocol {protocol}"
-        if common:
-            title += f", departing from it in {', '.join(common)}"
-        if several_data and dataset:
-            title += f"; data: {dataset}" + (f", {data}" if data else "")
-        title += f"; made by {made_by}" if made_by else ""
-        rows = table[[key == place for key in keys]].reset_index(drop=True)
-        found.append(Section(title, rows))
-    return found
-
-
-def section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, ...]]:
-    """Return what the rows of a part of the table have in common."""
-    common = tuple(part for part, own in _parts(row) if not own)
-    if row["protocol"] == PAPER:
-        return "paper", "la", "", "", common
-    place = (str(row["protocol"]), _text(row, "dataset"), _text(row, "data"))
-    # Weights of a backend separate only its own rows, and its name does that.
-    version = next((t for t in _text(row, "made_by").split("; ") if t.startswith("results ")), "")
-    return *place, version, common
-
-
-def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
-    """Return departures and choices of a row, each with True if it is an option of one plugin."""
-    places = {row["method"], "semisam", row["sam"], _text(row, "prompter")} - {"", "none"}
-    texts = [t for name in ("departures", "choices") for t in _text(row, name).split("; ") if t]
-    found = []
-    for text in dict.fromkeys(texts):  # an option may be a departure and a choice
-        name = text.partition("=")[0]
-        found.append((text, name in _OF_A_ROW or name.rpartition(".")[0] in places))
-    return found
-
-
-def _text(row: Mapping[Any, Any], name: str) -> str:
-    """Return a text of a row, or an empty text if the row lacks it (a row of the paper)."""
-    value = row.get(name, "")
-    return value if isinstance(value, str) else ""
-
-
 def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table of text: a row's name, its numbers as mean ± SD over runs, its gain.
 
@@ -232,7 +168,12 @@ def numeric(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     if not columns:
         return table
     own = [name for name in table.columns if name.startswith("dice:")]
-    chosen = [own if key == "classes" else NUMBERS[key] for key in columns]
+    always = ("method", "sam", "sam_control")
+    guided = table[table["sam"] != "none"]  # other rows have no prompter
+    of = {"prompter": guided["prompter"]}
+    names = [n for n in IN_A_NAME if n in always or of.get(n, table[n]).nunique() > 1]
+    special = {"classes": own, "method": names}
+    chosen = [special.get(key, NUMBERS[key]) for key in columns]
     return table[[name for names in chosen for name in names]]
 
 
@@ -355,15 +296,21 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
         p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
         over_best=_over_best(row),
-        best=_text(row, "best_bare"),
+        best=text_of(row, "best_bare"),
         rank=_rank(row),
-        control=bool(_text(row, "sam_control")),
+        control=bool(text_of(row, "sam_control")),
     )
 
 
 def in_competition(shown: Iterable[Cells]) -> list[Cells]:
-    """Return the rows that are neither of the paper nor a control."""
-    return [own for own in shown if not own.apart]
+    """Return the rows, of those at equal labels, that may be the best.
+
+    These are neither of the paper nor a control, and no other row has more runs: the mean of fewer
+    seeds, subsets or folds may be higher by chance.
+    """
+    own = [row for row in shown if not row.apart]
+    most = max((int(row.runs) for row in own), default=0)
+    return [row for row in own if int(row.runs) == most]
 
 
 def best_text(texts: Iterable[str], column: str) -> str:
@@ -407,21 +354,6 @@ def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def method_name(row: Mapping[Any, Any]) -> str:
-    """Return ``mt`` or ``mt + SemiSAM (geodesic, control: oracle)``.
-
-    Options of its plugins follow in brackets: ``mt + SemiSAM (geodesic) [semisam.weight=0.2]``.
-    """
-    own = [part for part, is_own in _parts(row) if is_own]
-    options = f" [{', '.join(own)}]" if own else ""
-    if row["sam"] == "none":
-        return f"{row['method']}{options}"
-    parts = [str(row["sam"])]
-    if isinstance(row["sam_control"], str) and row["sam_control"]:
-        parts.append(f"control: {row['sam_control']}")
-    return f"{row['method']} + SemiSAM ({', '.join(parts)}){options}"
-
-
 def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
     """Return a metric of each class, if a table has several classes."""
     start = f"{metric}:"
@@ -454,8 +386,8 @@ def rank_lines(table: pd.DataFrame) -> list[str]:
     if table["rank"].isna().all():
         return ["No ranks: they need two rows at equal labels, and at least two test cases."]
     lines = [
-        "Rank: by Dice, among the rows at equal labels; in brackets its 95 % interval over the "
-        "test cases."
+        "Rank: by Dice, among the rows at equal labels, over the runs and test cases that all of "
+        "them have; in brackets its 95 % interval over the test cases."
     ]
     for row in table[table["rank"] == 1].to_dict("records"):
         shown = cells(row)
@@ -464,6 +396,18 @@ def rank_lines(table: pd.DataFrame) -> list[str]:
             "resamples of the test cases."
         )
     return lines
+
+
+def runs_lines(table: pd.DataFrame) -> list[str]:
+    """Return a sentence if rows that may be compared have different numbers of runs."""
+    for section in sections(table[table["protocol"] != PAPER]):
+        rows = section.rows[section.rows["sam_control"] == ""]
+        if (rows.groupby("labeled")["runs"].nunique() > 1).any():
+            return [
+                "Rows with different numbers of runs have means over other seeds, labeled subsets "
+                "or folds. Gains and ranks are over those that both have."
+            ]
+    return []
 
 
 def out_of_reach(table: pd.DataFrame) -> str:
@@ -513,7 +457,7 @@ def notes(table: pd.DataFrame, part: pd.DataFrame | None = None) -> list[str]:
     lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
-    lines += rank_lines(measured)
+    lines += [*runs_lines(measured), *rank_lines(measured)]
     if part is None:
         lines += best_lines(measured)
     else:
@@ -523,7 +467,7 @@ def notes(table: pd.DataFrame, part: pd.DataFrame | None = None) -> list[str]:
             f"Rows marked {PAPER} are figures of the SemiSAM paper; they were not measured here."
         )
     for row in table.to_dict("records"):
-        if _text(row, "doubt"):
+        if text_of(row, "doubt"):
             lines.append(f"{method_name(row)} at {row['labeled']} in the paper: {row['doubt']}.")
     return lines
 

@@ -64,6 +64,8 @@ def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from semisam.metrics.scores import missed
+
     table = Table(title="Mean ± SD over cases", box=SIMPLE_HEAD, pad_edge=False)
     heads = {
         "Dice\n\\[%]": ("dice", 100),
@@ -83,6 +85,6 @@ def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:
             numbers = [factor * row[name] for row in own]
             spread = f"\n± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
             figures.append(f"{statistics.mean(numbers):.1f}{spread}")
-        empty = sum(row["empty_prediction"] for row in own)
+        empty = sum(missed(row) for row in own)
         table.add_row(str(value), str(len(own)), *figures, str(empty))
     console.print(table)

@@ -21,7 +21,7 @@ from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.sampling import slice_axes
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.sliding_window import sliding_window
-from semisam.metrics.scores import evaluate_labelmap, largest_components
+from semisam.metrics.scores import evaluate_labelmap, largest_components, missed
 from semisam.networks.precision import Precision, autocast, to_channels_last
 
 METRICS = (
@@ -147,7 +147,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
     """Return mean and SD over cases of every metric, the classes of a case averaged first.
 
     Keys are ``<metric>`` and ``<metric>_sd_cases`` (``n - 1``; 0 for a single case), and
-    ``empty_predictions``, the number of (case, class) pairs with nothing predicted. With several
+    ``empty_predictions``, the number of (case, class) pairs of which nothing was predicted although
+    something is there. With several
     classes there is also ``<metric>:<class>``, the mean over cases of one class. Without rows there
     are no figures.
     """
@@ -167,5 +168,5 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
         of_class = [row for row in rows if row["class"] == name]
         for metric in METRICS:
             summary[f"{metric}:{name}"] = math.fsum(r[metric] for r in of_class) / len(of_class)
-    summary["empty_predictions"] = sum(bool(row["empty_prediction"]) for row in rows)
+    summary["empty_predictions"] = sum(missed(row) for row in rows)
     return summary

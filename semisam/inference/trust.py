@@ -56,7 +56,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The signals of one class of one mask, each in [0, 1]; higher is better, of an empty mask all 0.
+    """The signals of one class of one mask, each in [0, 1]; higher is better.
+
+    Those of an empty mask are all 0.
 
     Attributes:
         model: Dice with the promptable model's prediction for the mask as a proposal.

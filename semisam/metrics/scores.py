@@ -1,9 +1,9 @@
 """Overlap and surface-distance metrics in voxels and in mm, numerically equal to MedPy's.
 
 The border of a mask is the mask minus its erosion by the face-connected cross. Voxels outside the
-volume count as background, so foreground at the edge of the volume is border. A volume of one slice is
-measured as a picture: across it there is no border, where MedPy takes every voxel as one. With ``d(a, B)``
-the Euclidean distance of border voxel ``a`` to the nearest border voxel of ``B``:
+volume count as background, so foreground at the edge of the volume is border. A volume of one slice
+is measured as a picture: across it there is no border, where MedPy takes every voxel as one. With
+``d(a, B)`` the Euclidean distance of border voxel ``a`` to the nearest border voxel of ``B``:
 
 - ASD is the mean of ``d(p, ref)`` over the border of the prediction (directed, as MedPy's ``asd``),
 - ASSD is the mean over both directions *pooled*, so the larger border weighs more (MedPy 0.5),
@@ -16,8 +16,9 @@ discuss the conventions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +110,11 @@ def evaluate_mask(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -> 
         empty_prediction=False,
         empty_reference=False,
     )
+
+
+def missed(row: Mapping[str, Any]) -> bool:
+    """Return whether a row with the fields of `CaseMetrics` is an empty prediction of something."""
+    return bool(row["empty_prediction"]) and not row["empty_reference"]
 
 
 def evaluate_labelmap(

@@ -254,6 +254,7 @@ def _about(
             "dataset": store.dataset.name,
             "note": store.dataset.note,
             "hash": data_hash(run.hashes),
+            "test_hash": data_hash(_of_cases(run.hashes, test)),
             "split_hash": split_hash(labeled, unlabeled, test),
             "labeled": len(patients_of((*labeled, *store.validation), patients)),
             "unlabeled": len(patients_of(unlabeled, patients)),
@@ -266,6 +267,12 @@ def _about(
         "training": {name: x for name, x in training.means.items() if math.isfinite(x)},
         "versions": versions(),
     }
+
+
+def _of_cases(hashes: Mapping[str, str], cases: Sequence[str]) -> dict[str, str]:
+    """Return the hashes of the images and labels of some cases."""
+    wanted = set(cases)
+    return {name: value for name, value in hashes.items() if name.partition(":")[2] in wanted}
 
 
 def train(

@@ -20,8 +20,8 @@ from tiny_la import write_tiny_la
 from tiny_runs import TINY_NET
 
 from semisam.bench.grid import Axes, check, expand
+from semisam.bench.sections import method_name
 from semisam.bench.study import Grid
-from semisam.bench.tables import method_name
 from semisam.cli.main import main
 from semisam.inference.evaluation import METRICS, summarise
 

@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import settings_of
 
+from semisam.bench.ranking import with_ranks
 from semisam.bench.results import TABLE_METRICS, collect, collect_cases, comparison
-from semisam.bench.tables import best_lines
+from semisam.bench.sections import method_name, sections
+from semisam.bench.tables import best_lines, cells, in_competition, load, runs_lines
 from semisam.cli.main import main
 from semisam.run import resolve
 from semisam.run.folder import list_runs
@@ -98,13 +100,22 @@ def test_runs_of_another_results_version_are_another_row_without_a_common_gain(
     assert versions == {"results 2", "results 999"}
 
 
+def test_other_methods_of_another_results_version_are_apart_too(tmp_path, monkeypatch):
+    _run(tmp_path / "old", method="mt", sam="none")
+    monkeypatch.setattr(resolve, "RESULTS_VERSION", 999)
+    _run(tmp_path / "new", method="dtc", sam="none")
+    assert len(sections(_table(tmp_path))) == 2
+
+
 def test_runs_of_other_weights_are_another_row(tmp_path):
     for name, text in (("one", "first"), ("two", "second")):
         weights = tmp_path / f"{name}.safetensors"
         weights.write_text(text)
         options = {"weights": str(weights)}
         _run(tmp_path / "runs" / name, sam="synthsam", sam_options=options)
-    assert len(set(_table(tmp_path)["made_by"])) == 2
+    table = _table(tmp_path)
+    assert len(set(table["made_by"])) == 2 and len(sections(table)) == 1
+    assert len({method_name(row) for row in table.to_dict("records")}) == 2
 
 
 def _deep(result):
@@ -232,3 +243,76 @@ def test_a_figure_of_folds_is_over_all_their_cases(tmp_path):
     (row,) = _table(tmp_path).to_dict("records")
     assert row["dice"] == pytest.approx(100 * (0.9 + 2 * 0.6) / 3)
     assert row["runs"] == 2
+
+
+def test_the_best_bare_row_has_the_same_runs(tmp_path):
+    """A seed or a subset that is hard must not decide which row is the best."""
+    dice = {
+        ("mt", "none", 0): 0.6,
+        ("mt", "none", 1): 0.2,
+        ("mt", "geodesic", 0): 0.55,
+        ("supervised", "none", 1): 0.9,  # lacks the run that the row has
+    }
+    for (method, sam, seed), value in dice.items():
+        _run(tmp_path / f"{method}-{sam}-{seed}", value, method=method, sam=sam, seed=seed)
+    row = next(row for row in _table(tmp_path).to_dict("records") if row["sam"] != "none")
+    assert row["gain_dice"] == pytest.approx(-5)
+    assert (row["best_bare"], row["over_best"]) == ("mt", pytest.approx(-5))
+
+
+def test_the_best_bare_row_is_of_the_same_part_of_the_table(tmp_path):
+    _run(tmp_path / "long", 0.9, method="mt", sam="none", iterations=7)
+    _run(tmp_path / "own", 0.6, method="mt", sam="none", method_options={"ema_decay": 0.5})
+    _run(tmp_path / "sam", 0.55, method="supervised", sam="geodesic")
+    row = next(row for row in _table(tmp_path).to_dict("records") if row["sam"] != "none")
+    assert row["best_bare"] == "mt [mt.ema_decay=0.5]"
+    assert row["over_best"] == pytest.approx(-5)
+
+
+def test_ranks_are_over_the_runs_that_all_rows_have(tmp_path):
+    """The second row was run with the easy seed only."""
+    dice = {("mt", 0): (0.6, 0.8), ("mt", 1): (0.1, 0.2), ("dtc", 0): (0.5, 0.7)}
+    for (method, seed), values in dice.items():
+        folder = tmp_path / f"{method}-{seed}"
+        _run(folder, method=method, sam="none", seed=seed)
+        scores = pd.read_csv(folder / "cases.csv").loc[[0, 0]].assign(case=["x", "y"], dice=values)
+        scores.to_csv(folder / "cases.csv", index=False)
+    table, results = load(tmp_path)
+    ranked = with_ranks(table, results, [tmp_path]).set_index("method")
+    assert ranked["rank"].to_dict() == {"mt": 1, "dtc": 2}
+    assert len(runs_lines(table)) == 1
+    first, second = (cells(row) for row in table.to_dict("records"))
+    assert {one.runs for one in (first, second)} == {"1", "2"}
+    (best,) = in_competition([first, second])
+    assert best.runs == "2"
+
+
+def test_rows_of_other_test_cases_are_apart_whatever_their_subset(tmp_path):
+    for subset, digest in enumerate(("a" * 64, "b" * 64)):
+        result = _run(tmp_path / str(subset), 0.5, subset=subset)
+        result["data"] |= {"hash": f"{subset}" * 64, "test_hash": digest}
+        (tmp_path / str(subset) / "result.json").write_text(json.dumps(result))
+    table = _table(tmp_path)
+    assert table["data"].tolist() == ["a" * 8, "b" * 8] and len(sections(table)) == 2
+
+
+def test_a_control_with_the_truth_has_no_gain_over_other_data(tmp_path):
+    """It hashes more labels than other runs, so its data are unknown where runs have others."""
+    for name, given in {
+        "one": {"sam": "none"},
+        "two": {"sam": "none"},
+        "truth": {"sam": "geodesic", "sam_control": "oracle"},
+    }.items():
+        result = _run(tmp_path / name, 0.5, **given)
+        result["data"]["hash"] = name * 20
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    table = _table(tmp_path)
+    assert len(table) == 3 and table["gain_dice"].isna().all()
+
+
+def test_a_case_may_be_called_na(tmp_path):
+    for sam, value in (("none", 0.5), ("geodesic", 0.6)):
+        _run(tmp_path / sam, value, sam=sam)
+        scores = pd.read_csv(tmp_path / sam / "cases.csv").assign(case="NA")
+        scores.to_csv(tmp_path / sam / "cases.csv", index=False)
+    assert _table(tmp_path)["gain_dice"].dropna().tolist() == [pytest.approx(10)]

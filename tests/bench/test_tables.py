@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from semisam.bench import formats, statistics, tables
 from semisam.bench.papers import cited_by, papers, papers_of
+from semisam.bench.sections import PAPER, method_name, sections
 from semisam.cli import display
 from semisam.cli.main import main
 from semisam.plugins import registry
@@ -61,7 +62,7 @@ def _table(folder, *arguments):
 def test_the_papers_rows_stand_beside_rows_of_its_protocol(bench):
     folder = bench(protocol="paper")
     frame = pd.read_csv(io.StringIO(_table(folder, "--format", "csv")), keep_default_na=False)
-    paper = frame[frame["protocol"] == tables.PAPER]
+    paper = frame[frame["protocol"] == PAPER]
     assert paper[["method", "sam", "labeled", "dice"]].to_numpy().tolist() == [
         ["mt", "none", 1, 30.6],
         ["mt", "sam-med3d", 1, 41.38],
@@ -184,7 +185,7 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
         ["y" * 8, "geodesic", 1],
     ]
     assert table["gain_dice"].notna().tolist() == [False, False, True]
-    assert [len(section.rows) for section in tables.sections(table)] == [1, 2]
+    assert [len(section.rows) for section in sections(table)] == [1, 2]
 
 
 def test_other_options_of_a_promptable_model_are_another_row(tmp_path):
@@ -192,11 +193,11 @@ def test_other_options_of_a_promptable_model_are_another_row(tmp_path):
         _run(tmp_path / "runs" / name, "geodesic", 0.3, sam_options=options)
     table, _ = tables.load(tmp_path)
     assert table["choices"].tolist() == ["", "geodesic.radius=7.0"]
-    assert [tables.method_name(row) for row in table.to_dict("records")] == [
+    assert [method_name(row) for row in table.to_dict("records")] == [
         "mt + SemiSAM (geodesic)",
         "mt + SemiSAM (geodesic) [geodesic.radius=7.0]",
     ]
-    assert len(tables.sections(table)) == 1
+    assert len(sections(table)) == 1
 
 
 @pytest.mark.parametrize("kind", ["terminal", "md", "latex", "html"])
@@ -348,8 +349,11 @@ def test_columns_of_numbers_and_of_the_terminal_are_chosen_too(bench):
     chosen = ("--columns", "method,gain,dice")
     frame = pd.read_csv(io.StringIO(_table(folder, "--format", "csv", *chosen)))
     assert list(frame.columns) == [
-        "method", "sam", "sam_control", "gain_dice", "gain_low", "gain_high", "dice", "dice_sd",
+        "protocol", "method", "sam", "sam_control",
+        "gain_dice", "gain_low", "gain_high", "dice", "dice_sd",
     ]  # fmt: skip
+    marked = frame["protocol"] == PAPER
+    assert marked.any() and not marked.all(), "rows of the paper are marked"
     head = next(line for line in _table(folder, *chosen).splitlines() if "Method" in line)
     assert head.split() == ["Method", "[Dice]", "[%]"]
 

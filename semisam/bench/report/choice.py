@@ -234,7 +234,8 @@ class Predictor:
             raise InputError(_other_size(scan.case))
         ignored = scan.drawn == IGNORE  # in no score, and no outline
         mask, truth = (np.where(ignored, np.uint8(0), one) for one in (mask, scan.drawn))
-        return Prediction(scan.placed(mask), source, dice(mask, truth))
+        classes = self._dataset(folder).num_classes
+        return Prediction(scan.placed(mask), source, dice(mask, truth, classes))
 
     def at_hand(self, folder: RunFolder, case: str) -> bool:
         """Return whether a mask is saved, or was computed for a picture."""
@@ -305,10 +306,10 @@ def _other_size(case: str) -> str:
     return f"{case}: the scan has another size than when it was scored"
 
 
-def dice(mask: Labels, truth: Labels) -> float:
-    """Return the mean Dice of the foreground classes, in percent."""
+def dice(mask: Labels, truth: Labels, classes: int) -> float:
+    """Return the mean Dice of the foreground classes, in percent; 100 of one in neither of both."""
     scores: list[float] = []
-    for value in range(1, int(max(truth.max(), mask.max(), 1)) + 1):
+    for value in range(1, classes):
         one, other = mask == value, truth == value
         both = int(one.sum()) + int(other.sum())
         scores.append(200.0 * int((one & other).sum()) / both if both else 100.0)

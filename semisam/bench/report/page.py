@@ -22,9 +22,9 @@ from semisam.bench.report.methods import Methods, methods
 from semisam.bench.report.runs import Bench, Part, competes
 from semisam.bench.report.slices import Slices
 from semisam.bench.report.style import LIGHT, Made
+from semisam.bench.sections import PAPER, sections
 from semisam.bench.statistics import ALPHA
 from semisam.bench.tables import (
-    PAPER,
     Cells,
     best_text,
     cells,
@@ -109,14 +109,14 @@ def page_style() -> str:
     return _own_file("style.css.j2")
 
 
-def render(bench: Bench, sections: list[Chapter], shown: Slices, refresh: int = 0) -> str:
+def render(bench: Bench, chapters: list[Chapter], shown: Slices, refresh: int = 0) -> str:
     """Return the page as HTML; every text is escaped, names of files and runs included.
 
     The page has one script, and its security policy allows no other and no request.
 
     Args:
         bench: the runs.
-        sections: with figures.
+        chapters: with figures.
         shown: the slices of test cases.
         refresh: seconds after which the page loads itself again; 0: never.
     """
@@ -132,7 +132,7 @@ def render(bench: Bench, sections: list[Chapter], shown: Slices, refresh: int = 
     contents = [
         ("comparison", "Comparison"),
         *([("slices-of-cases", "Slices")] if slices else []),
-        *((s.id, s.heading) for s in sections),
+        *((s.id, s.heading) for s in chapters),
         *([("methods", "Methods")] if paragraph else []),
         ("reproduce", "Settings and how to reproduce"),
     ]
@@ -151,13 +151,13 @@ def render(bench: Bench, sections: list[Chapter], shown: Slices, refresh: int = 
         unfinished=left_out(bench.runs),
         slices=slices,
         about_slices=_about_slices(shown),
-        sections=sections,
+        sections=chapters,
         methods=paragraph,
         study=study(bench),
         cost=[rows for part in bench.parts if (rows := cost(part))],
         common=common,
         others=others,
-        files=_files(bench, sections, paragraph),
+        files=_files(bench, chapters, paragraph),
         colors={**LIGHT, "--sans": "sans-serif"},
         version=__version__,
     )
@@ -174,11 +174,11 @@ def _about_slices(shown: Slices) -> str:
     return " ".join(lines)
 
 
-def _files(bench: Bench, sections: Sequence[Chapter], paragraph: Methods | None) -> dict[str, str]:
+def _files(bench: Bench, chapters: Sequence[Chapter], paragraph: Methods | None) -> dict[str, str]:
     """Return the texts that the page copies and saves, by the names of their files."""
     found = {
         f"{made.name}.csv": made.data
-        for section in sections
+        for section in chapters
         for group in section.groups
         for made in group.figures
     }
@@ -227,24 +227,24 @@ def _findings(bench: Bench) -> list[str]:
             f"{len(gains)} comparisons with the same method without it; {sure} of them "
             f"{'is' if sure == 1 else 'are'} {sure_of}"
         )
-    return list(filter(None, [first, _over_best(bench.table), out_of_reach(bench.table)]))
+    return list(filter(None, [first, *_over_best(table), out_of_reach(bench.table)]))
 
 
-def _over_best(table: pd.DataFrame) -> str:
-    """Return what the best row with SemiSAM gains over the best row without, by labels."""
-    found = table.dropna(subset=["over_best"])
-    found = found[found["sam_control"].fillna("") == ""]
-    best = (
-        found.sort_values("dice", ascending=False)
-        .groupby(["data", "labeled"], dropna=False)
-        .head(1)
-    )
-    told = [
-        f"{row.over_best:+.2f} ({row.over_best_low:+.1f} to {row.over_best_high:+.1f}) over "
-        f"{row.best_bare} at {row.labeled} labeled"
-        for row in best.sort_values("labeled").itertuples()
-    ]
-    return f"Its best row against the best row without it: {', '.join(told)}." if told else ""
+def _over_best(table: pd.DataFrame) -> list[str]:
+    """Return what the best row with SemiSAM gains over the best row without, by part and labels."""
+    found = sections(table.dropna(subset=["over_best"]))
+    lines = []
+    for part in found:
+        best = part.rows.sort_values("dice", ascending=False).groupby("labeled").head(1)
+        told = [
+            f"{row.over_best:+.2f} ({row.over_best_low:+.1f} to {row.over_best_high:+.1f}) over "
+            f"{row.best_bare} at {row.labeled} labeled"
+            for row in best.sort_values("labeled").itertuples()
+        ]
+        where = f" ({part.title})" if len(found) > 1 else ""
+        line = f"Its best row against the best row without it{where}: {', '.join(told)}."
+        lines.append(line)
+    return lines
 
 
 def _notes(bench: Bench) -> list[str]:
@@ -255,8 +255,8 @@ def _notes(bench: Bench) -> list[str]:
     marked = any(PAPER in line for line in lines)
     lines.append("“cases ±” is the SD over test cases, each the mean of its runs.")
     lines.append(
-        "An empty prediction scores Dice 0 and the image's diagonal as its distances; the column "
-        "Empty counts them over all runs. ASD is from prediction to reference."
+        "An empty prediction of something scores Dice 0 and the image's diagonal as its distances; "
+        "the column Empty counts them over all runs. ASD is from prediction to reference."
     )
     if len(bench.parts) > 1:
         lines.append("Figures of different tables were made differently; compare within a table.")
@@ -267,11 +267,13 @@ def _rows(part: Part) -> list[dict[str, Any]]:
     """Return the rows of a part for the template."""
     records = part.table.to_dict("records")
     shown = [cells(record) for record in records]
-    best = {
-        (labels, name): best_text(
-            (own.metrics[name].mean for own in in_competition(shown) if own.labels == labels), key
-        )
+    rivals = {
+        labels: in_competition(own for own in shown if own.labels == labels)
         for labels in {own.labels for own in shown}
+    }
+    best = {
+        (labels, name): best_text((own.metrics[name].mean for own in rows), key)
+        for labels, rows in rivals.items()
         for key, name in _METRICS.items()
     }
     found = []
@@ -283,7 +285,9 @@ def _rows(part: Part) -> list[dict[str, Any]]:
             "first": previous not in (None, own.labels),
         }
         metrics = {
-            name: _metric(own, record[name], name, best[own.labels, name])
+            name: _metric(
+                own, record[name], name, best[own.labels, name] if own in rivals[own.labels] else ""
+            )
             for name in _METRICS.values()
         }
         found.append(
@@ -313,7 +317,7 @@ def _rows(part: Part) -> list[dict[str, Any]]:
 def _metric(own: Cells, value: float, name: str, best: str) -> Cell:
     figure = own.metrics[name]
     small = f"cases ± {figure.sd_cases}" if figure.sd_cases else ""
-    leads = bool(best) and figure.mean == best and not own.apart
+    leads = bool(best) and figure.mean == best
     return Cell(figure.joined(), _sortable(value), small, "best" if leads else "")
 
 

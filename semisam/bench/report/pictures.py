@@ -16,7 +16,7 @@ from semisam.bench.report.choice import Masks, Predictor, Shown, recorded
 from semisam.bench.report.runs import Bench
 from semisam.bench.report.style import TRUTH, WITH, WITHOUT, Gallery, Made, legend_above, new_figure
 from semisam.bench.report.surfaces import common_bounds, draw_slice, draw_surface
-from semisam.bench.tables import method_name
+from semisam.bench.sections import method_name
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.images.preprocessing import orientation

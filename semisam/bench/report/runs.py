@@ -21,7 +21,8 @@ from semisam.bench.results import (
     keyed,
     paired,
 )
-from semisam.bench.tables import Section, method_name, paper_rows, sections
+from semisam.bench.sections import Section, method_name, sections
+from semisam.bench.tables import paper_rows
 from semisam.core.errors import InputError, PluginError
 from semisam.core.layout import CASES, LOG
 from semisam.run.folder import RunFolder, list_runs

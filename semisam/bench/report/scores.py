@@ -126,9 +126,9 @@ def _about_spreads(kinds: set[str]) -> str:
 
 
 ABOUT_CASES = (
-    "A dot is a test case, the mean of the row's runs; boxes: quartiles and median; whiskers: all "
-    "but outliers beyond 1.5 times the box. A line joins a case without and with SemiSAM: solid "
-    "where it gained, dotted where it lost."
+    "A dot is a test case, the mean of the row's runs, or of its pairs of runs; boxes: quartiles "
+    "and median; whiskers: all but outliers beyond 1.5 times the box. A line joins a case without "
+    "and with SemiSAM: solid where it gained, dotted where it lost."
 )
 
 
@@ -147,8 +147,8 @@ def by_case(
     shown: dict[str, pd.Series[float]] = {}
     for block in blocks:
         drawn: list[tuple[float, pd.Series[float]]] = []
-        for row in block:
-            values = case_scores(bench, row)
+        both = _paired_scores(bench, part, block[1]) if len(block) == 2 else None
+        for row, values in zip(block, both or [case_scores(bench, block[0])], strict=True):
             _box_and_dots(ax, np.asarray(values, dtype=np.float64), place, look[row.name])
             ticks.append((place, row))
             drawn.append((place, values))
@@ -245,10 +245,15 @@ def _gains(
 
 def _differences(bench: Bench, part: Part, row: Row) -> pd.Series[float]:
     """Return the gain of each test case in points, the mean of the pairs of runs."""
+    without, having = _paired_scores(bench, part, row)
+    return (having - without).dropna()
+
+
+def _paired_scores(bench: Bench, part: Part, row: Row) -> list[pd.Series[float]]:
+    """Return Dice per test case without and with SemiSAM, each the mean of the pairs of runs."""
     assert row.bare is not None
     pairs = paired(row.runs, part.rows[row.bare].runs)
-    having, without = (_case_means(bench, pairs[name]) for name in ("run", "run_bare"))
-    return (having - without).dropna()
+    return [_case_means(bench, pairs[name]) for name in ("run_bare", "run")]
 
 
 def _blocks(rows: Sequence[Row], every: Sequence[Row]) -> list[list[Row]]:
