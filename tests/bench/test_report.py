@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.grid import Axes
-from semisam.bench.report import facts, page
+from semisam.bench.report import choice, facts, page
 from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
 from semisam.bench.report.curves import smoothed, window_of
 from semisam.bench.report.runs import read_bench, read_log
@@ -282,6 +282,38 @@ def test_gains_of_controls_have_a_figure_of_their_own(tmp_path):
         frame = pd.read_csv(tmp_path / "page" / "figures" / f"{name}.csv", dtype={"case": str})
         assert frame["gain_dice"].iloc[0] == pytest.approx(gained)
         assert frame["row"].nunique() == 1 and name in html
+
+
+def test_the_best_row_is_told_of_each_part_and_of_trainings_only(tmp_path):
+    for name, given in {
+        "bare": {"dice": 0.5},
+        "sam": {"sam": "geodesic", "dice": 0.53},
+        "long": {"dice": 0.7, "iterations": 7},
+        "long-sam": {"sam": "geodesic", "dice": 0.69, "iterations": 7},
+        "ball": {"method": "center-ball", "sam": "geodesic", "dice": 0.8},
+    }.items():
+        _run(tmp_path / "runs" / name, **given)
+    told = sorted(page._findings(read_bench(tmp_path))[1:])
+    assert len(told) == 3, "a sentence for each part, and one about the number of test cases"
+    assert "(Protocol default): +3.00 (+3.0 to +3.0) over mt at 1 labeled." in told[0]
+    assert "iterations=7): -1.00 (-1.0 to -1.0) over mt at 1 labeled." in told[1]
+    assert told[2].startswith("With 3 test cases")
+
+
+def test_cases_gain_or_lose_over_pairs_of_runs(tmp_path):
+    """The second run without SemiSAM is far worse, and has no partner."""
+    _run(tmp_path / "runs" / "one", dice=0.5)
+    _run(tmp_path / "runs" / "hard", dice=0.1, seed=1)
+    _run(tmp_path / "runs" / "two", sam="geodesic", dice=0.48)
+    text = _text(_report(tmp_path, "--no-predict"))
+    assert "mt + SemiSAM (geodesic): 0 gained, 3 lost." in text
+
+
+def test_the_dice_of_a_picture_counts_classes_that_are_nowhere():
+    mask = np.array([[0, 1, 1, 1]], np.uint8)
+    truth = np.array([[0, 0, 1, 1]], np.uint8)
+    assert choice.dice(mask, truth, 2) == pytest.approx(80)
+    assert choice.dice(mask, truth, 3) == pytest.approx((80 + 100) / 2)
 
 
 def test_the_methods_paragraph_names_the_adaptation(tmp_path):

@@ -132,8 +132,9 @@ def test_the_largest_component_is_kept_only_where_asked():
     assert all_of_it["dice"] == 1 and largest["dice"] == pytest.approx(2 * 2 / (2 + 3))
 
 
-def _row(case, kind, value, empty=False):
-    return {"case": case, "class": kind, **dict.fromkeys(METRICS, value), "empty_prediction": empty}
+def _row(case, kind, value, empty=False, nothing=False):
+    flags = {"empty_prediction": empty, "empty_reference": nothing}
+    return {"case": case, "class": kind, **dict.fromkeys(METRICS, value), **flags}
 
 
 def test_classes_are_averaged_within_a_case_before_the_cases():
@@ -143,6 +144,8 @@ def test_classes_are_averaged_within_a_case_before_the_cases():
     assert summary["dice_sd_cases"] == pytest.approx(math.sqrt(8))
     assert (summary["dice:x"], summary["dice:y"]) == (3.5, 3.0)
     assert summary["empty_predictions"] == 1
+    rightly = _row("c", "x", 1.0, empty=True, nothing=True)
+    assert summarise([*rows, rightly])["empty_predictions"] == 1
     assert summarise(rows[:1])["dice_sd_cases"] == 0.0
     assert "dice:x" not in summarise(rows[:1]) and summarise([]) == {}
 
