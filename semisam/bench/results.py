@@ -83,7 +83,7 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
 
 
 def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
-    """Return ``run``, ``case`` and the metrics of every test case, its classes averaged."""
+    """Return ``run``, ``case``, ``patient`` and the metrics of test cases, classes averaged."""
     frames = []
     once = {run.run: run for run in reversed(list(runs))}  # of copies the first
     for run in reversed(once.values()):
@@ -96,10 +96,16 @@ def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.
             # A case may have the name "NA".
             missing = {metric: ["", "nan"] for metric in TABLE_METRICS}
             frame = pd.read_csv(
-                scores, dtype={"case": str}, keep_default_na=False, na_values=missing
+                *(scores,),
+                dtype={"case": str, "patient": str},
+                keep_default_na=False,
+                na_values=missing,
             )
             frame["case"] = frame["case"].map(csv_text)
-            means = frame.groupby("case", sort=False)[list(TABLE_METRICS)].mean().reset_index()
+            owner = frame["patient"].map(csv_text) if "patient" in frame else frame["case"]
+            frame = frame.assign(patient=owner.astype(str))
+            by = frame.groupby(["case", "patient"], sort=False)
+            means = by[list(TABLE_METRICS)].mean().reset_index()
         except (OSError, ValueError, KeyError, TypeError) as error:
             on_fault(
                 f"{scores}: the scores of a finished run must be there, got {error}. Delete "
@@ -108,7 +114,7 @@ def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.
             continue
         means.insert(0, "run", run.run)
         frames.append(means)
-    columns = ["run", "case", *TABLE_METRICS]
+    columns = ["run", "case", "patient", *TABLE_METRICS]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
@@ -126,7 +132,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     ``<metric>_sd`` is over these; ``<metric>_sd_cases`` over test cases, each the mean of its runs.
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over ``gain_cases``
-    cases, ``gain_p`` is Wilcoxon's p, and ``gain_p_holm`` is corrected for all gains of the table.
+    cases (patients, where the data name them), ``gain_p`` is Wilcoxon's p, and ``gain_p_holm`` is
+    corrected for all gains of the table.
     ``best_bare`` is the row with the highest Dice of all without the branch in the same part of the
     table that have all seeds, subsets and folds of the row, and ``over_best`` with its interval the
     difference from it over these.
@@ -263,7 +270,8 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     common = with_sam.index.intersection(without.index, sort=False)
     if common.empty:  # the scores of one of them are missing
         return nothing
-    found = compare(without[common].to_numpy(), with_sam[common].to_numpy())
+    pair = (without[common].to_numpy(), with_sam[common].to_numpy())
+    found = compare(*pair, patients=patients_of(cases, common))
     figures = (found.gain, found.low, found.high, found.cases, found.p)
     return dict(zip(names, figures, strict=True))
 
@@ -293,7 +301,8 @@ def _over_best(
     common = ours.index.intersection(best.index, sort=False)
     if common.empty:
         return nothing
-    found = compare(best[common].to_numpy(), ours[common].to_numpy())
+    pair = (best[common].to_numpy(), ours[common].to_numpy())
+    found = compare(*pair, patients=patients_of(cases, common))
     return {
         "best_bare": method_name(key),
         "over_best": found.gain,
@@ -333,6 +342,14 @@ def by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series
     """Return a metric per test case, the mean of the runs."""
     chosen = cases[cases["run"].isin(runs)]
     return chosen.groupby("case", sort=False)[metric].mean()
+
+
+def patients_of(cases: pd.DataFrame, index: pd.Index[Any]) -> list[str]:
+    """Return the patients of test cases, by rows of `collect_cases`; none if these lack them."""
+    if "patient" not in cases:
+        return []
+    owner = cases.drop_duplicates("case").set_index("case")["patient"]
+    return list(owner.loc[index])
 
 
 def _none_first(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -2,7 +2,8 @@
 
 A pair of rows is compared: a method and the same method with SemiSAM, on the same test cases,
 labeled subsets and seeds. Resampling of cases shows how far the gain would move with other
-patients. It does not cover other seeds or other labeled scans, which the SD over runs shows.
+patients: all scans of a patient are drawn together. It does not cover other seeds or other labeled
+scans, which the SD over runs shows.
 
 References:
     Efron, Tibshirani. "An introduction to the bootstrap." 1993, chapter 13 (percentile intervals).
@@ -36,7 +37,7 @@ class Comparison:
         low: lower end of its 95 % interval; NaN with fewer than two cases.
         high: upper end.
         p: of the two-sided Wilcoxon signed-rank test; NaN with fewer than two cases.
-        cases: number of pairs.
+        cases: number of pairs; of patients with several scans the number of patients.
     """
 
     gain: float
@@ -46,20 +47,25 @@ class Comparison:
     cases: int
 
 
-def compare(bare: Floats, wrapped: Floats, seed: int = 0) -> Comparison:
+def compare(
+    bare: Floats, wrapped: Floats, seed: int = 0, patients: Sequence[str] = ()
+) -> Comparison:
     """Compare two rows case by case.
 
     Args:
         bare: ``(n,)`` scores of the cases without SemiSAM, each the mean over runs.
         wrapped: ``(n,)`` scores of the same cases with SemiSAM.
         seed: of the resampling; the same scores give the same interval.
+        patients: of the cases; empty: each case is of another one.
     """
     difference = np.asarray(wrapped, float) - np.asarray(bare, float)
-    if len(difference) < 2:
-        return Comparison(float(difference.mean()), math.nan, math.nan, math.nan, len(difference))
-    low, high = bootstrap_interval(difference, seed)
-    p = signed_rank(difference)
-    return Comparison(float(difference.mean()), low, high, p, len(difference))
+    owner = _owners(patients, len(difference))
+    units = int(owner.max(initial=-1)) + 1
+    if units < 2:
+        return Comparison(float(difference.mean()), math.nan, math.nan, math.nan, units)
+    low, high = bootstrap_interval(difference, seed, patients=patients)
+    p = signed_rank(np.bincount(owner, difference) / np.bincount(owner))
+    return Comparison(float(difference.mean()), low, high, p, units)
 
 
 def least_p(cases: int) -> float:
@@ -79,13 +85,35 @@ def cases_for(comparisons: int) -> int:
     return cases
 
 
+def _owners(patients: Sequence[str], cases: int) -> NDArray[np.intp]:
+    """Return the number of each case's patient, counted from 0."""
+    if not len(patients):
+        return np.arange(cases)
+    return np.unique(np.asarray(patients, str), return_inverse=True)[1]
+
+
 def bootstrap_interval(
-    values: Floats, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
+    values: Floats,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    patients: Sequence[str] = (),
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of ``(n,)`` values."""
+    """Return the percentile bootstrap interval of the mean of ``(n,)`` values.
+
+    Args:
+        values: of cases.
+        seed: of the resampling.
+        level: of the interval.
+        resamples: number of them.
+        patients: of the cases, which are drawn with all their cases; empty: each case is of another
+            one.
+    """
     rng = np.random.Generator(np.random.Philox(seed))
-    drawn = rng.integers(len(values), size=(resamples, len(values)))
-    means = np.asarray(values)[drawn].mean(axis=1)
+    owner = _owners(patients, len(values))
+    sums, counts = np.bincount(owner, np.asarray(values)), np.bincount(owner)
+    drawn = rng.integers(len(sums), size=(resamples, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -116,7 +144,7 @@ class Rank:
     first: float
 
 
-def ranks(scores: Floats, seed: int = 0) -> list[Rank]:
+def ranks(scores: Floats, seed: int = 0, patients: Sequence[str] = ()) -> list[Rank]:
     """Rank rows by their means, and show how the ranks would move with other patients.
 
     All rows are resampled together, so that a case that is hard for all moves none of them.
@@ -124,10 +152,13 @@ def ranks(scores: Floats, seed: int = 0) -> list[Rank]:
     Args:
         scores: ``(rows, n)`` of the same cases.
         seed: of the resampling; the same scores give the same ranks.
+        patients: of the cases; empty: each case is of another one.
     """
     rng = np.random.Generator(np.random.Philox(seed))
-    cases = scores.shape[1]
-    weights = rng.multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES) / cases
+    owner = _owners(patients, scores.shape[1])
+    units = int(owner.max()) + 1
+    weights = rng.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)[:, owner]
+    weights = weights / weights.sum(1, keepdims=True)
     drawn = stats.rankdata(-(weights @ scores.T), method="min", axis=1)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="nearest").astype(int)

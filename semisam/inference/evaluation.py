@@ -119,10 +119,12 @@ def evaluate(
 
     Returns:
         One row per case and foreground class: ``case``, ``class``, the metrics, flags for an empty
-        prediction or reference, and the seconds that the prediction took.
+        prediction or reference, the seconds that the prediction took, and ``patient`` if the
+        dataset names patients.
     """
     rows: list[dict[str, Any]] = []
     classes = store.dataset.num_classes
+    patients = getattr(store.dataset, "groups", {})
     for done, case in enumerate(cases, start=1):
         image = store.image(case)
         began = time.perf_counter()
@@ -137,7 +139,8 @@ def evaluate(
         scores = evaluate_labelmap(labelmap, store.drawn_label(case), classes, geometry.spacing)
         names = store.dataset.class_names[1:]
         for name, score in zip(names, scores, strict=True):
-            rows.append({"case": case, "class": name, **asdict(score), "seconds": seconds})
+            about = {"case": case, "class": name, **asdict(score), "seconds": seconds}
+            rows.append(about | ({"patient": patients.get(case, case)} if patients else {}))
         if on_case is not None:
             on_case(done, len(cases))
     return rows

@@ -310,6 +310,15 @@ def test_a_control_with_the_truth_has_no_gain_over_other_data(tmp_path):
     assert len(table) == 3 and table["gain_dice"].isna().all()
 
 
+def test_the_patients_of_a_study_are_the_units_of_its_interval(tmp_path):
+    for sam, value in (("none", 0.5), ("geodesic", 0.6)):
+        _run(tmp_path / sam, value, sam=sam)
+        scores = pd.read_csv(tmp_path / sam / "cases.csv").loc[[0] * 4]
+        scores = scores.assign(case=list("abcd"), patient=["p", "p", "q", "q"])
+        scores.to_csv(tmp_path / sam / "cases.csv", index=False)
+    assert _table(tmp_path)["gain_cases"].dropna().tolist() == [2]
+
+
 def test_a_case_may_be_called_na(tmp_path):
     for sam, value in (("none", 0.5), ("geodesic", 0.6)):
         _run(tmp_path / sam, value, sam=sam)

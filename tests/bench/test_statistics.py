@@ -43,6 +43,29 @@ def test_the_interval_is_that_of_the_normal_theory_where_it_holds():
     assert bootstrap_interval(values) == (low, high)
 
 
+def test_scans_of_a_patient_are_drawn_together():
+    """Four patients with ten scans each are four units, whose scans hardly differ."""
+    rng = np.random.default_rng(0)
+    effect = np.repeat([1.0, 2.0, 3.0, 4.0], 10)
+    patients = [f"p{n // 10}" for n in range(40)]
+    wrapped = effect + rng.normal(0, 0.01, 40)
+    bare = np.zeros(40)
+    apart, together = compare(bare, wrapped), compare(bare, wrapped, patients=patients)
+    assert (apart.cases, together.cases) == (40, 4)
+    assert together.gain == apart.gain
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+    assert together.p == pytest.approx(0.125) and apart.p < 1e-6
+    # Each patient by itself is what cases are without patients.
+    assert compare(bare, wrapped, patients=[str(n) for n in range(100, 140)]) == apart
+    # A patient with more scans weighs more, as in the mean over cases.
+    low, high = bootstrap_interval(np.array([0.0, 0.0, 0.0, 4.0]), patients=["a", "a", "a", "b"])
+    assert (low, high) == (0.0, 4.0)
+    scores = np.stack([effect, effect[::-1]])
+    assert ranks(scores, patients=patients)[0].first < 0.8
+    one = compare(bare, wrapped, patients=["p"] * 40)
+    assert one.cases == 1 and math.isnan(one.low) and math.isnan(one.p)
+
+
 def test_ranks_move_where_rows_are_close():
     rng = np.random.default_rng(0)
     hard = rng.normal(80, 10, 20)  # the same cases are hard for all rows
