@@ -134,9 +134,9 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over ``gain_cases``
     cases (patients, where the data name them), ``gain_p`` is Wilcoxon's p, and ``gain_p_holm`` is
     corrected for all gains of the table.
-    ``best_bare`` is the row with the highest Dice of all without the branch in the same part of the
-    table that have all seeds, subsets and folds of the row, and ``over_best`` with its interval the
-    difference from it over these.
+    ``best_bare`` is the row without the branch, of the same part of the table, from which the
+    difference is the lowest over the seeds, subsets and folds that both have, and ``over_best``
+    with its interval is that difference.
 
     Args:
         results: of `collect`.
@@ -287,24 +287,24 @@ def _over_best(
     nothing |= {"over_best_low": math.nan, "over_best_high": math.nan}
     if row["sam"] == "none":
         return nothing
-    wanted = repeats(group)
-    scored = []
+    own = repeats(group)
+    rivals = []
     for other, runs in bare:
-        held = repeats(runs)
-        if section_key(other) == section_key(row) and set(wanted) <= set(held):
-            dice = by_case(cases, runs["run"][held.isin(set(wanted))], "dice")
-            scored += [] if dice.empty else [(other, dice)]
-    if not scored:
+        theirs = repeats(runs)
+        shared = set(own) & set(theirs)
+        if section_key(other) != section_key(row) or not shared:
+            continue
+        ours = by_case(cases, group["run"][own.isin(shared)], "dice")
+        dice = by_case(cases, runs["run"][theirs.isin(shared)], "dice")
+        common = ours.index.intersection(dice.index, sort=False)
+        if len(common):
+            pair = (dice[common].to_numpy(), ours[common].to_numpy())
+            rivals.append((other, compare(*pair, patients=patients_of(cases, common))))
+    if not rivals:
         return nothing
-    key, best = max(scored, key=lambda entry: entry[1].mean())
-    ours = by_case(cases, group["run"], "dice")
-    common = ours.index.intersection(best.index, sort=False)
-    if common.empty:
-        return nothing
-    pair = (best[common].to_numpy(), ours[common].to_numpy())
-    found = compare(*pair, patients=patients_of(cases, common))
+    best, found = min(rivals, key=lambda rival: rival[1].gain)
     return {
-        "best_bare": method_name(key),
+        "best_bare": method_name(best),
         "over_best": found.gain,
         "over_best_low": found.low,
         "over_best_high": found.high,
