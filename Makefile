@@ -9,7 +9,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 .PHONY: demo test test-lowest test-newest lint docs package bench
 
 demo: $(INSTALLED)
-	$(BIN)/semisam bench --method fixmatch --labels 1,2 --iterations 20 --jobs 2 --out runs/demo
+	$(BIN)/semisam bench --method fixmatch --labels 1,2 --iterations 20 --sam synthsam,none --jobs 2 --out runs/demo
 
 # A library that the tests load may change the locale, and with it the encoding of files.
 test test-lowest test-newest: export PYTHONUTF8 := 1
