@@ -384,7 +384,10 @@ def rank_lines(table: pd.DataFrame) -> list[str]:
     if "rank" not in table:
         return []
     if table["rank"].isna().all():
-        return ["No ranks: they need two rows at equal labels, and at least two test cases."]
+        return [
+            "No ranks: they need two rows at equal labels with runs of the same seeds and subsets, "
+            "and at least two test cases."
+        ]
     lines = [
         "Rank: by Dice, among the rows at equal labels, over the runs and test cases that all of "
         "them have; in brackets its 95 % interval over the test cases."
