@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import write_json
 from semisam.data.datasets.dataset import Dataset, Image
-from semisam.data.datasets.labels import own_values_of
+from semisam.data.datasets.labels import as_drawn, own_values_of
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Modality, Recipe, orientation
 
@@ -53,10 +53,7 @@ class Card:
 
     def own_values(self, labelmap: NDArray[np.uint8]) -> NDArray[np.integer]:
         """Return a label map of class numbers with the values of the user's label files."""
-        if self.label_values is None:
-            return labelmap
-        values: NDArray[np.integer] = np.asarray(self.label_values, np.int32)[labelmap]
-        return values
+        return as_drawn(labelmap, self.label_values)
 
     def preparation(self) -> Recipe:
         """Return the preprocessing of a new scan, in LPS."""

@@ -30,7 +30,7 @@ class MaskPairs:
 
     Attributes:
         pairs: the prediction and the truth by case.
-        left_out: files without a partner.
+        left_out: files without a partner, and plain files next to labels.
     """
 
     pairs: dict[str, tuple[Path, Path]]
@@ -70,7 +70,21 @@ def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
         )
     alone = [file for case, file in ours.items() if case not in pairs]
     alone += [file for case, file in theirs.items() if case not in pairs]
-    return MaskPairs(pairs, tuple(alone))
+    return MaskPairs(pairs, (*alone, *_plain_files(predictions, truth)))
+
+
+def _plain_files(predictions: Path, truth: Path) -> list[Path]:
+    """Return files of a case without a label that both folders have, in folders with labels.
+
+    They may be masks, or scans without a label, so they are not scored.
+    """
+    found = []
+    for folder in (predictions, truth):
+        images, labels = list_files(folder, ALL_ENDINGS)
+        labeled = {case for case, _ in labels}
+        found.append({c: path for c, path in images if labels and c not in labeled})
+    both = found[0].keys() & found[1].keys()
+    return [path for plain in found for case, path in plain.items() if case in both]
 
 
 def masks_of(folder: Path) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from semisam.data.datasets.dataset import Image
+from semisam.data.datasets.labels import as_drawn
 from semisam.data.images.files import write_nifti
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.sampling import slice_axes
@@ -114,7 +115,7 @@ def evaluate(
         device: where the network runs.
         precision: of the network.
         one_component: classes that keep their largest component only.
-        predictions: a folder for the scored label maps, ``<case>.nii.gz``.
+        predictions: a folder for the scored masks, ``<case>.nii.gz``, with values of the labels.
         on_case: called with (cases done, number of cases).
 
     Returns:
@@ -135,7 +136,8 @@ def evaluate(
         seconds = time.perf_counter() - began
         geometry = image.geometry if image.placement is None else image.placement.geometry
         if predictions is not None:
-            write_nifti(predictions / f"{case}.nii.gz", labelmap, geometry)
+            values = as_drawn(labelmap, store.dataset.label_values)
+            write_nifti(predictions / f"{case}.nii.gz", values, geometry)
         scores = evaluate_labelmap(labelmap, store.drawn_label(case), classes, geometry.spacing)
         names = store.dataset.class_names[1:]
         for name, score in zip(names, scores, strict=True):

@@ -21,11 +21,11 @@ _WHOLE = -1  # in place of a channel's number: the file holds all channels
 def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
     """Return the files of each scan by the name of its mask.
 
-    An input is an image file, a folder of one DICOM series, or a folder of these. Labels in such a
-    folder are left out. For a model of several channels, ``<scan>_0000.nii.gz``,
-    ``<scan>_0001.nii.gz`` ... are one scan, as nnU-Net names them. A file without such a number
-    holds all channels. The published layout names every file ``mri_norm2.h5``, so the scan has the
-    name of its folder.
+    An input is an image file, a folder of one DICOM series, or a folder of these. A folder whose
+    DICOM files are all in one folder below it is one scan. Labels in a folder are left out. For a
+    model of several channels, ``<scan>_0000.nii.gz``, ``<scan>_0001.nii.gz`` ... are one scan, as
+    nnU-Net names them. A file without such a number holds all channels. The published layout names
+    every file ``mri_norm2.h5``, so the scan has the name of its folder.
 
     Args:
         inputs: paths as the user gave them.
@@ -49,7 +49,7 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
 
 def labels_among(inputs: Iterable[Path]) -> list[Path]:
     """Return the labels in folders of scans, which `gather_scans` leaves out."""
-    folders = (path for path in inputs if path.is_dir() and not is_series(path))
+    folders = (path for path in inputs if path.is_dir() and not _is_one_scan(path))
     return [file for folder in folders for _, file in _listed(folder)[1]]
 
 
@@ -103,7 +103,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _expanded(path: Path) -> list[Path]:
-    if not path.is_dir() or is_series(path):
+    if not path.is_dir() or _is_one_scan(path):
         return [path]
     found = [file for _, file in _listed(path)[0]]
     if not found:
@@ -112,6 +112,14 @@ def _expanded(path: Path) -> list[Path]:
             "scans themselves."
         )
     return found
+
+
+def _is_one_scan(folder: Path) -> bool:
+    """Return whether the DICOM files of a folder are in it, or all in one folder below it."""
+    if is_series(folder, below=False):
+        return True
+    images, labels = _listed(folder)
+    return not labels and len(images) == 1 and images[0][1].is_dir()
 
 
 def _grouped(paths: Iterable[Path], channels: int) -> dict[Path, tuple[Path, ...]]:

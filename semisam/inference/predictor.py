@@ -132,8 +132,9 @@ def ensemble(models: Mapping[str, Deployed]) -> Deployed:
 def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """Read a scan and prepare it as the model's training scans were prepared.
 
-    An h5 file of the published Left Atrium is already normalised and has the training grid. Any
-    other file is brought to the orientation, spacing and intensities of the training scans.
+    An h5 file of the published Left Atrium is already normalised and has the training grid, so it
+    fits models of such files only. Any other file is brought to the orientation, spacing and
+    intensities of the training scans.
 
     Args:
         paths: one file per channel, or one file with all channels: a file that SimpleITK reads, a
@@ -146,6 +147,11 @@ def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
+        if card.recipe is not None:
+            raise InputError(
+                f"an h5 file must be given to a model that was trained on h5 files, got {name} for "
+                "one of scans with a geometry. Convert it to NIfTI."
+            )
         array = _read_h5(paths[0])
         if card.reversed_axes:  # raw values, unlike those of the published Left Atrium
             whole = np.ascontiguousarray(array.T)[None]

@@ -36,7 +36,7 @@ class Volume:
             "scan": self.scan,
             "class": self.class_name,
             "voxels": self.voxels,
-            self.unit: round(self.size, 4),
+            self.unit: float(f"{self.size:.6g}"),
         }
 
 

@@ -154,7 +154,8 @@ class Model:
                 array, geometry = from_itk(scan)
             else:
                 array = np.asarray(scan, np.float32)
-                geometry = Geometry(tuple(map(float, spacing or card.spacing)))
+                usual = card.preparation().spacing or card.spacing
+                geometry = Geometry(tuple(map(float, spacing or usual)))
             channels = array if array.ndim > len(geometry.spacing) else array[None]
             found = prepared_scan(channels, geometry, card)
         return segment(self._deployed, found, self._device)

@@ -12,7 +12,7 @@ from scan_files import write
 import semisam
 from semisam.cli.main import main
 from semisam.core.errors import InputError
-from semisam.inference.comparison import masks_of
+from semisam.inference.comparison import masks_of, pair_masks
 from semisam.metrics.scores import evaluate_mask, surface_dice
 
 SPACING = (1.0, 1.0, 2.0)
@@ -101,3 +101,12 @@ def test_previews_and_probabilities_are_no_masks(tmp_path):
     write(tmp_path / "a.nrrd", _box(2, 6))
     with pytest.raises(InputError, match="must have one mask"):
         masks_of(tmp_path)
+
+
+def test_plain_files_next_to_labels_are_named(tmp_path):
+    for place in ("ours", "theirs"):
+        for name in ("p1", "p2", "p3_seg"):
+            write(tmp_path / place / f"{name}.nii.gz", _box(2, 6))
+    found = pair_masks(tmp_path / "ours", tmp_path / "theirs")
+    assert list(found.pairs) == ["p3"]
+    assert [path.name for path in found.left_out] == ["p1.nii.gz", "p2.nii.gz"] * 2

@@ -11,6 +11,7 @@ import torch
 
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image, Split
+from semisam.data.datasets.scans import read_values
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import VolumeStore
@@ -130,6 +131,15 @@ def test_the_largest_component_is_kept_only_where_asked():
     (all_of_it,) = scores(Two(both))
     (largest,) = scores(Two(both), one_component=[1])
     assert all_of_it["dice"] == 1 and largest["dice"] == pytest.approx(2 * 2 / (2 + 3))
+
+
+def test_saved_masks_have_the_values_of_the_labels(tmp_path):
+    data = OneVoxel(spot(FOUND))
+    data.label_values = (0, 255)
+    (row,) = scores(data, predictions=tmp_path)
+    (path,) = tmp_path.iterdir()
+    values = read_values(path)[0]
+    assert np.unique(values).tolist() == [0, 255] and row["dice"] > 0
 
 
 def _row(case, kind, value, empty=False, nothing=False):

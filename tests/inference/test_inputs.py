@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from scan_files import scan, write
+from scan_files import scan, write, write_series
 
 from semisam.core.errors import InputError
 from semisam.inference.inputs import check_outputs, gather_scans, labels_among
@@ -40,3 +40,16 @@ def test_two_outputs_of_one_name_are_refused(name, other):
     check_outputs(Path("masks"), scans)
     with pytest.raises(InputError, match=r"sheet\.png twice|a\.preview\.png twice"):
         check_outputs(Path("masks"), scans, preview=True, others=("sheet.png",))
+
+
+def test_dicom_folders_are_a_scan_each(tmp_path):
+    """Next to files, next to each other, or nested; a folder of one nested series is one scan."""
+    array = scan(0)[0]
+    for name in ("p1", "p2"):
+        write_series(tmp_path / "cohort" / name / "study", array, (1.0, 1.0, 2.0))
+    write(tmp_path / "cohort" / "x.nii.gz", array)
+    assert list(gather_scans([tmp_path / "cohort"], 1)) == ["p1", "p2", "x"]
+    assert list(gather_scans([tmp_path / "cohort" / "p1"], 1)) == ["p1"]
+    write(tmp_path / "cohort" / "p1_label.nii.gz", scan(0)[1])
+    assert list(gather_scans([tmp_path / "cohort"], 1)) == ["p1", "p2", "x"]
+    assert [path.name for path in labels_among([tmp_path / "cohort"])] == ["p1_label.nii.gz"]

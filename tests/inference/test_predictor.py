@@ -93,6 +93,13 @@ def test_an_h5_is_predicted_as_the_run_evaluated_it(trained, tmp_path):
     assert np.array_equal(one, two)
 
 
+def test_an_h5_does_not_fit_a_model_of_scans_with_a_geometry(tiny_la):
+    """It has neither spacing nor raw intensities for the model's preparation."""
+    (file, *_) = sorted(tiny_la.rglob("mri_norm2.h5"))
+    with pytest.raises(InputError, match="was trained on h5 files"):
+        read_scan((file,), _model(recipe=Recipe((1.0, 1.0, 1.0), ("mr",))).card)
+
+
 def test_evaluating_again_gives_the_runs_scores(trained):
     result = _invoke("evaluate", trained)
     assert result.exit_code == 0, result.output

@@ -156,6 +156,21 @@ class LabelValues:
         return f"map them with {option}{_pairs(pairs)}{either}"
 
 
+def as_drawn(
+    labelmap: NDArray[np.uint8], own_values: tuple[int, ...] | None
+) -> NDArray[np.integer]:
+    """Return a label map of class numbers with the values of the user's label files.
+
+    Args:
+        labelmap: ``(*S)``.
+        own_values: of the classes, background first; ``None``: the class numbers.
+    """
+    if own_values is None:
+        return labelmap
+    values: NDArray[np.integer] = np.asarray(own_values, np.int32)[labelmap]
+    return values
+
+
 def own_values_of(raw: Any, classes: int) -> tuple[int, ...] | None:
     """Read `LabelValues.own_values` from JSON; a file without them holds class numbers.
 

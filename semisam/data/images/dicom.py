@@ -59,9 +59,14 @@ def is_dicom(path: Path) -> bool:
     return "SOPClassUID" in found
 
 
-def is_series(folder: Path) -> bool:
-    """Return whether a folder holds a DICOM file, also in folders below it."""
-    return next(_files(folder), None) is not None
+def is_series(folder: Path, *, below: bool = True) -> bool:
+    """Return whether a folder holds a DICOM file.
+
+    Args:
+        folder: to look into.
+        below: look into folders below it, too.
+    """
+    return next(_files(folder, _DEPTH if below else 0), None) is not None
 
 
 def read_stack(path: Path, series: str = "") -> Stack:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file
@@ -146,6 +146,7 @@ def write_mask(path: Path, mask: NDArray[np.integer]) -> None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            ImageOps.exif_transpose(image, in_place=True)  # as viewers show it
             yield image
     except InputError:
         raise

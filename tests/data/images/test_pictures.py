@@ -7,7 +7,13 @@ from PIL import Image
 from semisam.core.errors import InputError
 from semisam.data.images.files import PIXELS, mask_ending, read_image, write_label
 from semisam.data.images.headers import read_header
-from semisam.data.images.pictures import is_picture, read_mask, read_picture, write_mask
+from semisam.data.images.pictures import (
+    is_picture,
+    picture_size,
+    read_mask,
+    read_picture,
+    write_mask,
+)
 
 GREY = np.arange(30, dtype=np.uint8).reshape(6, 5)  # (y, x)
 COLOURS = np.stack([GREY, GREY + 100, 255 - GREY], -1)
@@ -106,3 +112,15 @@ def test_a_later_page_of_an_unknown_compression_is_refused(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(InputError, match="ends before its last voxel"):
         read_image(path)
+
+
+def test_a_picture_is_read_as_viewers_show_it(tmp_path):
+    """Cameras store a turned picture with a note of its orientation."""
+    upright = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    stored = Image.fromarray(np.rot90(upright))
+    stored.save(tmp_path / "turned.png", exif=turned)
+    assert picture_size(tmp_path / "turned.png")[0] == (8, 6)
+    assert np.array_equal(read_picture(tmp_path / "turned.png"), upright.T)
+    assert np.array_equal(read_mask(tmp_path / "turned.png"), upright.T)

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from pictures import write_pictures
 from published_slices import write_published_slices
-from scan_files import scan, write, write_folder, write_msd
+from scan_files import scan, write, write_folder, write_msd, write_series
 from tiny_runs import settings_of
 
 from semisam.cli.main import main
@@ -151,6 +151,19 @@ def test_what_changed_is_renewed(source, ready):
     fast = Prepared(ready)
     assert np.array_equal(fast.label("case_001"), Decathlon(source).label("case_001"))
     assert not list(ready.rglob("case_003*"))
+
+
+def test_a_series_that_changed_in_a_nested_folder_is_renewed(tmp_path):
+    folder = write_folder(tmp_path / "scans", labeled=2, unlabeled=1)
+    series = folder / "nested" / "study" / "series"
+    write_series(series, scan(5)[0], (1.0, 1.0, 2.0))
+    write_series(tmp_path / "other", scan(6)[0], (1.0, 1.0, 2.0))
+    for seed in (5, 6):
+        for file in sorted((tmp_path / "other").iterdir()) if seed == 6 else ():
+            (series / file.name).write_bytes(file.read_bytes())
+        prepare(ScanFolder(folder), {}, tmp_path / "fast")
+        made, fresh = Prepared(tmp_path / "fast"), ScanFolder(folder)
+        assert np.array_equal(made.image("nested").array, fresh.image("nested").array), seed
 
 
 def test_a_patch_costs_no_volume(ready):
