@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, by_case, collect_cases, keyed, patients_of, repeats
+from semisam.bench.results import GROUP, by_case, collect_cases, keyed, patients_by_case, repeats
 from semisam.bench.sections import section_key
 from semisam.bench.statistics import ranks
 from semisam.run.folder import list_runs
@@ -45,7 +45,7 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
         }
         common = pd.concat(rows, axis=1, join="inner")
         if len(rows) > 1 and len(common) > 1:
-            found = ranks(common.to_numpy().T, patients=patients_of(cases, common.index))
+            found = ranks(common.to_numpy().T, patients=patients_by_case(cases, common.index))
             for at, own in zip(rows, found, strict=True):
                 ranked.loc[at, list(RANK)] = [own.rank, own.low, own.high, own.first]
     return ranked

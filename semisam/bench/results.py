@@ -96,7 +96,7 @@ def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.
             # A case may have the name "NA".
             missing = {metric: ["", "nan"] for metric in TABLE_METRICS}
             frame = pd.read_csv(
-                *(scores,),
+                scores,
                 dtype={"case": str, "patient": str},
                 keep_default_na=False,
                 na_values=missing,
@@ -271,7 +271,7 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     if common.empty:  # the scores of one of them are missing
         return nothing
     pair = (without[common].to_numpy(), with_sam[common].to_numpy())
-    found = compare(*pair, patients=patients_of(cases, common))
+    found = compare(*pair, patients=patients_by_case(cases, common))
     figures = (found.gain, found.low, found.high, found.cases, found.p)
     return dict(zip(names, figures, strict=True))
 
@@ -299,7 +299,7 @@ def _over_best(
         common = ours.index.intersection(dice.index, sort=False)
         if len(common):
             pair = (dice[common].to_numpy(), ours[common].to_numpy())
-            rivals.append((other, compare(*pair, patients=patients_of(cases, common))))
+            rivals.append((other, compare(*pair, patients=patients_by_case(cases, common))))
     if not rivals:
         return nothing
     best, found = min(rivals, key=lambda rival: rival[1].gain)
@@ -344,7 +344,7 @@ def by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series
     return chosen.groupby("case", sort=False)[metric].mean()
 
 
-def patients_of(cases: pd.DataFrame, index: pd.Index[Any]) -> list[str]:
+def patients_by_case(cases: pd.DataFrame, index: pd.Index[Any]) -> list[str]:
     """Return the patients of test cases, by rows of `collect_cases`; none if these lack them."""
     if "patient" not in cases:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -236,15 +236,16 @@ def _over_best(table: pd.DataFrame) -> list[str]:
     lines = []
     for part in found:
         best = part.rows.sort_values("dice", ascending=False).groupby("labeled").head(1)
-        told = [
-            f"{row.over_best:+.2f} ({row.over_best_low:+.1f} to {row.over_best_high:+.1f}) over "
-            f"{row.best_bare} at {row.labeled} labeled"
-            for row in best.sort_values("labeled").itertuples()
-        ]
+        told = [_told_over_best(row) for row in best.sort_values("labeled").to_dict("records")]
         where = f" ({part.title})" if len(found) > 1 else ""
-        line = f"Its best row against the best row without it{where}: {', '.join(told)}."
-        lines.append(line)
+        lines.append(f"Its best row against the best row without it{where}: {', '.join(told)}.")
     return lines
+
+
+def _told_over_best(row: Mapping[Any, Any]) -> str:
+    low, high = row["over_best_low"], row["over_best_high"]
+    interval = "" if math.isnan(low) else f" ({low:+.1f} to {high:+.1f})"
+    return f"{row['over_best']:+.2f}{interval} over {row['best_bare']} at {row['labeled']} labeled"
 
 
 def _notes(bench: Bench) -> list[str]:
