@@ -147,7 +147,7 @@ def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
     """
     name, ndim = ", ".join(map(str, paths)), len(card.spacing)
     if paths[0].suffix == ".h5":
-        if card.recipe is not None:
+        if card.recipe is not None and not card.reversed_axes:
             raise InputError(
                 f"an h5 file must be given to a model that was trained on h5 files, got {name} for "
                 "one of scans with a geometry. Convert it to NIfTI."
