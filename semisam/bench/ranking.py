@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, by_case, collect_cases, keyed, patients_by_case, repeats
+from semisam.bench.results import GROUP, by_case, collect_cases, keyed, patients_by_case
 from semisam.bench.sections import section_key
 from semisam.bench.statistics import ranks
 from semisam.run.folder import list_runs
@@ -38,9 +38,9 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
             places.setdefault((section_key(row), row["labeled"]), {})[at] = group
     ranked = table.assign(**dict.fromkeys(RANK, math.nan))
     for place in places.values():
-        shared = set.intersection(*(set(repeats(group)) for group in place.values()))
+        shared = set.intersection(*(set(group["repeat"]) for group in place.values()))
         rows = {
-            at: by_case(cases, group["run"][repeats(group).isin(shared)], "dice")
+            at: by_case(cases, group["run"][group["repeat"].isin(shared)], "dice")
             for at, group in place.items()
         }
         common = pd.concat(rows, axis=1, join="inner")

@@ -201,7 +201,10 @@ def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
 
 
 def keyed(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the results with the columns of `GROUP`, and ``data_key``: equal for equal data.
+    """Return the results with the columns of `GROUP`, ``data_key`` and ``repeat``.
+
+    The key is equal for equal data. Rows are compared over the repeats that both have: the labeled
+    cases, subset, fold and seed.
 
     A control that reads the truth of unlabeled cases hashes more data than other runs. It gets the
     key of the runs with its labels and subset, if they share one.
@@ -227,6 +230,8 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
         several = bool((groups.nunique() > 1).any())
         frame["data"] = frame["data_key"].str[:8] if several else ""
     frame["made_by"] = _made_by(frame)
+    repeat = frame[[name for name in _REPEAT if name in frame]].astype(str)
+    frame["repeat"] = list(repeat.itertuples(index=False, name=None))
     folded = frame["fold"].replace("", math.nan).notna()
     if folded.any():  # folds of unequal size share a row
         sizes = frame[folded].groupby(["dataset", "labels", "test"])["unlabeled"]
@@ -287,35 +292,27 @@ def _over_best(
     nothing |= {"over_best_low": math.nan, "over_best_high": math.nan}
     if row["sam"] == "none":
         return nothing
-    own = repeats(group)
     rivals = []
     for other, runs in bare:
-        theirs = repeats(runs)
-        shared = set(own) & set(theirs)
+        shared = set(group["repeat"]) & set(runs["repeat"])
         if section_key(other) != section_key(row) or not shared:
             continue
-        ours = by_case(cases, group["run"][own.isin(shared)], "dice")
-        dice = by_case(cases, runs["run"][theirs.isin(shared)], "dice")
+        ours = by_case(cases, group["run"][group["repeat"].isin(shared)], "dice")
+        dice = by_case(cases, runs["run"][runs["repeat"].isin(shared)], "dice")
         common = ours.index.intersection(dice.index, sort=False)
         if len(common):
-            pair = (dice[common].to_numpy(), ours[common].to_numpy())
-            rivals.append((other, compare(*pair, patients=patients_by_case(cases, common))))
+            rivals.append((other, dice[common], ours[common]))
     if not rivals:
         return nothing
-    best, found = min(rivals, key=lambda rival: rival[1].gain)
+    best, theirs, own = min(rivals, key=lambda rival: (rival[2] - rival[1]).mean())
+    patients = patients_by_case(cases, own.index)
+    found = compare(theirs.to_numpy(), own.to_numpy(), patients=patients)
     return {
         "best_bare": method_name(best),
         "over_best": found.gain,
         "over_best_low": found.low,
         "over_best_high": found.high,
     }
-
-
-def repeats(group: pd.DataFrame) -> pd.Series[Any]:
-    """Return labeled cases, subset, fold and seed of runs: rows are compared over common ones."""
-    names = [name for name in _REPEAT if name in group]
-    found = group[names].astype(str).itertuples(index=False, name=None)
-    return pd.Series(list(found), group.index, dtype=object)
 
 
 def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:

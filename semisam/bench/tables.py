@@ -50,7 +50,7 @@ COLUMNS = {
 IN_A_NAME = ("protocol", "data", "method", "sam", "sam_control", "prompter", *LONG)
 """The columns that tell rows apart; of chosen columns those that differ between rows are shown."""
 NUMBERS: Mapping[str, Sequence[str]] = {
-    "method": IN_A_NAME,
+    "method": (),
     "labels": ("labeled", "unlabeled"),
     "runs": ("runs",),
     "dice": ("dice", "dice_sd"),
@@ -65,7 +65,10 @@ NUMBERS: Mapping[str, Sequence[str]] = {
     "best": ("best_bare", "over_best", "over_best_low", "over_best_high"),
     "rank": ("rank", "rank_low", "rank_high", "rank_first"),
 }
-"""The columns of numbers behind those of `COLUMNS`; of ``classes`` those of each class."""
+"""The columns of numbers behind those of `COLUMNS`.
+
+Of ``classes`` they are those of each class, and of ``method`` those of `IN_A_NAME`.
+"""
 OF_TEXT = ("Method", "Over the best row without SAM")
 """Titles of the columns that hold no numbers."""
 

@@ -125,7 +125,7 @@ def evaluate(
     """
     rows: list[dict[str, Any]] = []
     classes = store.dataset.num_classes
-    patients = getattr(store.dataset, "groups", {})
+    patients = store.dataset.groups
     for done, case in enumerate(cases, start=1):
         image = store.image(case)
         began = time.perf_counter()

@@ -49,8 +49,7 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
 
 def labels_among(inputs: Iterable[Path]) -> list[Path]:
     """Return the labels in folders of scans, which `gather_scans` leaves out."""
-    folders = (path for path in inputs if path.is_dir() and not _is_one_scan(path))
-    return [file for folder in folders for _, file in _listed(folder)[1]]
+    return [label for path in inputs for label in _contents(path)[1]]
 
 
 def check_outputs(
@@ -103,9 +102,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _expanded(path: Path) -> list[Path]:
-    if not path.is_dir() or _is_one_scan(path):
-        return [path]
-    found = [file for _, file in _listed(path)[0]]
+    found, _ = _contents(path)
     if not found:
         raise InputError(
             f"a folder must hold one DICOM series or image files, got neither in {path}. Name the "
@@ -114,12 +111,16 @@ def _expanded(path: Path) -> list[Path]:
     return found
 
 
-def _is_one_scan(folder: Path) -> bool:
-    """Return whether the DICOM files of a folder are in it, or all in one folder below it."""
-    if is_series(folder, below=False):
-        return True
-    images, labels = _listed(folder)
-    return not labels and len(images) == 1 and images[0][1].is_dir()
+def _contents(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the scans and the labels of an input.
+
+    A folder whose DICOM files are in it, or all in one folder below it, is one scan.
+    """
+    if not path.is_dir() or is_series(path, below=False):
+        return [path], []
+    scans, labels = ([file for _, file in files] for files in _listed(path))
+    nested = not labels and len(scans) == 1 and scans[0].is_dir()
+    return ([path] if nested else scans), labels
 
 
 def _grouped(paths: Iterable[Path], channels: int) -> dict[Path, tuple[Path, ...]]:

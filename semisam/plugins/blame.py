@@ -11,10 +11,8 @@ def note_plugin(error: BaseException) -> None:
     """Add a note about the plugin whose code raised an error; the traceback ends with it.
 
     The innermost call counts that is in the package of a plugin, other than the built-in ones. An
-    error of other code gets no note, and no error gets a second one.
+    error of other code gets no note.
     """
-    if hasattr(error, "__notes__"):
-        return
     foreign: dict[str, list[Plugin]] = {}
     for kind in GROUPS:
         for plugin in all_plugins(kind):

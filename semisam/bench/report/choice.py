@@ -18,6 +18,7 @@ from semisam.bench.results import paired
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
+from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.scans import read_values
 from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.inference.predictor import Deployed
@@ -267,7 +268,7 @@ class Predictor:
         path = _saved(folder, case)
         if path.is_file():
             try:
-                mask = _classes(read_values(path)[0], self._dataset(folder).label_values)
+                mask = _classes(read_values(path)[0], self._dataset(folder), path.name)
             except (SemisamError, ValueError, OSError) as error:
                 raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
             return mask, "saved"
@@ -299,15 +300,10 @@ class Predictor:
         return class_map(probs.cpu().numpy(), image.placement, model.card.one_component)
 
 
-def _classes(mask: NDArray[Any], own_values: tuple[int, ...] | None) -> Labels:
+def _classes(mask: NDArray[Any], dataset: Dataset, name: str) -> Labels:
     """Return the class numbers of a saved mask, whose values are those of the labels."""
-    values = np.asarray(own_values or range(int(mask.max()) + 1))
-    found = np.zeros(mask.shape, np.uint8)
-    for number, value in enumerate(values):
-        found[mask == value] = number
-    if not np.isin(mask, values).all():
-        raise ValueError(f"its values must be those of the labels, {values.tolist()}")
-    return found
+    mapping = {value: number for number, value in enumerate(dataset.label_values or ())}
+    return LabelValues(dataset.name, tuple(dataset.class_names), mapping).classes(mask, name)
 
 
 def _saved(folder: RunFolder, case: str) -> Path:

@@ -173,11 +173,9 @@ def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
     """Return a hash of the case's files and of the options that read them."""
     files: list[Any] = []
     for path in dataset.files(case):
-        inner = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
-        for file in inner or [path]:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             state = file.stat()
-            name = str(file.relative_to(path)) if inner else file.name
-            files.append([name, state.st_size, state.st_mtime_ns])
+            files.append([str(file.relative_to(path.parent)), state.st_size, state.st_mtime_ns])
     text = json.dumps([identity, case, dataset.num_classes, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
