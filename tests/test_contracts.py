@@ -26,7 +26,7 @@ def test_the_tests_below_miss_no_builtin():
     tested = {
         "framework": {
             *("supervised", "mt", "ua-mt", "dtc", "dtml", "ent-mini"),
-            *("cps", "urpc", "ict", "bcp", "fixmatch", "ad-mt"),
+            *("cps", "urpc", "ict", "mc-net", "bcp", "fixmatch", "ad-mt"),
             # Nothing is trained; in tests/frameworks/test_untrained.py.
             *("copied-mask", "center-ball"),
         },
@@ -112,6 +112,11 @@ class TestUncertaintyRectifiedPyramidConsistency(FrameworkContract):
 class TestInterpolationConsistencyTraining(FrameworkContract):
     def make(self, build, num_classes):
         return registry.load("framework", "ict")(build, num_classes)
+
+
+class TestMutualConsistency(FrameworkContract):
+    def make(self, build, num_classes):
+        return registry.load("framework", "mc-net")(build, num_classes)
 
 
 class TestBidirectionalCopyPaste(FrameworkContract):
@@ -258,6 +263,7 @@ class TestVNet(NetworkContract):
 class TestUNet(NetworkContract):
     shape = (16, 10, 24)
     levels = 4
+    decoders = 3
 
     def make(self, in_channels, heads):
         return registry.load("network", "unet")(in_channels, heads, start="none")

@@ -608,6 +608,7 @@ UNLABELED_TERMS = {
     "dtml": ("consistency",),
     "ent-mini": ("entropy",),
     "cps": ("consistency",),
+    "mc-net": ("consistency",),
     "fixmatch": ("strong_ce", "strong_dice"),
 }
 

@@ -49,6 +49,7 @@ CASES = {
     "cps": ("cps", {}, 2, 2, None, 1),
     "urpc": ("urpc", {"levels": 2}, 2, 2, None, 1),
     "ict": ("ict", {}, 2, 4, None, 1),
+    "mc-net": ("mc-net", {}, 2, 2, None, 1),
     "bcp": ("bcp", {"pretrain": 0.3}, 2, 4, None, 1),
     "mt+semisam, default": ("mt", {}, 4, 4, "default", 2),
     "mt+semisam, some, gated": ("mt", {}, 2, 2, {"gated": True}, 1),

@@ -27,6 +27,9 @@ class CrossPseudoSupervision(Framework):
     hard label ``argmax p_i``, through which no gradient flows. Both networks are trained on the
     labels. The first network is deployed, as in the paper, and its map is returned.
 
+    A network that starts from pretrained weights gives them to the head ``logits``. The head of the
+    second network has another name, so it starts at random. Two equal networks would stay equal.
+
     Differs from the paper:
 
     - Supervision is CE and Dice, as for the other methods of the table (paper: CE).
@@ -51,7 +54,7 @@ class CrossPseudoSupervision(Framework):
       3-D U-Net, 30,000 iterations, the length of its ramp too).
 
     Args:
-        build: network builder; called twice for the head ``logits``.
+        build: network builder; called for the head ``logits`` and for ``logits_second``.
         num_classes: classes counting background.
         supervised_weight: ``w``.
         dice_classes: classes that Dice averages over: ``foreground``, or ``all`` as in SSL4MIS.
@@ -78,7 +81,7 @@ class CrossPseudoSupervision(Framework):
         super().__init__(build, num_classes)
         check_not_negative(supervised_weight=supervised_weight)
         self.first = build(logits=num_classes)
-        self.second = build(logits=num_classes)
+        self.second = build(logits_second=num_classes)
         self.supervised_weight = supervised_weight
         self.dice_classes: Literal["foreground", "all"] = dice_classes
         self.consistency_rows = consistency_rows
@@ -93,7 +96,7 @@ class CrossPseudoSupervision(Framework):
         """Return ``ce`` and ``dice``, each the sum over both networks, and ``consistency``."""
         labeled = batch.num_labeled
         one: Tensor = self.first(batch.image)["logits"]
-        two: Tensor = self.second(batch.image)["logits"]
+        two: Tensor = self.second(batch.image)["logits_second"]
         probs = one.softmax(1)
         w, label, classes = self.supervised_weight, batch.label, self.dice_classes
         ce_1, dice_1 = supervised_loss(one[:labeled], probs[:labeled], label, dice_classes=classes)

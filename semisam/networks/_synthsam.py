@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -171,18 +172,32 @@ class SynthSAMNet(nn.Module):
             levels: of `pyramid`.
             prompt: ``(B, CHANNELS + 2, *s)``, the prompt and the likeness to its clicks.
         """
-        x = torch.cat([prompt, levels[0]], 1)
-        x = self.ask(x.contiguous(memory_format=self.layout))
-        path = [x]
-        for level, down, fuse, block in zip(
-            levels[1:], self.down, self.fuse, self.deep, strict=True
-        ):
-            x = block(fuse(torch.cat([down(x), level], 1)))
-            path.append(x)
-        for n in reversed(range(len(path) - 1)):
-            x = self.refine[n](path[n] + _stretch(self.up[n](x), path[n]))
-            path[n] = x
-        return [self.act(x) for x in path]
+        return decoded(self, levels, prompt)
+
+
+def decoded(
+    parts: Any, levels: Sequence[Tensor], prompt: Tensor, mode: str = "nearest"
+) -> list[Tensor]:
+    """Return the features of a decoder on each grid, see `SynthSAMNet.answers`.
+
+    Args:
+        parts: a module with the layers ``ask`` to ``act`` of `SynthSAMNet`.
+        levels: of `SynthSAMNet.pyramid`.
+        prompt: ``(B, CHANNELS + 2, *s)``.
+        mode: in which ``up`` is enlarged to the next grid.
+    """
+    x = torch.cat([prompt, levels[0]], 1)
+    x = parts.ask(x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2]))
+    path = [x]
+    for level, down, fuse, block in zip(
+        levels[1:], parts.down, parts.fuse, parts.deep, strict=True
+    ):
+        x = block(fuse(torch.cat([down(x), level], 1)))
+        path.append(x)
+    for n in reversed(range(len(path) - 1)):
+        x = parts.refine[n](path[n] + _stretch(parts.up[n](x), path[n], mode))
+        path[n] = x
+    return [parts.act(x) for x in path]
 
 
 def to_subvoxels(volume: Tensor) -> Tensor:
@@ -207,8 +222,8 @@ def _blocks(width: int, count: int, axes: int) -> nn.Sequential:
     return nn.Sequential(*(Block(width, axes) for _ in range(count)))
 
 
-def _stretch(x: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x, size=like.shape[2:], mode="nearest")
+def _stretch(x: Tensor, like: Tensor, mode: str = "nearest") -> Tensor:
+    return functional.interpolate(x, size=like.shape[2:], mode=mode)
 
 
 def _likeness(vectors: Tensor, cells: Sequence[Sequence[Sequence[int]]]) -> Tensor:

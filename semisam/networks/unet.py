@@ -8,7 +8,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from semisam.core.axes import CONV, DROPOUT, LINEAR
+from semisam.core.axes import CONV, CONV_TRANSPOSE, DROPOUT, LINEAR
 from semisam.core.errors import InputError
-from semisam.core.framework import check_head_levels, head_level
+from semisam.core.framework import check_head_levels, head_decoder, head_level
 from semisam.networks._synthsam import (
     CHANNELS,
     STRIDE,
     SynthSAMNet,
+    decoded,
     from_subvoxels,
     to_subvoxels,
 )
@@ -30,6 +32,7 @@ from semisam.networks._synthsam_weights import EMBEDDED, load_weights
 
 LEVELS = 4
 """Grids of the decoder, 2 to 16 voxels wide, that a head may be read from."""
+_DECODERS = 3
 
 
 class UNet(nn.Module):
@@ -38,6 +41,11 @@ class UNet(nn.Module):
     SynthSAM is trained to segment what a prompt names, and a share of its dialogues has no prompt.
     So its weights are a start for an automatic segmenter: no scan of a person is in them. Group
     normalization keeps no statistics of a batch.
+
+    The start gives the head ``logits`` the weights of the pretrained one, and other heads random
+    ones. Heads named ``..._decoder2`` and ``..._decoder3`` read further decoders, as in MC-Net+.
+    They start as the first does, and enlarge linearly and by a transposed convolution, which copies
+    at first, as the first decoder always does.
 
     Args:
         in_channels: channels ``C`` of the image.
@@ -53,7 +61,7 @@ class UNet(nn.Module):
 
     Raises:
         InputError: the file of weights is missing or not SynthSAM's.
-        ValueError: a head names a level below the deepest.
+        ValueError: a head names a level below the deepest, or a decoder above 3.
     """
 
     stride = STRIDE
@@ -70,7 +78,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_head_levels(heads, LEVELS, "the U-Net")
+        check_head_levels(heads, LEVELS, "the U-Net", _DECODERS)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, got {dropout}. Use 0.1.")
         self.axes = (axes,)
@@ -84,6 +92,9 @@ class UNet(nn.Module):
             delattr(net, name)
         net.stem = _widened(net.stem, 0, in_channels)
         self.net = net
+        further = {head_decoder(name) for name in heads} - {1}
+        if further:
+            self.decoders = nn.ModuleDict({str(n): _Decoder(net, n) for n in sorted(further)})
         self.dropout = DROPOUT[axes](dropout)
         self.heads = nn.ModuleDict(
             {
@@ -109,13 +120,16 @@ class UNet(nn.Module):
         parts = self._parts(image)
         levels = self.net.pyramid(parts)
         nothing = levels[0].new_zeros(image.shape[0], CHANNELS + 2, *levels[0].shape[2:])
-        grids = [self.dropout(x) for x in self.net.answers(levels, nothing)]
-        both = torch.cat([grids[0], parts.to(grids[0])], 1)
-        both = both.contiguous(memory_format=self.net.layout)
+        read = {}
+        for number in sorted({head_decoder(name) for name in self.heads}):
+            decoder = self.net.answers if number == 1 else self.decoders[str(number)]
+            grids = [self.dropout(x) for x in decoder(levels, nothing)]
+            both = torch.cat([grids[0], parts.to(grids[0])], 1)
+            read[number] = grids, both.contiguous(memory_format=self.net.layout)
         size = image.shape[2:]
         found = {}
         for name, head in self.heads.items():
-            level = head_level(name)
+            level, (grids, both) = head_level(name), read[head_decoder(name)]
             if level:
                 deep = head(grids[level - 1]).float()
                 found[name] = functional.interpolate(deep, size, mode=LINEAR[len(size)])
@@ -135,6 +149,36 @@ class UNet(nn.Module):
             )
         parts = torch.cat([to_subvoxels(channel) for channel in torch.split(image, 1, 1)], 1)
         return parts.contiguous(memory_format=self.net.layout)
+
+
+class _Decoder(nn.Module):
+    """A copy of the network's second half that enlarges in another way.
+
+    Args:
+        net: whose layers it copies.
+        number: 2 enlarges linearly, 3 by transposed convolutions.
+    """
+
+    def __init__(self, net: SynthSAMNet, number: int) -> None:
+        super().__init__()
+        for name in ("ask", "down", "fuse", "deep", "up", "refine", "act"):
+            setattr(self, name, copy.deepcopy(getattr(net, name)))
+        self.mode = LINEAR[net.axes] if number == 2 else "nearest"
+        if number == 3:
+            self.up = nn.ModuleList(_transposed(conv, net.axes) for conv in net.up)
+
+    def forward(self, levels: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
+        """Return the features on each grid, as `SynthSAMNet.answers`."""
+        return decoded(self, levels, prompt, self.mode)
+
+
+def _transposed(conv: Any, axes: int) -> Any:
+    """Return a transposed convolution that equals a 1x1x1 one whose output is copied."""
+    layer = CONV_TRANSPOSE[axes](conv.in_channels, conv.out_channels, STRIDE, STRIDE)
+    with torch.no_grad():
+        layer.weight.copy_(conv.weight.transpose(0, 1).expand_as(layer.weight))
+        layer.bias.copy_(conv.bias)
+    return layer
 
 
 class _Head(nn.Module):

@@ -242,6 +242,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
             **{name: {"schedule": "poly", **_KEEP_ALL} for name in _SSL4MIS},
             # 2,000 + 15,000 iterations of 4 labeled + 4 unlabeled rows.
             "bcp": {"iterations": 17000, "batch": 8, **_KEEP_LARGEST},
+            # Its rate is constant.
+            "mc-net": {"iterations": 15000, "lr_step": 15000, **_KEEP_ALL},
         },
         methods={
             "supervised": {"supervised_weight": 0.5},
@@ -295,6 +297,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 **_PUBLISHED_RAMP,
             },
             "bcp": {"alpha": 0.5, "pretrain": 2 / 17, "supervised_weight": 0.5},
+            "mc-net": {
+                "target_gradient": True,
+                "supervised_weight": 0.5,
+                "consistency_weight": 1.0,
+                "rise": 0.4,  # 40 steps of 150 iterations
+                **_PUBLISHED_RAMP,
+            },
         },
         # The SAM term is halved.
         semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
@@ -315,6 +324,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "passes": "of all rows together",
                 "stages": "with one schedule, from the last network",
             },
+            # Published: no squares, over all voxels of the batch.
+            "mc-net": {"dice": "with squares"},
             "semisam": _UNLIKE_BRANCH,
         },
         flat=_ACDC,

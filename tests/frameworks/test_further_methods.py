@@ -1,4 +1,4 @@
-"""CPS, URPC, ICT and BCP: their objectives from their formulas, and what is peculiar to each."""
+"""CPS, MC-Net+, URPC, ICT and BCP: their objectives by their formulas, and what each has of its own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import torch
 from scipy import ndimage
 from torch.distributions import Beta
 
+from semisam.core.framework import NetBuilder
 from semisam.core.losses import masked_supervised_loss
 from semisam.core.types import Batch, Clock
 from semisam.frameworks.bcp import BidirectionalCopyPaste, draw_box, reassemble
 from semisam.frameworks.cps import CrossPseudoSupervision
 from semisam.frameworks.ict import InterpolationConsistencyTraining, draw_mix, mix
+from semisam.frameworks.mc_net import HEADS, MutualConsistency
 from semisam.frameworks.urpc import UncertaintyRectifiedPyramidConsistency, pyramid_consistency
+from semisam.networks.unet import UNet
 from semisam.plugins.registry import describe_options
+from semisam.run.protocols import PROTOCOLS
 from semisam.testing import random_batch, tiny_builder
 
 CLOCK = Clock(700, 1000)
@@ -81,7 +85,8 @@ def test_cps(classes, rows):
     torch.manual_seed(0)
     framework = CrossPseudoSupervision(BUILD, classes, consistency_rows=rows)
     batch = _batch(classes)
-    one, two = (net(batch.image)["logits"] for net in (framework.first, framework.second))
+    one = framework.first(batch.image)["logits"]
+    two = framework.second(batch.image)["logits_second"]
     assert not torch.equal(one, two), "the networks must start differently"
     part = slice(0, 4) if rows == "all" else slice(2, 4)
     cross = _ce(one[part], two[part].max(1).indices) + _ce(two[part], one[part].max(1).indices)
@@ -102,11 +107,83 @@ def test_cps_a_network_is_not_moved_by_what_it_teaches():
     got = [p.grad.clone() for p in framework.first.parameters()]
     framework.zero_grad()
     with torch.no_grad():
-        fixed = framework.second(batch.image)["logits"].argmax(1)
+        fixed = framework.second(batch.image)["logits_second"].argmax(1)
     loss = _ce(framework.first(batch.image)["logits"], fixed)
     (0.1 * RAMP * loss).backward()
     for ours, parameter in zip(got, framework.first.parameters(), strict=True):
         torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_cps_two_networks_of_one_pretrained_start_differ(axes):
+    """They would stay equal, and each would teach itself."""
+    build = NetBuilder(lambda heads: UNet(1, heads, axes=axes), channels=1, axes=axes)
+    framework = CrossPseudoSupervision(build, 2)
+    image = random_batch(shape=(16,) * axes).image
+    one, two = framework.first(image)["logits"], framework.second(image)["logits_second"]
+    assert not torch.allclose(one, two, atol=0.1)
+
+
+# --- mutual consistency ---------------------------------------------------------------------------
+
+
+def _sharp(p):
+    return p**10 / (p**10 + (1 - p) ** 10)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_mc_net(classes):
+    torch.manual_seed(0)
+    framework = MutualConsistency(BUILD, classes)
+    batch = _batch(classes)
+    heads = [framework.net(batch.image)[name] for name in HEADS]
+    maps = [_softmax(head) for head in heads]
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    squares = [((maps[i] - _sharp(maps[j])) ** 2).mean() for i, j in pairs]
+    want = {
+        "dice": 0.5 * sum(_dice(head[:2], batch.label) for head in heads),
+        "consistency": 0.1 * RAMP * sum(squares),
+    }
+    _assert_same(framework, batch, want)
+
+
+@pytest.mark.parametrize("flows", [False, True])
+def test_mc_net_gradient_of_the_targets(flows):
+    torch.manual_seed(0)
+    framework = MutualConsistency(BUILD, 2, target_gradient=flows)
+    batch = _batch(2)
+    _losses(framework, batch).losses["consistency"].backward()
+    got = [p.grad.clone() for p in framework.parameters() if p.grad is not None]
+    framework.zero_grad()
+    maps = [framework.net(batch.image)[name].softmax(1) for name in HEADS]
+    sharp = [_sharp(p if flows else p.detach()) for p in maps]
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    sum(0.1 * RAMP * ((maps[i] - sharp[j]) ** 2).mean() for i, j in pairs).backward()
+    want = [p.grad for p in framework.parameters() if p.grad is not None]
+    for ours, other in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-7)
+
+
+def test_mc_net_the_published_ramp_ends_before_the_training():
+    """``exp(-5 (1 - min(t // 150, 40) / 40)^2)`` of 15,000 iterations."""
+    torch.manual_seed(0)
+    published = PROTOCOLS["published"].methods["mc-net"]
+    framework = MutualConsistency(BUILD, 2, **published)
+    batch = _batch(2)
+
+    def at(step):
+        return _floats(_losses(framework, batch, Clock(step, 15_000)).losses)["consistency"]
+
+    last = at(14_999)
+    for step in (0, 149, 150, 3_000, 5_999, 6_000, 9_000):
+        share = math.exp(-5 * (1 - min(step // 150, 40) / 40) ** 2)
+        assert at(step) == pytest.approx(share * last, rel=1e-5), step
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"rise": 0.0}, {"rise": 1.1}])
+def test_mc_net_refuses(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be above 0"):
+        MutualConsistency(BUILD, 2, **options)
 
 
 # --- uncertainty rectified pyramid consistency ----------------------------------------------------
@@ -405,6 +482,7 @@ def test_masked_supervision_reads_nothing_outside_and_takes_an_empty_mask():
 
 METHODS = {
     "cps": (CrossPseudoSupervision, ("consistency",), ("first", "second")),
+    "mc-net": (MutualConsistency, ("consistency",), ("net",)),
     "urpc": (UncertaintyRectifiedPyramidConsistency, ("consistency", "divergence"), ("net",)),
     "ict": (InterpolationConsistencyTraining, ("consistency",), ("student",)),
     "bcp": (BidirectionalCopyPaste, ("pseudo_ce", "pseudo_dice"), ("student",)),
@@ -446,7 +524,7 @@ def test_the_first_of_the_trained_networks_is_deployed(name):
     torch.testing.assert_close(framework(image), want)
 
 
-@pytest.mark.parametrize("name", ["cps", "urpc", "ict"])
+@pytest.mark.parametrize("name", ["cps", "mc-net", "urpc", "ict"])
 def test_the_map_of_a_step_is_the_deployed_one(name):
     """Not for bcp, whose map is put together from mixes."""
     torch.manual_seed(0)
@@ -463,8 +541,9 @@ def test_without_unlabeled_rows_the_labels_alone_teach(name):
     step = _losses(framework, Batch(batch.image[:2], batch.label))
     assert step.probs.shape == (2, 2, 6, 9, 5)
     losses = _floats(step.losses)
-    assert losses["ce"] > 0
-    if name != "cps":  # whose networks teach each other on labeled rows too
+    assert losses["dice"] > 0
+    # The networks of cps, and the decoders of mc-net, teach each other on labeled rows too.
+    if name not in {"cps", "mc-net"}:
         assert all(losses[term] == 0 for term in terms)
 
 
@@ -477,7 +556,7 @@ def test_dice_over_all_classes_as_published(name, classes):
     rows = batch.image[:2]
     with torch.no_grad():
         if name == "cps":
-            logits = [net(rows)["logits"] for net in (framework.first, framework.second)]
+            logits = [*framework.first(rows).values(), *framework.second(rows).values()]
         elif name == "urpc":
             logits = list(framework.net(rows).values())
         else:

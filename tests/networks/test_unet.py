@@ -40,6 +40,29 @@ def test_equal_channels_are_as_one(image):
     assert torch.allclose(found, one(image)["logits"], atol=1e-4)
 
 
+@torch.no_grad()
+def test_further_decoders_start_as_the_first_but_for_their_enlargement(image):
+    axes = image.ndim - 2
+    net = UNet(1, {"logits": 2, "sdf_decoder2": 1, "sdf_decoder3_level1": 1}, axes=axes).eval()
+    levels = net.net.pyramid(net._parts(image))
+    nothing = levels[0].new_zeros(2, CHANNELS + 2, *levels[0].shape[2:])
+    first = net.net.answers(levels, nothing)
+    linear, copies = (net.decoders[n](levels, nothing) for n in ("2", "3"))
+    for ours, other in zip(first, copies, strict=True):
+        assert torch.allclose(ours, other, atol=1e-4)
+    assert torch.allclose(first[-1], linear[-1], atol=1e-4)  # nothing is enlarged to get there
+    assert not torch.allclose(first[0], linear[0], atol=1e-2)
+
+
+def test_a_decoder_that_nobody_reads_is_not_there(image):
+    axes = image.ndim - 2
+    torch.manual_seed(0)
+    net = UNet(1, {"logits": 2}, axes=axes)
+    assert not any(name.startswith("decoders") for name in net.state_dict())
+    with pytest.raises(ValueError, match=r"of 3 decoders at most, got logits_decoder4"):
+        UNet(1, {"logits_decoder4": 2}, axes=axes)
+
+
 def test_sources_are_the_file_that_decides():
     assert UNet.sources() == {"start": EMBEDDED[3]}
     assert UNet.sources(axes=2) == {"start": EMBEDDED[2]}

@@ -45,6 +45,7 @@ RUNS = {
     "ict": (6000, (112, 112, 80), (2, 2), False),
     "urpc": (6000, (112, 112, 80), (2, 2), False),
     "bcp": (17000, (112, 112, 80), (4, 4), True),
+    "mc-net": (15000, (112, 112, 80), (2, 2), False),
 }
 # Weights as the script multiplies them; the ramp is exp(-5 (1 - min(t // 150, 40) / 40)^2).
 OPTIONS = {
@@ -105,6 +106,13 @@ OPTIONS = {
         "ema_buffers": False,
         "supervised_weight": 0.5,
     },
+    "mc-net": {
+        "temperature": 0.1,
+        "target_gradient": True,
+        "supervised_weight": 0.5,
+        "consistency_weight": 1.0,
+        "rise": 6000 / 15000,
+    },
 }
 # What the code does otherwise than the protocol, and every row of a method names.
 UNLIKE = {
@@ -137,7 +145,9 @@ UNLIKE = {
         "bcp.passes=of all rows together",
         "bcp.stages=with one schedule, from the last network",
     ),
+    "mc-net": ("padding=least", "mc-net.dice=with squares"),
 }
+CONSTANT_RATE = {"mc-net": 15000}  # the rate falls after the end
 SSL4MIS = {"ent-mini", "cps", "ict", "urpc"}
 BRANCH = ("semisam.prompts=of the method's map", "semisam.mask=probability above 0.5")
 SMALL = {"patch": (64, 64, 48), "iterations": 1000}
@@ -165,7 +175,7 @@ def test_run_settings_are_the_published_ones(method, suggested):
     settings = _published(method, suggested)
     assert (settings.iterations, settings.patch) == (iterations, patch)
     assert settings.components == ("largest" if largest else "all")
-    assert (settings.lr, settings.lr_step) == (0.01, 2500)
+    assert (settings.lr, settings.lr_step) == (0.01, CONSTANT_RATE.get(method, 2500))
     assert (settings.momentum, settings.weight_decay, settings.clip) == (0.9, 1e-4, None)
     assert settings.precision == "fp32" and settings.augment == "mirrored"
     assert settings.schedule == ("poly" if method in SSL4MIS else "step")
