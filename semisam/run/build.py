@@ -29,7 +29,7 @@ from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.plugins.construction import construct
 from semisam.run.settings import Options, RunSettings
-from semisam.training.checkpoint import load_tensors
+from semisam.training.checkpoint import load_tensors, reason_of
 
 _WITHOUT_A_FOLDER = "phantom"
 _ANY_IMAGES = {"folder", "images"}
@@ -336,10 +336,9 @@ def start_from(framework: Framework, settings: RunSettings) -> None:
     try:
         framework.load_state_dict(load_tensors(Path(settings.init) / MODEL))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip().rstrip(".")
         raise InputError(
             "--init must be a run of the same method, network, options and classes, got "
-            f"{settings.init} ({reason}). Name another run or leave it out."
+            f"{settings.init} ({reason_of(error)}). Name another run or leave it out."
         ) from None
 
 

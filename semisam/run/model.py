@@ -36,7 +36,7 @@ from semisam.run.folder import find_run
 from semisam.run.preflight import usual_device
 from semisam.run.record import versions
 from semisam.run.settings import RunSettings, read_settings
-from semisam.training.checkpoint import load_tensors
+from semisam.training.checkpoint import fit_weights, load_tensors
 
 FORMAT, VERSION = "semisam-export", 1
 
@@ -67,7 +67,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
         update["sam"] = "none"
     bare = settings.model_copy(update=update)
     framework = make_framework(bare, card.channels, len(card.class_names), card.class_names)
-    framework.load_state_dict(load_tensors(folder / MODEL))
+    fit_weights(framework, load_tensors(folder / MODEL), folder)
     if isinstance(framework, SemiSAM) and settings.sam_adapt:
         framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import nn
 
 from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
 from semisam.core.files import replace_file, write_json
@@ -70,6 +71,27 @@ def load_tensors(path: Path) -> Any:
             f"{path}: the file must be as it was written, got a damaged one ({reason}). Restore "
             "it, or train again."
         ) from error
+
+
+def fit_weights(module: nn.Module, weights: Mapping[str, Any], folder: Path) -> None:
+    """Give a method the weights of a run of its own.
+
+    Raises:
+        InputError: the code of the method or the network changed since the run.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            "the weights of a run must fit its method and network as installed, got others in "
+            f"{folder} ({reason_of(error)}). Install the version that trained it, or train again "
+            "in another folder."
+        ) from None
+
+
+def reason_of(error: RuntimeError) -> str:
+    """Return why weights do not fit: the last line of torch's message."""
+    return str(error).splitlines()[-1].strip().rstrip(".")
 
 
 def _save(state: Any, path: Path) -> None:

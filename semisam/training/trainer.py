@@ -29,7 +29,7 @@ from semisam.training.accumulation import (
     micro_batches,
     out_of_memory,
 )
-from semisam.training.checkpoint import TrainLog, load_checkpoint, save_checkpoint
+from semisam.training.checkpoint import TrainLog, fit_weights, load_checkpoint, save_checkpoint
 from semisam.training.plan import Plan, Summary
 from semisam.training.processes import ONE, Processes
 from semisam.training.signals import deferred_interrupt
@@ -369,7 +369,7 @@ class Trainer:
                 + ", ".join(f"{k} {state['plan'].get(k)}, now {ours[k]}" for k in other)
                 + "). Choose another folder or the same settings."
             )
-        self.framework.load_state_dict(state["framework"])
+        fit_weights(self.framework, state["framework"], self.folder)
         for mean, saved in zip(self._average, state["average"], strict=True):
             mean.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])

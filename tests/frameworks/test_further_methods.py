@@ -1,4 +1,4 @@
-"""CPS, MC-Net+, URPC, ICT and BCP: their objectives by their formulas, and what each has of its own."""
+"""CPS, MC-Net+, URPC, ICT and BCP: their objectives by their formulas, and what each adds."""
 
 from __future__ import annotations
 

@@ -13,11 +13,12 @@ import torch
 from tiny_runs import changed, settings_of
 
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
-from semisam.core.layout import CHECKPOINT
+from semisam.core.layout import CHECKPOINT, MODEL
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute
 from semisam.run.model import load_run
 from semisam.run.settings import RunSettings
+from semisam.training.checkpoint import load_tensors, save_tensors
 from semisam.training.trainer import Interrupted, TimeOver
 
 
@@ -286,6 +287,31 @@ def test_weights_of_another_method_or_network_are_refused(tiny_settings, tmp_pat
     settings = changed(tiny_settings, init=str(tmp_path / "first"), **change)
     with pytest.raises(InputError, match="must be a run of the same method, network, options"):
         execute(settings, tmp_path / "second")
+
+
+def _as_of_other_code(path):
+    """Rename a parameter in a file, as if the code of the method had changed since."""
+    state = load_tensors(path)
+    weights = state.get("framework", state)
+    first = next(iter(weights))
+    weights["of_before." + first] = weights.pop(first)
+    save_tensors(state, path)
+
+
+def test_weights_that_the_code_no_longer_fits_are_one_sentence(tiny_settings, tmp_path):
+    def interrupt(phase, done, total, figures):
+        if phase == "train" and done == 2:
+            raise Interrupted(done)
+
+    with pytest.raises(Interrupted):
+        execute(tiny_settings, tmp_path / "stopped", interrupt)
+    execute(tiny_settings, tmp_path / "ended")
+    _as_of_other_code(tmp_path / "stopped" / CHECKPOINT)
+    _as_of_other_code(tmp_path / "ended" / MODEL)
+    for folder, use in (("stopped", lambda f: execute(tiny_settings, f)), ("ended", load_run)):
+        with pytest.raises(InputError, match="must fit its method and network as inst") as caught:
+            use(tmp_path / folder)
+        assert f"{tmp_path / folder} (Unexpected key(s)" in str(caught.value)
 
 
 def test_a_start_must_be_a_run(tiny_settings, tmp_path):
