@@ -66,7 +66,7 @@ def command(
     from semisam.cli.display import Bars, tell
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
-    from semisam.inference.inputs import check_outputs, gather_scans, labels_among
+    from semisam.inference.inputs import check_outputs, gather_scans, labels_among, unread_among
     from semisam.inference.masks import write_masks
     from semisam.run.folder import leading_runs
     from semisam.run.model import load_models
@@ -89,11 +89,10 @@ def command(
     given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
     labels = labels_among(given)
-    if labels:
-        names = [label.name for label in labels[:3]]
-        shown = ", ".join(names) + (", ..." if len(labels) > 3 else "")
-        text = f"Left out: {len(labels)} labels ({shown})"
-        tell(text)
+    for what, paths in (("labels", labels), ("entries that are no scan", unread_among(given))):
+        if paths:
+            shown = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+            tell(f"Left out: {len(paths)} {what} ({shown})")
     folder = Path(out)
     check_outputs(folder, scans, labels, preview=preview)
     writable_folder(folder)

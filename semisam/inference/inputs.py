@@ -15,6 +15,7 @@ from semisam.data.images.files import mask_ending
 from semisam.inference.masks import preview_file
 
 _CHANNEL = re.compile(r"_(\d{4})$")
+_TEXTS = {".csv", ".json", ".list", ".md", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 _WHOLE = -1  # in place of a channel's number: the file holds all channels
 
 
@@ -50,6 +51,30 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
 def labels_among(inputs: Iterable[Path]) -> list[Path]:
     """Return the labels in folders of scans, which `gather_scans` leaves out."""
     return [label for path in inputs for label in _contents(path)[1]]
+
+
+def unread_among(inputs: Iterable[Path]) -> list[Path]:
+    """Return what is in folders of scans and is neither a scan, nor a label, nor a text.
+
+    Several files of one scan, such as ``a.mhd`` and ``a.raw``, have one name before the first dot.
+    """
+    unread: list[Path] = []
+    for given in inputs:
+        scans, labels = _contents(given)
+        if given in scans:
+            continue
+        known = {*scans, *labels}
+        folders = {given, *(path.parent for path in scans)}
+        names = {path.name.split(".")[0] for path in known if not path.is_dir()}
+        unread += [
+            entry
+            for folder in sorted(folders)
+            for entry in sorted(folder.iterdir())
+            if entry.name[0] != "." and entry.suffix.lower() not in _TEXTS
+            if entry not in known and not any(entry in path.parents for path in known)
+            if entry.is_dir() or entry.name.split(".")[0] not in names
+        ]
+    return unread
 
 
 def check_outputs(

@@ -6,7 +6,7 @@ import pytest
 from scan_files import scan, write, write_series
 
 from semisam.core.errors import InputError
-from semisam.inference.inputs import check_outputs, gather_scans, labels_among
+from semisam.inference.inputs import check_outputs, gather_scans, labels_among, unread_among
 
 
 def test_labels_in_a_folder_are_left_out(tmp_path):
@@ -53,3 +53,17 @@ def test_dicom_folders_are_a_scan_each(tmp_path):
     write(tmp_path / "cohort" / "p1_label.nii.gz", scan(0)[1])
     assert list(gather_scans([tmp_path / "cohort"], 1)) == ["p1", "p2", "x"]
     assert [path.name for path in labels_among([tmp_path / "cohort"])] == ["p1_label.nii.gz"]
+
+
+def test_what_no_reader_knows_is_named(tmp_path):
+    """Not texts, hidden files, the parts of a scan, or a scan that the user names."""
+    cohort = tmp_path / "cohort"
+    write(cohort / "p1.mhd", scan(0)[0])  # with p1.raw or p1.zraw next to it
+    write(cohort / "labels" / "p1.nii.gz", scan(0)[1])
+    for name in ("p2.h5", "p3.mgz", "notes.txt", "dataset.json", ".DS_Store"):
+        (cohort / name).touch()
+    write(cohort / "old" / "p4.nii.gz", scan(0)[0])
+    assert [path.name for path in unread_among([cohort])] == ["old", "p2.h5", "p3.mgz"]
+    assert not unread_among([cohort / "p1.mhd"])
+    write_series(tmp_path / "series" / "study", scan(0)[0], (1.0, 1.0, 2.0))
+    assert not unread_among([tmp_path / "series"])
