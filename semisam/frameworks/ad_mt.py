@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +36,8 @@ class AlternateDiverseMeanTeacher(Framework):
     training mode, while the other stays and is in evaluation mode. A turn has 1 to ``longest_turn``
     steps. In the turns of the first teacher the strong view has another contrast, noise, blur and
     bias field; in those of the second, it is mixed with another row's by CutMix. So the two become
-    different. The first teacher is deployed.
+    different. The first teacher is deployed. A single unlabeled row cannot be mixed, so it always
+    gets the first kind of view.
 
     Differs from the published code:
 
@@ -54,6 +56,8 @@ class AlternateDiverseMeanTeacher(Framework):
         num_classes: classes counting background.
         threshold: ``tau``.
         ema_decay: of the teachers, reached over the first steps.
+        deploy: ``teacher``: the first one, as published; ``student``. A teacher moves in half of
+            the steps, so in a short training it lags behind.
         longest_turn: most steps in which one teacher moves.
         supervised_weight: ``w``.
         unlabeled_weight: the end value of ``lambda_u``.
@@ -74,6 +78,7 @@ class AlternateDiverseMeanTeacher(Framework):
         *,
         threshold: float = 0.8,
         ema_decay: float = 0.99,
+        deploy: Literal["teacher", "student"] = "teacher",
         longest_turn: int = 19,
         supervised_weight: float = 0.5,
         unlabeled_weight: float = 2.0,
@@ -91,6 +96,7 @@ class AlternateDiverseMeanTeacher(Framework):
         self.teachers = torch.nn.ModuleList(frozen_copy(self.student) for _ in range(2))
         self.threshold = threshold
         self.ema_decay = ema_decay
+        self.deploy = deploy
         self.longest_turn = longest_turn
         self.supervised_weight = supervised_weight
         self.unlabeled_weight = Ramp(unlabeled_weight, power=ramp_power, every=ramp_every)
@@ -98,8 +104,9 @@ class AlternateDiverseMeanTeacher(Framework):
         self.register_buffer("left", torch.tensor(self._draw_turn(0)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the first teacher's softmax probabilities."""
-        logits: Tensor = self.teachers[0](image)["logits"]
+        """Return the softmax probabilities of the network that is deployed."""
+        net = self.teachers[0] if self.deploy == "teacher" else self.student
+        logits: Tensor = net(image)["logits"]
         return logits.softmax(1)
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
@@ -113,7 +120,7 @@ class AlternateDiverseMeanTeacher(Framework):
             return Step({"ce": w * ce, "dice": w * dice, "strong_ce": probs.new_zeros(())}, probs)
 
         target, disagree = self._teach(weak)
-        if self.turn:
+        if self.turn and len(weak) > 1:
             cut = draw_cut(weak)
             strong = mix(weak, cut)
         else:

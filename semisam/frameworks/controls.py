@@ -45,21 +45,21 @@ class ShuffledSAM(SemiSAM):
     """The branch with each unlabeled row's predictions replaced by those for another row.
 
     A gain that remains does not come from the backend's view of the image. It comes from a prior on
-    size and place, or from noise that regularises. A single unlabeled row is refused.
+    size and place, or from noise that regularises. The weight is that of the branch, which measures
+    the predictions before they are exchanged. A single unlabeled row is refused.
     """
 
-    def _predictions(
-        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
-    ) -> tuple[dict[int, dict[int, Tensor]], int]:
-        found, calls = super()._predictions(batch, step, rows, clock)
-        unlabeled = [i for i in rows if i >= batch.num_labeled]
+    def _exchanged(
+        self, batch: Batch, predictions: dict[int, dict[int, Tensor]], clock: Clock
+    ) -> dict[int, dict[int, Tensor]]:
+        unlabeled = range(batch.num_labeled, len(batch.image))
         if len(unlabeled) < 2:
             raise SemisamError(
                 "the control shuffled must have at least two unlabeled rows in a batch, got "
                 f"{len(unlabeled)}. Raise --batch."
             )
-        given = [found[i] for i in (*unlabeled[1:], unlabeled[0])]
-        return found | dict(zip(unlabeled, given, strict=True)), calls
+        given = [predictions[i] for i in (*unlabeled[1:], unlabeled[0])]
+        return predictions | dict(zip(unlabeled, given, strict=True))
 
 
 class MovedSAM(ShuffledSAM):
@@ -69,22 +69,20 @@ class MovedSAM(ShuffledSAM):
     row still show it. Moved ones do not. What is moved out of the patch comes in on the other side.
     """
 
-    def _predictions(
-        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
-    ) -> tuple[dict[int, dict[int, Tensor]], int]:
-        found, calls = super()._predictions(batch, step, rows, clock)
+    def _exchanged(
+        self, batch: Batch, predictions: dict[int, dict[int, Tensor]], clock: Clock
+    ) -> dict[int, dict[int, Tensor]]:
+        found = super()._exchanged(batch, predictions, clock)
         shape = batch.image.shape[2:]
         moved = {}
-        for i in rows:
-            if i < batch.num_labeled:
-                continue
+        for i in range(batch.num_labeled, len(batch.image)):
             rng = torch.Generator().manual_seed(
                 derive_seed(self.seed, "moved", clock.step, batch.number(i))
             )
             by = [int(torch.randint(-(n // 2), n // 2 + 1, (), generator=rng)) for n in shape]
             axes = tuple(range(len(shape)))
             moved[i] = {k: answer.roll(by, axes) for k, answer in found[i].items()}
-        return found | moved, calls
+        return found | moved
 
 
 CONTROLS: Mapping[str, type[SemiSAM]] = {

@@ -28,7 +28,7 @@ class CrossPseudoSupervision(Framework):
     labels. The first network is deployed, as in the paper, and its map is returned.
 
     A network that starts from pretrained weights gives them to the head ``logits``. The head of the
-    second network has another name, so it starts at random. Two equal networks would stay equal.
+    second network has another name, so it starts without them. Two equal networks would stay equal.
 
     Differs from the paper:
 

@@ -42,8 +42,8 @@ class UNet(nn.Module):
     So its weights are a start for an automatic segmenter: no scan of a person is in them. Group
     normalization keeps no statistics of a batch.
 
-    The start gives the head ``logits`` the weights of the pretrained one, and other heads random
-    ones. Heads named ``..._decoder2`` and ``..._decoder3`` read further decoders, as in MC-Net+.
+    The start gives the head ``logits`` the weights of the pretrained one. Other heads are 0 at
+    first, because random ones on pretrained features are large. Heads named ``..._decoder2`` and ``..._decoder3`` read further decoders, as in MC-Net+.
     They start as the first does, and enlarge linearly and by a transposed convolution, which copies
     at first, as the first decoder always does.
 
@@ -104,9 +104,12 @@ class UNet(nn.Module):
                 for name, count in heads.items()
             }
         )
-        if path is not None and not meta and "logits" in self.heads:
-            logits: Any = self.heads["logits"]
-            logits.start_from(known["head"], known["sharpen"])
+        if path is not None and not meta:
+            for name, head in self.heads.items():
+                if name == "logits":
+                    head.start_from(known["head"], known["sharpen"])
+                else:
+                    _zero(getattr(head, "coarse", head))
 
     @classmethod
     def sources(cls, *, axes: int = 3, start: str = "synthetic", **options: Any) -> dict[str, Path]:
@@ -201,8 +204,7 @@ class _Head(nn.Module):
             nn.LeakyReLU(0.01),
             conv(width, count * parts, 3, padding=1),
         )
-        for parameter in self.sharpen[2].parameters():
-            nn.init.zeros_(parameter)
+        _zero(self.sharpen[2])
 
     @torch.no_grad()
     def start_from(self, head: nn.Module, sharpen: nn.Sequential) -> None:
@@ -223,6 +225,11 @@ class _Head(nn.Module):
         """Return ``(B, count, *S)`` float32."""
         parts = self.coarse(x).float() + self.sharpen(both).float()
         return torch.cat([from_subvoxels(p) for p in torch.split(parts, self.subvoxels, 1)], 1)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _widened(conv: Any, before: int, channels: int) -> Any:

@@ -188,7 +188,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "components": "as-labeled",
         },
         stride=third_stride,
-        methods={"fixmatch": {"ema_decay": 0.99}},
+        methods={"fixmatch": {"ema_decay": 0.99}, "ad-mt": {"deploy": "student"}},
         # With a gate that is half open where the model is as good as the method, weight 1 is
         # that of `classic`.
         semisam={**_BRANCH, "role": "target", "gated": True, "weight": 1.0, "several": False},

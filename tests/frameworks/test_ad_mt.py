@@ -127,6 +127,21 @@ def test_the_first_teacher_is_deployed():
     torch.testing.assert_close(method(image), _probs(method.teachers[0], image))
 
 
+def test_the_student_can_be_deployed():
+    method, image = _method(deploy="student"), _batch().image
+    torch.testing.assert_close(method(image), _probs(method.student, image))
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_single_unlabeled_row_has_a_strong_view_in_every_turn(turn):
+    method, batch = _method(threshold=0.0), _batch(unlabeled=1)
+    method.turn.fill_(turn)
+    seen = []
+    method.student.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    method.training_step(batch, END)
+    assert not torch.allclose(seen[0][-1], batch.image[-1], atol=1e-3)
+
+
 def test_unsure_voxels_teach_nothing():
     step = _method(threshold=0.9999).training_step(_batch(), END)
     assert float(step.losses["strong_ce"]) == 0 and step.metrics["sure"] == 0

@@ -440,8 +440,10 @@ class Sphere(RecordingBackend):
         return self.masks[float(embedding.mean())] * 20 - 10
 
 
-def _measured(branch_options, correct, classes=2):
+def _measured(branch_options, correct, classes=2, alike=False):
     batch = _batch(classes)
+    if alike:  # then method and model agree on unlabeled rows as on labeled ones
+        batch.image[2:] = batch.image[:2]
     truth = batch.label == 1 if correct else batch.label != 1
     masks = {float(batch.image[i].mean()): truth[i % 2].float() for i in range(4)}
     backend = Sphere(masks)
@@ -490,8 +492,8 @@ def test_labeled_rows_are_measured_with_prompts_of_the_methods_own_map(gated):
 
 @pytest.mark.parametrize("correct", [True, False])
 def test_the_gate_opens_for_good_answers_and_shuts_for_bad_ones(correct):
-    plain, _ = _measured({}, correct)
-    gated, _ = _measured({"gated": True}, correct)
+    plain, _ = _measured({}, correct, alike=True)
+    gated, _ = _measured({"gated": True}, correct, alike=True)
     share = gated.metrics["sam_gate"]
     assert share > 0.95 if correct else share < 0.2
     want = share * float(plain.losses["sam"])
@@ -502,11 +504,17 @@ def test_the_gate_opens_for_good_answers_and_shuts_for_bad_ones(correct):
 
 def test_the_gate_is_the_formula():
     quality = Quality(prediction=0.7, proposal=0.9, agreement=0.8, agreement_unlabeled=0.6)
-    assert gate(quality) == pytest.approx(1 / (1 + math.exp((0.9 * 0.6 / 0.8 - 0.7) / 0.1)))
-    # Better agreement than on the labeled rows says nothing more about the proposal.
-    assert gate(replace(quality, agreement_unlabeled=1.0)) == pytest.approx(
-        1 / (1 + math.exp((0.9 - 0.7) / 0.1))
-    )
+    better = 1 / (1 + math.exp((0.9 - 0.7) / 0.1))
+    assert gate(quality) == pytest.approx(better * 0.6 / 0.8)
+    # Better agreement than on the labeled rows is no evidence for the model.
+    assert gate(replace(quality, agreement_unlabeled=1.0)) == pytest.approx(better)
+
+
+def test_the_gate_opens_for_no_model_that_fails_on_unlabeled_rows():
+    """Until disagreement there was blamed on the method, wrong predictions opened it."""
+    quality = Quality(prediction=0.93, proposal=0.93, agreement=0.95, agreement_unlabeled=0.9)
+    shares = [gate(replace(quality, agreement_unlabeled=a)) for a in (0.9, 0.6, 0.3, 0.0)]
+    assert shares == sorted(shares, reverse=True) and shares[0] < 0.5 and shares[-1] == 0
 
 
 @pytest.mark.parametrize("missing", ["prediction", "proposal", "agreement", "agreement_unlabeled"])
@@ -651,15 +659,32 @@ def test_moved_rows_get_each_others_answers_at_another_place():
     shuffled = ShuffledSAM(_framework(), backend, RecordingPrompter())
     moved = MovedSAM(_framework(), backend, RecordingPrompter())
     step = shuffled.inner.training_step(batch, CLOCK)
-    before, _ = shuffled._predictions(batch, step, [2, 3], CLOCK)
-    after, _ = moved._predictions(batch, step, [2, 3], CLOCK)
-    again, _ = moved._predictions(batch, step, [2, 3], CLOCK)
-    later, _ = moved._predictions(batch, step, [2, 3], Clock(2002, 10005))
+    before, _ = shuffled._ask(batch, step, CLOCK, {})
+    after, _ = moved._ask(batch, step, CLOCK, {})
+    again, _ = moved._ask(batch, step, CLOCK, {})
+    later, _ = moved._ask(batch, step, Clock(2002, 10005), {})
     for i in (2, 3):
         assert torch.equal(after[i][1], again[i][1])
         assert not torch.equal(after[i][1], before[i][1])
         assert not torch.equal(after[i][1], later[i][1])
         assert torch.equal(after[i][1].flatten().sort()[0], before[i][1].flatten().sort()[0])
+
+
+@pytest.mark.parametrize("control", [ShuffledSAM, MovedSAM])
+def test_a_control_has_the_weight_of_the_branch(control):
+    """Its predictions are measured before they are exchanged."""
+    batch = _batch()
+    torch.manual_seed(0)
+    answers = {float(batch.image[i].mean()): torch.rand(6, 8, 4) for i in range(4)}
+    for options in ({}, {"gated": True}):
+        figures = []
+        for kind in (SemiSAM, control):
+            torch.manual_seed(1)
+            branch = kind(_framework(), Sphere(answers), RecordingPrompter(), **options)
+            figures.append(branch.training_step(batch, MEASURED).metrics)
+        same = {"sam_dice", "sam_agreement", *(["sam_gate"] if options else [])}
+        assert same <= figures[0].keys()
+        assert all(figures[0][key] == figures[1][key] for key in same)
 
 
 def test_shuffled_needs_another_row():

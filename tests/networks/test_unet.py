@@ -54,6 +54,16 @@ def test_further_decoders_start_as_the_first_but_for_their_enlargement(image):
     assert not torch.allclose(first[0], linear[0], atol=1e-2)
 
 
+@torch.no_grad()
+def test_heads_that_were_not_pretrained_start_at_0(image):
+    axes = image.ndim - 2
+    heads = {"logits": 2, "sdf": 1, "logits_level1": 2}
+    for start, zero in (("synthetic", True), ("none", False)):
+        found = UNet(1, heads, axes=axes, start=start).eval()(image)
+        assert found["logits"].any()
+        assert all(bool(found[name].any()) is not zero for name in ("sdf", "logits_level1"))
+
+
 def test_a_decoder_that_nobody_reads_is_not_there(image):
     axes = image.ndim - 2
     torch.manual_seed(0)
