@@ -43,9 +43,10 @@ class UNet(nn.Module):
     normalization keeps no statistics of a batch.
 
     The start gives the head ``logits`` the weights of the pretrained one. Other heads are 0 at
-    first, because random ones on pretrained features are large. Heads named ``..._decoder2`` and ``..._decoder3`` read further decoders, as in MC-Net+.
-    They start as the first does, and enlarge linearly and by a transposed convolution, which copies
-    at first, as the first decoder always does.
+    first, because random ones on pretrained features are large. Heads named ``..._decoder2`` and
+    ``..._decoder3`` read further decoders, as in MC-Net+. They start as the first does, and enlarge
+    linearly and by a transposed convolution, which copies at first, as the first decoder always
+    does.
 
     Args:
         in_channels: channels ``C`` of the image.
@@ -105,11 +106,12 @@ class UNet(nn.Module):
             }
         )
         if path is not None and not meta:
-            for name, head in self.heads.items():
+            for name in heads:
+                head: Any = self.heads[name]
                 if name == "logits":
                     head.start_from(known["head"], known["sharpen"])
                 else:
-                    _zero(getattr(head, "coarse", head))
+                    _zero(head.coarse if isinstance(head, _Head) else head)
 
     @classmethod
     def sources(cls, *, axes: int = 3, start: str = "synthetic", **options: Any) -> dict[str, Path]:
