@@ -36,6 +36,7 @@ from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
 from semisam.run.folder import list_runs
 from semisam.run.lock import locked
+from semisam.run.protocols import PROTOCOLS
 from semisam.run.request import Request, by_plugin, request
 from semisam.run.resolve import BRANCH
 from semisam.run.settings import (
@@ -58,6 +59,7 @@ DEFAULT_SAMS = ("none", DEFAULT_BACKEND)
 """Backends of a grid without others."""
 _NUMBERS = ("labels", "seeds", "subsets")
 _OF_THE_PLACE = ("device",)
+_OF_THE_BRANCH = ("prompter", "sam_adapt")
 _PATIENCE = 60.0
 _HEAD = """\
 # The runs of this folder: every setting and option that they share, as they ran.
@@ -101,15 +103,22 @@ class Grid:
     def as_it_runs(self, runs: Sequence[RunSettings]) -> Grid:
         """Return the grid with every setting and option that its runs share.
 
+        What the user gave stays, also if only runs that are added later have a use for it. What the
+        protocol prescribes for single methods, and an adaptation that nobody asked for, stays open,
+        so that an added method or backend gets its own.
+
         Args:
             runs: of the grid, resolved.
         """
+        protocol = PROTOCOLS[runs[0].protocol].for_axes(len(runs[0].patch))
+        left_open = {*_OF_THE_PLACE, *_OF_THE_BRANCH}
+        left_open |= protocol.of_single_methods - set(self.settings)
         shared = {
             name: getattr(runs[0], name)
             for name in flags_of_settings()
-            if name not in (*_OF_THE_PLACE, "prompter")
-            and len({repr(getattr(run, name)) for run in runs}) == 1
+            if name not in left_open and len({repr(getattr(run, name)) for run in runs}) == 1
         }
+        shared |= {name: self.settings[name] for name in _OF_THE_BRANCH if name in self.settings}
         if len(prompters := {run.prompter for run in runs if run.sam != "none"}) == 1:
             shared["prompter"] = prompters.pop()
         options: dict[str, list[Mapping[str, Any]]] = {}
@@ -124,7 +133,8 @@ class Grid:
                 options.setdefault(run.prompter, []).append(run.prompter_options)
                 options.setdefault(BRANCH, []).append(run.semisam_options)
         common = {name: _common(found) for name, found in options.items()}
-        return Grid(self.axes, shared, {name: found for name, found in common.items() if found})
+        whole = {**self.options, **common}
+        return Grid(self.axes, shared, {name: found for name, found in whole.items() if found})
 
 
 def read_study(path: Path) -> list[Grid]:

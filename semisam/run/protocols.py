@@ -49,6 +49,12 @@ class Protocol:
     unlike: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     flat: Protocol | None = None
 
+    @property
+    def of_single_methods(self) -> set[str]:
+        """The run settings that it prescribes for some methods only, or that depend on these."""
+        names = {name for settings in self.runs.values() for name in settings}
+        return names | {"stride"} if "patch" in names else names
+
     def run_settings(self, method: str) -> dict[str, Any]:
         """Return the run settings that it prescribes for a method."""
         return {**self.run, **self.runs.get(method, {})}

@@ -168,3 +168,53 @@ def test_a_grid_without_any_method_that_the_network_serves_is_refused():
     grid = Grid(Axes(["urpc"], labels=[1]), settings, options)
     with pytest.raises(UnservedHeads, match="Networks that serve them: unet"):
         check(expand(grid.axes, grid.asked), here=False)
+
+
+def _kept(axes, settings=(), options=()):
+    """Return a grid as `study.toml` keeps it, after its runs."""
+    grid = Grid(axes, {"device": "cpu", **dict(settings)}, dict(options))
+    return grid.as_it_runs(expand(grid.axes, grid.asked))
+
+
+def _runs(grid):
+    return {(run.method, run.sam): run for run in expand(grid.axes, grid.asked)}
+
+
+def test_a_study_keeps_the_adaptation_that_was_asked_for():
+    axes = Axes(("supervised", "copied-mask"), ("none", "synthsam"), labels=(1,))
+    kept = _kept(axes, {"iterations": 40, "sam_adapt": 3})
+    more = kept.extended({"labels": [2]})
+    adapted = {run.sam_adapt for run in expand(more.axes, more.asked) if run.sam == "synthsam"}
+    assert kept.settings["sam_adapt"] == 3 and adapted == {3}
+
+
+def test_a_backend_that_is_added_gets_what_a_new_study_would():
+    bare = _kept(
+        Axes(("supervised",), ("none",), labels=(1,)),
+        {"iterations": 40, "prompter": "box"},
+        {"semisam": {"weight": 0.3}},
+    )
+    run = _runs(bare.extended({"sam": ["synthsam"]}))["supervised", "synthsam"]
+    assert (run.sam_adapt, run.prompter, run.semisam_options["weight"]) == (20, "box", 0.3)
+    # One that cannot be adapted, and one that was a part of a joined one.
+    joined = _kept(
+        Axes(("supervised",), ("synthsam+geodesic",), labels=(1,)),
+        {"iterations": 40},
+        {"geodesic": {"smoothness": 3.0}},
+    )
+    found = _runs(joined.extended({"sam": ["geodesic"]}))
+    assert found["supervised", "synthsam+geodesic"].sam_adapt == 20
+    one = found["supervised", "geodesic"]
+    assert (one.sam_adapt, one.sam_options["smoothness"]) == (0, 3.0)
+
+
+@pytest.mark.parametrize("method", ["bcp", "cps", "supervised"])
+def test_a_method_that_is_added_gets_its_own_published_settings(method):
+    settings = {"protocol": "published", "weight_decay": 0.5}
+    before = _runs(Grid(Axes(("mt",), labels=(1,)), {**settings, "device": "cpu"}, {}))
+    kept = _kept(Axes(("mt",), labels=(1,)), settings)
+    found = _runs(kept.extended({"method": [method]}))
+    fresh = _runs(Grid(Axes((method,), labels=(1,)), {**settings, "device": "cpu"}, {}))
+    assert found["mt", "none"] == before["mt", "none"]
+    assert found[method, "none"] == fresh[method, "none"]
+    assert found[method, "none"].weight_decay == 0.5
