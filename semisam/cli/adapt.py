@@ -59,11 +59,15 @@ def command(
 
     from semisam.cli.display import Bars, tell
     from semisam.cli.options import assignments as parsed
+    from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
     from semisam.run.adapt import adapt_to_file
     from semisam.run.request import settings
     from semisam.training.allocator import keep_memory
 
+    file = Path(out)
+    if file.exists():
+        raise InputError(f"--out must be a new file, got {file}, which exists. Name another one.")
     keep_memory()
     chosen = settings(
         method="supervised",
@@ -82,7 +86,6 @@ def command(
             for name, value in values.items()
         },
     )
-    file = Path(out)
     writable_folder(file.parent)
     with Bars() as bars:
         task = bars.add_task("adapting", total=steps)

@@ -89,7 +89,7 @@ def command(
     of another bench in the same folder is awaited.
 
     STUDY is a study.toml, or the folder of an earlier bench. Its runs are finished, and values of
-    its axes (--labels, --seeds and so on) are added.
+    its axes (--labels, --seeds and so on) are added. --data names its scans where they lie now.
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell
@@ -159,16 +159,19 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
     axes = {name: given[name] for name in AXES if given[name] is not None}
     settings, options = given_settings(given)
     if study is not None:
-        place = {"device": settings.pop("device")} if "device" in settings else {}
+        path = Path(study)
+        grids = [grid.extended(axes) for grid in read_study(path)]
+        of_the_place = {"device"} | (
+            {"data"} if all("data" in g.settings for g in grids) else set()
+        )
+        place = {name: settings.pop(name) for name in of_the_place & set(settings)}
         idle = [f"--{name.replace('_', '-')}" for name in settings] + ["--set"] * bool(options)
         if idle:
             raise InputError(
                 f"the settings of a study must stay, got {', '.join(idle)}. Leave it out, or start "
                 "another study with --out."
             )
-        path = Path(study)
         folder = Path(out) if out else path if path.is_dir() else path.parent
-        grids = [grid.extended(axes) for grid in read_study(path)]
         return [replace(g, settings={**g.settings, **place}) for g in grids], folder
     if "method" not in axes:
         raise InputError("--method must name at least one method, got 0. Name for example mt.")

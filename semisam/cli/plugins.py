@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
+from semisam import __version__
 from semisam.cli.help import Choice, Command
 from semisam.core.errors import PluginError
 from semisam.plugins import registry
 from semisam.plugins.registry import GROUPS, Plugin
 from semisam.run.protocols import PROTOCOLS, Protocol
+from semisam.run.resolve import BRANCH
 
 
 @click.command(
@@ -32,7 +34,14 @@ from semisam.run.protocols import PROTOCOLS, Protocol
 def command(
     ctx: click.Context, name: str | None, kind: str | None, check: bool, as_json: bool
 ) -> None:
-    """List the installed plugins, or describe the plugin NAME with its options."""
+    """List the installed plugins, or describe the plugin NAME with its options.
+
+    NAME may be semisam, the branch.
+    """
+    if name == BRANCH and kind is None and not check:
+        described = [_describe_branch()]
+        click.echo(json.dumps(described, indent=2)) if as_json else _print_described(described)
+        return
     found = [p for k in ([kind] if kind else GROUPS) for p in registry.all_plugins(k)]
     if name is not None:
         found = _named(found, name)
@@ -87,16 +96,29 @@ def _describe(plugin: Plugin) -> dict[str, Any]:
         return described | {"problem": str(error)}
     described["summary"] = _options.summary(loaded)
     described["prompts"] = sorted(registry.prompt_kinds(plugin.kind, loaded))
-    described["options"] = [
-        {
-            "name": option.name,
-            "type": option.type,
-            "default": "required" if option.required else repr(option.default),
-            "doc": option.doc,
-        }
-        for option in registry.describe_options(plugin.kind, plugin.name)
-    ]
-    return described
+    found = registry.describe_options(plugin.kind, plugin.name)
+    return described | {"options": [_option(option) for option in found]}
+
+
+def _option(option: registry.Option) -> dict[str, str]:
+    return {
+        "name": option.name,
+        "type": option.type,
+        "default": "required" if option.required else repr(option.default),
+        "doc": option.doc,
+    }
+
+
+def _describe_branch() -> dict[str, Any]:
+    """Return the SemiSAM branch as a plugin is described, which it is not."""
+    from semisam.frameworks.semisam import SemiSAM
+    from semisam.plugins import options as _options
+
+    value = f"{SemiSAM.__module__}:{SemiSAM.__qualname__}"
+    about = Plugin("branch", BRANCH, value, "semisam", __version__, builtin=True)
+    found = registry.described_options(SemiSAM)
+    parts = {"summary": _options.summary(SemiSAM), "prompts": []}
+    return asdict(about) | parts | {"options": [_option(option) for option in found]}
 
 
 def _print_table(found: list[Plugin], checks: list[str] | None) -> None:
@@ -136,10 +158,14 @@ def _print_described(described: list[dict[str, Any]]) -> None:
         if options := plugin["options"]:
             _print_rows(heads, [[_plain(option[head]) for head in heads] for option in options])
             first = options[0]
-            value = "VALUE" if first["default"] == "required" else first["default"].strip("'")
+            # A list or an object has no form that a command line takes as it is printed.
+            plain = first["default"][0] not in "([{" and first["default"] != "required"
+            value = first["default"].strip("'") if plain else "VALUE"
             click.echo(f"Set one by --set {plugin['name']}.{first['name']}={value}")
             for name, protocol in _protocols():
-                if plugin["kind"] == "framework" and (own := protocol.methods.get(plugin["name"])):
+                methods = protocol.methods if plugin["kind"] == "framework" else {}
+                branch = {BRANCH: protocol.semisam} if plugin["kind"] == "branch" else {}
+                if own := {**methods, **branch}.get(plugin["name"]):
                     values = ", ".join(f"{key}={value}" for key, value in own.items())
                     click.echo(f"--protocol {name} sets {values}")
         else:

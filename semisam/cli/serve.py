@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Answer viewers with nnInteractive's client (napari, 3D Slicer, MITK, OHIF) on this machine.
 
-    Enter the printed address and key in the viewer. Points, scribbles, three-dimensional boxes and
-    initial masks are served; lassos and flat boxes are not. The server listens on 127.0.0.1 only.
-    It needs `pip install 'semisam[serve]'`.
+    Enter the printed address and key in the viewer. Points, scribbles, boxes, lassos and initial
+    masks are served; a lasso or a flat box stands for points in it. The server listens on
+    127.0.0.1 only. It needs `pip install 'semisam[serve]'`.
     """
     import importlib.util
     import secrets

@@ -85,6 +85,10 @@ def command(
     if rank or "rank" in columns:
         from semisam.bench.ranking import with_ranks
 
+        if columns and "rank" not in columns:
+            columns = (*columns, "rank")
+            wishes = Wishes(columns, caption, label, cite)
+
         table = with_ranks(table, results, list(map(Path, folders)))
     told = ""
     if paper:

@@ -106,7 +106,8 @@ def masks_of(folder: Path) -> dict[str, Path]:
     for case, path in volumes or files:  # next to masks of volumes, pictures are previews
         if masks.setdefault(case, path) != path:
             raise InputError(
-                f"a case must have one mask, got {masks[case]} and {path}. Remove one of them."
+                f"a case must have one mask, got {masks[case]} and {path}. Name the folder of one "
+                "kind of mask, such as that of one class."
             )
     return masks
 

@@ -401,9 +401,13 @@ def describe_options(kind: str, name: str) -> list[Option]:
     Raises:
         PluginError: as for ``load``.
     """
+    return described_options(load(kind, name), kind)
+
+
+def described_options(loaded: Callable[..., Any], kind: str = "") -> list[Option]:
+    """Return the options of a class or a function, as `describe_options`."""
     from semisam.plugins import options as _options
 
-    loaded = load(kind, name)
     docs = _options.documented_arguments(loaded)
     return [
         Option(

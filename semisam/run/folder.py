@@ -21,9 +21,11 @@ from pydantic import ValidationError
 from semisam.core.errors import InputError
 from semisam.core.files import printable, read_json, write_json
 from semisam.core.layout import (
+    CHECKPOINT,
     ERROR,
     LOCK,
     LOG,
+    MODEL,
     PROGRESS,
     RESULT,
     SETTINGS,
@@ -145,19 +147,22 @@ class RunFolder:
 def claim(folder: Path, settings: RunSettings) -> None:
     """Write the settings into a run folder, or refuse a folder of other settings.
 
+    A run that was refused before it began, for example for its data, leaves the folder free.
+
     Raises:
         InputError: the folder belongs to a run with other settings.
     """
-    path = folder / SETTINGS
+    path, marks = folder / SETTINGS, (SPLIT, LOG, CHECKPOINT, MODEL, RESULT)
+    begun = any((folder / name).exists() for name in marks)
     if path.exists():
         ours, theirs = settings.identifying(), read_settings(folder).identifying()
         other = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-        if other:
+        if other and begun:
             raise InputError(
                 f"the output folder must be empty or of the same run, got {folder}, a run with "
                 f"{_differences(ours, theirs, other)}. Name another folder."
             )
-    else:
+    if not (begun and path.exists()):
         write_json(path, settings.model_dump(mode="json"))
 
 

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from grid_runs import runs_in_this_process
+from tiny_la import write_tiny_la
 from tiny_runs import TINY_NET
 
 from semisam.bench import estimate
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
-from semisam.bench.study import Grid, read_study
+from semisam.bench.study import Grid, read_study, write_study
 from semisam.cli import bench as command
 from semisam.cli.main import main
 from semisam.core.errors import InputError, UnservedHeads
@@ -141,6 +142,27 @@ def test_what_is_not_known_is_refused(study, tmp_path, old, new, found):
 def test_settings_beside_a_study_are_refused(study):
     result = _bench(study, "--iterations", "5")
     assert result.exit_code == 2 and "--iterations" in result.stderr
+
+
+def test_a_study_of_scans_takes_their_new_place(tmp_path):
+    tiny = write_tiny_la(tmp_path / "la")
+    moved = tmp_path / "moved"
+    axes = Axes(("supervised",), labels=(1,))
+    (tmp_path / "out").mkdir()
+    write_study(tmp_path / "out", [_kept(axes, {"data": str(tiny), "iterations": 2})])
+    tiny.rename(moved)
+    study = tmp_path / "out" / "study.toml"
+    lost = _bench(study, "--dry-run", "--device", "cpu")
+    assert lost.exit_code == 2 and isinstance(lost.exception, SystemExit), lost.output
+    found = _bench(study, "--data", moved, "--dry-run", "--device", "cpu")
+    assert found.exit_code == 0 and "1 runs: 0 are done, 1 to do" in found.output, found.output
+
+
+def test_phantoms_have_no_place(study):
+    result = _bench(study, "--data", "somewhere")
+    assert (
+        result.exit_code == 2 and "the settings of a study must stay, got --data" in result.stderr
+    )
 
 
 def test_a_study_or_a_method_must_be_named(tmp_path):

@@ -388,6 +388,7 @@ def test_ranks_and_how_certain_they_are(bench):
     for kind in ("terminal", "md", "latex", "html"):
         text = _table(folder, "--format", kind, "--rank")
         assert "2 (2..2)" in text and "Rank" in text, kind
+    assert "2 (2..2)" in _table(folder, "--format", "md", "--rank", "--columns", "method,dice")
     assert "first in 100 % of the resamples" in " ".join(_table(folder, "--rank").split())
     assert "Rank" not in _table(folder, "--format", "md")
 

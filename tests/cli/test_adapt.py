@@ -35,6 +35,14 @@ def test_it_writes_weights_and_their_card(tmp_path):
         load_weights(file)
 
 
+def test_weights_that_are_there_stay(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_text("of two scans")
+    result = _run(*ARGS, "--out", str(file))
+    assert result.exit_code == 2 and "--out must be a new file, got" in result.output
+    assert file.read_text() == "of two scans"
+
+
 def test_a_model_that_cannot_be_adapted_is_one_sentence(tmp_path):
     result = _run(*ARGS, "--sam", "geodesic", "--out", str(tmp_path / "a.safetensors"))
     assert result.exit_code == 2 and "--sam-adapt must be 0 for geodesic" in result.output

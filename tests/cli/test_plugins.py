@@ -82,6 +82,21 @@ def test_a_method_shows_its_choices_an_example_and_its_protocols():
     assert "--protocol published sets supervised_weight=0.5, dice_classes=all" in out
 
 
+def test_the_branch_is_described_though_it_is_no_plugin():
+    code, out, _ = invoke("plugins", "semisam")
+    assert code == 0 and "--set semisam.role=loss" in out
+    rows = [line for line in out.splitlines() if " gated " in line and " bool " in line]
+    assert len(rows) == 1 and "quality of the predictions" in rows[0]
+    assert "--protocol default sets weight=1.0" in out
+    (described,) = json.loads(invoke("plugins", "semisam", "--json")[1])
+    assert described["kind"] == "branch" and len(described["options"]) > 10
+
+
+def test_a_default_that_no_command_line_takes_is_no_example():
+    _, out, _ = invoke("plugins", "slices")
+    assert "--set slices.classes=VALUE" in out
+
+
 def test_a_prompter_and_a_backend_show_their_kinds_of_prompt():
     assert "Makes prompts of the kinds: box, points\n" in invoke("plugins", "box+points")[1]
     assert "Accepts prompts of the kinds: box\n" in invoke("plugins", "medsam")[1]

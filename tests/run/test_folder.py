@@ -21,6 +21,7 @@ from semisam.core.errors import InputError
 from semisam.run.execute import execute
 from semisam.run.folder import claim, claim_data, find_run, list_runs, read_run
 from semisam.run.protocols import DEFAULT
+from semisam.run.settings import read_settings
 from semisam.training.trainer import Interrupted
 
 DONE, STOPPED = "mt-n2-subset0-seed0-00000000aaaa", "mt-n2-subset0-seed1-00000000bbbb"
@@ -257,13 +258,16 @@ def test_bench_names_a_damaged_result(grid, tiny_settings):
 
 
 def test_a_folder_is_claimed_by_settings_and_data(tiny_settings, tmp_path):
-    claim(tmp_path, tiny_settings)
+    claim(tmp_path, changed(tiny_settings, lr=0.5))
+    claim(tmp_path, tiny_settings)  # the run has not begun
+    assert read_settings(tmp_path) == tiny_settings
+    claim_data(tmp_path, {"data": "a", "test": ["x"]})
     claim(tmp_path, changed(tiny_settings, checkpoint_every=1, save_predictions=True))
+    assert read_settings(tmp_path) == tiny_settings
     with pytest.raises(InputError, match=r"a run with lr 0\.0003\. Name another folder"):
         claim(tmp_path, changed(tiny_settings, lr=0.5))
     with pytest.raises(InputError, match=r"a run with method_options ema_decay 0\.99"):
         claim(tmp_path, changed(tiny_settings, method_options={"ema_decay": 0.5}))
-    claim_data(tmp_path, {"data": "a", "test": ["x"]})
     claim_data(tmp_path, {"data": "a", "test": ["x"]})
     with pytest.raises(InputError, match="the scans must be those that the run began with"):
         claim_data(tmp_path, {"data": "b", "test": ["x"]})

@@ -14,6 +14,7 @@ from semisam.plugins import registry
 from semisam.run import resolve
 from semisam.run.execute import execute
 from semisam.run.protocols import PROTOCOLS
+from semisam.run.settings import read_settings
 
 GIVEN = {"labels": 2, "sam": "synthsam"}
 
@@ -129,6 +130,14 @@ def test_a_bare_run_has_no_branch():
     bare = settings_of(labels=2)
     assert bare == settings_of(labels=2, prompter="box", semisam_options={"weight": 0.3})
     assert (bare.prompter, bare.semisam_options, bare.sam_sources) == ("none", {}, {})
+
+
+def test_a_run_that_was_refused_before_it_began_leaves_its_folder_free(tiny_settings, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="--labels must be at most"):
+        execute(changed(tiny_settings, labels=9), folder)
+    assert execute(tiny_settings, folder).is_file()
+    assert read_settings(folder) == tiny_settings
 
 
 @pytest.mark.parametrize("finished", [False, True])
