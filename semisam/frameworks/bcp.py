@@ -32,7 +32,8 @@ class BidirectionalCopyPaste(Framework):
     deployed.
 
     The first ``pretrain`` of the run is the paper's first stage: labeled images are pasted onto
-    each other, both supervised. Its teacher is a copy of the student.
+    each other, both supervised. A single labeled row is not changed by it. Its teacher is a copy
+    of the student.
 
     Rows are paired cyclically in ``max(L, U)`` pairs. Each row is pasted and pasted onto, with
     different partners where possible: a batch of 2 + 2 makes four mixes, 1 + 3 makes six. Every

@@ -28,6 +28,9 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     ``lambda_c`` follows the published code if ``ramp_power`` is 2 and ``ramp_every`` 150. ``H`` is
     always the published one, squared and with ``t`` not floored.
 
+    The passes differ by the noise on the image and by the network's dropout, which ``vnet`` and
+    ``unet2d`` have, and ``unet`` only with its option ``dropout``.
+
     Differs from the published code: the teacher starts as a copy of the student (published: a
     random network that the first update overwrites with the student). The entropy is over any
     number of classes, with ``H`` in units of ``ln C`` (published: two classes). As published, the
