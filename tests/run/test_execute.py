@@ -46,6 +46,11 @@ def _with_sam(settings, **changes):
     return changed(settings, **{**given, **changes})
 
 
+def _stop(phase, done, total, figures):
+    if phase == "train" and done == 2:
+        raise Interrupted(done)
+
+
 def _unlabeled(data):
     return (data / "train.list").read_text().split()[2:]
 
@@ -178,12 +183,8 @@ def test_sam_changes_the_result_and_weight_zero_does_not(tiny_settings, tmp_path
 def test_an_interrupted_run_goes_on_to_the_same_result(tiny_settings, tmp_path):
     execute(tiny_settings, tmp_path / "whole")
 
-    def interrupt(phase, done, total, figures):
-        if phase == "train" and done == 2:
-            raise Interrupted(done)
-
     with pytest.raises(Interrupted):
-        execute(tiny_settings, tmp_path / "stopped", interrupt)
+        execute(tiny_settings, tmp_path / "stopped", _stop)
     execute(tiny_settings, tmp_path / "stopped")
     assert _same_result(tmp_path / "whole", tmp_path / "stopped")
 
@@ -299,12 +300,8 @@ def _as_of_other_code(path):
 
 
 def test_weights_that_the_code_no_longer_fits_are_one_sentence(tiny_settings, tmp_path):
-    def interrupt(phase, done, total, figures):
-        if phase == "train" and done == 2:
-            raise Interrupted(done)
-
     with pytest.raises(Interrupted):
-        execute(tiny_settings, tmp_path / "stopped", interrupt)
+        execute(tiny_settings, tmp_path / "stopped", _stop)
     execute(tiny_settings, tmp_path / "ended")
     _as_of_other_code(tmp_path / "stopped" / CHECKPOINT)
     _as_of_other_code(tmp_path / "ended" / MODEL)
