@@ -50,4 +50,9 @@ def _without(
     scan = read_scan(data.files(case), model.card, str(data.options.get("series", "")))
     probs = torch.from_numpy(on_input(segment(model, scan, device), model.card).copy())
     signals = judge(torch.from_numpy(scan.image.array).to(device), probs.to(device))
-    return [(predicted_dice(s.values()).dice, dice) for s, dice in zip(signals, true, strict=True)]
+    # A class that is rightly nowhere has Dice 1, and no mask whose Dice could be predicted.
+    return [
+        (predicted_dice(s.values()).dice, dice)
+        for s, dice in zip(signals, true, strict=True)
+        if any(s.values().values()) or dice < 1
+    ]

@@ -128,8 +128,8 @@ def auto(
         )
         raise InputError(
             f"a scan of the folder must have a mask, got none for {len(data.unlabeled)} scans in "
-            f"{scans}. Label these first, each as <case>_label.nii.gz next to its scan, because "
-            f"many others resemble them: {', '.join(first)}."
+            f"{scans}. Label these first, each as <case>{data.label_ending} next to its scan, "
+            f"because many others resemble them: {', '.join(first)}."
         )
     if audit and len(data.labeled) < FEWEST:
         raise InputError(
@@ -201,7 +201,7 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
         )
         note(
             f"Kept: {case} was changed after it was written.{unread} To train with it, put it next "
-            f"to the scan as {case}_label.nii.gz."
+            f"to the scan as {case}{data.label_ending}."
         )
     if upcoming:
         note(f"To label next: {'; '.join(map(str, upcoming))}")

@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from semisam.automatic.survey import Survey
+from semisam.automatic.survey import Survey, parts_of
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
 from semisam.core.layout import RESULT
+from semisam.data.datasets.scans import ScanDataset
 from semisam.run.first import SMALL, small_patch
 from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
@@ -275,11 +276,14 @@ def _settings(
 def _key_of_labels(data: Survey, device: str, components: str) -> str:
     """Return a digest of the labeled scans and of the settings that decide what is learned."""
     labeled = {
-        case: [digest(file) for file in (*data.files(case), *data.masks(case))]
+        case: [digest(part) for part in parts_of((*data.files(case), *data.masks(case)))]
         for case in data.labeled
     }
     options = {name: str(value) for name, value in data.options.items()}
-    return _hash([data.dataset, options, labeled, device.split(":")[0], components])
+    # A file of the dataset may exchange the classes, of which a mask has the numbers only.
+    values = repr(data.opened.values) if isinstance(data.opened, ScanDataset) else ""
+    classes = [list(data.opened.class_names), values]
+    return _hash([data.dataset, options, classes, labeled, device.split(":")[0], components])
 
 
 def _hash(about: Sequence[Any]) -> str:

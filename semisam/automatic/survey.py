@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import glob
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.datasets.splits import Fault
+from semisam.data.images.pictures import is_picture
 from semisam.data.tools.check import check_folder
 from semisam.data.tools.report import FolderReport
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, patients_counted, recognise_dataset
 
 _SHOWN = 3  # faults in a message
+_HEADERS = {".mhd", ".nhdr", ".hdr", ".img"}  # of images whose voxels are in a further file
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Survey:
         kept = [other for other in self.labeled if groups.get(other, other) != held]
         return len(patients_of(kept, patients_counted(self.opened)))
 
+    @property
+    def label_ending(self) -> str:
+        """The end of the name of a label, which follows the name of its case."""
+        first = self.files((*self.labeled, *self.unlabeled)[0])[0]
+        return "_label.png" if is_picture(first) else "_label.nii.gz"
+
     def files(self, case: str) -> tuple[Path, ...]:
         """Return the image files of a case."""
         if isinstance(self.opened, ScanDataset):
@@ -61,7 +70,7 @@ class Survey:
 
     def state(self, case: str) -> str:
         """Return the sizes and times of the image files of a case, which change with them."""
-        found = [path.stat() for path in self.files(case)]
+        found = [path.stat() for path in parts_of(self.files(case))]
         return " ".join(f"{one.st_size}-{one.st_mtime_ns}" for one in found)
 
     def masks(self, case: str) -> tuple[Path, ...]:
@@ -69,6 +78,19 @@ class Survey:
         if isinstance(self.opened, ScanDataset):
             return self.opened.layout.cases[case].labels()
         return (Path(self.opened.source(case)),)
+
+
+def parts_of(paths: Iterable[Path]) -> list[Path]:
+    """Return all files that hold an image: those of a folder, and the data next to a header."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(part for part in path.rglob("*") if part.is_file())
+        elif path.suffix.lower() in _HEADERS:
+            found += sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+        else:
+            found.append(path)
+    return found
 
 
 def survey(

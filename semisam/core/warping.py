@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,19 @@ _BEND = 0.02  # standard deviation of a displacement, in the longest extent of t
 _KNOTS = 5  # of the displacements along each axis
 
 
-def draw_places(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+def draw_places(
+    size: tuple[int, ...], rng: np.random.Generator, spacing: Sequence[float] | None = None
+) -> NDArray[np.float32]:
     """Draw where the voxels of a zoomed, slightly turned and bent patch come from.
 
     The zoom of each axis is 0.8 to 1.25, the turn in each plane up to 15 degrees, and smooth
-    displacements have a standard deviation of 2 % of the patch. No axis is mirrored.
+    displacements have a standard deviation of 2 % of the patch. No axis is mirrored. Turns and
+    displacements are in mm, so that thick slices are not turned out of the scan.
 
     Args:
         size: of the patch, in voxels.
         rng: the random numbers.
+        spacing: mm between voxels along each axis; ``None``: equal along all.
 
     Returns:
         ``(d, *size)`` voxels from the centre of the patch.
@@ -41,7 +46,12 @@ def draw_places(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.f
             turn[[first, second], [first, second]] = np.cos(angle)
             turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
             matrix = turn @ matrix
-    knots = _BEND * max(size) * rng.standard_normal((1, axes, *[_KNOTS] * axes), np.float32)
+    mm = np.ones(axes) if spacing is None else np.asarray(spacing, np.float64)
+    matrix *= mm / mm[:, None]
+    # The longest extent in voxels of each axis.
+    longest = np.max(np.asarray(size) * (mm / mm[:, None]), 1)
+    knots = rng.standard_normal((1, axes, *[_KNOTS] * axes), np.float32)
+    knots *= np.reshape(_BEND * longest, (-1, *[1] * axes)).astype(np.float32)
     bend = functional.interpolate(
         torch.from_numpy(knots), size, mode=LINEAR[axes], align_corners=True
     )

@@ -208,7 +208,7 @@ def cases_of(settings: RunSettings, dataset: Dataset, split: Split) -> Cases:
     """
     patients = patients_counted(dataset)
     if settings.first is not None:
-        split = _reordered(split, settings)
+        split = _reordered(split, settings, dataset.has_label)
     labeled, unlabeled = choose_labeled(
         split, settings.labels, settings.subset, dataset.has_label, patients
     )
@@ -217,7 +217,7 @@ def cases_of(settings: RunSettings, dataset: Dataset, split: Split) -> Cases:
     return hold_validation(labeled, unlabeled, settings.validate_cases, dataset.groups)
 
 
-def _reordered(split: Split, settings: RunSettings) -> Split:
+def _reordered(split: Split, settings: RunSettings, has_label: Callable[[str], bool]) -> Split:
     """Return a split whose training cases begin with those that the settings name."""
     named = [name.strip() for name in str(settings.first).split(",")]
     unknown = [name for name in named if name not in split.train]
@@ -226,6 +226,11 @@ def _reordered(split: Split, settings: RunSettings) -> Split:
         raise InputError(
             f"--first must name training cases, each once, got {wrong!r}. `semisam data check` "
             "lists the cases."
+        )
+    lacking = [name for name in named[: settings.labels] if not has_label(name)]
+    if lacking:
+        raise InputError(
+            f"--first must name cases with a label, got {lacking[0]} without one. Label it first."
         )
     if settings.subset:
         raise InputError(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import (
@@ -198,8 +200,7 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
 
 def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int) -> None:
     """Leave out the classes that are several components in a complete label, or in its slices."""
-    labels = [label for case in store.labeled if (label := store.label(case)).max() != IGNORE]
-    _, several = classes_by_components(labels, branch.num_classes, axes)
+    _, several = classes_by_components(_complete_labels(store), branch.num_classes, axes)
     if several:
         branch.leave_out(several)
         names = ", ".join(store.dataset.class_names[c] for c in several)
@@ -211,6 +212,11 @@ def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int) -> N
         )
 
 
+def _complete_labels(store: VolumeStore) -> list[NDArray[np.uint8]]:
+    """Return the labels that are annotated everywhere: a part of an organ has other components."""
+    return [label for case in store.labeled if (label := store.label(case)).max() != IGNORE]
+
+
 def model_card(settings: RunSettings, store: VolumeStore) -> Card:
     """Return the card of the model that a run trains."""
     classes = store.dataset.num_classes
@@ -218,7 +224,7 @@ def model_card(settings: RunSettings, store: VolumeStore) -> Card:
     if settings.components == "largest":
         one_component = tuple(range(1, classes))
     elif settings.components == "as-labeled":
-        one_component, _ = classes_by_components(map(store.label, store.labeled), classes)
+        one_component, _ = classes_by_components(_complete_labels(store), classes)
     return card_of(store.dataset, store.image(store.labeled[0]), one_component)
 
 

@@ -177,7 +177,7 @@ def claim_data(folder: Path, about: Mapping[str, Any]) -> None:
         InputError: the run began with other data.
     """
     before = read_json(folder / SPLIT)
-    if before is not None and before.get("data") != about["data"]:
+    if before is not None and any(before[part] != about.get(part) for part in before):
         raise InputError(
             f"the scans must be those that the run began with, got others for {folder}. Name "
             "another folder, or restore the scans."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scan_files import scan, write
+from scan_files import scan, write, write_series
 
 from semisam.automatic.survey import survey
 from semisam.core.errors import InputError
@@ -26,6 +26,21 @@ def test_every_scan_counts_whatever_a_split_says(scans):
     assert data.files("b_2") == (scans / "b_2.nii.gz",)
     assert data.masks("a_1") == (scans / "a_1_label.nii.gz",)
     assert data.labels_without(None) == 2 and data.labels_without("a_1") == 1
+
+
+def test_a_scan_that_is_replaced_in_place_is_another(tmp_path):
+    """The data next to a header, and the slices of a folder, belong to the scan."""
+    write(tmp_path / "a.mhd", scan(0, classes=2)[0])
+    write_series(tmp_path / "b", scan(2, classes=2)[0], (1.0, 1.0, 2.0))
+    write(tmp_path / "c.nii.gz", scan(1, classes=2)[0])
+    write(tmp_path / "c_label.nii.gz", scan(1, classes=2)[1])
+    data = survey(tmp_path)
+    before = {case: data.state(case) for case in ("a", "b", "c")}
+    (raw,) = [path for path in tmp_path.glob("a.*") if path.suffix != ".mhd"]
+    for path in (raw, sorted((tmp_path / "b").iterdir())[0]):
+        path.write_bytes(path.read_bytes() + b"0")
+    assert [data.state(case) == before[case] for case in ("a", "b", "c")] == [False, False, True]
+    assert data.label_ending == "_label.nii.gz"
 
 
 def test_labels_without_an_image_and_second_labels_are_left_out(scans):

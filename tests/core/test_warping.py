@@ -49,6 +49,28 @@ def test_image_and_label_move_together():
         assert image[made > 0].mean() > 220 and image[made == 0].mean() < 35
 
 
+def test_thick_slices_are_turned_and_bent_in_mm():
+    """A grid of 1 mm and one of thick slices show the same turn and bend of the same organ."""
+    fine, thick = (64, 64, 64), (64, 64, 16)
+    for seed in range(10):
+        one, other = (np.random.default_rng(seed) for _ in range(2))
+        cube = draw_places(fine, one, (1.0, 1.0, 1.0))
+        slab = (
+            draw_places(thick, other, (1.0, 1.0, 4.0)) * np.float32([1, 1, 4])[:, None, None, None]
+        )
+        # The corners and the centre of the patch, whose voxels are at other places by half a voxel.
+        apart = slab[..., 7:9].mean(-1) - cube[..., 31:33].mean(-1)
+        assert np.abs(apart).max() < 0.5
+        steps = np.diff(slab, axis=3).reshape(3, -1).mean(1)
+        assert 2.2 < steps[2] < 6.2 and np.abs(steps[:2]).max() < 2.6
+
+
+def test_equal_spacing_changes_no_bit():
+    for size, mm in (((24, 20, 16), 0.7), ((30, 18), 1.3)):
+        one, other = (np.random.default_rng(0) for _ in range(2))
+        assert np.array_equal(draw_places(size, one), draw_places(size, other, [mm] * len(size)))
+
+
 @pytest.mark.parametrize("size", [(40, 32), (40, 32, 24)])
 def test_patches_are_zoomed_turned_and_bent_a_little(size):
     rng = np.random.default_rng(0)

@@ -45,6 +45,17 @@ def test_names_that_cannot_be_first_are_refused(tiny_settings, values, told):
         _cases(tiny_settings, **{**values, "first": values["first"].format(case)})
 
 
+def test_a_named_case_without_a_label_is_refused(tiny_settings, monkeypatch):
+    """The next case of the list would take its place without a word."""
+    train = (lambda found: (*found.labeled, *found.unlabeled))(_cases(tiny_settings))
+    dataset = type(open_dataset(tiny_settings))
+    monkeypatch.setattr(dataset, "has_label", lambda self, case: case != train[-1])
+    named = f"{train[0]},{train[-1]}"
+    with pytest.raises(InputError, match=f"cases with a label, got {train[-1]} without one"):
+        _cases(tiny_settings, first=named)
+    assert _cases(tiny_settings, first=named, labels=1).labeled == (train[0],)
+
+
 def test_the_scans_to_label_first_are_training_cases_and_no_label_is_read(
     tiny_settings, monkeypatch
 ):

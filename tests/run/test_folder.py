@@ -269,5 +269,6 @@ def test_a_folder_is_claimed_by_settings_and_data(tiny_settings, tmp_path):
     with pytest.raises(InputError, match=r"a run with method_options ema_decay 0\.99"):
         claim(tmp_path, changed(tiny_settings, method_options={"ema_decay": 0.5}))
     claim_data(tmp_path, {"data": "a", "test": ["x"]})
-    with pytest.raises(InputError, match="the scans must be those that the run began with"):
-        claim_data(tmp_path, {"data": "b", "test": ["x"]})
+    for other in ({"data": "b", "test": ["x"]}, {"data": "a", "test": ["y"]}):
+        with pytest.raises(InputError, match="the scans must be those that the run began with"):
+            claim_data(tmp_path, other)

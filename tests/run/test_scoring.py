@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from scan_files import scan, write
@@ -42,6 +43,23 @@ def test_a_run_is_scored_on_its_own_test_cases(trained):
     assert scored.patch == (32, 32, 32) and scored.stride == (16, 32, 32)
     assert scored.target == trained / "evaluation.csv"
     assert not scored.model.training and scored.one_component == (1, 2)
+
+
+def test_partly_annotated_masks_say_nothing_about_components(tmp_path):
+    """Of two equal organs one is annotated; the largest component would be half a prediction."""
+    scans = folder(tmp_path / "scans", classes=2)
+    for n in range(3):
+        label = np.zeros((24, 24, 16), np.uint8)
+        label[2:8, 4:10, 4:10] = label[16:22, 4:10, 4:10] = 1
+        label[12:] = 9
+        write(scans / f"p{n}.nii.gz", scan(n, label.shape)[0])
+        write(scans / f"p{n}_label.nii.gz", label)
+    (scans / "p3.nii.gz").unlink()
+    out = tmp_path / "run"
+    command = ["train", "--data", str(scans), "--out", str(out), *TINY, "--test", "p1"]
+    done = CliRunner().invoke(main, [*command, "--set", "folder.ignore=9"])
+    assert done.exit_code == 0, done.output
+    assert open_scored(str(out), "cpu").one_component == ()
 
 
 def test_another_window_has_the_stride_of_the_protocol(trained):

@@ -47,11 +47,13 @@ class Split:
         train: training cases, with and without a label.
         test: test cases, all with a label.
         source: where the split comes from, for a message, e.g. ``test.list``.
+        left_out: further scans of patients with a test case, which another split may use.
     """
 
     train: tuple[str, ...]
     test: tuple[str, ...]
     source: str = field(default="of the dataset", compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Dataset(ABC):

@@ -91,4 +91,6 @@ def split_without(
     cases = tuple(cases)
     held = {groups.get(case, case) for case in test}
     train = tuple(case for case in cases if groups.get(case, case) not in held)
-    return Split(train, tuple(case for case in cases if case in test), source)
+    tested = tuple(case for case in cases if case in test)
+    rest = set(cases) - {*train, *tested}
+    return Split(train, tested, source, tuple(case for case in cases if case in rest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +106,7 @@ def pair_files(
                 faults.append(Fault(str(path), problem, remedy, case))
             else:
                 known[name] = path
+    faults += _channels(images, labels)
     strays = {case: labels.pop(case) for case in list(labels) if case not in images}
     return Pairs(
         {case: files[""] for case, files in images.items()},
@@ -113,6 +114,26 @@ def pair_files(
         {case: next(iter(files.values())) for case, files in strays.items()},
         tuple(faults),
     )
+
+
+def _channels(
+    images: Mapping[str, Mapping[str, Path]], labels: Mapping[str, Mapping[str, Path]]
+) -> list[Fault]:
+    """Return a fault for each labeled case that is the first channel of a scan of several.
+
+    The label of ``a_0000`` and ``a_0001`` is then ``a``, as nnU-Net names it.
+    """
+    faults = []
+    for case, files in labels.items():
+        scan = case.removesuffix(_FIRST_CHANNEL)
+        other = images.get(f"{scan}_0001")
+        if scan != case and other and without_ending(next(iter(files.values())).name) == scan:
+            file = str(next(iter(other.values())))
+            problem = (
+                f"the channels of a scan must be declared, got two of {scan} and no declaration"
+            )
+            faults.append(Fault(file, problem, "write dataset.json as MSD or nnU-Net do", case))
+    return faults
 
 
 def list_files(

@@ -237,7 +237,8 @@ class BatchSource:
             window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
             flat = window[: len(self.patch)]
             centre = _centre(flat, shape)
-            places = draw_places(self.patch, rng)
+            spacing = self.store.image(case).geometry.spacing[: len(self.patch)]
+            places = draw_places(self.patch, rng, spacing)
             places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(flat)))
             read = functools.partial(_sampled, places=places, of=window[len(flat) :])
             return read, window, False

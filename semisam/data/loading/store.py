@@ -157,7 +157,7 @@ class VolumeStore:
         image, placement = whole.array, whole.placement
         check_image(image, self.dataset.channels, source)
         check_contrast(image, source)
-        hashes = {f"image:{case}": array_hash(image)}
+        hashes = {f"image:{case}": _image_hash(whole)}
         if case in self._may_read_label:
             if not read_named(source, lambda: self.dataset.has_label(case)):
                 kind = "test" if case in self.test else "labeled training"
@@ -263,6 +263,14 @@ def array_hash(array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{array.dtype.name}|{array.shape}|".encode())
     digest.update(little.data if little.size else b"")
     return digest.hexdigest()
+
+
+def _image_hash(image: Image) -> str:
+    """Return the hash of voxels, spacing and direction, on which mm and later masks depend."""
+    both = (image.geometry, image.placement.geometry if image.placement else image.geometry)
+    # Formats round differently.
+    numbers = [np.round([*g.spacing, *(g.direction or ())], 4).tolist() for g in both]
+    return hashlib.sha256(f"{array_hash(image.array)}|{numbers}".encode()).hexdigest()
 
 
 def data_hash(hashes: Mapping[str, str]) -> str:

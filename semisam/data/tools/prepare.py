@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file, writable_folder, write_json
 from semisam.data.datasets.dataset import Dataset
+from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.prepared import FORMAT, MANIFEST, UNFINISHED, VOLUMES
 from semisam.data.images.preprocessing import geometry_to_json
 from semisam.data.loading.store import array_hash, check_image, check_label, read_named
@@ -176,7 +177,10 @@ def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             state = file.stat()
             files.append([str(file.relative_to(path.parent)), state.st_size, state.st_mtime_ns])
-    text = json.dumps([identity, case, dataset.num_classes, files], sort_keys=True)
+    values = getattr(dataset, "values", None)  # of labels that are not numbered by class
+    of_values = repr(values) if isinstance(values, LabelValues) else ""
+    classes = [list(dataset.class_names), str(dataset.label_values), of_values]
+    text = json.dumps([identity, case, classes, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -75,6 +75,24 @@ def test_a_split_without_a_test_says_what_to_do():
         held("auto", split=Split(CASES, ()))
 
 
+def test_every_scan_trains_or_is_held_whatever_a_draw_left_out():
+    """The unlabeled scans of a patient in the drawn test are in no part of that draw."""
+    drawn = draw_split({case: case in LABELED for case in CASES}, 0.3, 0, GROUPS)
+    assert len(drawn.train) + len(drawn.test) + len(drawn.left_out) == len(CASES)
+    some = next(
+        split
+        for seed in range(50)
+        if (
+            split := draw_split(dict.fromkeys(CASES, True) | {CASES[0]: False}, 0.2, seed, GROUPS)
+        ).left_out
+    )
+    assert some.left_out == (CASES[0],)
+    assert sorted(held("none", groups=GROUPS, split=some).train) == sorted(CASES)
+    fold = held("2-fold", 1, GROUPS, some)
+    patients = {GROUPS[case] for case in fold.test}
+    assert set(fold.train) == {case for case in CASES if GROUPS[case] not in patients}
+
+
 def test_a_draw_keeps_patients_together():
     labeled = {case: case in LABELED for case in CASES}
     for seed in range(20):

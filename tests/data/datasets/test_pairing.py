@@ -54,6 +54,16 @@ def test_labels_of_nnunet_have_no_channel_number(tmp_path):
     assert pairs_of(tmp_path)[1] == {"p1_0000": "labelsTr/p1.nii.gz"}
 
 
+def test_two_channels_of_nnunet_without_a_declaration_are_a_fault(tmp_path):
+    """They would be two patients, of which one has the label."""
+    names = ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
+    (fault,) = pair_files(touch(tmp_path, *names)).faults
+    assert "a_0001" in fault.file and "got two of a" in fault.problem
+    # Numbers of scans are no channels.
+    names = ("b_0000.nii.gz", "b_0001.nii.gz", "b_0000_label.nii.gz")
+    assert len(pairs_of(touch(tmp_path / "numbered", *names))[0]) == 2
+
+
 def test_a_scan_whose_name_ends_like_that_of_a_label(tmp_path):
     touch(
         tmp_path, "head_mask.nii.gz", "head_mask_label.nii.gz", "lung-gt.nii.gz", "lung-gt_seg.nii"

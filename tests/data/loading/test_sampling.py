@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step)."""
 
+import dataclasses
 import threading
 import time
 from collections import Counter
@@ -497,7 +498,10 @@ def test_padding_of_a_partly_annotated_label_is_not_annotated():
 
 
 class Blob(Coded):
-    """A label with a small foreground in one corner; elsewhere nothing."""
+    """A label with a small foreground in one corner; elsewhere nothing. Voxels are cubes."""
+
+    def image(self, case):
+        return dataclasses.replace(super().image(case), geometry=Geometry((1.0, 1.0, 1.0)))
 
     def label(self, case):
         label = np.zeros(self.shapes[case], np.uint8)

@@ -133,6 +133,18 @@ def test_check_hashes_what_the_run_reads(folder):
     assert hashes["image:lab0"] != hashes["image:lab1"]
 
 
+def test_a_corrected_spacing_is_other_data(folder):
+    """Distances in mm and the masks of later scans depend on it."""
+    found = []
+    for mm in (1.0, 1.0, 2.0):
+        dataset = LeftAtrium(folder, spacing=mm)
+        parts = {"labeled": CASES[:2], "unlabeled": CASES[2:4], "test": CASES[4:]}
+        found.append(VolumeStore(dataset, **parts).check())
+    assert found[0] == found[1]
+    assert all(found[2][key] != found[0][key] for key in found[0] if key.startswith("image:"))
+    assert found[2]["label:lab0"] == found[0]["label:lab0"]
+
+
 def test_labels_on_a_finer_grid_are_hashed_as_they_are_drawn_and_scored():
     """Two labels may be one on the image's grid; the scores are those of the drawn one."""
 

@@ -153,6 +153,19 @@ def test_what_changed_is_renewed(source, ready):
     assert not list(ready.rglob("case_003*"))
 
 
+def test_classes_that_changed_renew_every_label(source, ready):
+    about = json.loads((source / "dataset.json").read_text())
+    assert about["labels"] == {"background": 0, "organ": 1, "lesion": 2}
+    about["labels"] = {"background": 0, "whole": [1, 2]}
+    (source / "dataset.json").write_text(json.dumps(about))
+    prepare(Decathlon(source), {}, ready)
+    data, fast = Decathlon(source), Prepared(ready)
+    assert fast.class_names == data.class_names
+    for case in data.split().train:
+        if data.has_label(case):
+            assert np.array_equal(fast.label(case), data.label(case))
+
+
 def test_a_series_that_changed_in_a_nested_folder_is_renewed(tmp_path):
     folder = write_folder(tmp_path / "scans", labeled=2, unlabeled=1)
     series = folder / "nested" / "study" / "series"
