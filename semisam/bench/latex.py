@@ -23,7 +23,7 @@ from semisam.bench.tables import (
     in_competition,
     notes,
 )
-from semisam.run.resolve import BRANCH
+from semisam.run.protocols import BRANCH
 
 _USUAL = ("dice", "jaccard", "asd", "hd95", "gain")
 _HEAD = """\

@@ -11,7 +11,7 @@ from typing import Any
 
 from semisam.core.errors import PluginError
 from semisam.plugins import registry
-from semisam.run.resolve import BRANCH
+from semisam.run.protocols import BRANCH
 
 
 @dataclass(frozen=True)

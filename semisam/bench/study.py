@@ -36,9 +36,8 @@ from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
 from semisam.run.folder import list_runs
 from semisam.run.lock import locked
-from semisam.run.protocols import PROTOCOLS
+from semisam.run.protocols import BRANCH, PROTOCOLS
 from semisam.run.request import Request, by_plugin, request
-from semisam.run.resolve import BRANCH
 from semisam.run.settings import (
     DEFAULT_BACKEND,
     RESULTS_VERSION,

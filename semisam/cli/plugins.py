@@ -14,8 +14,7 @@ from semisam.cli.help import Choice, Command
 from semisam.core.errors import PluginError
 from semisam.plugins import registry
 from semisam.plugins.registry import GROUPS, Plugin
-from semisam.run.protocols import PROTOCOLS, Protocol
-from semisam.run.resolve import BRANCH
+from semisam.run.protocols import BRANCH, PROTOCOLS, Protocol
 
 
 @click.command(

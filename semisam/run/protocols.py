@@ -12,6 +12,9 @@ from typing import Any
 
 from semisam.inference.stride import published_stride, third_stride
 
+BRANCH = "semisam"
+"""The name under which options reach the SemiSAM branch."""
+
 EVERY = ""
 """The key of `Protocol.unlike` that stands for every method."""
 

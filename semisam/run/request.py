@@ -11,9 +11,8 @@ from semisam.core.errors import InputError
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, recognise_dataset
 from semisam.run.preflight import check_axes, usual_device
-from semisam.run.protocols import DEFAULT, PROTOCOLS
+from semisam.run.protocols import BRANCH, DEFAULT, PROTOCOLS
 from semisam.run.resolve import (
-    BRANCH,
     axes_of,
     make_settings,
     prescribed,

@@ -20,7 +20,7 @@ from semisam.core.layout import MODEL
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
 from semisam.run.folder import find_run
-from semisam.run.protocols import DEFAULT, PROTOCOLS, Protocol
+from semisam.run.protocols import BRANCH, DEFAULT, PROTOCOLS, Protocol
 from semisam.run.settings import (
     AXES,
     NOT_IDENTITY,
@@ -35,9 +35,6 @@ from semisam.run.settings import (
 
 FLAT_NETWORK = "unet2d"
 """The network for patches of two axes, where a protocol's own is for volumes only."""
-
-BRANCH = "semisam"
-"""The name under which options reach the SemiSAM branch."""
 
 _KINDS = {"dataset": "dataset", "framework": "method", "network": "network"}
 _BRANCH_KINDS = {"backend": "sam", "prompter": "prompter"}

@@ -463,7 +463,7 @@ def test_without_models_and_without_the_data(real, tmp_path):
     assert ".nii.gz cannot be read: " in refused()
     shutil.rmtree(saved)
     save_tensors({}, copy / "wrapped" / "model.pt")
-    assert "the model of wrapped cannot be used: " in refused()
+    assert "must fit its method and network as installed, got others in" in refused()
     for path in copy.glob("*/*.json"):
         raw = json.loads(path.read_text(encoding="utf-8"))
         settings = raw.get("settings", raw)

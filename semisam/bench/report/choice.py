@@ -284,7 +284,7 @@ class Predictor:
                 model = load_model(folder.path)
             except InputError:
                 raise
-            except (SemisamError, RuntimeError) as error:  # its plugin is missing or has changed
+            except SemisamError as error:  # its plugin is missing
                 message = f"the model of {folder.path.name} cannot be used: {_line(error)}"
                 raise InputError(message) from None
             self._models[folder.run] = model

@@ -11,7 +11,7 @@ from semisam.bench.latex import plain_latex
 from semisam.bench.papers import Paper, cited_by, papers_of
 from semisam.bench.report.runs import Bench
 from semisam.bench.statistics import RESAMPLES
-from semisam.run.resolve import BRANCH
+from semisam.run.protocols import BRANCH
 from semisam.run.settings import show_value
 
 _Part = str | tuple[Paper, ...]
