@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 sitk: Any = SimpleITK  # its functions carry no types
 
 _AT_ONCE = 1 << 22  # voxels
+_TIE = np.float32(1e-4)  # of a share, above its rounding
 
 
 def resampled_size(
@@ -28,6 +29,8 @@ def resample(
     target: Sequence[float],
     size: Sequence[int],
     rows: range | None = None,
+    *,
+    nearest: bool = False,
 ) -> NDArray[np.float32]:
     """Resample a channel ``(*S)`` linearly, with the nearest value beyond the outer centres.
 
@@ -37,6 +40,7 @@ def resample(
         target: mm per axis of the result.
         size: voxels per axis of the whole result.
         rows: consecutive indices of the result's first axis to compute; ``None``: all of them.
+        nearest: take the nearest voxel instead of a linear mean.
     """
     rows = range(size[0]) if rows is None else rows
     origin = [(b - a) / 2 for a, b in zip(spacing, target, strict=True)]
@@ -48,7 +52,7 @@ def resample(
     image = sitk.GetImageFromArray(np.ascontiguousarray(part.T, dtype=np.float32))
     image.SetSpacing([float(s) for s in spacing])
     resampler = sitk.ResampleImageFilter()
-    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetInterpolator(sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear)
     resampler.SetUseNearestNeighborExtrapolator(True)
     resampler.SetSize([len(rows), *(int(n) for n in size[1:])])
     resampler.SetOutputSpacing([float(s) for s in target])
@@ -88,11 +92,17 @@ def resample_label(
     target: Sequence[float],
     size: Sequence[int],
 ) -> NDArray[np.uint8]:
-    """Resample every class linearly and assign each voxel to the class with the largest share."""
-    result = np.zeros(tuple(size), np.uint8)
+    """Resample every class linearly and assign each voxel to the class with the largest share.
+
+    Of equal shares that of the nearest voxel is taken. At twice the spacing many are equal, and a
+    rule by number would shrink the classes of larger numbers.
+    """
+    own = resample(label.astype(np.float32), spacing, target, size, nearest=True)
+    result = own.astype(np.uint8)
     most = np.full(tuple(size), -1.0, np.float32)
     for value in np.flatnonzero(np.bincount(label.ravel(), minlength=1)):
         share = resample((label == value).astype(np.float32), spacing, target, size)
+        share[own == value] += _TIE
         wins = share > most
         result[wins], most[wins] = value, share[wins]
     return result

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from semisam.data.images import resampling
-from semisam.data.images.resampling import resample, resample_classes, resampled_size
+from semisam.data.images.resampling import (
+    resample,
+    resample_classes,
+    resample_label,
+    resampled_size,
+)
 
 SPACINGS = [
     ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0)),
@@ -53,3 +58,18 @@ def test_the_class_is_taken_after_resampling(monkeypatch, spacing, target, at_on
 def test_of_equal_classes_the_first_is_taken():
     found = resample_classes(np.ones((3, 4, 4, 4), "f4"), (1.0,) * 3, (2.0,) * 3, (2, 2, 2))
     assert not found.any()
+
+
+def test_at_twice_the_spacing_no_class_shrinks():
+    """Where a half of the voxels is of a class, its number must not decide."""
+    grid = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"))
+    half = ((1.0,) * 3, (2.0,) * 3, (16,) * 3)
+    ratios = []
+    for centre in np.random.default_rng(0).uniform(14, 18, (8, 3)):
+        ball = ((grid - centre[:, None, None, None]) ** 2).sum(0) <= 25
+        ratios.append(8 * resample_label(ball.astype(np.uint8), *half).sum() / ball.sum())
+    assert np.mean(ratios) == pytest.approx(1, abs=0.04)
+    label = np.where(grid[0] < 15, 1, 2).astype(np.uint8) * (grid[1] > 6)
+    swapped = np.array([0, 2, 1], np.uint8)
+    one, other = resample_label(label, *half), resample_label(swapped[label], *half)
+    assert np.array_equal(swapped[one], other)
