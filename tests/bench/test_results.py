@@ -17,6 +17,7 @@ from semisam.bench.tables import best_lines, cells, in_competition, load, runs_l
 from semisam.cli.main import main
 from semisam.run import resolve
 from semisam.run.folder import list_runs
+from semisam.run.settings import RESULTS_VERSION
 
 
 def _run(folder, dice=0.5, **given):
@@ -97,7 +98,7 @@ def test_runs_of_another_results_version_are_another_row_without_a_common_gain(
     assert table["runs"].tolist() == [1, 1, 1]
     assert table["gain_dice"].notna().tolist() == [False, False, True]
     versions = {text.split("; ")[-1] for text in table["made_by"]}
-    assert versions == {"results 2", "results 999"}
+    assert versions == {f"results {RESULTS_VERSION}", "results 999"}
 
 
 def test_other_methods_of_another_results_version_are_apart_too(tmp_path, monkeypatch):
