@@ -41,11 +41,11 @@ class Quality:
 def gate(quality: Quality) -> float:
     """Return the share of its weight, in [0, 1], that the branch keeps for one class.
 
-    ``sigmoid((prediction - proposal) / 0.1) min(agreement_unlabeled / agreement, 1)``: about a half
-    where the model is as good as the method's own map on the labeled rows. Both were fitted to
-    these rows, the method by its training and the model by its adaptation, so both values are too
-    high. Where the two disagree more on unlabeled rows, one of them is wrong there, and nothing
-    tells which. The branch then counts less.
+    ``sigmoid((prediction - r proposal) / 0.1) r`` with ``r = min(agreement_unlabeled / agreement,
+    1)``. On labeled rows the method's own map was fitted to the truth, so its Dice there is too
+    high. Where the map is worse, the model agrees with it less: ``r proposal`` estimates its Dice
+    on *unlabeled* rows. But a model that is wrong there agrees less, too, so the branch counts no
+    more than the two agree.
 
     The share is a pure function of one batch, so the branch has no state between steps. Without a
     measured value the gate is shut.
@@ -58,8 +58,8 @@ def gate(quality: Quality) -> float:
         or q.agreement_unlabeled is None
     ):
         return 0.0
-    better = 1.0 / (1.0 + math.exp((q.proposal - q.prediction) / SOFTNESS))
-    return better * min(q.agreement_unlabeled / q.agreement, 1.0)
+    ratio = min(q.agreement_unlabeled / q.agreement, 1.0)
+    return ratio / (1.0 + math.exp((ratio * q.proposal - q.prediction) / SOFTNESS))
 
 
 def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
