@@ -16,6 +16,8 @@ from semisam.core.types import IGNORE
 
 SOFTNESS = 0.1
 """Difference of two Dice values by which the gate opens from 1/2 to 73 %."""
+USUAL = 0.8
+"""Agreement on unlabeled rows, relative to labeled ones, below which the model is doubted."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Quality:
 def gate(quality: Quality) -> float:
     """Return the share of its weight, in [0, 1], that the branch keeps for one class.
 
-    ``sigmoid((prediction - r proposal) / 0.1) r`` with ``r = min(agreement_unlabeled / agreement,
-    1)``. On labeled rows the method's own map was fitted to the truth, so its Dice there is too
-    high. Where the map is worse, the model agrees with it less: ``r proposal`` estimates its Dice
-    on *unlabeled* rows. But a model that is wrong there agrees less, too, so the branch counts no
-    more than the two agree.
+    ``sigmoid((prediction - r proposal) / 0.1) min(r / 0.8, 1)`` with ``r = min(agreement_unlabeled
+    / agreement, 1)``. On labeled rows the method's own map was fitted to the truth, so its Dice
+    there is too high. Where the map is worse, the model agrees with it less: ``r proposal``
+    estimates its Dice on *unlabeled* rows. But a model that is wrong there agrees less, too. So the
+    share fades where the two agree less than four fifths as well as on labeled rows.
 
     The share is a pure function of one batch, so the branch has no state between steps. Without a
     measured value the gate is shut.
@@ -59,7 +61,8 @@ def gate(quality: Quality) -> float:
     ):
         return 0.0
     ratio = min(q.agreement_unlabeled / q.agreement, 1.0)
-    return ratio / (1.0 + math.exp((ratio * q.proposal - q.prediction) / SOFTNESS))
+    better = 1.0 / (1.0 + math.exp((ratio * q.proposal - q.prediction) / SOFTNESS))
+    return better * min(ratio / USUAL, 1.0)
 
 
 def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:

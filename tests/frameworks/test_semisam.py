@@ -505,7 +505,12 @@ def test_the_gate_opens_for_good_answers_and_shuts_for_bad_ones(correct):
 def test_the_gate_is_the_formula():
     quality = Quality(prediction=0.7, proposal=0.9, agreement=0.8, agreement_unlabeled=0.6)
     ratio = 0.6 / 0.8
-    assert gate(quality) == pytest.approx(ratio / (1 + math.exp((ratio * 0.9 - 0.7) / 0.1)))
+    better = 1 / (1 + math.exp((ratio * 0.9 - 0.7) / 0.1))
+    assert gate(quality) == pytest.approx(better * ratio / 0.8)
+    ratio = 0.7 / 0.8
+    assert gate(replace(quality, agreement_unlabeled=0.7)) == pytest.approx(
+        1 / (1 + math.exp((ratio * 0.9 - 0.7) / 0.1))
+    )
     # Better agreement than on the labeled rows says nothing more about the proposal.
     assert gate(replace(quality, agreement_unlabeled=1.0)) == pytest.approx(
         1 / (1 + math.exp((0.9 - 0.7) / 0.1))
@@ -516,8 +521,8 @@ def test_the_gate_opens_for_no_model_that_fails_on_unlabeled_rows():
     """Until disagreement there was blamed on the method, wrong predictions opened it."""
     quality = Quality(prediction=0.93, proposal=0.93, agreement=0.95, agreement_unlabeled=0.9)
     shares = [gate(replace(quality, agreement_unlabeled=a)) for a in (0.8, 0.6, 0.3, 0.0)]
-    assert 0.6 < shares[0] < 0.75  # a method that is a little worse there than on labeled rows
-    assert shares == sorted(shares, reverse=True) and shares[2] < 0.33 and shares[-1] == 0
+    assert 0.75 < shares[0] < 0.85  # a method that is a little worse there than on labeled rows
+    assert shares == sorted(shares, reverse=True) and shares[2] < 0.4 and shares[-1] == 0
 
 
 @pytest.mark.parametrize("missing", ["prediction", "proposal", "agreement", "agreement_unlabeled"])
