@@ -13,11 +13,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from semisam.automatic.survey import Survey, parts_of
+from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
 from semisam.core.layout import RESULT
-from semisam.data.datasets.scans import ScanDataset
+from semisam.data.datasets.labels import meaning_of
+from semisam.data.images.files import parts_of
 from semisam.run.first import SMALL, small_patch
 from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
 from semisam.run.request import settings
@@ -281,8 +282,7 @@ def _key_of_labels(data: Survey, device: str, components: str) -> str:
     }
     options = {name: str(value) for name, value in data.options.items()}
     # A file of the dataset may exchange the classes, of which a mask has the numbers only.
-    values = repr(data.opened.values) if isinstance(data.opened, ScanDataset) else ""
-    classes = [list(data.opened.class_names), values]
+    classes = meaning_of(data.opened)
     return _hash([data.dataset, options, classes, labeled, device.split(":")[0], components])
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.datasets.splits import Fault
+from semisam.data.images.files import parts_of
 from semisam.data.images.pictures import is_picture
 from semisam.data.tools.check import check_folder
 from semisam.data.tools.report import FolderReport
@@ -20,7 +20,6 @@ from semisam.plugins import registry
 from semisam.run.build import open_plugin, patients_counted, recognise_dataset
 
 _SHOWN = 3  # faults in a message
-_HEADERS = {".mhd", ".nhdr", ".hdr", ".img"}  # of images whose voxels are in a further file
 
 
 @dataclass(frozen=True)
@@ -78,19 +77,6 @@ class Survey:
         if isinstance(self.opened, ScanDataset):
             return self.opened.layout.cases[case].labels()
         return (Path(self.opened.source(case)),)
-
-
-def parts_of(paths: Iterable[Path]) -> list[Path]:
-    """Return all files that hold an image: those of a folder, and the data next to a header."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(part for part in path.rglob("*") if part.is_file())
-        elif path.suffix.lower() in _HEADERS:
-            found += sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
-        else:
-            found.append(path)
-    return found
 
 
 def survey(

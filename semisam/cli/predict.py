@@ -66,7 +66,7 @@ def command(
     from semisam.cli.display import Bars, tell
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
-    from semisam.inference.inputs import check_outputs, gather_scans, labels_among, unread_among
+    from semisam.inference.inputs import check_outputs, gather_scans, left_out
     from semisam.inference.masks import write_masks
     from semisam.run.folder import leading_runs
     from semisam.run.model import load_models
@@ -88,8 +88,8 @@ def command(
         tell(text)
     given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
-    labels = labels_among(given)
-    for what, paths in (("labels", labels), ("entries that are no scan", unread_among(given))):
+    labels, unread = left_out(given)
+    for what, paths in (("labels", labels), ("entries that are no scan", unread)):
         if paths:
             shown = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
             tell(f"Left out: {len(paths)} {what} ({shown})")

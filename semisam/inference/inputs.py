@@ -48,19 +48,17 @@ def gather_scans(inputs: Sequence[Path], channels: int) -> dict[str, tuple[Path,
     return scans
 
 
-def labels_among(inputs: Iterable[Path]) -> list[Path]:
-    """Return the labels in folders of scans, which `gather_scans` leaves out."""
-    return [label for path in inputs for label in _contents(path)[1]]
+def left_out(inputs: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return what `gather_scans` leaves out of folders: labels, and what no reader knows.
 
-
-def unread_among(inputs: Iterable[Path]) -> list[Path]:
-    """Return what is in folders of scans and is neither a scan, nor a label, nor a text.
-
-    Several files of one scan, such as ``a.mhd`` and ``a.raw``, have one name before the first dot.
+    Texts are neither. Several files of one scan, such as ``a.mhd`` and ``a.raw``, have one name
+    before the first dot.
     """
+    every: list[Path] = []
     unread: list[Path] = []
     for given in inputs:
         scans, labels = _contents(given)
+        every += labels
         if given in scans:
             continue
         known = {*scans, *labels}
@@ -74,7 +72,7 @@ def unread_among(inputs: Iterable[Path]) -> list[Path]:
             if entry not in known and not any(entry in path.parents for path in known)
             if entry.is_dir() or entry.name.split(".")[0] not in names
         ]
-    return unread
+    return every, unread
 
 
 def check_outputs(

@@ -6,7 +6,7 @@ import pytest
 from scan_files import scan, write, write_series
 
 from semisam.core.errors import InputError
-from semisam.inference.inputs import check_outputs, gather_scans, labels_among, unread_among
+from semisam.inference.inputs import check_outputs, gather_scans, left_out
 
 
 def test_labels_in_a_folder_are_left_out(tmp_path):
@@ -14,18 +14,18 @@ def test_labels_in_a_folder_are_left_out(tmp_path):
         write(tmp_path / f"{name}.nii.gz", scan(0)[0])
     write(tmp_path / "labels" / "p3.nii.gz", scan(0)[1])
     assert list(gather_scans([tmp_path], 1)) == ["p1", "p2", "p3"]
-    names = {path.name for path in labels_among([tmp_path])}
+    names = {path.name for path in left_out([tmp_path])[0]}
     assert names == {"p1_Seg.nii.gz", "p2-mask.nii.gz", "p3.nii.gz"}
     # A file that the user names is a scan, whatever its name.
     assert list(gather_scans([tmp_path / "p1_Seg.nii.gz"], 1)) == ["p1_Seg"]
-    assert not labels_among([tmp_path / "p1_Seg.nii.gz"])
+    assert not left_out([tmp_path / "p1_Seg.nii.gz"])[0]
 
 
 def test_a_folder_of_images_and_one_of_labels(tmp_path):
     write(tmp_path / "images" / "p1.nii.gz", scan(0)[0])
     write(tmp_path / "labels" / "p1.nii.gz", scan(0)[1])
     assert list(gather_scans([tmp_path], 1)) == ["p1"]
-    assert len(labels_among([tmp_path])) == 1
+    assert len(left_out([tmp_path])[0]) == 1
 
 
 def test_channels_beside_their_label(tmp_path):
@@ -52,7 +52,7 @@ def test_dicom_folders_are_a_scan_each(tmp_path):
     assert list(gather_scans([tmp_path / "cohort" / "p1"], 1)) == ["p1"]
     write(tmp_path / "cohort" / "p1_label.nii.gz", scan(0)[1])
     assert list(gather_scans([tmp_path / "cohort"], 1)) == ["p1", "p2", "x"]
-    assert [path.name for path in labels_among([tmp_path / "cohort"])] == ["p1_label.nii.gz"]
+    assert [path.name for path in left_out([tmp_path / "cohort"])[0]] == ["p1_label.nii.gz"]
 
 
 def test_what_no_reader_knows_is_named(tmp_path):
@@ -63,7 +63,7 @@ def test_what_no_reader_knows_is_named(tmp_path):
     for name in ("p2.h5", "p3.mgz", "notes.txt", "dataset.json", ".DS_Store"):
         (cohort / name).touch()
     write(cohort / "old" / "p4.nii.gz", scan(0)[0])
-    assert [path.name for path in unread_among([cohort])] == ["old", "p2.h5", "p3.mgz"]
-    assert not unread_among([cohort / "p1.mhd"])
+    assert [path.name for path in left_out([cohort])[1]] == ["old", "p2.h5", "p3.mgz"]
+    assert not left_out([cohort / "p1.mhd"])[1]
     write_series(tmp_path / "series" / "study", scan(0)[0], (1.0, 1.0, 2.0))
-    assert not unread_among([tmp_path / "series"])
+    assert not left_out([tmp_path / "series"])[1]

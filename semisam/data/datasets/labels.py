@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
+from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.splits import Fault
 
 _LARGEST = 65535
@@ -225,3 +226,10 @@ def _joined(values: list[int]) -> str:
 
 def _pairs(pairs: Mapping[int, int]) -> str:
     return ",".join(f"{value}={pairs[value]}" for value in sorted(pairs))
+
+
+def meaning_of(dataset: Dataset) -> list[str]:
+    """Return the names of a dataset's classes, and the classes of the values in its labels."""
+    values = getattr(dataset, "values", None)
+    mapped = repr(values) if isinstance(values, LabelValues) else str(dataset.label_values)
+    return [*dataset.class_names, mapped]

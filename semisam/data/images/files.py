@@ -6,8 +6,10 @@ are (z, y, x); that order stays inside this file.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ from semisam.data.images.pictures import is_picture, read_picture, write_mask
 sitk: Any = SimpleITK  # its functions carry no types
 
 _NIFTI = (".nii", ".nii.gz")
+
+
+_HEADERS = {".mhd", ".nhdr", ".hdr", ".img"}  # of images whose voxels are in a further file
 
 
 @dataclass(frozen=True)
@@ -267,3 +272,16 @@ def _storable(array: NDArray[Any]) -> NDArray[Any]:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return array.astype(kind, copy=False)
     raise InputError(f"integers must fit 32 bits, got values from {low} to {high}.")
+
+
+def parts_of(paths: Iterable[Path]) -> list[Path]:
+    """Return all files that hold an image: those of a folder, and the data next to a header."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(part for part in path.rglob("*") if part.is_file())
+        elif path.suffix.lower() in _HEADERS:
+            found += sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+        else:
+            found.append(path)
+    return found

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file, writable_folder, write_json
 from semisam.data.datasets.dataset import Dataset
-from semisam.data.datasets.labels import LabelValues
+from semisam.data.datasets.labels import meaning_of
 from semisam.data.datasets.prepared import FORMAT, MANIFEST, UNFINISHED, VOLUMES
+from semisam.data.images.files import parts_of
 from semisam.data.images.preprocessing import geometry_to_json
 from semisam.data.loading.store import array_hash, check_image, check_label, read_named
 
@@ -174,13 +175,10 @@ def _stamp(dataset: Dataset, identity: Mapping[str, Any], case: str) -> str:
     """Return a hash of the case's files and of the options that read them."""
     files: list[Any] = []
     for path in dataset.files(case):
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        for file in parts_of([path]):
             state = file.stat()
             files.append([str(file.relative_to(path.parent)), state.st_size, state.st_mtime_ns])
-    values = getattr(dataset, "values", None)  # of labels that are not numbered by class
-    of_values = repr(values) if isinstance(values, LabelValues) else ""
-    classes = [list(dataset.class_names), str(dataset.label_values), of_values]
-    text = json.dumps([identity, case, classes, files], sort_keys=True)
+    text = json.dumps([identity, case, meaning_of(dataset), files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

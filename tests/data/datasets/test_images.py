@@ -8,7 +8,7 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.images import ImageFolder
 from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.check import check_folder
-from semisam.inference.inputs import gather_scans, labels_among
+from semisam.inference.inputs import gather_scans, left_out
 from semisam.run.build import recognise_dataset
 
 
@@ -117,7 +117,7 @@ def test_each_class_has_a_mask_of_its_own(tmp_path, layout):
     ]
     assert not check_folder(tmp_path, "images", {}).faults
     assert list(gather_scans([tmp_path], 1)) == [f"p{n}" for n in range(6)]
-    assert len(labels_among([tmp_path])) == 9
+    assert len(left_out([tmp_path])[0]) == 9
 
 
 def test_folders_of_masks_name_the_classes(tmp_path):
