@@ -47,9 +47,10 @@ def draw_places(
             turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
             matrix = turn @ matrix
     mm = np.ones(axes) if spacing is None else np.asarray(spacing, np.float64)
-    matrix *= mm / mm[:, None]
+    ratio = mm / mm[:, None]
+    matrix *= ratio
     # The longest extent in voxels of each axis.
-    longest = np.max(np.asarray(size) * (mm / mm[:, None]), 1)
+    longest = np.max(np.asarray(size) * ratio, 1)
     knots = rng.standard_normal((1, axes, *[_KNOTS] * axes), np.float32)
     knots *= np.reshape(_BEND * longest, (-1, *[1] * axes)).astype(np.float32)
     bend = functional.interpolate(

@@ -191,7 +191,7 @@ class BatchSource:
             stream = _LABELED if is_labeled else _UNLABELED
             nth = row if is_labeled else row - self.plan.labeled
             rng = _generator(self.seed, _CROP, stream, step, nth)
-            read, window, turned = self._reader(case, is_labeled, volume.shape[1:], sliced, rng)
+            read, window, turned = self._reader(case, is_labeled, scan, sliced, rng)
             if self.places:
                 names = self.store.dataset.channel_names
                 places.append(_place(case, scan, window, turned, len(self.patch), names))
@@ -216,7 +216,7 @@ class BatchSource:
         self,
         case: str,
         is_labeled: bool,
-        shape: tuple[int, ...],
+        scan: Image,
         sliced: int,
         rng: np.random.Generator,
     ) -> tuple[_Read, tuple[slice, ...], bool]:
@@ -225,7 +225,7 @@ class BatchSource:
         Args:
             case: its name.
             is_labeled: the case is a labeled one.
-            shape: of its volume.
+            scan: its image.
             sliced: 1 if the patch is cut from a slice of the volume, else 0.
             rng: of this row.
 
@@ -233,12 +233,12 @@ class BatchSource:
             A function that reads it from an image or a label, its window in the scan, which may
             exceed it, and whether its first two axes are swapped.
         """
+        shape = scan.array.shape[1:]
         if self.augment == "strong":
             window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
             flat = window[: len(self.patch)]
             centre = _centre(flat, shape)
-            spacing = self.store.image(case).geometry.spacing[: len(self.patch)]
-            places = draw_places(self.patch, rng, spacing)
+            places = draw_places(self.patch, rng, scan.geometry.spacing[: len(self.patch)])
             places += np.reshape(np.asarray(centre, np.float32), (-1, *[1] * len(flat)))
             read = functools.partial(_sampled, places=places, of=window[len(flat) :])
             return read, window, False
