@@ -124,8 +124,7 @@ def _cases(opened: Dataset) -> list[str]:
     """Return all cases, also those that a split leaves out."""
     if isinstance(opened, ScanDataset):
         return sorted(opened.layout.cases)
-    split = opened.split()
-    return sorted((*split.train, *split.test))
+    return sorted(opened.split().cases)
 
 
 def _faulty(report: FolderReport) -> list[str]:

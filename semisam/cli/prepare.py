@@ -45,7 +45,6 @@ def command(source: str, target: str, dataset: str | None, assignments: tuple[st
             Path(target),
             lambda done, total: bars.update(task, completed=done, total=total),
         )
-    split = opened.split()
-    cases = (*split.train, *split.test)
+    cases = opened.split().cases
     labeled = sum(opened.has_label(case) for case in cases)
     tell(f"{len(cases)} cases of {name}, {labeled} labeled, are in {target}. Written: {manifest}")

@@ -141,7 +141,7 @@ BODIES: Mapping[str, Kind] = MappingProxyType(
     {
         "heart": Kind(("atrium", "second chamber", "aorta", "ventricle"), _heart),
         "halves": Kind(("near half", "far half"), _halves),
-        "gland": Kind(("gland",), _gland),
+        "gland": Kind(("gland", "atrium"), _gland),
         "pair": Kind(("left organ", "right organ"), _pair),
     }
 )

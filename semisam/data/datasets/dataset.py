@@ -55,6 +55,11 @@ class Split:
     source: str = field(default="of the dataset", compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """All of them: training, test and left out."""
+        return (*self.train, *self.test, *self.left_out)
+
 
 class Dataset(ABC):
     """A set of cases with a fixed split.

@@ -40,7 +40,7 @@ def hold_out(
     if (fold is None) != (count is None) or not 1 <= (fold or 1) <= (count or 1):
         rule = "be given with --test K-fold" if count is None else f"be from 1 to {count}"
         raise InputError(f"--fold must {rule}, got {fold}. Correct it.")
-    cases = (*split.train, *split.test, *split.left_out)
+    cases = split.cases
     if test == "none":
         return Split(cases, (), "no test")
     if count is not None and fold is not None:

@@ -15,7 +15,7 @@ from semisam.data.datasets.labels import own_values_of
 from semisam.data.datasets.splits import read_json, stays_inside
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
 
-FORMAT = "semisam-prepared-3"
+FORMAT = "semisam-prepared-4"
 MANIFEST, UNFINISHED, VOLUMES = "manifest.json", "unfinished.json", "volumes"
 
 
@@ -136,9 +136,10 @@ class Prepared(Dataset):
         self.suggested = {k: tuple(v) if isinstance(v, list) else v for k, v in suggested}
         self._cases: dict[str, Any] = dict(raw["cases"])
         split = raw["split"]
-        self._split = Split(tuple(split["train"]), tuple(split["test"]), str(split["source"]))
+        train, test, left_out = (tuple(split[part]) for part in ("train", "test", "left_out"))
+        self._split = Split(train, test, str(split["source"]), left_out)
         self.groups = {str(case): str(group) for case, group in raw["groups"].items()}
-        for case in (*self._split.train, *self._split.test):
+        for case in self._split.cases:
             entry = self._cases[case]
             if not stays_inside(case):
                 raise ValueError(f"the case {case!r} would be written outside its folder")

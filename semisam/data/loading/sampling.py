@@ -104,8 +104,9 @@ class BatchSource:
         augment: ``orientation`` draws one of eight orientations; ``mirrored`` one of the four that
             are mirrored, as published; ``strong`` zooms, turns a little and bends, and changes
             contrast, blur and noise of labeled rows; ``none`` does nothing.
-        foreground: least share of foreground in a labeled patch. A patch with less is drawn again,
-            up to ten times, around a voxel of the foreground.
+        foreground: least share of foreground in a labeled patch. With several classes, one that
+            the patch must show is drawn, too, each with the same chance. A patch with less, or
+            without this class, is drawn again, up to ten times, around one of the class's voxels.
         truth: add the labels of all rows, for a control; the store must allow it.
         places: fill `Batch.places` and `Batch.inside`.
         rows: numbers of the batch's rows to make, labeled first; ``None`` is all. A row does not
@@ -148,6 +149,7 @@ class BatchSource:
         self.truth = truth
         self.places = places
         self._partial: dict[str, bool] = {}
+        self._classes: dict[str, tuple[int, ...]] = {}
         self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
 
     def cases(self, step: int) -> tuple[str, ...]:
@@ -268,19 +270,32 @@ class BatchSource:
         if not (is_labeled and self.foreground):
             return window
         label = self.store.label(case)
-        organ: NDArray[Any] | None = None
+        classes = self._classes_of(case)
+        if not classes:
+            return window
+        several = len(classes) > 1
+        wanted = classes[rng.integers(len(classes))] if several else classes[0]
+        voxels: NDArray[Any] | None = None
         for _ in range(_TRIES):
             inside = label[window]
             found = np.count_nonzero((inside != 0) & (inside != IGNORE))
-            if found >= self.foreground * inside.size:
+            enough = found >= self.foreground * inside.size
+            # Else a small class beside a large one would be in few patches.
+            if enough and (not several or bool((inside == wanted).any())):
                 break
-            if organ is None:
-                organ = np.flatnonzero((label != 0) & (label != IGNORE))
-            if not len(organ):
-                break
-            place = np.unravel_index(organ[rng.integers(len(organ))], label.shape)
+            if voxels is None:
+                voxels = np.flatnonzero(label == wanted)
+            place = np.unravel_index(voxels[rng.integers(len(voxels))], label.shape)
             window = _draw_window(shape, size, rng, tuple(int(index) for index in place))
         return window
+
+    def _classes_of(self, case: str) -> tuple[int, ...]:
+        """Return the foreground classes in a label; each label is searched once."""
+        if case not in self._classes:
+            label = self.store.label(case)
+            every = range(1, min(self.store.dataset.num_classes, IGNORE))
+            self._classes[case] = tuple(c for c in every if bool((label == c).any()))
+        return self._classes[case]
 
     def _draw_annotated(self, case: str, rng: np.random.Generator) -> tuple[int, ...] | None:
         """Draw an annotated voxel of a label; ``None`` if it is annotated everywhere or nowhere."""

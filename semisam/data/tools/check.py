@@ -215,10 +215,10 @@ def _of_dataset(dataset: Dataset) -> tuple[LabelValues, list[str], Examine, list
     values = LabelValues(dataset.name, tuple(dataset.class_names), ignored=ignored)
 
     def examine(case: str) -> CaseReport:
-        report = CaseReport(case, parts[case], dataset.source(case), False)
+        report = CaseReport(case, parts.get(case, ""), dataset.source(case), False)
         return _examine_case(dataset, values, report)
 
-    return values, [*split.train, *split.test], examine, []
+    return values, list(split.cases), examine, []
 
 
 def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> CaseReport:

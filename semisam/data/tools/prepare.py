@@ -70,7 +70,7 @@ def _prepare(
     identity = _identity(dataset, options)
     write_json(folder / UNFINISHED, identity)
     split = dataset.split()
-    cases = (*split.train, *split.test)
+    cases = split.cases
     for leftover in (folder / VOLUMES).glob(".*.tmp"):  # of a killed process
         leftover.unlink()
     records: dict[str, Any] = {}
@@ -98,7 +98,7 @@ def _prepare(
             "channels": dataset.channels,
             "channel_names": list(dataset.channel_names),
             "suggested": _plain(dict(dataset.suggested)),
-            "split": {**asdict(split), "train": list(split.train), "test": list(split.test)},
+            "split": _plain(asdict(split)),
             "groups": dict(dataset.groups),
             "cases": records,
         },

@@ -141,7 +141,7 @@ def test_the_contract():
     [
         ({"cases": 0}, "cases of the phantom must be from 1"),
         ({"classes": 6}, "classes of the phantom must be from 2 to 5, got 6"),
-        ({"classes": 3, "organs": "gland"}, "classes of the phantom must be from 2 to 2, got 3"),
+        ({"classes": 4, "organs": "gland"}, "classes of the phantom must be from 2 to 3, got 4"),
         ({"seed": -1}, "seed of the phantom"),
         ({"size": 8}, "from 32"),
     ],

@@ -538,6 +538,36 @@ def test_labeled_patches_hold_foreground():
     assert min(share) >= 0.003 and sum(x > 0 for x in free) < 10
 
 
+def test_a_small_class_beside_a_large_one_is_in_half_of_the_patches():
+    class Uneven(Blob):
+        num_classes = 3
+
+        def label(self, case):
+            label = np.ones(self.shapes[case], np.uint8)
+            label[:, :10] = 0
+            label[-3:, -3:, -3:] = 2
+            return label
+
+    def share(foreground):
+        store = VolumeStore(Uneven({"a": (48, 40, 32)}), labeled=["a"], unlabeled=[], test=())
+        source = BatchSource(
+            store,
+            store.labeled,
+            (),
+            BatchPlan(1, 0),
+            (12, 10, 8),
+            seed=0,
+            augment="none",
+            foreground=foreground,
+        )
+        labels = [source.batch(step).label for step in range(200)]
+        assert all(bool((label > 0).any()) for label in labels) or not foreground
+        return sum(bool((label == 2).any()) for label in labels) / len(labels)
+
+    assert share(0.0) < 0.1
+    assert 0.4 < share(0.003) < 0.6
+
+
 def test_ignored_voxels_are_no_foreground_of_a_patch():
     """Most of the label is not annotated; the patches hold the organ all the same."""
 

@@ -14,6 +14,7 @@ from published_slices import write_published_slices
 from scan_files import scan, write, write_folder, write_msd, write_series
 from tiny_runs import settings_of
 
+from semisam.automatic.survey import survey
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
@@ -23,6 +24,7 @@ from semisam.data.datasets.phantom import Phantom
 from semisam.data.datasets.prepared import Prepared, is_unfinished
 from semisam.data.datasets.slices import PublishedSlices
 from semisam.data.loading.store import VolumeStore
+from semisam.data.tools.check import check_folder
 from semisam.data.tools.prepare import prepare
 from semisam.run.build import recognise_dataset
 from semisam.run.execute import execute
@@ -274,3 +276,20 @@ def test_a_copy_of_pictures_or_of_slices_keeps_what_a_run_must_know(tmp_path):
     slices = Prepared(tmp_path / "d")
     assert slices.counts_patients and slices.reversed_axes and not slices.empty_labels
     assert slices.groups["patient009_frame02"] == "patient009"
+
+
+def test_a_copy_has_the_scans_that_the_drawn_test_leaves_out(tmp_path):
+    folder = write_folder(tmp_path / "a")
+    cases = ["a4", "b0", "b1", "b2", "b3"]
+    for partner in cases[1:]:  # until the draw tests the unlabeled scan's patient
+        rows = [f"{case},{partner if case == 'a4' else case}" for case in cases]
+        (folder / "groups.csv").write_text("\n".join(["case,group", *rows]))
+        if ScanFolder(folder).split().left_out:
+            break
+    prepare(ScanFolder(folder), {}, tmp_path / "b")
+    copy = Prepared(tmp_path / "b")
+    assert copy.split().left_out == ("a4",) and sorted(copy.split().cases) == cases
+    assert copy.image("a4").array.any() and not copy.has_label("a4")
+    assert sorted(case for case in survey(tmp_path / "b").unlabeled) == ["a4"]
+    report = check_folder(tmp_path / "b", "prepared", {})
+    assert [(one.case, one.part) for one in report.cases if not one.part] == [("a4", "")]
