@@ -20,13 +20,14 @@ from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
 from semisam.bench.report.page import page_style
 from semisam.core.files import replace_file, write_csv
+from semisam.core.types import IGNORE
 from semisam.inference.masks import preview_file
 from semisam.inference.trust import Correction, Interval, ranked_dice, reasons_for_distrust
 from semisam.inference.volumes import Volume, volumes
 
 VOLUMES, SHEET, PAGE = "volumes.csv", "sheet.png", "index.html"
 _WIDTH, _COLUMNS, _HEAD = 460, 3, 18  # pixels of a picture in the sheet, and of its title
-_YOURS, _CHANGED = "yours", "changed by you"
+_YOURS, _IN_PART, _CHANGED = "yours", "yours, in part", "changed by you"
 
 Changed = Mapping[str, tuple[Volume, ...]]
 Previews = Mapping[str, Pictures.Image]
@@ -38,7 +39,7 @@ class Line:
 
     Attributes:
         case: its name.
-        source: ``yours``, ``changed by you``, ``first`` or ``final``.
+        source: ``yours``, ``yours, in part``, ``changed by you``, ``first`` or ``final``.
         volumes: of each foreground class.
         dice: predicted Dice by class; empty without a prediction.
         reasons: for distrust, by class.
@@ -91,12 +92,13 @@ def write_page(
 
 
 def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) -> list[Line]:
-    yours = [Line(case, _YOURS, _of_label(data, case)) for case in data.labeled]
+    yours = [_of_label(data, case) for case in data.labeled]
     yours += [Line(case, _CHANGED, volumes) for case, volumes in changed.items()]
     ours = (case for case in data.unlabeled if case not in changed)
     known = {case: entry for case in ours if (entry := shelf.entries.get(case))}
     everything = [
-        *(line.volumes for line in yours if line.volumes),
+        # The volume of a mask that is annotated in part says nothing about that of an organ.
+        *(line.volumes for line in yours if line.volumes and line.source != _IN_PART),
         *(e.volumes for e in known.values()),
     ]
     judged = [case for case, entry in known.items() if entry.agreement]
@@ -116,11 +118,12 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) 
     return lines + yours
 
 
-def _of_label(data: Survey, case: str) -> tuple[Volume, ...]:
+def _of_label(data: Survey, case: str) -> Line:
     image = data.opened.image(case)
     place = image.geometry if image.placement is None else image.placement.geometry
     label = data.opened.drawn_label(case)
-    return tuple(volumes(case, label, place, data.opened.class_names))
+    source = _IN_PART if bool((label == IGNORE).any()) else _YOURS
+    return Line(case, source, tuple(volumes(case, label, place, data.opened.class_names)))
 
 
 def _rows(line: Line) -> list[dict[str, object]]:
