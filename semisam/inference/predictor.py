@@ -118,7 +118,10 @@ def ensemble(models: Mapping[str, Deployed]) -> Deployed:
     for title, other in others:
         theirs = other.card.to_json()
         kept &= set(other.card.one_component)
-        unlike = [k for k in ours if k != "one_component" and theirs[k] != ours[k]]
+        free = {"one_component"}
+        if first.card.recipe is not None and len(ours["spacing"]) == len(theirs["spacing"]):
+            free |= {"spacing"}  # of one of the training scans; the recipe says how all were made
+        unlike = [k for k in ours if k not in free and theirs[k] != ours[k]]
         if unlike:
             raise InputError(
                 "the runs of an ensemble must have the same classes and preparation of scans, got "

@@ -161,7 +161,9 @@ class RunSettings(BaseModel):
         ),
     ] = "orientation"
     foreground: Annotated[
-        float, Field(ge=0, lt=1), Flag("Least share of foreground in labeled patches; each class is in its share of them.")
+        float,
+        Field(ge=0, lt=1),
+        Flag("Least share of foreground in labeled patches; each class is in its share of them."),
     ] = 0.0
     optimizer: Annotated[Literal["sgd", "adamw"], Flag("Optimizer.")] = "sgd"
     schedule: Annotated[

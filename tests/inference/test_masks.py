@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from tiny_runs import tiny_phantoms
 import semisam
 from semisam.cli.main import main
 from semisam.core.errors import InputError
+from semisam.data.images.preprocessing import Recipe
+from semisam.inference.predictor import ensemble
 from semisam.run.execute import execute
+from semisam.run.model import load_model
 
 
 def _train(folder, seed=0, **options):
@@ -65,6 +69,26 @@ def test_runs_of_other_classes_are_refused(runs, scan, tmp_path):
     assert "class_names" in result.stderr and not (tmp_path / "masks").exists()
     with pytest.raises(InputError, match="at least one run"):
         semisam.load([])
+
+
+def test_folds_of_pictures_with_other_spacings_are_an_ensemble(runs):
+    """With a recipe, the spacing of a card is that of one of the training images."""
+    recipe = Recipe(None, ("mr",), crop="none", longest=256)
+    one, two = (load_model(run) for run in runs)
+    one, two = (
+        dataclasses.replace(m, card=dataclasses.replace(m.card, recipe=recipe)) for m in (one, two)
+    )
+    coarse = dataclasses.replace(two.card, spacing=(2.0, 2.0, 2.0))
+    two = dataclasses.replace(two, card=coarse)
+    assert ensemble({"a": one, "b": two}).card == one.card
+    other = dataclasses.replace(coarse, recipe=dataclasses.replace(recipe, longest=128))
+    with pytest.raises(InputError, match="another recipe in b than in a"):
+        ensemble({"a": one, "b": dataclasses.replace(two, card=other)})
+    bare = [
+        dataclasses.replace(m, card=dataclasses.replace(m.card, recipe=None)) for m in (one, two)
+    ]
+    with pytest.raises(InputError, match="another spacing in b than in a"):
+        ensemble({"a": bare[0], "b": bare[1]})
 
 
 def test_a_mask_that_is_there_is_kept(runs, scan, tmp_path):
