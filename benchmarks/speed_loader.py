@@ -31,7 +31,8 @@ from torch.utils.data import default_collate
 
 from semisam.data.datasets.la import FILE_NAME, LeftAtrium
 from semisam.data.datasets.prepared import MANIFEST, Prepared
-from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
+from semisam.data.loading.prefetch import Prefetcher
+from semisam.data.loading.sampling import BatchPlan, BatchSource
 from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.prepare import prepare
 from semisam.frameworks.mean_teacher import MeanTeacher

@@ -30,7 +30,8 @@ from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.data.datasets.groups import patients_of
-from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher
+from semisam.data.loading.prefetch import Prefetcher
+from semisam.data.loading.sampling import BatchPlan, BatchSource
 from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import functools
-import queue
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,10 +23,10 @@ from semisam.data.loading.augmentation import (
     shape_before,
 )
 from semisam.data.loading.store import VolumeStore
+from semisam.data.loading.windows import Window, Windows
 
 _Read = Callable[..., NDArray[Any]]
 Augment = Literal["orientation", "mirrored", "strong", "none"]
-_TRIES = 10
 _ORDER, _CROP = 0, 1  # purpose of a random stream
 _LABELED, _UNLABELED = 0, 1  # rows of a random stream
 
@@ -145,11 +141,9 @@ class BatchSource:
         self.patch = tuple(patch)
         self.seed = seed
         self.augment = augment
-        self.foreground = foreground
         self.truth = truth
         self.places = places
-        self._partial: dict[str, bool] = {}
-        self._classes: dict[str, tuple[int, ...]] = {}
+        self.windows = Windows(store, foreground)
         self.rows = tuple(range(plan.labeled + plan.unlabeled) if rows is None else rows)
 
     def cases(self, step: int) -> tuple[str, ...]:
@@ -204,7 +198,7 @@ class BatchSource:
                 # Methods make their own views of unlabeled rows, from one that looks as it is.
                 image[place] = change_looks(image[place], rng)
             if place < known:
-                around = IGNORE if self._is_partial(case) else 0
+                around = IGNORE if self.windows.is_partial(case) else 0
                 label[place] = read(self.store.label(case)[None], label=True, around=around)[0]
         images, labels = torch.from_numpy(image), torch.from_numpy(label)
         more: dict[str, Any] = {"rows": self.rows}
@@ -221,7 +215,7 @@ class BatchSource:
         scan: Image,
         sliced: int,
         rng: np.random.Generator,
-    ) -> tuple[_Read, tuple[slice, ...], bool]:
+    ) -> tuple[_Read, Window, bool]:
         """Draw a patch of a case.
 
         Args:
@@ -237,7 +231,7 @@ class BatchSource:
         """
         shape = scan.array.shape[1:]
         if self.augment == "strong":
-            window = self._draw_patch(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
+            window = self.windows.draw(case, is_labeled, shape, (*self.patch, *(1,) * sliced), rng)
             flat = window[: len(self.patch)]
             centre = _centre(flat, shape)
             places = draw_places(self.patch, rng, scan.geometry.spacing[: len(self.patch)])
@@ -250,72 +244,14 @@ class BatchSource:
         elif self.augment == "none":
             orientation = 0
         size = shape_before(self.patch, orientation)
-        window = self._draw_patch(case, is_labeled, shape, (*size, *(1,) * sliced), rng)
+        window = self.windows.draw(case, is_labeled, shape, (*size, *(1,) * sliced), rng)
         read = functools.partial(
             _oriented, window=window, orientation=orientation, patch=self.patch
         )
         return read, window, orientation % 2 == 1
 
-    def _draw_patch(
-        self,
-        case: str,
-        is_labeled: bool,
-        shape: tuple[int, ...],
-        size: tuple[int, ...],
-        rng: np.random.Generator,
-    ) -> tuple[slice, ...]:
-        """Draw a window, of a labeled case with an annotated voxel and enough foreground."""
-        voxel = self._draw_annotated(case, rng) if is_labeled else None
-        window = _draw_window(shape, size, rng, voxel)
-        if not (is_labeled and self.foreground):
-            return window
-        label = self.store.label(case)
-        classes = self._classes_of(case)
-        if not classes:
-            return window
-        several = len(classes) > 1
-        wanted = classes[rng.integers(len(classes))] if several else classes[0]
-        voxels: NDArray[Any] | None = None
-        for _ in range(_TRIES):
-            inside = label[window]
-            found = np.count_nonzero((inside != 0) & (inside != IGNORE))
-            enough = found >= self.foreground * inside.size
-            # Else a small class beside a large one would be in few patches.
-            if enough and (not several or bool((inside == wanted).any())):
-                break
-            if voxels is None:
-                voxels = np.flatnonzero(label == wanted)
-            place = np.unravel_index(voxels[rng.integers(len(voxels))], label.shape)
-            window = _draw_window(shape, size, rng, tuple(int(index) for index in place))
-        return window
 
-    def _classes_of(self, case: str) -> tuple[int, ...]:
-        """Return the foreground classes in a label; each label is searched once."""
-        if case not in self._classes:
-            label = self.store.label(case)
-            every = range(1, min(self.store.dataset.num_classes, IGNORE))
-            self._classes[case] = tuple(c for c in every if bool((label == c).any()))
-        return self._classes[case]
-
-    def _draw_annotated(self, case: str, rng: np.random.Generator) -> tuple[int, ...] | None:
-        """Draw an annotated voxel of a label; ``None`` if it is annotated everywhere or nowhere."""
-        if not self._is_partial(case):
-            return None
-        label = self.store.label(case)
-        annotated = np.flatnonzero(label != IGNORE)
-        if not len(annotated):
-            return None
-        voxel = np.unravel_index(annotated[rng.integers(len(annotated))], label.shape)
-        return tuple(int(index) for index in voxel)
-
-    def _is_partial(self, case: str) -> bool:
-        """Return whether a label has voxels that nobody annotated; each label is searched once."""
-        if case not in self._partial:
-            self._partial[case] = bool((self.store.label(case) == IGNORE).any())
-        return self._partial[case]
-
-
-def _centre(window: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
+def _centre(window: Window, shape: tuple[int, ...]) -> list[float]:
     """Return the voxel at the centre of the part of a window that is in the scan."""
     ends = (min(w.stop, n) for w, n in zip(window, shape, strict=False))
     return [w.start + (end - w.start - 1) / 2 for w, end in zip(window, ends, strict=True)]
@@ -324,7 +260,7 @@ def _centre(window: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
 def _place(
     case: str,
     scan: Image,
-    window: tuple[slice, ...],
+    window: Window,
     swapped: bool,
     axes: int,
     channels: tuple[str, ...],
@@ -369,30 +305,11 @@ def _scheduled(
         yield cases[int(order[index])]
 
 
-def _draw_window(
-    shape: tuple[int, ...],
-    size: tuple[int, ...],
-    rng: np.random.Generator,
-    voxel: tuple[int, ...] | None = None,
-) -> tuple[slice, ...]:
-    """Draw the place of a crop uniformly, among those that hold a voxel if one is given.
-
-    An axis shorter than the crop is taken whole.
-    """
-    starts = []
-    for axis, (have, want) in enumerate(zip(shape, size, strict=True)):
-        low, high = 0, max(have - want, 0)
-        if voxel is not None:
-            low, high = max(low, voxel[axis] - want + 1), min(high, voxel[axis])
-        starts.append(int(rng.integers(low, high + 1)))
-    return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
-
-
 def _sampled(
     volume: NDArray[Any],
     *,
     places: NDArray[np.float32],
-    of: tuple[slice, ...],
+    of: Window,
     label: bool,
     around: int = 0,
 ) -> NDArray[Any]:
@@ -400,7 +317,7 @@ def _sampled(
     return sample(_slice_of(volume, of), places, label=label, around=around)
 
 
-def _slice_of(volume: NDArray[Any], of: tuple[slice, ...]) -> NDArray[Any]:
+def _slice_of(volume: NDArray[Any], of: Window) -> NDArray[Any]:
     """Return a slice across the last axis, or the volume itself if none is chosen."""
     return volume[..., of[0].start] if of else volume
 
@@ -408,7 +325,7 @@ def _slice_of(volume: NDArray[Any], of: tuple[slice, ...]) -> NDArray[Any]:
 def _oriented(
     volume: NDArray[Any],
     *,
-    window: tuple[slice, ...],
+    window: Window,
     orientation: int,
     patch: tuple[int, ...],
     label: bool,
@@ -436,74 +353,3 @@ def _oriented(
     ]
     out[(slice(None), *inner)] = cut
     return out
-
-
-class _HasBatch(Protocol):
-    def batch(self, step: int) -> Batch: ...
-
-
-class Prefetcher:
-    """A background thread that makes the batches of steps ``start`` to ``stop - 1`` in advance.
-
-    Iterating yields ``(step, batch, seconds_waited)``: the batches of ``source.batch`` in order,
-    and the consumer's waiting time for each. An exception of the thread is raised in the consumer.
-    Leaving the ``with`` block ends the thread.
-
-    Args:
-        source: a `BatchSource` or another object with ``batch(step)``.
-        start: the first step.
-        stop: one past the last step.
-        depth: number of batches to keep ready.
-    """
-
-    def __init__(self, source: _HasBatch, start: int, stop: int, *, depth: int = 3) -> None:
-        self._source = source
-        self._steps = range(start, stop)
-        self._unseen = iter(self._steps)
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._produce, name="prefetch", daemon=True)
-
-    def __enter__(self) -> Prefetcher:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave.set()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[tuple[int, Batch, float]]:
-        if self._thread.ident is None:
-            raise RuntimeError("a Prefetcher must be iterated inside its `with` block")
-        for step in self._unseen:
-            before = time.perf_counter()
-            item = self._queue.get()
-            waited = time.perf_counter() - before
-            if isinstance(item, BaseException):
-                self._unseen = iter(())  # no batch follows
-                raise item
-            yield step, item, waited
-
-    def _produce(self) -> None:
-        for step in self._steps:
-            try:
-                item: Batch | BaseException = self._source.batch(step)
-            except BaseException as error:
-                item = error
-            if not self._put(item) or isinstance(item, BaseException):
-                return
-
-    def _put(self, item: Batch | BaseException) -> bool:
-        """Wait for room in the queue, but not after the consumer has left."""
-        while not self._leave.is_set():
-            try:
-                self._queue.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-            return True
-        return False

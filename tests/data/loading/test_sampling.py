@@ -1,8 +1,6 @@
 """Batches as a pure function of (seed, step)."""
 
 import dataclasses
-import threading
-import time
 from collections import Counter
 
 import numpy as np
@@ -14,7 +12,7 @@ from semisam.core.types import IGNORE, Batch
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.images.files import Geometry
 from semisam.data.loading.augmentation import orient
-from semisam.data.loading.sampling import BatchPlan, BatchSource, Prefetcher, plan_batch
+from semisam.data.loading.sampling import BatchPlan, BatchSource, plan_batch
 from semisam.data.loading.store import VolumeStore
 from semisam.training.accumulation import micro_batches
 
@@ -356,95 +354,6 @@ def test_each_pass_is_a_permutation_and_passes_differ():
     assert len(set(passes)) > 4
 
 
-# The prefetcher
-
-
-def prefetch_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
-
-
-def test_prefetched_batches_are_those_of_the_source():
-    source = make_source(SHAPES, 2, BatchPlan(2, 2), (8, 6, 4))
-    with Prefetcher(source, 3, 15) as ahead:
-        steps = []
-        for step, batch, waited in ahead:
-            assert equal(batch, source.batch(step))
-            assert waited >= 0
-            steps.append(step)
-    assert steps == list(range(3, 15))
-    assert not prefetch_threads()
-
-
-class Slow:
-    def __init__(self, seconds=0.0, fail_at=None):
-        self.seconds, self.fail_at, self.made = seconds, fail_at, []
-
-    def batch(self, step):
-        time.sleep(self.seconds)
-        if step == self.fail_at:
-            raise InputError(f"step {step} fails")
-        self.made.append(step)
-        return Batch(
-            torch.full((1, 1, 2, 2), float(step)), torch.zeros((1, 2, 2), dtype=torch.int64)
-        )
-
-
-def test_what_the_thread_raises_reaches_the_consumer_in_its_place():
-    seen, source = [], Slow(fail_at=4)
-    with pytest.raises(InputError, match="step 4 fails"), Prefetcher(source, 0, 9) as ahead:
-        for step, _, _ in ahead:
-            seen.append(step)
-    assert seen == source.made == [0, 1, 2, 3]  # and no step after the fault
-    assert not prefetch_threads()
-
-
-def test_leaving_early_ends_the_thread_and_no_more_is_made():
-    source = Slow()
-    with Prefetcher(source, 0, 10_000, depth=2) as ahead:
-        for step, _, _ in ahead:
-            if step == 2:
-                break
-    assert not prefetch_threads()
-    assert len(source.made) <= 3 + 2 + 1  # taken, waiting, in hand
-
-
-def test_an_error_of_the_consumer_ends_the_thread():
-    with pytest.raises(ZeroDivisionError), Prefetcher(Slow(), 0, 10_000) as ahead:
-        for _ in ahead:
-            raise ZeroDivisionError
-    assert not prefetch_threads()
-
-
-def test_never_iterating_ends_the_thread():
-    with Prefetcher(Slow(), 0, 10_000):
-        pass
-    assert not prefetch_threads()
-
-
-def test_no_more_is_made_ahead_than_the_depth():
-    source = Slow()
-    with Prefetcher(source, 0, 100, depth=2) as ahead:
-        time.sleep(0.2)
-        assert len(source.made) == 3  # two waiting, one in hand
-        assert next(iter(ahead))[0] == 0
-
-
-def test_the_wait_is_measured():
-    with Prefetcher(Slow(seconds=0.05), 0, 3) as ahead:
-        assert sum(waited for _, _, waited in ahead) > 0.1
-
-
-def test_a_second_loop_finds_nothing_left_and_does_not_hang():
-    with Prefetcher(Slow(), 0, 3) as ahead:
-        assert len(list(ahead)) == 3
-        assert list(ahead) == []
-
-
-def test_iterating_outside_of_with_is_refused():
-    with pytest.raises(RuntimeError, match="`with` block"):
-        next(iter(Prefetcher(Slow(), 0, 3)))
-
-
 class Partial(Coded):
     """One annotated voxel in the first case, one annotated slice in the second, all in a third."""
 
@@ -536,57 +445,6 @@ def test_labeled_patches_hold_foreground():
     share = [float((make_strong(0.003).batch(n).label > 0).float().mean()) for n in range(30)]
     free = [float((make_strong().batch(n).label > 0).float().mean()) for n in range(30)]
     assert min(share) >= 0.003 and sum(x > 0 for x in free) < 10
-
-
-def test_a_small_class_beside_a_large_one_is_in_half_of_the_patches():
-    class Uneven(Blob):
-        num_classes = 3
-
-        def label(self, case):
-            label = np.ones(self.shapes[case], np.uint8)
-            label[:, :10] = 0
-            label[-3:, -3:, -3:] = 2
-            return label
-
-    def share(foreground):
-        store = VolumeStore(Uneven({"a": (48, 40, 32)}), labeled=["a"], unlabeled=[], test=())
-        source = BatchSource(
-            store,
-            store.labeled,
-            (),
-            BatchPlan(1, 0),
-            (12, 10, 8),
-            seed=0,
-            augment="none",
-            foreground=foreground,
-        )
-        labels = [source.batch(step).label for step in range(200)]
-        assert all(bool((label > 0).any()) for label in labels) or not foreground
-        return sum(bool((label == 2).any()) for label in labels) / len(labels)
-
-    assert share(0.0) < 0.1
-    assert 0.4 < share(0.003) < 0.6
-
-
-def test_ignored_voxels_are_no_foreground_of_a_patch():
-    """Most of the label is not annotated; the patches hold the organ all the same."""
-
-    class MostlyIgnored(Blob):
-        partial_labels = True
-
-        def label(self, case):
-            label = np.full(self.shapes[case], IGNORE, np.uint8)
-            label[:, :, 0] = 0
-            label[:4, :4, :4] = 1
-            return label
-
-    store = VolumeStore(MostlyIgnored({"a": (24, 20, 16)}), labeled=["a"], unlabeled=[], test=())
-    source = BatchSource(
-        store, store.labeled, (), BatchPlan(1, 0), (8, 8, 6), seed=0, foreground=0.003
-    )
-    for step in range(30):
-        share = float((source.batch(step).label == 1).float().mean())
-        assert share >= 0.003
 
 
 def test_strong_patches_show_the_organ_where_its_label_is():
