@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from semisam.core.errors import InputError
-from semisam.core.types import IGNORE, Batch
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.images.files import Geometry
 from semisam.data.loading.augmentation import orient
