@@ -37,7 +37,7 @@ class Quality:
     prediction: float | None
     proposal: float | None
     agreement: float | None
-    agreement_unlabeled: float | None
+    agreement_unlabeled: float | None = None
 
 
 def gate(quality: Quality) -> float:
@@ -78,32 +78,28 @@ def pooled_dice(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     return 2 * overlap / total if total else None
 
 
-def measure(
-    masks: Tensor,
-    label: Tensor,
-    labeled: list[tuple[int, Tensor]],
-    unlabeled: list[tuple[int, Tensor]],
-    k: int,
-) -> Quality:
-    """Return the quality of one class's predictions.
+def agree(masks: Tensor, predictions: list[tuple[int, Tensor]]) -> float | None:
+    """Return the Dice of predictions and proposals, with `measure`'s arguments."""
+    return pooled_dice((prediction, masks[row]) for row, prediction in predictions)
+
+
+def measure(masks: Tensor, label: Tensor, predictions: list[tuple[int, Tensor]], k: int) -> Quality:
+    """Return the quality of one class's predictions on the labeled rows.
 
     Args:
         masks: ``(B, *S)`` bool, the proposal ``[p_k > 0.5]``.
         label: ``(L, *S)`` int64, with ignored voxels.
-        labeled: (row, prediction) of the labeled rows with a query; predictions are ``(*S)`` bool.
-        unlabeled: the same for the unlabeled rows.
+        predictions: (row, prediction) of the rows with a query; predictions are ``(*S)`` bool.
         k: the class.
     """
-    on_unlabeled = pooled_dice((a, masks[row]) for row, a in unlabeled)
-    known = {row: label[row] != IGNORE for row, _ in labeled}
-    truth = {row: label[row] == k for row, _ in labeled}
+    known = {row: label[row] != IGNORE for row, _ in predictions}
+    truth = {row: label[row] == k for row, _ in predictions}
     if not any(bool(mask.any()) for mask in truth.values()):
-        return Quality(None, None, None, on_unlabeled)
-    answers = {row: a & known[row] for row, a in labeled}
-    own = {row: masks[row] & known[row] for row, _ in labeled}
+        return Quality(None, None, None)
+    own = {row: masks[row] & known[row] for row in known}
+    inside = [(row, prediction & known[row]) for row, prediction in predictions]
     return Quality(
-        prediction=pooled_dice((answers[row], truth[row]) for row in truth),
+        prediction=pooled_dice((found, truth[row]) for row, found in inside),
         proposal=pooled_dice((own[row], truth[row]) for row in truth),
-        agreement=pooled_dice((answers[row], own[row]) for row in truth),
-        agreement_unlabeled=on_unlabeled,
+        agreement=agree(masks, inside),
     )

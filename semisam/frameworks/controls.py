@@ -34,10 +34,14 @@ class TruthSAM(SemiSAM):
     """The branch with the truth as the prediction: its upper bound. No model is queried."""
 
     def _predictions(
-        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
+        self,
+        batch: Batch,
+        step: Step,
+        rows: Sequence[int],
+        clock: Clock,
+        classes: Sequence[int],
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
         truth = _truth(batch, step, self.num_classes)
-        classes = self.classes
         return {i: {k: truth[i, k] for k in classes} for i in rows}, 0
 
 

@@ -23,7 +23,7 @@ from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock, Place, Prompt, Step, Total, View
-from semisam.frameworks._gate import Quality, gate, measure
+from semisam.frameworks._gate import Quality, agree, gate, measure
 
 
 class SemiSAM(Framework):
@@ -252,7 +252,10 @@ class SemiSAM(Framework):
             probs: ``(B, K, *S)``, the proposal.
         """
         unsure = entropy(probs)
-        found = [self._query(image[i], probs[i], unsure[i, 0], 0, i)[0] for i in range(len(image))]
+        found = [
+            self._query(image[i], probs[i], unsure[i, 0], 0, i, self.classes)[0]
+            for i in range(len(image))
+        ]
         return join(probs, found, dict.fromkeys(self.classes, 1.0))
 
     def _measures(self, clock: Clock) -> bool:
@@ -267,23 +270,31 @@ class SemiSAM(Framework):
         started = _now(batch.image.device)
         rows = range(batch.num_labeled, len(batch.image))
         measured = range(batch.num_labeled) if self._measures(clock) else ()
-        predictions, calls = self._predictions(batch, step, [*rows, *measured], clock)
-        classes = self.classes
-        shares = dict.fromkeys(classes, 1.0)
+        predictions, calls = self._predictions(batch, step, measured, clock, self.classes)
+        masks = step.probs.detach() > 0.5
+        quality = {
+            k: measure(masks[:, k], batch.label, _of_class(predictions, k), k)
+            for k in (self.classes if measured else ())
+        }
+        # With many classes most are in no labeled row, and the gate of these is shut.
+        open_to = [k for k in self.classes if not self.gated or quality[k].agreement]
+        found, made = self._predictions(batch, step, rows, clock, open_to)
+        shares = dict.fromkeys(open_to, 1.0)
         if measured:
-            quality = {
-                k: _quality(step.probs.detach(), batch.label, predictions, k) for k in classes
+            quality |= {
+                k: replace(quality[k], agreement_unlabeled=agree(masks[:, k], _of_class(found, k)))
+                for k in open_to
             }
             metrics |= _figures(quality.values())
             if self.gated:
-                shares = {k: gate(q) for k, q in quality.items()}
-                metrics["sam_gate"] = sum(shares.values()) / len(shares)
-        found = sum(len(predictions[i]) for i in rows)
-        metrics["sam_asked"] = Total(found)
-        metrics["sam_skipped"] = Total(len(rows) * len(classes) - found)
-        metrics["sam_calls"] = Total(calls)
+                shares = {k: gate(quality[k]) for k in open_to}
+                metrics["sam_gate"] = sum(shares.values()) / len(self.classes)
+        asked = sum(len(of_row) for of_row in found.values())
+        metrics["sam_asked"] = Total(asked)
+        metrics["sam_skipped"] = Total(len(rows) * len(self.classes) - asked)
+        metrics["sam_calls"] = Total(calls + made)
         metrics["sam_seconds"] = Total(_now(batch.image.device) - started)
-        return self._exchanged(batch, predictions, clock), shares
+        return self._exchanged(batch, found, clock), shares
 
     def _exchanged(
         self, batch: Batch, predictions: dict[int, dict[int, Tensor]], clock: Clock
@@ -292,7 +303,12 @@ class SemiSAM(Framework):
         return predictions
 
     def _predictions(
-        self, batch: Batch, step: Step, rows: Sequence[int], clock: Clock
+        self,
+        batch: Batch,
+        step: Step,
+        rows: Sequence[int],
+        clock: Clock,
+        classes: Sequence[int],
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
         """Return the predictions by row and class, and the number of calls of the model."""
         probs, uncertainty = self._proposal(batch, step)
@@ -302,7 +318,13 @@ class SemiSAM(Framework):
             # The prompts of a row do not depend on how the batch is divided.
             place = None if batch.places is None else batch.places[i]
             predictions[i], made = self._query(
-                batch.image[i], probs[i], uncertainty[i, 0], clock.step, batch.number(i), place
+                batch.image[i],
+                probs[i],
+                uncertainty[i, 0],
+                clock.step,
+                batch.number(i),
+                classes,
+                place,
             )
             calls += made
         return predictions, calls
@@ -320,6 +342,7 @@ class SemiSAM(Framework):
         uncertainty: Tensor,
         step: int,
         row: int,
+        classes: Sequence[int],
         place: Place | None = None,
     ) -> tuple[dict[int, Tensor], int]:
         """Return the prediction ``(*S)`` in [0, 1] of each prompted class, and the calls made."""
@@ -328,7 +351,7 @@ class SemiSAM(Framework):
         embedding: Any = None
         predictions: dict[int, Tensor] = {}
         calls = 0
-        for k in self.classes:
+        for k in classes:
             prompt: Prompt | None = None
             name = self._class_names[k]
             for _ in range(self._prompter.rounds):
@@ -431,14 +454,9 @@ def sam_loss(
     return (terms * terms.new_tensor(shares)).mean()
 
 
-def _quality(
-    probs: Tensor, label: Tensor, predictions: Mapping[int, Mapping[int, Tensor]], k: int
-) -> Quality:
-    """Return the quality of class ``k``; predictions are by row and class, labeled rows first."""
-    masks = [(row, per_class[k] > 0.5) for row, per_class in predictions.items() if k in per_class]
-    labeled = [(row, mask) for row, mask in masks if row < len(label)]
-    unlabeled = [(row, mask) for row, mask in masks if row >= len(label)]
-    return measure(probs[:, k] > 0.5, label, labeled, unlabeled, k)
+def _of_class(predictions: Mapping[int, Mapping[int, Tensor]], k: int) -> list[tuple[int, Tensor]]:
+    """Return row and predicted mask ``(*S)`` of one class, where the model was queried for it."""
+    return [(row, per_class[k] > 0.5) for row, per_class in predictions.items() if k in per_class]
 
 
 def _figures(qualities: Collection[Quality]) -> dict[str, float]:

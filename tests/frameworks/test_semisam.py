@@ -10,7 +10,7 @@ import torch
 
 from semisam.core.errors import PluginError, SemisamError
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Place, Prompt, View
-from semisam.frameworks._gate import Quality, gate, measure, pooled_dice
+from semisam.frameworks._gate import Quality, agree, gate, measure, pooled_dice
 from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.fixmatch import FixMatch
 from semisam.frameworks.mean_teacher import MeanTeacher
@@ -478,7 +478,7 @@ def test_labeled_rows_are_measured_with_prompts_of_the_methods_own_map(gated):
     batch = _batch()
     step = branch.training_step(batch, MEASURED)
     assert step.metrics["sam_dice"] > 0
-    for row, image, view in zip((2, 3, 0, 1), backend.encoded, prompter.views, strict=True):
+    for row, image, view in zip((0, 1, 2, 3), backend.encoded, prompter.views, strict=True):
         assert torch.equal(image, batch.image[row])
         assert torch.equal(view.prob, step.probs[row, 1])
     relabeled = Batch(batch.image, 1 - batch.label)
@@ -549,9 +549,28 @@ def test_dice_is_pooled_over_rows():
 def test_rows_without_the_class_are_no_evidence():
     masks = torch.rand(3, 4, 4) > 0.5
     label = torch.zeros(2, 4, 4, dtype=torch.int64)
-    found = measure(masks, label, [(0, masks[0]), (1, masks[1])], [(2, masks[2])], 1)
-    assert (found.prediction, found.proposal, found.agreement) == (None, None, None)
-    assert found.agreement_unlabeled == 1.0
+    found = measure(masks, label, [(0, masks[0]), (1, masks[1])], 1)
+    assert found == Quality(None, None, None, None) and gate(found) == 0
+    label[1, 0] = 1
+    found = measure(masks, label, [(0, masks[0]), (1, masks[1])], 1)
+    assert found.agreement == 1.0 and found.agreement_unlabeled is None and gate(found) == 0
+    assert agree(masks, [(2, masks[2])]) == 1.0
+    assert gate(replace(found, agreement_unlabeled=1.0)) > 0
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_class_that_no_labeled_row_measures_is_not_queried_in_vain(gated):
+    """Its gate is shut, whatever the model would predict."""
+    batch = _batch(3)
+    batch.label[batch.label == 2] = 1
+    masks = {float(batch.image[i].mean()): (batch.label[i % 2] == 1).float() for i in range(4)}
+    prompter = RecordingPrompter()
+    branch = SemiSAM(_framework(3), Sphere(masks), prompter, gated=gated)
+    step = branch.training_step(batch, MEASURED)
+    # Two classes in four rows, or without the second class in the two unlabeled rows.
+    assert step.metrics["sam_calls"] == len(prompter.views) == (6 if gated else 8)
+    asked = (2, 2) if gated else (4, 0)
+    assert (step.metrics["sam_asked"], step.metrics["sam_skipped"]) == asked
 
 
 def test_asked_every_few_steps_with_as_many_times_the_weight():
