@@ -41,7 +41,8 @@ class Line:
         case: its name.
         source: ``yours``, ``yours, in part``, ``changed by you``, ``first`` or ``final``.
         volumes: of each foreground class.
-        dice: predicted Dice by class; empty without a prediction.
+        dice: predicted Dice by class, ``None`` of a class that may be rightly nowhere; empty
+            without a prediction.
         reasons: for distrust, by class.
         picture: the preview; ``None`` without one.
     """
@@ -49,14 +50,20 @@ class Line:
     case: str
     source: str
     volumes: tuple[Volume, ...]
-    dice: tuple[Interval, ...] = ()
+    dice: tuple[Interval | None, ...] = ()
     reasons: tuple[str, ...] = ()
     picture: Path | None = None
 
     @property
+    def lowest(self) -> float | None:
+        """The lowest predicted Dice; ``None`` without a prediction."""
+        return min((d.dice for d in self.dice if d is not None), default=None)
+
+    @property
     def rank(self) -> tuple[bool, float]:
-        """The lowest predicted Dice; your own masks come last."""
-        return not self.dice and not self.picture, min((d.dice for d in self.dice), default=1.0)
+        """The lowest predicted Dice; an empty mask comes first, your own masks last."""
+        without = 0.0 if self.dice else 1.0
+        return not self.dice and not self.picture, without if self.lowest is None else self.lowest
 
 
 def write_page(
@@ -101,21 +108,51 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) 
         *(line.volumes for line in yours if line.volumes and line.source != _IN_PART),
         *(e.volumes for e in known.values()),
     ]
-    judged = [case for case, entry in known.items() if entry.agreement]
+    held = _held(data, [line.volumes for line in yours if line.source == _YOURS])
+    judged = {case: entry.agreement for case, entry in known.items() if entry.agreement}
     of_classes = [
-        ranked_dice(signals, by)
-        for signals in zip(*(known[case].agreement for case in judged), strict=True)
+        _predicted([signals[at] for signals in judged.values()], always, by)
+        for at, (_, always) in enumerate(held)
     ]
     predicted = dict(zip(judged, zip(*of_classes, strict=True), strict=True))
-    agreements = [known[case].agreement for case in judged]
+    some = [ever for ever, _ in held]
     lines = []
     for case, entry in known.items():
         picture = preview_file(shelf.folder / entry.file)
         dice = predicted.get(case, ())
-        reasons = reasons_for_distrust(entry.volumes, everything, entry.agreement, agreements)
+        reasons = reasons_for_distrust(
+            entry.volumes, everything, entry.agreement, tuple(judged.values()), some
+        )
         shown = picture if picture.is_file() else None
         lines.append(Line(case, entry.stage, entry.volumes, dice, reasons, shown))
     return lines + yours
+
+
+def _held(data: Survey, labels: Sequence[Sequence[Volume]]) -> list[tuple[bool, bool]]:
+    """Return for each class whether a complete label holds it, and whether each does.
+
+    Without a complete label nothing is known, and a class that is nowhere counts as missed.
+    """
+    found = [
+        [bool(sizes[at].voxels) for sizes in labels] for at in range(data.opened.num_classes - 1)
+    ]
+    return [(not of_class or any(of_class), all(of_class)) for of_class in found]
+
+
+def _predicted(
+    signals: Sequence[Mapping[str, float]], always: bool, by: Correction | None
+) -> list[Interval | None]:
+    """Return the predicted Dice of one class in all masks.
+
+    Args:
+        signals: of each mask.
+        always: each label holds the class. Else a mask without it may be right, and has no
+            prediction.
+        by: the correction.
+    """
+    ranked = [at for at, one in enumerate(signals) if always or any(one.values())]
+    dealt = dict(zip(ranked, ranked_dice([signals[at] for at in ranked], by), strict=True))
+    return [dealt.get(at) for at in range(len(signals))]
 
 
 def _of_label(data: Survey, case: str) -> Line:
@@ -155,7 +192,7 @@ def _write_sheet(path: Path, lines: Sequence[Line], pictures: Previews) -> None:
     for at, line in enumerate(lines):
         left, top = at % _COLUMNS * _WIDTH, at // _COLUMNS * height
         sheet.paste(pictures[line.case], (left, top + _HEAD))
-        low = min((d.dice for d in line.dice), default=None)
+        low = line.lowest
         text = line.case if low is None else f"{line.case}: Dice {100 * low:.0f} predicted"
         draw.text((left + 6, top + 3), text, fill="white")
     with replace_file(path) as temporary:

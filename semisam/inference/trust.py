@@ -61,7 +61,8 @@ class Agreement:
     Those of an empty mask are all 0.
 
     Attributes:
-        model: Dice with the promptable model's prediction for the mask as a proposal.
+        model: Dice with the promptable model's prediction for the mask as a proposal; ``None`` for
+            a class that the model is not queried for.
         first: Dice with the mask of another model that saw the same labels.
         view: Dice with the mask of the scan in another contrast, sharpness and noise.
         back: Dice on the labeled scans of this mask, copied onto them as if it were a label; of the
@@ -69,15 +70,20 @@ class Agreement:
         entropy: one minus the mean entropy in the mask, the usual measure.
     """
 
-    model: float
+    model: float | None
     first: float
     view: float
     back: float
     entropy: float
 
     def values(self) -> dict[str, float]:
-        """Return the signals by name."""
-        return {name: getattr(self, name) for name in SIGNALS}
+        """Return the measured signals by name."""
+        found = {name: getattr(self, name) for name in SIGNALS}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+NOTHING = Agreement(0.0, 0.0, 0.0, 0.0, 0.0)
+"""The agreement of a class that a mask does not hold."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ def ranked_dice(
     if not masks:
         return []
     found = sorted((predicted_dice(signals, by) for signals in masks), key=lambda one: one.dice)
-    ranks = [rankdata([signals[name] for signals in masks]) for name in SIGNALS]
+    measured = [name for name in SIGNALS if all(name in signals for signals in masks)]
+    ranks = [rankdata([signals[name] for signals in masks]) for name in measured]
     order = np.argsort(np.sum(ranks, axis=0), kind="stable")
     dealt = dict(zip(order.tolist(), found, strict=True))
     return [dealt[at] for at in range(len(masks))]
@@ -155,6 +162,7 @@ def reasons_for_distrust(
     others: Sequence[Sequence[Volume]],
     agreement: Sequence[Mapping[str, float]],
     agreements: Sequence[Sequence[Mapping[str, float]]] = (),
+    known: Sequence[bool] = (),
 ) -> tuple[str, ...]:
     """Return the reasons to look at a mask, one text per class, which may be empty.
 
@@ -164,18 +172,24 @@ def reasons_for_distrust(
         agreement: the signals of each class; empty if they were not measured.
         agreements: of all masks. Among eight or more, a signal is a reason, too, where it is three
             standard deviations, estimated from the median absolute one, below the median.
+        known: for each class, whether a mask of the user holds it; else it is rightly nowhere.
+            Empty: all are.
     """
     found = []
     for at, size in enumerate(sizes):
         reasons = []
         usual = statistics.median(other[at].size for other in others)
         if not size.voxels:
-            reasons.append("nothing was found")
+            if not known or known[at]:
+                reasons.append("nothing was found")
         elif usual and not 1 / _FAR <= size.size / usual <= _FAR:
             reasons.append(f"its volume is far from the usual {usual:.1f} {size.unit}")
         for name, (least, text) in _DISAGREES.items() if agreement and size.voxels else ():
+            if name not in agreement[at]:
+                continue
             value = agreement[at][name]
-            signals = np.array([signal[at][name] for signal in agreements if signal])
+            others_of = (signal[at] for signal in agreements if signal)
+            signals = np.array([one.get(name, 0.0) for one in others_of if any(one.values())])
             if value < least:
                 reasons.append(f"{text} (Dice {100 * value:.0f})")
             elif len(signals) >= _ENOUGH and value < _lowest_usual(signals):
@@ -231,11 +245,11 @@ class Judge:
             inside = mask == k
             if not bool(inside.any()):
                 # That other masks are empty, too, is no sign that nothing is there.
-                found.append(Agreement(0.0, 0.0, 0.0, 0.0, 0.0))
+                found.append(NOTHING)
                 continue
             found.append(
                 Agreement(
-                    _dice(inside, answered == k),
+                    _dice(inside, answered == k) if k in self.branch.classes else None,
                     _dice(inside, first == k),
                     _dice(inside, seen == k),
                     backs[k],

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import (
@@ -28,7 +26,6 @@ from semisam.core.framework import Framework
 from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
 from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
-from semisam.core.types import IGNORE
 from semisam.data.datasets.groups import patients_of
 from semisam.data.loading.prefetch import Prefetcher
 from semisam.data.loading.sampling import BatchPlan, BatchSource
@@ -37,7 +34,6 @@ from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import Card, card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.metrics.scores import classes_by_components
 from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
     cases_of,
@@ -193,15 +189,18 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
         oracle=settings.sam_control in NEED_TRUTH,
     )
     hashes = store.check(lambda done, total: report("check", done, total, {}))
-    if isinstance(framework, SemiSAM) and framework.trains and not framework.several:
-        _ask_for_single_objects(framework, store, len(settings.patch))
+    for note in store.notes():
+        warnings.warn(note, SemisamWarning, stacklevel=2)
+    if isinstance(framework, SemiSAM) and not framework.several:
+        # A method without training takes whole scans.
+        _ask_for_single_objects(framework, store, len(settings.patch) if framework.trains else None)
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
     return Ready(store, framework, plan, hashes, model_card(settings, store), logger)
 
 
-def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int) -> None:
+def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int | None) -> None:
     """Leave out the classes that are several components in a complete label, or in its slices."""
-    _, several = classes_by_components(_complete_labels(store), branch.num_classes, axes)
+    _, several = store.components(axes)
     if several:
         branch.leave_out(several)
         names = ", ".join(store.dataset.class_names[c] for c in several)
@@ -213,11 +212,6 @@ def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int) -> N
         )
 
 
-def _complete_labels(store: VolumeStore) -> list[NDArray[np.uint8]]:
-    """Return the labels that are annotated everywhere: a part of an organ has other components."""
-    return [label for case in store.labeled if (label := store.label(case)).max() != IGNORE]
-
-
 def model_card(settings: RunSettings, store: VolumeStore) -> Card:
     """Return the card of the model that a run trains."""
     classes = store.dataset.num_classes
@@ -225,7 +219,7 @@ def model_card(settings: RunSettings, store: VolumeStore) -> Card:
     if settings.components == "largest":
         one_component = tuple(range(1, classes))
     elif settings.components == "as-labeled":
-        one_component, _ = classes_by_components(_complete_labels(store), classes)
+        one_component, _ = store.components()
     return card_of(store.dataset, store.image(store.labeled[0]), one_component)
 
 

@@ -22,7 +22,7 @@ from semisam.run.protocols import DEFAULT
 
 Options = dict[str, Any]
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Part of every identity. Raise it when a change of semisam moves the numbers of a run."""
 
 DEFAULT_BACKEND = "synthsam"
@@ -356,7 +356,9 @@ def show_value(value: Any) -> str:
     """Return a setting as a person writes it: ``64x64x48`` for a size, ``255=1`` for a mapping."""
     if isinstance(value, Mapping):
         return ",".join(f"{key}={show_value(item)}" for key, item in value.items())
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ("," if any(isinstance(item, str) for item in value) else "x").join(map(str, value))
+    return str(value)
 
 
 def read_settings(folder: Path) -> RunSettings:

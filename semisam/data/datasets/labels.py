@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,12 @@ class LabelValues:
 
     def __post_init__(self) -> None:
         last = len(self.class_names) - 1
+        twice = [name for name in self.class_names if self.class_names.count(name) > 1]
+        if twice:
+            raise InputError(
+                f"names of classes must differ, got {twice[0]} twice. Rename one, or merge the two "
+                f"with --set {self.dataset}.labels."
+            )
         if last >= IGNORE:
             raise InputError(f"classes must be at most {IGNORE - 1}, got {last}. Merge some.")
         for value, number in self.mapping.items():
@@ -121,7 +127,7 @@ class LabelValues:
         wrong = {name: values for name, values in wrong.items() if values}
         if not wrong:
             return None
-        present = sorted({value for name in wrong for value in labels[name]})
+        present = sorted({value for counts in labels.values() for value in counts})
         unknown = self._unknown(present)
         names = ", ".join(self.class_names)
         problem = (
@@ -154,7 +160,50 @@ class LabelValues:
             return f"merge them with {option}{_pairs(pairs)}, {left_out}, or {more}"
         pairs |= dict(zip(rest, free, strict=False))
         either = f", or {left_out}" if rest else ""
+        numbers = {value: pairs.get(value, self.class_of(value)) for value in present}
+        organs = [value for value, number in numbers.items() if number not in (0, IGNORE)]
+        if not self.mapping and len(organs) == last:  # the order of the names is that of the values
+            ascending = dict(zip(organs, range(1, last + 1), strict=True))
+            pairs = pairs if numbers | ascending == numbers else ascending
+        elif not self.mapping and len(unknown) > 1:
+            return (
+                f"map each to its class, for example with {option}{_pairs(pairs)}{either}. Check "
+                "which class each value is"
+            )
         return f"map them with {option}{_pairs(pairs)}{either}"
+
+
+def classes_in(label: NDArray[np.uint8]) -> frozenset[int]:
+    """Return the foreground classes that a label ``(*S)`` holds."""
+    return frozenset(np.flatnonzero(np.bincount(label.ravel())).tolist()) - {0, IGNORE}
+
+
+def class_notes(
+    dataset: Dataset, held: Iterable[Collection[int]], lost: Mapping[str, Collection[int]]
+) -> list[str]:
+    """Return sentences on classes that a training cannot learn, or sees in fewer labels.
+
+    Args:
+        dataset: whose classes these are.
+        held: the classes in each label.
+        lost: by case, the classes of its label that have no voxel at the training spacing.
+    """
+    names = dataset.class_names
+    found = {number for numbers in held for number in numbers}
+    gone = {k: [case for case in lost if k in lost[case]] for k in range(1, len(names))}
+    notes = [
+        f"No label holds {names[k]}, so it will be found nowhere. Label a scan that shows it."
+        for k in range(1, len(names))
+        if k not in found and not gone[k]
+    ]
+    for k, cases in gone.items():
+        if cases:
+            some = f"{', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''}"
+            notes.append(
+                f"{names[k]} has no voxel at the training spacing in the label of {some}. Choose a "
+                f"finer one with --set {dataset.name}.spacing."
+            )
+    return notes
 
 
 def as_drawn(

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError, SemisamError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
+from semisam.data.datasets.labels import class_notes, classes_in
+from semisam.metrics.scores import classes_by_components
 
 T = TypeVar("T")
 
@@ -73,7 +75,8 @@ class VolumeStore:
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self._bytes = 0
-        self._with_foreground: set[str] = set()
+        self._held: dict[str, frozenset[int]] = {}
+        self._lost: dict[str, frozenset[int]] = {}
 
     def image(self, case: str) -> Image:
         """Return one image; its array is read-only.
@@ -143,7 +146,7 @@ class VolumeStore:
                         on_case(done, len(futures))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-        if self.labeled and not self._with_foreground:
+        if self.labeled and not any(self._held.values()):
             raise InputError(
                 f"a labeled training case must contain a foreground class, got none in "
                 f"{', '.join(self.labeled[:3])}{', ...' if len(self.labeled) > 3 else ''}. Label "
@@ -167,20 +170,40 @@ class VolumeStore:
                 )
             label = read_named(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset, source)
-            empty = not np.any((label != 0) & (label != IGNORE))
+            held = classes_in(label)
+            empty = not held
             if empty and case in self.labeled and not getattr(self.dataset, "empty_labels", False):
                 raise InputError(
                     f"{source}: the label of a labeled training case must contain a foreground "
                     "class, got only background. Correct it or use the case as unlabeled."
                 )
-            if case in self.labeled and not empty:
-                self._with_foreground.add(case)
+            if case in self.labeled:
+                self._held[case] = held
             hashes[f"label:{case}"] = array_hash(label)
-            if case in self._scored and placement is not None:
+            if placement is not None and case in (*self._scored, *self.labeled):
                 drawn = read_named(source, lambda: self.drawn_label(case))
                 check_label(drawn, placement.shape, self.dataset, source)
-                hashes[f"drawn:{case}"] = array_hash(drawn)
+                if case in self._scored:
+                    hashes[f"drawn:{case}"] = array_hash(drawn)
+                else:
+                    self._lost[case] = classes_in(drawn) - held
         return hashes
+
+    def notes(self) -> list[str]:
+        """Return sentences on the classes of labeled cases, of which `check` read the labels."""
+        lost = {case: self._lost[case] for case in self.labeled if case in self._lost}
+        return class_notes(self.dataset, self._held.values(), lost)
+
+    def components(self, axes: int | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the classes that are one component in the labeled cases, and those of several.
+
+        A label that is annotated in part does not count: a part of an organ has other components.
+
+        Args:
+            axes: of components; ``None``: of the labels. See `classes_by_components`.
+        """
+        complete = [label for case in self.labeled if (label := self.label(case)).max() != IGNORE]
+        return classes_by_components(complete, self.dataset.num_classes, axes)
 
     def _cached(
         self, key: tuple[str, str], read: Callable[[], T], array_of: Callable[[T], NDArray[Any]]

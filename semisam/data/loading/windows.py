@@ -12,6 +12,7 @@ Window = tuple[slice, ...]
 """The voxels of a patch along each axis, which may exceed a scan that is shorter."""
 
 _TRIES = 10
+_VOXELS = 1 << 18  # of a class in a scan, among which a window is drawn
 
 
 class Windows:
@@ -32,6 +33,7 @@ class Windows:
         self.foreground = foreground
         self._partial: dict[str, bool] = {}
         self._classes: dict[str, tuple[int, ...]] = {}
+        self._voxels: dict[tuple[str, int], NDArray[np.intp]] = {}
 
     def draw(
         self,
@@ -60,16 +62,13 @@ class Windows:
             return window
         several = len(classes) > 1
         wanted = classes[rng.integers(len(classes))] if several else classes[0]
-        organ: NDArray[np.intp] | None = None
         for _ in range(_TRIES):
             inside = label[window]
             found = np.count_nonzero((inside != 0) & (inside != IGNORE))
             enough = found >= self.foreground * inside.size
             if enough and (not several or bool((inside == wanted).any())):
                 break
-            if organ is None:
-                organ = np.flatnonzero(label == wanted)
-            window = _draw(shape, size, rng, organ)
+            window = _draw(shape, size, rng, self._voxels_of(case, wanted))
         return window
 
     def is_partial(self, case: str) -> bool:
@@ -85,6 +84,13 @@ class Windows:
             every = range(1, min(self.store.dataset.num_classes, IGNORE))
             self._classes[case] = tuple(k for k in every if bool((label == k).any()))
         return self._classes[case]
+
+    def _voxels_of(self, case: str, k: int) -> NDArray[np.intp]:
+        """Return flat indices of a class in a label, evenly chosen ones of a very large class."""
+        if (case, k) not in self._voxels:
+            found = np.flatnonzero(self.store.label(case) == k)
+            self._voxels[case, k] = found[:: -(-len(found) // _VOXELS)].copy()
+        return self._voxels[case, k]
 
 
 def _draw(
