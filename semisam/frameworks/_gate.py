@@ -101,5 +101,5 @@ def measure(masks: Tensor, label: Tensor, predictions: list[tuple[int, Tensor]],
     return Quality(
         prediction=pooled_dice((found, truth[row]) for row, found in inside),
         proposal=pooled_dice((own[row], truth[row]) for row in truth),
-        agreement=agree(masks, inside),
+        agreement=pooled_dice((found, own[row]) for row, found in inside),
     )
