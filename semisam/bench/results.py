@@ -171,6 +171,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             scale = 100.0 if metric in _PERCENT else 1.0
             row[name] = _over_folds(group, column).mean() * scale
         row["empty"] = int(group["empty_predictions"].sum())
+        rightly = group.get("metrics.rightly_empty", pd.Series(dtype=float))
+        row["rightly_empty"] = int(rightly.sum())
         row |= _gain(frame, group, scaled)
         row |= _over_best(row, group, bare, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()

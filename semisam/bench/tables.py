@@ -367,6 +367,17 @@ def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
     }
 
 
+def empty_lines(table: pd.DataFrame) -> list[str]:
+    """Return a sentence on classes that are rightly nowhere, if a row has one."""
+    most = table["rightly_empty"].max() if "rightly_empty" in table else 0
+    if not most > 0:
+        return []
+    return [
+        f"Up to {most:.0f} scores of a row are of a class that neither mask of a case holds. Their "
+        "Dice is 100, and every mean counts them; cases.csv has each."
+    ]
+
+
 def gain_lines(table: pd.DataFrame) -> list[str]:
     """Return the meaning of the marks next to the gains, if there are gains with a test."""
     tested = table[table["gain_p"].notna()]
@@ -463,7 +474,7 @@ def notes(table: pd.DataFrame, part: pd.DataFrame | None = None) -> list[str]:
     lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
     lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
-    lines += [*runs_lines(measured), *rank_lines(measured)]
+    lines += [*runs_lines(measured), *rank_lines(measured), *empty_lines(measured)]
     if part is None:
         lines += best_lines(measured)
     else:

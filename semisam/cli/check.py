@@ -82,6 +82,8 @@ def _print(report: FolderReport, console: Any) -> None:
             f"[red]Fault[/red] {escape(fault.file)}: {escape(fault.problem)}. "
             f"[bold]To do:[/bold] {escape(fault.remedy)}."
         )
+    for note in report.notes:
+        console.print(f"[yellow]Note[/yellow] {escape(note)}")
     count = len(report.faults)
     console.print("No faults." if not count else f"{count} fault{'s' if count > 1 else ''}.")
 

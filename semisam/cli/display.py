@@ -298,7 +298,14 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
             which a narrow terminal shows fewer.
     """
     from semisam.bench.sections import PAPER, sections
-    from semisam.bench.tables import GRID, gain_lines, protocol_lines, rank_lines, runs_lines
+    from semisam.bench.tables import (
+        GRID,
+        empty_lines,
+        gain_lines,
+        protocol_lines,
+        rank_lines,
+        runs_lines,
+    )
 
     chosen = columns or _usual_columns(ranked="rank" in table)
     parts = sections(table)
@@ -315,8 +322,9 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
     grid = [GRID] if measured["dice"].notna().any() else []
     if not columns and "hd95" not in chosen:
         grid.append("Jaccard and distances are in table.csv: this terminal is narrow.")
-    about = (*class_lines(measured), *gain_lines(measured), *runs_lines(measured))
-    for line in (*about, *rank_lines(measured), *grid, *protocol_lines(measured)):
+    about = (*class_lines(measured), *empty_lines(measured), *gain_lines(measured))
+    about = (*about, *runs_lines(measured), *rank_lines(measured))
+    for line in (*about, *grid, *protocol_lines(measured)):
         console.print(escape(line))
 
 

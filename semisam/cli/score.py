@@ -64,7 +64,7 @@ def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from semisam.metrics.scores import missed
+    from semisam.metrics.scores import missed, rightly_empty
 
     table = Table(title="Mean ± SD over cases", box=SIMPLE_HEAD, pad_edge=False)
     heads = {
@@ -88,3 +88,8 @@ def _print(rows: Sequence[dict[str, Any]], console: Any) -> None:
         empty = sum(missed(row) for row in own)
         table.add_row(str(value), str(len(own)), *figures, str(empty))
     console.print(table)
+    if both := sum(rightly_empty(row) for row in rows):
+        console.print(
+            f"{both} of {len(rows)} scores are of a class that neither mask holds: Dice 100, which "
+            "the means count."
+        )

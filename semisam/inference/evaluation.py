@@ -22,7 +22,7 @@ from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.sampling import slice_axes
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.sliding_window import sliding_window
-from semisam.metrics.scores import evaluate_labelmap, largest_components, missed
+from semisam.metrics.scores import evaluate_labelmap, largest_components, missed, rightly_empty
 from semisam.networks.precision import Precision, autocast, to_channels_last
 
 METRICS = (
@@ -153,9 +153,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
 
     Keys are ``<metric>`` and ``<metric>_sd_cases`` (``n - 1``; 0 for a single case), and
     ``empty_predictions``, the number of (case, class) pairs of which nothing was predicted although
-    something is there. With several
-    classes there is also ``<metric>:<class>``, the mean over cases of one class. Without rows there
-    are no figures.
+    something is there. ``rightly_empty`` counts those of which nothing was predicted and nothing is
+    there, whose Dice is 1. With several classes there is also ``<metric>:<class>``, the mean over
+    cases of one class. Without rows there are no figures.
     """
     rows = list(rows)
     if not rows:
@@ -174,4 +174,5 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | int]:
         for metric in METRICS:
             summary[f"{metric}:{name}"] = math.fsum(r[metric] for r in of_class) / len(of_class)
     summary["empty_predictions"] = sum(missed(row) for row in rows)
+    summary["rightly_empty"] = sum(rightly_empty(row) for row in rows)
     return summary

@@ -117,6 +117,11 @@ def missed(row: Mapping[str, Any]) -> bool:
     return bool(row["empty_prediction"]) and not row["empty_reference"]
 
 
+def rightly_empty(row: Mapping[str, Any]) -> bool:
+    """Return whether both masks of a row with the fields of `CaseMetrics` are empty."""
+    return bool(row["empty_prediction"]) and bool(row["empty_reference"])
+
+
 def evaluate_labelmap(
     pred: NDArray[np.integer], ref: NDArray[np.integer], num_classes: int, spacing: Sequence[float]
 ) -> list[CaseMetrics]:

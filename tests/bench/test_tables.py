@@ -70,6 +70,17 @@ def test_the_papers_rows_stand_beside_rows_of_its_protocol(bench):
     assert len(frame) == 4 and (frame["protocol"] == "paper").sum() == 2
 
 
+def test_scores_of_a_class_that_is_rightly_nowhere_are_counted(bench):
+    folder = bench()
+    sentence = "Up to 3 scores of a row are of a class that neither mask of a case holds"
+    assert sentence not in " ".join(_table(folder).split())
+    path = folder / "runs" / "two" / "result.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["rightly_empty"] = 3
+    path.write_text(json.dumps(result))
+    assert sentence in " ".join(_table(folder).split())
+
+
 def test_they_can_be_left_out(bench):
     frame = pd.read_csv(
         io.StringIO(_table(bench(protocol="paper"), "--format", "csv", "--no-paper"))

@@ -156,6 +156,7 @@ def test_classes_are_averaged_within_a_case_before_the_cases():
     assert summary["empty_predictions"] == 1
     rightly = _row("c", "x", 1.0, empty=True, nothing=True)
     assert summarise([*rows, rightly])["empty_predictions"] == 1
+    assert (summary["rightly_empty"], summarise([*rows, rightly])["rightly_empty"]) == (0, 1)
     assert summarise(rows[:1])["dice_sd_cases"] == 0.0
     assert "dice:x" not in summarise(rows[:1]) and summarise([]) == {}
 

@@ -70,6 +70,23 @@ def test_a_right_mask_agrees_with_everything_and_a_wrong_one_with_nothing(judge)
     assert nothing.values() == dict.fromkeys(SIGNALS, 0)
 
 
+def test_a_class_that_the_model_is_not_queried_for_has_no_such_signal(judge):
+    """With the proposal as the prediction it would agree with itself."""
+    bright = _cube((4, 5, 6))
+    (asked,) = judge(bright[None], _probs(bright))
+    judge.branch.leave_out((1,))
+    (left,) = judge(bright[None], _probs(bright))
+    assert left.model is None and "model" not in left.values()
+    assert left.values() == {k: v for k, v in asked.values().items() if k != "model"}
+    low = {**left.values(), "first": 0.1}
+    assert [one.dice for one in ranked_dice([left.values(), low])] == [
+        predicted_dice(left.values()).dice,
+        predicted_dice(low).dice,
+    ]
+    size = (Volume("a", "organ", 8, 1.0, "ml"),)
+    assert reasons_for_distrust(size, [size], [low]) == ("the first mask is elsewhere (Dice 10)",)
+
+
 def test_an_empty_mask_is_the_least_trusted_and_takes_no_value_of_another(judge):
     """Other models find nothing in an empty scan, either; that is no agreement about an organ."""
     scans = [_cube((4, 5, n)) for n in (2, 4, 6)]

@@ -111,6 +111,20 @@ def test_a_class_of_several_components_is_not_asked_for(tiny_settings, tmp_path,
     assert _same_result(tmp_path / "bare", tmp_path / "wrapped") is not several
 
 
+def test_first_masks_keep_the_components_of_such_a_class(tiny_settings, tmp_path):
+    """A prompt marks one of them, and the others would be lost from the copied mask."""
+    for case in (tmp_path / "la" / "train.list").read_text().split()[:2]:
+        with h5py.File(tmp_path / "la" / case / "mri_norm2.h5", "a") as file:
+            file["label"][...] = 0
+            file["label"][2:6, 2:6, 2:6] = file["label"][10:14, 10:14, 10:14] = 1
+    copied = changed(tiny_settings, method="copied-mask", method_options={})
+    given = {"weight": 1.0, "several": False}
+    with pytest.warns(SemisamWarning, match="leaves out left atrium: several components"):
+        execute(_with_sam(copied, semisam_options=given), tmp_path / "prompted")
+    execute(copied, tmp_path / "copied")
+    assert _same_result(tmp_path / "copied", tmp_path / "prompted")
+
+
 def test_labels_of_labeled_cases_do_change_the_result(tiny_settings, tmp_path):
     """The test above can fail: what it compares does depend on labels that are read."""
     execute(tiny_settings, tmp_path / "clean")

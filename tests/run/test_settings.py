@@ -87,3 +87,4 @@ def test_settings_are_read_back(tmp_path):
 def test_flags_are_of_settings_and_values_are_shown_as_written():
     assert set(flags_of_settings()) < set(RunSettings.model_fields)
     assert show_value((64, 64, 48)) == "64x64x48" and show_value(0.5) == "0.5"
+    assert show_value(("left organ", "b")) == "left organ,b" and show_value({7: 1}) == "7=1"

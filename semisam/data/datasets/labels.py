@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,16 +179,17 @@ def classes_in(label: NDArray[np.uint8]) -> frozenset[int]:
 
 
 def class_notes(
-    dataset: Dataset, held: Iterable[Collection[int]], lost: Mapping[str, Collection[int]]
+    names: Sequence[str],
+    held: Iterable[Collection[int]],
+    lost: Mapping[str, Collection[int]],
 ) -> list[str]:
     """Return sentences on classes that a training cannot learn, or sees in fewer labels.
 
     Args:
-        dataset: whose classes these are.
+        names: of the classes, background first.
         held: the classes in each label.
         lost: by case, the classes of its label that have no voxel at the training spacing.
     """
-    names = dataset.class_names
     found = {number for numbers in held for number in numbers}
     gone = {k: [case for case in lost if k in lost[case]] for k in range(1, len(names))}
     notes = [
@@ -201,7 +202,7 @@ def class_notes(
             some = f"{', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''}"
             notes.append(
                 f"{names[k]} has no voxel at the training spacing in the label of {some}. Choose a "
-                f"finer one with --set {dataset.name}.spacing."
+                "finer spacing."
             )
     return notes
 

@@ -192,7 +192,7 @@ class VolumeStore:
     def notes(self) -> list[str]:
         """Return sentences on the classes of labeled cases, of which `check` read the labels."""
         lost = {case: self._lost[case] for case in self.labeled if case in self._lost}
-        return class_notes(self.dataset, self._held.values(), lost)
+        return class_notes(self.dataset.class_names, self._held.values(), lost)
 
     def components(self, axes: int | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the classes that are one component in the labeled cases, and those of several.

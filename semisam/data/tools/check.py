@@ -13,14 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.groups import find_groups
-from semisam.data.datasets.labels import LabelValues, count_values
+from semisam.data.datasets.labels import LabelValues, classes_in, count_values
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
 from semisam.data.datasets.scans import (
+    Layout,
     ScanDataset,
     ScanFiles,
     label_values,
@@ -28,6 +32,7 @@ from semisam.data.datasets.scans import (
     recipe_of,
 )
 from semisam.data.datasets.splits import Fault, find_split
+from semisam.data.datasets.survey import common_spacing, grids_of
 from semisam.data.images.alignment import misfit
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import array_hash, read_named
@@ -157,7 +162,13 @@ def _of_scans(
         kind.aligned_labels,
         kind.empty_labels,
         label_values(kind.name, layout, given["labels"], given["ignore"]),
-        recipe_of(layout, None, given["modality"], tuple(given["window"]), given["crop"]),
+        recipe_of(
+            layout,
+            _training_spacing(layout, split, given),
+            given["modality"],
+            tuple(given["window"]),
+            given["crop"],
+        ),
         given["series"],
         layout.first_images(),
         frozenset(fault.file for fault in layout.faults),
@@ -171,6 +182,18 @@ def _of_scans(
         return _examine_files(rules, report, files)
 
     return rules.values, list(layout.cases), examine, faults
+
+
+def _training_spacing(
+    layout: Layout, split: Split, given: Mapping[str, Any]
+) -> tuple[float, ...] | None:
+    """Return the spacing of the training; ``None`` if it is not known because of a fault."""
+    firsts = [layout.cases[case].images[0] for case in split.train if case in layout.cases]
+    try:
+        grids = grids_of(firsts, given["series"])
+    except InputError:
+        return None  # that of a case, which is examined, too
+    return common_spacing(given["spacing"], grids) if grids else None
 
 
 def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseReport:
@@ -201,7 +224,8 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
             wrong = misfit(raw.shape, where, report.shape, geometry)
             faults += [fault_of(name, InputError(wrong))] if wrong else []
             if placement is not None and not wrong and not rules.values.fault(report.values):
-                placement.label(rules.values.classes(raw, name))
+                drawn = rules.values.classes(raw, name)
+                report = replace(report, lost=_lost(drawn, placement.label(drawn)))
     except InputError as error:
         faults.append(fault_of(name, error))
     return replace(report, faults=tuple(faults))
@@ -242,6 +266,7 @@ def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> 
             if placement is not None:
                 drawn = read_named(source, lambda: dataset.drawn_label(case))
                 faults += _changed(dataset, case, "drawn", array_hash(drawn))
+                report = replace(report, lost=_lost(drawn, label))
             if label.shape != report.shape:
                 problem = f"image and label must have one shape, got {report.shape} and "
                 remedy = "resample the label onto the image's grid"
@@ -253,6 +278,11 @@ def _examine_case(dataset: Dataset, values: LabelValues, report: CaseReport) -> 
     except InputError as error:
         faults.append(fault_of(source, error))
     return replace(report, faults=tuple(faults))
+
+
+def _lost(drawn: NDArray[np.uint8], label: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return the classes of a label as drawn that it lacks at the training spacing."""
+    return tuple(sorted(classes_in(drawn) - classes_in(label)))
 
 
 def _changed(dataset: Dataset, case: str, part: str, found: str) -> list[Fault]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.labels import class_notes
 from semisam.data.datasets.splits import Fault
 from semisam.data.loading.store import array_hash
 
@@ -30,6 +31,7 @@ class CaseReport:
             dataset.
         voxels: voxels per class of the label, and per value that has no class.
         values: voxels per value of the label as in its file, by the file's name.
+        lost: classes of the label that have no voxel at the training spacing.
         image_hash: SHA-256 of the voxels.
         faults: faults of its files.
     """
@@ -43,6 +45,7 @@ class CaseReport:
     intensities: tuple[tuple[float, float], ...] = ()
     voxels: Mapping[int, int] = field(default_factory=dict)
     values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    lost: tuple[int, ...] = ()
     image_hash: str = ""
     faults: tuple[Fault, ...] = ()
 
@@ -64,6 +67,15 @@ class FolderReport:
     class_names: tuple[str, ...]
     cases: tuple[CaseReport, ...]
     faults: tuple[Fault, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on classes that no label holds, or that some lose at the training spacing."""
+        labeled = [case for case in self.cases if case.labeled and case.voxels]
+        if not labeled:
+            return []
+        lost = {case.case: case.lost for case in labeled}
+        return class_notes(self.class_names, [c.voxels for c in labeled], lost)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

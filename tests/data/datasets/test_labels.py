@@ -9,6 +9,7 @@ from semisam.core.types import IGNORE
 from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.labels import LabelValues, count_values, own_values_of
 from semisam.data.datasets.prepared import Prepared
+from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.check import check_folder
 from semisam.data.tools.prepare import prepare
 from semisam.plugins import registry
@@ -48,6 +49,9 @@ def test_classes_of_values(names, mapping, ignored, raw, want):
         (FOUR, {}, [0, 50, 100, 150], r"labels=50=1,100=2,150=3"),
         (FOUR, {4: 3}, [0, 3, 4], r"got 3\. Map them with --set folder\.labels=3=3,4=3\."),
         (TWO, {}, [0, 1, 2], r"got 2\. Merge them with .*labels=1=1,2=1, .*ignore=2, or name"),
+        (FOUR, {}, [0, 1, 3, 7], r"got 7\. Map them with --set folder\.labels=1=1,3=2,7=3, or"),
+        (FOUR, {}, [0, 3, 7, 20], r"labels=3=1,7=2,20=3, or leave"),
+        (FOUR, {}, [0, 9, 7], r"Map each to its class, for example with .*7=1,9=2.* Check which"),
         (TWO, {}, range(100), r"2, 3, .* \(98 values\)\. Map them with .*VALUE=CLASS"),
         (TWO, {}, [0, -1], r"got -1\. Map them with --set folder\.labels=-1=1"),
         (TWO, {}, [0, 0.5], r"integers.*got 0\.5"),
@@ -59,6 +63,34 @@ def test_classes_of_values(names, mapping, ignored, raw, want):
 def test_a_value_without_a_class_is_refused_with_a_proposal(names, mapping, raw, pattern):
     with pytest.raises(InputError, match=f"x.nii: a label must hold .*{pattern}"):
         translated(LabelValues("folder", names, mapping), raw)
+
+
+def test_names_that_are_there_twice_are_refused():
+    with pytest.raises(InputError, match="names of classes must differ, got a twice"):
+        LabelValues("folder", ("background", "a", "b", "a"))
+
+
+def test_classes_that_no_label_holds_and_that_the_spacing_loses(tmp_path):
+    image, label = scan(0, classes=2)
+    label[2, 2, 2] = 2
+    write(tmp_path / "p0.nii.gz", image)
+    write(tmp_path / "p0_label.nii.gz", label)
+    (tmp_path / "classes.list").write_text("organ\ndot\nnowhere\n")
+    fine = check_folder(tmp_path, "folder", {})
+    assert fine.notes == [
+        "No label holds nowhere, so it will be found nowhere. Label a scan that shows it."
+    ]
+    lost = "dot has no voxel at the training spacing in the label of p0. Choose a finer spacing."
+    coarse = ScanFolder(tmp_path, spacing=(4.0, 4.0, 4.0))
+    assert check_folder(tmp_path, "folder", {"spacing": (4.0, 4.0, 4.0)}).notes == [
+        *fine.notes,
+        lost,
+    ]
+    store = VolumeStore(coarse, labeled=["p0"], unlabeled=[], test=[])
+    store.check()
+    assert store.notes() == [*fine.notes, lost]
+    prepare(coarse, {}, tmp_path / "copy")
+    assert check_folder(tmp_path / "copy", "prepared", {}).notes[1:] == [lost]
 
 
 @pytest.mark.parametrize("raw", [[0, 255], [0, 1, 2, 4], [0, 7, 9, 1], [0, 2, 5]])
