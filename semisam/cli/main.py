@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from semisam import __version__
 from semisam.cli.help import Suggesting
-from semisam.core.errors import InputError, PluginError, SemisamError
+from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "auto": ("semisam.cli.auto:command", "From scans and a few masks to masks of all scans."),
@@ -83,13 +85,41 @@ class LazyGroup(Suggesting, click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
 
+@contextlib.contextmanager
+def _plain_notes() -> Iterator[None]:
+    """Print each warning of semisam once, as a sentence without the line of code that gave it."""
+    before = warnings.formatwarning
+    seen: set[str] = set()
+
+    def plain(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        text = str(message)
+        if not issubclass(category, SemisamWarning):
+            return before(message, category, filename, lineno, line)
+        shown = "" if text in seen else f"Note: {text}\n"
+        seen.add(text)
+        return shown
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 class MainGroup(LazyGroup):
     """The outermost group, which prints errors in one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 2 after wrong input, with 130 after an interrupt."""
         try:
-            return super().invoke(ctx)
+            with _plain_notes():
+                return super().invoke(ctx)
         except SemisamError as error:
             if ctx.params.get("debug"):
                 click.echo(traceback.format_exc(), err=True)

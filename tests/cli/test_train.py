@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from scan_files import scan, write
 from tiny_runs import TINY_NET
 
 from semisam import __version__
@@ -102,3 +103,20 @@ def test_python_dash_m_tells_the_version():
     command = [sys.executable, "-m", "semisam", "--version"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip().endswith(__version__)
+
+
+def test_a_note_is_one_sentence_and_there_once(tmp_path):
+    """A warning comes without the line of code that gave it."""
+    for n in range(3):
+        image, label = scan(n, classes=2)
+        write(tmp_path / "scans" / f"p{n}.nii.gz", image)
+        write(tmp_path / "scans" / f"p{n}_label.nii.gz", label)
+    (tmp_path / "scans" / "classes.list").write_text("organ\nstent\n")
+    size = ("--patch", "16x16x16", "--stride", "16x16x16", "--iterations", "1", "--device", "cpu")
+    command = ("train", "--data", str(tmp_path / "scans"), "--out", str(tmp_path / "run"))
+    given = (*command, *size, "--method", "supervised", "--labels", "1")
+    run = subprocess.run(
+        [sys.executable, "-m", "semisam", *given], capture_output=True, text=True, check=True
+    )
+    assert run.stderr.count("Note: No label holds stent, so it will be found nowhere.") == 1
+    assert "SemisamWarning" not in run.stderr and ".py:" not in run.stderr
