@@ -276,7 +276,7 @@ class SemiSAM(Framework):
             k: measure(masks[:, k], batch.label, _of_class(predictions, k), k)
             for k in (self.classes if measured else ())
         }
-        # With many classes most are in no labeled row, and the gate of these is shut.
+        # The gate of a class that no labeled row shows is shut, whatever the model predicts.
         open_to = [k for k in self.classes if not self.gated or quality[k].agreement]
         found, made = self._predictions(batch, step, rows, clock, open_to)
         shares = dict.fromkeys(open_to, 1.0)
