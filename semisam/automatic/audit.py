@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -40,19 +41,27 @@ def _without(
     """Return the predicted and the true Dice of each class of a case that no run saw."""
     early, late = (plan.without(folder, stage, case) for stage in ("first", "final"))
     execute(first_run(data, plan, case), early, report)
-    settings = final_run(data, plan, early / ADAPTED if plan.adapting else None, case)
+    adapted = early / ADAPTED if plan.adapting and data.whole_without(case) else None
+    settings = final_run(data, plan, adapted, case)
     execute(settings, late, report)
     with (late / CASES).open(newline="", encoding="utf-8") as file:
-        true = [float(row["dice"]) for row in csv.DictReader(file)]
+        true = [(float(row["dice"]), _nowhere(row)) for row in csv.DictReader(file)]
     model, device = load_model(late, plan.device), plan.device
     labeled = cases_of(settings, data.opened, split_of(settings, data.opened)).labeled
     judge = make_judge(settings, model, load_model(early, device), data.opened, labeled)
     scan = read_scan(data.files(case), model.card, str(data.options.get("series", "")))
     probs = torch.from_numpy(on_input(segment(model, scan, device), model.card).copy())
     signals = judge(torch.from_numpy(scan.image.array).to(device), probs.to(device))
-    # A class that is rightly nowhere has Dice 1, and no mask whose Dice could be predicted.
     return [
         (predicted_dice(s.values()).dice, dice)
-        for s, dice in zip(signals, true, strict=True)
-        if any(s.values().values()) or dice < 1
+        for s, (dice, nowhere) in zip(signals, true, strict=True)
+        if not nowhere
     ]
+
+
+def _nowhere(row: Mapping[str, str]) -> bool:
+    """Return whether a class is rightly nowhere: its Dice is 1 without a mask to predict it of.
+
+    In a label that is annotated in part, that part only counts.
+    """
+    return row["empty_prediction"] == row["empty_reference"] == "True"

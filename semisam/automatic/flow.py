@@ -281,6 +281,16 @@ def _describe(data: Survey) -> list[str]:
         f"Scans: {cases}, {len(data.labeled)} with a mask and {len(data.unlabeled)} without "
         f"(dataset {data.dataset}, classes: {classes})"
     ]
+    if not data.whole:
+        lines.append(
+            "The promptable model stays as it is, since no mask is annotated everywhere: it adapts "
+            "to such masks only."
+        )
+    elif len(data.whole) < len(data.labeled):
+        lines.append(
+            f"The promptable model adapts to the {len(data.whole)} masks that are annotated "
+            "everywhere."
+        )
     return lines + [f"Left out: {fault}" for fault in data.left_out]
 
 

@@ -94,7 +94,8 @@ def first_run(data: Survey, plan: Plan, without: str | None = None) -> RunSettin
         plan: of the runs.
         without: a labeled case that the run is tested on; ``None``: there is no test.
     """
-    return _settings(data, plan, FIRST_METHOD, plan.adapting, without=without)
+    adapting = plan.adapting if data.whole_without(without) else 0
+    return _settings(data, plan, FIRST_METHOD, adapting, without=without)
 
 
 def final_run(
@@ -206,7 +207,7 @@ def _measured(
     step = seconds_of_step(final_run(data, plan, None))
     report(1, 4)
     adapting, each = 0, 0.0
-    if not data.opened.partial_labels:
+    if data.whole:
         each = seconds_of_adaptation(_settings(data, plan, FIRST_METHOD, 1))
         most = int(_SHARE_ADAPTING * budget / each / (1 + rounds))
         adapting = max(min(_ADAPTING, most), _LEAST // 2)

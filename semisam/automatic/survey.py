@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import InputError
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.scans import ScanDataset
@@ -34,6 +35,7 @@ class Survey:
         labeled: cases with a mask, maybe none.
         unlabeled: cases without one.
         left_out: faults of the cases that are left out.
+        whole: labeled cases whose mask is annotated everywhere, to which a model can be adapted.
     """
 
     path: Path
@@ -43,6 +45,11 @@ class Survey:
     labeled: tuple[str, ...]
     unlabeled: tuple[str, ...]
     left_out: tuple[Fault, ...] = ()
+    whole: tuple[str, ...] = ()
+
+    def whole_without(self, case: str | None) -> bool:
+        """Return whether a mask is annotated everywhere, apart from those of a case's patient."""
+        return bool(self._others(self.whole, case))
 
     def labels_without(self, case: str | None) -> int:
         """Return the number of labeled cases, or of patients if the dataset counts these.
@@ -50,10 +57,14 @@ class Survey:
         Args:
             case: whose patient does not count; ``None``: all count.
         """
+        kept = self._others(self.labeled, case)
+        return len(patients_of(kept, patients_counted(self.opened)))
+
+    def _others(self, cases: Sequence[str], case: str | None) -> list[str]:
+        """Return the cases of other patients; ``None``: all."""
         groups = self.opened.groups
         held = None if case is None else groups.get(case, case)
-        kept = [other for other in self.labeled if groups.get(other, other) != held]
-        return len(patients_of(kept, patients_counted(self.opened)))
+        return [other for other in cases if groups.get(other, other) != held]
 
     @property
     def label_ending(self) -> str:
@@ -117,7 +128,9 @@ def survey(
             f"the folder must hold a scan without a mask, got {len(labeled)} with and 0 without in "
             f"{path}. Add scans to segment."
         )
-    return Survey(path, name, given, opened, labeled, unlabeled, tuple(left_out))
+    partial = opened.partial_labels
+    whole = [case for case in labeled if not (partial and (opened.label(case) == IGNORE).any())]
+    return Survey(path, name, given, opened, labeled, unlabeled, tuple(left_out), tuple(whole))
 
 
 def _cases(opened: Dataset) -> list[str]:

@@ -16,7 +16,7 @@ from semisam.cli.options import Voxel, device_option
     short_help="Segment what is clicked at in one scan.",
     examples=("semisam click scan.nii.gz --point 30,40,22 --negative 12,40,22 -o mask.nii.gz",),
 )
-@click.argument("scan", metavar="SCAN")
+@click.argument("scans", metavar="SCAN...", nargs=-1, required=True)
 @click.option("--point", "points", type=Voxel(), multiple=True, help="Voxel in it. Repeatable.")
 @click.option("--negative", type=Voxel(), multiple=True, help="Voxel outside it. Repeatable.")
 @click.option("--mask", metavar="FILE", help="A mask to correct, on the grid of the scan.")
@@ -36,7 +36,7 @@ from semisam.cli.options import Voxel, device_option
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def command(
-    scan: str,
+    scans: tuple[str, ...],
     points: tuple[tuple[int, ...], ...],
     negative: tuple[tuple[int, ...], ...],
     mask: str | None,
@@ -53,7 +53,8 @@ def command(
     A voxel is i,j,k along the axes of the file, or i,j of a picture, counted from 0. Give more
     points, also negative ones, or the last mask with --mask, until the mask is right. SynthSAM saw
     no scan of a person in its training. With --run it is the model that was adapted to your masks,
-    and SCAN is prepared as there. Other values of --mask stay as they are.
+    and SCAN is prepared as there: one file, or one per channel in the order of the run's channels.
+    Other values of --mask stay as they are.
     """
     from pathlib import Path
 
@@ -63,7 +64,7 @@ def command(
     from semisam.run.click import click as segment
     from semisam.training.allocator import keep_memory
 
-    if Path(out).resolve() == Path(scan).resolve():
+    if Path(out).resolve() in [Path(scan).resolve() for scan in scans]:
         raise InputError(f"-o must be another file than the scan, got {out}. Name another.")
     check_no_folder("-o", Path(out))
     check_parent("-o", Path(out))
@@ -77,7 +78,7 @@ def command(
         )
     keep_memory()
     found = segment(
-        scan,
+        scans,
         points,
         negative=negative,
         mask=mask,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,12 +45,11 @@ class CopiedMask(Framework):
 
     @torch.no_grad()
     def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Keep the labeled images and their labels; ignored voxels are background."""
+        """Keep the labeled images and their labels, filled where nobody annotated."""
         images, masks = [], []
         for image, label in cases:
             size = (_KEPT,) * label.ndim
-            known = torch.where(label == IGNORE, 0, label)
-            one_hot = functional.one_hot(known, self.num_classes).movedim(-1, 0).float()
+            one_hot = functional.one_hot(_filled(label), self.num_classes).movedim(-1, 0).float()
             masks.append(_resized(one_hot[None], size))
             images.append(_resized(image.float().mean(0)[None, None], size))
         self.images, self.masks = torch.cat(images), torch.cat(masks)
@@ -82,6 +82,27 @@ class CopiedMask(Framework):
             by = best_shift(fixed, _standard(_resized(kept[None], (_FOUND,) * axes)))
             moved.append(_shifted(mask, [round(s * _KEPT / _FOUND) for s in by]))
         return torch.stack(moved).mean(0, keepdim=True)
+
+
+def _filled(label: Tensor) -> Tensor:
+    """Return a label ``(*S)`` in which each voxel is annotated.
+
+    A voxel between annotated ones, along any axis, takes the class of the nearest one, as between
+    the slices that were drawn. All others are background.
+    """
+    known = label != IGNORE
+    if bool(known.all()) or not bool(known.any()):
+        return torch.where(known, label, 0)
+    between = known.clone()
+    for axis in range(label.ndim):
+        before = known.cummax(axis).values
+        after = known.flip(axis).cummax(axis).values.flip(axis)
+        between |= before & after
+    nearest = distance_transform_edt(
+        ~known.cpu().numpy(), return_distances=False, return_indices=True
+    )
+    filled = label.cpu()[tuple(torch.from_numpy(places).long() for places in nearest)]
+    return torch.where(between, filled.to(label.device), 0)
 
 
 def best_shift(fixed: Tensor, moving: Tensor) -> list[int]:

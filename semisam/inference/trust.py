@@ -16,6 +16,7 @@ from torch import Tensor
 from semisam.core.framework import NO_NETWORK
 from semisam.core.losses import entropy
 from semisam.core.seeding import derive_seed
+from semisam.core.types import IGNORE
 from semisam.core.views import strong_view
 from semisam.frameworks.copied_mask import CopiedMask
 from semisam.frameworks.semisam import SemiSAM
@@ -36,7 +37,7 @@ ERRORS = ((0.5, -0.16, 0.23), (0.75, -0.04, 0.21), (1.0, -0.09, 0.07))
 _FAR = 2.5  # times the usual volume
 _DISAGREES = {
     "model": (0.4, "the promptable model disagrees"),
-    "first": (0.5, "the first mask is elsewhere"),
+    "first": (0.5, "the first mask is elsewhere or empty"),
     "view": (0.8, "it changes with contrast and noise"),
 }
 """Signals below this are a reason for distrust."""
@@ -271,9 +272,10 @@ class Judge:
         found = dict.fromkeys(range(1, self.branch.num_classes), 0.0)
         for other, label in self.labeled:
             copied = copier(other[None])[0].argmax(0)
+            known = label != IGNORE
             for k in found:
                 if bool((label == k).any()):
-                    found[k] = max(found[k], _dice(copied == k, label == k))
+                    found[k] = max(found[k], _dice((copied == k) & known, label == k))
         return found
 
 

@@ -99,8 +99,8 @@ def _adapt(
         cases = [part for case in cases for part in _parts(case, len(patch))]
     if not cases:
         raise InputError(
-            "--sam-adapt must have a labeled case without ignored voxels, got none. Use "
-            "--sam-adapt 0."
+            "an adaptation must have a labeled case without ignored voxels, got none. Label a "
+            "whole scan, or train with --sam-adapt 0."
         )
     backend.adapt(
         cases,

@@ -30,6 +30,7 @@ _WINDOW = {2: 256, 3: 160}  # voxels per axis around the clicks that the model s
 _LONGEST = 256  # pixels of the longer side above which a picture is shrunk
 
 Point = Sequence[int]
+Source = NDArray[Any] | SimpleITK.Image | str | Path | tuple[str | Path, ...]
 Box = tuple[slice, ...]
 
 
@@ -41,7 +42,8 @@ class ClickableScan:
 
     Args:
         scan: an array ``(*S)`` or ``(C, *S)``, a SimpleITK image, or the path of a file or of a
-            DICOM folder. An array of three axes is a volume, unless the spacing has two.
+            DICOM folder, or a tuple with the path of a file for each channel. An array of three
+            axes is a volume, unless the spacing has two.
         run: a run of a method that trains nothing, with an adapted model, such as the first run of
             `semisam.auto`; ``None``: the embedded model. The scan is prepared as in that run.
         modality: mr or ct, for which the intensities are cut to the window. Of no effect with a
@@ -57,7 +59,7 @@ class ClickableScan:
 
     def __init__(
         self,
-        scan: NDArray[Any] | SimpleITK.Image | str | Path,
+        scan: Source,
         *,
         run: str | Path | None = None,
         modality: Literal["mr", "ct"] = "mr",
@@ -69,7 +71,12 @@ class ClickableScan:
         array, self.geometry = _read(scan, spacing, series)
         self._device = check_device(device)
         self._model, recipe, self._value = _model(run, len(array), self.geometry, modality, window)
-        check_image(array, len(recipe.modalities), "the scan")
+        if len(array) != len(recipe.modalities):
+            raise InputError(
+                f"the scan must have the {len(recipe.modalities)} channels of the run's scans, got "
+                f"{len(array)}. Name one file with all of them, or one per channel, in this order."
+            )
+        check_image(array, len(array), "the scan")
         self._image, _, self._placement = recipe.apply(array, self.geometry)
         self._encoded: tuple[Box, Any] | None = None
 
@@ -119,6 +126,7 @@ class ClickableScan:
         if mask is not None:
             values = _values(mask, placement)
             number = _only(values) if value is None else value
+            _check_free(values, number, points)
             drawn = placement.label(np.equal(values, number).astype(np.uint8))
         seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
         prompt = _prompt(clicks, len(points), corners, drawn, seen)
@@ -129,6 +137,7 @@ class ClickableScan:
         probs = np.stack([1 - inside, inside])
         labelmap = placement.classes(probs)
         written = _written(labelmap, values, number)
+        labelmap = np.equal(written, number).astype(np.uint8)  # without what stays of others
         return Prediction(labelmap, self.geometry, written, probs, placement)
 
     def _embedding(self, seen: Box) -> Any:
@@ -139,7 +148,7 @@ class ClickableScan:
 
 
 def click(
-    scan: NDArray[Any] | SimpleITK.Image | str | Path,
+    scan: Source,
     points: Sequence[Point] = (),
     *,
     negative: Sequence[Point] = (),
@@ -165,13 +174,15 @@ def click(
 
 
 def _read(
-    scan: NDArray[Any] | SimpleITK.Image | str | Path, spacing: Sequence[float] | None, series: str
+    scan: Source, spacing: Sequence[float] | None, series: str
 ) -> tuple[NDArray[np.float32], Geometry]:
     """Return a scan ``(C, *S)`` of two or three axes and its geometry."""
-    if isinstance(scan, str | Path):
-        if not Path(scan).exists():
-            raise InputError(f"the scan must exist, got {scan}. Check the path.")
-        array, geometry = read_channels((Path(scan),), series)
+    if isinstance(scan, str | Path | tuple):
+        files = tuple(map(Path, scan if isinstance(scan, tuple) else (scan,)))
+        for file in files:
+            if not file.exists():
+                raise InputError(f"the scan must exist, got {file}. Check the path.")
+        array, geometry = read_channels(files, series)
     elif isinstance(scan, SimpleITK.Image):
         array, geometry = from_itk(scan)
     else:
@@ -260,6 +271,18 @@ def _only(values: NDArray[np.integer]) -> int:
             "correct with --value; the others stay."
         )
     return found[0] if found else 1
+
+
+def _check_free(values: NDArray[np.integer], number: int, points: Sequence[Point]) -> None:
+    """Refuse a point where the mask holds another value, which would stay."""
+    for point in points:
+        value = int(values[tuple(point)])
+        if value not in (0, number):
+            raise InputError(
+                f"a point must be where the mask holds 0 or {number}, got "
+                f"{','.join(map(str, point))} with {value}, which stays. Set such voxels of the "
+                "mask to 0, or correct the point."
+            )
 
 
 def _written(

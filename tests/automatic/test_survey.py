@@ -28,6 +28,17 @@ def test_every_scan_counts_whatever_a_split_says(scans):
     assert data.labels_without(None) == 2 and data.labels_without("a_1") == 1
 
 
+def test_a_model_adapts_to_masks_that_are_annotated_everywhere(scans):
+    assert survey(scans).whole == ("a_1", "b_1")
+    label = scan(0, classes=2)[1]
+    label[..., ::2] = 9
+    write(scans / "a_1_label.nii.gz", label)
+    data = survey(scans, options={"ignore": (9,), "groups": "^(.)_"})
+    assert data.labeled == ("a_1", "b_1") and data.whole == ("b_1",)
+    assert data.whole_without(None) and data.whole_without("a_1")
+    assert not data.whole_without("b_1") and not data.whole_without("b_2")
+
+
 def test_a_scan_that_is_replaced_in_place_is_another(tmp_path):
     """The data next to a header, and the slices of a folder, belong to the scan."""
     write(tmp_path / "a.mhd", scan(0, classes=2)[0])

@@ -60,15 +60,32 @@ def test_a_mask_is_stretched_onto_a_scan_of_another_size():
     assert _dice(big, label) > 0.9
 
 
-def test_several_masks_are_averaged_and_ignored_voxels_are_background():
-    one, other = _scan((10, 10, 10)), _scan((10, 10, 10))
-    other[1][other[1] == 1] = IGNORE
-    method = CopiedMask(None, 3)
+def test_several_masks_are_averaged():
+    one, other = _scan((10, 10, 10)), _scan((10, 10, 10), value=2)
+    method = CopiedMask(None, 4)
     method.learn([one, other])
     probs = method(one[0][None])
-    assert probs.shape == (1, 3, 40, 36, 30)
-    assert float(probs[0, 1].max()) == pytest.approx(0.5, abs=0.05)
-    assert float(probs[0, 2].max()) == 0
+    assert probs.shape == (1, 4, 40, 36, 30)
+    assert float(probs[0, 1:3].amax()) == pytest.approx(0.5, abs=0.05)
+    assert float(probs[0, 3].max()) == 0
+
+
+def test_between_annotated_slices_a_mask_is_filled():
+    """Until they were, unknown voxels voted for the background, and every copy was empty."""
+    (image, label), target = _scan((6, 8, 6)), _scan((15, 15, 12))
+    part = torch.full_like(label, IGNORE)
+    slices = [3, 7, 10, 14, 18]
+    part[..., slices] = label[..., slices]
+    method = CopiedMask(None, 2)
+    method.learn([(image, part)] * 2)
+    assert _dice(method(target[0][None])[0].argmax(0), target[1]) > 0.75
+    part[..., [3, 18]] = IGNORE  # beyond the outer slices nothing is known, and nothing is found
+    method.learn([(image, part)])
+    found = method(image[None])[0].argmax(0)
+    assert bool(found[..., 7:15].any()) and not bool(found[..., :6].any())
+    assert not bool(found[..., 16:].any())
+    method.learn([(image, torch.full_like(label, IGNORE))])
+    assert not bool(method(image[None])[0].argmax(0).any())
 
 
 @pytest.mark.parametrize("by", [(3, -2, 0), (0, 5, -6), (-4, 0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from semisam.core.types import IGNORE
 from semisam.frameworks.center_ball import CenterBall
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.trust import (
@@ -70,6 +71,17 @@ def test_a_right_mask_agrees_with_everything_and_a_wrong_one_with_nothing(judge)
     assert nothing.values() == dict.fromkeys(SIGNALS, 0)
 
 
+def test_a_label_that_is_annotated_in_part_judges_by_that_part(judge):
+    bright = _cube((4, 5, 6))
+    (whole,) = judge(bright[None], _probs(bright))
+    image, label = judge.labeled[0]
+    part = torch.full_like(label, IGNORE)
+    part[..., 6:9] = label[..., 6:9]
+    judge.labeled = [(image, part)]
+    (found,) = judge(bright[None], _probs(bright))
+    assert found.back > 0.8 and found.back == pytest.approx(whole.back, abs=0.15)
+
+
 def test_a_class_that_the_model_is_not_queried_for_has_no_such_signal(judge):
     """With the proposal as the prediction it would agree with itself."""
     bright = _cube((4, 5, 6))
@@ -84,7 +96,9 @@ def test_a_class_that_the_model_is_not_queried_for_has_no_such_signal(judge):
         predicted_dice(low).dice,
     ]
     size = (Volume("a", "organ", 8, 1.0, "ml"),)
-    assert reasons_for_distrust(size, [size], [low]) == ("the first mask is elsewhere (Dice 10)",)
+    assert reasons_for_distrust(size, [size], [low]) == (
+        "the first mask is elsewhere or empty (Dice 10)",
+    )
 
 
 def test_an_empty_mask_is_the_least_trusted_and_takes_no_value_of_another(judge):

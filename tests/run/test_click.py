@@ -154,6 +154,45 @@ def test_other_objects_of_a_mask_stay(case):
         semisam.click(image, [point], mask=0.5 * atrium, device="cpu")
 
 
+def test_a_point_on_another_object_is_refused(case):
+    """It stays, so the click would change nothing there."""
+    image, atrium, point = case
+    part = np.where(atrium, 1, 9)
+    part[point] = 9
+    with pytest.raises(InputError, match=r"must be where the mask holds 0 or 1, got .* with 9"):
+        semisam.click(image, [point], mask=part, value=1, device="cpu")
+
+
+def test_the_object_is_counted_as_it_is_written(case):
+    image, atrium, point = case
+    mask = np.where(atrium, 7, 0)
+    mask[: point[0]][mask[: point[0]] == 0] = 3
+    found = semisam.click(image, [point], mask=mask, value=7, device="cpu")
+    assert np.array_equal(found.labelmap == 1, found.mask == 7)
+
+
+def test_one_file_for_each_channel(case, tmp_path):
+    image, _, point = case
+    files = tuple(
+        str(write(tmp_path / f"scan_000{n}.nii.gz", image * (n + 1), (SPACING,) * 3))
+        for n in range(2)
+    )
+    found = semisam.click(files, [point], device="cpu")
+    both = semisam.click(np.stack([image, 2 * image]), [point], spacing=[SPACING] * 3, device="cpu")
+    assert _dice(found.labelmap == 1, both.labelmap == 1) > 0.99
+    out = str(tmp_path / "mask.nii.gz")
+    args = ["click", *files, "--point", ",".join(map(str, point)), "-o", out, "--device", "cpu"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    assert f"{int(found.labelmap.sum())} voxels" in result.output
+    data = {"cases": 2, "test_cases": 0, "size": 32}
+    given = {"method": "copied-mask", "sam": "synthsam", "labels": 1, "test": "none"}
+    run = settings_of(**given, sam_adapt=1, device="cpu", dataset_options=data)
+    execute(run, tmp_path / "run")
+    with pytest.raises(InputError, match="must have the 1 channels of the run's scans, got 2"):
+        semisam.click(files, [point], run=tmp_path / "run", device="cpu")
+
+
 def test_a_mask_keeps_its_value(case):
     image, atrium, point = case
     found = semisam.click(image, [point], mask=255 * atrium.astype(int), device="cpu").mask

@@ -170,24 +170,32 @@ class VolumeStore:
                 )
             label = read_named(source, lambda: self.label(case))
             check_label(label, image.shape[1:], self.dataset, source)
-            held = classes_in(label)
-            empty = not held
-            if empty and case in self.labeled and not getattr(self.dataset, "empty_labels", False):
-                raise InputError(
-                    f"{source}: the label of a labeled training case must contain a foreground "
-                    "class, got only background. Correct it or use the case as unlabeled."
-                )
-            if case in self.labeled:
-                self._held[case] = held
             hashes[f"label:{case}"] = array_hash(label)
+            drawn = label
             if placement is not None and case in (*self._scored, *self.labeled):
                 drawn = read_named(source, lambda: self.drawn_label(case))
                 check_label(drawn, placement.shape, self.dataset, source)
                 if case in self._scored:
                     hashes[f"drawn:{case}"] = array_hash(drawn)
-                else:
-                    self._lost[case] = classes_in(drawn) - held
+            if case in self.labeled:
+                self._note_classes(case, label, drawn)
         return hashes
+
+    def _note_classes(self, case: str, label: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> None:
+        """Record the classes of a labeled case, and refuse a label without any."""
+        self._held[case] = held = classes_in(label)
+        self._lost[case] = classes_in(drawn) - held
+        if held or getattr(self.dataset, "empty_labels", False):
+            return
+        got, remedy = "only background", "Correct it or use the case as unlabeled"
+        if self._lost[case]:
+            got, remedy = "none at the training spacing", "Choose a finer spacing"
+        elif bool((drawn == IGNORE).all()):
+            got = "only voxels that nobody annotated"
+        raise InputError(
+            f"{self.dataset.source(case)}: the label of a labeled training case must contain a "
+            f"foreground class, got {got}. {remedy}."
+        )
 
     def notes(self) -> list[str]:
         """Return sentences on the classes of labeled cases, of which `check` read the labels."""

@@ -225,7 +225,11 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
             faults += [fault_of(name, InputError(wrong))] if wrong else []
             if placement is not None and not wrong and not rules.values.fault(report.values):
                 drawn = rules.values.classes(raw, name)
-                report = replace(report, lost=_lost(drawn, placement.label(drawn)))
+                kept = placement.label(drawn)
+                report = replace(report, lost=_lost(drawn, kept))
+                if report.lost and not classes_in(kept):
+                    problem = "a label must contain a foreground class at the training spacing, got"
+                    faults.append(Fault(name, f"{problem} none", "choose a finer spacing"))
     except InputError as error:
         faults.append(fault_of(name, error))
     return replace(report, faults=tuple(faults))

@@ -70,12 +70,26 @@ class FolderReport:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on classes that no label holds, or that some lose at the training spacing."""
+        """Sentences on what is no fault, but may be a mistake: classes and channels without voxels.
+
+        Classes that no label holds, or that some lose at the training spacing, and channels without
+        contrast.
+        """
+        blank: dict[int, list[str]] = {}
+        for case in self.cases:
+            for channel, (low, high) in enumerate(case.intensities):
+                if low == high and len(case.intensities) > 1:
+                    blank.setdefault(channel, []).append(case.case)
+        notes = [
+            f"Channel {channel} has no contrast in {', '.join(cases[:3])}"
+            f"{', ...' if len(cases) > 3 else ''}. Check the files of it."
+            for channel, cases in sorted(blank.items())
+        ]
         labeled = [case for case in self.cases if case.labeled and case.voxels]
         if not labeled:
-            return []
+            return notes
         lost = {case.case: case.lost for case in labeled}
-        return class_notes(self.class_names, [c.voxels for c in labeled], lost)
+        return notes + class_notes(self.class_names, [c.voxels for c in labeled], lost)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -127,7 +141,8 @@ def label_faults(voxels: Mapping[int, int], source: str) -> list[Fault]:
     """Return the faults of a label, from its voxels per class."""
     if any(count for value, count in voxels.items() if value):
         return []
-    problem = "a label must contain a foreground class, got only background"
+    got = "only background" if voxels else "only voxels that nobody annotated"
+    problem = f"a label must contain a foreground class, got {got}"
     remedy = "correct it, or remove it to make the case unlabeled"
     return [Fault(source, problem, remedy)]
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from scan_files import scan, write, write_folder
+import SimpleITK as sitk
+from scan_files import scan, write, write_folder, write_msd
 
 from semisam.core.errors import InputError, PluginError
 from semisam.core.types import IGNORE
@@ -63,6 +64,33 @@ def test_classes_of_values(names, mapping, ignored, raw, want):
 def test_a_value_without_a_class_is_refused_with_a_proposal(names, mapping, raw, pattern):
     with pytest.raises(InputError, match=f"x.nii: a label must hold .*{pattern}"):
         translated(LabelValues("folder", names, mapping), raw)
+
+
+def test_labels_without_a_class_say_why(tmp_path):
+    image, label = scan(0, classes=2)
+    slices = np.full_like(label, 9)
+    slices[..., 5] = label[..., 5]
+    for n, drawn in enumerate((slices, np.full_like(label, 9), 0 * label)):
+        folder = tmp_path / str(n)
+        write(folder / "p0.nii.gz", image)
+        write(folder / "p0_label.nii.gz", drawn)
+        options = {"ignore": (9,), "spacing": (1.0, 1.0, 7.0)}
+        got = ("none at the training spacing", "only voxels that nobody annotated")[n : n + 1]
+        got = got or ("only background",)
+        store = VolumeStore(ScanFolder(folder, **options), labeled=["p0"], unlabeled=[], test=[])
+        with pytest.raises(InputError, match=f"foreground class, got {got[0]}"):
+            store.check()
+        (fault,) = check_folder(folder, "folder", options).faults
+        assert fault.problem.endswith(got[0] if n else "at the training spacing, got none")
+
+
+def test_a_channel_without_contrast_is_noted(tmp_path):
+    write_msd(tmp_path, channels=2)
+    assert check_folder(tmp_path, "msd", {}).notes == []
+    file = next(iter(sorted((tmp_path / "imagesTr").glob("case_001*_0001*"))))
+    sitk.WriteImage(sitk.ReadImage(str(file)) * 0, str(file))
+    report = check_folder(tmp_path, "msd", {})
+    assert "Channel 1 has no contrast in case_001. Check the files of it." in report.notes
 
 
 def test_names_that_are_there_twice_are_refused():
