@@ -22,6 +22,7 @@ from semisam.core.features import recorded
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.losses import dice_loss, mean_squared_difference, supervised_loss
 from semisam.core.types import IGNORE, Batch, Clock, Place, Prompt, Step, View
+from semisam.data.datasets.dataset import Split
 from semisam.plugins import registry
 from semisam.testing import (
     BackendContract,
@@ -1207,8 +1208,8 @@ class ToyDataset:
     test: tuple[str, ...] = ("c",)
     sign = 1  # of the label
 
-    def split(self) -> Any:
-        return SimpleNamespace(train=self.train, test=self.test)
+    def split(self) -> Split:
+        return Split(self.train, self.test)
 
     def image(self, case: str) -> Any:
         rng = np.random.default_rng(ord(case))
