@@ -20,7 +20,7 @@ from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
 from semisam.bench.report.page import page_style
 from semisam.core.files import replace_file, write_csv
-from semisam.core.types import IGNORE
+from semisam.data.datasets.labels import is_partial
 from semisam.inference.masks import preview_file
 from semisam.inference.trust import Correction, Interval, ranked_dice, reasons_for_distrust
 from semisam.inference.volumes import Volume, volumes
@@ -159,7 +159,7 @@ def _of_label(data: Survey, case: str) -> Line:
     image = data.opened.image(case)
     place = image.geometry if image.placement is None else image.placement.geometry
     label = data.opened.drawn_label(case)
-    source = _IN_PART if bool((label == IGNORE).any()) else _YOURS
+    source = _IN_PART if is_partial(label) else _YOURS
     return Line(case, source, tuple(volumes(case, label, place, data.opened.class_names)))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import InputError
-from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.groups import patients_of
+from semisam.data.datasets.labels import is_partial
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.datasets.splits import Fault
 from semisam.data.images.files import parts_of
@@ -129,7 +129,7 @@ def survey(
             f"{path}. Add scans to segment."
         )
     partial = opened.partial_labels
-    whole = [case for case in labeled if not (partial and (opened.label(case) == IGNORE).any())]
+    whole = [case for case in labeled if not (partial and is_partial(opened.label(case)))]
     return Survey(path, name, given, opened, labeled, unlabeled, tuple(left_out), tuple(whole))
 
 

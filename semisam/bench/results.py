@@ -146,7 +146,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     for metric in _PERCENT:
         scaled[metric] = 100.0 * scaled[metric]
     frame = keyed(results)
-    for metric in (*TABLE_METRICS, "empty_predictions"):  # missing without a test
+    for metric in (*TABLE_METRICS, "empty_predictions", "rightly_empty"):  # missing without a test
         scale = 100.0 if metric in _PERCENT else 1.0
         frame[metric] = frame.get(f"metrics.{metric}", math.nan) * scale
     parts = [
@@ -171,8 +171,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             scale = 100.0 if metric in _PERCENT else 1.0
             row[name] = _over_folds(group, column).mean() * scale
         row["empty"] = int(group["empty_predictions"].sum())
-        rightly = group.get("metrics.rightly_empty", pd.Series(dtype=float))
-        row["rightly_empty"] = int(rightly.sum())
+        row["rightly_empty"] = int(group["rightly_empty"].sum())
         row |= _gain(frame, group, scaled)
         row |= _over_best(row, group, bare, scaled)
         row["train_seconds"] = group["cost.train_seconds"].mean()

@@ -322,8 +322,8 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
     grid = [GRID] if measured["dice"].notna().any() else []
     if not columns and "hd95" not in chosen:
         grid.append("Jaccard and distances are in table.csv: this terminal is narrow.")
-    about = (*class_lines(measured), *empty_lines(measured), *gain_lines(measured))
-    about = (*about, *runs_lines(measured), *rank_lines(measured))
+    kinds = (class_lines, empty_lines, gain_lines, runs_lines, rank_lines)
+    about = [line for lines_of in kinds for line in lines_of(measured)]
     for line in (*about, *grid, *protocol_lines(measured)):
         console.print(escape(line))
 

@@ -64,7 +64,7 @@ def command(
     posterior and the superior.
     """
     from semisam.cli.display import Bars, tell
-    from semisam.core.errors import InputError
+    from semisam.core.errors import InputError, first_few
     from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.inputs import check_outputs, gather_scans, left_out
     from semisam.inference.masks import write_masks
@@ -91,7 +91,7 @@ def command(
     labels, unread = left_out(given)
     for what, paths in (("labels", labels), ("entries that are no scan", unread)):
         if paths:
-            shown = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+            shown = first_few([path.name for path in paths])
             tell(f"Left out: {len(paths)} {what} ({shown})")
     folder = Path(out)
     check_outputs(folder, scans, labels, preview=preview)

@@ -36,6 +36,7 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     from pathlib import Path
 
     from semisam.cli.display import Bars, console, tell
+    from semisam.core.errors import first_few
     from semisam.core.files import check_no_folder, writable_folder, write_csv
     from semisam.inference.comparison import pair_masks, score_masks
 
@@ -51,10 +52,8 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     write_csv(target, rows)
     _print(rows, console)
     if found.left_out:
-        names = ", ".join(str(path) for path in found.left_out[:3])
-        more = ", ..." if len(found.left_out) > 3 else ""
-        text = f"Left out, without a partner: {len(found.left_out)} masks ({names}{more})"
-        tell(text)
+        names = first_few([str(path) for path in found.left_out])
+        tell(f"Left out, without a partner: {len(found.left_out)} masks ({names})")
     tell(f"Written: {target}")
 
 

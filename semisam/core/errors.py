@@ -1,5 +1,7 @@
 """Errors and warnings. A message is "<Field> must <rule>, got <value>. <What to do>."."""
 
+from collections.abc import Sequence
+
 
 class SemisamError(Exception):
     """Base of every error that semisam raises on purpose."""
@@ -30,3 +32,8 @@ class UnservedHeads(PluginError):
 
 class SemisamWarning(UserWarning):
     """Base of every warning that semisam emits."""
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names of a list for a message, with dots for the others."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

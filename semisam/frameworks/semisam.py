@@ -270,7 +270,8 @@ class SemiSAM(Framework):
         started = _now(batch.image.device)
         rows = range(batch.num_labeled, len(batch.image))
         measured = range(batch.num_labeled) if self._measures(clock) else ()
-        predictions, calls = self._predictions(batch, step, measured, clock, self.classes)
+        proposal = self._proposal(batch, step)
+        predictions, calls = self._predictions(batch, proposal, measured, clock, self.classes)
         masks = step.probs.detach() > 0.5
         quality = {
             k: measure(masks[:, k], batch.label, _of_class(predictions, k), k)
@@ -278,7 +279,7 @@ class SemiSAM(Framework):
         }
         # The gate of a class that no labeled row shows is shut, whatever the model predicts.
         open_to = [k for k in self.classes if not self.gated or quality[k].agreement]
-        found, made = self._predictions(batch, step, rows, clock, open_to)
+        found, made = self._predictions(batch, proposal, rows, clock, open_to)
         shares = dict.fromkeys(open_to, 1.0)
         if measured:
             quality |= {
@@ -305,13 +306,13 @@ class SemiSAM(Framework):
     def _predictions(
         self,
         batch: Batch,
-        step: Step,
+        proposal: tuple[Tensor, Tensor],
         rows: Sequence[int],
         clock: Clock,
         classes: Sequence[int],
     ) -> tuple[dict[int, dict[int, Tensor]], int]:
         """Return the predictions by row and class, and the number of calls of the model."""
-        probs, uncertainty = self._proposal(batch, step)
+        probs, uncertainty = proposal
         predictions: dict[int, dict[int, Tensor]] = {}
         calls = 0
         for i in rows:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from semisam.core.backend import Backend, Prompter
-from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads
+from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads, first_few
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.layout import MODEL
 from semisam.core.logger import Logger
@@ -133,7 +133,7 @@ def describe_test(settings: RunSettings, dataset: Dataset) -> str:
     if folds_of(settings.test) and settings.fold is None:
         return f"Each labeled case is scored once (--test {settings.test})."
     split = split_of(settings, dataset)
-    shown = ", ".join(split.test[:_SHOWN]) + (", ..." if len(split.test) > _SHOWN else "")
+    shown = first_few(split.test, _SHOWN)
     text = f"Held out for the test: {shown} ({len(split.test)}, {split.source})."
     if split.source.startswith("drawn"):
         text += " --test none trains on all; --test 3-fold scores each labeled case once."

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
 from semisam.core.files import printable, read_json, write_json
 from semisam.core.layout import (
     CHECKPOINT,
@@ -258,7 +258,7 @@ def find_run(text: str) -> Path:
             f"the run must be one of {folder}, got {start or text!r}{nearest(start, names)}. "
             f"`semisam runs list {folder}` names them."
         )
-    some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    some = first_few(found, 5)
     raise InputError(
         f"the run {start or text!r} must be one, got {len(found)} that match ({some}). Use a "
         "longer start of the name or hash."
@@ -465,7 +465,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: list
             found += [f"{name} {key} {other.get(key, 'unset')}" for key in keys]
         else:
             found.append(f"{name} {other}")
-    return ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+    return first_few(found, 4)
 
 
 def _last_line(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What ``semisam auto`` writes for a person, without a training."""
+"""The table and the page of ``semisam auto``, without a training."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.splits import Fault
@@ -178,6 +178,11 @@ def classes_in(label: NDArray[np.uint8]) -> frozenset[int]:
     return frozenset(np.flatnonzero(np.bincount(label.ravel())).tolist()) - {0, IGNORE}
 
 
+def is_partial(label: NDArray[np.uint8]) -> bool:
+    """Return whether a label has voxels that nobody annotated."""
+    return bool((label == IGNORE).any())
+
+
 def class_notes(
     names: Sequence[str],
     held: Iterable[Collection[int]],
@@ -199,10 +204,9 @@ def class_notes(
     ]
     for k, cases in gone.items():
         if cases:
-            some = f"{', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''}"
             notes.append(
-                f"{names[k]} has no voxel at the training spacing in the label of {some}. Choose a "
-                "finer spacing."
+                f"{names[k]} has no voxel at the training spacing in the label of "
+                f"{first_few(cases)}. Choose a finer spacing."
             )
     return notes
 

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
 
 _EVEN = 0.01  # of the step, by which a step may differ; scanners round positions
 _ROUNDED = 0.02  # mm, the same, but at most a twentieth of a step
@@ -184,7 +184,7 @@ def _several(
         counts = Counter(_text(part, tag) for part in slices)
         if len(counts) > 1 and _text(slices[first], tag) != _text(slices[first + 1], tag):
             parts = [f"{value or 'none'}: {n}" for value, n in sorted(counts.items())]
-            listed = ", ".join(parts[:6]) + (", ..." if len(parts) > 6 else "")
+            listed = first_few(parts, 6)
             return InputError(
                 f"{beginning}, which differ in {name} (slices by {name}: {listed}). Put the "
                 f"files of one {name} into a folder of their own."

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError, first_few
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
-from semisam.data.datasets.labels import class_notes, classes_in
+from semisam.data.datasets.labels import class_notes, classes_in, is_partial
 from semisam.metrics.scores import classes_by_components
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class VolumeStore:
         if self.labeled and not any(self._held.values()):
             raise InputError(
                 f"a labeled training case must contain a foreground class, got none in "
-                f"{', '.join(self.labeled[:3])}{', ...' if len(self.labeled) > 3 else ''}. Label "
+                f"{first_few(self.labeled)}. Label "
                 "more cases, or choose others with --subset."
             )
         return hashes
@@ -210,7 +210,7 @@ class VolumeStore:
         Args:
             axes: of components; ``None``: of the labels. See `classes_by_components`.
         """
-        complete = [label for case in self.labeled if (label := self.label(case)).max() != IGNORE]
+        complete = [label for case in self.labeled if not is_partial(label := self.label(case))]
         return classes_by_components(complete, self.dataset.num_classes, axes)
 
     def _cached(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.types import IGNORE
+from semisam.data.datasets.labels import is_partial
 from semisam.data.loading.store import VolumeStore
 
 Window = tuple[slice, ...]
@@ -74,7 +75,7 @@ class Windows:
     def is_partial(self, case: str) -> bool:
         """Return whether a label has voxels that nobody annotated; each label is searched once."""
         if case not in self._partial:
-            self._partial[case] = bool((self.store.label(case) == IGNORE).any())
+            self._partial[case] = is_partial(self.store.label(case))
         return self._partial[case]
 
     def _classes_of(self, case: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
 from semisam.data.datasets.labels import class_notes
 from semisam.data.datasets.splits import Fault
 from semisam.data.loading.store import array_hash
@@ -81,8 +81,7 @@ class FolderReport:
                 if low == high and len(case.intensities) > 1:
                     blank.setdefault(channel, []).append(case.case)
         notes = [
-            f"Channel {channel} has no contrast in {', '.join(cases[:3])}"
-            f"{', ...' if len(cases) > 3 else ''}. Check the files of it."
+            f"Channel {channel} has no contrast in {first_few(cases)}. Check the files of it."
             for channel, cases in sorted(blank.items())
         ]
         labeled = [case for case in self.cases if case.labeled and case.voxels]
