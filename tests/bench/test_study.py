@@ -148,8 +148,9 @@ def test_a_study_of_scans_takes_their_new_place(tmp_path):
     tiny = write_tiny_la(tmp_path / "la")
     moved = tmp_path / "moved"
     axes = Axes(("supervised",), labels=(1,))
+    tiny_settings = {"data": str(tiny), "iterations": 2, "patch": (16, 16, 16)}
     (tmp_path / "out").mkdir()
-    write_study(tmp_path / "out", [_kept(axes, {"data": str(tiny), "iterations": 2})])
+    write_study(tmp_path / "out", [_kept(axes, tiny_settings)])
     tiny.rename(moved)
     study = tmp_path / "out" / "study.toml"
     lost = _bench(study, "--dry-run", "--device", "cpu")
