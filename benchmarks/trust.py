@@ -12,8 +12,9 @@ guided by it. A row is a class of an unlabeled scan. The signals are described i
 correlation of each signal with the true Dice, and a map from all signals to Dice, fitted on some
 runs and judged on the others (those of another seed, or without several seeds each run by itself).
 ``--masks`` takes the signals of a folder that ``semisam auto`` wrote, and ``--truth`` a folder with
-the true masks; with one run there is no other, so only the built-in map is judged. The last lines,
-one a run and class, are what the page of ``auto`` shows, against the truth.
+the true masks; with one run there is no other, so only the built-in map is judged. ``--shift`` of
+the log odds takes the place of the built-in one for patients. The last lines, one a run and class,
+are what the page of ``auto`` shows, against the truth.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rows import write_rows
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from semisam.inference import trust
 from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
 from semisam.inference.trust import (
@@ -64,6 +66,7 @@ def main():
     parser.add_argument("--read", action="store_true")
     parser.add_argument("--masks", type=Path)
     parser.add_argument("--truth", type=Path)
+    parser.add_argument("--shift", type=float, default=trust.PATIENTS)
     options = parser.parse_args()
     if options.masks is not None:
         write_rows(options.out, of_auto(options.masks, options.truth))
@@ -73,6 +76,7 @@ def main():
         for chosen in itertools.product(*numbers):
             rows += measure(options, **dict(zip(AXES, chosen, strict=True)))
             write_rows(options.out, rows)
+    trust.OFFSET += options.shift - trust.PATIENTS
     with options.out.open() as file:
         summary(list(csv.DictReader(file)))
 
@@ -173,8 +177,20 @@ def summary(rows):
         ranked[own] = [interval.dice for interval in intervals]
         pages.append((run, dice[own], intervals, signals))
     _line("ranked", rows, ranked, ranked)
+    more, error = _best_shift(predicted, dice)
+    shift = trust.OFFSET - trust.GENERATED + more
+    print(f"the least mean error of the built-in map, {error:.3f}, has the shift {shift:+.2f}")
     for page in pages:
         _page(*page)
+
+
+def _best_shift(predicted, dice):
+    """Return the shift of the log odds with the least mean error, and this error."""
+    odds = np.log(predicted / (1 - predicted))
+    shifts = np.arange(-100, 101) / 50
+    errors = [np.abs(1 / (1 + np.exp(-odds - shift)) - dice).mean() for shift in shifts]
+    best = int(np.argmin(errors))
+    return shifts[best], errors[best]
 
 
 def _page(run, true, intervals, signals):
