@@ -28,7 +28,7 @@ SIGNALS = ("model", "first", "view", "back", "entropy")
 
 
 # benchmarks/trust.py printed these numbers for phantoms; the errors are of runs that were held out.
-# On masks of patients this was too high by 0.32 of the log odds for one organ and 0.58 for another.
+# On masks of patients this was too high by 0.32 of the log odds for one organ and 0.60 for another.
 WEIGHTS = {"first": 1.54, "view": 1.08, "back": 1.49, "entropy": 2.41}
 """Weights of the signals in the log odds of the predicted Dice."""
 GENERATED, PATIENTS = -3.00, -0.40
