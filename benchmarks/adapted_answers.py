@@ -15,10 +15,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from classical_backends import load
-from rows import write_rows
+from rows import means, write_rows
 
 from semisam.backends.synthsam import SynthSAM
 from semisam.core.types import Prompt, View
@@ -55,11 +54,6 @@ def main():
             rows.append({"model": name, "run": run.name.rpartition("-")[0], **means(found)})
             print(rows[-1], flush=True)
     write_rows(args.out, rows)
-
-
-def means(scores):
-    """Return the mean of each Dice over scans, in percent."""
-    return {key: round(100 * float(np.mean([s[key] for s in scores])), 2) for key in scores[0]}
 
 
 def proposals(run, held):

@@ -9,7 +9,8 @@
 that were held out. Its maps are the proposals, and the prompts are their three deepest points.
 ``each`` is the model adapted to the classes, ``whole`` the one adapted to their union. A row has
 the Dice of both classes and of their union: of the maps, of the predictions, and of the means of
-both, which would be the targets of unlabeled scans.
+both, which would be the targets of unlabeled scans. Where only the union was asked for, the
+classes are those of the maps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import write_rows
+from rows import means, write_rows
 
 from semisam.backends.synthsam import SynthSAM
 from semisam.core.types import View
@@ -58,8 +59,9 @@ def answers(image, proposal, each, whole):
     """Return the maps ``(3, *S)`` of two classes and their union, by name."""
     one, two = proposal[1:]
     union = one + two
-    classes = torch.stack([asked(each, image, one), asked(each, image, two)])
-    by_each, by_whole = asked(each, image, union), asked(whole, image, union)
+    by_one, by_two, by_each = asked(each, image, (one, two, union))
+    (by_whole,) = asked(whole, image, (union,))
+    classes = torch.stack([by_one, by_two])
     mean = (union + by_whole) / 2
     return {
         "the maps": with_union(proposal[1:]),
@@ -72,14 +74,15 @@ def answers(image, proposal, each, whole):
     }
 
 
-def asked(model, image, proposal):
-    """Return the probability of the model's prediction for a proposal."""
-    prompt = CenterPoints(points=3, max_uncertainty=1.0)(
-        View(proposal, torch.zeros_like(proposal), None), RNG
-    )
-    if prompt is None:
-        return torch.zeros_like(proposal)
-    return model.segment(model.encode(image), prompt).sigmoid()
+def asked(model, image, proposals):
+    """Return the probabilities of the model's predictions for proposals ``(*S)`` of one image."""
+    embedding, points = model.encode(image), CenterPoints(points=3, max_uncertainty=1.0)
+    found = []
+    for proposal in proposals:
+        prompt = points(View(proposal, torch.zeros_like(proposal), None), RNG)
+        nothing = torch.zeros_like(proposal)
+        found.append(nothing if prompt is None else model.segment(embedding, prompt).sigmoid())
+    return found
 
 
 def with_union(classes):
@@ -95,11 +98,6 @@ def dice_of(maps, label):
     found["union"] = union > 0.5
     truth = {"first": label == 1, "second": label == 2, "union": label > 0}
     return {name: dice_score(found[name], truth[name]) for name in found}
-
-
-def means(scores):
-    """Return the mean of each Dice over scans, in percent."""
-    return {key: round(100 * float(np.mean([s[key] for s in scores])), 2) for key in scores[0]}
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main():
         for chosen in itertools.product(*numbers):
             rows += measure(options, **dict(zip(AXES, chosen, strict=True)))
             write_rows(options.out, rows)
-    trust.OFFSET += options.shift - trust.PATIENTS
+    trust.OFFSET = trust.GENERATED + options.shift
     with options.out.open() as file:
         summary(list(csv.DictReader(file)))
 

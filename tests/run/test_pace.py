@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from scan_files import scan, write
 from tiny_runs import tiny_phantoms
 
 from semisam.core.errors import InputError
 from semisam.run import pace
 
-ONE_CHANNEL = (24, 24, 24)
-
 
 @pytest.fixture
-def seconds_of(tmp_path, monkeypatch):
+def seconds_of(monkeypatch):
     """Returns the measured seconds of a mask, if its calls take the given ones."""
-    write(tmp_path / "scan.nii.gz", scan(0, ONE_CHANNEL)[0])
 
     def measured(*calls, fault=""):
         now, left = [0.0], list(calls)
@@ -28,7 +25,7 @@ def seconds_of(tmp_path, monkeypatch):
 
         monkeypatch.setattr(pace, "write_masks", write_masks)
         monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-        found = pace.seconds_of_mask(tiny_phantoms(), [tmp_path / "scan.nii.gz"])
+        found = pace.seconds_of_mask(tiny_phantoms(), [Path("scan.nii.gz")])
         return found, left
 
     return measured
