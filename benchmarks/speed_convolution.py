@@ -24,7 +24,7 @@ from semisam.backends.synthsam import SynthSAM
 from semisam.core.types import Prompt
 from semisam.networks.convolution import GuardedConv3d
 from semisam.networks.precision import computes_bf16
-from semisam.run.pace import seconds_of_step
+from semisam.run.pace import pace_of
 from semisam.run.request import settings
 
 SIZES = {"a patch": (48, 48, 32), "a patch of la_half": (64, 64, 48), "a scan": (116, 76, 44)}
@@ -81,7 +81,7 @@ def sides(repeats, call):
 
 
 def step_seconds():
-    return seconds_of_step(
+    return pace_of(
         settings(
             method="fixmatch",
             labels=2,
@@ -91,7 +91,7 @@ def step_seconds():
             patch=(48, 48, 32),
             device="cpu",
         )
-    )
+    ).seconds
 
 
 def row(what, size, pytorch, onednn, difference=None):

@@ -75,6 +75,12 @@ def test_the_branch_asks_on_a_gpu(tmp_path, backend):
     assert all(parameter.is_cuda for parameter in branch.parameters())
 
 
+@pytest.mark.parametrize("name", ["copied-mask", "center-ball"])
+def test_a_method_that_trains_nothing_ends(tmp_path, name, tiny_settings):
+    given = {"method": name, "method_options": {}, "sam": "synthsam", "device": "cuda"}
+    execute(changed(tiny_settings, **given), tmp_path / "run")
+
+
 def _answers(make):
     """Return what one model says on the CPU, and what another of its kind says on the GPU."""
     image = random_batch(shape=SHAPE).image[0]

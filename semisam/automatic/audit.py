@@ -10,7 +10,7 @@ import torch
 
 from semisam.automatic.plan import Plan, final_run, first_run
 from semisam.automatic.survey import Survey
-from semisam.core.layout import ADAPTED, CASES
+from semisam.core.layout import CASES
 from semisam.inference.predictor import on_input, read_scan, segment
 from semisam.inference.trust import Correction, correction_of, predicted_dice
 from semisam.run.build import cases_of, split_of
@@ -41,8 +41,7 @@ def _without(
     """Return the predicted and the true Dice of each class of a case that no run saw."""
     early, late = (plan.without(folder, stage, case) for stage in ("first", "final"))
     execute(first_run(data, plan, case), early, report)
-    adapted = early / ADAPTED if plan.adapting and data.whole_without(case) else None
-    settings = final_run(data, plan, adapted, case)
+    settings = final_run(data, plan, early, case)
     execute(settings, late, report)
     with (late / CASES).open(newline="", encoding="utf-8") as file:
         true = [(float(row["dice"]), _nowhere(row)) for row in csv.DictReader(file)]

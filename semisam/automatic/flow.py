@@ -19,7 +19,6 @@ from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
 from semisam.core.files import check_writable, remove_leftovers, writable_folder
-from semisam.core.layout import ADAPTED
 from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
 from semisam.inference.card import Card
@@ -180,7 +179,7 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
         kept = _write(data, shelf, Stage(FIRST, first.name, early_model), plan.device, report)
         write_page(data, shelf, plan, kept)
         note(f"First masks of {len(data.unlabeled)} scans: {folder}")
-    late = final_run(data, plan, first / ADAPTED if plan.adapting else None)
+    late = final_run(data, plan, first)
     if not plan.kept:
         execute(late, final, report)
     model = load_model(final, plan.device)

@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
-from semisam.core.layout import RESULT
+from semisam.core.layout import ADAPTED, RESULT
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.images.files import parts_of
 from semisam.run.first import SMALL, small_patch
-from semisam.run.pace import seconds_of_adaptation, seconds_of_mask, seconds_of_step
+from semisam.run.pace import pace_of, seconds_of_adaptation, seconds_of_mask
 from semisam.run.request import settings
 from semisam.run.resolve import digest
 from semisam.run.settings import DEFAULT_BACKEND, Components, RunSettings
@@ -99,17 +99,20 @@ def first_run(data: Survey, plan: Plan, without: str | None = None) -> RunSettin
 
 
 def final_run(
-    data: Survey, plan: Plan, adapted: Path | None, without: str | None = None
+    data: Survey, plan: Plan, first: Path | None, without: str | None = None
 ) -> RunSettings:
     """Return the settings of the training.
 
     Args:
         data: the cases.
         plan: of the runs.
-        adapted: weights of the adapted model; ``None``: the model as it is.
+        first: folder of the first run, whose adapted model is taken if it has one; ``None``: the
+            model as it is.
         without: a labeled case that the run is tested on; ``None``: there is no test.
     """
-    options = {} if adapted is None else {"synthsam.weights": str(adapted.resolve())}
+    options = {}
+    if first is not None and (weights := first / ADAPTED).is_file():
+        options["synthsam.weights"] = str(weights.resolve())
     return _settings(data, plan, METHOD, 0, options, without)
 
 
@@ -204,7 +207,7 @@ def _measured(
     """Return a plan with the sizes of its runs and the seconds of its parts."""
     budget = plan.budget
     report(0, 4)
-    step = seconds_of_step(final_run(data, plan, None))
+    step = pace_of(final_run(data, plan, None)).seconds
     report(1, 4)
     adapting, each = 0, 0.0
     if data.whole:
@@ -241,7 +244,7 @@ def _fitted(data: Survey, plan: Plan, step: float, most: float) -> tuple[tuple[i
         if patch == plan.patch or guess > most:
             continue
         try:
-            seconds = seconds_of_step(final_run(data, replace(plan, patch=patch), None))
+            seconds = pace_of(final_run(data, replace(plan, patch=patch), None)).seconds
         except SemisamError:  # it does not fit into memory
             continue
         if seconds <= most:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -207,8 +206,3 @@ def _folder_name(run: RunSettings, identity: str) -> str:
         sam += f"-{run.sam_control}"
     fold = "" if run.fold is None else f"-fold{run.fold}"
     return f"{run.method}{sam}-n{run.labels}-subset{run.subset}-seed{run.seed}{fold}-{identity}"
-
-
-def runs_folder(out: Path) -> Path:
-    """Return the folder of the runs of a comparison."""
-    return out / "runs"

@@ -144,17 +144,17 @@ class Rank:
     first: float
 
 
-def ranks(scores: Floats, seed: int = 0, patients: Sequence[str] = ()) -> list[Rank]:
+def ranks(scores: Floats, patients: Sequence[str] = ()) -> list[Rank]:
     """Rank rows by their means, and show how the ranks would move with other patients.
 
-    All rows are resampled together, so that a case that is hard for all moves none of them.
+    All rows are resampled together, so that a case that is hard for all moves none of them. The
+    same scores give the same ranks.
 
     Args:
         scores: ``(rows, n)`` of the same cases.
-        seed: of the resampling; the same scores give the same ranks.
         patients: of the cases; empty: each case is of another one.
     """
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = np.random.Generator(np.random.Philox(0))
     owner = _owners(patients, scores.shape[1])
     units = int(owner.max()) + 1
     weights = rng.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)[:, owner]

@@ -357,13 +357,12 @@ def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def by_class(row: Mapping[Any, Any], metric: str = "dice") -> dict[str, float]:
-    """Return a metric of each class, if a table has several classes."""
-    start = f"{metric}:"
+def by_class(row: Mapping[Any, Any]) -> dict[str, float]:
+    """Return the Dice of each class, if a table has several classes."""
     return {
-        key.removeprefix(start): value
+        key.removeprefix("dice:"): value
         for key, value in row.items()
-        if key.startswith(start) and not math.isnan(value)
+        if key.startswith("dice:") and not math.isnan(value)
     }
 
 

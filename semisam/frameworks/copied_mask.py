@@ -73,12 +73,14 @@ class CopiedMask(Framework):
 
     def _copy(self, image: Tensor) -> Tensor:
         """Return the mean of the masks on their own grid, each at its best place in one image."""
+        # They were learned from scans, which need not be on the device of the image.
+        images, masks = self.images.to(image.device), self.masks.to(image.device)
         if not self.shift:
-            return self.masks.mean(0, keepdim=True)
+            return masks.mean(0, keepdim=True)
         axes = image.ndim - 2
         fixed = _standard(_resized(image, (_FOUND,) * axes))
         moved = []
-        for kept, mask in zip(self.images, self.masks, strict=True):
+        for kept, mask in zip(images, masks, strict=True):
             by = best_shift(fixed, _standard(_resized(kept[None], (_FOUND,) * axes)))
             moved.append(_shifted(mask, [round(s * _KEPT / _FOUND) for s in by]))
         return torch.stack(moved).mean(0, keepdim=True)

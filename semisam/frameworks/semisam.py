@@ -79,7 +79,8 @@ class SemiSAM(Framework):
         gated: scale ``lambda_s`` by the quality of the predictions on this batch.
         measure_every: iterations between measurements on the labeled rows; 0: never. With ``gated``
             every iteration that queries the model measures.
-        every: query the model every N iterations and multiply the weight by N.
+        every: query the model every N iterations and multiply the weight by N. Predictions that
+            correct a target keep their share, so they count in an Nth of the steps.
         floor: do not query the model where ``lambda_s`` is below this.
         several: query also for a class that is several components in a labeled mask, of which a
             prompt marks one. It is the run that knows the labels and leaves classes out.

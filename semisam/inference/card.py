@@ -40,6 +40,7 @@ class Card:
             ``None``: the class numbers.
         reversed_axes: True if the axes of an h5 file are (z, y, x).
         one_component: classes whose masks have their largest component only.
+        left_out: classes for which the promptable model of a run is not queried.
     """
 
     channels: int
@@ -50,6 +51,7 @@ class Card:
     label_values: tuple[int, ...] | None = None
     reversed_axes: bool = False
     one_component: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
 
     def own_values(self, labelmap: NDArray[np.uint8]) -> NDArray[np.integer]:
         """Return a label map of class numbers with the values of the user's label files."""
@@ -89,13 +91,18 @@ class Card:
             KeyError, TypeError, ValueError: the values are not a card.
         """
         code, recipe = raw.get("orientation"), raw.get("recipe")
-        one_component = tuple(int(c) for c in raw.get("one_component", ()))
+        one_component, left_out = (
+            tuple(int(c) for c in raw.get(name, ())) for name in ("one_component", "left_out")
+        )
         names = tuple(str(name) for name in raw["class_names"])
         spacing = tuple(float(s) for s in raw["spacing"])
         if len(spacing) not in (2, 3) or len(names) < 2 or int(raw["channels"]) < 1:
             raise ValueError("a card must have channels, class_names and spacing")
-        if not all(0 < c < len(names) for c in one_component):
-            raise ValueError(f"one_component must hold foreground classes, got {one_component}")
+        if not all(0 < c < len(names) for c in (*one_component, *left_out)):
+            raise ValueError(
+                f"one_component and left_out must hold foreground classes, got {one_component} and "
+                f"{left_out}"
+            )
         if not all(0 < mm < math.inf for mm in spacing):
             raise ValueError(f"spacing must be positive mm, got {spacing}")
         if code is not None:
@@ -111,10 +118,16 @@ class Card:
             label_values=own_values_of(raw.get("label_values"), len(names)),
             reversed_axes=bool(raw.get("reversed_axes", False)),
             one_component=one_component,
+            left_out=left_out,
         )
 
 
-def card_of(dataset: Dataset, image: Image, one_component: Sequence[int] = ()) -> Card:
+def card_of(
+    dataset: Dataset,
+    image: Image,
+    one_component: Sequence[int] = (),
+    left_out: Sequence[int] = (),
+) -> Card:
     """Return the card of a model that was trained on a dataset, one of whose images this is."""
     code = None
     if len(image.geometry.spacing) == 3:
@@ -131,6 +144,7 @@ def card_of(dataset: Dataset, image: Image, one_component: Sequence[int] = ()) -
         dataset.label_values,
         dataset.reversed_axes,
         tuple(one_component),
+        tuple(left_out),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from semisam.core.axes import GRID_MEANS
@@ -75,12 +76,7 @@ def described(method: nn.Module) -> Iterator[Description]:
             hook.remove()
 
 
-def cover(
-    vectors: NDArray[np.floating],
-    known: Sequence[int],
-    count: int,
-    weights: Sequence[float] | None = None,
-) -> list[int]:
+def cover(vectors: NDArray[np.floating], known: Sequence[int], count: int) -> list[int]:
     """Return the scans whose labels would leave every scan closest to a labeled one.
 
     One after another, the scan is taken that reduces the sum of all distances to the nearest
@@ -90,7 +86,6 @@ def cover(
         vectors: ``(N, F)``, one per scan; each of the ``F`` numbers is scaled to unit variance.
         known: rows of the labeled scans.
         count: number of scans to choose, at most the number of others.
-        weights: of each scan's distance, e.g. the doubt in its mask; ``None``: equal.
 
     Returns:
         Rows of scans that are not labeled, the best first.
@@ -100,12 +95,11 @@ def cover(
         [2, 4]
     """
     scaled = (vectors - vectors.mean(0)) / np.maximum(vectors.std(0), 1e-6)
-    apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1)
-    share = np.ones(len(vectors)) if weights is None else np.asarray(weights, dtype=float)
+    apart = cdist(scaled, scaled)
     nearest = apart[list(known)].min(0) if known else np.full(len(apart), apart.max())
     chosen: list[int] = []
     for _ in range(count):
-        gains = ((nearest - np.minimum(nearest, apart)) * share).sum(1)
+        gains = (nearest - np.minimum(nearest, apart)).sum(1)
         gains[[*known, *chosen]] = -1
         chosen.append(int(gains.argmax()))
         nearest = np.minimum(nearest, apart[chosen[-1]])

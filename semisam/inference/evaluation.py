@@ -37,6 +37,9 @@ METRICS = (
 )
 
 
+_WINDOWS = 4  # per call of the network
+
+
 @torch.inference_mode()
 def predict_probabilities(
     framework: nn.Module,
@@ -46,8 +49,6 @@ def predict_probabilities(
     *,
     device: torch.device,
     precision: Precision,
-    window_batch: int = 4,
-    on_window: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """Return ``(K, *S)`` probabilities of one image: eval mode, mean over overlapping windows.
 
@@ -71,8 +72,7 @@ def predict_probabilities(
         volume,
         (*patch, *sliced),
         (*stride, *sliced),
-        window_batch=window_batch,
-        on_window=on_window,
+        window_batch=_WINDOWS,
     )
     return probabilities
 
@@ -137,7 +137,9 @@ def evaluate(
         geometry = image.geometry if image.placement is None else image.placement.geometry
         if predictions is not None:
             values = as_drawn(labelmap, store.dataset.label_values)
-            write_nifti(predictions / f"{case}.nii.gz", values, geometry)
+            mask = predictions / f"{case}.nii.gz"
+            mask.parent.mkdir(exist_ok=True, parents=True)  # a case may be named with a folder
+            write_nifti(mask, values, geometry)
         scores = evaluate_labelmap(labelmap, store.drawn_label(case), classes, geometry.spacing)
         names = store.dataset.class_names[1:]
         for name, score in zip(names, scores, strict=True):

@@ -86,6 +86,7 @@ def write_masks(
             yield Written(name, file, fault=str(error))
             continue
         found = segment(model, scan, device)
+        file.parent.mkdir(exist_ok=True, parents=True)  # a case may be named with a folder
         write_label(file, found.mask, scan.geometry)
         if probabilities:
             whole = found.probabilities

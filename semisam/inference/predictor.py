@@ -118,7 +118,7 @@ def ensemble(models: Mapping[str, Deployed]) -> Deployed:
     for title, other in others:
         theirs = other.card.to_json()
         kept &= set(other.card.one_component)
-        free = {"one_component"}
+        free = {"one_component", "left_out"}
         if first.card.recipe is not None and len(ours["spacing"]) == len(theirs["spacing"]):
             free |= {"spacing"}  # of one of the training scans; the recipe says how all were made
         unlike = [k for k in ours if k not in free and theirs[k] != ours[k]]

@@ -44,7 +44,6 @@ def sliding_window(
     stride: Sequence[int],
     *,
     window_batch: int = 1,
-    on_window: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Average the probabilities of overlapping windows.
 
@@ -56,7 +55,6 @@ def sliding_window(
         patch: voxels of a window along each axis.
         stride: voxels between windows along each axis.
         window_batch: windows per call of ``predict``; the last call may get fewer.
-        on_window: called with (windows done, number of windows) after each call.
 
     Returns:
         ``(K, *S)`` float32 on the image's device; the label map is its ``argmax(0)``.
@@ -98,8 +96,6 @@ def sliding_window(
             )
         for window, prob in zip(chunk, probs, strict=True):
             score[(slice(None), *window)] += prob
-        if on_window is not None:
-            on_window(first + len(chunk), len(windows))
     assert score is not None  # there is always a window
     score /= coverage.to(score.device)
     return score if score.shape[1:] == size else score[(slice(None), *inside)].contiguous()

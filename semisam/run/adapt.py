@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,23 +93,36 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
 def _adapt(
     settings: RunSettings, backend: Adaptable, store: VolumeStore, file: Path, on_step: OnStep
 ) -> None:
-    cases = [case for case in labeled_cases(store) if not bool((case[1] == IGNORE).any())]
-    patch, _ = window_of(settings)
-    if patch and backend.ndim == 3:  # slice models cut volumes themselves
-        cases = [part for case in cases for part in _parts(case, len(patch))]
-    if not cases:
-        raise InputError(
-            "an adaptation must have a labeled case without ignored voxels, got none. Label a "
-            "whole scan, or train with --sam-adapt 0."
-        )
     backend.adapt(
-        cases,
+        list(cases_to_adapt(settings, backend, store)),
         file,
         steps=settings.sam_adapt,
         seed=derive_seed(settings.seed, "adapt"),
         device=torch.device(settings.device),
         on_step=on_step,
     )
+
+
+def cases_to_adapt(
+    settings: RunSettings, backend: Adaptable, store: VolumeStore
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the labeled cases without ignored voxels, as slices if a model takes these.
+
+    Raises:
+        InputError: every labeled case has ignored voxels.
+    """
+    patch, _ = window_of(settings)
+    whole = False
+    for case in labeled_cases(store):
+        if not bool((case[1] == IGNORE).any()):
+            whole = True
+            # Slice models cut volumes themselves.
+            yield from _parts(case, len(patch)) if patch and backend.ndim == 3 else [case]
+    if not whole:
+        raise InputError(
+            "an adaptation must have a labeled case without ignored voxels, got none. Label a "
+            "whole scan, or train with --sam-adapt 0."
+        )
 
 
 def _parts(case: tuple[Tensor, Tensor], axes: int) -> list[tuple[Tensor, Tensor]]:
@@ -120,12 +133,8 @@ def _parts(case: tuple[Tensor, Tensor], axes: int) -> list[tuple[Tensor, Tensor]
     return list(zip(image.unbind(-1), label.unbind(-1), strict=True))
 
 
-def labeled_cases(store: VolumeStore) -> list[tuple[Tensor, Tensor]]:
-    """Return images ``(C, *S)`` and labels ``(*S)`` of the labeled cases."""
-    return [
-        (
-            torch.from_numpy(store.image(case).array.copy()),
-            torch.from_numpy(store.label(case).astype("int64")),
-        )
-        for case in store.labeled
-    ]
+def labeled_cases(store: VolumeStore) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images ``(C, *S)`` and labels ``(*S)`` of the labeled cases."""
+    for case in store.labeled:
+        image = torch.from_numpy(store.image(case).array.copy())
+        yield image, torch.from_numpy(store.label(case).astype("int64"))

@@ -145,7 +145,7 @@ def execute(
         if run.framework.trains:
             training = train(here, run, folder, report, processes, deadline)
         else:
-            run.framework.learn(labeled_cases(store))
+            run.framework.learn(list(labeled_cases(store)))
             processes.of_writer(lambda: write_model(run, folder))
             training = Summary(0.0, 0.0, {}, 0)
         rows = score(here, run, folder, report, processes)
@@ -195,7 +195,8 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
         # A method without training takes whole scans.
         _ask_for_single_objects(framework, store, len(settings.patch) if framework.trains else None)
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
-    return Ready(store, framework, plan, hashes, model_card(settings, store), logger)
+    card = model_card(settings, store, framework)
+    return Ready(store, framework, plan, hashes, card, logger)
 
 
 def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int | None) -> None:
@@ -212,7 +213,7 @@ def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int | Non
         )
 
 
-def model_card(settings: RunSettings, store: VolumeStore) -> Card:
+def model_card(settings: RunSettings, store: VolumeStore, framework: Framework) -> Card:
     """Return the card of the model that a run trains."""
     classes = store.dataset.num_classes
     one_component: tuple[int, ...] = ()
@@ -220,7 +221,10 @@ def model_card(settings: RunSettings, store: VolumeStore) -> Card:
         one_component = tuple(range(1, classes))
     elif settings.components == "as-labeled":
         one_component, _ = store.components()
-    return card_of(store.dataset, store.image(store.labeled[0]), one_component)
+    left_out: list[int] = []
+    if isinstance(framework, SemiSAM):
+        left_out = [c for c in range(1, classes) if c not in framework.classes]
+    return card_of(store.dataset, store.image(store.labeled[0]), one_component, left_out)
 
 
 def _adapt(

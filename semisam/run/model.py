@@ -68,8 +68,10 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     bare = settings.model_copy(update=update)
     framework = make_framework(bare, card.channels, len(card.class_names), card.class_names)
     fit_weights(framework, load_tensors(folder / MODEL), folder)
-    if isinstance(framework, SemiSAM) and settings.sam_adapt:
-        framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)
+    if isinstance(framework, SemiSAM):
+        framework.leave_out(card.left_out)
+        if settings.sam_adapt and framework.classes:
+            framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit
     return settings, framework.to(device).eval(), card
 

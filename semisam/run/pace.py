@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,19 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.framework import Framework
 from semisam.core.seeding import derive_seed
+from semisam.data.datasets.dataset import Dataset
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.masks import write_masks
 from semisam.inference.predictor import Deployed
-from semisam.run.adapt import labeled_cases
-from semisam.run.build import cases_of, make_framework, make_pair, open_dataset, split_of
+from semisam.run.adapt import cases_to_adapt, labeled_cases
+from semisam.run.build import (
+    Cases,
+    cases_of,
+    make_framework,
+    make_pair,
+    open_dataset,
+    split_of,
+)
 from semisam.run.execute import Ready, make_trainer, model_card
 from semisam.run.model import window_of
 from semisam.run.preflight import check_run
@@ -26,6 +35,7 @@ from semisam.run.record import peak_memory
 from semisam.run.settings import RunSettings
 
 _CASES = 2  # of each kind that are read
+_STEPS = 3  # that are measured
 _STARTING = 20.0  # seconds of a mask, of which the start of libraries is a small part
 
 
@@ -46,27 +56,23 @@ class Pace:
     checkpoint: int = 0
 
 
-def seconds_of_step(settings: RunSettings) -> float:
-    """Return the seconds of a training step, as `pace_of` measures them."""
-    return pace_of(settings).seconds
-
-
-def pace_of(settings: RunSettings, steps: int = 3) -> Pace:
+def pace_of(settings: RunSettings) -> Pace:
     """Measure a few training steps on real batches of a few cases.
 
     Raises:
         InputError: the patch does not fit the network or the memory.
     """
-    store = _few(settings)
+    dataset, cases = _opened(settings)
+    store = _few(dataset, cases)
     framework = _framework(settings, store)
-    plan = check_run(settings, store, framework, len(store.labeled), len(store.unlabeled))
+    plan = check_run(settings, store, framework, len(cases.labeled), len(cases.unlabeled))
     with tempfile.TemporaryDirectory() as folder:
-        run = Ready(store, framework, plan, {}, model_card(settings, store), None)
+        run = Ready(store, framework, plan, {}, model_card(settings, store, framework), None)
         trainer = make_trainer(settings, run, Path(folder))
         on_gpu = settings.device.startswith("cuda")
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(settings.device)
-        seconds = trainer.seconds_per_step(steps)
+        seconds = trainer.seconds_per_step(_STEPS)
         memory = torch.cuda.max_memory_allocated(settings.device) if on_gpu else peak_memory()
         model = _bytes(framework.state_dict())
         average = model if settings.averaged else 0
@@ -84,21 +90,26 @@ def _bytes(state: Any) -> int:
     return sum(map(_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
-def seconds_of_adaptation(settings: RunSettings, steps: int = 4) -> float:
-    """Return the seconds of a step that adapts the promptable model."""
-    store = _few(settings)
+def seconds_of_adaptation(settings: RunSettings) -> float:
+    """Return the seconds of a step that adapts the promptable model.
+
+    Raises:
+        InputError: every labeled case has ignored voxels.
+    """
+    dataset, cases = _opened(settings)
+    store = VolumeStore(dataset, labeled=cases.labeled, unlabeled=(), test=())
     backend: Any = make_pair(settings)[0]
     ended: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         backend.adapt(
-            labeled_cases(store),
+            list(itertools.islice(cases_to_adapt(settings, backend, store), _CASES)),
             Path(folder) / "adapted",
-            steps=steps + 1,
+            steps=_STEPS + 1,
             seed=derive_seed(settings.seed, "adapt"),
             device=torch.device(settings.device),
             on_step=lambda done: ended.append(time.perf_counter()),
         )
-    return (ended[-1] - ended[0]) / steps
+    return (ended[-1] - ended[0]) / _STEPS
 
 
 def seconds_of_mask(settings: RunSettings, scan: Sequence[Path]) -> float:
@@ -114,12 +125,11 @@ def seconds_of_mask(settings: RunSettings, scan: Sequence[Path]) -> float:
     Raises:
         InputError: the scan cannot be read.
     """
-    store = _few(settings)
+    store = _few(*_opened(settings))
     framework = _framework(settings, store).to(settings.device)
-    framework.learn(labeled_cases(store))
-    model = Deployed(
-        framework, model_card(settings, store), *window_of(settings), settings.precision
-    )
+    framework.learn(list(labeled_cases(store)))
+    card = model_card(settings, store, framework)
+    model = Deployed(framework, card, *window_of(settings), settings.precision)
     seconds = _mask(model, settings, scan)
     return _mask(model, settings, scan) if seconds < _STARTING else seconds
 
@@ -141,9 +151,12 @@ def _mask(model: Deployed, settings: RunSettings, scan: Sequence[Path]) -> float
     return time.perf_counter() - began
 
 
-def _few(settings: RunSettings) -> VolumeStore:
+def _opened(settings: RunSettings) -> tuple[Dataset, Cases]:
     dataset = open_dataset(settings)
-    cases = cases_of(settings, dataset, split_of(settings, dataset))
+    return dataset, cases_of(settings, dataset, split_of(settings, dataset))
+
+
+def _few(dataset: Dataset, cases: Cases) -> VolumeStore:
     labeled, unlabeled = cases.labeled[:_CASES], cases.unlabeled[:_CASES]
     return VolumeStore(dataset, labeled=labeled, unlabeled=unlabeled, test=())
 

@@ -51,6 +51,12 @@ def test_a_mask_is_copied_to_where_the_images_agree():
         assert low <= _dice(probs[0].argmax(0), target[1]) <= high
 
 
+def test_masks_are_copied_to_the_device_of_the_image():
+    method = CopiedMask(None, 2, shift=False)
+    method.learn([_scan((10, 10, 10))])
+    assert method(torch.zeros(1, 1, 8, 8, 8, device="meta")).is_meta
+
+
 def test_a_mask_is_stretched_onto_a_scan_of_another_size():
     method = CopiedMask(None, 2, shift=False)
     method.learn([_scan((10, 10, 10))])

@@ -13,7 +13,7 @@ import torch
 from tiny_runs import changed, settings_of
 
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
-from semisam.core.layout import CHECKPOINT, MODEL
+from semisam.core.layout import ADAPTED, CHECKPOINT, MODEL
 from semisam.data.datasets.phantom import Phantom
 from semisam.run.execute import execute
 from semisam.run.model import load_run
@@ -118,11 +118,17 @@ def test_first_masks_keep_the_components_of_such_a_class(tiny_settings, tmp_path
             file["label"][...] = 0
             file["label"][2:6, 2:6, 2:6] = file["label"][10:14, 10:14, 10:14] = 1
     copied = changed(tiny_settings, method="copied-mask", method_options={})
-    given = {"weight": 1.0, "several": False}
+    given = {"sam": "synthsam", "sam_adapt": 1, "prompter": "center-points", "prompter_options": {}}
+    given["semisam_options"] = {"weight": 1.0, "several": False}
     with pytest.warns(SemisamWarning, match="leaves out left atrium: several components"):
-        execute(_with_sam(copied, semisam_options=given), tmp_path / "prompted")
+        execute(changed(copied, **given), tmp_path / "prompted")
     execute(copied, tmp_path / "copied")
     assert _same_result(tmp_path / "copied", tmp_path / "prompted")
+    # No class is left to adapt the model to. Opened again, the run predicts as it was scored.
+    assert not (tmp_path / "prompted" / ADAPTED).exists()
+    image = torch.rand(1, 1, 16, 16, 16)
+    bare, opened = (load_run(tmp_path / name)[1](image) for name in ("copied", "prompted"))
+    assert torch.equal(bare, opened)
 
 
 def test_labels_of_labeled_cases_do_change_the_result(tiny_settings, tmp_path):
@@ -269,10 +275,15 @@ def test_a_trained_run_opens_without_its_data(tiny_settings, tmp_path):
 
 
 def test_predictions_are_written_one_a_case(tiny_settings, tmp_path):
+    """Also of a case that lies in a folder of its own."""
+    (tmp_path / "la" / "site").mkdir()
+    (tmp_path / "la" / "test_001").rename(tmp_path / "la" / "site" / "test_001")
+    (tmp_path / "la" / "test.list").write_text("test_000\nsite/test_001\n")
     settings = tiny_settings.model_copy(update={"save_predictions": True})
     execute(settings, tmp_path / "run")
-    names = sorted(path.name for path in (tmp_path / "run" / "predictions").iterdir())
-    assert names == ["test_000.nii.gz", "test_001.nii.gz"]
+    folder = tmp_path / "run" / "predictions"
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz"))
+    assert names == ["site/test_001.nii.gz", "test_000.nii.gz"]
 
 
 def test_a_run_starts_from_the_weights_of_another(tiny_settings, tmp_path):

@@ -6,8 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import tiny_phantoms
+from tiny_runs import changed, tiny_phantoms
 
+from semisam.backends.synthsam import SynthSAM
 from semisam.core.errors import InputError
 from semisam.run import pace
 
@@ -42,3 +43,33 @@ def test_a_long_mask_is_made_once(seconds_of):
 def test_a_scan_that_cannot_be_read_is_a_fault(seconds_of):
     with pytest.raises(InputError, match="a scan must be readable"):
         seconds_of(1.0, fault="a scan must be readable, got text.")
+
+
+def test_steps_are_measured_with_the_batch_of_the_run():
+    """Of eight cases two of each kind are read, and they fill the rows of all."""
+    options = {"cases": 8, "test_cases": 1, "size": 32}
+    settings = tiny_phantoms(
+        **{"method": "mt", "labels": 4, "dataset_options": options, "batch": 8, "micro_batch": 2},
+        patch=(32, 32, 32),
+    )
+    assert pace.pace_of(settings).seconds > 0  # four labeled rows divide over four parts
+    with pytest.raises(InputError, match="over 8 micro-batches, got 4 labeled rows"):
+        pace.pace_of(changed(settings, micro_batch=1))
+
+
+def test_an_adaptation_is_measured_on_what_it_adapts_to(tmp_path, monkeypatch):
+    """Volumes as the slices that patches of two axes are cut from."""
+    seen = []
+
+    def adapt(self, cases, file, *, steps, on_step, **more):
+        seen.extend(tuple(label.shape) for _, label in cases)
+        for done in range(steps):
+            on_step(done)
+
+    monkeypatch.setattr(SynthSAM, "adapt", adapt)
+    settings = tiny_phantoms(
+        **{"method": "fixmatch", "network": "unet", "network_options": {}, "sam": "synthsam"},
+        **{"sam_adapt": 4, "patch": (16, 16), "stride": (16, 16), "labels": 1},
+    )
+    assert pace.seconds_of_adaptation(settings) >= 0
+    assert {len(shape) for shape in seen} == {2}

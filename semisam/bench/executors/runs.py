@@ -116,9 +116,9 @@ def checkpoint_stamp(folder: Path) -> int:
         return 0
 
 
-def wait_shown(folder: Path, seconds: float = SHARED) -> None:
+def wait_shown(folder: Path) -> None:
     """Wait until a run's result or error is visible; another machine may just have written it."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + SHARED
     while not (is_finished(folder) or (folder / ERROR).exists()) and time.monotonic() < deadline:
         time.sleep(POLL)
         list(folder.iterdir())  # a network file system looks again
