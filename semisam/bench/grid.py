@@ -182,7 +182,7 @@ def _built(
             framework = make_framework(
                 run, dataset.channels, dataset.num_classes, dataset.class_names
             )
-            start_from(framework, run)
+            start_from(framework, run, dataset)
         except UnservedHeads as error:
             lost[str(error)] = error
         else:

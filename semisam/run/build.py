@@ -18,7 +18,7 @@ from torch import nn
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads, first_few
 from semisam.core.framework import Framework, NetBuilder
-from semisam.core.layout import MODEL
+from semisam.core.layout import CARD, MODEL
 from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
@@ -26,6 +26,7 @@ from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.held_out import folds_of, hold_out
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
+from semisam.inference.card import read_card
 from semisam.plugins import registry
 from semisam.plugins.construction import construct
 from semisam.run.settings import Options, RunSettings
@@ -330,20 +331,29 @@ def _serves(
     return axes in getattr(network, "axes", (axes,)) or axes is None
 
 
-def start_from(framework: Framework, settings: RunSettings) -> None:
+def start_from(framework: Framework, settings: RunSettings, dataset: Dataset) -> None:
     """Give a method the weights of the run that ``--init`` names, if it names one.
 
     Raises:
-        InputError: the run is damaged, or of another method, network or number of classes.
+        InputError: the run is damaged, or of other options, channels or classes.
     """
     if settings.init is None:
         return
+    folder = Path(settings.init)
+    card = read_card(folder / CARD)
+    before, now = card.class_names, tuple(dataset.class_names)
+    # Of one class the name may be another; several could have changed their places.
+    if len(before) != len(now) or (len(now) > 2 and before != now):
+        raise InputError(
+            f"--init must be a run of the same classes in the same order, {', '.join(now[1:])}, "
+            f"got {folder} with {', '.join(before[1:])}. Name another run or leave it out."
+        )
     try:
-        framework.load_state_dict(load_tensors(Path(settings.init) / MODEL))
+        framework.load_state_dict(load_tensors(folder / MODEL))
     except RuntimeError as error:
         raise InputError(
-            "--init must be a run of the same method, network, options and classes, got "
-            f"{settings.init} ({reason_of(error)}). Name another run or leave it out."
+            f"--init must be a run of the same options of method and network, and of as many "
+            f"channels, got {folder} ({reason_of(error)}). Name another run or leave it out."
         ) from None
 
 

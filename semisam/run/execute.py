@@ -179,7 +179,7 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
         framework = make_framework(
             settings, dataset.channels, dataset.num_classes, dataset.class_names
         )
-    start_from(framework, settings)
+    start_from(framework, settings, dataset)
     store = VolumeStore(
         dataset,
         labeled=labeled,

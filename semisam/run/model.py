@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from semisam.inference.export import card_path, check_target, export_network
 from semisam.inference.predictor import (
     Deployed,
     Prediction,
+    Scan,
     ensemble,
     prepared_scan,
     read_scan,
@@ -134,7 +136,7 @@ class Model:
 
     def predict(
         self,
-        scan: NDArray[Any] | SimpleITK.Image | str | Path,
+        scan: NDArray[Any] | SimpleITK.Image | str | Path | Sequence[str | Path],
         *,
         spacing: Sequence[float] | None = None,
     ) -> Prediction:
@@ -142,25 +144,58 @@ class Model:
 
         Args:
             scan: an array ``(*S)`` or ``(C, *S)`` whose axes run to the left, the posterior and the
-                superior; a SimpleITK image; or the path of a file or of a DICOM folder.
+                superior; a SimpleITK image; or the path of a file or of a DICOM folder, or one of
+                each channel.
             spacing: mm per axis of an array; ``None``: the spacing of the training images.
 
         Raises:
             InputError: the scan cannot be read or does not fit the model.
         """
         card = self._deployed.card
-        if isinstance(scan, str | Path):
-            found = read_scan((Path(scan),), card)
+        parts = scan if isinstance(scan, list | tuple) else [scan]
+        if parts and all(isinstance(part, str | Path) for part in parts):
+            found = read_scan(tuple(map(Path, parts)), card)
+        elif isinstance(scan, SimpleITK.Image):
+            found = _in_memory(*from_itk(scan), card)
         else:
-            if isinstance(scan, SimpleITK.Image):
-                array, geometry = from_itk(scan)
-            else:
-                array = np.asarray(scan, np.float32)
-                usual = card.preparation().spacing or card.spacing
-                geometry = Geometry(tuple(map(float, spacing or usual)))
-            channels = array if array.ndim > len(geometry.spacing) else array[None]
-            found = prepared_scan(channels, geometry, card)
+            usual = card.preparation().spacing or card.spacing
+            found = _in_memory(_array(scan), Geometry(_spacing(spacing, usual)), card)
         return segment(self._deployed, found, self._device)
+
+
+def _array(scan: Any) -> NDArray[np.float32]:
+    try:
+        return np.asarray(scan, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(
+            "the scan must be an array of numbers, a SimpleITK image, a path, or a path of each "
+            f"channel, got {type(scan).__name__}. Pass one of these."
+        ) from None
+
+
+def _spacing(given: Any, usual: Sequence[float]) -> tuple[float, ...]:
+    """Return the spacing that a user gave, or the usual one."""
+    try:
+        mm = tuple(map(float, usual if given is None else given))
+    except (TypeError, ValueError):
+        mm = ()
+    if len(mm) != len(usual) or not all(0 < each < math.inf for each in mm):
+        raise InputError(
+            f"spacing must be {len(usual)} positive numbers, mm along each axis, got {given}. "
+            "Correct it."
+        )
+    return mm
+
+
+def _in_memory(array: NDArray[np.float32], geometry: Geometry, card: Card) -> Scan:
+    """Prepare a scan ``(*S)`` or ``(C, *S)``."""
+    axes = len(geometry.spacing)
+    if array.ndim not in (axes, axes + 1):
+        raise InputError(
+            f"the scan must have {axes} axes, or {axes + 1} with channels first, got "
+            f"{' x '.join(map(str, array.shape)) or 'one value'}. Give the whole scan."
+        )
+    return prepared_scan(array if array.ndim > axes else array[None], geometry, card)
 
 
 def load(run: str | Path | Sequence[str | Path], device: str = "auto") -> Model:

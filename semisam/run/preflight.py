@@ -14,6 +14,7 @@ from semisam.core.errors import InputError, PluginError
 from semisam.core.framework import Framework
 from semisam.data.loading.sampling import BatchPlan, plan_batch, slice_axes
 from semisam.data.loading.store import VolumeStore
+from semisam.frameworks.controls import ShuffledSAM
 from semisam.networks.precision import Precision, is_half
 from semisam.plugins import registry
 from semisam.run.settings import RunSettings
@@ -71,8 +72,14 @@ def check_run(
     fewest = min(rows, plan.unlabeled // parts or rows) // ranks
     if fewest * int(np.prod([size // stride for size in settings.patch])) < 2:
         raise InputError(
-            f"BatchNorm must have more than one value per channel at the lowest resolution, got "
-            f"{fewest} row of {'x'.join(map(str, settings.patch))}. Choose a larger --patch."
+            "a batch must leave more than one value per channel at the network's lowest "
+            f"resolution, got {fewest} row of {'x'.join(map(str, settings.patch))}. Choose a "
+            "larger --patch."
+        )
+    if isinstance(framework, ShuffledSAM) and plan.unlabeled // (parts * ranks) < 2:
+        raise InputError(
+            "a batch of the controls shuffled and moved must have at least two unlabeled rows, got "
+            f"{plan.unlabeled // (parts * ranks)}. Increase --batch."
         )
     if device is None or not framework.trains:
         return plan

@@ -26,7 +26,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("dataset", "protocol", "network", "prompter", "logger"), (str, "a name")),
     "data": (str | Path, "a path"),
     "device": (str, "a text"),
-    "patch": (tuple | list, "whole numbers"),
+    "patch": (tuple, "whole numbers"),
 }
 """Of the settings that are used before all of them are validated."""
 
@@ -96,7 +96,11 @@ def request(
             plugin that no run uses, or a network or a backend that does not fit the patch's axes.
         PluginError: a plugin has no such option, or the option has another type.
     """
-    common = {key: value for key, value in given.items() if value is not None}
+    common: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in given.items()
+        if value is not None
+    }
     _check_names(common)
     _check_kinds(common)
     for sam in sams:

@@ -29,6 +29,7 @@ from semisam.run.settings import (
     RESULTS_VERSION,
     Options,
     RunSettings,
+    read_settings,
     show_value,
     validated,
 )
@@ -108,6 +109,21 @@ def _check_validation(given: RunSettings) -> None:
         raise InputError(f"--validate-every must be given for {flags}, got no number. Give one.")
 
 
+def _check_start(given: RunSettings, start: Path) -> None:
+    """Refuse the weights of a run with another method, network or number of patch axes."""
+    before = read_settings(start)
+    for what, one, other in (
+        ("method", before.method, given.method),
+        ("network", before.network, given.network),
+        ("patch axes", len(before.patch), len(given.patch)),
+    ):
+        if one != other:
+            raise InputError(
+                f"--init must be a run of the same method, network and patch axes, got {start} "
+                f"with the {what} {one} for {other}. Name another run or leave it out."
+            )
+
+
 def axes_of(explicit: Mapping[str, Any], suggested: Mapping[str, Any]) -> int:
     """Return the axes of a run's patch: the user's, else those that the data suggest."""
     usual = suggested.get("patch") or RunSettings.model_fields["patch"].default
@@ -166,6 +182,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
     found["sources"] = {"results": str(RESULTS_VERSION), **_sources(_KINDS, given, found)}
     if given.init is not None:
         start = find_run(given.init).resolve()
+        _check_start(given, start)
         found["init"] = str(start)
         found["sources"]["init"] = digest(start / MODEL)
     if given.sam == "none":

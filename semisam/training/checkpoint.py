@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from semisam.plugins.registry import in_one_line
 _END_OF_ZIP = 22  # bytes of the last record of a zip archive without a comment
 _MARK, _HEX = b"sha256:", 64
 _CHUNK = 1 << 24
+_REASON = 120  # letters of a message of torch that are shown
 
 
 def save_tensors(state: Any, path: Path) -> None:
@@ -90,8 +92,8 @@ def fit_weights(module: nn.Module, weights: Mapping[str, Any], folder: Path) -> 
 
 
 def reason_of(error: RuntimeError) -> str:
-    """Return why weights do not fit: the last line of torch's message."""
-    return str(error).splitlines()[-1].strip().rstrip(".")
+    """Return why weights do not fit: the begin of the last line of torch's message."""
+    return textwrap.shorten(str(error).splitlines()[-1].rstrip("."), _REASON, placeholder=" ...")
 
 
 def _save(state: Any, path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import math
 import os
 import signal
 import sys
@@ -150,8 +151,9 @@ def own_rows(labeled: int, unlabeled: int, processes: Processes, parts: int = 1)
             over += f"{parts} micro-batches" if parts > 1 else ""
             raise InputError(
                 f"the {kind} rows of a batch must divide equally over {over}, got {rows} {kind} "
-                "rows. Choose another --batch, --labeled-rows or --micro-batch, or another number "
-                "of processes."
+                f"rows. This batch divides over {math.gcd(labeled, unlabeled)} at most: choose a "
+                "larger --micro-batch, another --batch or --labeled-rows, or another number of "
+                "processes."
             )
     known, rest = labeled // size, unlabeled // size
     first = labeled + processes.rank * rest

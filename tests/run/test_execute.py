@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from tiny_runs import changed, settings_of
+from tiny_runs import changed, settings_of, tiny_phantoms
 
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
-from semisam.core.layout import ADAPTED, CHECKPOINT, MODEL
+from semisam.core.layout import ADAPTED, CARD, CHECKPOINT, MODEL
 from semisam.data.datasets.phantom import Phantom
+from semisam.inference.card import read_card, write_card
 from semisam.run.execute import execute
 from semisam.run.model import load_run
 from semisam.run.settings import RunSettings
@@ -304,15 +306,40 @@ def test_a_run_starts_from_the_weights_of_another(tiny_settings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"method": "dtc", "method_options": {}}, {"network_options": {"filters": 4}}],
-    ids=["method", "network"],
+    ("change", "sentence"),
+    [
+        ({"method": "ict"}, "the method mt for ict"),
+        ({"network": "unet"}, "the network vnet for unet"),
+        ({"patch": (16, 16), "network": "vnet"}, "the patch axes 3 for 2"),
+        ({"network_options": {"filters": 4}}, "the same options of method and network"),
+    ],
+    ids=["method", "network", "axes", "options"],
 )
-def test_weights_of_another_method_or_network_are_refused(tiny_settings, tmp_path, change):
+def test_weights_of_another_method_or_network_are_refused(
+    tiny_settings, tmp_path, change, sentence
+):
+    """Even where they would fit, as those of ``mt`` fit ``ict``."""
     execute(tiny_settings, tmp_path / "first")
-    settings = changed(tiny_settings, init=str(tmp_path / "first"), **change)
-    with pytest.raises(InputError, match="must be a run of the same method, network, options"):
+    free = {"method_options": {}, "network_options": {}, "stride": None}
+    with pytest.raises(InputError, match=f"--init must be .*{sentence}") as caught:
+        settings = changed(tiny_settings, init=str(tmp_path / "first"), **{**free, **change})
         execute(settings, tmp_path / "second")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1), (0, 1)], ids=["exchanged", "fewer"])
+def test_weights_of_other_classes_are_refused(tmp_path, order):
+    settings = tiny_phantoms(
+        dataset_options={"cases": 2, "test_cases": 1, "size": 32, "classes": 3}
+    )
+    execute(settings, tmp_path / "first")
+    file = tmp_path / "first" / CARD
+    card = read_card(file)
+    names = tuple(card.class_names[c] for c in order)
+    write_card(file, replace(card, class_names=names, one_component=()))
+    said = f"{', '.join(card.class_names[1:])}, got .* with {', '.join(names[1:])}"
+    with pytest.raises(InputError, match=f"--init must be a run of the same classes .*{said}"):
+        execute(changed(settings, init=str(tmp_path / "first")), tmp_path / "second")
 
 
 def _as_of_other_code(path):

@@ -51,6 +51,15 @@ def test_one_labeled_volume_fills_several_rows_with_its_slices(store):
         assert check_run(chosen, store, framework, 1, 15, here=False).labeled == rows
 
 
+def test_a_control_that_exchanges_rows_needs_two_of_them(store):
+    for batch, fits in ((3, True), (2, False)):
+        chosen = settings(
+            labels=1, batch=batch, patch=(32, 32, 32), sam="geodesic", sam_control="shuffled"
+        )
+        with contextlib.nullcontext() if fits else pytest.raises(InputError, match="two unlabel"):
+            check_run(chosen, store, make_framework(chosen, 1, 2), 1, 15, here=False)
+
+
 def test_a_patch_of_one_axis_or_four_is_refused(store):
     for patch in ((48,), (16, 16, 16, 16)):
         chosen = settings_of(labels=1, patch=patch, network="unet2d")

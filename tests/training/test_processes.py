@@ -152,7 +152,7 @@ def test_processes_validate_and_keep_the_same_weights(launched):
         ("rows", "rows of a batch must divide equally over 2 processes, got 1 labeled"),
         (
             "norm",
-            "BatchNorm must have more than one value per channel at the lowest resolution, got 1",
+            "more than one value per channel at the network's lowest resolution, got 1",
         ),
         ("device", "--device must be cuda or cpu with several processes"),
     ],

@@ -1,0 +1,60 @@
+"""A trained run as an object of Python."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_runs import tiny_phantoms
+
+from semisam.core.errors import InputError
+from semisam.data.images.files import Geometry, write_nifti
+from semisam.run.execute import execute
+from semisam.run.model import load
+
+SHAPE = (32, 32, 24)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    settings = tiny_phantoms(method="copied-mask", labels=1, network_options={}, network="unet")
+    execute(settings, run)
+    return load(run, "cpu")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("scan", "spacing", "said"),
+    [
+        (np.ones((40, 40)), None, "scan must have 3 axes, or 4 with channels first, got 40 x 40"),
+        (np.ones((40, 40)), (1, 1, 2), "scan must have 3 axes, .* got 40 x 40"),
+        (None, None, "scan must have 3 axes, .* got one value"),
+        ([], None, "scan must have 3 axes, .* got 0"),
+        (["a", 3], None, "the scan must be an array of numbers, .* got list"),
+        (np.ones(SHAPE), 2, "spacing must be 3 positive numbers, .* got 2"),
+        (np.ones(SHAPE), (1, 1), r"spacing must be 3 positive numbers, .* got \(1, 1\)"),
+        (np.ones(SHAPE), (1, 0, 1), "spacing must be 3 positive numbers"),
+        (["one.nii.gz", "two.nii.gz"], None, "one.nii.gz"),
+    ],
+)
+def test_what_is_no_scan_is_one_sentence(model, scan, spacing, said):
+    with pytest.raises(InputError, match=said):
+        model.predict(scan, spacing=spacing)
+
+
+def test_a_scan_may_be_given_with_its_channel(model, image):
+    found, other = (model.predict(scan).labelmap for scan in (image, image[None]))
+    assert found.any() and np.array_equal(found, other)
+
+
+def test_a_path_or_a_path_of_each_channel_is_one_scan(model, image, tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    write_nifti(path, image, Geometry((1.0, 1.0, 1.0)))
+    want = model.predict(path).labelmap
+    assert want.any()
+    for scan in (str(path), [path], (str(path),)):
+        assert np.array_equal(model.predict(scan).labelmap, want)
