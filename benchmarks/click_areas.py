@@ -21,8 +21,8 @@ from classical_backends import load
 from rows import write_rows
 
 from semisam.backends._synthsam.user import deepness
+from semisam.interactive.click import ClickableScan
 from semisam.run import serve
-from semisam.run.click import ClickableScan
 
 SPACING = (1.25,) * 3
 

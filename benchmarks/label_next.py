@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from rows import write_rows
 
+from semisam.automatic.first import first_to_label
 from semisam.core.losses import entropy
 from semisam.inference.choice import cover, described
 from semisam.inference.evaluation import predict_probabilities
 from semisam.run.build import open_dataset
 from semisam.run.execute import execute
-from semisam.run.first import first_to_label
 from semisam.run.model import load_model
 from semisam.run.request import settings
 

@@ -46,7 +46,7 @@ from semisam.networks.vnet import VNet
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import random_batch
 from semisam.training.allocator import keep_memory
-from semisam.training.trainer import Plan, Trainer
+from semisam.training.trainer import Trainer, TrainingPlan
 
 STEPS = 6000  # of the imagined run, whose beginning is measured
 
@@ -130,7 +130,7 @@ class Ours:
         own = "auto" if precision == "bf16" else "fp32"
         backend = SamMed3D(checkpoint=checkpoint, normalise=False, resample=False, precision=own)
         branch = SemiSAM(_mean_teacher(filters), backend, _prompter(), measure_every=0)
-        plan = Plan(iterations=STEPS, precision=precision)
+        plan = TrainingPlan(iterations=STEPS, precision=precision)
         self.trainer = Trainer(branch, None, plan, Path(tempfile.mkdtemp()))
         self.trainer.framework.train()
         self.batch, self.step = _batch(side), 0

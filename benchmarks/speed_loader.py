@@ -37,7 +37,7 @@ from semisam.data.loading.store import VolumeStore
 from semisam.data.tools.prepare import prepare
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.networks.vnet import VNet
-from semisam.training.trainer import Plan, Trainer
+from semisam.training.trainer import Trainer, TrainingPlan
 
 PATCH = (112, 112, 80)
 CASES = 10_000
@@ -103,7 +103,7 @@ def wait_share(dataset, cases, steps, folder):
     """Return seconds a step and the share of them that waited for batches."""
     torch.manual_seed(0)
     framework = MeanTeacher(lambda **heads: VNet(1, heads), num_classes=2)
-    plan = Plan(iterations=steps, device="cpu", checkpoint_every=10**6)
+    plan = TrainingPlan(iterations=steps, device="cpu", checkpoint_every=10**6)
     trainer = Trainer(framework, source(dataset, cases), plan, folder, prefetch=Prefetcher)
     summary = trainer.fit()
     return summary.seconds / steps, summary.waited / summary.seconds

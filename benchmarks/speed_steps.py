@@ -42,7 +42,7 @@ from semisam.networks.vnet import VNet
 from semisam.plugins import registry
 from semisam.testing import random_batch
 from semisam.training.allocator import keep_memory
-from semisam.training.trainer import Plan, Trainer
+from semisam.training.trainer import Trainer, TrainingPlan
 
 SHAPE, LABELED = (64, 64, 48), 2
 FLAT, FLAT_SHAPE, FLAT_LABELED = "-2d", (256, 256), 12
@@ -237,7 +237,7 @@ class _Ours:
         batch = _blobs()
         few = not framework.uses_unlabeled
         self.batch = Batch(batch.image[:LABELED], batch.label) if few else batch
-        plan = Plan(iterations=STEPS, precision=precision, device=device)
+        plan = TrainingPlan(iterations=STEPS, precision=precision, device=device)
         self.trainer = Trainer(framework, None, plan, Path(tempfile.mkdtemp()))
         self.trainer.framework.train()
         self.step, self.figures = 0, {}

@@ -31,6 +31,7 @@ from rows import write_rows
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from semisam.automatic.judge import make_judge
 from semisam.inference import trust
 from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
@@ -45,7 +46,6 @@ from semisam.inference.trust import (
 from semisam.inference.volumes import Volume
 from semisam.run.build import cases_of, open_dataset, split_of
 from semisam.run.execute import execute
-from semisam.run.judge import make_judge
 from semisam.run.model import load_model
 from semisam.run.request import settings
 

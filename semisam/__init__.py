@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from semisam.data.datasets.dataset import Dataset, Image, Split
     from semisam.inference.comparison import score
     from semisam.inference.predictor import Prediction
+    from semisam.interactive.click import click
     from semisam.run.build import open_folder as open_dataset
-    from semisam.run.click import click
     from semisam.run.model import Model, load
     from semisam.run.request import settings
     from semisam.run.settings import RunSettings
@@ -59,7 +59,7 @@ _HOMES = {
     "Split": "data.datasets.dataset",
     "Step": "core.types",
     "View": "core.types",
-    "click": "run.click",
+    "click": "interactive.click",
     "load": "run.model",
     "open_dataset": "run.build:open_folder",
     "score": "inference.comparison",

@@ -22,7 +22,7 @@ from semisam.pretraining.pretrain import Pretraining, PretrainSettings
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.run.execute import execute
 from semisam.testing import random_batch
-from semisam.training.trainer import Interrupted, Plan, Trainer
+from semisam.training.trainer import Interrupted, Trainer, TrainingPlan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -46,7 +46,7 @@ def _framework(name):
 
 
 def _losses(framework, device, folder, steps=3, **options):
-    plan = Plan(iterations=10, device=device, precision="fp32", **options)
+    plan = TrainingPlan(iterations=10, device=device, precision="fp32", **options)
     folder.mkdir(exist_ok=True)
     trainer = Trainer(framework, None, plan, folder)
     trainer.framework.train()
@@ -71,7 +71,7 @@ def test_a_methods_steps_are_those_of_the_cpu(tmp_path, name):
 def test_the_branch_asks_on_a_gpu(tmp_path, backend):
     branch = SemiSAM(_framework("mt"), backend(), UncertaintyPoints(max_uncertainty=1.0))
     figures = _losses(branch, "cuda", tmp_path / "run")
-    assert all(step["sam_asked"] == 2 for step in figures)
+    assert all(step["sam_queried"] == 2 for step in figures)
     assert all(parameter.is_cuda for parameter in branch.parameters())
 
 

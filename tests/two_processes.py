@@ -31,11 +31,11 @@ from semisam.run.protocols import PROTOCOLS
 from semisam.testing import random_batch, tiny_builder
 from semisam.training.accumulation import micro_batches
 from semisam.training.allocator import keep_memory
-from semisam.training.plan import Plan
+from semisam.training.plan import TrainingPlan
 from semisam.training.processes import Processes, end, joined_processes, own_rows
 from semisam.training.trainer import Interrupted, Trainer
 
-PLAN = Plan(iterations=3, checkpoint_every=9, lr_step=2, precision="fp32", seed=4, clip=5.0)
+PLAN = TrainingPlan(iterations=3, checkpoint_every=9, lr_step=2, precision="fp32", seed=4, clip=5.0)
 # Method, options, labeled and unlabeled rows, the branch, micro-batches. The branch is None, a
 # protocol's name, or options of a branch whose prompter passes over some rows.
 CASES = {
@@ -166,7 +166,7 @@ def compare(case, processes, out):
         "by hand": difference(state, by_hand(case)),
         "between ranks": difference(*others),
         "moved": difference(state, make(case).state_dict()),
-        "asked": [line.get("sam_asked") for line in figures(out / case)],
+        "asked": [line.get("sam_queried") for line in figures(out / case)],
     }
 
 

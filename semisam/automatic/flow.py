@@ -13,6 +13,8 @@ import torch
 
 from semisam.automatic.advice import MOST, as_text, scans_to_label
 from semisam.automatic.audit import FEWEST, leave_one_out
+from semisam.automatic.first import first_to_label
+from semisam.automatic.judge import make_judge
 from semisam.automatic.page import SHEET, write_page
 from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
@@ -29,8 +31,6 @@ from semisam.inference.predictor import Deployed, on_input
 from semisam.inference.trust import Judge
 from semisam.inference.volumes import Volume
 from semisam.run.execute import Progress, execute
-from semisam.run.first import first_to_label
-from semisam.run.judge import make_judge
 from semisam.run.lock import locked
 from semisam.run.model import load_model
 from semisam.run.preflight import check_device

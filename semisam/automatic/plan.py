@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from semisam.automatic.first import SMALL, small_patch
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
 from semisam.core.layout import ADAPTED, RESULT
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.images.files import parts_of
-from semisam.run.first import SMALL, small_patch
 from semisam.run.pace import pace_of, seconds_of_adaptation, seconds_of_mask
 from semisam.run.request import settings
 from semisam.run.resolve import digest

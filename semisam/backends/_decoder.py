@@ -83,7 +83,7 @@ def adapt_decoder(
         on_step: called with the number of finished steps.
     """
 
-    def ask(rng: np.random.Generator) -> Tensor:
+    def query(rng: np.random.Generator) -> Tensor:
         image, mask = seen[int(rng.integers(len(seen)))]
         return _loss(predict(image, draw_prompt(mask, kinds, rng)), torch.from_numpy(mask))
 
@@ -95,7 +95,7 @@ def adapt_decoder(
     with torch.enable_grad():
         for step in range(steps):
             rng = np.random.default_rng([seed, step])
-            losses = [ask(rng) for _ in range(_QUERIES)]
+            losses = [query(rng) for _ in range(_QUERIES)]
             optimizer.param_groups[0]["lr"] = rise_and_fall(Clock(step, steps), _RATE)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]

@@ -47,7 +47,7 @@ class Embedding:
         features: ``(1, C, n, n, n)`` of each encoded cube, by its start. An image that fits into a
             cube has one. In a larger image, a prompt adds the cube around it, which does not change
             the predictions for other prompts.
-        answers: the last prediction in each cube, by its start: its logits ``(*S)`` and the
+        predictions: the last prediction in each cube, by its start: its logits ``(*S)`` and the
             network's own ``(c, c, c)``.
     """
 
@@ -55,11 +55,11 @@ class Embedding:
     device: torch.device
     volume: Tensor
     features: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-    answers: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    predictions: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Query:
     """A prompt in its cube: positions ``(N, 3)``, labels ``(N,)``, mask logits ``(c, c, c)``."""
 
     cube: Cube
@@ -177,9 +177,9 @@ class SamMed3D:
         seen = [(model.encode(image.to(device)), mask) for image, mask in organs]
 
         def predict(embedding: Embedding, prompt: Prompt) -> Tensor:
-            question = model._question(embedding, prompt)
-            coarse = model._decode([question], len(question.points), device)[0]
-            return question.cube.place(resample(coarse, 3 * (model._net.size,)), _OUTSIDE)
+            query = model._query_of(embedding, prompt)
+            coarse = model._decode([query], len(query.points), device)[0]
+            return query.cube.place(resample(coarse, 3 * (model._net.size,)), _OUTSIDE)
 
         adapt_decoder(
             parts, seen, model.accepts, predict, file, steps=steps, seed=seed, on_step=on_step
@@ -242,8 +242,8 @@ class SamMed3D:
             logits ``(*S)`` float32 of each, on its image's own grid.
         """
         pairs = list(zip(embeddings, prompts, strict=True))
-        answers = [torch.full(e.shape, _OUTSIDE, device=e.device) for e, _ in pairs]
-        groups: dict[tuple[int, torch.device], list[tuple[int, _Question]]] = {}
+        predictions = [torch.full(e.shape, _OUTSIDE, device=e.device) for e, _ in pairs]
+        groups: dict[tuple[int, torch.device], list[tuple[int, _Query]]] = {}
         for i, (embedding, prompt) in enumerate(pairs):
             check_prompt(prompt, embedding.shape)
             if prompt.box is not None:
@@ -252,20 +252,20 @@ class SamMed3D:
                     "prompter or backend."
                 )
             if (prompt.points is not None and len(prompt.points)) or prompt.mask is not None:
-                question = self._question(embedding, prompt)
-                key = (len(question.points), embedding.device)
-                groups.setdefault(key, []).append((i, question))
-        for (count, device), asked in groups.items():
-            questions = [question for _, question in asked]
-            coarse = self._decode(questions, count, device)
+                query = self._query_of(embedding, prompt)
+                key = (len(query.points), embedding.device)
+                groups.setdefault(key, []).append((i, query))
+        for (count, device), queries in groups.items():
+            alike = [query for _, query in queries]
+            coarse = self._decode(alike, count, device)
             # One at a time, because full cubes of a whole batch need much memory.
-            for (i, question), logits in zip(asked, coarse, strict=True):
+            for (i, query), logits in zip(queries, coarse, strict=True):
                 cube = resample(logits, 3 * (self._net.size,))
-                answers[i] = question.cube.place(cube, _OUTSIDE)
-                pairs[i][0].answers[question.cube.start] = (answers[i], logits)
-        return answers
+                predictions[i] = query.cube.place(cube, _OUTSIDE)
+                pairs[i][0].predictions[query.cube.start] = (predictions[i], logits)
+        return predictions
 
-    def _question(self, embedding: Embedding, prompt: Prompt) -> _Question:
+    def _query_of(self, embedding: Embedding, prompt: Prompt) -> _Query:
         """Return a prompt in the coordinates of its cube."""
         cube = self._cube(embedding, prompt)
         points, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
@@ -273,7 +273,7 @@ class SamMed3D:
             found, inside = cube.locate(prompt.points)
             points, labels = found[inside], prompt.labels.cpu()[inside]
         mask = self._coarse_mask(embedding, cube, prompt.mask)
-        return _Question(cube, self._look(embedding, cube), points, labels, mask)
+        return _Query(cube, self._look(embedding, cube), points, labels, mask)
 
     def _coarse_mask(self, embedding: Embedding, cube: Cube, mask: Tensor | None) -> Tensor:
         """Return a mask prompt ``(*S)`` as the network's mask logits ``(c, c, c)``."""
@@ -281,7 +281,7 @@ class SamMed3D:
         if mask is None:
             return embedding.volume.new_zeros(coarse)
         mask = mask.to(embedding.volume)
-        logits, own = embedding.answers.get(cube.start, (None, mask))
+        logits, own = embedding.predictions.get(cube.start, (None, mask))
         if logits is not None and torch.equal(logits.sigmoid(), mask):
             return own
         cut = cube.cut(resample(torch.logit(mask, _SURE), cube.scaled), _OUTSIDE)
@@ -312,13 +312,13 @@ class SamMed3D:
                 embedding.features[cube.start] = net.encode(voxels[None, None])
         return embedding.features[cube.start]
 
-    def _decode(self, questions: Sequence[_Question], count: int, device: torch.device) -> Tensor:
+    def _decode(self, alike: Sequence[_Query], count: int, device: torch.device) -> Tensor:
         """Return the coarse logits ``(N, c, c, c)`` of prompts that all have ``count`` points."""
         net = self._on(device)
-        points = torch.stack([q.points for q in questions]).to(device) if count else None
-        labels = torch.stack([q.labels for q in questions]).to(device) if count else None
-        features = torch.cat([q.features for q in questions])
-        mask = torch.stack([q.mask for q in questions])[:, None]
+        points = torch.stack([q.points for q in alike]).to(device) if count else None
+        labels = torch.stack([q.labels for q in alike]).to(device) if count else None
+        features = torch.cat([q.features for q in alike])
+        mask = torch.stack([q.mask for q in alike])[:, None]
         # The prediction is computed in float32, whatever the autocast of the training.
         with torch.autocast(device.type, enabled=False):
             return net.decode(features, points, labels, mask)[:, 0]

@@ -143,17 +143,17 @@ class SliceWise:
         check_prompt(prompt, embedding.shape)
         self._check_kinds(prompt)
         device = embedding.slices.device
-        asked = split(on_device(prompt, device), self.slice_axis % 3, len(embedding.shape))
+        prompts = split(on_device(prompt, device), self.slice_axis % 3, len(embedding.shape))
         count, _, *shape = embedding.slices.shape
         logits = torch.full((count, *shape), _NOTHING, device=device)
-        found = self._ask(embedding, {i: p for i, p in asked.items() if says_foreground(p)})
-        for i, (answer, _) in found.items():
-            logits[i] = answer
+        found = self._query(embedding, {i: p for i, p in prompts.items() if says_foreground(p)})
+        for i, (predicted, _) in found.items():
+            logits[i] = predicted
         if self._propagate and prompt.box is None and prompt.mask is None:
-            self._carry(embedding, logits, list(found), asked)
+            self._carry(embedding, logits, list(found), prompts)
         return as_volume(logits, embedding.shape, self.slice_axis % 3)
 
-    def _ask(
+    def _query(
         self, embedding: Embedding, prompts: Mapping[int, Prompt]
     ) -> dict[int, tuple[Tensor, float]]:
         """Return the logits ``(a, b)`` of each prompted slice and their estimated IoU."""
@@ -171,7 +171,7 @@ class SliceWise:
         return found
 
     def _carry(
-        self, embedding: Embedding, logits: Tensor, front: list[int], asked: Mapping[int, Prompt]
+        self, embedding: Embedding, logits: Tensor, front: list[int], prompts: Mapping[int, Prompt]
     ) -> None:
         """Propagate the predictions in ``logits (D, a, b)`` to the neighbours, in place.
 
@@ -187,14 +187,14 @@ class SliceWise:
             probs = {j: torch.stack(near).mean(0) for j, near in sorted(carried.items())}
             masks = {j: prob > 0.5 for j, prob in probs.items()}
             follow = {
-                j: self._follow(probs[j], asked.get(j)) for j, mask in masks.items() if mask.any()
+                j: self._follow(probs[j], prompts.get(j)) for j, mask in masks.items() if mask.any()
             }
-            found = self._ask(embedding, follow)
+            found = self._query(embedding, follow)
             done |= masks.keys()
             front = []
-            for j, (answer, quality) in found.items():
-                if quality >= _KEPT and dice(answer > 0, masks[j]) >= _KEPT:
-                    logits[j] = answer
+            for j, (predicted, quality) in found.items():
+                if quality >= _KEPT and dice(predicted > 0, masks[j]) >= _KEPT:
+                    logits[j] = predicted
                     front.append(j)
 
     def _follow(self, prob: Tensor, clicks: Prompt | None) -> Prompt:

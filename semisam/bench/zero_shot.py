@@ -63,29 +63,29 @@ PAPER = (
 )
 
 
-def random_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
+def random_click(truth: Bools, predicted: Bools, rng: np.random.Generator) -> Click | None:
     """Return a click drawn uniformly from all wrong voxels, missed and surplus together.
 
     Its sign is the truth at that voxel. If the prediction is empty, it is a voxel of the target.
 
     Args:
         truth: ``(*S)``.
-        answer: ``(*S)``, the last prediction; empty before the first click.
+        predicted: ``(*S)``, the last prediction; empty before the first click.
         rng: the source of randomness.
 
     Returns:
         The voxel and its sign, 1 for foreground; ``None`` if no voxel is wrong.
     """
-    return _draw(truth, truth != answer, rng)
+    return _draw(truth, truth != predicted, rng)
 
 
-def deep_click(truth: Bools, answer: Bools, rng: np.random.Generator) -> Click | None:
+def deep_click(truth: Bools, predicted: Bools, rng: np.random.Generator) -> Click | None:
     """Return a click drawn from the inside of the deeper error, the missed or the surplus one.
 
     The error there is more than half as deep as at its deepest voxel. Arguments and result are
     those of `random_click`.
     """
-    depths = [deepness(error) for error in (truth & ~answer, answer & ~truth)]
+    depths = [deepness(error) for error in (truth & ~predicted, predicted & ~truth)]
     missed, surplus = (float(depth.max()) for depth in depths)
     # A tie goes to the surplus, as published.
     depth = depths[0] if missed > surplus else depths[1]
@@ -134,16 +134,16 @@ def interact(
     memory: Memory = getattr(backend, "memory", "clicks")
     planes = _planes(truth, axis)
     deep = _DEEP if clicks == "published" and axis is None else 0
-    answer = np.zeros_like(truth)
-    prob = answer.astype(np.float32)
+    predicted = np.zeros_like(truth)
+    prob = predicted.astype(np.float32)
     mask: torch.Tensor | None = None
     prompt: Prompt | None = None
     points: list[tuple[int, ...]] = []
     labels: list[int] = []
-    found, answering = [], 0.0
+    found, predicting = [], 0.0
     for count in range(1, max(counts) + 1):
         draw = deep_click if count <= deep else random_click
-        made = [(draw(truth[plane], answer[plane], rng), plane) for plane in planes]
+        made = [(draw(truth[plane], predicted[plane], rng), plane) for plane in planes]
         new = [(_whole(click[0], plane), click[1]) for click, plane in made if click is not None]
         if new:
             kept = 0 if memory == "mask" else len(points)
@@ -160,14 +160,14 @@ def interact(
             )
             began = time.perf_counter()
             logits = backend.segment(embedding, prompt)
-            answer = logits.cpu().numpy() > 0
+            predicted = logits.cpu().numpy() > 0
             if known is not None:
-                answer &= known
-            answering = time.perf_counter() - began
+                predicted &= known
+            predicting = time.perf_counter() - began
             mask = None if memory == "clicks" else logits.sigmoid()
             prob = logits.float().sigmoid().cpu().numpy()
         if count in counts:
-            found.append((count, prob, encoding, answering))
+            found.append((count, prob, encoding, predicting))
     return found
 
 
@@ -219,13 +219,13 @@ def run(
                         *(backend, volume, truth, counts, rng, clicks, known, Place(*about)),
                         class_name=dataset.class_names[k],
                     )
-                    for count, prob, encoding, answering in asked:
-                        answer = class_map(np.stack([1 - prob, prob]), image.placement) == 1
-                        answer &= drawn != IGNORE
-                        scores = evaluate_mask(answer, drawn == k, geometry.spacing)
+                    for count, prob, encoding, predicting in asked:
+                        predicted = class_map(np.stack([1 - prob, prob]), image.placement) == 1
+                        predicted &= drawn != IGNORE
+                        scores = evaluate_mask(predicted, drawn == k, geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
                         shown = {"class": dataset.class_names[k], "points": count}
-                        cost = {"encode_seconds": encoding, "answer_seconds": answering}
+                        cost = {"encode_seconds": encoding, "answer_seconds": predicting}
                         rows.append({**what, **shown, **asdict(scores), **cost})
                 done += 1
                 if on_volume is not None:

@@ -61,7 +61,7 @@ def command(
     from semisam.cli.display import tell
     from semisam.core.errors import InputError
     from semisam.core.files import check_no_folder, check_parent
-    from semisam.run.click import click as segment
+    from semisam.interactive.click import click as segment
     from semisam.training.allocator import keep_memory
 
     if Path(out).resolve() in [Path(scan).resolve() for scan in scans]:

@@ -397,7 +397,7 @@ def print_zero_shot(table: pd.DataFrame) -> None:
     )
     shown.add_column("Model", overflow="fold", min_width=8)
     shown.add_column("Points", justify="right")
-    for name in ("Dice [%]", "Jaccard [%]", "encode [s]", "answer [s]"):
+    for name in ("Dice [%]", "Jaccard [%]", "encode [s]", "predict [s]"):
         shown.add_column(escape(name), justify="right", no_wrap=True)
     previous = None
     for row in table.to_dict("records"):

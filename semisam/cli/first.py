@@ -34,10 +34,10 @@ def command(
     """
     from pathlib import Path
 
+    from semisam.automatic.first import first_to_label
     from semisam.cli.display import Bars
     from semisam.cli.options import named_dataset
     from semisam.run.build import open_plugin, recognise_dataset
-    from semisam.run.first import first_to_label
     from semisam.run.preflight import check_device
 
     place = str(check_device(device))

@@ -45,9 +45,9 @@ def command(
 
     from semisam.cli.display import console, tell
     from semisam.core.errors import InputError
-    from semisam.run.click import ClickableScan
+    from semisam.interactive.click import ClickableScan
+    from semisam.interactive.serve import Service, make_server
     from semisam.run.preflight import check_device
-    from semisam.run.serve import Service, make_server
     from semisam.training.allocator import keep_memory
 
     if importlib.util.find_spec("nnInteractive") is None:

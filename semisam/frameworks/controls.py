@@ -85,7 +85,7 @@ class MovedSAM(ShuffledSAM):
             )
             by = [int(torch.randint(-(n // 2), n // 2 + 1, (), generator=rng)) for n in shape]
             axes = tuple(range(len(shape)))
-            moved[i] = {k: answer.roll(by, axes) for k, answer in found[i].items()}
+            moved[i] = {k: predicted.roll(by, axes) for k, predicted in found[i].items()}
         return found | moved
 
 

@@ -147,7 +147,7 @@ class SemiSAM(Framework):
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
         probs: Tensor = self.inner(image)
-        return probs if self.trains else self.answer(image, probs)
+        return probs if self.trains else self.predict_for(image, probs)
 
     def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Give the inner method the labeled scans."""
@@ -172,9 +172,9 @@ class SemiSAM(Framework):
         if idle or batch.num_labeled == len(batch.image):
             return self.inner.training_step(plain, clock)
         weight = self.weight(clock)
-        asking = clock.step % self.every == 0 and weight >= self.floor
+        querying = clock.step % self.every == 0 and weight >= self.floor
         metrics: dict[str, float] = {}
-        if self.role == "target" and asking:
+        if self.role == "target" and querying:
             self.inner.guide = lambda target: self._correct(batch, target, clock, metrics)
         try:
             step = self.inner.training_step(plain, clock)
@@ -182,7 +182,7 @@ class SemiSAM(Framework):
             self.inner.guide = None
         losses = dict(step.losses)
         # A method that takes no guidance gets the loss.
-        if asking and not metrics:
+        if querying and not metrics:
             term = self._consistency(batch, step, clock, metrics)
             losses["sam"] = self.every * weight * term
         elif self.role == "loss":
@@ -212,7 +212,7 @@ class SemiSAM(Framework):
         self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
     ) -> Tensor:
         """Return ``mean_U d(p, SAM(prompts(p)))``, each class by its share of the weight."""
-        predictions, shares = self._ask(batch, step, clock, metrics)
+        predictions, shares = self._query_rows(batch, step, clock, metrics)
         pairs = {
             (i, k): (step.probs[i, k], found)
             for i in range(batch.num_labeled, len(batch.image))
@@ -240,12 +240,12 @@ class SemiSAM(Framework):
             with _evaluated(self.inner):
                 known = self.inner(batch.image[:labeled])
         step = Step({}, torch.cat([known.to(target), target]))
-        predictions, shares = self._ask(batch, step, clock, metrics)
+        predictions, shares = self._query_rows(batch, step, clock, metrics)
         weight = self.weight(clock)
         of_rows = [predictions[labeled + row] for row in range(len(target))]
         return join(target, of_rows, {k: weight * share for k, share in shares.items()})
 
-    def answer(self, image: Tensor, probs: Tensor) -> Tensor:
+    def predict_for(self, image: Tensor, probs: Tensor) -> Tensor:
         """Return the model's map for a proposal, which stays where no prompt is made.
 
         Args:
@@ -264,7 +264,7 @@ class SemiSAM(Framework):
         due = self.measure_every > 0 and clock.step % (self.measure_every * self.every) == 0
         return self.gated or due
 
-    def _ask(
+    def _query_rows(
         self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
     ) -> tuple[dict[int, dict[int, Tensor]], dict[int, float]]:
         """Query the model; return its predictions by row and class, and each class's share."""
@@ -291,9 +291,9 @@ class SemiSAM(Framework):
             if self.gated:
                 shares = {k: gate(quality[k]) for k in open_to}
                 metrics["sam_gate"] = sum(shares.values()) / len(self.classes)
-        asked = sum(len(of_row) for of_row in found.values())
-        metrics["sam_asked"] = Total(asked)
-        metrics["sam_skipped"] = Total(len(rows) * len(self.classes) - asked)
+        queried = sum(len(of_row) for of_row in found.values())
+        metrics["sam_queried"] = Total(queried)
+        metrics["sam_skipped"] = Total(len(rows) * len(self.classes) - queried)
         metrics["sam_calls"] = Total(calls + made)
         metrics["sam_seconds"] = Total(_now(batch.image.device) - started)
         return self._exchanged(batch, found, clock), shares

@@ -240,7 +240,7 @@ class Judge:
             probs: ``(K, *S)``, the trained method's probabilities.
         """
         mask = self._mask(probs)
-        answered = self._mask(self.branch.answer(image[None], probs[None])[0])
+        prompted = self._mask(self.branch.predict_for(image[None], probs[None])[0])
         first = self._mask(self.first(image[None])[0])
         seen = self._mask(self.predict(_view(image)))
         backs = self._backs(image, mask)
@@ -254,7 +254,7 @@ class Judge:
                 continue
             found.append(
                 Agreement(
-                    _dice(inside, answered == k) if k in self.branch.classes else None,
+                    _dice(inside, prompted == k) if k in self.branch.classes else None,
                     _dice(inside, first == k),
                     _dice(inside, seen == k),
                     backs[k],

@@ -155,17 +155,13 @@ class SynthSAMNet(nn.Module):
         """
         first = features.levels[0]
         learned = _likeness(features.likeness, cells).reshape(len(first), 2, *first.shape[2:])
-        x = self.answer(features.levels, torch.cat([prompt.to(first), learned.to(first)], 1))
+        x = self.decoded(features.levels, torch.cat([prompt.to(first), learned.to(first)], 1))[0]
         logits: Tensor = self.head(x)
         both = torch.cat([x, features.image.to(x)], 1)
         sharper: Tensor = self.sharpen(both.contiguous(memory_format=self.layout))
         return logits.float() + sharper.float()
 
-    def answer(self, levels: Sequence[Tensor], prompt: Tensor) -> Tensor:
-        """Return the decoder's features ``(B, c, *s)`` on the first grid, see `answers`."""
-        return self.answers(levels, prompt)[0]
-
-    def answers(self, levels: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
+    def decoded(self, levels: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
         """Return the decoder's features ``(B, c, *s)`` on each grid, the finest first.
 
         Args:
@@ -178,7 +174,7 @@ class SynthSAMNet(nn.Module):
 def decoded(
     parts: Any, levels: Sequence[Tensor], prompt: Tensor, mode: str = "nearest"
 ) -> list[Tensor]:
-    """Return the features of a decoder on each grid, see `SynthSAMNet.answers`.
+    """Return the features of a decoder on each grid, see `SynthSAMNet.decoded`.
 
     Args:
         parts: a module with the layers ``ask`` to ``act`` of `SynthSAMNet`.

@@ -127,7 +127,7 @@ class UNet(nn.Module):
         nothing = levels[0].new_zeros(image.shape[0], CHANNELS + 2, *levels[0].shape[2:])
         read = {}
         for number in sorted({head_decoder(name) for name in self.heads}):
-            decoder = self.net.answers if number == 1 else self.decoders[str(number)]
+            decoder = self.net.decoded if number == 1 else self.decoders[str(number)]
             grids = [self.dropout(x) for x in decoder(levels, nothing)]
             both = torch.cat([grids[0], parts.to(grids[0])], 1)
             read[number] = grids, both.contiguous(memory_format=self.net.layout)
@@ -173,7 +173,7 @@ class _Decoder(nn.Module):
             self.up = nn.ModuleList(_transposed(conv, net.axes) for conv in net.up)
 
     def forward(self, levels: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
-        """Return the features on each grid, as `SynthSAMNet.answers`."""
+        """Return the features on each grid, as `SynthSAMNet.decoded`."""
         return decoded(self, levels, prompt, self.mode)
 
 

@@ -44,8 +44,8 @@ class CenterPoints:
         target = view.prob > 0.5
         if view.previous is None:
             return self._click(sure & target, 1)
-        answer = view.previous > 0.5
-        missed, surplus = sure & target & ~answer, sure & ~target & answer
+        predicted = view.previous > 0.5
+        missed, surplus = sure & target & ~predicted, sure & ~target & predicted
         if int(missed.sum()) >= int(surplus.sum()):
             return self._click(missed, 1)
         return self._click(surplus, 0)

@@ -43,9 +43,9 @@ class CorrectivePoints:
         target = view.prob > 0.5
         if view.previous is None:
             return _click(sure & target, 1, rng)
-        answer = view.previous > 0.5
-        missed = sure & target & ~answer
-        surplus = sure & ~target & answer
+        predicted = view.previous > 0.5
+        missed = sure & target & ~predicted
+        surplus = sure & ~target & predicted
         if int(missed.sum()) >= int(surplus.sum()):
             return _click(missed, 1, rng)
         return _click(surplus, 0, rng)

@@ -52,7 +52,7 @@ from semisam.run.record import cost_of, split_hash, versions
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import remove_checkpoints, save_tensors
-from semisam.training.plan import Plan, Summary
+from semisam.training.plan import Summary, TrainingPlan
 from semisam.training.processes import ONE, Processes, own_device, own_rows
 from semisam.training.trainer import Trainer
 from semisam.training.validation import Validation
@@ -323,7 +323,7 @@ def make_trainer(
     return Trainer(
         framework,
         source,
-        Plan(
+        TrainingPlan(
             iterations=settings.iterations,
             lr=settings.lr,
             lr_step=settings.lr_step,

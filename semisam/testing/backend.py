@@ -312,14 +312,14 @@ class BackendContract:
         prompt = self._prompt(image.shape[1:], backend.accepts)
         image_before = image.clone()
         prompt_before = self._prompt(image.shape[1:], backend.accepts)
-        answers = []
+        outputs = []
         for seed in (0, 1):
             torch.manual_seed(seed)
             state = torch.get_rng_state()
-            answers.append(backend.segment(self._encode(backend, image), prompt).clone())
+            outputs.append(backend.segment(self._encode(backend, image), prompt).clone())
             untouched = torch.equal(state, torch.get_rng_state())
             assert untouched, "a backend must not draw from torch's global generator"
-        assert torch.equal(*answers), "a backend must be deterministic (eval mode, no dropout)"
+        assert torch.equal(*outputs), "a backend must be deterministic (eval mode, no dropout)"
         assert torch.equal(image, image_before), "a backend must not change the image in place"
         for name in ("points", "labels", "box", "mask"):
             ours, theirs = getattr(prompt, name), getattr(prompt_before, name)

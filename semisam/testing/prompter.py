@@ -56,7 +56,7 @@ class PrompterContract:
     def test_asks_on_a_sure_proposal(self) -> None:
         """Check that a certain blob in a certain background gives a prompt."""
         for shape in self.shapes:
-            prompt = _ask(self.make(), _views(shape)["blob"])
+            prompt = _prompt_of(self.make(), _views(shape)["blob"])
             assert prompt is not None, "a certain proposal must give a prompt, got None"
 
     def test_prompts_are_valid(self) -> None:
@@ -65,7 +65,7 @@ class PrompterContract:
             prompter = self.make()
             for name, view in _views(shape).items():
                 for seed in range(3):
-                    prompt = _ask(prompter, view, seed)
+                    prompt = _prompt_of(prompter, view, seed)
                     if prompt is not None:
                         _check_prompt(prompt, prompter.emits, shape, f"on the view {name!r}")
 
@@ -73,7 +73,7 @@ class PrompterContract:
         """Check that each kind of ``emits`` is in a prompt, also one of the prompter's own."""
         for shape in self.shapes:
             prompter = self.make()
-            prompts = [_ask(prompter, view) for view in _views(shape).values()]
+            prompts = [_prompt_of(prompter, view) for view in _views(shape).values()]
             made = frozenset(kind for prompt in prompts if prompt for kind in prompt.kinds)
             never = sorted(prompter.emits - made)
             assert not never, (
@@ -88,7 +88,7 @@ class PrompterContract:
                 _blob([slice(size // 2) for size in shape], shape),
                 _blob([slice(size // 2, None) for size in shape], shape),
             ]
-            prompts = [_ask(self.make(), view) for view in corners]
+            prompts = [_prompt_of(self.make(), view) for view in corners]
             assert not _same(*prompts), (
                 "a prompt must depend on the proposal, got the same one for proposals in two "
                 f"corners: {prompts[0]}"
@@ -98,7 +98,7 @@ class PrompterContract:
         """Check that most clicks on a certain proposal have the label of their voxel."""
         for shape in self.shapes:
             view = _views(shape)["blob"]
-            prompts = [_ask(self.make(), view, seed) for seed in range(5)]
+            prompts = [_prompt_of(self.make(), view, seed) for seed in range(5)]
             clicks = [p for p in prompts if p and p.points is not None and p.labels is not None]
             for label, name, where in _CLICKS:
                 points = [p.points[p.labels == label] for p in clicks]  # type: ignore[index]
@@ -114,7 +114,7 @@ class PrompterContract:
         for shape in self.shapes:
             view = _views(shape)["blob"]
             inside = view.prob > 0.5
-            prompt = _ask(self.make(), view)
+            prompt = _prompt_of(self.make(), view)
             if prompt is not None and prompt.mask is not None:
                 high, low = float(prompt.mask[inside].mean()), float(prompt.mask[~inside].mean())
                 assert high > low, (
@@ -134,7 +134,7 @@ class PrompterContract:
         """Check that an empty proposal gives no prompt."""
         for shape in self.shapes:
             view = View(torch.zeros(shape), torch.zeros(shape))
-            prompt = _ask(self.make(), view)
+            prompt = _prompt_of(self.make(), view)
             assert prompt is None, f"an empty proposal must give None, got {prompt}"
 
     def test_same_generator_same_prompt(self) -> None:
@@ -142,10 +142,10 @@ class PrompterContract:
         for shape in self.shapes:
             views = _views(shape)
             prompter = self.make()
-            first = _ask(prompter, views["blob"], seed=3)
-            _ask(prompter, views["other"], seed=4)
-            second = _ask(prompter, views["blob"], seed=3)
-            fresh = _ask(self.make(), views["blob"], seed=3)
+            first = _prompt_of(prompter, views["blob"], seed=3)
+            _prompt_of(prompter, views["other"], seed=4)
+            second = _prompt_of(prompter, views["blob"], seed=3)
+            fresh = _prompt_of(self.make(), views["blob"], seed=3)
             assert _same(first, second), "a prompt must depend only on the view and the rng"
             assert _same(first, fresh), "two equal prompters must give equal prompts"
 
@@ -158,7 +158,7 @@ class PrompterContract:
         ]
         for shape in self.shapes:
             before = [repr(state()) for state in states]
-            _ask(self.make(), _views(shape)["blob"])
+            _prompt_of(self.make(), _views(shape)["blob"])
             assert [repr(state()) for state in states] == before, (
                 "a prompter must draw from its rng, never from a global generator"
             )
@@ -168,7 +168,7 @@ class PrompterContract:
         for shape in self.shapes:
             for name, view in _views(shape).items():
                 before = [None if t is None else t.clone() for t in _tensors(view)]
-                _ask(self.make(), view)
+                _prompt_of(self.make(), view)
                 for old, new in zip(before, _tensors(view), strict=True):
                     same = old is None or (new is not None and torch.equal(old, new))
                     assert same, f"a prompter must not change the view {name!r} in place"
@@ -193,7 +193,7 @@ def _views(shape: tuple[int, ...]) -> dict[str, View]:
         "noise": View(noise, 1 - (2 * noise - 1).abs()),
         "second round": View(blob, sure, other),
         "second round, agreed": View(blob, sure, blob.clone()),
-        "second round, empty answer": View(blob, sure, torch.zeros(shape)),
+        "second round, empty prediction": View(blob, sure, torch.zeros(shape)),
     }
 
 
@@ -203,7 +203,7 @@ def _blob(box: list[slice], shape: tuple[int, ...]) -> View:
     return View(prob, torch.full(shape, 0.05))
 
 
-def _ask(prompter: Prompter, view: View, seed: int = 0) -> Prompt | None:
+def _prompt_of(prompter: Prompter, view: View, seed: int = 0) -> Prompt | None:
     return prompter(replace(view, class_name="organ"), torch.Generator().manual_seed(seed))
 
 

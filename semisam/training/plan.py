@@ -10,7 +10,7 @@ from semisam.training.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The settings of the training loop.
 
     Args:

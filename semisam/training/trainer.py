@@ -30,7 +30,7 @@ from semisam.training.accumulation import (
     out_of_memory,
 )
 from semisam.training.checkpoint import TrainLog, fit_weights, load_checkpoint, save_checkpoint
-from semisam.training.plan import Plan, Summary
+from semisam.training.plan import Summary, TrainingPlan
 from semisam.training.processes import ONE, Processes
 from semisam.training.signals import deferred_interrupt
 from semisam.training.validation import FIGURE, Scores
@@ -71,12 +71,12 @@ class TimeOver(Interrupted):
 class Trainer:
     """The training loop of a method; it resumes from the checkpoint in its folder.
 
-    After the last step it may compute BatchNorm's statistics again (`Plan.norm_batches`).
+    After the last step it may compute BatchNorm's statistics again (`TrainingPlan.norm_batches`).
 
     The folder receives ``checkpoint.pt`` (and the one before it) and ``train.jsonl`` with every
     loss of every step. Batches, dropout, noise and prompts are functions of (seed, step). A run
     that was killed and started again therefore ends in the same weights, bit for bit, as a run
-    without interruption. A validation (`Plan.validation`) changes no step.
+    without interruption. A validation (`TrainingPlan.validation`) changes no step.
 
     With several processes each rank trains on its own rows, and gradients are averaged after the
     backward pass (see `semisam.training.processes`).
@@ -98,7 +98,7 @@ class Trainer:
         self,
         framework: Framework,
         batches: Batches,
-        plan: Plan,
+        plan: TrainingPlan,
         folder: Path,
         *,
         prefetch: Prefetch | None = None,
@@ -409,14 +409,14 @@ class Trainer:
             self._sums[key] = (total + value, count + 1)
 
 
-def _optimizer(framework: Framework, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(framework: Framework, plan: TrainingPlan) -> torch.optim.Optimizer:
     groups = framework.param_groups()
     if plan.optimizer == "adamw":
         return AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
     return SGD(groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
 
 
-def _rate(clock: Clock, plan: Plan) -> float:
+def _rate(clock: Clock, plan: TrainingPlan) -> float:
     """Return the learning rate of a step."""
     if plan.schedule == "step":
         return step_decay(clock, plan.lr, plan.lr_step)

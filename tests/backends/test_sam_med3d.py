@@ -471,7 +471,7 @@ def test_the_branch_asks_it_and_holds_none_of_it(backend):
     inner = registry.load("framework", "mt")(tiny_builder(norm="none"), 3)
     branch = SemiSAM(inner, backend, UncertaintyPoints(max_uncertainty=1.0))
     step = branch.training_step(random_batch(3, shape=(20, 24, 17)), Clock(0, 10))
-    assert step.metrics["sam_asked"] > 0 and float(step.losses["sam"].detach()) > 0
+    assert step.metrics["sam_queried"] > 0 and float(step.losses["sam"].detach()) > 0
     step.losses["sam"].backward()
     assert any(p.grad is not None and bool(p.grad.any()) for p in inner.parameters())
     assert branch.state_dict().keys() == inner.state_dict().keys()

@@ -78,7 +78,7 @@ def test_several_classes_are_told_apart(tmp_path):
     # The branch looks at both classes of both unlabeled rows, and passes over what is not proposed.
     log = next(out.glob("runs/mt+geodesic-*/train.jsonl")).read_text().splitlines()
     steps = [json.loads(line) for line in log]
-    assert {step["sam_asked"] + step["sam_skipped"] for step in steps} == {2 * 2}
+    assert {step["sam_queried"] + step["sam_skipped"] for step in steps} == {2 * 2}
     said = " ".join(result.output.split())
     assert "Dice [%] by class: mt, 2/3: lesion " in said
     markdown = CliRunner().invoke(main, ["table", str(out), "--format", "md"]).output

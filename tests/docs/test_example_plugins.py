@@ -15,10 +15,10 @@ from plugin_wheels import install_wheels, run_tests
 from tiny_runs import tiny_phantoms
 
 from semisam.core.errors import InputError
+from semisam.interactive.click import ClickableScan
+from semisam.interactive.serve import Service, make_server
 from semisam.plugins.construction import construct
-from semisam.run.click import ClickableScan
 from semisam.run.execute import execute
-from semisam.run.serve import Service, make_server
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples" / "plugins"
 KINDS = {

@@ -301,7 +301,7 @@ def test_skipped_volumes_leave_the_mean_and_are_counted():
     answer = (torch.linspace(-3, 3, 6) > 0).float().view(-1, 1, 1).expand(6, 8, 4)
     want = 0.1 * math.exp(-1) * ((step.probs[3, 1] - answer) ** 2).mean()
     assert float(step.losses["sam"]) == pytest.approx(float(want), rel=1e-5)
-    assert (step.metrics["sam_asked"], step.metrics["sam_skipped"]) == (1, 1)
+    assert (step.metrics["sam_queried"], step.metrics["sam_skipped"]) == (1, 1)
 
 
 def test_nothing_worth_asking_is_a_zero_loss():
@@ -573,7 +573,7 @@ def test_a_class_that_no_labeled_row_measures_is_not_queried_in_vain(gated):
     # Two classes in four rows, or without the second class in the two unlabeled rows.
     assert step.metrics["sam_calls"] == len(prompter.views) == (6 if gated else 8)
     asked = (2, 2) if gated else (4, 0)
-    assert (step.metrics["sam_asked"], step.metrics["sam_skipped"]) == asked
+    assert (step.metrics["sam_queried"], step.metrics["sam_skipped"]) == asked
 
 
 def test_asked_every_few_steps_with_as_many_times_the_weight():
@@ -689,10 +689,10 @@ def test_moved_rows_get_each_others_answers_at_another_place():
     shuffled = ShuffledSAM(_framework(), backend, RecordingPrompter())
     moved = MovedSAM(_framework(), backend, RecordingPrompter())
     step = shuffled.inner.training_step(batch, CLOCK)
-    before, _ = shuffled._ask(batch, step, CLOCK, {})
-    after, _ = moved._ask(batch, step, CLOCK, {})
-    again, _ = moved._ask(batch, step, CLOCK, {})
-    later, _ = moved._ask(batch, step, Clock(2002, 10005), {})
+    before, _ = shuffled._query_rows(batch, step, CLOCK, {})
+    after, _ = moved._query_rows(batch, step, CLOCK, {})
+    again, _ = moved._query_rows(batch, step, CLOCK, {})
+    later, _ = moved._query_rows(batch, step, Clock(2002, 10005), {})
     for i in (2, 3):
         assert torch.equal(after[i][1], again[i][1])
         assert not torch.equal(after[i][1], before[i][1])

@@ -46,7 +46,7 @@ def test_further_decoders_start_as_the_first_but_for_their_enlargement(image):
     net = UNet(1, {"logits": 2, "sdf_decoder2": 1, "sdf_decoder3_level1": 1}, axes=axes).eval()
     levels = net.net.pyramid(net._parts(image))
     nothing = levels[0].new_zeros(2, CHANNELS + 2, *levels[0].shape[2:])
-    first = net.net.answers(levels, nothing)
+    first = net.net.decoded(levels, nothing)
     linear, copies = (net.decoders[n](levels, nothing) for n in ("2", "3"))
     for ours, other in zip(first, copies, strict=True):
         assert torch.allclose(ours, other, atol=1e-4)

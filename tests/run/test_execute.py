@@ -199,7 +199,7 @@ def test_sam_changes_the_result_and_weight_zero_does_not(tiny_settings, tmp_path
     assert _same_result(tmp_path / "bare", tmp_path / "zero")
     assert not _same_result(tmp_path / "bare", tmp_path / "sam")
     log = [json.loads(line) for line in (tmp_path / "sam" / "train.jsonl").open()]
-    assert all(line["sam_asked"] + line["sam_skipped"] == 2 for line in log)
+    assert all(line["sam_queried"] + line["sam_skipped"] == 2 for line in log)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(tiny_settings, tmp_path):

@@ -27,9 +27,9 @@ from semisam.training.accumulation import (
     micro_batches,
 )
 from semisam.training.checkpoint import LOG
-from semisam.training.trainer import Plan, Trainer
+from semisam.training.trainer import Trainer, TrainingPlan
 
-PLAN = Plan(iterations=5, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
+PLAN = TrainingPlan(iterations=5, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
 REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
 
 
@@ -193,7 +193,7 @@ from semisam.training.accumulation import OutOfMemory
 from semisam.frameworks.supervised import Supervised
 from semisam.networks.vnet import VNet
 from semisam.testing import random_batch
-from semisam.training.trainer import Plan, Trainer
+from semisam.training.trainer import TrainingPlan, Trainer
 
 torch.set_num_threads(1)
 
@@ -202,7 +202,7 @@ class Batches:
         return random_batch(labeled=4, unlabeled=0, shape=(64, 64, 64), seed=step)
 
 framework = Supervised(lambda **heads: VNet(1, heads, filters=8), 2)
-plan = Plan(iterations=1, precision="fp32")
+plan = TrainingPlan(iterations=1, precision="fp32")
 out, limit = Path(sys.argv[1]), int(sys.argv[2])
 if not limit:  # print the most memory that half a batch takes, and the most that a whole one does
     framework.train()

@@ -22,9 +22,9 @@ from semisam.frameworks.supervised import Supervised
 from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import FakeBackend, random_batch, tiny_builder
 from semisam.testing.samples import TinyNet
-from semisam.training.trainer import Diverged, Interrupted, Plan, TimeOver, Trainer
+from semisam.training.trainer import Diverged, Interrupted, TimeOver, Trainer, TrainingPlan
 
-PLAN = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
+PLAN = TrainingPlan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
 
 
 class Batches:
@@ -66,7 +66,7 @@ def _figures(folder):
 def test_killed_after_any_step_and_started_again_is_as_never_killed(
     tmp_path, killed_after, precision
 ):
-    plan = Plan(iterations=7, checkpoint_every=2, lr_step=3, precision=precision, seed=4)
+    plan = TrainingPlan(iterations=7, checkpoint_every=2, lr_step=3, precision=precision, seed=4)
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = _trainer(tmp_path / "whole", plan)
@@ -224,7 +224,7 @@ def test_the_objective_is_the_sum_of_what_is_logged(tmp_path):
 
 
 def test_the_step_is_sgd_as_published(tmp_path):
-    plan = Plan(iterations=2, lr=0.1, momentum=0.9, weight_decay=1e-2, precision="fp32")
+    plan = TrainingPlan(iterations=2, lr=0.1, momentum=0.9, weight_decay=1e-2, precision="fp32")
     torch.manual_seed(0)
     framework = Supervised(tiny_builder(norm="none", dropout=0.0), 2)
     torch.manual_seed(0)
@@ -245,7 +245,9 @@ def test_the_step_is_sgd_as_published(tmp_path):
 
 
 def test_clipping_bounds_the_update(tmp_path):
-    plan = Plan(iterations=1, lr=1.0, momentum=0.0, weight_decay=0.0, clip=1e-3, precision="fp32")
+    plan = TrainingPlan(
+        iterations=1, lr=1.0, momentum=0.0, weight_decay=0.0, clip=1e-3, precision="fp32"
+    )
     torch.manual_seed(0)
     framework = Supervised(tiny_builder(), 2)
     before = [p.detach().clone() for p in framework.parameters()]
@@ -270,7 +272,7 @@ def test_a_diverged_loss_stops_with_a_sentence(tmp_path):
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     _trainer(tmp_path).fit()
     with pytest.raises(InputError, match=r"got others \(lr 0.01, now 0.02\)"):
-        _trainer(tmp_path, Plan(iterations=7, lr=0.02, lr_step=3, seed=4)).fit()
+        _trainer(tmp_path, TrainingPlan(iterations=7, lr=0.02, lr_step=3, seed=4)).fit()
 
 
 def test_checkpoints_that_cannot_be_read_are_named(tmp_path):

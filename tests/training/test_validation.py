@@ -13,11 +13,13 @@ from semisam.core.errors import InputError
 from semisam.core.layout import LOG
 from semisam.frameworks.supervised import Supervised
 from semisam.testing import random_batch, tiny_builder
-from semisam.training.plan import Plan
+from semisam.training.plan import TrainingPlan
 from semisam.training.trainer import Trainer
 from semisam.training.validation import Validation
 
-PLAN = Plan(iterations=6, checkpoint_every=2, precision="fp32", averaged=0.5, norm_batches=1)
+PLAN = TrainingPlan(
+    iterations=6, checkpoint_every=2, precision="fp32", averaged=0.5, norm_batches=1
+)
 SCORES = (0.3, 0.7, 0.7, 0.5, 0.4, 0.2)
 """Of the weights after each step."""
 

@@ -51,27 +51,27 @@ class _TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = _Attention(width, inner)
 
     def forward(
-        self, tokens: Tensor, image: Tensor, asked: Tensor, where: Tensor
+        self, tokens: Tensor, image: Tensor, prompts: Tensor, where: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Update tokens ``(B, N, width)`` and image ``(B, n^3, width)``.
 
         Args:
             tokens: current tokens of the prompts.
             image: current tokens of the image.
-            asked: original tokens of the prompts, added to queries and keys as positions.
+            prompts: original tokens of the prompts, added to queries and keys as positions.
             where: positions of the image's tokens.
         """
         if self.first:
             # The tokens equal the prompts here: no addition and no residual, as published.
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
-            q = tokens + asked
+            q = tokens + prompts
             tokens = tokens + self.self_attn(q, q, tokens)
         tokens = self.norm1(tokens)
         k = image + where
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + asked, k, image))
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + prompts, k, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(k, tokens + asked, tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(k, tokens + prompts, tokens))
         return tokens, image
 
 
@@ -84,12 +84,12 @@ class _Transformer(nn.Module):
         self.final_attn_token_to_image = _Attention(width, inner)
         self.norm_final_attn = nn.LayerNorm(width)
 
-    def forward(self, asked: Tensor, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, prompts: Tensor, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Return the updated prompts ``(B, N, width)`` and image ``(B, n^3, width)``."""
-        tokens = asked
+        tokens = prompts
         for layer in self.layers:
-            tokens, image = layer(tokens, image, asked, where)
-        found = self.final_attn_token_to_image(tokens + asked, image + where, image)
+            tokens, image = layer(tokens, image, prompts, where)
+        found = self.final_attn_token_to_image(tokens + prompts, image + where, image)
         return self.norm_final_attn(tokens + found), image
 
 
@@ -151,11 +151,11 @@ class MaskDecoder(nn.Module):
             logits ``(B, 1 or 3, 4n, 4n, 4n)`` and the predicted quality (IoU) of each, ``(B, 1)``
             or ``(B, 3)``.
         """
-        asked = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        asked = torch.cat([asked.expand(len(tokens), -1, -1), tokens], 1)
+        prompts = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        prompts = torch.cat([prompts.expand(len(tokens), -1, -1), tokens], 1)
         source = (image + dense).expand(len(tokens), -1, -1, -1, -1)
         found, seen = self.transformer(
-            asked, source.flatten(2).transpose(1, 2), where.flatten(2).transpose(1, 2)
+            prompts, source.flatten(2).transpose(1, 2), where.flatten(2).transpose(1, 2)
         )
         fine = self.output_upscaling(seen.transpose(1, 2).unflatten(2, source.shape[2:]))
         wanted = range(1, _MASKS) if several else range(1)

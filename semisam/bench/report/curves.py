@@ -140,15 +140,15 @@ def sam_quality(
     window = window_of(logs, rows)
     about = f"{labels} labeled, {_about(rows, window)}"
     made = []
-    answers = {row.name: smoothed(logs.of(row), "sam_dice", window) for row in rows}
+    predictions = {row.name: smoothed(logs.of(row), "sam_dice", window) for row in rows}
     proposals = {row.name: smoothed(logs.of(row), "proposal_dice", window) for row in rows}
     figure = _plot(
-        answers, look, "SAM's predictions on the labeled rows", "Dice [0, 1]", second=proposals
+        predictions, look, "SAM's predictions on the labeled rows", "Dice [0, 1]", second=proposals
     )
     if figure is not None:
         told = "Solid: SAM's prediction against the truth; dotted: the method's own proposal. "
         alt = f"Dice of SAM's predictions over training, {labels} labeled"
-        both = {**answers, **{f"{row}: proposal": line for row, line in proposals.items()}}
+        both = {**predictions, **{f"{row}: proposal": line for row, line in proposals.items()}}
         made.append(gallery.add(f"{name}-dice", told + about, alt, figure, _numbers(both)))
     for key, title, unit in (
         ("sam_agreement", "prediction and proposal on unlabeled rows", "agreement (Dice) [0, 1]"),

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from scan_files import scan, write
 from tiny_runs import changed
 
+from semisam.automatic.first import _windows, first_to_label
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.build import cases_of, open_dataset, split_of
-from semisam.run.first import _windows, first_to_label
 
 
 def _cases(settings, **values):

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.backends._synthsam.user import deepness
-from semisam.run.click import ClickableScan
+from semisam.interactive.click import ClickableScan
 
 _META, _LEASE = "X-Meta", "X-Lease-Token"
 _KINDS = {"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}

@@ -65,7 +65,9 @@ def test_the_name_of_the_mask_is_checked_before_the_model_is_queried(
 ):
     write(tmp_path / "scan.nii.gz", case[0], (SPACING,) * 3)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("semisam.run.click.click", lambda *args, **more: pytest.fail("queried"))
+    monkeypatch.setattr(
+        "semisam.interactive.click.click", lambda *args, **more: pytest.fail("queried")
+    )
     result = CliRunner().invoke(main, ["click", "scan.nii.gz", "--point", "1,1,1", "-o", out])
     assert result.exit_code == 2 and said in result.output
 

@@ -1,0 +1,1 @@
+"""Masks by clicks, from the command line, from Python and from viewers."""
