@@ -21,8 +21,8 @@ from classical_backends import load
 from rows import write_rows
 
 from semisam.backends._synthsam.user import deepness
+from semisam.interactive import serve
 from semisam.interactive.click import ClickableScan
-from semisam.run import serve
 
 SPACING = (1.25,) * 3
 

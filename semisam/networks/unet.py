@@ -210,7 +210,10 @@ class _Head(nn.Module):
 
     @torch.no_grad()
     def start_from(self, head: nn.Module, sharpen: nn.Sequential) -> None:
-        """Give each foreground class the log odds of the pretrained head, and the background 0."""
+        """Give each foreground class the log odds of the pretrained head, and the background 0.
+
+        A single channel is a foreground class, whose background has no channel.
+        """
         first: Any = sharpen[0]
         channels = (self.sharpen[0].in_channels - first.in_channels) // self.subvoxels + 1
         self.sharpen[0].load_state_dict(
@@ -220,7 +223,7 @@ class _Head(nn.Module):
             for name in ("weight", "bias"):
                 target, source = getattr(ours, name), getattr(theirs, name)
                 target.zero_()
-                for value in range(1, self.count):
+                for value in range(min(1, self.count - 1), self.count):
                     target[value * self.subvoxels : (value + 1) * self.subvoxels] = source
 
     def forward(self, x: Tensor, both: Tensor) -> Tensor:

@@ -115,13 +115,13 @@ def test_an_organ_far_from_the_middle_of_a_large_scan_is_in_its_cube(tmp_path):
     label[-8:-2, 3:9, 3:9] = 2
     image = 2.0 * (label > 0).float()[None]
     asked = []
-    model._question, question = None, model._question  # deepcopy keeps what an instance holds
+    model._query_of, query_of = None, model._query_of  # deepcopy keeps what an instance holds
 
     def watched(embedding, prompt):
         asked.append(embedding.shape)
-        return question(embedding, prompt)
+        return query_of(embedding, prompt)
 
-    model._question = watched
+    model._query_of = watched
     adapted(model, tmp_path / "a.safetensors", steps=1, cases=[(image, label)])
     assert asked and all(max(shape) <= model._net.size for shape in asked)
 

@@ -605,10 +605,17 @@ def test_below_the_floor_nothing_is_asked():
 
 
 @pytest.mark.parametrize(
-    "option", [{"every": 0}, {"floor": -0.1}, {"measure_every": -1}, {"ramp_rate": -1.0}]
+    ("option", "said"),
+    [
+        ({"every": 0}, "every must be at least 1 .* got 0 and"),
+        ({"measure_every": -1}, "measure_every not negative, got 1 and -1"),
+        ({"floor": -0.1}, "floor must be at least 0, got -0.1"),
+        ({"ramp_rate": -1.0}, "ramp_rate must be at least 0, got -1.0"),
+        ({"weight": 1.5, "role": "target"}, "weight must be at most 1 .* got 1.5"),
+    ],
 )
-def test_branch_options_out_of_range(option):
-    with pytest.raises(ValueError, match=r"must|not"):
+def test_branch_options_out_of_range(option, said):
+    with pytest.raises(ValueError, match=said):
         SemiSAM(_framework(), RecordingBackend(), RecordingPrompter(), **option)
 
 

@@ -18,7 +18,7 @@ from semisam.core.types import Prompt
 from semisam.data.datasets.phantom import SPACING, make_case
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Recipe
-from semisam.run import click as clicks
+from semisam.interactive import click as clicks
 from semisam.run.execute import execute
 
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 import semisam
 from semisam.cli.main import main
 from semisam.data.datasets.phantom import SPACING, make_case
+from semisam.interactive import serve
 from semisam.interactive.click import ClickableScan
 from semisam.interactive.serve import Refused, Service, make_server
-from semisam.run import serve
 
 httpx = pytest.importorskip("httpx")
 remote = pytest.importorskip("nnInteractive.inference.remote.remote_session")

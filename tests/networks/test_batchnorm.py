@@ -11,9 +11,9 @@ from torch import nn
 from semisam.frameworks.mean_teacher import MeanTeacher
 from semisam.networks.batchnorm import renew_statistics
 from semisam.testing import random_batch, tiny_builder
-from semisam.training.trainer import Plan, Trainer
+from semisam.training.trainer import Trainer, TrainingPlan
 
-PLAN = Plan(iterations=3, checkpoint_every=2, precision="fp32", norm_batches=4)
+PLAN = TrainingPlan(iterations=3, checkpoint_every=2, precision="fp32", norm_batches=4)
 
 
 class Batches:

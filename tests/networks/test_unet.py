@@ -30,6 +30,8 @@ def test_it_starts_as_synthsam_without_a_prompt(image):
     assert not logits[:, 0].any()
     for value in (1, 2):
         assert torch.allclose(logits[:, value], odds, atol=1e-4)
+    only = UNet(1, {"logits": 1}, axes=axes).eval()(image)["logits"]  # its background has none
+    assert torch.allclose(only[:, 0], odds, atol=1e-4)
 
 
 @torch.no_grad()
