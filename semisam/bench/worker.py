@@ -127,10 +127,13 @@ def main(
             traceback.print_exc()
         code = _failed(folder, system_fault(error, folder), FULL if is_full(error) else 1)
     except Exception as error:
+        from semisam.training.accumulation import is_out_of_memory, too_little
+
         note_plugin(error)
         traceback.print_exc()
         reason = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
-        code = _failed(folder, ". ".join(reason), 1)
+        said = too_little(error) if is_out_of_memory(error) else ". ".join(reason)
+        code = _failed(folder, said, 1)
     (folder / PROGRESS).unlink(missing_ok=True)
     return code
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from semisam.backends._synthsam.user import deepness
 from semisam.core.backend import Backend, encode_at
 from semisam.core.seeding import derive_seed
+from semisam.core.timing import now
 from semisam.core.types import IGNORE, Place, Prompt
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.evaluation import class_map
@@ -127,9 +128,9 @@ def interact(
         Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
         prediction.
     """
-    began = time.perf_counter()
+    began = now(image.device)
     embedding = encode_at(backend, image, place)
-    encoding = time.perf_counter() - began
+    encoding = now(image.device) - began
     axis = getattr(backend, "slice_axis", None) if truth.ndim == 3 else None
     memory: Memory = getattr(backend, "memory", "clicks")
     planes = _planes(truth, axis)

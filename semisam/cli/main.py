@@ -142,6 +142,12 @@ class MainGroup(LazyGroup):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
+            if "torch" in sys.modules and not ctx.params.get("debug"):
+                from semisam.training.accumulation import is_out_of_memory, too_little
+
+                if is_out_of_memory(error):
+                    click.echo(f"Error: {too_little(error)}", err=True)
+                    ctx.exit(1)
             from semisam.plugins.blame import note_plugin
 
             note_plugin(error)

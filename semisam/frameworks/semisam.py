@@ -8,7 +8,6 @@ References:
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from semisam.core.framework import NO_NETWORK, Framework, check_not_negative
 from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.seeding import derive_seed
+from semisam.core.timing import now
 from semisam.core.types import Batch, Clock, Place, Prompt, Step, Total, View
 from semisam.frameworks._gate import Quality, agree, gate, measure
 
@@ -268,7 +268,7 @@ class SemiSAM(Framework):
         self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
     ) -> tuple[dict[int, dict[int, Tensor]], dict[int, float]]:
         """Query the model; return its predictions by row and class, and each class's share."""
-        started = _now(batch.image.device)
+        started = now(batch.image.device)
         rows = range(batch.num_labeled, len(batch.image))
         measured = range(batch.num_labeled) if self._measures(clock) else ()
         proposal = self._proposal(batch, step)
@@ -295,7 +295,7 @@ class SemiSAM(Framework):
         metrics["sam_queried"] = Total(queried)
         metrics["sam_skipped"] = Total(len(rows) * len(self.classes) - queried)
         metrics["sam_calls"] = Total(calls + made)
-        metrics["sam_seconds"] = Total(_now(batch.image.device) - started)
+        metrics["sam_seconds"] = Total(now(batch.image.device) - started)
         return self._exchanged(batch, found, clock), shares
 
     def _exchanged(
@@ -486,13 +486,3 @@ def _evaluated(module: torch.nn.Module) -> Iterator[None]:
 
 def _names(kinds: frozenset[str]) -> str:
     return ", ".join(sorted(kinds)) or "nothing"
-
-
-def _now(device: torch.device) -> float:
-    """Return the time in seconds once a device has finished its queued work.
-
-    A GPU still computes the method's own forward pass when the branch begins.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

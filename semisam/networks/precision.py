@@ -17,8 +17,11 @@ def computes_bf16(device: torch.device) -> bool:
 
     Emulated, a training step took 28 times as long as in float32 on a CPU with AVX2 only.
     """
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # PyTorch looks at the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return False
     mkldnn: Any = torch.backends.mkldnn
     if not (mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False

@@ -129,7 +129,8 @@ class UNet(nn.Module):
         for number in sorted({head_decoder(name) for name in self.heads}):
             decoder = self.net.decoded if number == 1 else self.decoders[str(number)]
             grids = [self.dropout(x) for x in decoder(levels, nothing)]
-            both = torch.cat([grids[0], parts.to(grids[0])], 1)
+            # A device here would become that of an exported program.
+            both = torch.cat([grids[0], parts.to(grids[0].dtype)], 1)
             read[number] = grids, both.contiguous(memory_format=self.net.layout)
         size = image.shape[2:]
         found = {}

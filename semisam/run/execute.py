@@ -126,6 +126,8 @@ def execute(
             update={"device": processes.agreed(lambda: own_device(settings.device, processes))}
         )
         run = processes.agreed(lambda: prepare(here, report))
+        if here.device.startswith("cuda"):  # the memory of this run, and not of one before it
+            torch.cuda.reset_peak_memory_stats(here.device)
         store = run.store
 
         def finished() -> bool:
@@ -145,7 +147,7 @@ def execute(
         if run.framework.trains:
             training = train(here, run, folder, report, processes, deadline)
         else:
-            run.framework.learn(list(labeled_cases(store)))
+            run.framework.to(here.device).learn(list(labeled_cases(store)))
             processes.of_writer(lambda: write_model(run, folder))
             training = Summary(0.0, 0.0, {}, 0)
         rows = score(here, run, folder, report, processes)

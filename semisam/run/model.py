@@ -102,10 +102,13 @@ def load_model(folder: Path, device: str = "cpu") -> Deployed:
             "comes from."
         )
     settings, framework, card = load_run(folder, device)
-    # Only a GPU runs fp16.
+    return Deployed(framework, card, *window_of(settings), precision_on(settings, device))
+
+
+def precision_on(settings: RunSettings, device: str) -> Precision:
+    """Return the precision in which a trained run predicts on a device: only a GPU runs fp16."""
     on_cpu = torch.device(device).type == "cpu"
-    precision: Precision = "fp32" if settings.precision == "fp16" and on_cpu else settings.precision
-    return Deployed(framework, card, *window_of(settings), precision)
+    return "fp32" if settings.precision == "fp16" and on_cpu else settings.precision
 
 
 def load_models(runs: Sequence[Path], device: str = "cpu") -> Deployed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,11 @@ def pace_of(settings: RunSettings) -> Pace:
     Raises:
         InputError: the patch does not fit the network or the memory.
     """
+    with _given_back(settings.device):
+        return _pace(settings)
+
+
+def _pace(settings: RunSettings) -> Pace:
     dataset, cases = _opened(settings)
     store = _few(dataset, cases)
     framework = _framework(settings, store)
@@ -96,6 +103,11 @@ def seconds_of_adaptation(settings: RunSettings) -> float:
     Raises:
         InputError: every labeled case has ignored voxels.
     """
+    with _given_back(settings.device):
+        return _seconds_of_adaptation(settings)
+
+
+def _seconds_of_adaptation(settings: RunSettings) -> float:
     dataset, cases = _opened(settings)
     store = VolumeStore(dataset, labeled=cases.labeled, unlabeled=(), test=())
     backend: Any = make_pair(settings)[0]
@@ -149,6 +161,17 @@ def _mask(model: Deployed, settings: RunSettings, scan: Sequence[Path]) -> float
     if mask.fault:
         raise InputError(mask.fault)
     return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _given_back(device: str) -> Iterator[None]:
+    """Give a GPU's memory back at the end: other processes train there, and PyTorch keeps it."""
+    try:
+        yield
+    finally:
+        if device.startswith("cuda"):
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _opened(settings: RunSettings) -> tuple[Dataset, Cases]:

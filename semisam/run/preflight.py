@@ -239,7 +239,9 @@ def saved_bytes(net: nn.Module, shape: Sequence[int]) -> int:
 def available_bytes(device: torch.device) -> int:
     """Return the bytes of memory that are free on a device now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # PyTorch keeps what it freed, for itself.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
 
 

@@ -15,7 +15,7 @@ from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
 from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
 from semisam.run.folder import find_run
-from semisam.run.model import load_run, window_of
+from semisam.run.model import load_run, precision_on, window_of
 from semisam.run.protocols import PROTOCOLS
 from semisam.run.settings import RunSettings
 
@@ -104,7 +104,7 @@ def open_scored(
         split.test,
         window,
         usual and (stride or usual),
-        settings.precision,
+        precision_on(settings, device),
         card.one_component if components is None else _kept(components, len(card.class_names)),
         folder / "evaluation.csv",
     )

@@ -18,7 +18,7 @@ def train(
 ) -> Path:
     """Train one method, evaluate it on the test cases, and return the run's folder.
 
-    A folder with an unfinished run is resumed, bit for bit. A finished one does not change.
+    A folder with an unfinished run is resumed. A finished one does not change.
 
     Args:
         out: the run's folder.

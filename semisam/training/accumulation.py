@@ -87,6 +87,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
+def too_little(error: BaseException) -> str:
+    """Return a sentence for memory that has run out outside of a training step."""
+    return (
+        "the memory must hold the scans, the model and its probabilities, got too little "
+        f"({type(error).__name__}). Choose --device cpu, or close what else uses the memory."
+    )
+
+
 def out_of_memory(error: BaseException, batch: Batch, parts: int) -> OutOfMemory:
     """Return the error for a step that did not fit into memory.
 

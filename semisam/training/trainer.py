@@ -75,8 +75,8 @@ class Trainer:
 
     The folder receives ``checkpoint.pt`` (and the one before it) and ``train.jsonl`` with every
     loss of every step. Batches, dropout, noise and prompts are functions of (seed, step). A run
-    that was killed and started again therefore ends in the same weights, bit for bit, as a run
-    without interruption. A validation (`TrainingPlan.validation`) changes no step.
+    that was killed and started again therefore ends in the same weights as a run without
+    interruption, bit for bit on a CPU. A validation (`TrainingPlan.validation`) changes no step.
 
     With several processes each rank trains on its own rows, and gradients are averaged after the
     backward pass (see `semisam.training.processes`).

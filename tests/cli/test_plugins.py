@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from semisam.cli import main as cli
@@ -172,6 +173,18 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
     fails(monkeypatch, ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         invoke("plugins")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), MemoryError()]
+)
+def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception):
+    fails(monkeypatch, error)
+    code, out, err = invoke("plugins")
+    assert (code, out) == (1, "") and "the memory must hold the scans" in err
+    assert len(err.splitlines()) == 1 and "Choose --device cpu" in err
+    with pytest.raises(type(error)):
+        invoke("--debug", "plugins")
 
 
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch):

@@ -118,6 +118,8 @@ def test_the_default_network_can_be_exported(tmp_path, patch):
     program = torch.export.load(tmp_path / "model.pt2").module()
     windows = torch.randn(3, 1, *patch, generator=torch.Generator().manual_seed(1))
     assert float((program(windows) - model(windows)).abs().max()) < 1e-4
+    # No operator moves a tensor to the device of the trace: the program computes on any.
+    assert program.to("meta")(windows.to("meta")).is_meta
 
 
 def test_a_program_with_other_probabilities_is_not_written(tmp_path):
