@@ -22,7 +22,7 @@ from semisam.core.errors import InputError
 from semisam.core.files import check_digest, replace_file
 from semisam.core.optimizers import AdamW
 from semisam.core.schedules import rise_and_fall
-from semisam.core.types import Clock, Prompt
+from semisam.core.types import IGNORE, Clock, Prompt
 from semisam.core.warping import draw_places, sample
 from semisam.prompters._components import deepest_points
 
@@ -47,7 +47,7 @@ def organs_in(cases: Sequence[Case]) -> list[tuple[Tensor, Bools]]:
         (image, (label == k).numpy())
         for image, label in cases
         for k in torch.unique(label).tolist()
-        if k
+        if k not in (0, IGNORE)
     ]
     check_foreground(found)
     return found

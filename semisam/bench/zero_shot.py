@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from semisam.backends._synthsam.user import deepness
 from semisam.core.backend import Backend, encode_at
+from semisam.core.errors import InputError
 from semisam.core.seeding import derive_seed
 from semisam.core.timing import now
 from semisam.core.types import IGNORE, Place, Prompt
@@ -199,6 +200,10 @@ def run(
         One row per backend, seed, case, class and count, scored on the grid of the case's file; a
         class that a case lacks is left out.
     """
+    if not store.test:
+        raise InputError(
+            "the test cases must be at least one, with a label, got none. Label another scan."
+        )
     dataset = store.dataset
     rows: list[dict[str, Any]] = []
     total, done = len(backends) * len(seeds) * len(store.test), 0

@@ -66,8 +66,12 @@ def command(
     from semisam.training.allocator import keep_memory
 
     file = Path(out)
-    if file.exists():
-        raise InputError(f"--out must be a new file, got {file}, which exists. Name another one.")
+    for path in (file, file.with_suffix(".json")):
+        if path.exists():
+            raise InputError(
+                f"--out must be a new file, with its card, got {path}, which exists. Name another "
+                "one."
+            )
     keep_memory()
     chosen = settings(
         method="supervised",

@@ -68,7 +68,7 @@ def command(
         raise InputError(f"-o must be another file than the scan, got {out}. Name another.")
     check_no_folder("-o", Path(out))
     check_parent("-o", Path(out))
-    if not out.lower().endswith((".nii", ".nii.gz", ".png")):
+    if not out.endswith((".nii", ".nii.gz", ".png")):
         raise InputError(f"-o must end in .nii.gz, or in .png for a picture, got {out}. Rename it.")
     corrected = mask is not None and Path(out).resolve() == Path(mask).resolve()
     if Path(out).exists() and not (corrected or overwrite):

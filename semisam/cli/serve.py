@@ -18,6 +18,14 @@ from semisam.cli.options import device_option
 )
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
 @click.option("--modality", type=Choice(["mr", "ct"]), default="mr", show_default=True)
+@click.option(
+    "--axes",
+    type=Choice(["zyx", "xyz"]),
+    default="zyx",
+    show_default=True,
+    help="Order of the axes of the viewer's arrays; zyx is that of SimpleITK's arrays. It decides "
+    "which axis the spacing of the run's scans is for.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=1527, show_default=True)
 @click.option(
     "--key",
@@ -29,6 +37,7 @@ from semisam.cli.options import device_option
 def command(
     run: str | None,
     modality: Literal["mr", "ct"],
+    axes: Literal["xyz", "zyx"],
     port: int,
     key: str | None,
     most_mib: int,
@@ -58,7 +67,7 @@ def command(
     place = str(check_device(device))
     service = Service(
         lambda image, spacing: ClickableScan(
-            image, run=run, modality=modality, spacing=spacing, device=place
+            image, run=run, modality=modality, spacing=spacing, axes=axes, device=place
         ),
         most_mib << 20,
     )

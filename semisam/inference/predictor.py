@@ -17,7 +17,7 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.datasets.scans import read_channels
 from semisam.data.images.files import Geometry, to_itk, write_label
-from semisam.data.images.hdf5 import open_hdf5, read_volume
+from semisam.data.images.hdf5 import open_hdf5, read_volume, stated_spacing
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.store import check_contrast, check_image
 from semisam.inference.card import Card
@@ -155,13 +155,15 @@ def read_scan(paths: tuple[Path, ...], card: Card, series: str = "") -> Scan:
                 f"an h5 file must be given to a model that was trained on h5 files, got {name} for "
                 "one of scans with a geometry. Convert it to NIfTI."
             )
-        array = _read_h5(paths[0])
+        with open_hdf5(paths[0]) as file:
+            array = read_volume(file, "image").astype(np.float32, copy=False)
+            stated = None if card.reversed_axes else stated_spacing(file)
         if card.reversed_axes:  # raw values, unlike those of the published Left Atrium
             whole = np.ascontiguousarray(array.T)[None]
             return prepared_scan(whole, Geometry(card.spacing), card, name)
         array = array[None] if array.ndim == ndim else array
         _check(array, array.ndim - 1, card, name)
-        geometry = Geometry(card.spacing)
+        geometry = Geometry(stated or card.spacing)
         return Scan(array, geometry, Image(array, geometry, has_geometry=False), None)
     return prepared_scan(*read_channels(paths, series, card.channels), card, name)
 
@@ -268,8 +270,3 @@ def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None
         )
     check_image(array, card.channels, name)
     check_contrast(array, name)
-
-
-def _read_h5(path: Path) -> NDArray[np.float32]:
-    with open_hdf5(path) as file:
-        return read_volume(file, "image").astype(np.float32, copy=False)

@@ -29,7 +29,10 @@ _FINEST = 1.0  # mm: the model was trained on voxels of about 1 to 2 mm
 _WINDOW = {2: 256, 3: 160}  # voxels per axis around the clicks that the model sees, by axes
 _LONGEST = 256  # pixels of the longer side above which a picture is shrunk
 
+_REVERSED = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0)  # directions of axes (z, y, x)
+
 Point = Sequence[int]
+Axes = Literal["xyz", "zyx"]
 Source = NDArray[Any] | SimpleITK.Image | str | Path | tuple[str | Path, ...]
 Box = tuple[slice, ...]
 
@@ -50,6 +53,8 @@ class ClickableScan:
             run.
         window: lower and upper end in HU for ct.
         spacing: mm per axis of an array; ``None``: 1 mm.
+        axes: order of the axes of an array. xyz: to the left, the posterior and the superior; zyx:
+            the reverse, as SimpleITK's arrays have it.
         series: choice of a DICOM series, of a folder with several.
         device: on which it computes; auto: a GPU if there is one.
 
@@ -65,10 +70,11 @@ class ClickableScan:
         modality: Literal["mr", "ct"] = "mr",
         window: tuple[float, float] = (-160.0, 240.0),
         spacing: Sequence[float] | None = None,
+        axes: Axes = "xyz",
         series: str = "",
         device: str = "auto",
     ) -> None:
-        array, self.geometry = _read(scan, spacing, series)
+        array, self.geometry = _read(scan, spacing, series, axes)
         self._device = check_device(device)
         self._model, recipe, self._value = _model(run, len(array), self.geometry, modality, window)
         if len(array) != len(recipe.modalities):
@@ -84,6 +90,15 @@ class ClickableScan:
     def shape(self) -> tuple[int, ...]:
         """Voxels per axis of the file."""
         return self._placement.shape
+
+    def check(self, *points: Point) -> None:
+        """Refuse points that are not voxels of the scan.
+
+        Raises:
+            InputError: a point is outside.
+        """
+        for point in points:
+            _inside(self._placement, point)
 
     def segment(
         self,
@@ -174,7 +189,7 @@ def click(
 
 
 def _read(
-    scan: Source, spacing: Sequence[float] | None, series: str
+    scan: Source, spacing: Sequence[float] | None, series: str, order: Axes
 ) -> tuple[NDArray[np.float32], Geometry]:
     """Return a scan ``(C, *S)`` of two or three axes and its geometry."""
     if isinstance(scan, str | Path | tuple):
@@ -187,7 +202,9 @@ def _read(
         array, geometry = from_itk(scan)
     else:
         array = np.asarray(scan, np.float32)
-        geometry = Geometry(tuple(map(float, spacing or (1.0,) * min(array.ndim, 3))))
+        given = tuple(map(float, spacing or (1.0,) * min(array.ndim, 3)))
+        turned = order == "zyx" and len(given) == 3
+        geometry = Geometry(given, direction=_REVERSED if turned else None)
     axes = len(geometry.spacing)
     if axes not in _WINDOW or array.ndim - axes not in (0, 1):
         raise InputError(
@@ -234,8 +251,8 @@ def _inside(placement: Placement, point: Point) -> tuple[int, ...]:
     within = len(point) == len(placement.shape) and all(
         0 <= at < n for at, n in zip(point, placement.shape, strict=True)
     )
-    voxel = placement.voxel(point) if within else ()
-    if not within or not all(0 <= at < n for at, n in zip(voxel, placement.size, strict=True)):
+    voxel = placement.voxel(point) if within else None
+    if voxel is None:
         size = " x ".join(map(str, placement.shape))
         raise InputError(
             f"a click must be a voxel of the scan ({size}, counted from 0), got "

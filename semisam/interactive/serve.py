@@ -115,6 +115,7 @@ class Dialogue:
         """
         if self.scan is None:
             raise Refused(400, "an image must come before a prompt")
+        self.scan.check(*prompts.points, *prompts.negative, *(prompts.box or ()))
         last = self.prompts, self.shown
         self.prompts, self.shown = prompts, last[1] if shown is None else shown
         try:

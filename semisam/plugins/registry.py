@@ -366,7 +366,9 @@ def check_keywords(
         if option in known:
             try:
                 checked[option] = _options.coerce(value, known[option])
-                if isinstance(checked[option], float) and not math.isfinite(checked[option]):
+                taken = checked[option]
+                numbers = taken if isinstance(taken, tuple) else (taken,)
+                if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
                     faults.append(f"option {option} must be finite, got {value!r}")
             except ValueError as error:
                 faults.append(str(error))

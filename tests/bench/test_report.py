@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.grid import Axes
-from semisam.bench.report import choice, facts, page
+from semisam.bench.report import choice, facts, page, scores
 from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
 from semisam.bench.report.curves import smoothed, window_of
 from semisam.bench.report.runs import read_bench, read_log
@@ -36,6 +36,18 @@ from semisam.run.execute import execute
 from semisam.run.folder import list_runs
 from semisam.run.resolve import make_settings
 from semisam.training.checkpoint import save_tensors
+
+
+def test_the_bar_of_a_single_run_draws_patients_with_all_their_scans():
+    cases = pd.DataFrame({"run": "one", "case": [f"{n}" for n in range(40)]})
+    cases["patient"] = [f"p{n // 10}" for n in range(40)]
+    cases["dice"] = [(0.6, 0.7, 0.8, 0.9)[n // 10] for n in range(40)]
+    row = SimpleNamespace(figures={"dice_sd": np.nan}, runs=pd.DataFrame({"run": ["one"]}))
+    below, above, kind = scores._spread(SimpleNamespace(cases=cases), row)
+    cases["patient"] = cases["case"]
+    narrow, _, _ = scores._spread(SimpleNamespace(cases=cases), row)
+    assert kind == "cases" and below > 2 * narrow and above > 2 * narrow
+
 
 HOSTILE = "<script>alert('$x_{')</script>"
 CITED = "https://arxiv.org/abs/2312.06316"

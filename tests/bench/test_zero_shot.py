@@ -10,8 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from semisam.backends.geodesic import Geodesic
 from semisam.bench import zero_shot
 from semisam.cli.main import main
+from semisam.core.errors import InputError
+from semisam.data.datasets.phantom import Phantom
+from semisam.data.loading.store import VolumeStore
 
 
 class Perfect:
@@ -191,11 +195,14 @@ def test_the_table_has_a_row_per_number_of_clicks_and_says_who_made_them(tmp_pat
     assert table["dice"][1] == pytest.approx(want, rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_clicks():
-    from semisam.backends.geodesic import Geodesic
-    from semisam.data.datasets.phantom import Phantom
-    from semisam.data.loading.store import VolumeStore
+def test_without_a_test_case_it_is_one_sentence():
+    dataset = Phantom(cases=1, test_cases=0, size=32)
+    store = VolumeStore(dataset, labeled=[], unlabeled=[], test=[])
+    with pytest.raises(InputError, match="the test cases must be at least one"):
+        zero_shot.run({"geodesic": Geodesic()}, store, [1], [0])
 
+
+def test_the_same_seed_gives_the_same_clicks():
     frames = []
     for _ in range(2):
         dataset = Phantom(cases=1, test_cases=2, size=32)

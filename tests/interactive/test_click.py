@@ -19,6 +19,7 @@ from semisam.data.datasets.phantom import SPACING, make_case
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Recipe
 from semisam.interactive import click as clicks
+from semisam.interactive.click import ClickableScan
 from semisam.run.execute import execute
 
 
@@ -106,6 +107,19 @@ def test_the_model_sees_a_window_around_the_clicks(case, monkeypatch):
     found = semisam.click(image, [point], device="cpu").on_image[1]
     seen = np.argwhere(found > 0)
     assert (seen.max(0) - seen.min(0) < 24).all() and found[point] > 0.5
+
+
+def test_the_axes_of_an_array_decide_which_spacing_is_whose(case, monkeypatch):
+    """As viewers hold it, the third axis of a scan comes first."""
+    image, _, _ = case
+    recipe = Recipe((1.25, 1.25, 2.5), ("mr",), crop="none")
+    monkeypatch.setattr(clicks, "_model", lambda *about: (None, recipe, 1))
+    straight = ClickableScan(image, spacing=(1.25, 1.25, 1.25))
+    turned = ClickableScan(image.T, spacing=(1.25, 1.25, 1.25), axes="zyx")
+    assert turned.shape == image.shape[::-1]
+    assert np.allclose(turned._image, straight._image, atol=1e-5)
+    wrong = ClickableScan(image.T, spacing=(1.25, 1.25, 1.25))
+    assert wrong._image.shape != straight._image.shape
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import semisam
 from semisam.cli.main import main
+from semisam.core.errors import InputError
 from semisam.data.datasets.phantom import SPACING, make_case
 from semisam.interactive import serve
 from semisam.interactive.click import ClickableScan
@@ -147,6 +148,18 @@ def test_a_refused_prompt_leaves_the_prompts_as_they_were(client, case):
         client.add_point_interaction((99, 0, 0), True)
     client.add_point_interaction(case[2], True)
     assert client.undo() and np.array_equal(client.target_buffer, shown)
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_a_prompt_outside_is_refused_before_and_without_a_prediction(case, run):
+    service = Service(lambda image, spacing: None, 1 << 20)
+    lease = service.call("/claim", "", {}, b"")[0]["lease_token"]
+    service._dialogues[lease].open(ClickableScan(case[0], device="cpu"))
+    outside = {"coordinates": (99, 0, 0), "run_prediction": run}
+    with pytest.raises(InputError, match="must be a voxel of the scan"):
+        service.call("/add_point_interaction", lease, outside, b"")
+    service.call("/add_point_interaction", lease, {"coordinates": case[2]}, b"")
+    assert service._dialogues[lease].prompts.points == (case[2],)
 
 
 def test_any_number_of_prompts_keeps_a_bounded_history(case):

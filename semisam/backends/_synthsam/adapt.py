@@ -15,7 +15,7 @@ from semisam.core.ema import move_average
 from semisam.core.optimizers import AdamW
 from semisam.core.schedules import rise_and_fall
 from semisam.core.seeding import derive_seed
-from semisam.core.types import Clock
+from semisam.core.types import IGNORE, Clock
 from semisam.core.views import strong_view
 from semisam.core.warping import draw_places, sample
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
@@ -51,7 +51,7 @@ def organs_of(cases: Sequence[tuple[Tensor, Tensor]]) -> list[Organ]:
         Organ(image, label == k, np.flatnonzero((label == k).numpy()))
         for image, label in cases
         for k in torch.unique(label).tolist()
-        if k
+        if k not in (0, IGNORE)
     ]
 
 

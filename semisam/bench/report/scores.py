@@ -23,7 +23,7 @@ from semisam.bench.report.style import (
     new_figure,
 )
 from semisam.bench.report.style import shortened as short
-from semisam.bench.results import paired
+from semisam.bench.results import paired, patients_by_case
 from semisam.bench.statistics import ALPHA, bootstrap_interval
 
 Floats = NDArray[np.float64]
@@ -106,10 +106,11 @@ def _spread(bench: Bench, row: Row) -> tuple[float, float, str]:
     """Return the lengths of a row's bar below and above its mark, and the kind of bar."""
     if not math.isnan(row.figures["dice_sd"]):
         return float(row.figures["dice_sd"]), float(row.figures["dice_sd"]), "runs"
-    values: Floats = np.asarray(case_scores(bench, row), dtype=np.float64)
+    scores = case_scores(bench, row)
+    values: Floats = np.asarray(scores, dtype=np.float64)
     if len(values) < 2:
         return 0.0, 0.0, "none"
-    low, high = bootstrap_interval(values)
+    low, high = bootstrap_interval(values, patients=patients_by_case(bench.cases, scores.index))
     return float(values.mean() - low), float(high - values.mean()), "cases"
 
 

@@ -103,8 +103,10 @@ class ImageFolder(ScanFolder):
         modality = layout.modalities[0]
         return replace(layout, modalities=(modality,) * channels, values=values)
 
-    def _recipe(self, usual: Recipe) -> Recipe:
-        return replace(usual, spacing=None, longest=self._longest)
+    @classmethod
+    def recipe_from(cls, usual: Recipe, longest: int | None) -> Recipe:
+        """Return the preprocessing of pictures, whose pixels have no size."""
+        return replace(usual, spacing=None, longest=longest)
 
 
 def _has_colours(path: Path) -> bool:

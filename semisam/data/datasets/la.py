@@ -14,7 +14,7 @@ from semisam.data.datasets.canvas import check_canvas, on_canvas
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
 from semisam.data.datasets.splits import read_list
 from semisam.data.images.files import Geometry
-from semisam.data.images.hdf5 import find_volume, has_volume, open_hdf5, read_volume
+from semisam.data.images.hdf5 import find_volume, has_volume, open_hdf5, read_volume, stated_spacing
 
 FILE_NAME = "mri_norm2.h5"
 PUBLISHED_SPACING = 0.625
@@ -80,15 +80,14 @@ class LeftAtrium(Dataset):
     def image(self, case: str) -> Image:
         """Read the ``image`` of one file, ``(1, W, H, D)``, but not its ``label``."""
         with open_hdf5(self._file(case)) as file:
-            node = find_volume(file, "image")
-            array = node[()].astype(np.float32, copy=False)
-            given = file.attrs.get("spacing", node.attrs.get("spacing"))
+            array = read_volume(file, "image").astype(np.float32, copy=False)
+            given = stated_spacing(file)
         if array.ndim != 3:
             raise InputError(
                 f"{self.source(case)}: 'image' must be a volume (W, H, D), got shape "
                 f"{array.shape}. Write the file again."
             )
-        spacing = self._spacing(given, array.shape[2], self.source(case))
+        spacing = given or self._spacing(array.shape[2])
         placed = on_canvas(array[None], case, self.canvas)
         return Image(placed, Geometry(spacing=spacing), has_geometry=False)
 
@@ -122,20 +121,10 @@ class LeftAtrium(Dataset):
             return {}  # the check of the volumes reports the fault
         return {"patch": (64, 64, 48), "iterations": 1000} if depth == HALF_DEPTH else {}
 
-    def _spacing(self, given: Any, depth: int, source: str) -> tuple[float, ...]:
-        if given is None:
-            by_depth = 2 * PUBLISHED_SPACING if depth == HALF_DEPTH else PUBLISHED_SPACING
-            return (by_depth if self.spacing is None else self.spacing,) * 3
-        try:
-            values = tuple(float(v) for v in np.ravel(given))
-        except (TypeError, ValueError):
-            values = ()
-        if len(values) not in (1, 3) or not all(math.isfinite(v) and v > 0 for v in values):
-            raise InputError(
-                f"{source}: the attribute 'spacing' must be one or three positive numbers of mm, "
-                f"got {given}. Correct or remove it."
-            )
-        return values if len(values) == 3 else values * 3
+    def _spacing(self, depth: int) -> tuple[float, ...]:
+        """Return the spacing of a file that states none."""
+        by_depth = 2 * PUBLISHED_SPACING if depth == HALF_DEPTH else PUBLISHED_SPACING
+        return (by_depth if self.spacing is None else self.spacing,) * 3
 
 
 def _read_split(path: Path) -> Split:

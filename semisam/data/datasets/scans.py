@@ -168,6 +168,7 @@ class ScanDataset(Dataset):
     recipe: Recipe
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options below that a subclass sets and does not offer."""
+    _longest: int | None = None
     aligned_labels: bool = True
     """True if a label's file has a valid geometry; otherwise its image's geometry is used."""
 
@@ -221,8 +222,8 @@ class ScanDataset(Dataset):
         self.num_classes = len(layout.classes)
         self.channels = len(layout.modalities)
         grids = grids_of((layout.cases[case].images[0] for case in self._split.train), series)
-        self.recipe = self._recipe(
-            recipe_of(layout, common_spacing(spacing, grids), modality, window, crop)
+        self.recipe = self.recipe_from(
+            recipe_of(layout, common_spacing(spacing, grids), modality, window, crop), self._longest
         )
         self.channel_names = layout.channels or self.recipe.modalities
         self.suggested = {"patch": fitting_patch(grids, self.recipe)}
@@ -241,8 +242,14 @@ class ScanDataset(Dataset):
             InputError: the folder does not have this layout.
         """
 
-    def _recipe(self, usual: Recipe) -> Recipe:
-        """Return the preprocessing; a subclass may change the usual one."""
+    @classmethod
+    def recipe_from(cls, usual: Recipe, longest: int | None) -> Recipe:
+        """Return the preprocessing; a subclass may change the usual one.
+
+        Args:
+            usual: that of scan files.
+            longest: the option of this name, of a dataset that has it.
+        """
         return usual
 
     def split(self) -> Split:

@@ -122,11 +122,12 @@ def _files(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
         entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     except OSError:
         return
-    failed = 0
+    failed, found = 0, False
     for entry in entries:
-        if entry.is_file() and entry.name.upper() != "DICOMDIR" and failed < _LOOKED_AT:
+        looks = found or failed < _LOOKED_AT
+        if looks and entry.is_file() and entry.name.upper() != "DICOMDIR":
             if is_dicom(entry):
-                failed = 0
+                found = True
                 yield entry
             else:
                 failed += 1

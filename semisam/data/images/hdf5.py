@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,3 +99,24 @@ def read_volume(file: h5py.File, key: str) -> NDArray[Any]:
     """Read a dataset that `find_volume` accepts."""
     array: NDArray[Any] = find_volume(file, key)[()]
     return array
+
+
+def stated_spacing(file: h5py.File) -> tuple[float, float, float] | None:
+    """Return the mm per axis that the attribute ``spacing`` of a file or its image states.
+
+    Raises:
+        InputError: they are not one or three positive numbers.
+    """
+    given = file.attrs.get("spacing", find_volume(file, "image").attrs.get("spacing"))
+    if given is None:
+        return None
+    try:
+        values = tuple(float(v) for v in np.ravel(given))
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) not in (1, 3) or not all(math.isfinite(v) and v > 0 for v in values):
+        raise InputError(
+            f"{file.filename}: the attribute 'spacing' must be one or three positive numbers of "
+            f"mm, got {given}. Correct or remove it."
+        )
+    return (values[0], values[len(values) // 2], values[-1])

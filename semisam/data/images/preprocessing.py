@@ -64,6 +64,11 @@ class Placement:
         """Spacing in mm per axis after orienting, before resampling."""
         return tuple(self.geometry.spacing[axis] for axis in self.axes)
 
+    @property
+    def resampled(self) -> bool:
+        """Whether the image has another spacing than its file. Image, label and mask follow it."""
+        return self.spacing != self.oriented_spacing
+
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map a label ``(*S)`` of the file onto the image's grid.
 
@@ -77,17 +82,20 @@ class Placement:
                 "the label must be inside the crop to the image's foreground, got labeled voxels "
                 "outside it. Set the dataset's option crop to none."
             )
-        if self._own == self.size:
+        if not self.resampled:
             return np.ascontiguousarray(cut)
         return resample_label(cut, self.oriented_spacing, self.spacing, self.size)
 
-    def voxel(self, index: Sequence[int]) -> tuple[int, ...]:
-        """Return the image's voxel nearest to a voxel of the file; it may be outside the image."""
-        parts = zip(self.axes, self.flips, self.box, self.spacing, strict=True)
+    def voxel(self, index: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the image's voxel nearest to a voxel of the file; ``None`` outside the crop."""
+        parts = zip(self.axes, self.flips, self.box, self.spacing, self.size, strict=True)
         found = []
-        for axis, flip, (start, _), spacing in parts:
+        for axis, flip, (start, stop), spacing, size in parts:
             at = self.shape[axis] - 1 - index[axis] if flip else index[axis]
-            found.append(int((at - start + 0.5) * self.geometry.spacing[axis] / spacing))
+            if not start <= at < stop:
+                return None
+            place = int((at - start + 0.5) * self.geometry.spacing[axis] / spacing)
+            found.append(min(place, size - 1))  # the size of the image was rounded down
         return tuple(found)
 
     def classes(self, probs: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -105,7 +113,7 @@ class Placement:
         oriented = np.zeros(self._oriented_shape, np.uint8)
         oriented[self._crop] = (
             probs.argmax(0)
-            if self._own == self.size
+            if not self.resampled
             else resample_classes(probs, self.spacing, self.oriented_spacing, self._own)
         )
         return self._unoriented(oriented)
@@ -117,7 +125,7 @@ class Placement:
         for row, channel in zip(oriented, probs, strict=True):
             row[self._crop] = (
                 channel
-                if self._own == self.size
+                if not self.resampled
                 else resample(channel, self.spacing, self.oriented_spacing, self._own)
             )
         return self._unoriented(oriented, leading=1)
@@ -196,7 +204,7 @@ class Recipe:
         oriented = _oriented(array, placement.axes, placement.flips, leading=1)
         cut = oriented[(slice(None), *(slice(a, b) for a, b in placement.box))]
         own, spacing = placement.oriented_spacing, placement.spacing
-        if spacing != own:
+        if placement.resampled:
             cut = self._smoothed(cut, placement)
             cut = np.stack([resample(c, own, spacing, placement.size) for c in cut])
         image = np.empty(cut.shape, np.float32)
@@ -383,6 +391,8 @@ def _count_labeled(label: NDArray[np.uint8]) -> int:
 
 def _otsu(channel: NDArray[np.float32]) -> float:
     """Return Otsu's threshold, which maximises the variance between the two classes."""
+    if not channel.size or channel.min() == channel.max():
+        return float(channel.max(initial=0.0))  # nothing is brighter
     counts, edges = np.histogram(channel, bins=_BINS)
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
@@ -392,4 +402,4 @@ def _otsu(channel: NDArray[np.float32]) -> float:
         apart = total / below - (total[-1] - total) / above
         between = below.astype(float) * above * apart**2
     # The upper end of the bin, because its values count as dark.
-    return float(edges[int(np.nanargmax(between)) + 1]) if channel.size else 0.0
+    return float(edges[int(np.nanargmax(between)) + 1])

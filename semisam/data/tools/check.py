@@ -113,7 +113,7 @@ class _Rules:
         aligned: True if a label has a geometry of its own.
         empty: True if a label may be without foreground.
         values: classes of a label's values.
-        recipe: preprocessing at each scan's own spacing.
+        recipe: preprocessing, as for the training.
         series: choice of a DICOM series.
         images: first image of every case.
         named: files with a fault that their names show.
@@ -162,12 +162,15 @@ def _of_scans(
         kind.aligned_labels,
         kind.empty_labels,
         label_values(kind.name, layout, given["labels"], given["ignore"]),
-        recipe_of(
-            layout,
-            _training_spacing(layout, split, given),
-            given["modality"],
-            tuple(given["window"]),
-            given["crop"],
+        kind.recipe_from(
+            recipe_of(
+                layout,
+                _training_spacing(layout, split, given),
+                given["modality"],
+                tuple(given["window"]),
+                given["crop"],
+            ),
+            given.get("longest") or None,
         ),
         given["series"],
         layout.first_images(),

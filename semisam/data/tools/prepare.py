@@ -69,6 +69,7 @@ def _prepare(
 ) -> Path:
     identity = _identity(dataset, options)
     write_json(folder / UNFINISHED, identity)
+    (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier preparation
     split = dataset.split()
     cases = split.cases
     for leftover in (folder / VOLUMES).glob(".*.tmp"):  # of a killed process

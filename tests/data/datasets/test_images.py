@@ -53,6 +53,19 @@ def test_large_pictures_are_shrunk_and_scored_at_their_own_size(tmp_path):
     assert data.suggested["patch"] == (16, 16)
 
 
+def test_the_check_shrinks_pictures_as_the_training_does(tmp_path):
+    """A target of a pixel is lost there, which is told before."""
+    write_pictures(tmp_path)
+    for n in range(5):
+        label = np.zeros(picture(n)[1].shape, np.uint8)
+        label[9, 9] = 255
+        save(tmp_path / "masks" / f"p{n // 2}_{n}.png", label)
+    assert not ImageFolder(tmp_path, longest=10).label("p0_0").any()
+    for longest, said in ((0, False), (10, True)):
+        found = check_folder(tmp_path, "images", {"longest": longest}).cases
+        assert any(case.lost for case in found if case.case == "p0_0") is said
+
+
 def test_class_numbers_and_patients(tmp_path):
     write_pictures(tmp_path, value=1)
     data = ImageFolder(tmp_path, groups=r"^(p\d)")

@@ -11,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.survey import grids_of
+from semisam.data.images import dicom
 from semisam.data.images.dicom import is_series, read_stack
 from semisam.data.images.files import read_image
 from semisam.data.images.headers import read_header
@@ -106,6 +107,14 @@ def test_files_are_found_in_folders_of_their_own_among_others(tmp_path):
     array, _ = read_image(tmp_path / "a")
     assert array.shape == (COLUMNS, ROWS, 7)
     assert not is_series(tmp_path / "a" / "study" / "empty")
+
+
+def test_any_number_of_other_files_between_slices_hides_none(tmp_path):
+    for k in range(4):
+        write_slice(tmp_path / "a" / f"{'a' if k < 2 else 'z'}{k}.dcm", k, (0, 0, k))
+    for n in range(dicom._LOOKED_AT + 20):
+        (tmp_path / "a" / f"m{n}.json").write_text("{}")
+    assert read_image(tmp_path / "a")[0].shape[2] == 4
 
 
 def test_a_report_is_no_slice(tmp_path):

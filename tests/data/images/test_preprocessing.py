@@ -114,6 +114,42 @@ def test_an_image_of_one_value_does_not_become_nan():
 PLAIN = Geometry((1.0, 1.0, 1.0))
 
 
+def test_image_and_label_are_resampled_both_or_neither():
+    """Spacings that differ too little for another size still move the far edge."""
+    label = np.zeros((100, 4, 4), np.uint8)
+    label[97:99] = 1
+    image, _, placement = Recipe((1.0049, 1.0, 1.0), ("none",), crop="none").apply(
+        label[None].astype(np.float32), Geometry((1.0, 1.0, 1.0))
+    )
+    assert placement.resampled and placement.size == label.shape
+    assert np.array_equal(placement.label(label), image[0] > 0.5)
+    same = AS_IT_IS.apply(image, Geometry((1.0, 1.0, 1.0)))[2]
+    assert not same.resampled and np.array_equal(same.label(label), label)
+
+
+def test_a_channel_without_contrast_does_not_decide_the_crop():
+    array = np.zeros((2, 8, 8, 8), np.float32)
+    array[0, 2:6, 3:5, 1:4] = 100
+    array[1] = 7
+    placement = Recipe(None, ("mr", "mr"), crop="body").place(array, Geometry((1.0, 1.0, 1.0)))
+    assert placement.box == ((2, 6), (3, 5), (1, 4))
+
+
+def test_each_voxel_of_a_crop_has_a_voxel_of_the_image():
+    """Also the last one, where the size of the image was rounded down."""
+    array = np.zeros((1, 12, 14, 8), np.float32)
+    array[0, :, 3:10] = 1
+    recipe = Recipe((1.0, 1.0, 1.0), ("mr",))
+    for direction in (None, (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)):
+        placement = recipe.place(array, Geometry((0.7, 0.7, 0.7), None, direction))
+        voxels = [placement.voxel((11, at, 7)) for at in range(14)]
+        assert [voxel is None for voxel in voxels] == [not 3 <= at < 10 for at in range(14)]
+        inside = [voxel for voxel in voxels if voxel is not None]
+        assert all(
+            0 <= v < n for voxel in inside for v, n in zip(voxel, placement.size, strict=True)
+        )
+
+
 def test_crops_follow_the_image():
     array = np.full((1, 12, 12, 12), 10.0, np.float32)
     array[0, 3:9, 3:9, 3:9] = 100.0

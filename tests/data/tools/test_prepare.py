@@ -117,6 +117,23 @@ def test_deterministic_and_resumed(source, ready, tmp_path, monkeypatch):
     assert sum(now[name] == at for name, at in done.items()) >= 2
 
 
+def test_a_second_preparation_that_stops_is_unfinished(source, ready, monkeypatch):
+    """The manifest of the first one would tell of other files."""
+
+    def stop(self, case):
+        raise KeyboardInterrupt
+
+    write(source / "labelsTr" / "case_001.nii.gz", scan(7)[1], (1.0, 1.0, 2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Decathlon, "image", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(Decathlon(source), {}, ready)
+    with pytest.raises(InputError, match="an unfinished one"):
+        Prepared(ready)
+    prepare(Decathlon(source), {}, ready)
+    assert np.array_equal(Prepared(ready).label("case_001"), Decathlon(source).label("case_001"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_killed_in_the_middle_and_started_again_the_files_are_the_same(tmp_path):
     source = write_msd(tmp_path / "scans", cases=40)
