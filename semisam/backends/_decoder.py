@@ -49,14 +49,9 @@ def organs_in(cases: Sequence[Case]) -> list[tuple[Tensor, Bools]]:
         for k in torch.unique(label).tolist()
         if k not in (0, IGNORE)
     ]
-    check_foreground(found)
-    return found
-
-
-def check_foreground(organs: Sequence[object]) -> None:
-    """Refuse to adapt a model to no organ at all."""
-    if not organs:
+    if not found:
         raise InputError("cases for --sam-adapt must have foreground, got none. Use --sam-adapt 0.")
+    return found
 
 
 def adapt_decoder(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from semisam.backends._decoder import check_foreground
 from semisam.backends._seeds import check_prompt, clicks
 from semisam.backends._synthsam.adapt import adapt, organs_of
 from semisam.backends._synthsam.prompts import Guide, Marks, make_guide
@@ -107,7 +106,6 @@ class SynthSAM:
         """
         scans = [(_standard(image.float()).mean(0), label) for image, label in cases]
         organs = organs_of(scans)
-        check_foreground(organs)
         axes = scans[0][0].ndim
         with torch.random.fork_rng(devices=[]):
             net = SynthSAMNet(axes)

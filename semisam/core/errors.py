@@ -37,3 +37,8 @@ class SemisamWarning(UserWarning):
 def first_few(names: Sequence[str], most: int = 3) -> str:
     """Return the first names of a list for a message, with dots for the others."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text for a message, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
+from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning, first_line
 from semisam.core.files import replace_file, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, CHECKPOINT, LOG, PREVIOUS, STEP
 from semisam.core.logger import Logger
@@ -68,7 +68,7 @@ def load_tensors(path: Path) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports a damaged file in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"{path}: the file must be as it was written, got a damaged one ({reason}). Restore "
             "it, or train again."

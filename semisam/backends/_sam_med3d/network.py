@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from semisam.backends._sam_med3d.decoder import MaskDecoder
 from semisam.backends._sam_med3d.encoder import ImageEncoder
 from semisam.backends._sam_med3d.prompts import PromptEncoder
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_line
 
 # Published checkpoints hold not only tensors but the trainer's settings and its schedule.
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -170,7 +170,7 @@ def load_published(path: Path) -> SamMed3DNet:
     except Exception as error:  # a hostile or broken file fails in many ways
         raise InputError(
             f"{path}: the checkpoint must hold only tensors, got a file that torch.load refuses "
-            f"with weights_only ({_first_line(error)}). It may be truncated or unsafe: download it "
+            f"with weights_only ({first_line(error)}). It may be truncated or unsafe: download it "
             "again."
         ) from error
     if isinstance(found, dict) and isinstance(found.get("model_state_dict"), dict):
@@ -186,7 +186,3 @@ def load_published(path: Path) -> SamMed3DNet:
         return from_published(found)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semisam.backends._decoder import organs_in
 from semisam.backends._synthsam.session import Session, encode, hold_dialogues
 from semisam.core.ema import move_average
 from semisam.core.optimizers import AdamW
 from semisam.core.schedules import rise_and_fall
 from semisam.core.seeding import derive_seed
-from semisam.core.types import IGNORE, Clock
+from semisam.core.types import Clock
 from semisam.core.views import strong_view
 from semisam.core.warping import draw_places, sample
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
@@ -46,12 +47,14 @@ class Organ(NamedTuple):
 
 
 def organs_of(cases: Sequence[tuple[Tensor, Tensor]]) -> list[Organ]:
-    """Return the organs of images ``(*S)`` with their labels ``(*S)`` of classes."""
+    """Return the organs of images ``(*S)`` with their labels ``(*S)`` of classes.
+
+    Raises:
+        InputError: no case has a voxel of a class.
+    """
     return [
-        Organ(image, label == k, np.flatnonzero((label == k).numpy()))
-        for image, label in cases
-        for k in torch.unique(label).tolist()
-        if k not in (0, IGNORE)
+        Organ(image, torch.from_numpy(mask), np.flatnonzero(mask))
+        for image, mask in organs_in(cases)
     ]
 
 

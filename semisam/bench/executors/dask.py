@@ -30,7 +30,7 @@ from semisam.bench.executors.runs import (
 )
 from semisam.bench.grid import Run
 from semisam.bench.worker import BUSY, INTERRUPTED
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_line
 from semisam.run.lock import wait_idle
 
 _PROTOCOLS = {"tcp", "tls", "ucx", "ws", "wss"}
@@ -271,8 +271,7 @@ def _connect(where: Any) -> Any:
     try:
         return Client(where, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"--scheduler must be the address of a running Dask scheduler, got {where} "
-            f"({said[0]}). Give for example tcp://host:8786, where `dask scheduler` runs."
+            f"({first_line(error)}). Give for example tcp://host:8786, where `dask scheduler` runs."
         ) from None

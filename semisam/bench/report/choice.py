@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.results import paired
-from semisam.core.errors import InputError, SemisamError
+from semisam.core.errors import InputError, SemisamError, first_line
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.labels import LabelValues
@@ -219,7 +219,7 @@ class Predictor:
         try:
             image, drawn = dataset.image(case), dataset.drawn_label(case)
         except (SemisamError, KeyError, ValueError, OSError) as error:
-            raise InputError(f"{case} can no longer be read: {_line(error)}") from None
+            raise InputError(f"{case} can no longer be read: {first_line(error)}") from None
         size = image.placement.shape if image.placement else image.array.shape[1:]
         if drawn.shape != size:
             raise InputError(_other_size(case))
@@ -260,7 +260,7 @@ class Predictor:
             try:
                 self._datasets[key] = open_dataset(settings)
             except SemisamError as error:
-                raise InputError(f"the scans can no longer be read: {_line(error)}") from None
+                raise InputError(f"the scans can no longer be read: {first_line(error)}") from None
         return self._datasets[key]
 
     def _mask(self, folder: RunFolder, case: str, image: Image) -> tuple[Labels, str]:
@@ -270,7 +270,7 @@ class Predictor:
             try:
                 mask = _classes(read_values(path)[0], self._dataset(folder), path.name)
             except (SemisamError, ValueError, OSError) as error:
-                raise InputError(f"{path.name} cannot be read: {_line(error)}") from None
+                raise InputError(f"{path.name} cannot be read: {first_line(error)}") from None
             return mask, "saved"
         if (folder.run, case) not in self._computed:
             self._computed[folder.run, case] = self._predict(folder, image)
@@ -285,7 +285,7 @@ class Predictor:
             except InputError:
                 raise
             except SemisamError as error:  # its plugin is missing
-                message = f"the model of {folder.path.name} cannot be used: {_line(error)}"
+                message = f"the model of {folder.path.name} cannot be used: {first_line(error)}"
                 raise InputError(message) from None
             self._models[folder.run] = model
         model = self._models[folder.run]
@@ -327,7 +327,3 @@ def dice(mask: Labels, truth: Labels, classes: int) -> float:
 def recorded(bench: Bench, shown: Shown) -> Sequence[float]:
     """Return the Dice that the runs recorded for a case, in percent."""
     return [100.0 * float(_dice(bench, run)[shown.case]) for run in shown.runs]
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

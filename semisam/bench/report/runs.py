@@ -23,7 +23,7 @@ from semisam.bench.results import (
 )
 from semisam.bench.sections import Section, method_name, sections
 from semisam.bench.tables import paper_rows
-from semisam.core.errors import InputError, PluginError
+from semisam.core.errors import InputError, PluginError, first_line
 from semisam.core.layout import CASES, LOG
 from semisam.run.folder import RunFolder, list_runs
 from semisam.run.model import trains_network
@@ -142,7 +142,7 @@ def read_bench(folder: Path) -> Bench:
             frames.append(_scores(run) if run.state == "done" else pd.DataFrame())
             runs.append(run)
         except Exception as error:  # a damaged file raises many kinds of error
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             detail = f"its results cannot be read: {reason}"
             runs.append(dataclasses.replace(run, state="damaged", detail=detail, result=None))
     results = collect(run for run in runs if run.state == "done")

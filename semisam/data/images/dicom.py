@@ -20,7 +20,7 @@ import SimpleITK
 from numpy.typing import NDArray
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_line
 from semisam.data.images.stacks import APART, PARALLEL, Slice, Stack, count_of, stack_of
 
 sitk: Any = SimpleITK  # its functions carry no types
@@ -144,7 +144,7 @@ def _readable(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # a damaged header may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"a DICOM file must have a readable header, got {path} ({reason}). Copy it again, or "
             "remove it from the folder."

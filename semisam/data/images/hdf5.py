@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_line
 
 _INFLATION = 1100  # deflate expands a byte to at most 1032 bytes
 _LARGEST_VALUE = 16  # bytes
@@ -37,7 +37,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except InputError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"{path}: the file must be a complete HDF5 file, got '{reason}'. It may be truncated: "
             "copy it again."

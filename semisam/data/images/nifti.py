@@ -21,7 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_line
 
 nib: Any = nibabel  # its functions carry no types
 # It prints every field that it corrects. What matters is checked here, and said in one sentence.
@@ -123,7 +123,7 @@ def read_nifti(path: Path, header: NiftiHeader) -> NDArray[np.float32]:
     except _DAMAGED as error:
         raise InputError(
             f"the file must be complete, got {path}, which ends before its last voxel or is "
-            f"damaged ({_line(error)}). Copy or download it again."
+            f"damaged ({first_line(error)}). Copy or download it again."
         ) from error
     if header.components > 1:
         voxels = np.moveaxis(voxels.reshape(*header.size, header.components), -1, 0)
@@ -178,8 +178,8 @@ def _opened(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged header may raise anything
         raise InputError(
-            f"the image must be readable, got {path}, which nibabel refuses ({_line(error)}). It "
-            "may be truncated or damaged: copy it again."
+            f"the image must be readable, got {path}, which nibabel refuses "
+            f"({first_line(error)}). It may be truncated or damaged: copy it again."
         ) from error
 
 
@@ -248,7 +248,3 @@ def _corners(size: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the corners of a grid as homogeneous columns ``(4, n)``."""
     whole = (*size[:3], 1)[:3]
     return np.array([(*c, 1.0) for c in itertools.product(*((0, n - 1) for n in whole))]).T
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_line
 from semisam.core.files import replace_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -151,7 +151,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except _FAILURES as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"the image must be readable, got {path}, which Pillow refuses ({reason}). It may be "
             "truncated or damaged: copy it again, or convert it to PNG."

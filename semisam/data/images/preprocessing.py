@@ -66,7 +66,7 @@ class Placement:
 
     @property
     def resampled(self) -> bool:
-        """Whether the image has another spacing than its file. Image, label and mask follow it."""
+        """True if the image has another spacing than its file: image, label and mask follow it."""
         return self.spacing != self.oriented_spacing
 
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
