@@ -1046,7 +1046,7 @@ WRONG_PROMPTERS = [
     (GlobalRng, "test_draws_from_its_generator_alone"),
     (NumpyRng, "test_draws_from_its_generator_alone"),
     (AsksAnyway, "test_nothing_on_an_empty_proposal"),
-    (NeverAsks, "test_asks_on_a_sure_proposal"),
+    (NeverAsks, "test_makes_a_prompt_for_a_sure_proposal"),
     (Reversed, "test_prompts_are_valid"),
     (NoLabels, "test_prompts_are_valid"),
     (ClosedBox, "test_prompts_are_valid"),

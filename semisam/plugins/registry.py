@@ -276,7 +276,7 @@ def resolve_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[st
     Raises:
         PluginError: as `check_options`.
     """
-    return resolve_keywords(load(kind, name), f"{kind} {name!r}", options, kind)
+    return resolve_keywords(load(kind, name), f"{noun(kind)} {name!r}", options, kind)
 
 
 def resolve_keywords(

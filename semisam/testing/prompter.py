@@ -53,7 +53,7 @@ class PrompterContract:
         rounds = prompter.rounds
         assert isinstance(rounds, int) and rounds >= 1, f"rounds must be 1 or more, got {rounds}"
 
-    def test_asks_on_a_sure_proposal(self) -> None:
+    def test_makes_a_prompt_for_a_sure_proposal(self) -> None:
         """Check that a certain blob in a certain background gives a prompt."""
         for shape in self.shapes:
             prompt = _prompt_of(self.make(), _views(shape)["blob"])

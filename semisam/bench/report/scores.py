@@ -23,6 +23,7 @@ from semisam.bench.report.style import (
     new_figure,
 )
 from semisam.bench.report.style import shortened as short
+from semisam.bench.results import by_case as mean_by_case
 from semisam.bench.results import paired, patients_by_case
 from semisam.bench.statistics import ALPHA, bootstrap_interval
 
@@ -31,13 +32,11 @@ Floats = NDArray[np.float64]
 
 def case_scores(bench: Bench, row: Row) -> pd.Series[float]:
     """Return Dice in percent per test case, the mean of the row's runs."""
-    return _case_means(bench, row.runs["run"])
+    return _dice_by_case(bench, row.runs["run"])
 
 
-def _case_means(bench: Bench, runs: pd.Series[Any]) -> pd.Series[float]:
-    chosen = bench.cases[bench.cases["run"].isin(runs)]
-    means: pd.Series[float] = 100.0 * chosen.groupby("case", sort=False)["dice"].mean()
-    return means
+def _dice_by_case(bench: Bench, runs: pd.Series[Any]) -> pd.Series[float]:
+    return 100.0 * mean_by_case(bench.cases, runs, "dice")
 
 
 def dice_against_labels(
@@ -254,7 +253,7 @@ def _paired_scores(bench: Bench, part: Part, row: Row) -> list[pd.Series[float]]
     """Return Dice per test case without and with SemiSAM, each the mean of the pairs of runs."""
     assert row.bare is not None
     pairs = paired(row.runs, part.rows[row.bare].runs)
-    return [_case_means(bench, pairs[name]) for name in ("run_bare", "run")]
+    return [_dice_by_case(bench, pairs[name]) for name in ("run_bare", "run")]
 
 
 def _blocks(rows: Sequence[Row], every: Sequence[Row]) -> list[list[Row]]:

@@ -31,7 +31,7 @@ class Body:
         spine: behind.
         rim: whose outside is bright in patches.
         centre: of the first vessel before anything is added.
-        regions: what the label knows, class 1 first; the vessels if ``None``.
+        regions: those of the label, class 1 first; the vessels if ``None``.
     """
 
     vessels: tuple[Field, ...]

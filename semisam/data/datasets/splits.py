@@ -136,6 +136,10 @@ def find_split(
         split, faults = given, []
     else:
         split, faults = draw_split(labeled, test_share, seed, groups), []
+    lone = folder / TRAIN_LIST
+    if lone.is_file() and not any((folder / name).is_file() for name in (TEST_LIST, FOLDS)):
+        rule = f"{TRAIN_LIST} must come with {TEST_LIST}, got it without"
+        faults.append(Fault(str(lone), rule, f"write {TEST_LIST}, or remove {TRAIN_LIST}"))
     return split, faults + _faults_of(split, labeled, folder, groups)
 
 

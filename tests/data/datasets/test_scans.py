@@ -111,6 +111,13 @@ def test_wrong_lists_are_refused(folder, lists, pattern):
         ScanFolder(folder)
 
 
+def test_a_list_of_training_cases_without_one_of_test_cases_is_refused(folder):
+    """It would not be read."""
+    (folder / "train.list").write_text("b0\nb1\n")
+    with pytest.raises(InputError, match=r"train\.list must come with test\.list"):
+        ScanFolder(folder)
+
+
 def test_names_that_break_the_rule(folder):
     write(folder / "b0.mha", scan(0)[0])
     with pytest.raises(
