@@ -69,8 +69,7 @@ def command(
     for path in (file, file.with_suffix(".json")):
         if path.exists():
             raise InputError(
-                f"--out must be a new file, with its card, got {path}, which exists. Name another "
-                "one."
+                f"--out must be a new file, got {path}, which exists. Name another one."
             )
     keep_memory()
     chosen = settings(

@@ -35,12 +35,13 @@ def test_it_writes_weights_and_their_card(tmp_path):
         load_weights(file)
 
 
-def test_weights_that_are_there_stay(tmp_path):
-    file = tmp_path / "a.safetensors"
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_weights_and_a_card_that_are_there_stay(tmp_path, ending):
+    file = tmp_path / f"a{ending}"
     file.write_text("of two scans")
-    result = _run(*ARGS, "--out", str(file))
-    assert result.exit_code == 2 and "--out must be a new file, got" in result.output
-    assert file.read_text() == "of two scans"
+    result = _run(*ARGS, "--out", str(tmp_path / "a.safetensors"))
+    assert result.exit_code == 2 and f"--out must be a new file, got {file}" in result.output
+    assert file.read_text() == "of two scans" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_model_that_cannot_be_adapted_is_one_sentence(tmp_path):
