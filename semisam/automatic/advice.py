@@ -55,7 +55,7 @@ def scans_to_label(
     """
     series = str(data.options.get("series", ""))
     vectors: dict[str, Vector] = {}
-    for case in data.labeled:
+    for case in (*data.labeled, *without):  # the others were described as their masks were made
         with described(model.network) as seen:
             segment(model, read_scan(data.files(case), model.card, series), device)
         vector = seen.vector()
@@ -63,7 +63,7 @@ def scans_to_label(
             vectors[case] = vector
     for case in data.unlabeled:
         entry = shelf.entries.get(case)
-        if entry is not None and entry.features:
+        if entry is not None and entry.features and case not in without:
             vectors[case] = from_text(entry.features)
     cases = list(vectors)
     labeled = [at for at, case in enumerate(cases) if case in data.labeled or case in without]

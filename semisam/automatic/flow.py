@@ -231,7 +231,7 @@ def _write(
 
 def _entry(data: Survey, case: str, stage: str, run: str) -> Entry:
     file = f"{case}{mask_ending(data.files(case)[0])}"
-    return Entry(file, stage, run, scan=data.state(case))
+    return Entry(file, stage, run, scan=data.state(case), classes=data.opened.class_names[1:])
 
 
 def _volumes_of_changed(case: str, file: Path, card: Card) -> tuple[Volume, ...]:
@@ -255,6 +255,8 @@ def _write_one(
     features = as_text(seen.vector())  # before the judge predicts other views
     if written.scan is None or written.found is None:
         raise InputError(written.fault)
+    # A person may correct the mask while it is judged, or after a stop there.
+    shelf.wrote(case)
     agreement: tuple[dict[str, float], ...] = ()
     if stage.judge is not None:
         image = torch.from_numpy(written.scan.image.array).to(device)

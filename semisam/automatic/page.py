@@ -102,7 +102,12 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) 
     yours = [_of_label(data, case) for case in data.labeled]
     yours += [Line(case, _CHANGED, volumes) for case, volumes in changed.items()]
     ours = (case for case in data.unlabeled if case not in changed)
-    known = {case: entry for case in ours if (entry := shelf.entries.get(case))}
+    classes = data.opened.class_names[1:]
+    known = {
+        case: entry
+        for case in ours
+        if (entry := shelf.entries.get(case)) and entry.classes == classes
+    }
     everything = [
         # The volume of a mask that is annotated in part says nothing about that of an organ.
         *(line.volumes for line in yours if line.volumes and line.source != _IN_PART),

@@ -81,6 +81,10 @@ class Plan:
         """Return the folder of the training within the folder of masks."""
         return folder / _RUNS / f"{self.runs}-final"
 
+    def file(self, folder: Path) -> Path:
+        """Return the file of the plan next to its runs."""
+        return folder / _RUNS / f"{self.runs}-plan.json"
+
     def without(self, folder: Path, stage: str, case: str) -> Path:
         """Return the folder of an audit's run within the folder of masks."""
         return folder / _RUNS / f"{self.key}-{stage}-without-{case}"
@@ -147,10 +151,18 @@ def plan_for(
     Raises:
         InputError: the smallest patch does not fit into memory.
     """
-    labels = _key_of_labels(data, device, components)
+    plan = Plan(
+        *("", "", "", device, 0, _MOST, small_patch(data.opened), {}, budget, components),
+        audit=audit,
+        scans=len(data.unlabeled),
+    )
+    labels = _key_of_labels(data, plan)
     key = _hash([labels, {c: data.state(c) for c in data.unlabeled}, budget, audit])
-    known = _known(folder / _LATEST)
-    if known is not None and known.labels == labels:
+    plan = replace(plan, key=key, runs=key, labels=labels)
+    # Runs of this key may have begun before another plan became the latest.
+    for known in map(_known, (folder / _LATEST, plan.file(folder))):
+        if known is None or known.labels != labels:
+            continue
         known = replace(known, device=device)
         runs = (known.first(folder), known.final(folder))
         finished = all((run / RESULT).is_file() for run in runs)
@@ -160,18 +172,15 @@ def plan_for(
         if known.key == key:
             return known
     rounds = len(data.labeled) if audit else 0
-    plan = Plan(
-        *(key, key, labels, device, 0, _MOST, small_patch(data.opened), {}, budget, components),
-        audit=audit,
-        scans=len(data.unlabeled),
-    )
     return _measured(data, plan, rounds, began, on_part or (lambda done, total: None))
 
 
 def save_plan(plan: Plan, folder: Path) -> None:
     """Write a plan, for later calls. A plan that was kept is there already."""
     if not plan.kept:
-        write_json(folder / _LATEST, asdict(plan))
+        (folder / _RUNS).mkdir(exist_ok=True)
+        for file in (plan.file(folder), folder / _LATEST):
+            write_json(file, asdict(plan))
 
 
 def _known(file: Path) -> Plan | None:
@@ -278,16 +287,20 @@ def _settings(
     )
 
 
-def _key_of_labels(data: Survey, device: str, components: str) -> str:
-    """Return a digest of the labeled scans and of the settings that decide what is learned."""
+def _key_of_labels(data: Survey, plan: Plan) -> str:
+    """Return a digest of the labeled scans and of what else decides what is learned."""
     labeled = {
         case: [digest(part) for part in parts_of((*data.files(case), *data.masks(case)))]
         for case in data.labeled
     }
-    options = {name: str(value) for name, value in data.options.items()}
+    options = {name: str(value) for name, value in data.options.items() if name != "without"}
+    # With another version of semisam, or of its weights, the runs are others.
+    chosen = final_run(data, plan, None)
+    sources = {**chosen.sources, **chosen.sam_sources}
     # A file of the dataset may exchange the classes, of which a mask has the numbers only.
     classes = meaning_of(data.opened)
-    return _hash([data.dataset, options, classes, labeled, device.split(":")[0], components])
+    kind = plan.device.split(":")[0]
+    return _hash([data.dataset, options, classes, labeled, kind, plan.components, sources])
 
 
 def _hash(about: Sequence[Any]) -> str:

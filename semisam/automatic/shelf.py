@@ -27,11 +27,12 @@ class Entry:
         file: its name in the folder.
         stage: ``first`` or ``final``.
         run: name of the run that predicted it.
-        sha256: of the file; empty while it is written.
+        sha256: of the file; empty while the first mask of a scan is written.
         volumes: of each foreground class.
         agreement: the signals of each foreground class; empty if they were not measured.
         features: the scan's vector, as of `semisam.inference.choice.Description`, as text.
         scan: state of the scan's files, as of `semisam.automatic.survey.Survey.state`.
+        classes: names of the foreground classes.
     """
 
     file: str
@@ -42,6 +43,11 @@ class Entry:
     agreement: tuple[Mapping[str, float], ...] = field(default=())
     features: str = ""
     scan: str = ""
+    classes: tuple[str, ...] = ()
+
+    def is_about(self, other: Entry) -> bool:
+        """Return whether both are of the same scan and classes."""
+        return (self.scan, self.classes) == (other.scan, other.classes)
 
 
 class Shelf:
@@ -76,23 +82,32 @@ class Shelf:
     def holds(self, name: str, entry: Entry) -> bool:
         """Return whether a scan has a mask of this run, or a final one where a first is to come.
 
-        A mask of a scan whose file was replaced since does not count.
+        A mask of a scan whose file was replaced since does not count, nor one of other classes.
         """
         known = self.entries.get(name)
-        if known is None or not known.sha256 or known.scan != entry.scan:
+        if known is None or not known.sha256 or not known.is_about(entry):
             return False
         if not (self.folder / entry.file).is_file():
             return False
         return known.run == entry.run or (known.stage == FINAL and entry.stage != FINAL)
 
     def begin(self, name: str, entry: Entry) -> None:
-        """Record that a mask is about to be written."""
-        self.entries[name] = replace(entry, sha256="")
+        """Record that a mask is about to be written, in the place of one of ours or of none."""
+        there = (self.folder / entry.file).is_file()
+        before = self.entries[name].sha256 if there and name in self.entries else ""
+        self.entries[name] = replace(entry, sha256=before, run="")
+        self._save()
+
+    def wrote(self, name: str) -> None:
+        """Record that the mask that was begun is there, which is not yet judged."""
+        entry = self.entries[name]
+        self.entries[name] = replace(entry, sha256=digest(self.folder / entry.file))
         self._save()
 
     def finish(self, name: str, entry: Entry) -> None:
-        """Record a written mask."""
-        self.entries[name] = replace(entry, sha256=digest(self.folder / entry.file))
+        """Record a judged mask, by the digest of when it was written."""
+        known = self.entries[name].sha256 if name in self.entries else ""
+        self.entries[name] = replace(entry, sha256=known or digest(self.folder / entry.file))
         self._save()
 
     def take_off(self, name: str) -> bool:

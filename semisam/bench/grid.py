@@ -12,7 +12,7 @@ from semisam.core.errors import InputError, UnservedHeads
 from semisam.core.framework import Framework
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.held_out import folds_of
-from semisam.data.loading.store import VolumeStore, data_hash
+from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.controls import CONTROLS
 from semisam.plugins.registry import nearest
 from semisam.run.build import (
@@ -24,6 +24,7 @@ from semisam.run.build import (
     start_from,
 )
 from semisam.run.preflight import check_run
+from semisam.run.record import data_key
 from semisam.run.request import Request
 from semisam.run.settings import RunSettings
 
@@ -168,7 +169,9 @@ def check(
         readable |= {f"label:{case}" for case in (*labeled, *scored)}
         readable |= {f"drawn:{case}" for case in scored}
         used = {k: v for k, v in hashes.items() if k in readable}
-        named.append(Run(run, _folder_name(run, run.identity(data_hash(used)))))
+        test = splits[run.test, run.fold].test
+        key = data_key(used, labeled, unlabeled, validation, test)
+        named.append(Run(run, _folder_name(run, run.identity(key))))
     return named
 
 

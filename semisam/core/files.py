@@ -138,7 +138,7 @@ def remove_leftovers(folder: Path, *, inside: bool = True) -> None:
         folder: of a run or a study.
         inside: also those of the folders in it.
     """
-    patterns = ["*.tmp", *(["*/*.tmp", "*/.*.tmp.*"] if inside else [])]
+    patterns = ["*.tmp", ".*.tmp.*", *(["*/*.tmp", "*/.*.tmp.*"] if inside else [])]
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         with contextlib.suppress(OSError):  # a folder, or another user's file: harmless
             path.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,20 @@ def adapt_model(
     store: VolumeStore,
     folder: Path,
     on_step: OnStep,
+    left_out: Collection[int] = (),
 ) -> float:
     """Write the adapted weights into a run's folder, once, and return the seconds it took.
 
     Only labeled cases are read. A file of a killed run is used again if its digest is the noted
     one.
+
+    Args:
+        settings: of the run.
+        backend: the model as it is.
+        store: the scans.
+        folder: of the run.
+        on_step: called after each step.
+        left_out: classes that the model is not queried for, which it does not learn either.
 
     Raises:
         InputError: every labeled case has ignored voxels.
@@ -48,7 +57,7 @@ def adapt_model(
     if file.is_file() and known.get("sha256") == digest(file):
         return float(known["seconds"])
     began = time.perf_counter()
-    _adapt(settings, backend, store, file, on_step)
+    _adapt(settings, backend, store, file, on_step, left_out)
     seconds = time.perf_counter() - began
     write_json(note, {"seconds": seconds, "sha256": digest(file)})
     return seconds
@@ -91,10 +100,19 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
 
 
 def _adapt(
-    settings: RunSettings, backend: Adaptable, store: VolumeStore, file: Path, on_step: OnStep
+    settings: RunSettings,
+    backend: Adaptable,
+    store: VolumeStore,
+    file: Path,
+    on_step: OnStep,
+    left_out: Collection[int] = (),
 ) -> None:
+    without = torch.tensor(list(left_out))
     backend.adapt(
-        list(cases_to_adapt(settings, backend, store)),
+        [
+            (image, label.masked_fill(torch.isin(label, without), 0))
+            for image, label in cases_to_adapt(settings, backend, store)
+        ],
         file,
         steps=settings.sam_adapt,
         seed=derive_seed(settings.seed, "adapt"),

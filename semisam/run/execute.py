@@ -48,7 +48,7 @@ from semisam.run.folder import claim, claim_data, read_result
 from semisam.run.lock import locked
 from semisam.run.model import window_of
 from semisam.run.preflight import check_run
-from semisam.run.record import cost_of, split_hash, versions
+from semisam.run.record import cost_of, data_key, split_hash, versions
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import remove_checkpoints, save_tensors
@@ -241,7 +241,9 @@ def _adapt(
     def show(done: int) -> None:
         report("adapt", done, settings.sam_adapt, {})
 
-    seconds = processes.of_writer(lambda: adapt_model(settings, backend, run.store, folder, show))
+    seconds = processes.of_writer(
+        lambda: adapt_model(settings, backend, run.store, folder, show, run.card.left_out)
+    )
     branch.backend = processes.agreed(lambda: backend.adapted(folder / ADAPTED))
     return {"sam_adapt_seconds": seconds}
 
@@ -256,7 +258,7 @@ def _about(
     validation = {"cases": list(store.validation), **training.validation}
     return {
         "settings": settings.model_dump(mode="json"),
-        "run": settings.identity(data_hash(run.hashes)),
+        "run": settings.identity(data_key(run.hashes, labeled, unlabeled, store.validation, test)),
         "data": {
             "dataset": store.dataset.name,
             "note": store.dataset.note,

@@ -162,7 +162,12 @@ def claim(folder: Path, settings: RunSettings) -> None:
                 f"the output folder must be empty or of the same run, got {folder}, a run with "
                 f"{_differences(ours, theirs, other)}. Name another folder."
             )
-    if not (begun and path.exists()):
+    elif begun:
+        raise InputError(
+            f"the output folder must be empty or of the same run, got {folder}, a run without "
+            f"{SETTINGS}. Restore the file, or name another folder."
+        )
+    if not begun:
         write_json(path, settings.model_dump(mode="json"))
 
 

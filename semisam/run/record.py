@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +13,7 @@ import psutil
 import torch
 
 from semisam import __version__
+from semisam.data.loading.store import data_hash
 from semisam.run.settings import RunSettings
 from semisam.training.plan import Summary
 
@@ -20,6 +22,26 @@ def split_hash(*groups: tuple[str, ...]) -> str:
     """Return a hash of the labeled, unlabeled and test cases, in their order."""
     text = "\n\n".join("\n".join(group) for group in groups)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def data_key(
+    hashes: Mapping[str, str],
+    labeled: Sequence[str],
+    unlabeled: Sequence[str],
+    validation: Sequence[str],
+    test: Sequence[str],
+) -> str:
+    """Return what the data add to the identity of a run: the voxels, and the parts of the cases.
+
+    Args:
+        hashes: of the volumes by name, as of `VolumeStore.check`.
+        labeled: cases in their order, as the others.
+        unlabeled: cases.
+        validation: cases.
+        test: cases.
+    """
+    parts = split_hash(*map(tuple, (labeled, unlabeled, validation, test)))
+    return f"{data_hash(hashes)}-{parts}"
 
 
 def versions() -> dict[str, str]:

@@ -8,12 +8,14 @@ from typing import Literal
 
 from torch import nn
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
+from semisam.core.files import read_json
+from semisam.core.layout import SPLIT
 from semisam.data.datasets.dataset import Dataset
 from semisam.inference.stride import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
-from semisam.run.build import open_dataset, open_plugin, recognise_dataset, split_of
+from semisam.run.build import open_dataset, open_plugin, recognise_dataset
 from semisam.run.folder import find_run
 from semisam.run.model import load_run, precision_on, window_of
 from semisam.run.protocols import PROTOCOLS
@@ -97,11 +99,11 @@ def open_scored(
     if patch is not None and window is not None:
         window, usual = patch, PROTOCOLS[settings.protocol].stride(patch)
     dataset = open_dataset(settings) if data is None else _open(Path(data), settings)
-    split = split_of(settings, dataset) if data is None else dataset.split()
+    test = tested_by(folder, dataset) if data is None else dataset.split().test
     scored = Scored(
         framework,
         dataset,
-        split.test,
+        test,
         window,
         usual and (stride or usual),
         precision_on(settings, device),
@@ -109,6 +111,23 @@ def open_scored(
         folder / "evaluation.csv",
     )
     return _checked(scored, len(card.class_names))
+
+
+def tested_by(folder: Path, dataset: Dataset) -> tuple[str, ...]:
+    """Return the test cases of a run. Labels that were drawn since could move a drawn test.
+
+    Raises:
+        InputError: a case has lost its files or its label.
+    """
+    cases = tuple((read_json(folder / SPLIT) or {}).get("test", ()))
+    there = dataset.split().cases
+    lost = [case for case in cases if case not in there or not dataset.has_label(case)]
+    if lost:
+        raise InputError(
+            f"the test cases of the run {folder.name} must be in its folder of scans, got none "
+            f"with a label for {first_few(lost)}. Restore them, or name other scans with --data."
+        )
+    return cases
 
 
 def _open(data: Path, settings: RunSettings | None = None) -> Dataset:

@@ -246,9 +246,9 @@ class RunSettings(BaseModel):
     departures: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
 
-    def identity(self, data_hash: str) -> str:
+    def identity(self, data_key: str) -> str:
         """Return the run's hash, which equal settings on equal data share on any machine."""
-        text = json.dumps([self.identifying(), data_hash], sort_keys=True)
+        text = json.dumps([self.identifying(), data_key], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def identifying(self) -> dict[str, Any]:

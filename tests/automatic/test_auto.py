@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from scan_files import scan, write
 from skimage.io import imread
 
 import semisam
-from semisam.automatic import flow, plan, shelf
+from semisam.automatic import flow, plan, shelf, survey
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.core.layout import RESULT
+from semisam.run import resolve
 
 SIZE = (20, 18, 16)
 TINY = {"budget": 1.0, "device": "cpu"}  # for which the shortest training is too long
@@ -166,6 +167,57 @@ def test_a_mask_that_a_person_changed_and_drew_again_stays(tmp_path):
     (tmp_path / "p2.nii.gz").write_bytes(b"changed")
     assert not made.take_off("p2") and (tmp_path / "p2.nii.gz").read_bytes() == b"changed"
     assert "p2" in shelf.Shelf(tmp_path).entries
+
+
+def test_a_mask_that_a_person_corrects_while_it_is_judged_stays(tmp_path):
+    file, entry = tmp_path / "p2.nii.gz", shelf.Entry("p2.nii.gz", shelf.FINAL, "run")
+    masks = shelf.Shelf(tmp_path)
+    for text in (b"first", b"final"):
+        masks.begin("p2", entry)  # before it is written, the one there is still known
+        assert shelf.Shelf(tmp_path).is_ours("p2", file)
+        file.write_bytes(text)
+        masks.wrote("p2")
+        assert shelf.Shelf(tmp_path).is_ours("p2", file)
+        assert not shelf.Shelf(tmp_path).holds("p2", entry)  # it is not judged
+        if text == b"first":
+            masks.finish("p2", entry)
+            assert shelf.Shelf(tmp_path).holds("p2", entry)
+    file.write_bytes(b"corrected")
+    masks.finish("p2", entry)
+    assert not shelf.Shelf(tmp_path).is_ours("p2", file)
+    masks.begin("p2", entry)
+    assert not shelf.Shelf(tmp_path).is_ours("p2", file)
+
+
+def test_each_budget_and_each_set_of_masks_finds_its_own_plan_again(scans, tmp_path, monkeypatch):
+    """Runs that began with one plan would refuse another one of the same name."""
+    measured = iter(range(1000, 2000, 20))
+
+    def measure(data, plan, *about):
+        return replace(plan, iterations=next(measured))
+
+    monkeypatch.setattr(plan, "_measured", measure)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+
+    def planned(budget):
+        data = survey.survey(scans, options={"labels": {7: 1}})
+        given = {"budget": budget, "device": "cpu", "began": 0.0, "missing": lambda run: 0}
+        found = plan.plan_for(data, masks, **given)
+        plan.save_plan(found, masks)
+        return found
+
+    short, long = planned(30.0), planned(60.0)
+    assert short.runs != long.runs
+    assert planned(30.0) == short
+    label = scans / "p1_label.nii.gz"
+    label.rename(tmp_path / "kept.nii.gz")
+    assert planned(30.0).runs != short.runs
+    (tmp_path / "kept.nii.gz").rename(label)
+    (masks / "plan.json").unlink()
+    assert planned(60.0) == long
+    monkeypatch.setattr(resolve, "RESULTS_VERSION", 999)
+    assert planned(60.0).runs != long.runs
 
 
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "{}", '{"masks": {"p2": {"file": 5}}}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ def test_a_mask_in_part_says_nothing_about_the_usual_volume(tmp_path):
     data = survey(scans, options={"ignore": (9,)})
     shelf = Shelf(masks)
     found = tuple(volumes("p2", label, data.opened.image("p2").geometry, data.opened.class_names))
-    shelf.finish("p2", Entry("p2.nii.gz", FINAL, "run", volumes=found))
+    classes = data.opened.class_names[1:]
+    shelf.finish("p2", Entry("p2.nii.gz", FINAL, "run", volumes=found, classes=classes))
     write_page(data, shelf, PLAN, {})
     with (masks / "volumes.csv").open() as file:
         rows = {row["scan"]: row for row in csv.DictReader(file)}
@@ -67,7 +69,11 @@ def test_a_class_that_may_be_rightly_nowhere_is_no_reason_for_distrust(tmp_path,
         good = Agreement(*[trust] * 5).values()
         signals = (good, NOTHING.values(), NOTHING.values())
         entry = Entry(f"{case}.nii.gz", FINAL, "run", volumes=found, agreement=signals)
-        shelf.finish(case, entry)
+        shelf.finish(case, replace(entry, classes=data.opened.class_names[1:]))
+    # One of before the classes changed, whose figures are of others.
+    old = Entry("p3.nii.gz", FINAL, "run", agreement=signals[:1], classes=("organ",))
+    assert not shelf.holds("p2", old)
+    shelf.finish("p9", old)
     write_page(data, shelf, PLAN, {})
     with (masks / "volumes.csv").open() as file:
         rows = {(row["scan"], row["class"]): row for row in csv.DictReader(file)}

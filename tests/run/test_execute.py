@@ -155,6 +155,19 @@ def test_labels_of_test_cases_are_part_of_the_identity(tiny_settings, tmp_path):
     assert first["data"]["hash"] != second["data"]["hash"]
 
 
+def test_exchanged_training_and_test_cases_are_another_run(tiny_settings, tmp_path):
+    """The files that are read, and their hashes, are the same."""
+    first = json.loads(execute(tiny_settings, tmp_path / "one").read_text())
+    lists = [tmp_path / "la" / name for name in ("train.list", "test.list")]
+    train, test = (path.read_text().split() for path in lists)
+    train[0], test[0] = test[0], train[0]
+    for path, cases in zip(lists, (train, test), strict=True):
+        path.write_text("\n".join(cases))
+    second = json.loads(execute(tiny_settings, tmp_path / "other").read_text())
+    assert first["data"]["hash"] == second["data"]["hash"]
+    assert first["run"] != second["run"]
+
+
 def test_a_validation_reads_no_test_label_and_is_in_the_result(tiny_settings, tmp_path):
     settings = changed(tiny_settings, validate_every=2, keep="best", iterations=3)
     result = json.loads(execute(settings, tmp_path / "one").read_text())

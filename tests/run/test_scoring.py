@@ -45,6 +45,23 @@ def test_a_run_is_scored_on_its_own_test_cases(trained):
     assert not scored.model.training and scored.one_component == (1, 2)
 
 
+def test_a_run_keeps_its_test_cases_as_more_scans_are_labeled(tmp_path):
+    """Another test would be drawn, of scans that the run was trained on."""
+    scans, out = folder(tmp_path / "scans", labeled=4), tmp_path / "run"
+    command = ["train", "--data", str(scans), "--out", str(out), *TINY, "--test", "4-fold"]
+    done = CliRunner().invoke(main, [*command, "--fold", "2"])
+    assert done.exit_code == 0, done.output
+    (case,) = json.loads((out / "split.json").read_text())["test"]
+    for n in range(5, 11):
+        image, label = scan(n, classes=3)
+        write(scans / f"p{n}.nii.gz", image)
+        write(scans / f"p{n}_label.nii.gz", label)
+    assert open_scored(str(out), "cpu").test == (case,)
+    (scans / f"{case}_label.nii.gz").unlink()
+    with pytest.raises(InputError, match=f"got none with a label for {case}"):
+        open_scored(str(out), "cpu")
+
+
 def test_partly_annotated_masks_say_nothing_about_components(tmp_path):
     """Of two equal organs one is annotated; the largest component would be half a prediction."""
     scans = folder(tmp_path / "scans", classes=2)
