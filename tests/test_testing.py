@@ -194,6 +194,12 @@ class GuidesTwice(Toy):
         return super().consistency(batch, probs)
 
 
+class DiscardsGuidance(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        self.guided(probs[batch.num_labeled :].detach())
+        return super().consistency(batch, probs)
+
+
 class DeploysTheTeacher(Toy):
     def forward(self, image: Tensor) -> Tensor:
         net = self.student if self.training else self.teacher
@@ -554,6 +560,7 @@ WRONG_METHODS = [
     (DetachesUnlabeledProbs, "test_step_on_two_and_four_classes"),
     (GuidesEveryRow, "test_guidance_fits"),
     (GuidesTwice, "test_guidance_fits"),
+    (DiscardsGuidance, "test_guidance_fits"),
     (TwoClassesOnly, "test_step_on_two_and_four_classes"),
     (RawUncertainty, "test_step_on_two_and_four_classes"),
     (VectorLoss, "test_step_on_two_and_four_classes"),

@@ -26,8 +26,8 @@ class BrokenPlugin(PluginError):
     """A plugin cannot be imported, or its own code fails."""
 
 
-class UnservedHeads(PluginError):
-    """The network of a run does not suit its method; other methods can use it."""
+class UnservedHeads(PluginError, ValueError):
+    """A method does not suit the network or the classes of a run; other methods may."""
 
 
 class SemisamWarning(UserWarning):
@@ -40,5 +40,5 @@ def first_few(names: Sequence[str], most: int = 3) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text for a message, or its kind if it has none."""
+    """Return the first line of an error's text for a message, or its kind if it has no text."""
     return (str(error).splitlines() or [type(error).__name__])[0]

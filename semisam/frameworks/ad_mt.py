@@ -50,6 +50,8 @@ class AlternateDiverseMeanTeacher(Framework):
     - Dice is over the foreground classes with squares in the denominator, as for every method of
       the table (published: background too).
     - The lengths of the turns are the same for every seed.
+    - ``lambda_u`` rises over the whole training (published: over 40 of 100 steps of 150
+      iterations).
 
     Args:
         build: network builder; called for the head ``logits``.

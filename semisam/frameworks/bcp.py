@@ -48,6 +48,7 @@ class BidirectionalCopyPaste(Framework):
     Differs from the published code:
 
     - The box has one more position along each axis.
+    - A batch has at most as many labeled rows as there are labeled cases (published: 4).
     - Dice is over the foreground classes, as for every method of the table, with squares in the
       denominator and all rows together (published: background too, no squares, a mean over rows).
     - Both mixes share a pass, and so do all rows of the teacher (published: each half of them).

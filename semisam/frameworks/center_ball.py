@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from semisam.core.errors import UnservedHeads
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.types import Batch, Clock, Step
 
@@ -18,8 +19,12 @@ class CenterBall(Framework):
 
     Args:
         build: is not used.
-        num_classes: classes counting background; each foreground class gets the ball.
+        num_classes: 2, the background and the class that gets the ball.
         radius: of the ball, as a part of half the image's extent along each axis.
+
+    Raises:
+        ValueError: the radius is out of range.
+        UnservedHeads: there are several classes, whose balls would be one. A grid loses the row.
     """
 
     trains = False
@@ -27,17 +32,20 @@ class CenterBall(Framework):
 
     def __init__(self, build: NetBuilder, num_classes: int, *, radius: float = 0.2) -> None:
         super().__init__(build, num_classes)
+        if num_classes > 2:
+            raise UnservedHeads(
+                f"center-ball must have one foreground class, got {num_classes - 1}. Leave it out."
+            )
         if not 0 < radius <= 1:
             raise ValueError(f"radius must be above 0 and at most 1, got {radius}.")
         self.radius = radius
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return equal probabilities of the foreground in the ball: whole scans ``(B, C, *S)``."""
+        """Return probability 1 of the class in the ball: whole scans ``(B, C, *S)``."""
         axes = [torch.linspace(-1, 1, n, device=image.device) for n in image.shape[2:]]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         inside = (grid.square().sum(0) <= self.radius**2).float()
-        share = inside / (self.num_classes - 1)
-        row = torch.stack([1 - inside, *[share] * (self.num_classes - 1)])
+        row = torch.stack([1 - inside, inside])
         return row.expand(len(image), *row.shape).contiguous()
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:

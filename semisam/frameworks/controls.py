@@ -8,6 +8,7 @@ voxels the method's own map replaces the truth.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,13 @@ class OracleSAM(SemiSAM):
 
 
 class TruthSAM(OracleSAM):
-    """The branch with the truth as the prediction: its upper bound. No model is queried."""
+    """The branch with the truth as the prediction: its upper bound. No model is queried.
+
+    It has no gate, which doubts a prediction that differs from the method's map.
+    """
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **{**options, "gated": False})
 
     def _predictions(
         self,

@@ -40,7 +40,8 @@ class CrossPseudoSupervision(Framework):
     - ``mean_{L+U}`` is one mean over all rows, as in the published code (paper: the mean of each
       set, added).
     - CutMix, an option of the paper, is left out.
-    - One optimizer holds both networks, which is the same as two.
+    - One optimizer holds both networks. This is the same as two, except where the gradient's norm
+      is clipped, which is that of both.
 
     "Published" in ``--protocol published`` is SSL4MIS's 3-D code. Differs from the published code:
 

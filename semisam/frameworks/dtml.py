@@ -23,7 +23,8 @@ class DualTaskMutualLearning(Framework):
     ``1/2 (CE + D(p, y)) + D(sigma(-1500 z), y) + 2 lambda C`` with
     ``C = mean_{L+U} (sigma(-1500 z) - p)^2`` and ``lambda = 10 lambda_c``. The published code sends
     the shared consistency backwards twice into both networks, hence the factor 2. Its two
-    optimizers with equal settings are one over both networks. The segmentation network is deployed.
+    optimizers with equal settings are one over both networks. This is the same, except where the
+    gradient's norm is clipped, which is that of both. The segmentation network is deployed.
 
     Differs from the published code:
 

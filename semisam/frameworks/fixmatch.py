@@ -38,6 +38,8 @@ class FixMatch(Framework):
     - Dice is added to the cross-entropy, as for every method of the table.
     - There is one strong view and no dropout of features (second paper: two views and one).
     - The weight ``u`` rises over the first part of the training (papers: constant).
+    - The loss is a mean over the sure voxels (papers: over all voxels).
+    - ``tau`` is 0.85 (papers: 0.95).
 
     Args:
         build: network builder; called for the head ``logits``.

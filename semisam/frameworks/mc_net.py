@@ -39,6 +39,7 @@ class MutualConsistency(Framework):
       to 1 over 6,000 of 15,000 iterations, as with ``--protocol published``).
     - The learning rate falls as for the other methods (published: constant, as with ``--protocol
       published``).
+    - The last weights are deployed (published: the best on the test list).
 
     Args:
         build: network builder; called for the heads ``logits``, ``logits_decoder2`` and

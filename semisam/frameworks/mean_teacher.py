@@ -38,6 +38,8 @@ class MeanTeacher(Framework):
       overwrites with the student, which is the same from the second step on).
     - The rows that the teacher sees are those of the consistency term.
     - Without an unlabeled row in the batch the term is 0 unless it takes all rows.
+    - The term counts from the first iteration on (published by SSL4MIS in 2-D: from iteration 1,000
+      on).
 
     Args:
         build: network builder; called for the head ``logits``.

@@ -77,8 +77,8 @@ class SemiSAM(Framework):
         ramp_every: iterations between steps of the ramp (published: 150).
         target: ``hard``: the predicted mask, as published; ``soft``: its probability.
         gated: scale ``lambda_s`` by the quality of the predictions on this batch.
-        measure_every: iterations between measurements on the labeled rows; 0: never. With ``gated``
-            every iteration that queries the model measures.
+        measure_every: measure on the labeled rows in each Nth iteration that queries the model, so
+            every ``N * every`` iterations; 0: never. With ``gated`` each of these measures.
         every: query the model every N iterations and multiply the weight by N. Predictions that
             correct a target keep their share, so they count in an Nth of the steps.
         floor: do not query the model where ``lambda_s`` is below this.

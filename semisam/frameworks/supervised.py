@@ -18,6 +18,7 @@ class Supervised(Framework):
     since the branch needs a proposal for the unlabeled rows.
 
     With ``--batch 4`` it uses the two labeled rows only, which is the published batch size of 2.
+    With one labeled case it uses one row.
 
     Differs from the published code (SemiSAM's ``train_LA.py``):
 

@@ -33,8 +33,10 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
 
     Differs from the published code: the teacher starts as a copy of the student (published: a
     random network that the first update overwrites with the student). The entropy is over any
-    number of classes, with ``H`` in units of ``ln C`` (published: two classes). As published, the
-    passes run two at a time, and BatchNorm takes its statistics over the rows of both.
+    number of classes, with ``H`` in units of ``ln C`` (published: two classes). SSL4MIS
+    in 2-D divides the sum over ``C`` classes by 2, so the weight of ``--protocol published`` for
+    two axes is that of 4 classes. As published, the passes run two at a time, and BatchNorm takes
+    its statistics over the rows of both.
 
     Args:
         build: network builder; called for the head ``logits``.

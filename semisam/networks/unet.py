@@ -40,7 +40,8 @@ class UNet(nn.Module):
 
     SynthSAM is trained to segment what a prompt names, and a share of its dialogues has no prompt.
     So its weights are a start for an automatic segmenter: no scan of a person is in them. Group
-    normalization keeps no statistics of a batch.
+    normalization keeps no statistics of a batch. The prompt channels hold zeros, which differs a
+    little from an empty prompt of SynthSAM.
 
     The start gives the head ``logits`` the weights of the pretrained one. Other heads are 0 at
     first, because random ones on pretrained features are large. Heads named ``..._decoder2`` and

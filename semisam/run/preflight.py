@@ -76,6 +76,11 @@ def check_run(
             f"resolution, got {fewest} row of {'x'.join(map(str, settings.patch))}. Choose a "
             "larger --patch."
         )
+    if isinstance(framework, ShuffledSAM) and unlabeled < 2:
+        raise InputError(
+            "the controls shuffled and moved must have at least two unlabeled cases, got "
+            f"{unlabeled}. Add scans, lower --labels, or leave --sam-control out."
+        )
     if isinstance(framework, ShuffledSAM) and plan.unlabeled // (parts * ranks) < 2:
         raise InputError(
             "a batch of the controls shuffled and moved must have at least two unlabeled rows, got "

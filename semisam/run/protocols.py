@@ -157,13 +157,23 @@ _ACDC = Protocol(
     unlike={
         # Published: each slice is resized to the patch, half of them are turned by up to 20 degrees
         # instead of mirrored, and the weights are the best on validation.
-        EVERY: {"scale": "crops of slices", "turns": "by quarters", "weights": "the last"},
+        EVERY: {
+            "scale": "crops of slices",
+            "turns": "by quarters",
+            "weights": "the last",
+            "rows": "of images, one labeled row per labeled image at most",
+        },
         "supervised": {"dice": "of the foreground"},
-        "mt": {"dice": "of the foreground", "teacher": "starts as the student"},
+        "mt": {
+            "dice": "of the foreground",
+            "teacher": "starts as the student",
+            "consistency": "from the first iteration",  # published: from iteration 1000
+        },
         "ua-mt": {
             "dice": "of the foreground",
             "teacher": "starts as the student",
             "threshold": "of ln K",  # published: of ln 2 for any number of classes
+            "consistency": "weighted as for 4 classes",  # published: K / 2 times 0.1
         },
         "ict": {"mixes": "one per row", "teacher": "all rows in one pass"},
         "urpc": {"dropout": "of the network"},
@@ -319,8 +329,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         backends={"sam-med3d": {**_PATCH_AS_IT_IS["sam-med3d"], "precision": "fp32"}},
         listed_only=True,
         unlike={
-            # Published: 3 voxels more per side and axis, and no crop at an axis' last position.
-            EVERY: {"padding": "least"},
+            # Published: 3 voxels more per side and axis, and no crop at an axis' last position;
+            # 2 labeled rows, 4 in bcp, 1 in mt.
+            EVERY: {"padding": "least", "rows": "one labeled row per labeled case at most"},
             "supervised": {"test_patch": "training patch"},  # published: 128x128x128
             "mt": {"teacher": "starts as the student"},  # published: from other random weights
             "ua-mt": {"teacher": "starts as the student"},
@@ -333,8 +344,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "passes": "of all rows together",
                 "stages": "with one schedule, from the last network",
             },
-            # Published: no squares, over all voxels of the batch.
-            "mc-net": {"dice": "with squares"},
+            # Published: no squares, over all voxels of the batch; the best on the test list.
+            "mc-net": {"dice": "with squares", "weights": "the last"},
             "semisam": _UNLIKE_BRANCH,
         },
         flat=_ACDC,

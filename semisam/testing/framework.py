@@ -490,25 +490,36 @@ class FrameworkContract:
             assert all(equal(a, b) for a, b in pairs), f"the {what} must be bit-identical"
 
     def test_guidance_fits(self) -> None:
-        """Check that SemiSAM gets the method's target for the unlabeled rows, at most once."""
+        """Check that SemiSAM gets the target for the unlabeled rows, once, and can change it."""
         framework = self._framework()
         if not framework.uses_unlabeled:
             return
-        batch = self._batch(framework)
+        batch, state = self._batch(framework), copy.deepcopy(framework.state_dict())
         seen: list[torch.Tensor] = []
+        gradients: list[torch.Tensor] = []
 
         def guide(target: torch.Tensor) -> torch.Tensor:
             seen.append(target)
-            return target
+            certain = torch.zeros_like(target)  # so that no threshold leaves it out
+            certain[:, len(gradients)] = 1  # background, then class 1
+            return certain
 
-        framework.guide = guide
-        framework.training_step(batch, _CLOCKS[1])
-        framework.guide = None
-        assert len(seen) < 2, f"guided must be called once in a step, got {len(seen)} calls"
+        for _ in range(2):
+            seen.clear()
+            framework.load_state_dict(state)
+            framework.guide = guide
+            backward(framework, batch, _CLOCKS[1])
+            framework.guide = None
+            assert len(seen) < 2, f"guided must be called once in a step, got {len(seen)} calls"
+            gradients.append(flat_gradient(framework))
         for target in seen:
             rows = len(batch.image) - batch.num_labeled
             check_probs(target, (rows, framework.num_classes, *self.shape), "a guided target")
             assert not target.requires_grad, "a guided target must have no gradient: detach it"
+            assert not torch.equal(*gradients), (
+                "the map that guided returns must change the student's gradient, got equal ones "
+                "for background and for class 1 everywhere. Learn from it, not from its argument"
+            )
 
     def _check_gradient_of_probs(self, framework: Framework, unlabeled: torch.Tensor) -> None:
         """Check that the student gets a gradient from the map ``(U, *S)`` of unlabeled rows."""

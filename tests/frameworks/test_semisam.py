@@ -658,6 +658,20 @@ def test_truth_as_the_answer_is_the_ceiling():
     assert backend.encoded == [] and step.metrics["sam_calls"] == 0
 
 
+def test_truth_has_its_whole_weight_where_a_gate_would_be_shut():
+    batch = _oracle_batch(3)
+    batch.label[:] = 0  # no labeled row shows a class
+    options = {"role": "target", "gated": True, "weight": 1.0, "ramp_rate": 0.0}
+    torch.manual_seed(0)
+    inner = FixMatch(tiny_builder(norm="none", dropout=0.0), 3, threshold=0.0)
+    branch = TruthSAM(inner, RecordingBackend(), RecordingPrompter(), **options)
+    own, joined = _target(branch, batch)
+    assert torch.equal(joined.argmax(1), batch.truth[2:]) and joined.amax(1).min() == 1
+    assert not torch.equal(own, joined)
+    # There is no gate that could be logged.
+    assert "sam_gate" not in branch.training_step(batch, CLOCK).metrics
+
+
 def test_at_ignored_voxels_the_methods_own_map_is_the_truth():
     batch = _oracle_batch()
     truth = batch.truth.clone()

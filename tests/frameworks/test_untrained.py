@@ -11,7 +11,7 @@ from tiny_runs import settings_of
 
 from semisam.bench.executors.runs import kept
 from semisam.bench.grid import Run
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, UnservedHeads
 from semisam.core.layout import ADAPTED
 from semisam.core.types import IGNORE
 from semisam.data.loading.store import VolumeStore
@@ -20,6 +20,7 @@ from semisam.frameworks.copied_mask import CopiedMask, best_shift
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.prompters.center_points import CenterPoints
+from semisam.run.build import make_framework
 from semisam.run.execute import execute
 from semisam.run.model import export_run, load, load_run
 from semisam.run.scoring import open_scored
@@ -106,9 +107,9 @@ def test_the_best_shift_is_found(by):
 
 @pytest.mark.parametrize("size", [(20, 16, 12), (20, 16)])
 def test_the_ball_is_at_the_centre(size):
-    probs = CenterBall(None, 3, radius=0.3)(torch.zeros(2, 1, *size))
-    assert probs.shape == (2, 3, *size)
-    inside = (probs[0, 1] > 0.4).nonzero().float()
+    probs = CenterBall(None, 2, radius=0.3)(torch.zeros(2, 1, *size))
+    assert probs.shape == (2, 2, *size)
+    inside = (probs[0, 1] > 0.5).nonzero().float()
     torch.testing.assert_close(inside.mean(0), torch.tensor(size) / 2 - 0.5)
     torch.testing.assert_close(probs.sum(1), torch.ones(2, *size))
 
@@ -116,6 +117,14 @@ def test_the_ball_is_at_the_centre(size):
 def test_a_radius_out_of_range_is_refused():
     with pytest.raises(ValueError, match="radius must be"):
         CenterBall(None, 2, radius=0)
+
+
+def test_a_ball_is_of_one_class():
+    said = r"center-ball must have one foreground class, got 2\. Leave it out\."
+    with pytest.raises(ValueError, match=said):
+        CenterBall(None, 3)
+    with pytest.raises(UnservedHeads, match=said):  # so a grid loses only its row
+        make_framework(settings_of(method="center-ball", labels=1), 1, 3)
 
 
 def test_the_model_answers_the_proposal():

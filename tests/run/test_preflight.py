@@ -60,6 +60,16 @@ def test_a_control_that_exchanges_rows_needs_two_of_them(store):
             check_run(chosen, store, make_framework(chosen, 1, 2), 1, 15, here=False)
 
 
+@pytest.mark.parametrize("control", ["shuffled", "moved"])
+@pytest.mark.parametrize("patch", [(32, 32, 32), (48, 48)])
+def test_a_control_that_exchanges_rows_needs_two_cases(store, control, patch):
+    chosen = settings(labels=1, batch=4, patch=patch, sam="geodesic", sam_control=control)
+    framework = make_framework(chosen, 1, 2)
+    check_run(chosen, store, framework, 1, 2, here=False)
+    with pytest.raises(InputError, match=r"two unlabeled cases, got 1\. Add"):
+        check_run(chosen, store, framework, 1, 1, here=False)
+
+
 def test_a_patch_of_one_axis_or_four_is_refused(store):
     for patch in ((48,), (16, 16, 16, 16)):
         chosen = settings_of(labels=1, patch=patch, network="unet2d")

@@ -115,37 +115,38 @@ OPTIONS = {
     },
 }
 # What the code does otherwise than the protocol, and every row of a method names.
+EVERY_ROW = ("padding=least", "rows=one labeled row per labeled case at most")
 UNLIKE = {
-    "supervised": ("padding=least", "supervised.test_patch=training patch"),
-    "mt": ("padding=least", "mt.teacher=starts as the student"),
-    "ua-mt": ("padding=least", "ua-mt.teacher=starts as the student"),
-    "dtc": ("padding=least",),
-    "dtml": ("padding=least",),
-    "ent-mini": ("padding=least", "ent-mini.script=for other scans, network and length"),
+    "supervised": (*EVERY_ROW, "supervised.test_patch=training patch"),
+    "mt": (*EVERY_ROW, "mt.teacher=starts as the student"),
+    "ua-mt": (*EVERY_ROW, "ua-mt.teacher=starts as the student"),
+    "dtc": EVERY_ROW,
+    "dtml": EVERY_ROW,
+    "ent-mini": (*EVERY_ROW, "ent-mini.script=for other scans, network and length"),
     "cps": (
-        "padding=least",
+        *EVERY_ROW,
         "cps.script=for other scans, network and length",
         "cps.initialisation=of one kind",
     ),
     "ict": (
-        "padding=least",
+        *EVERY_ROW,
         "ict.script=for other scans, network and length",
         "ict.mixes=one per row",
         "ict.teacher=all rows in one pass",
     ),
     "urpc": (
-        "padding=least",
+        *EVERY_ROW,
         "urpc.script=for other scans, network and length",
         "urpc.dropout=of the network",
         "urpc.rate=a tenth",
     ),
     "bcp": (
-        "padding=least",
+        *EVERY_ROW,
         "bcp.dice=squares of the foreground, over the batch",
         "bcp.passes=of all rows together",
         "bcp.stages=with one schedule, from the last network",
     ),
-    "mc-net": ("padding=least", "mc-net.dice=with squares"),
+    "mc-net": (*EVERY_ROW, "mc-net.dice=with squares", "mc-net.weights=the last"),
 }
 CONSTANT_RATE = {"mc-net": 15000}  # the rate falls after the end
 SSL4MIS = {"ent-mini", "cps", "ict", "urpc"}
