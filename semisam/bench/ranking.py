@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from semisam.bench.results import GROUP, by_case, collect_cases, keyed, patients_by_case
-from semisam.bench.sections import section_key
+from semisam.bench.sections import data_version, section_key
 from semisam.bench.statistics import ranks
 from semisam.run.folder import list_runs
 
@@ -20,8 +20,8 @@ RANK = ("rank", "rank_low", "rank_high", "rank_first")
 def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return a table with the columns of `RANK`, empty for controls.
 
-    Rows are ranked that are in one part of the table and have equal numbers of labels, over the
-    seeds, subsets, folds and test cases that all of them have.
+    Rows are ranked that are in one part of the table and have equal numbers of labels and the same
+    training data, over the seeds, subsets, folds and test cases that all of them have.
 
     Args:
         table: of `semisam.bench.tables.load`.
@@ -35,17 +35,17 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
     for at, row in enumerate(table.to_dict("records")):
         group = groups[tuple(row[name] for name in GROUP)]
         if not row["sam_control"] and tested.intersection(group["run"]):
-            places.setdefault((section_key(row), row["labeled"]), {})[at] = group
+            key = (section_key(row), data_version(row), row["labeled"])
+            places.setdefault(key, {})[at] = group
     ranked = table.assign(**dict.fromkeys(RANK, math.nan))
     for place in places.values():
         shared = set.intersection(*(set(group["repeat"]) for group in place.values()))
-        rows = {
-            at: by_case(cases, group["run"][group["repeat"].isin(shared)], "dice")
-            for at, group in place.items()
-        }
+        runs = {at: own["run"][own["repeat"].isin(shared)] for at, own in place.items()}
+        rows = {at: by_case(cases, own, "dice") for at, own in runs.items()}
         common = pd.concat(rows, axis=1, join="inner")
         if len(rows) > 1 and len(common) > 1:
-            found = ranks(common.to_numpy().T, patients=patients_by_case(cases, common.index))
+            patients = patients_by_case(cases, common.index, set().union(*runs.values()))
+            found = ranks(common.to_numpy().T, patients=patients)
             for at, own in zip(rows, found, strict=True):
                 ranked.loc[at, list(RANK)] = [own.rank, own.low, own.high, own.first]
     return ranked

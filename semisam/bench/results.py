@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from semisam.bench.sections import method_name, section_key
+from semisam.bench.sections import OF_THE_DATA, method_name, section_key
 from semisam.bench.statistics import compare, holm
+from semisam.core.errors import SemisamWarning, first_few
 from semisam.core.files import csv_cell, csv_text, replace_file
 from semisam.core.layout import CASES, RESULT
 from semisam.frameworks.controls import NEED_TRUTH
@@ -37,15 +41,15 @@ GROUP = (
 """Columns that the runs of a row have in common; these runs differ only in seed and subset."""
 LONG = ("made_by", "choices", "departures")
 """The columns of a table with long texts, which are the last ones."""
-_REPEAT = ("labels", "first", "test", "subset", "fold", "seed")
-"""Settings in which runs of a row differ; rows are compared over the runs that share them."""
+_REPEAT = ("labels", "first", "test", "subset", "fold", "seed", "data_key")
+"""Settings and data in which runs of a row differ; rows are compared over runs that share them."""
 _PAIRED_ON = tuple(
     name for name in RunSettings.model_fields if name not in OF_THE_BRANCH | NOT_IDENTITY
 )
-
-
-_TESTED = ("dataset", "test", "fold")
-"""Settings of which runs have the same test cases if their data are the same."""
+_SCANS = ("dataset", "dataset_options", "test")
+"""Settings of which runs have the same test cases over all folds if their data are the same."""
+_CHOSEN = ("labels", "subset", "first", "fold")
+"""Further settings that decide which images and labels a run reads, so its hash."""
 _NUMBERS = "results"
 """The key of the version of the numbers among the sources of a run."""
 
@@ -59,12 +63,15 @@ def _ignore(fault: str) -> None:
 def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
     """Return one row for each finished run: settings, metrics, cost, versions and hashes.
 
+    ``study`` numbers the folders that hold runs, and in each the paths of scans.
+
     Args:
         runs: runs in any state; those that are not done are passed over.
         on_fault: called with a sentence about each result that cannot be used and is left out.
     """
     rows = []
     places: dict[str, Path] = {}
+    studies: dict[object, int] = {}
     for run in runs:
         if run.state == "damaged":
             on_fault(run.detail)
@@ -75,7 +82,9 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
             on_fault(f"{run.path}: each run must be there once, got a copy of {first}. Remove one.")
             continue
         try:
-            rows.append(_flatten(run.result))
+            row = _flatten(run.result)
+            study = (run.path.parent, run.result["settings"].get("data"))
+            rows.append(row | {"study": studies.setdefault(study, len(studies) + 1)})
         except (KeyError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             on_fault(f"{run.path / RESULT}: the result must be of this version, got {reason}.")
@@ -125,7 +134,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     ways, never share a row. Dice and Jaccard are in percent, distances in voxels, as in the paper.
     ``gain_dice`` is the mean difference, in points, to runs that differ only in the branch.
     ``empty`` counts empty predictions of something, over all runs. ``choices`` has values that no
-    protocol prescribes. ``data`` distinguishes the data of otherwise equal rows, or is empty.
+    protocol prescribes. ``data`` distinguishes the test data of otherwise equal rows, ``made_by``
+    their training data; both are empty if there is nothing to distinguish.
 
     Of a run per fold, a figure is over all cases of the folds of one seed and subset.
 
@@ -204,40 +214,138 @@ def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
 def keyed(results: pd.DataFrame) -> pd.DataFrame:
     """Return the results with the columns of `GROUP`, ``data_key`` and ``repeat``.
 
-    The key is equal for equal data. Rows are compared over the repeats that both have: the labeled
-    cases, subset, fold and seed.
+    ``data_key`` is equal for equal data in equal roles. Rows are compared over the repeats
+    that both have: the labeled cases, subset, fold, seed and data.
+
+    ``data`` separates the parts of a table: it names the test data over all folds. Within a part,
+    ``made_by`` separates the rows of other training data. Both are empty if there is one version.
 
     A control that reads the truth of unlabeled cases hashes more data than other runs. It gets the
     key of the runs with its labels and subset, if they share one.
-
-    The data of a run depend on its labeled cases, so runs of other subsets or labels are compared
-    by the hash of their test cases.
     """
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
-    for name in ({*GROUP, "subset", "first", "labels", "test", "fold"} - {"data"}) - set(frame):
+    for name in ({*GROUP, *_SCANS, *_CHOSEN} - {"data"}) - set(frame):
         frame[name] = ""
-    place = ["dataset", "labels", "subset", "first", "test", "fold"]
-    key = frame["data.hash"] if "data.hash" in frame else pd.Series("", frame.index, dtype=object)
-    frame["data_key"] = key.where(~frame["sam_control"].isin(NEED_TRUTH))
-    groups = frame.groupby(place, dropna=False)["data_key"]
+    unknown = pd.Series("", frame.index, dtype=object)
+    key = _data_key(frame).where(~frame["sam_control"].isin(NEED_TRUTH))
+    tested = frame.get("data.test_hash", unknown).fillna("")
+    # The test cases depend on the fold only; of a run without their hash, take that of all data.
+    by_fold = tested.ne("")
+    place = [_text(frame[name]) for name in _CHOSEN]
+    tested_at = [text.mask(by_fold, "") for text in place[:-1]] + place[-1:]
+    frame["data"] = _versions(frame, _SCANS, tested_at, tested.where(by_fold, key))
+    part = (*_SCANS, "data")
+    groups = key.groupby([*(_text(frame[name]) for name in part), *place])
     # first() and nunique() pass over unknown values.
     shared = groups.transform("first").where(groups.transform("nunique") == 1)
-    frame["data_key"] = frame["data_key"].fillna(shared).fillna("")
-    unknown = pd.Series(math.nan, frame.index, dtype=object)
-    tested = frame.get("data.test_hash", unknown)
-    if (tested.groupby([frame[name] for name in _TESTED], dropna=False).nunique() > 1).any():
-        frame["data"] = tested.fillna(frame["data_key"]).str[:8]
-    else:
-        several = bool((groups.nunique() > 1).any())
-        frame["data"] = frame["data_key"].str[:8] if several else ""
-    frame["made_by"] = _made_by(frame)
-    repeat = frame[[name for name in _REPEAT if name in frame]].astype(str)
-    frame["repeat"] = list(repeat.itertuples(index=False, name=None))
+    frame["data_key"] = key.fillna(shared).fillna("")
+    version = _versions(frame, part, place, frame["data_key"])
+    own = version.where(version == "", OF_THE_DATA + version)
+    frame["made_by"] = [
+        "; ".join(filter(None, both)) for both in zip(own, _made_by(frame), strict=True)
+    ]
+    repeat = [_text(frame[name]) for name in _REPEAT if name in frame]
+    frame["repeat"] = list(zip(*repeat, strict=True))
     folded = frame["fold"].replace("", math.nan).notna()
     if folded.any():  # folds of unequal size share a row
-        sizes = frame[folded].groupby(["dataset", "labels", "test"])["unlabeled"]
+        sizes = frame[folded].groupby(["dataset", "labels", "test", "data"])["unlabeled"]
         frame.loc[folded, "unlabeled"] = sizes.transform("mean").round().astype(int)
     return frame
+
+
+def _data_key(frame: pd.DataFrame) -> pd.Series[Any]:
+    """Return a hash of the data of each run, and of the roles of the cases if it is recorded."""
+    unknown = pd.Series("", frame.index, dtype=object)
+    found = frame.get("data.hash", unknown)
+    roles = frame.get("data.split_hash", unknown).fillna("")
+    both = [
+        hashlib.sha256(f"{data} {role}".encode()).hexdigest()
+        for data, role in zip(found, roles, strict=True)
+    ]
+    return found.mask(found.notna() & roles.ne(""), pd.Series(both, frame.index, dtype=object))
+
+
+def _text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column as texts, empty where a value is missing."""
+    return column.astype(object).where(column.notna(), "").map(str)
+
+
+_Item = tuple[Hashable, str]
+"""The settings that a hash depends on, and the hash."""
+
+
+def _versions(
+    frame: pd.DataFrame,
+    scans: Sequence[str],
+    place: Sequence[pd.Series[Any]],
+    digest: pd.Series[Any],
+) -> pd.Series[Any]:
+    """Return the name of the version of the data of each run; empty where there is one version.
+
+    Hashes can be compared at one place only: at equal labels, subset and fold. The places of a
+    study have one version, unless the study has two hashes at a place: each of these is a version.
+    Studies are of one version if they share a hash and differ nowhere. If no place has two hashes,
+    all runs are of one version.
+
+    Args:
+        frame: the runs.
+        scans: columns; runs that differ in one of them are never compared.
+        place: the settings that the hash depends on.
+        digest: hash of the data of each run; missing or empty: unknown.
+    """
+    study = frame["study"] if "study" in frame else pd.Series(0, frame.index)
+    found = pd.Series("", frame.index, dtype=object)
+    known = frame[digest.fillna("").ne("")]
+    places = pd.Series(list(zip(*place, strict=True)), frame.index)
+    for _, group in known.groupby([_text(known[name]) for name in scans], sort=False):
+        rows = {run: (study[run], (places[run], str(digest[run]))) for run in group.index}
+        if not _differ({item for _, item in rows.values()}):
+            continue
+        held: dict[Hashable, set[_Item]] = {}
+        for own, item in rows.values():
+            held.setdefault(own, set()).add(item)
+        blocks: dict[tuple[Hashable, _Item], frozenset[_Item]] = {}
+        for own, items in held.items():
+            hashes = Counter(place for place, _ in items)
+            clear = frozenset(item for item in items if hashes[item[0]] == 1)
+            for item in items:
+                blocks[own, item] = clear if item in clear else frozenset([item])
+        names = _names(blocks.values())
+        for run, row in rows.items():
+            found[run] = names[blocks[row]]
+    return found
+
+
+def _differ(items: Set[_Item]) -> bool:
+    """Return whether a place has two hashes."""
+    return len({place for place, _ in items}) < len(items)
+
+
+def _names(blocks: Iterable[frozenset[_Item]]) -> dict[frozenset[_Item], str]:
+    """Return the name of the version of each block; blocks that agree are of one version."""
+    joined: list[set[frozenset[_Item]]] = []
+    for block in dict.fromkeys(blocks):
+        agreeing = [
+            group
+            for group in joined
+            if any(block & other and not _differ(block | other) for other in group)
+        ]
+        joined = [group for group in joined if group not in agreeing]
+        joined.append({block}.union(*agreeing))
+    names = {}
+    for group in joined:
+        whole: frozenset[_Item] = frozenset().union(*group)
+        for block in group:  # if two differ, a third that agrees with both may be of either
+            names[block] = _name(block if _differ(whole) else whole)
+    return names
+
+
+def _name(block: frozenset[_Item]) -> str:
+    """Return eight digits: the first of the only hash, or of a hash of all."""
+    digests = sorted({digest for _, digest in block})
+    if len(digests) == 1:
+        return digests[0][:8]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:8]
 
 
 def _made_by(frame: pd.DataFrame) -> pd.Series[Any]:
@@ -277,7 +385,8 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     if common.empty:  # the scores of one of them are missing
         return nothing
     pair = (without[common].to_numpy(), with_sam[common].to_numpy())
-    found = compare(*pair, patients=patients_by_case(cases, common))
+    runs = {*pairs["run"], *pairs["run_bare"]}
+    found = compare(*pair, patients=patients_by_case(cases, common, runs))
     figures = (found.gain, found.low, found.high, found.cases, found.p)
     return dict(zip(names, figures, strict=True))
 
@@ -298,15 +407,15 @@ def _over_best(
         shared = set(group["repeat"]) & set(runs["repeat"])
         if section_key(other) != section_key(row) or not shared:
             continue
-        ours = by_case(cases, group["run"][group["repeat"].isin(shared)], "dice")
-        dice = by_case(cases, runs["run"][runs["repeat"].isin(shared)], "dice")
+        both = [own["run"][own["repeat"].isin(shared)] for own in (runs, group)]
+        dice, ours = (by_case(cases, own, "dice") for own in both)
         common = ours.index.intersection(dice.index, sort=False)
         if len(common):
-            rivals.append((other, dice[common], ours[common]))
+            rivals.append((other, dice[common], ours[common], {*both[0], *both[1]}))
     if not rivals:
         return nothing
-    best, theirs, own = min(rivals, key=lambda rival: (rival[2] - rival[1]).mean())
-    patients = patients_by_case(cases, own.index)
+    best, theirs, own, compared = min(rivals, key=lambda rival: (rival[2] - rival[1]).mean())
+    patients = patients_by_case(cases, own.index, compared)
     found = compare(theirs.to_numpy(), own.to_numpy(), patients=patients)
     return {
         "best_bare": method_name(best),
@@ -323,7 +432,7 @@ def paired(group: pd.DataFrame, bare: pd.DataFrame) -> pd.DataFrame:
         group: rows of `keyed`.
         bare: rows of `keyed` without the branch.
     """
-    on = [name for name in (*_PAIRED_ON, "data_key") if name in group]
+    on = [name for name in (*_PAIRED_ON, "data", "data_key") if name in group]
     return group.merge(bare, on=on, suffixes=("", "_bare"))
 
 
@@ -342,12 +451,44 @@ def by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series
     return chosen.groupby("case", sort=False)[metric].mean()
 
 
-def patients_by_case(cases: pd.DataFrame, index: pd.Index[Any]) -> list[str]:
-    """Return the patients of test cases, by rows of `collect_cases`; none if these lack them."""
+def patients_by_case(cases: pd.DataFrame, index: pd.Index[Any], runs: Iterable[str]) -> list[str]:
+    """Return the patients of test cases as the compared runs name them; empty if none does.
+
+    Of runs with other patients, those count that join more cases. A run whose data named no
+    patient joins none.
+
+    Args:
+        cases: of `collect_cases`.
+        index: the cases.
+        runs: that are compared; the patients of other runs do not count.
+
+    Warns:
+        SemisamWarning: the runs contradict each other. All cases that one of them joins are joined.
+    """
     if "patient" not in cases:
         return []
-    owner = cases.drop_duplicates("case").set_index("case")["patient"]
-    return list(owner.loc[index])
+    rows = cases[cases["run"].isin(set(runs)) & cases["case"].isin(index)]
+    named = rows.drop_duplicates(["case", "patient"])
+    # A case that is its own patient is joined by a run that names another one.
+    named = named[(named["patient"] != named["case"]) | ~named["case"].duplicated(keep=False)]
+    if not named["case"].duplicated().any():
+        return list(named.set_index("case")["patient"].loc[index])
+    whole = [frozenset(own) for _, own in named.groupby("patient", sort=False)["case"]]
+    joined: list[frozenset[str]] = []
+    for own in whole:
+        touched = [other for other in joined if own & other]
+        joined = [other for other in joined if not own & other]
+        joined.append(own.union(*touched))
+    if unclear := sorted(case for own in joined if own not in whole for case in own):
+        warnings.warn(
+            "the compared runs must name the same patients, got different ones of "
+            f"{first_few(unclear)}. Run the older ones again; until then, cases that any of them "
+            "joins are one patient.",
+            SemisamWarning,
+            stacklevel=2,
+        )
+    owner = {case: min(own) for own in joined for case in own}
+    return [owner[case] for case in index]
 
 
 def _none_first(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -10,13 +10,15 @@ import pandas as pd
 
 PAPER = "paper, Table II"
 """The mark of a row of the paper."""
+OF_THE_DATA = "data "
+"""The start of the text in ``made_by`` that names the version of a row's training data."""
 _OF_A_ROW = ("prompter", "sam_adapt")
 """Settings that rows are compared for, so they are in a row's name."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that may be compared: of one protocol, with the same departures, on the same data.
+    """Rows that may be compared: of one protocol, with the same departures, on the same test data.
 
     Attributes:
         title: the protocol and the departures from it.
@@ -61,6 +63,12 @@ def section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, 
     return *place, version, common
 
 
+def data_version(row: Mapping[Any, Any]) -> str:
+    """Return the version of a row's training data, empty if its part of the table has one only."""
+    texts = text_of(row, "made_by").split("; ")
+    return next((text for text in texts if text.startswith(OF_THE_DATA)), "")
+
+
 def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:
     """Return departures and choices of a row, each with True if it is an option of one plugin."""
     places = {row["method"], "semisam", row["sam"], text_of(row, "prompter")} - {"", "none"}
@@ -82,7 +90,7 @@ def method_name(row: Mapping[Any, Any]) -> str:
     """Return ``mt`` or ``mt + SemiSAM (geodesic, control: oracle)``.
 
     Options of its plugins follow in brackets, ``mt + SemiSAM (geodesic) [semisam.weight=0.2]``, and
-    the digests of weights in which rows differ.
+    the digests of training data and weights in which rows differ.
     """
     own = [part for part, is_own in _parts(row) if is_own]
     made = text_of(row, "made_by").split("; ")

@@ -47,15 +47,12 @@ class Comparison:
     cases: int
 
 
-def compare(
-    bare: Floats, wrapped: Floats, seed: int = 0, patients: Sequence[str] = ()
-) -> Comparison:
-    """Compare two rows case by case.
+def compare(bare: Floats, wrapped: Floats, patients: Sequence[str] = ()) -> Comparison:
+    """Compare two rows case by case. The same scores give the same interval.
 
     Args:
         bare: ``(n,)`` scores of the cases without SemiSAM, each the mean over runs.
         wrapped: ``(n,)`` scores of the same cases with SemiSAM.
-        seed: of the resampling; the same scores give the same interval.
         patients: of the cases; empty: each case is of another one.
     """
     difference = np.asarray(wrapped, float) - np.asarray(bare, float)
@@ -63,7 +60,7 @@ def compare(
     units = int(owner.max(initial=-1)) + 1
     if units < 2:
         return Comparison(float(difference.mean()), math.nan, math.nan, math.nan, units)
-    low, high = bootstrap_interval(difference, seed, patients=patients)
+    low, high = bootstrap_interval(difference, patients)
     p = signed_rank(np.bincount(owner, difference) / np.bincount(owner))
     return Comparison(float(difference.mean()), low, high, p, units)
 
@@ -92,29 +89,22 @@ def _owners(patients: Sequence[str], cases: int) -> NDArray[np.intp]:
     return np.unique(np.asarray(patients, str), return_inverse=True)[1]
 
 
-def bootstrap_interval(
-    values: Floats,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    patients: Sequence[str] = (),
-) -> tuple[float, float]:
+def bootstrap_interval(values: Floats, patients: Sequence[str] = ()) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean of ``(n,)`` values.
+
+    The same values give the same interval.
 
     Args:
         values: of cases.
-        seed: of the resampling.
-        level: of the interval.
-        resamples: number of them.
         patients: of the cases, which are drawn with all their cases; empty: each case is of another
             one.
     """
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = np.random.Generator(np.random.Philox(0))
     owner = _owners(patients, len(values))
     sums, counts = np.bincount(owner, np.asarray(values)), np.bincount(owner)
-    drawn = rng.integers(len(sums), size=(resamples, len(sums)))
+    drawn = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from semisam.core.types import Clock
 
+_STEP_FACTOR = 0.1
+_POLY_POWER = 0.9
+_RISE = 30
+"""Steps over which `rise_and_fall` rises at most."""
+_FALL = 0.4
+"""Part of the training over which `rise_and_fall` falls."""
+
 
 @dataclass(frozen=True)
 class Ramp:
@@ -62,14 +69,14 @@ class Ramp:
         return self.weight * math.exp(-self.rate * x**self.power)
 
 
-def step_decay(clock: Clock, base: float, every: int, factor: float = 0.1) -> float:
-    """Return the published learning rate ``base * factor ** floor(t / every)``."""
-    return base * factor ** (clock.step // every)
+def step_decay(clock: Clock, base: float, every: int) -> float:
+    """Return the published learning rate ``base * 0.1 ** floor(t / every)``."""
+    return base * _STEP_FACTOR ** (clock.step // every)
 
 
-def poly_decay(clock: Clock, base: float, power: float = 0.9) -> float:
-    """Return ``base * (1 - t/T) ** power``, which ends at 0."""
-    return float(base * (1.0 - clock.fraction) ** power)
+def poly_decay(clock: Clock, base: float) -> float:
+    """Return ``base * (1 - t/T) ** 0.9``, which ends at 0."""
+    return float(base * (1.0 - clock.fraction) ** _POLY_POWER)
 
 
 def cosine_decay(clock: Clock, base: float) -> float:
@@ -77,14 +84,14 @@ def cosine_decay(clock: Clock, base: float) -> float:
     return 0.5 * base * (1.0 + math.cos(math.pi * clock.fraction))
 
 
-def rise_and_fall(clock: Clock, base: float, rise: int = 30, fall: float = 0.4) -> float:
-    """Return a rate that rises for some steps, stays, and falls linearly to 0.
+def rise_and_fall(clock: Clock, base: float) -> float:
+    """Return a rate that rises for 30 steps, stays, and falls linearly to 0.
+
+    The rise is at most a tenth of the training, and the fall its last 40 %.
 
     Args:
         clock: training time.
         base: the rate between.
-        rise: steps of the rise, but at most a tenth of the training.
-        fall: part of the training over which the rate falls.
     """
-    steps = max(min(rise, clock.total // 10), 1)
-    return base * min(1.0, (clock.step + 1) / steps) * min(1.0, (1.0 - clock.fraction) / fall)
+    steps = max(min(_RISE, clock.total // 10), 1)
+    return base * min(1.0, (clock.step + 1) / steps) * min(1.0, (1.0 - clock.fraction) / _FALL)

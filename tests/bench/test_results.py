@@ -11,10 +11,18 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.ranking import with_ranks
-from semisam.bench.results import TABLE_METRICS, collect, collect_cases, comparison
-from semisam.bench.sections import method_name, sections
+from semisam.bench.results import (
+    TABLE_METRICS,
+    collect,
+    collect_cases,
+    comparison,
+    keyed,
+    patients_by_case,
+)
+from semisam.bench.sections import data_version, method_name, sections
 from semisam.bench.tables import best_lines, cells, in_competition, load, runs_lines
 from semisam.cli.main import main
+from semisam.core.errors import SemisamWarning
 from semisam.run import resolve
 from semisam.run.folder import list_runs
 from semisam.run.settings import RESULTS_VERSION
@@ -328,3 +336,203 @@ def test_a_case_may_be_called_na(tmp_path):
         scores = pd.read_csv(tmp_path / sam / "cases.csv").assign(case="NA")
         scores.to_csv(tmp_path / sam / "cases.csv", index=False)
     assert _table(tmp_path)["gain_dice"].dropna().tolist() == [pytest.approx(10)]
+
+
+def _on(folder, data_hash, test_hash, dice=0.5, **given):
+    """Write a run on data with these hashes."""
+    result = _run(folder, dice, **{"dataset": "folder", **given})
+    result["data"] |= {"hash": data_hash * 8, "test_hash": test_hash * 8}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _together(*folders):
+    runs = [run for folder in folders for run in list_runs(folder)]
+    return collect(runs), collect_cases(runs)
+
+
+def _old_and_new(folder):
+    """Write runs on old and on corrected training labels, with the same test cases."""
+    _on(folder / "a", "old1", "test", 0.9, sam="none")
+    _on(folder / "b", "new1", "test", 0.5, sam="none", method="dtc")
+    _on(folder / "c", "new1", "test", 0.6, sam="geodesic", method="dtc")
+    _on(folder / "d", "new1", "test", 0.4, sam="none", seed=1)
+
+
+def test_an_unrelated_study_joins_no_old_and_new_labels(tmp_path):
+    """The study of other scans made old and new one row, with differences between them."""
+    _old_and_new(tmp_path / "own")
+    _on(tmp_path / "other" / "z", "zzzz", "zzzt", 0.7, sam="none")
+    alone = comparison(*_together(tmp_path / "own"))
+    both = comparison(*_together(tmp_path / "own", tmp_path / "other"))
+    with_other = both[both["data"] == "testtest"].reset_index(drop=True)
+    assert len(sections(alone)) == 1 and len(sections(both)) == 2 and len(both) == 5
+    pd.testing.assert_frame_equal(
+        alone.drop(columns="data"), with_other.drop(columns="data"), check_exact=True
+    )
+    assert alone["runs"].tolist() == [1, 1, 1, 1]
+    assert {data_version(row) for row in alone.to_dict("records")} == {
+        "data old1old1",
+        "data new1new1",
+    }
+    (row,) = alone[alone["sam"] != "none"].to_dict("records")
+    assert row["best_bare"] == "dtc [data new1new1]"  # and not the better one on old labels
+    assert row["over_best"] == pytest.approx(10)
+
+
+def test_ranks_are_among_rows_of_equal_training_data(tmp_path):
+    _on(tmp_path / "old" / "x", "old1", "test", sam="none")
+    for name, method in (("a", "mt"), ("b", "dtc")):
+        _on(tmp_path / "new" / name, "new1", "test", sam="none", method=method)
+    for number, path in enumerate(sorted(tmp_path.glob("*/*/cases.csv"))):
+        scores = pd.read_csv(path).loc[[0, 0]].assign(case=["x", "y"], dice=[0.5, 0.6])
+        scores["dice"] += number / 100
+        scores.to_csv(path, index=False)
+    folders = [tmp_path / "old", tmp_path / "new"]
+    ranked = with_ranks(*load(*folders), folders)
+    ranks = {data_version(row): row["rank"] for row in ranked.to_dict("records")}
+    assert set(ranks) == {"data old1old1", "data new1new1"} and pd.isna(ranks["data old1old1"])
+    assert sorted(ranked["rank"].dropna()) == [1, 2]
+
+
+def test_the_same_scans_in_other_roles_are_other_data(tmp_path):
+    """A labeled and a validation case were exchanged, so every hash of scans is as before."""
+    for name, sam in (("one", "none"), ("two", "geodesic"), ("three", "none")):
+        _on(tmp_path / name, "same", "test", sam=sam)
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        result["data"]["split_hash"] = "a" if name == "one" else "b"
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    table = comparison(*_together(tmp_path))
+    assert table["runs"].tolist() == [1, 1, 1] and len(sections(table)) == 1
+    assert len({data_version(row) for row in table.to_dict("records")}) == 2
+    pairs = keyed(_together(tmp_path)[0]).groupby("data_key")["run"].agg(set)
+    assert sorted(map(sorted, pairs)) == [["one"], ["three", "two"]]
+
+
+def _folds(folder, letter, folds=(1, 2, 3), **given):
+    for fold in folds:
+        hashes = f"{letter}d{fold}_", f"{letter}t{fold}_"
+        run = folder / f"{folder.name}-{letter}{fold}"
+        _on(run, *hashes, 0.1 * fold, test="3-fold", fold=fold, **given)
+
+
+def test_the_folds_of_two_studies_are_two_parts(tmp_path):
+    """Each fold was a part, and its figure that of one fold."""
+    _folds(tmp_path / "one", "a")
+    _folds(tmp_path / "two", "b")
+    alone = comparison(*_together(tmp_path / "one"))
+    both = comparison(*_together(tmp_path / "one", tmp_path / "two"))
+    assert len(alone) == 1 and alone["data"].tolist() == [""]
+    assert len(both) == 2 and len(sections(both)) == 2 and both["data"].nunique() == 2
+    assert both["runs"].tolist() == [3, 3] and both["dice"].tolist() == [pytest.approx(20)] * 2
+
+
+def test_folds_of_several_folders_are_one_part_if_they_share_a_fold(tmp_path):
+    _folds(tmp_path / "one", "a", (1, 2))
+    _folds(tmp_path / "more", "a", (2, 3), seed=1)
+    _folds(tmp_path / "two", "b")
+    table = comparison(*_together(tmp_path / "one", tmp_path / "more", tmp_path / "two"))
+    assert sorted(table["runs"]) == [3, 4] and len(sections(table)) == 2
+
+
+def test_folds_of_two_paths_in_one_folder_are_two_parts(tmp_path):
+    for letter in "ab":
+        _folds(tmp_path, letter, data=f"/scans/{letter}")
+    assert comparison(*_together(tmp_path))["runs"].tolist() == [3, 3]
+
+
+def test_a_corrected_case_leaves_all_subsets_in_one_part(tmp_path):
+    """The case is labeled in subset 0, so the others have the hash that they had."""
+    for subset in range(3):
+        _on(tmp_path / "old" / f"{subset}", f"old{subset}", "test", subset=subset)
+    for subset, data in enumerate(("new0", "old1")):
+        _on(tmp_path / "new" / f"new{subset}", data, "test", subset=subset, seed=1)
+    table = comparison(*_together(tmp_path / "old", tmp_path / "new"))
+    assert table["data"].tolist() == ["", ""] and len(sections(table)) == 1
+    assert sorted(table["runs"]) == [2, 3]  # not one row for each subset
+
+
+def test_a_study_with_old_and_new_runs_of_a_subset_joins_neither_to_another(tmp_path):
+    """It is not known which of the two belongs to the other subsets."""
+    for subset in range(3):
+        _on(tmp_path / f"{subset}", f"old{subset}", "test", subset=subset)
+    _on(tmp_path / "again", "new0", "test", seed=1)
+    frame = keyed(_together(tmp_path)[0])
+    assert set(frame["data"]) == {""}
+    rows = frame.groupby("made_by")["run"].agg(set).tolist()
+    assert sorted(map(sorted, rows)) == [["0"], ["1", "2"], ["again"]]
+    reverse = keyed(_together(tmp_path)[0].iloc[::-1].reset_index(drop=True))
+    assert set(reverse["made_by"]) == set(frame["made_by"])
+
+
+def test_a_folder_that_agrees_with_two_versions_is_of_neither(tmp_path):
+    for name, hashes in {"old": ("old0", "both"), "new": ("new0", "both")}.items():
+        for subset, data in enumerate(hashes):
+            _on(tmp_path / name / f"{name}{subset}", data, "test", subset=subset)
+    _on(tmp_path / "third" / "x", "both", "test", subset=1, seed=1)
+    folders = [tmp_path / name for name in ("old", "third", "new")]
+    table = comparison(*_together(*folders))
+    assert sorted(table["runs"]) == [1, 2, 2] and len(sections(table)) == 1
+
+
+def test_a_control_with_the_truth_keeps_its_gain_beside_another_study(tmp_path):
+    _on(tmp_path / "one" / "bare", "data", "test", 0.5, sam="none")
+    oracle = {"sam": "geodesic", "sam_control": "oracle"}
+    _on(tmp_path / "one" / "truth", "more", "test", 0.7, **oracle)
+    _on(tmp_path / "two" / "z", "zzzz", "zzzt", 0.9, sam="none")
+    table = comparison(*_together(tmp_path / "one", tmp_path / "two"))
+    assert table["gain_dice"].dropna().tolist() == [pytest.approx(20)]
+
+
+def _owners(*owners):
+    """Return cases of runs ``a``, ``b``, ...; each text has a letter per case, its patient."""
+    rows = [
+        {"run": run, "case": f"case{n}", "patient": f"case{n}" if name == "-" else name}
+        for run, text in zip("abcd", owners, strict=False)
+        for n, name in enumerate(text)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("owners", "joined"),
+    [
+        (["ppqq"], "ppqq"),
+        (["----", "ppqq"], "ppqq"),  # the first run was made before groups.csv
+        (["ppqq", "----"], "ppqq"),
+        (["pp--", "ppqq", "----"], "ppqq"),
+        (["ppqq", "xxyy"], "ppqq"),  # other names of the same patients
+        (["ppqq", "pppp"], "pppp"),
+        (["----"], "abcd"),
+    ],
+)
+def test_the_coarser_patients_of_compared_runs_count(owners, joined):
+    index = pd.Index([f"case{n}" for n in range(4)])
+    found = patients_by_case(_owners(*owners), index, list("abcd"))
+    same = [[a == b for b in found] for a in found]
+    assert same == [[a == b for b in joined] for a in joined]
+
+
+def test_patients_of_runs_that_are_not_compared_do_not_count():
+    """Another study may have cases of the same names."""
+    cases, index = _owners("pppp", "qqrr"), pd.Index(["case3", "case0"])
+    assert patients_by_case(cases, index, ["b"]) == ["r", "q"]
+
+
+def test_patients_that_contradict_each_other_are_joined_with_a_warning():
+    index = pd.Index([f"case{n}" for n in range(4)])
+    with pytest.warns(SemisamWarning, match="must name the same patients, got .* case0, case1"):
+        found = patients_by_case(_owners("ppqq", "xyyz"), index, ["a", "b"])
+    assert len(set(found)) == 1
+
+
+def test_the_gain_of_runs_with_patients_is_over_them_whatever_came_before(tmp_path):
+    """An older run of other settings, made before `groups.csv`, decided the patients of all."""
+    _run(tmp_path / "0 older", sam="none", method="dtc")
+    for sam, value in (("none", 0.5), ("geodesic", 0.6)):
+        _run(tmp_path / sam, value, sam=sam)
+    for path in tmp_path.glob("*/cases.csv"):
+        scores = pd.read_csv(path).loc[[0] * 4].assign(case=list("abcd"))
+        if path.parent.name != "0 older":
+            scores["patient"] = ["p", "p", "q", "q"]
+        scores.to_csv(path, index=False)
+    assert _table(tmp_path)["gain_cases"].dropna().tolist() == [2]

@@ -109,7 +109,8 @@ def _spread(bench: Bench, row: Row) -> tuple[float, float, str]:
     values: Floats = np.asarray(scores, dtype=np.float64)
     if len(values) < 2:
         return 0.0, 0.0, "none"
-    low, high = bootstrap_interval(values, patients=patients_by_case(bench.cases, scores.index))
+    patients = patients_by_case(bench.cases, scores.index, row.runs["run"])
+    low, high = bootstrap_interval(values, patients=patients)
     return float(values.mean() - low), float(high - values.mean()), "cases"
 
 
