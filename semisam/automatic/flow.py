@@ -249,14 +249,16 @@ def _write_one(
     series = str(data.options.get("series", ""))
     paths = {case: data.files(case)}
     with described(stage.model.network) as seen:
+        # A person may correct the mask once it is there, while the rest is made, or after a stop.
         (written,) = write_masks(
-            stage.model, paths, shelf.folder, device, series=series, preview=True
+            *(stage.model, paths, shelf.folder, device),
+            series=series,
+            preview=True,
+            on_mask=shelf.wrote,
         )
     features = as_text(seen.vector())  # before the judge predicts other views
     if written.scan is None or written.found is None:
         raise InputError(written.fault)
-    # A person may correct the mask while it is judged, or after a stop there.
-    shelf.wrote(case)
     agreement: tuple[dict[str, float], ...] = ()
     if stage.judge is not None:
         image = torch.from_numpy(written.scan.image.array).to(device)

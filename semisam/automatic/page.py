@@ -106,7 +106,7 @@ def _lines(data: Survey, shelf: Shelf, changed: Changed, by: Correction | None) 
     known = {
         case: entry
         for case in ours
-        if (entry := shelf.entries.get(case)) and entry.classes == classes
+        if (entry := shelf.entries.get(case)) and entry.run and entry.classes == classes
     }
     everything = [
         # The volume of a mask that is annotated in part says nothing about that of an organ.

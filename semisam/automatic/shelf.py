@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         file: its name in the folder.
         stage: ``first`` or ``final``.
-        run: name of the run that predicted it.
+        run: name of the run that predicted it; empty until the mask is finished.
         sha256: of the file; empty while the first mask of a scan is written.
         volumes: of each foreground class.
         agreement: the signals of each foreground class; empty if they were not measured.
@@ -85,8 +85,8 @@ class Shelf:
         A mask of a scan whose file was replaced since does not count, nor one of other classes.
         """
         known = self.entries.get(name)
-        if known is None or not known.sha256 or not known.is_about(entry):
-            return False
+        if known is None or not known.run or not known.is_about(entry):
+            return False  # none, or one that was not finished
         if not (self.folder / entry.file).is_file():
             return False
         return known.run == entry.run or (known.stage == FINAL and entry.stage != FINAL)

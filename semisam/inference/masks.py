@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def write_masks(
     probabilities: bool = False,
     preview: bool = False,
     skip_existing: bool = False,
+    on_mask: Callable[[str], None] | None = None,
 ) -> Iterator[Written]:
     """Segment scans, write their masks into a folder, and yield each.
 
@@ -70,6 +71,7 @@ def write_masks(
         probabilities: also write the probability of each class.
         preview: also write a picture of the mask.
         skip_existing: take a mask that is in the folder as it is.
+        on_mask: called with the name of each mask as soon as it is there.
 
     Raises:
         InputError: a mask cannot be written, or one that is in the folder cannot be read.
@@ -88,6 +90,8 @@ def write_masks(
         found = segment(model, scan, device)
         file.parent.mkdir(exist_ok=True, parents=True)  # a case may be named with a folder
         write_label(file, found.mask, scan.geometry)
+        if on_mask is not None:
+            on_mask(name)
         if probabilities:
             whole = found.probabilities
             for k, title in class_file_names(model.card).items():

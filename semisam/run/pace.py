@@ -17,6 +17,7 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.framework import Framework
 from semisam.core.seeding import derive_seed
+from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.masks import write_masks
@@ -111,10 +112,12 @@ def _seconds_of_adaptation(settings: RunSettings) -> float:
     dataset, cases = _opened(settings)
     store = VolumeStore(dataset, labeled=cases.labeled, unlabeled=(), test=())
     backend: Any = make_pair(settings)[0]
+    # Many a slice of a volume shows nothing.
+    shown = (case for case in cases_to_adapt(settings, backend, store) if _is_drawn(case[1]))
     ended: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         backend.adapt(
-            list(itertools.islice(cases_to_adapt(settings, backend, store), _CASES)),
+            list(itertools.islice(shown, _CASES)),
             Path(folder) / "adapted",
             steps=_STEPS + 1,
             seed=derive_seed(settings.seed, "adapt"),
@@ -122,6 +125,10 @@ def _seconds_of_adaptation(settings: RunSettings) -> float:
             on_step=lambda done: ended.append(time.perf_counter()),
         )
     return (ended[-1] - ended[0]) / _STEPS
+
+
+def _is_drawn(label: torch.Tensor) -> bool:
+    return bool(((label != 0) & (label != IGNORE)).any())
 
 
 def seconds_of_mask(settings: RunSettings, scan: Sequence[Path]) -> float:

@@ -15,7 +15,7 @@ from semisam.data.datasets.labels import own_values_of
 from semisam.data.datasets.splits import read_json, stays_inside
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
 
-FORMAT = "semisam-prepared-4"
+FORMAT = "semisam-prepared-5"
 MANIFEST, UNFINISHED, VOLUMES = "manifest.json", "unfinished.json", "volumes"
 
 
