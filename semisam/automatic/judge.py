@@ -55,6 +55,5 @@ def make_judge(
     branch = SemiSAM(
         cast(Framework, model.network), *make_pair(settings), class_names=dataset.class_names
     )
-    if not settings.semisam_options.get("several", True):
-        branch.leave_out(store.components()[1])
+    branch.leave_out(first.card.left_out)
     return Judge(branch, first.network, predict, known, model.card.one_component)

@@ -54,7 +54,7 @@ def test_large_pictures_are_shrunk_and_scored_at_their_own_size(tmp_path):
 
 
 def test_the_check_shrinks_pictures_as_the_training_does(tmp_path):
-    """A target of a pixel is lost there, which is told before."""
+    """It names the classes that a shrunk label loses."""
     write_pictures(tmp_path)
     for n in range(5):
         label = np.zeros(picture(n)[1].shape, np.uint8)
