@@ -13,7 +13,7 @@ from semisam.core.framework import Framework
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.held_out import folds_of
 from semisam.data.loading.store import VolumeStore
-from semisam.frameworks.controls import CONTROLS
+from semisam.frameworks.controls import CONTROLS, NEED_TRUTH
 from semisam.plugins.registry import nearest
 from semisam.run.build import (
     cases_of,
@@ -122,8 +122,8 @@ def check(
     """Check every run of a grid before the first one starts, and name them.
 
     All images, and the labels of the test cases and of cases that are labeled in some run, are read
-    once. No other label is read. Runs of a method whose heads the network cannot serve are lost;
-    the others are returned.
+    once; all labels if a control needs the truth. Runs of a method whose heads the network cannot
+    serve are lost; the others are returned.
 
     Args:
         runs: settings of each.
@@ -156,6 +156,7 @@ def check(
         unlabeled=[case for case in cases if case not in ever_labeled | tested | validated],
         test=[case for case in cases if case in tested],
         validation=[case for case in cases if case in validated],
+        oracle=any(run.sam_control in NEED_TRUTH for run in runs),
     )
     hashes = store.check(on_case)
     for run, framework in zip(runs, frameworks, strict=True):
@@ -163,14 +164,8 @@ def check(
         check_run(run, store, framework, len(found.labeled), len(found.unlabeled), here=here)
     named = []
     for run in runs:
-        labeled, unlabeled, validation = chosen[_cases_of(run)]
-        scored = (*validation, *splits[run.test, run.fold].test)
-        readable = {f"image:{case}" for case in (*labeled, *unlabeled, *scored)}
-        readable |= {f"label:{case}" for case in (*labeled, *scored)}
-        readable |= {f"drawn:{case}" for case in scored}
-        used = {k: v for k, v in hashes.items() if k in readable}
-        test = splits[run.test, run.fold].test
-        key = data_key(used, labeled, unlabeled, validation, test)
+        test, truth = splits[run.test, run.fold].test, run.sam_control in NEED_TRUTH
+        key = data_key(hashes, chosen[_cases_of(run)], test, truth=truth)
         named.append(Run(run, _folder_name(run, run.identity(key))))
     return named
 

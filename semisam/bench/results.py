@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from semisam.bench.sections import OF_THE_DATA, method_name, section_key
+from semisam.bench.sections import method_name, section_key
 from semisam.bench.statistics import compare, holm
+from semisam.bench.versions import TRAINED_ON, as_text, differences, join_sets, test_versions
 from semisam.core.errors import SemisamWarning, first_few
 from semisam.core.files import csv_cell, csv_text, replace_file
 from semisam.core.layout import CASES, RESULT
-from semisam.frameworks.controls import NEED_TRUTH
 from semisam.run.folder import RunFolder
 from semisam.run.settings import NOT_IDENTITY, OF_THE_BRANCH, RunSettings
 
@@ -46,13 +44,6 @@ _REPEAT = ("labels", "first", "test", "subset", "fold", "seed", "data_key")
 _PAIRED_ON = tuple(
     name for name in RunSettings.model_fields if name not in OF_THE_BRANCH | NOT_IDENTITY
 )
-_SCANS = ("dataset", "dataset_options", "test")
-"""Settings of which runs have the same test cases over all folds if their data are the same."""
-_CHOSEN = ("labels", "subset", "first", "fold")
-"""Further settings that decide which images and labels a run reads, so its hash."""
-_NUMBERS = "results"
-"""The key of the version of the numbers among the sources of a run."""
-
 OnFault = Callable[[str], None]
 
 
@@ -214,160 +205,29 @@ def write(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
 def keyed(results: pd.DataFrame) -> pd.DataFrame:
     """Return the results with the columns of `GROUP`, ``data_key`` and ``repeat``.
 
-    ``data_key`` is equal for equal data in equal roles. Rows are compared over the repeats
-    that both have: the labeled cases, subset, fold, seed and data.
+    ``data_key`` is equal for equal data in equal parts, whether or not a control reads the truth of
+    unlabeled cases. Rows are compared over the repeats that both have: the labeled cases, subset,
+    fold, seed and data.
 
     ``data`` separates the parts of a table: it names the test data over all folds. Within a part,
-    ``made_by`` separates the rows of other training data. Both are empty if there is one version.
-
-    A control that reads the truth of unlabeled cases hashes more data than other runs. It gets the
-    key of the runs with its labels and subset, if they share one.
+    ``made_by`` separates the rows of other training data, plugins and versions of the numbers. Both
+    are empty where there is nothing to distinguish.
     """
     frame = results.rename(columns={"data.labeled": "labeled", "data.unlabeled": "unlabeled"})
-    for name in ({*GROUP, *_SCANS, *_CHOSEN} - {"data"}) - set(frame):
+    for name in ({*GROUP, *TRAINED_ON} - {"data"}) - set(frame):
         frame[name] = ""
     unknown = pd.Series("", frame.index, dtype=object)
-    key = _data_key(frame).where(~frame["sam_control"].isin(NEED_TRUTH))
-    tested = frame.get("data.test_hash", unknown).fillna("")
-    # The test cases depend on the fold only; of a run without their hash, take that of all data.
-    by_fold = tested.ne("")
-    place = [_text(frame[name]) for name in _CHOSEN]
-    tested_at = [text.mask(by_fold, "") for text in place[:-1]] + place[-1:]
-    frame["data"] = _versions(frame, _SCANS, tested_at, tested.where(by_fold, key))
-    part = (*_SCANS, "data")
-    groups = key.groupby([*(_text(frame[name]) for name in part), *place])
-    # first() and nunique() pass over unknown values.
-    shared = groups.transform("first").where(groups.transform("nunique") == 1)
-    frame["data_key"] = key.fillna(shared).fillna("")
-    version = _versions(frame, part, place, frame["data_key"])
-    own = version.where(version == "", OF_THE_DATA + version)
-    frame["made_by"] = [
-        "; ".join(filter(None, both)) for both in zip(own, _made_by(frame), strict=True)
-    ]
-    repeat = [_text(frame[name]) for name in _REPEAT if name in frame]
+    whole = frame.get("data.hash", unknown)
+    frame["data_key"] = frame.get("data.key", whole).fillna(whole).fillna("")
+    frame["data"] = test_versions(frame)
+    frame["made_by"] = differences(frame)
+    repeat = [as_text(frame[name]) for name in _REPEAT if name in frame]
     frame["repeat"] = list(zip(*repeat, strict=True))
     folded = frame["fold"].replace("", math.nan).notna()
     if folded.any():  # folds of unequal size share a row
         sizes = frame[folded].groupby(["dataset", "labels", "test", "data"])["unlabeled"]
         frame.loc[folded, "unlabeled"] = sizes.transform("mean").round().astype(int)
     return frame
-
-
-def _data_key(frame: pd.DataFrame) -> pd.Series[Any]:
-    """Return a hash of the data of each run, and of the roles of the cases if it is recorded."""
-    unknown = pd.Series("", frame.index, dtype=object)
-    found = frame.get("data.hash", unknown)
-    roles = frame.get("data.split_hash", unknown).fillna("")
-    both = [
-        hashlib.sha256(f"{data} {role}".encode()).hexdigest()
-        for data, role in zip(found, roles, strict=True)
-    ]
-    return found.mask(found.notna() & roles.ne(""), pd.Series(both, frame.index, dtype=object))
-
-
-def _text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Return a column as texts, empty where a value is missing."""
-    return column.astype(object).where(column.notna(), "").map(str)
-
-
-_Item = tuple[Hashable, str]
-"""The settings that a hash depends on, and the hash."""
-
-
-def _versions(
-    frame: pd.DataFrame,
-    scans: Sequence[str],
-    place: Sequence[pd.Series[Any]],
-    digest: pd.Series[Any],
-) -> pd.Series[Any]:
-    """Return the name of the version of the data of each run; empty where there is one version.
-
-    Hashes can be compared at one place only: at equal labels, subset and fold. The places of a
-    study have one version, unless the study has two hashes at a place: each of these is a version.
-    Studies are of one version if they share a hash and differ nowhere. If no place has two hashes,
-    all runs are of one version.
-
-    Args:
-        frame: the runs.
-        scans: columns; runs that differ in one of them are never compared.
-        place: the settings that the hash depends on.
-        digest: hash of the data of each run; missing or empty: unknown.
-    """
-    study = frame["study"] if "study" in frame else pd.Series(0, frame.index)
-    found = pd.Series("", frame.index, dtype=object)
-    known = frame[digest.fillna("").ne("")]
-    places = pd.Series(list(zip(*place, strict=True)), frame.index)
-    for _, group in known.groupby([_text(known[name]) for name in scans], sort=False):
-        rows = {run: (study[run], (places[run], str(digest[run]))) for run in group.index}
-        if not _differ({item for _, item in rows.values()}):
-            continue
-        held: dict[Hashable, set[_Item]] = {}
-        for own, item in rows.values():
-            held.setdefault(own, set()).add(item)
-        blocks: dict[tuple[Hashable, _Item], frozenset[_Item]] = {}
-        for own, items in held.items():
-            hashes = Counter(place for place, _ in items)
-            clear = frozenset(item for item in items if hashes[item[0]] == 1)
-            for item in items:
-                blocks[own, item] = clear if item in clear else frozenset([item])
-        names = _names(blocks.values())
-        for run, row in rows.items():
-            found[run] = names[blocks[row]]
-    return found
-
-
-def _differ(items: Set[_Item]) -> bool:
-    """Return whether a place has two hashes."""
-    return len({place for place, _ in items}) < len(items)
-
-
-def _names(blocks: Iterable[frozenset[_Item]]) -> dict[frozenset[_Item], str]:
-    """Return the name of the version of each block; blocks that agree are of one version."""
-    joined: list[set[frozenset[_Item]]] = []
-    for block in dict.fromkeys(blocks):
-        agreeing = [
-            group
-            for group in joined
-            if any(block & other and not _differ(block | other) for other in group)
-        ]
-        joined = [group for group in joined if group not in agreeing]
-        joined.append({block}.union(*agreeing))
-    names = {}
-    for group in joined:
-        whole: frozenset[_Item] = frozenset().union(*group)
-        for block in group:  # if two differ, a third that agrees with both may be of either
-            names[block] = _name(block if _differ(whole) else whole)
-    return names
-
-
-def _name(block: frozenset[_Item]) -> str:
-    """Return eight digits: the first of the only hash, or of a hash of all."""
-    digests = sorted({digest for _, digest in block})
-    if len(digests) == 1:
-        return digests[0][:8]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:8]
-
-
-def _made_by(frame: pd.DataFrame) -> pd.Series[Any]:
-    """Return a text of the sources that differ: versions of the numbers, plugins and weights.
-
-    A distribution or a file counts where runs of the same plugins have others. The version of the
-    numbers counts where any runs have others.
-    """
-    empty = pd.Series("{}", frame.index)
-    texts = [frame.get(name, empty).replace("", "{}") for name in ("sources", "sam_sources")]
-    made = [{**json.loads(a), **json.loads(b)} for a, b in zip(*texts, strict=True)]
-    plugins = [
-        name for name in ("dataset", "method", "network", "sam", "prompter") if name in frame
-    ]
-    kinds = list(frame[plugins].astype(str).itertuples(index=False, name=None))
-    seen: dict[tuple[str, object], set[str]] = {}
-    for own, kind in zip(made, kinds, strict=True):
-        for key, value in own.items():
-            seen.setdefault((key, None if key == _NUMBERS else kind), set()).add(value)
-    differing = {key for (key, _), values in seen.items() if len(values) > 1}
-    shown = ["; ".join(f"{k} {v[:12]}" for k, v in m.items() if k in differing) for m in made]
-    return pd.Series(shown, frame.index, dtype=object)
 
 
 def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
@@ -474,11 +334,7 @@ def patients_by_case(cases: pd.DataFrame, index: pd.Index[Any], runs: Iterable[s
     if not named["case"].duplicated().any():
         return list(named.set_index("case")["patient"].loc[index])
     whole = [frozenset(own) for _, own in named.groupby("patient", sort=False)["case"]]
-    joined: list[frozenset[str]] = []
-    for own in whole:
-        touched = [other for other in joined if own & other]
-        joined = [other for other in joined if not own & other]
-        joined.append(own.union(*touched))
+    joined = join_sets(whole)
     if unclear := sorted(case for own in joined if own not in whole for case in own):
         warnings.warn(
             "the compared runs must name the same patients, got different ones of "
@@ -511,5 +367,7 @@ def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
     row["choices"] = "; ".join(settings["choices"])
     for part in ("data", "metrics", "validation", "training", "cost", "versions"):
         for key, value in result.get(part, {}).items():
+            if isinstance(value, dict):
+                value = json.dumps(value, sort_keys=True)
             row[f"{part}.{key}"] = " ".join(value) if isinstance(value, list) else value
     return row

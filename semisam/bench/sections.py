@@ -10,8 +10,8 @@ import pandas as pd
 
 PAPER = "paper, Table II"
 """The mark of a row of the paper."""
-OF_THE_DATA = "data "
-"""The start of the text in ``made_by`` that names the version of a row's training data."""
+_OF_THE_DATA = ("scans ", "parts ", "label ")
+"""The starts of the texts in ``made_by`` that tell training data apart."""
 _OF_A_ROW = ("prompter", "sam_adapt")
 """Settings that rows are compared for, so they are in a row's name."""
 
@@ -64,9 +64,9 @@ def section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, 
 
 
 def data_version(row: Mapping[Any, Any]) -> str:
-    """Return the version of a row's training data, empty if its part of the table has one only."""
+    """Return what tells a row's training data apart, empty if its part of the table has one."""
     texts = text_of(row, "made_by").split("; ")
-    return next((text for text in texts if text.startswith(OF_THE_DATA)), "")
+    return "; ".join(text for text in texts if text.startswith(_OF_THE_DATA))
 
 
 def _parts(row: Mapping[Any, Any]) -> list[tuple[str, bool]]:

@@ -237,8 +237,9 @@ class SemiSAM(Framework):
             )
         known = target.new_zeros((labeled, *target.shape[1:]))
         if self._measures(clock):
-            with _evaluated(self.inner):
-                known = self.inner(batch.image[:labeled])
+            with _evaluated(self.inner) as averages:
+                rows = len(batch.image) if averages else labeled
+                known = self.inner(batch.image[:rows])[:labeled]
         step = Step({}, torch.cat([known.to(target), target]))
         predictions, shares = self._query_rows(batch, step, clock, metrics)
         weight = self.weight(clock)
@@ -473,13 +474,25 @@ def _figures(qualities: Collection[Quality]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _evaluated(module: torch.nn.Module) -> Iterator[None]:
-    """Set a module's parts to evaluation, and back to what each was."""
+def _evaluated(module: torch.nn.Module) -> Iterator[list[Any]]:
+    """Set a module's parts to evaluation, but BatchNorm to this batch, and back to what each was.
+
+    A method makes its target of unlabeled rows with the statistics of a batch. BatchNorm's running
+    averages lag behind, so with them the maps of the labeled rows would be worse than that target.
+    They are not updated here, and those parts are yielded.
+    """
     modes = [(part, part.training) for part in module.modules()]
+    averages: list[Any] = [
+        part for part in module.modules() if getattr(part, "track_running_stats", False)
+    ]
     module.eval()
+    for part in averages:
+        part.training, part.track_running_stats = True, False
     try:
-        yield
+        yield averages
     finally:
+        for part in averages:
+            part.track_running_stats = True
         for part, training in modes:
             part.training = training
 

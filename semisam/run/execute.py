@@ -36,6 +36,7 @@ from semisam.inference.card import Card, card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.run.adapt import adapt_model, labeled_cases
 from semisam.run.build import (
+    Cases,
     cases_of,
     make_framework,
     make_logger,
@@ -48,7 +49,7 @@ from semisam.run.folder import claim, claim_data, read_result
 from semisam.run.lock import locked
 from semisam.run.model import window_of
 from semisam.run.preflight import check_run
-from semisam.run.record import cost_of, data_key, split_hash, versions
+from semisam.run.record import cost_of, data_key, data_record, versions
 from semisam.run.settings import RunSettings
 from semisam.training.accumulation import count_parts
 from semisam.training.checkpoint import remove_checkpoints, save_tensors
@@ -254,17 +255,17 @@ def _about(
     """Return the result without its cost."""
     store = run.store
     labeled, unlabeled, test = store.labeled, store.unlabeled, store.test
+    cases = Cases(labeled, unlabeled, store.validation)
+    truth = settings.sam_control in NEED_TRUTH
     patients = patients_counted(store.dataset)
     validation = {"cases": list(store.validation), **training.validation}
     return {
         "settings": settings.model_dump(mode="json"),
-        "run": settings.identity(data_key(run.hashes, labeled, unlabeled, store.validation, test)),
+        "run": settings.identity(data_key(run.hashes, cases, test, truth=truth)),
         "data": {
             "dataset": store.dataset.name,
             "note": store.dataset.note,
-            "hash": data_hash(run.hashes),
-            "test_hash": data_hash(_of_cases(run.hashes, test)),
-            "split_hash": split_hash(labeled, unlabeled, test),
+            **data_record(run.hashes, cases, test),
             "labeled": len(patients_of((*labeled, *store.validation), patients)),
             "unlabeled": len(patients_of(unlabeled, patients)),
             "test": len(test),
@@ -276,12 +277,6 @@ def _about(
         "training": {name: x for name, x in training.means.items() if math.isfinite(x)},
         "versions": versions(),
     }
-
-
-def _of_cases(hashes: Mapping[str, str], cases: Sequence[str]) -> dict[str, str]:
-    """Return the hashes of the images and labels of some cases."""
-    wanted = set(cases)
-    return {name: value for name, value in hashes.items() if name.partition(":")[2] in wanted}
 
 
 def train(

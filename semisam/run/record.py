@@ -14,6 +14,7 @@ import torch
 
 from semisam import __version__
 from semisam.data.loading.store import data_hash
+from semisam.run.build import Cases
 from semisam.run.settings import RunSettings
 from semisam.training.plan import Summary
 
@@ -25,23 +26,51 @@ def split_hash(*groups: tuple[str, ...]) -> str:
 
 
 def data_key(
-    hashes: Mapping[str, str],
-    labeled: Sequence[str],
-    unlabeled: Sequence[str],
-    validation: Sequence[str],
-    test: Sequence[str],
+    hashes: Mapping[str, str], cases: Cases, test: Sequence[str], *, truth: bool = False
 ) -> str:
     """Return what the data add to the identity of a run: the voxels, and the parts of the cases.
 
     Args:
-        hashes: of the volumes by name, as of `VolumeStore.check`.
-        labeled: cases in their order, as the others.
-        unlabeled: cases.
-        validation: cases.
+        hashes: of volumes by name, as of `VolumeStore.check`; those that the run does not read do
+            not count.
+        cases: of the training.
         test: cases.
+        truth: the run is a control that also reads the labels of the unlabeled cases.
     """
-    parts = split_hash(*map(tuple, (labeled, unlabeled, validation, test)))
-    return f"{data_hash(hashes)}-{parts}"
+    scored = (*cases.validation, *test)
+    with_label = (*cases.labeled, *scored, *(cases.unlabeled if truth else ()))
+    names = [f"image:{case}" for case in (*cases.labeled, *cases.unlabeled, *scored)]
+    names += [f"label:{case}" for case in with_label] + [f"drawn:{case}" for case in scored]
+    read = {name: hashes[name] for name in names if name in hashes}
+    parts = split_hash(cases.labeled, cases.unlabeled, cases.validation, tuple(test))
+    return f"{data_hash(read)}-{parts}"
+
+
+def data_record(hashes: Mapping[str, str], cases: Cases, test: Sequence[str]) -> dict[str, Any]:
+    """Return what distinguishes the data of runs, as `semisam.bench.results` compares them.
+
+    Args:
+        hashes: of all volumes that the run reads.
+        cases: of the training.
+        test: cases.
+
+    Returns:
+        ``hash`` of all volumes; ``key``, which leaves out the truth of unlabeled cases, so that a
+        control shares it with the runs that it is compared with; ``scans``, a hash of the images;
+        ``labels``, a hash of each labeled or validation case; ``test_hash`` and ``split_hash``.
+    """
+    wanted = set(test)
+    tested = {k: v for k, v in hashes.items() if k.partition(":")[2] in wanted}
+    return {
+        "hash": data_hash(hashes),
+        "key": data_key(hashes, cases, test),
+        "scans": data_hash({k: v for k, v in hashes.items() if k.startswith("image:")}),
+        "labels": {
+            case: hashes[f"label:{case}"][:16] for case in (*cases.labeled, *cases.validation)
+        },
+        "test_hash": data_hash(tested),
+        "split_hash": split_hash(cases.labeled, cases.unlabeled, tuple(test)),
+    }
 
 
 def versions() -> dict[str, str]:

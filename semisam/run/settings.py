@@ -22,7 +22,7 @@ from semisam.run.protocols import DEFAULT
 
 Options = dict[str, Any]
 
-RESULTS_VERSION = 5
+RESULTS_VERSION = 6
 """Part of every identity. Raise it when a change of semisam moves the numbers of a run."""
 
 DEFAULT_BACKEND = "synthsam"

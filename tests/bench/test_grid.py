@@ -117,6 +117,10 @@ def test_controls_are_named_in_the_table(tiny_la, tmp_path):
     assert "control: oracle" in " ".join(result.output.split())
     calls = dict(zip(table["sam_control"], table["sam_calls"], strict=True))
     assert float(calls["truth"]) == 0 and calls["oracle"] != ""
+    for folder in (out / "runs").iterdir():
+        assert folder.name.endswith(json.loads((folder / "result.json").read_text())["run"])
+    gains = dict(zip(table["sam_control"], table["gain_dice"], strict=True))
+    assert all(gains[control] != "" for control in ("oracle", "truth", "shuffled"))
     result, _ = _bench(tmp_path, *args, "--sam-control", "cheat")
     assert result.exit_code != 0
     assert "must be of none, oracle, truth, shuffled, moved, got cheat" in " ".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -307,18 +308,18 @@ def test_rows_of_other_test_cases_are_apart_whatever_their_subset(tmp_path):
     assert table["data"].tolist() == ["a" * 8, "b" * 8] and len(sections(table)) == 2
 
 
-def test_a_control_with_the_truth_has_no_gain_over_other_data(tmp_path):
-    """It hashes more labels than other runs, so its data are unknown where runs have others."""
-    for name, given in {
-        "one": {"sam": "none"},
-        "two": {"sam": "none"},
-        "truth": {"sam": "geodesic", "sam_control": "oracle"},
-    }.items():
-        result = _run(tmp_path / name, 0.5, **given)
-        result["data"]["hash"] = name * 20
+def test_a_control_with_the_truth_has_a_gain_over_the_run_on_its_data(tmp_path):
+    """It reads more labels than other runs, so its hash is another one and its key is not."""
+    truth = {"sam": "geodesic", "sam_control": "oracle"}
+    for name, key, dice, given in (
+        ("other", "b-1", 0.1, {"sam": "none"}),
+        ("bare", "a-1", 0.5, {"sam": "none"}),
+        ("truth", "a-1", 0.7, truth),
+    ):
+        result = _run(tmp_path / name, dice, **given)
+        result["data"] |= {"hash": name, "key": key, "scans": key[0]}
         (tmp_path / name / "result.json").write_text(json.dumps(result))
-    table = _table(tmp_path)
-    assert len(table) == 3 and table["gain_dice"].isna().all()
+    assert _table(tmp_path)["gain_dice"].dropna().tolist() == [pytest.approx(20)]
 
 
 def test_the_patients_of_a_study_are_the_units_of_its_interval(tmp_path):
@@ -338,10 +339,18 @@ def test_a_case_may_be_called_na(tmp_path):
     assert _table(tmp_path)["gain_dice"].dropna().tolist() == [pytest.approx(10)]
 
 
-def _on(folder, data_hash, test_hash, dice=0.5, **given):
-    """Write a run on data with these hashes."""
+def _on(folder, tested, dice=0.5, *, scans="s", labels=("a old",), parts="p", **given):
+    """Write a run on these test data, scans, labels and parts of the cases."""
     result = _run(folder, dice, **{"dataset": "folder", **given})
-    result["data"] |= {"hash": data_hash * 8, "test_hash": test_hash * 8}
+    of_cases = dict(label.split() for label in labels)
+    whole = hashlib.sha256(str((tested, scans, labels)).encode()).hexdigest()
+    result["data"] |= {
+        "hash": whole,
+        "key": f"{whole}-{parts}",
+        "scans": scans * 8,
+        "labels": of_cases,
+        "test_hash": tested * 8,
+    }
     (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -351,17 +360,17 @@ def _together(*folders):
 
 
 def _old_and_new(folder):
-    """Write runs on old and on corrected training labels, with the same test cases."""
-    _on(folder / "a", "old1", "test", 0.9, sam="none")
-    _on(folder / "b", "new1", "test", 0.5, sam="none", method="dtc")
-    _on(folder / "c", "new1", "test", 0.6, sam="geodesic", method="dtc")
-    _on(folder / "d", "new1", "test", 0.4, sam="none", seed=1)
+    """Write runs on an old and on a corrected training label, with the same test cases."""
+    _on(folder / "a", "test", 0.9, sam="none")
+    _on(folder / "b", "test", 0.5, labels=["a new"], sam="none", method="dtc")
+    _on(folder / "c", "test", 0.6, labels=["a new"], sam="geodesic", method="dtc")
+    _on(folder / "d", "test", 0.4, labels=["a new"], sam="none", seed=1)
 
 
 def test_an_unrelated_study_joins_no_old_and_new_labels(tmp_path):
     """The study of other scans made old and new one row, with differences between them."""
     _old_and_new(tmp_path / "own")
-    _on(tmp_path / "other" / "z", "zzzz", "zzzt", 0.7, sam="none")
+    _on(tmp_path / "other" / "z", "zzzt", 0.7, scans="z", labels=["z old"], sam="none")
     alone = comparison(*_together(tmp_path / "own"))
     both = comparison(*_together(tmp_path / "own", tmp_path / "other"))
     with_other = both[both["data"] == "testtest"].reset_index(drop=True)
@@ -370,19 +379,17 @@ def test_an_unrelated_study_joins_no_old_and_new_labels(tmp_path):
         alone.drop(columns="data"), with_other.drop(columns="data"), check_exact=True
     )
     assert alone["runs"].tolist() == [1, 1, 1, 1]
-    assert {data_version(row) for row in alone.to_dict("records")} == {
-        "data old1old1",
-        "data new1new1",
-    }
+    versions = {data_version(row) for row in alone.to_dict("records")}
+    assert versions == {"label a old", "label a new"}
     (row,) = alone[alone["sam"] != "none"].to_dict("records")
-    assert row["best_bare"] == "dtc [data new1new1]"  # and not the better one on old labels
+    assert row["best_bare"] == "dtc [label a new]"  # and not the better one on old labels
     assert row["over_best"] == pytest.approx(10)
 
 
 def test_ranks_are_among_rows_of_equal_training_data(tmp_path):
-    _on(tmp_path / "old" / "x", "old1", "test", sam="none")
+    _on(tmp_path / "old" / "x", "test", sam="none")
     for name, method in (("a", "mt"), ("b", "dtc")):
-        _on(tmp_path / "new" / name, "new1", "test", sam="none", method=method)
+        _on(tmp_path / "new" / name, "test", labels=["a new"], sam="none", method=method)
     for number, path in enumerate(sorted(tmp_path.glob("*/*/cases.csv"))):
         scores = pd.read_csv(path).loc[[0, 0]].assign(case=["x", "y"], dice=[0.5, 0.6])
         scores["dice"] += number / 100
@@ -390,29 +397,37 @@ def test_ranks_are_among_rows_of_equal_training_data(tmp_path):
     folders = [tmp_path / "old", tmp_path / "new"]
     ranked = with_ranks(*load(*folders), folders)
     ranks = {data_version(row): row["rank"] for row in ranked.to_dict("records")}
-    assert set(ranks) == {"data old1old1", "data new1new1"} and pd.isna(ranks["data old1old1"])
+    assert set(ranks) == {"label a old", "label a new"} and pd.isna(ranks["label a old"])
     assert sorted(ranked["rank"].dropna()) == [1, 2]
 
 
-def test_the_same_scans_in_other_roles_are_other_data(tmp_path):
+def test_the_same_scans_in_other_parts_are_other_data(tmp_path):
     """A labeled and a validation case were exchanged, so every hash of scans is as before."""
     for name, sam in (("one", "none"), ("two", "geodesic"), ("three", "none")):
-        _on(tmp_path / name, "same", "test", sam=sam)
-        result = json.loads((tmp_path / name / "result.json").read_text())
-        result["data"]["split_hash"] = "a" if name == "one" else "b"
-        (tmp_path / name / "result.json").write_text(json.dumps(result))
+        _on(tmp_path / name, "test", sam=sam, parts="a" if name == "one" else "b")
     table = comparison(*_together(tmp_path))
     assert table["runs"].tolist() == [1, 1, 1] and len(sections(table)) == 1
-    assert len({data_version(row) for row in table.to_dict("records")}) == 2
+    assert {data_version(row) for row in table.to_dict("records")} == {"parts a", "parts b"}
     pairs = keyed(_together(tmp_path)[0]).groupby("data_key")["run"].agg(set)
     assert sorted(map(sorted, pairs)) == [["one"], ["three", "two"]]
 
 
+def test_other_scans_of_all_subsets_are_one_row(tmp_path):
+    """Their labels and parts differ, too, which the scans say already."""
+    for scans in "st":
+        for subset in range(2):
+            own = {"scans": scans, "labels": [f"c{subset} {scans}"], "parts": f"{scans}{subset}"}
+            _on(tmp_path / f"{scans}{subset}", "test", subset=subset, **own)
+    table = comparison(*_together(tmp_path))
+    assert table["runs"].tolist() == [2, 2]
+    assert set(table["made_by"]) == {"scans ssssssss", "scans tttttttt"}
+
+
 def _folds(folder, letter, folds=(1, 2, 3), **given):
     for fold in folds:
-        hashes = f"{letter}d{fold}_", f"{letter}t{fold}_"
         run = folder / f"{folder.name}-{letter}{fold}"
-        _on(run, *hashes, 0.1 * fold, test="3-fold", fold=fold, **given)
+        of_fold = {"test": "3-fold", "fold": fold, "parts": f"p{fold}"}
+        _on(run, f"{letter}t{fold}_", 0.1 * fold, **of_fold, **given)
 
 
 def test_the_folds_of_two_studies_are_two_parts(tmp_path):
@@ -440,47 +455,33 @@ def test_folds_of_two_paths_in_one_folder_are_two_parts(tmp_path):
     assert comparison(*_together(tmp_path))["runs"].tolist() == [3, 3]
 
 
-def test_a_corrected_case_leaves_all_subsets_in_one_part(tmp_path):
-    """The case is labeled in subset 0, so the others have the hash that they had."""
+def test_a_corrected_label_separates_only_the_runs_that_train_with_it(tmp_path):
+    """The case is labeled in subset 0, so the runs of the others are those that they were."""
     for subset in range(3):
-        _on(tmp_path / "old" / f"{subset}", f"old{subset}", "test", subset=subset)
-    for subset, data in enumerate(("new0", "old1")):
-        _on(tmp_path / "new" / f"new{subset}", data, "test", subset=subset, seed=1)
-    table = comparison(*_together(tmp_path / "old", tmp_path / "new"))
-    assert table["data"].tolist() == ["", ""] and len(sections(table)) == 1
-    assert sorted(table["runs"]) == [2, 3]  # not one row for each subset
-
-
-def test_a_study_with_old_and_new_runs_of_a_subset_joins_neither_to_another(tmp_path):
-    """It is not known which of the two belongs to the other subsets."""
-    for subset in range(3):
-        _on(tmp_path / f"{subset}", f"old{subset}", "test", subset=subset)
-    _on(tmp_path / "again", "new0", "test", seed=1)
-    frame = keyed(_together(tmp_path)[0])
+        own = {"labels": [f"c{subset} old"], "parts": f"p{subset}", "subset": subset}
+        _on(tmp_path / "old" / f"{subset}", "test", **own)
+    for subset, label in enumerate(("c0 new", "c1 old")):
+        own = {"labels": [label], "parts": f"p{subset}", "subset": subset}
+        _on(tmp_path / "new" / f"new{subset}", "test", seed=1, **own)
+    frame = keyed(_together(tmp_path / "old", tmp_path / "new")[0])
     assert set(frame["data"]) == {""}
-    rows = frame.groupby("made_by")["run"].agg(set).tolist()
-    assert sorted(map(sorted, rows)) == [["0"], ["1", "2"], ["again"]]
-    reverse = keyed(_together(tmp_path)[0].iloc[::-1].reset_index(drop=True))
-    assert set(reverse["made_by"]) == set(frame["made_by"])
+    rows = frame.groupby("made_by")["run"].agg(sorted).to_dict()
+    assert rows == {"": ["1", "2", "new1"], "label c0 old": ["0"], "label c0 new": ["new0"]}
 
 
-def test_a_folder_that_agrees_with_two_versions_is_of_neither(tmp_path):
-    for name, hashes in {"old": ("old0", "both"), "new": ("new0", "both")}.items():
-        for subset, data in enumerate(hashes):
-            _on(tmp_path / name / f"{name}{subset}", data, "test", subset=subset)
-    _on(tmp_path / "third" / "x", "both", "test", subset=1, seed=1)
-    folders = [tmp_path / name for name in ("old", "third", "new")]
-    table = comparison(*_together(*folders))
-    assert sorted(table["runs"]) == [1, 2, 2] and len(sections(table)) == 1
+def test_a_folder_of_old_and_new_test_labels_joins_neither_to_another_fold(tmp_path):
+    """It is not known which of the two belongs to the other folds."""
+    _folds(tmp_path, "a")
+    _folds(tmp_path, "b", (1,), seed=1)
+    table = comparison(*_together(tmp_path))
+    assert table["runs"].tolist() == [1, 1, 1, 1] and len(sections(table)) == 4
 
 
-def test_a_control_with_the_truth_keeps_its_gain_beside_another_study(tmp_path):
-    _on(tmp_path / "one" / "bare", "data", "test", 0.5, sam="none")
-    oracle = {"sam": "geodesic", "sam_control": "oracle"}
-    _on(tmp_path / "one" / "truth", "more", "test", 0.7, **oracle)
-    _on(tmp_path / "two" / "z", "zzzz", "zzzt", 0.9, sam="none")
-    table = comparison(*_together(tmp_path / "one", tmp_path / "two"))
-    assert table["gain_dice"].dropna().tolist() == [pytest.approx(20)]
+def test_folds_that_agree_with_two_versions_are_of_neither(tmp_path):
+    for name in ("old", "new"):
+        _folds(tmp_path / name, name, (1,))
+        _folds(tmp_path / name, "both", (2,), seed=len(name) + (name == "new"))
+    assert sorted(comparison(*_together(tmp_path / "old", tmp_path / "new"))["runs"]) == [1, 1, 2]
 
 
 def _owners(*owners):

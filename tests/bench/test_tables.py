@@ -187,7 +187,7 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
         run = tmp_path / "runs" / name
         _run(run, sam, 0.3)
         result = json.loads((run / "result.json").read_text())
-        result["data"]["hash"] = data * 64
+        result["data"] |= {"hash": data * 64, "test_hash": data * 64}
         (run / "result.json").write_text(json.dumps(result))
     table, _ = tables.load(tmp_path)
     assert table[["data", "sam", "runs"]].to_numpy().tolist() == [

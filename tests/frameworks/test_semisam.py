@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -760,6 +761,27 @@ def test_the_measure_leaves_ignored_voxels_out():
 def _fixmatch(**options):
     torch.manual_seed(0)
     return FixMatch(tiny_builder(norm="none", dropout=0.0), 2, threshold=0.0, **options)
+
+
+def test_labeled_maps_are_measured_with_the_statistics_of_the_batch():
+    """BatchNorm's running averages lag behind, and the target of unlabeled rows has none."""
+    batch, prompter = _batch(), RecordingPrompter()
+    torch.manual_seed(0)
+    inner = FixMatch(tiny_builder(norm="batch", dropout=0.0), 2, threshold=0.0).train()
+    with torch.no_grad():
+        want = copy.deepcopy(inner)(batch.image)[:2, 1]
+    branch = SemiSAM(inner, RecordingBackend(), prompter, role="target", weight=0.5, gated=True)
+    torch.manual_seed(1)
+    one = copy.deepcopy(inner)
+    branch.training_step(batch, CLOCK)
+    for view, row in zip(prompter.views, want, strict=False):
+        torch.testing.assert_close(view.prob, row)
+    # The averages are those of the method's own passes, and its parts train as before.
+    torch.manual_seed(1)
+    one.training_step(batch, CLOCK)
+    for name, value in one.state_dict().items():
+        assert torch.allclose(value.float(), inner.state_dict()[name].float(), atol=1e-6), name
+    assert all(part.training for part in inner.modules())
 
 
 def _target(branch, batch):
