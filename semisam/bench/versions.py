@@ -1,4 +1,4 @@
-"""What tells the runs of a table apart in addition to their settings: data, plugins and numbers."""
+"""Names for the differences of runs that no setting shows: data, plugins, version of the numbers."""
 
 from __future__ import annotations
 
