@@ -88,16 +88,16 @@ class Framework(nn.Module, ABC):
         num_classes: classes counting background, at least 2.
     """
 
-    uses_unlabeled: ClassVar[bool] = True
+    uses_unlabeled: bool = True
     """False: the trainer passes labeled rows only."""
 
-    trains: ClassVar[bool] = True
+    trains: bool = True
     """False: no step is taken. `learn` gets the labeled scans, and `forward` gets whole scans."""
 
     networks: ClassVar[tuple[str, ...]] = ()
     """The network plugins that the method works with; empty: any."""
 
-    wants_places: ClassVar[bool] = False
+    wants_places: bool = False
     """True: `Batch.places` and `Batch.inside` are filled."""
 
     guide: Callable[[Tensor], Tensor] | None = None

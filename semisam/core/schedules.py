@@ -26,7 +26,8 @@ class Ramp:
 
     ``every`` counts iterations, not a share of the training. A shorter training therefore has fewer
     steps of the same length (1000 iterations: 6). With fewer than ``every`` iterations the weight
-    stays at ``weight * exp(-rate)``.
+    stays at ``weight * exp(-rate)``. With ``until`` below 1 the ramp ends there, and its last value
+    stays.
 
     Args:
         weight: value at the end of a rising or the start of a falling ramp.
@@ -34,9 +35,11 @@ class Ramp:
         power: exponent on the fraction: 1 in the paper, 2 in the published code.
         every: iterations between two advances of the fraction.
         rate: exponent's factor: 5 throughout the literature.
+        until: share of the training at which the ramp ends; 0: ``weight`` throughout.
 
     Raises:
-        ValueError: a negative weight, a power that is not positive, or less than one iteration.
+        ValueError: a negative weight, a power that is not positive, less than one iteration, or a
+            share that is none.
 
     Example:
         >>> from semisam.core.types import Clock
@@ -50,6 +53,7 @@ class Ramp:
     power: float = 1.0
     every: int = 1
     rate: float = 5.0
+    until: float = 1.0
 
     def __post_init__(self) -> None:
         # Named as the options of the methods are.
@@ -59,12 +63,17 @@ class Ramp:
             raise ValueError(f"ramp_power must be greater than 0, got {self.power}.")
         if self.every < 1:
             raise ValueError(f"ramp_every must be at least 1 iteration, got {self.every}.")
+        if not 0 <= self.until <= 1:
+            raise ValueError(f"the end of a ramp must be in [0, 1], got {self.until}.")
 
     def __call__(self, clock: Clock) -> float:
         """Return the weight at this time."""
+        if self.until == 0:
+            return self.weight
+        total = round(self.until * clock.total)
         # A falling ramp is a rising one reversed in time, including the rounding to `every`.
-        elapsed = clock.step if self.rising else clock.total - clock.step
-        done = min(elapsed // self.every * self.every / max(clock.total, 1), 1.0)
+        elapsed = clock.step if self.rising else total - clock.step
+        done = min(elapsed // self.every * self.every / max(total, 1), 1.0)
         x = 1.0 - max(done, 0.0)
         return self.weight * math.exp(-self.rate * x**self.power)
 

@@ -77,8 +77,7 @@ class FixMatch(Framework):
         self.ema_decay = ema_decay
         self.cutmix = cutmix
         self.supervised_weight = supervised_weight
-        self.rise = rise
-        self.unlabeled_weight = Ramp(unlabeled_weight, power=2.0)
+        self.unlabeled_weight = Ramp(unlabeled_weight, power=2.0, until=rise)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the student's softmax probabilities."""
@@ -105,7 +104,7 @@ class FixMatch(Framework):
         strong_ce, strong_dice = masked_supervised_loss(
             logits[labeled:], probs[labeled:], mix(pseudo, cut), torch.ones_like(cut)
         )
-        u = w * self._weight(clock)
+        u = w * self.unlabeled_weight(clock)
         losses = {"ce": w * ce, "dice": w * dice}
         losses |= {"strong_ce": u * strong_ce, "strong_dice": u * strong_dice}
         own = torch.cat([probs[:labeled], unmix(probs[labeled:], cut)])
@@ -129,10 +128,3 @@ class FixMatch(Framework):
         """Return the map that teaches: ``(U, C, *S)`` to ``(U, K, *S)``."""
         logits: Tensor = (self.student if self.teacher is None else self.teacher)(image)["logits"]
         return logits.softmax(1)
-
-    def _weight(self, clock: Clock) -> float:
-        """Return ``u`` at this time."""
-        if self.rise == 0:
-            return self.unlabeled_weight.weight
-        rising = max(round(self.rise * clock.total), 1)
-        return self.unlabeled_weight(Clock(min(clock.step, rising), rising))

@@ -80,8 +80,9 @@ class MutualConsistency(Framework):
         self.temperature = temperature
         self.target_gradient = target_gradient
         self.supervised_weight = supervised_weight
-        self.consistency_weight = Ramp(consistency_weight, power=ramp_power, every=ramp_every)
-        self.rise = rise
+        self.consistency_weight = Ramp(
+            consistency_weight, power=ramp_power, every=ramp_every, until=rise
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the first decoder's softmax probabilities."""
@@ -99,10 +100,9 @@ class MutualConsistency(Framework):
             targets = [target.detach() for target in targets]
         pairs = itertools.permutations(range(len(HEADS)), 2)
         terms = [mean_squared_difference(maps[i], targets[j]) for i, j in pairs]
-        risen = Clock(clock.step, round(self.rise * clock.total))
         losses = {
             "dice": self.supervised_weight * dice,
-            "consistency": self.consistency_weight(risen) * torch.stack(terms).sum(),
+            "consistency": self.consistency_weight(clock) * torch.stack(terms).sum(),
         }
         return Step(losses, maps[0])
 

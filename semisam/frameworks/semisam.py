@@ -139,10 +139,10 @@ class SemiSAM(Framework):
         self._prompter = prompter
         self._class_names = tuple(class_names) or ("",) * self.num_classes
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
-        self.uses_unlabeled = inner.uses_unlabeled or weight > 0  # type: ignore[misc]
-        self.trains = inner.trains  # type: ignore[misc]
+        self.uses_unlabeled = inner.uses_unlabeled or weight > 0
+        self.trains = inner.trains
         of_backend = getattr(backend, "wants_place", False)
-        self.wants_places = inner.wants_places or of_backend  # type: ignore[misc]
+        self.wants_places = inner.wants_places or of_backend
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
@@ -157,7 +157,7 @@ class SemiSAM(Framework):
         """Do not query the model for some classes; without any, train as the inner method does."""
         self.classes = tuple(k for k in self.classes if k not in classes)
         if not self.classes:
-            self.uses_unlabeled = self.inner.uses_unlabeled  # type: ignore[misc]
+            self.uses_unlabeled = self.inner.uses_unlabeled
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Return the inner method's step with the branch: one more loss, or a corrected target."""

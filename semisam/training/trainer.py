@@ -359,9 +359,8 @@ class Trainer:
         state = load_checkpoint(self.folder)
         if state is None:
             return 0
-        same = {"iterations", "lr", "lr_step", "momentum", "weight_decay", "clip", "seed"}
-        same |= {"optimizer", "schedule", "averaged", "validation"}
         ours = dataclasses.asdict(self.plan)
+        same = ours.keys() - {"device", "checkpoint_every"}
         other = sorted(key for key in same if state["plan"].get(key) != ours[key])
         if other:
             raise InputError(

@@ -61,9 +61,9 @@ def test_unsure_voxels_teach_nothing():
 
 def test_the_weight_rises_and_stays():
     method = _method(rise=0.25, unlabeled_weight=0.8)
-    weights = [method._weight(Clock(t, 1000)) for t in (0, 100, 250, 1000)]
+    weights = [method.unlabeled_weight(Clock(t, 1000)) for t in (0, 100, 250, 1000)]
     assert weights[0] < 0.01 < weights[1] < weights[2] == weights[3] == 0.8
-    assert _method(rise=0.0)._weight(Clock(0, 1000)) == 1.0
+    assert _method(rise=0.0).unlabeled_weight(Clock(0, 1000)) == 1.0
 
 
 def test_the_average_teaches_if_there_is_one():

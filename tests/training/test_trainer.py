@@ -23,6 +23,7 @@ from semisam.prompters.uncertainty_points import UncertaintyPoints
 from semisam.testing import FakeBackend, random_batch, tiny_builder
 from semisam.testing.samples import TinyNet
 from semisam.training.trainer import Diverged, Interrupted, TimeOver, Trainer, TrainingPlan
+from semisam.training.validation import Validation
 
 PLAN = TrainingPlan(iterations=7, checkpoint_every=2, lr_step=3, precision="fp32", seed=4)
 
@@ -272,7 +273,23 @@ def test_a_diverged_loss_stops_with_a_sentence(tmp_path):
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     _trainer(tmp_path).fit()
     with pytest.raises(InputError, match=r"got others \(lr 0.01, now 0.02\)"):
-        _trainer(tmp_path, TrainingPlan(iterations=7, lr=0.02, lr_step=3, seed=4)).fit()
+        _trainer(tmp_path, dataclasses.replace(PLAN, lr=0.02)).fit()
+
+
+OTHER = {
+    "iterations": 8, "lr": 0.02, "lr_step": 4, "optimizer": "adamw", "schedule": "poly",
+    "momentum": 0.8, "weight_decay": 1e-3, "averaged": 0.5, "clip": 0.5, "precision": "bf16",
+    "seed": 5, "parts": 2, "norm_batches": 1, "validation": Validation(every=2),
+}  # fmt: skip
+FREE = {"device", "checkpoint_every"}
+"""A run may go on elsewhere, and save more often."""
+
+
+@pytest.mark.parametrize("name", sorted({f.name for f in dataclasses.fields(TrainingPlan)} - FREE))
+def test_a_checkpoint_is_continued_with_its_own_plan_only(tmp_path, name):
+    _trainer(tmp_path).save(3)
+    with pytest.raises(InputError, match=rf"got others \({name} "):
+        _trainer(tmp_path, dataclasses.replace(PLAN, **{name: OTHER[name]}))._resume()
 
 
 def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
