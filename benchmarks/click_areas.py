@@ -20,7 +20,7 @@ import torch
 from classical_backends import load
 from rows import write_rows
 
-from semisam.backends._synthsam.user import deepness
+from semisam.core.masks import deepness
 from semisam.interactive import serve
 from semisam.interactive.click import ClickableScan
 

@@ -21,10 +21,10 @@ from semisam.core.ema import move_average
 from semisam.core.errors import InputError
 from semisam.core.files import check_digest, replace_file
 from semisam.core.optimizers import AdamW
+from semisam.core.regions import deepest_points
 from semisam.core.schedules import rise_and_fall
 from semisam.core.types import IGNORE, Clock, Prompt
 from semisam.core.warping import draw_places, sample
-from semisam.prompters._components import deepest_points
 
 _QUERIES = 2  # per step
 _RATE, _DECAY = 1e-4, 0.98

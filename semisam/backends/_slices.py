@@ -90,12 +90,6 @@ def says_foreground(prompt: Prompt) -> bool:
     return clicked or prompt.box is not None or prompt.mask is not None
 
 
-def mask_box(mask: Tensor) -> Tensor:
-    """Return the half-open box ``(2, d)`` of a non-empty mask ``(*S)``."""
-    at = mask.nonzero()
-    return torch.stack([at.amin(0), at.amax(0) + 1])
-
-
 def dice(one: Tensor, other: Tensor) -> float:
     """Return the Dice overlap of two masks; 0 if both are empty."""
     size = int(one.sum()) + int(other.sum())

@@ -22,9 +22,10 @@ from semisam.backends._decoder import (
     load_decoder,
     organs_in,
 )
-from semisam.backends._slices import batches, mask_box
+from semisam.backends._slices import batches
 from semisam.backends.slicewise import SliceWise, on_device
 from semisam.core.errors import InputError, PluginError
+from semisam.core.regions import box_of_mask
 from semisam.core.types import Prompt
 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, used in the training of SAM and SAM 2
@@ -269,7 +270,9 @@ class PictureModel(ABC):
             inputs["input_points"] = frame.points(prompt.points)[None]
             inputs["input_labels"] = prompt.labels.long()[None]
         elif box is None and prompt.mask is not None:
-            box = mask_box(prompt.mask > 0.5)  # SAM's training has no mask without another prompt
+            box = box_of_mask(
+                prompt.mask > 0.5
+            )  # SAM's training has no mask without another prompt
         if box is not None:
             inputs["input_boxes"] = frame.box(box)[None]
         if prompt.mask is not None:

@@ -15,12 +15,12 @@ from semisam.backends._slices import (
     as_volume,
     batches,
     dice,
-    mask_box,
     says_foreground,
     split,
     window,
 )
 from semisam.core.errors import InputError
+from semisam.core.regions import box_of_mask
 from semisam.core.types import Prompt
 
 _NOTHING = -10.0  # log odds on a slice without a prompt
@@ -202,7 +202,7 @@ class SliceWise:
         return Prompt(
             points=clicks.points if clicks is not None else None,
             labels=clicks.labels if clicks is not None else None,
-            box=mask_box(prob > 0.5) if "box" in self.accepts else None,
+            box=box_of_mask(prob > 0.5) if "box" in self.accepts else None,
             mask=prob if "mask" in self.accepts else None,
         )
 

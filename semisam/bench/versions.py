@@ -1,4 +1,4 @@
-"""Names for the differences of runs that no setting shows: data, plugins, version of the numbers."""
+"""Names for differences of runs that no setting shows: data, plugins, version of the numbers."""
 
 from __future__ import annotations
 

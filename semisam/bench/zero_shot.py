@@ -24,9 +24,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from semisam.backends._synthsam.user import deepness
 from semisam.core.backend import Backend, encode_at
 from semisam.core.errors import InputError
+from semisam.core.masks import deepness
 from semisam.core.seeding import derive_seed
 from semisam.core.timing import now
 from semisam.core.types import IGNORE, Place, Prompt

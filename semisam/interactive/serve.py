@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.backends._synthsam.user import deepness
+from semisam.core.masks import deepness
 from semisam.interactive.click import ClickableScan
 
 _META, _LEASE = "X-Meta", "X-Lease-Token"

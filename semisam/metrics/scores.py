@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from semisam.core.masks import bounding_box
 from semisam.core.types import IGNORE
-from semisam.metrics.surface import BoolArray, Pair, bounding_box, crop_pair, surface_distances
+from semisam.metrics.surface import BoolArray, Pair, crop_pair, surface_distances
 
 _STRAY = 0.01  # share of a drawn mask's voxels that may lie apart from it
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from semisam.core.masks import bounding_box
+
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -40,17 +42,6 @@ class Pair:
     ref: BoolArray  # flat
     pred_border: BoolArray  # flat
     ref_border: BoolArray  # flat
-
-
-def bounding_box(mask: BoolArray) -> tuple[slice, ...]:
-    """Return the smallest half-open box that holds a non-empty mask."""
-    # Reducing the first axis reads memory in order and leaves little data for the other axes.
-    flat: BoolArray = np.any(mask, axis=0)
-    profiles: list[BoolArray] = [np.any(mask.reshape(mask.shape[0], -1), axis=1)]
-    for axis in range(flat.ndim):
-        profiles.append(np.any(flat, axis=tuple(a for a in range(flat.ndim) if a != axis)))
-    hits = [np.flatnonzero(profile) for profile in profiles]
-    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
 
 
 def crop_pair(pred: BoolArray, ref: BoolArray) -> Pair:

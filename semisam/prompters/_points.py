@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from semisam.core.errors import InputError
+from semisam.core.regions import box_of_mask
 from semisam.core.types import Prompt
 
 
@@ -47,16 +48,6 @@ def sample(candidates: Tensor, count: int, rng: torch.Generator) -> Tensor:
     order = torch.randperm(index.numel(), generator=rng, device=rng.device)[:count]
     drawn = index[order.to(index.device)]
     return torch.stack(torch.unravel_index(drawn, candidates.shape), dim=1)
-
-
-def bounding_box(mask: Tensor) -> Tensor:
-    """Return the half-open box ``(2, d)`` int64 of a non-empty ``(*S)`` bool mask."""
-    corners = []
-    for axis in range(mask.ndim):
-        others = [a for a in range(mask.ndim) if a != axis]
-        hit = (mask.any(dim=others) if others else mask).nonzero().squeeze(1)
-        corners.append(torch.stack([hit[0], hit[-1] + 1]))
-    return torch.stack(corners, dim=1)
 
 
 def grow_box(box: Tensor, margin: int, shape: torch.Size) -> Tensor:
@@ -101,7 +92,7 @@ def draw_clicks(
     inside = foreground & allowed
     if not bool(foreground.any()) or not (lone_negatives or bool(inside.any())):
         return None
-    near = inside_box(grow_box(bounding_box(foreground), margin, foreground.shape), allowed.shape)
+    near = inside_box(grow_box(box_of_mask(foreground), margin, foreground.shape), allowed.shape)
     pos = sample(inside, positive, rng)
     neg = sample(near & allowed & ~foreground, negative, rng)
     if not len(pos) and not len(neg):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from semisam.core.regions import box_of_mask, largest_face_component
 from semisam.core.types import Prompt, View
-from semisam.prompters._components import largest_component
-from semisam.prompters._points import bounding_box, check_count, check_fraction, grow_box
+from semisam.prompters._points import check_count, check_fraction, grow_box
 
 
 class BoxPrompter:
@@ -37,5 +37,5 @@ class BoxPrompter:
         sure = (view.prob > 0.5) & (view.uncertainty < self.max_uncertainty)
         if not bool(sure.any()):
             return None
-        box = bounding_box(largest_component(sure))
+        box = box_of_mask(largest_face_component(sure))
         return Prompt(box=grow_box(box, self.margin, sure.shape))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from semisam.core.regions import deepest_points, largest_face_component
 from semisam.core.types import Prompt, View
-from semisam.prompters._components import deepest_points, largest_component
 from semisam.prompters._points import check_count, check_fraction
 
 
@@ -53,5 +53,5 @@ class CenterPoints:
     def _click(self, region: torch.Tensor, label: int) -> Prompt | None:
         if not bool(region.any()):
             return None
-        points = deepest_points(largest_component(region), self.points)
+        points = deepest_points(largest_face_component(region), self.points)
         return Prompt(points=points, labels=points.new_full((len(points),), label))

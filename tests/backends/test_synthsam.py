@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.backends._synthsam.user import deepness
 from semisam.backends.synthsam import EMBEDDED, SynthSAM
 from semisam.core.errors import InputError
+from semisam.core.masks import deepness
 from semisam.core.types import Prompt
 from semisam.data.datasets.phantom import make_case
 from semisam.testing import BackendContract

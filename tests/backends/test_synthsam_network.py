@@ -6,7 +6,8 @@ import torch
 
 from semisam.backends._synthsam.prompts import CHANNELS, Marks, make_guide
 from semisam.backends._synthsam.session import Session, prediction_loss, weights_of
-from semisam.backends._synthsam.user import anywhere, click, deepness, proposal
+from semisam.backends._synthsam.user import anywhere, click, proposal
+from semisam.core.masks import deepness
 from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.pretraining.generator import draw_volume
 

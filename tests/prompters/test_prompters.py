@@ -5,8 +5,8 @@ import torch
 
 from semisam.core.backend import PROMPT_KINDS, Prompter
 from semisam.core.errors import InputError
+from semisam.core.regions import deepest_points
 from semisam.core.types import View
-from semisam.prompters._components import deepest_points
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.box_points import BoxAndPoints
 from semisam.prompters.center_points import CenterPoints

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from semisam.core.masks import deepness
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -64,18 +66,6 @@ def _chances(region: Bools, power: float) -> Floats:
     if math.isinf(power):
         return np.asarray(deep == deep.max(), np.float32)
     return np.where(deep > 0, deep**power, 0).astype(np.float32)
-
-
-def deepness(region: Bools) -> Floats:
-    """Return each inner voxel's distance to the border, which includes the volume's edge."""
-    deep = np.zeros(region.shape, np.float32)
-    axes = range(region.ndim)
-    flat = [np.flatnonzero(region.any(tuple(b for b in axes if b != a))) for a in axes]
-    if len(flat[0]):
-        # The distance is 0 outside the region's box, and each face of the box is a border.
-        box = tuple(slice(f[0], f[-1] + 1) for f in flat)
-        deep[box] = edt.edt(np.ascontiguousarray(region[box]), black_border=True)
-    return deep
 
 
 def one(weight: Floats, rng: np.random.Generator) -> Indices:

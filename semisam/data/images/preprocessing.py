@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from semisam.core.errors import InputError
+from semisam.core.masks import bounding_box
 from semisam.core.types import IGNORE
 from semisam.data.images.files import Geometry
 from semisam.data.images.nifti import NiftiSpace
@@ -303,14 +304,9 @@ class Recipe:
         inside = np.zeros(array.shape[1:], bool)
         for channel, modality in zip(array, self.modalities, strict=True):
             inside |= channel > self._threshold(channel, modality)
-        box = []
-        for axis in range(inside.ndim):
-            others = tuple(a for a in range(inside.ndim) if a != axis)
-            places = np.flatnonzero(inside.any(axis=others))
-            if not len(places):
-                return everything
-            box.append((int(places[0]), int(places[-1]) + 1))
-        return tuple(box)
+        if not inside.any():
+            return everything
+        return tuple((part.start, part.stop) for part in bounding_box(inside))
 
     def _threshold(self, channel: NDArray[np.float32], modality: Modality) -> float:
         if self.crop == "padding":

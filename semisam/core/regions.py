@@ -1,19 +1,30 @@
-"""Connected components of a mask and their deepest voxels."""
+"""Boxes, components and deepest voxels of masks that are tensors."""
 
 from __future__ import annotations
 
 import edt
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from semisam.core.masks import bounding_box
 
-def largest_component(mask: Tensor) -> Tensor:
+
+def box_of_mask(mask: Tensor) -> Tensor:
+    """Return the half-open box ``(2, d)`` int64 of a non-empty ``(*S)`` bool mask."""
+    corners = []
+    for axis in range(mask.ndim):
+        others = [a for a in range(mask.ndim) if a != axis]
+        hit = (mask.any(dim=others) if others else mask).nonzero().squeeze(1)
+        corners.append(torch.stack([hit[0], hit[-1] + 1]))
+    return torch.stack(corners, dim=1)
+
+
+def largest_face_component(mask: Tensor) -> Tensor:
     """Return the largest face-connected component of a non-empty ``(*S)`` bool mask."""
     whole = mask.cpu().numpy()
-    box = _bounding_box(whole)
+    box = bounding_box(whole)
     pieces, _ = ndimage.label(whole[box])
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
@@ -40,7 +51,7 @@ def deepest_points(mask: Tensor, count: int) -> Tensor:
     whole = mask.cpu().numpy()
     if not whole.any():
         return torch.empty((0, mask.ndim), dtype=torch.int64, device=mask.device)
-    box = _bounding_box(whole)
+    box = bounding_box(whole)
     corner = [part.start for part in box]
     # Beyond the box all is outside, as beyond the border: depths equal those of the whole mask.
     left = np.array(whole[box], copy=True, order="C")
@@ -52,13 +63,3 @@ def deepest_points(mask: Tensor, count: int) -> Tensor:
         left[point] = False
     found = torch.tensor(np.array(points, np.int64).reshape(-1, mask.ndim))
     return found.to(mask.device)
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box around a non-empty mask."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        inside = np.flatnonzero(mask.any(others))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return tuple(box)
