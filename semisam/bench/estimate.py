@@ -74,8 +74,7 @@ def costs(runs: Sequence[Run]) -> Iterator[Cost]:
         kinds.setdefault(run.settings.model_dump_json(exclude=_ALIKE), []).append(run.settings)
     for alike in kinds.values():
         first = alike[0]
-        title = f"{first.method}" + (f" + {first.sam}" if first.sam != "none" else "")
-        title += f" ({first.sam_control})" if first.sam_control else ""
+        title = first.title
         if first.sam_control in NEED_TRUTH:  # the branch itself takes as long
             first = first.model_copy(update={"sam_control": None})
         trains = trains_network(first.method)

@@ -383,7 +383,7 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
     if tested.empty:
         return []
     line = (
-        "Gain: paired over test cases; below it its 95 % bootstrap interval. * p < 0.05 "
+        "Gain: paired over test cases, with its 95 % bootstrap interval. * p < 0.05 "
         f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
     )
     line += f" {reach}" if (reach := out_of_reach(table)) else ""
@@ -472,7 +472,7 @@ def notes(table: pd.DataFrame, part: pd.DataFrame | None = None) -> list[str]:
     measured = table[table["protocol"] != PAPER]
     lines = [GRID] if measured["dice"].notna().any() else []
     lines += ["Mean ± SD over runs (seeds and labeled subsets)."] if _has_sd(measured) else []
-    lines += [line.replace("below it", "next to it") for line in gain_lines(measured)]
+    lines += gain_lines(measured)
     lines += [*runs_lines(measured), *rank_lines(measured), *empty_lines(measured)]
     if part is None:
         lines += best_lines(measured)

@@ -231,7 +231,7 @@ def run(
                         scores = evaluate_mask(predicted, drawn == k, geometry.spacing)
                         what = {"backend": name, "seed": seed, "case": case}
                         shown = {"class": dataset.class_names[k], "points": count}
-                        cost = {"encode_seconds": encoding, "answer_seconds": predicting}
+                        cost = {"encode_seconds": encoding, "predict_seconds": predicting}
                         rows.append({**what, **shown, **asdict(scores), **cost})
                 done += 1
                 if on_volume is not None:
@@ -264,7 +264,7 @@ def summary(
         row["cases"] = group["case"].nunique()
         row["seeds"] = group["seed"].nunique()
         row["encode_seconds"] = group["encode_seconds"].median()
-        row["answer_seconds"] = group["answer_seconds"].median()
+        row["predict_seconds"] = group["predict_seconds"].median()
         row["clicks"] = clicks
         row["prompts"] = NOTE
         rows.append(row)

@@ -412,7 +412,7 @@ def print_zero_shot(table: pd.DataFrame) -> None:
                 "" if math.isnan(row[f"{m}_sd"]) else f" ± {row[f'{m}_sd']:.2f}"
                 for m in ("dice", "jaccard")
             ]
-            seconds = [f"{row['encode_seconds']:.3f}", f"{row['answer_seconds']:.3f}"]
+            seconds = [f"{row['encode_seconds']:.3f}", f"{row['predict_seconds']:.3f}"]
         else:
             spread, seconds = ["", ""], ["", ""]
         cells = [f"{mean:.2f}{sd}" for mean, sd in zip(figures, spread, strict=True)]
@@ -422,7 +422,5 @@ def print_zero_shot(table: pd.DataFrame) -> None:
 
 def _title(run: Run) -> str:
     s = run.settings
-    sam = "" if s.sam == "none" else f" + {s.sam}"
-    sam += f" (control: {s.sam_control})" if s.sam_control else ""
     extra = f", subset {s.subset}" if s.subset else ""
-    return f"{s.method}{sam}, {s.labels} labeled, seed {s.seed}{extra}"
+    return f"{s.title}, {s.labels} labeled, seed {s.seed}{extra}"

@@ -37,12 +37,12 @@ def command(
     from semisam.automatic.first import first_to_label
     from semisam.cli.display import Bars
     from semisam.cli.options import named_dataset
-    from semisam.run.build import open_plugin, recognise_dataset
+    from semisam.run.build import open_plugin
     from semisam.run.preflight import check_device
 
     place = str(check_device(device))
     name, options = named_dataset(Path(path), dataset, assignments)
-    opened = open_plugin(name or recognise_dataset(Path(path)), Path(path), options)
+    opened = open_plugin(name, Path(path), options)
     train = opened.split().train
     labeled = [case for case in train if opened.has_label(case)]
     known = set(labeled)

@@ -253,8 +253,7 @@ def _click_option(name: str, option: Flag, group: str) -> Callable[[F], F]:
     default = option.default if option.default is not None else _shown(usual_value(name))
     about = f"{option.help} [default: {default}]"
     if kinds == [bool]:
-        names = f"{flag}/--{option.opposite}" if option.opposite else flag
-        return add(names, name, is_flag=True, default=None, help=about)
+        return add(flag, name, is_flag=True, default=None, help=about)
     kind: Any = kinds[0]
     metavar = None
     if typing.get_origin(kind) is Literal:

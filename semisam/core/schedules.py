@@ -39,7 +39,7 @@ class Ramp:
 
     Raises:
         ValueError: a negative weight, a power that is not positive, less than one iteration, or a
-            share that is none.
+            share outside of [0, 1].
 
     Example:
         >>> from semisam.core.types import Clock

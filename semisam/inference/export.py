@@ -8,7 +8,6 @@ names. A model from a stranger is a program from a stranger.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from semisam.core.errors import InputError, SemisamError
-from semisam.core.files import replace_file
+from semisam.core.files import digest_of_file, replace_file
 
 ENDING = ".pt2"
 _SAME = 1e-5  # probabilities of the program against those of the network
@@ -63,7 +62,7 @@ def export_network(network: nn.Module, shape: tuple[int, ...], target: Path) -> 
                 warnings.simplefilter("ignore")
                 torch.export.save(program, file)
             _check_same(temporary, network, windows)
-            return hashlib.sha256(temporary.read_bytes()).hexdigest()
+            return digest_of_file(temporary)
     except OSError as error:
         raise InputError(
             f"the model must be writable, got {target} ({error.strerror}). Name another path."

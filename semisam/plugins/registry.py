@@ -23,6 +23,7 @@ from typing import Any
 
 from semisam import api_version
 from semisam.core.errors import BrokenPlugin, PluginError
+from semisam.plugins import options as _options
 
 GROUPS: Mapping[str, str] = {
     "framework": "semisam.frameworks",
@@ -293,8 +294,6 @@ def resolve_keywords(
 
 def default_keywords(loaded: Callable[..., Any], kind: str = "") -> dict[str, Any]:
     """Return the defaults of a constructor's options that JSON can hold."""
-    from semisam.plugins import options as _options
-
     found = {}
     for parameter in _options.parameters(kind, loaded).values():
         if not parameter.required:
@@ -346,8 +345,6 @@ def check_keywords(
     Raises:
         PluginError: one message lists all faults.
     """
-    from semisam.plugins import options as _options
-
     known = _options.parameters(kind, loaded)
     faults = [
         f"option {option} must be keyword-only: write * before it in the constructor"
@@ -408,8 +405,6 @@ def describe_options(kind: str, name: str) -> list[Option]:
 
 def described_options(loaded: Callable[..., Any], kind: str = "") -> list[Option]:
     """Return the options of a class or a function, as `describe_options`."""
-    from semisam.plugins import options as _options
-
     docs = _options.documented_arguments(loaded)
     return [
         Option(
@@ -529,7 +524,6 @@ def _judge(same_name: list[Plugin]) -> list[Plugin]:
 
 def _check_framework(plugin: Plugin, loaded: Callable[..., Any]) -> None:
     from semisam.core.framework import Framework
-    from semisam.plugins import options as _options
 
     if isinstance(loaded, type) and not issubclass(loaded, Framework):
         raise PluginError(

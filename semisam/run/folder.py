@@ -34,7 +34,7 @@ from semisam.core.layout import (
 )
 from semisam.plugins.registry import nearest
 from semisam.run.lock import in_use
-from semisam.run.settings import RunSettings, faults, read_settings
+from semisam.run.settings import RunSettings, faults, read_settings, title_of
 
 State = Literal["waiting", "running", "stopped", "failed", "damaged", "done"]
 STATES: tuple[State, ...] = ("done", "running", "waiting", "stopped", "failed", "damaged")
@@ -100,8 +100,11 @@ class RunFolder:
 
     @property
     def method(self) -> str:
-        """``mt + geodesic (shuffled)``, or ``?``."""
-        return _method(self.settings) if self.settings else "?"
+        """As `RunSettings.title`; ``?`` if the settings cannot be read."""
+        if not self.settings:
+            return "?"
+        given = [self.settings.get(name) for name in ("method", "sam", "sam_control")]
+        return title_of(str(given[0] or "?"), str(given[1] or "none"), given[2])
 
     def whole(self, name: str) -> int | None:
         """Return a setting that is a whole number, or ``None`` if it cannot be read."""
@@ -444,14 +447,6 @@ def _no_result(path: Path, found: str) -> InputError:
         f"{path}: the file must be as semisam wrote it, got {found}. Delete that file and give the "
         "same command again to run it once more."
     )
-
-
-def _method(settings: Mapping[str, Any]) -> str:
-    """Return ``mt + geodesic (shuffled)``."""
-    if settings.get("sam", "none") == "none":
-        return str(settings.get("method", "?"))
-    control = settings.get("sam_control") or ""
-    return f"{settings['method']} + {settings['sam']}" + (f" ({control})" if control else "")
 
 
 def _starts(name: str, letters: int) -> tuple[str, ...]:

@@ -36,12 +36,10 @@ class Flag:
     Attributes:
         help: of the option.
         default: text shown instead of the field's default.
-        opposite: name of the flag for ``False``, for booleans with two flags.
     """
 
     help: str
     default: str | None = None
-    opposite: str | None = None
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -266,8 +264,20 @@ class RunSettings(BaseModel):
 
     @property
     def title(self) -> str:
-        """The method's name as a table shows it."""
-        return self.method if self.sam == "none" else f"{self.method}+semisam"
+        """The method and the promptable model, such as ``mt + geodesic (control: oracle)``."""
+        return title_of(self.method, self.sam, self.sam_control)
+
+
+def title_of(method: str, sam: str = "none", control: str | None = None) -> str:
+    """Return the name of a run in a line of text.
+
+    Example:
+        >>> title_of("mt"), title_of("mt", "geodesic", "oracle")
+        ('mt', 'mt + geodesic (control: oracle)')
+    """
+    if sam == "none":
+        return method
+    return f"{method} + {sam}" + (f" (control: {control})" if control else "")
 
 
 NOT_IDENTITY = frozenset(

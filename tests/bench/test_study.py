@@ -114,7 +114,7 @@ def test_the_cost_of_the_branch_and_of_its_controls(control, monkeypatch):
     made = settings(method="mt", labels=2, sam="synthsam", sam_control=control, sam_adapt=4)
     runs = [Run(made.model_copy(update={"seed": seed}), str(seed)) for seed in (0, 1)]
     (cost,) = estimate.costs(runs)
-    assert cost.title == f"mt + synthsam ({control})"
+    assert cost.title == f"mt + synthsam (control: {control})"
     assert cost.seconds == 2 * (4 * 3.0 + made.iterations * 2.0) and cost.disk == 200
     assert asked["step"].sam_control == (None if control == "oracle" else control)
 

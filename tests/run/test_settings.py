@@ -55,7 +55,7 @@ def test_the_place_and_the_record_of_a_run_are_not(name, value):
 def test_a_bare_run_does_not_depend_on_the_branch():
     bare = settings_of(labels=2, sam="none", semisam_options={"weight": 0.3})
     assert bare.identity("d") == settings_of(labels=2).identity("d")
-    assert bare.title == "mt" and settings_of(labels=2, sam="geodesic").title == "mt+semisam"
+    assert bare.title == "mt" and settings_of(labels=2, sam="geodesic").title == "mt + geodesic"
     assert set(RunSettings.model_fields) >= OF_THE_BRANCH
 
 

@@ -252,7 +252,7 @@ def _notes(bench: Bench) -> list[str]:
     if bench.table.empty:
         return []
     whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
-    lines = [line.replace("next to it", "below it") for line in notes(whole)]
+    lines = notes(whole)
     marked = any(PAPER in line for line in lines)
     lines.append("“cases ±” is the SD over test cases, each the mean of its runs.")
     lines.append(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Split
 from semisam.data.datasets.scans import Layout, ScanDataset, ScanFiles, without_ending
-from semisam.data.datasets.splits import Fault, read_json, stays_inside
+from semisam.data.datasets.splits import Fault, load_json, stays_inside
 from semisam.data.images.preprocessing import Modality
 
 DESCRIPTION = "dataset.json"
@@ -42,7 +42,7 @@ class Decathlon(ScanDataset):
     def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
         """Read ``dataset.json`` and the names in the folders."""
         about = path / DESCRIPTION
-        raw = read_json(about)
+        raw = load_json(about)
         if not isinstance(raw, dict):
             raise InputError(
                 f"{about}: the file must hold an object, got {type(raw).__name__}. Correct it."

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.labels import own_values_of
-from semisam.data.datasets.splits import read_json, stays_inside
+from semisam.data.datasets.splits import load_json, stays_inside
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
 
 FORMAT = "semisam-prepared-5"
@@ -51,7 +51,7 @@ class Prepared(Dataset):
                 f"{path}: the preparation must be finished, got an unfinished one. Run the same "
                 "`semisam data prepare` again: it resumes."
             )
-        raw = read_json(path / MANIFEST)
+        raw = load_json(path / MANIFEST)
         try:
             self._read(raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -68,7 +68,7 @@ class Prepared(Dataset):
         if not (path / MANIFEST).is_file():
             return False
         try:
-            raw = read_json(path / MANIFEST)
+            raw = load_json(path / MANIFEST)
         except InputError:
             return False
         return isinstance(raw, dict) and raw.get("format") == FORMAT

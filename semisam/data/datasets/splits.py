@@ -85,7 +85,7 @@ def read_list(path: Path, ending: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
@@ -195,7 +195,7 @@ def _read_list(path: Path) -> tuple[tuple[str, ...], list[Fault]]:
 
 
 def _from_folds(path: Path, labeled: Mapping[str, bool], fold: int) -> tuple[Split, list[Fault]]:
-    raw = read_json(path)
+    raw = load_json(path)
     try:
         parts = [[str(case) for case in raw[fold][key]] for key in ("train", "val")]
         if fold < 0:
