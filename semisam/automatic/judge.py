@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from semisam.core.framework import Framework
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.images.files import Geometry
 from semisam.data.loading.store import VolumeStore
-from semisam.frameworks.semisam import SemiSAM
+from semisam.frameworks._queries import Queries
 from semisam.inference.evaluation import predict_probabilities
 from semisam.inference.predictor import Deployed
 from semisam.inference.trust import Judge
@@ -52,8 +50,6 @@ def make_judge(
 
     store = VolumeStore(dataset, labeled=labeled, unlabeled=[], test=[])
     known = [(image.to(device), label.to(device)) for image, label in labeled_cases(store)]
-    branch = SemiSAM(
-        cast(Framework, model.network), *make_pair(settings), class_names=dataset.class_names
-    )
-    branch.leave_out(first.card.left_out)
-    return Judge(branch, first.network, predict, known, model.card.one_component)
+    queries = Queries(*make_pair(settings), dataset.class_names)
+    classes = [k for k in range(1, dataset.num_classes) if k not in first.card.left_out]
+    return Judge(queries, classes, first.network, predict, known, model.card.one_component)

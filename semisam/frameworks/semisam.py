@@ -15,15 +15,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from semisam.core.backend import Backend, Prompter, encode_at
+from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import PluginError
 from semisam.core.framework import NO_NETWORK, Framework, check_not_negative
 from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
-from semisam.core.seeding import derive_seed
 from semisam.core.timing import now
-from semisam.core.types import Batch, Clock, Place, Prompt, Step, Total, View
+from semisam.core.types import Batch, Clock, Step, Total
 from semisam.frameworks._gate import Quality, agree, gate, measure
+from semisam.frameworks._queries import Queries, join
 
 
 class SemiSAM(Framework):
@@ -114,7 +114,7 @@ class SemiSAM(Framework):
     ) -> None:
         # Unlike other methods, the branch builds no network; it wraps a method.
         super().__init__(build=NO_NETWORK, num_classes=inner.num_classes)
-        check_pair(backend, prompter)
+        self.queries = Queries(backend, prompter, class_names, seed=seed)
         self.inner = inner
         check_not_negative(weight=weight, floor=floor, ramp_rate=ramp_rate)
         self.weight = Ramp(weight, rising=False, power=ramp_power, every=ramp_every, rate=ramp_rate)
@@ -135,9 +135,6 @@ class SemiSAM(Framework):
         self.several = several
         self.classes = tuple(range(1, self.num_classes))
         self.seed = seed
-        self.backend = backend
-        self._prompter = prompter
-        self._class_names = tuple(class_names) or ("",) * self.num_classes
         # The branch adds an unlabeled term, so it needs unlabeled rows even if the method does not.
         self.uses_unlabeled = inner.uses_unlabeled or weight > 0
         self.trains = inner.trains
@@ -147,7 +144,7 @@ class SemiSAM(Framework):
     def forward(self, image: Tensor) -> Tensor:
         """Return the inner method's probabilities; if it trains nothing, SAM's for its proposal."""
         probs: Tensor = self.inner(image)
-        return probs if self.trains else self.predict_for(image, probs)
+        return probs if self.trains else self.queries.of_maps(image, probs, self.classes)
 
     def learn(self, cases: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Give the inner method the labeled scans."""
@@ -173,22 +170,28 @@ class SemiSAM(Framework):
             return self.inner.training_step(plain, clock)
         weight = self.weight(clock)
         querying = clock.step % self.every == 0 and weight >= self.floor
-        metrics: dict[str, float] = {}
+        figures: dict[str, float] = {}
+
+        def correct(target: Tensor) -> Tensor:
+            joined, found = self._correct(batch, target, clock)
+            figures.update(found)
+            return joined
+
         if self.role == "target" and querying:
-            self.inner.guide = lambda target: self._correct(batch, target, clock, metrics)
+            self.inner.guide = correct
         try:
             step = self.inner.training_step(plain, clock)
         finally:
             self.inner.guide = None
         losses = dict(step.losses)
         # A method that takes no guidance gets the loss.
-        if querying and not metrics:
-            term = self._consistency(batch, step, clock, metrics)
+        if querying and not figures:
+            term, figures = self._consistency(batch, step, clock)
             losses["sam"] = self.every * weight * term
         elif self.role == "loss":
             losses["sam"] = step.probs.new_zeros(())
         usual = {"sam_weight": weight, "sam_calls": Total(), "sam_seconds": Total()}
-        return replace(step, losses=losses, metrics={**step.metrics, **usual, **metrics})
+        return replace(step, losses=losses, metrics={**step.metrics, **usual, **figures})
 
     def after_update(self, clock: Clock) -> None:
         """Run the inner method's update."""
@@ -209,24 +212,24 @@ class SemiSAM(Framework):
         return self.inner.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _consistency(
-        self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
-    ) -> Tensor:
+        self, batch: Batch, step: Step, clock: Clock
+    ) -> tuple[Tensor, dict[str, float]]:
         """Return ``mean_U d(p, SAM(prompts(p)))``, each class by its share of the weight."""
-        predictions, shares = self._query_rows(batch, step, clock, metrics)
+        predictions, shares, figures = self._query_rows(batch, step, clock)
         pairs = {
             (i, k): (step.probs[i, k], found)
             for i in range(batch.num_labeled, len(batch.image))
             for k, found in predictions[i].items()
         }
         if not pairs:
-            return step.probs.new_zeros(())
+            return step.probs.new_zeros(()), figures
         kept = [shares[k] for _, k in pairs]
-        return sam_loss(list(pairs.values()), self.target, kept, self.loss)
+        return sam_loss(list(pairs.values()), self.target, kept, self.loss), figures
 
     @torch.no_grad()
     def _correct(
-        self, batch: Batch, target: Tensor, clock: Clock, metrics: dict[str, float]
-    ) -> Tensor:
+        self, batch: Batch, target: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, float]]:
         """Return the mean of a target ``(U, K, *S)`` and the predictions for it as a proposal."""
         labeled = batch.num_labeled
         expected = (len(batch.image) - labeled, self.num_classes, *batch.image.shape[2:])
@@ -241,24 +244,11 @@ class SemiSAM(Framework):
                 rows = len(batch.image) if averages else labeled
                 known = self.inner(batch.image[:rows])[:labeled]
         step = Step({}, torch.cat([known.to(target), target]))
-        predictions, shares = self._query_rows(batch, step, clock, metrics)
+        predictions, shares, figures = self._query_rows(batch, step, clock)
         weight = self.weight(clock)
         of_rows = [predictions[labeled + row] for row in range(len(target))]
-        return join(target, of_rows, {k: weight * share for k, share in shares.items()})
-
-    def predict_for(self, image: Tensor, probs: Tensor) -> Tensor:
-        """Return the model's map for a proposal, which stays where no prompt is made.
-
-        Args:
-            image: ``(B, C, *S)``.
-            probs: ``(B, K, *S)``, the proposal.
-        """
-        unsure = entropy(probs)
-        found = [
-            self._query(image[i], probs[i], unsure[i, 0], 0, i, self.classes)[0]
-            for i in range(len(image))
-        ]
-        return join(probs, found, dict.fromkeys(self.classes, 1.0))
+        weights = {k: weight * share for k, share in shares.items()}
+        return join(target, of_rows, weights), figures
 
     def _measures(self, clock: Clock) -> bool:
         """Return whether this step measures the predictions on the labeled rows."""
@@ -266,9 +256,9 @@ class SemiSAM(Framework):
         return self.gated or due
 
     def _query_rows(
-        self, batch: Batch, step: Step, clock: Clock, metrics: dict[str, float]
-    ) -> tuple[dict[int, dict[int, Tensor]], dict[int, float]]:
-        """Query the model; return its predictions by row and class, and each class's share."""
+        self, batch: Batch, step: Step, clock: Clock
+    ) -> tuple[dict[int, dict[int, Tensor]], dict[int, float], dict[str, float]]:
+        """Return predictions by row and class, each class's share of the weight, and figures."""
         started = now(batch.image.device)
         rows = range(batch.num_labeled, len(batch.image))
         measured = range(batch.num_labeled) if self._measures(clock) else ()
@@ -283,21 +273,22 @@ class SemiSAM(Framework):
         open_to = [k for k in self.classes if not self.gated or quality[k].agreement]
         found, made = self._predictions(batch, proposal, rows, clock, open_to)
         shares = dict.fromkeys(open_to, 1.0)
+        figures: dict[str, float] = {}
         if measured:
             quality |= {
                 k: replace(quality[k], agreement_unlabeled=agree(masks[:, k], _of_class(found, k)))
                 for k in open_to
             }
-            metrics |= _figures(quality.values())
+            figures |= _figures(quality.values())
             if self.gated:
                 shares = {k: gate(quality[k]) for k in open_to}
-                metrics["sam_gate"] = sum(shares.values()) / len(self.classes)
+                figures["sam_gate"] = sum(shares.values()) / len(self.classes)
         queried = sum(len(of_row) for of_row in found.values())
-        metrics["sam_queried"] = Total(queried)
-        metrics["sam_skipped"] = Total(len(rows) * len(self.classes) - queried)
-        metrics["sam_calls"] = Total(calls + made)
-        metrics["sam_seconds"] = Total(now(batch.image.device) - started)
-        return self._exchanged(batch, found, clock), shares
+        figures["sam_queried"] = Total(queried)
+        figures["sam_skipped"] = Total(len(rows) * len(self.classes) - queried)
+        figures["sam_calls"] = Total(calls + made)
+        figures["sam_seconds"] = Total(now(batch.image.device) - started)
+        return self._exchanged(batch, found, clock), shares, figures
 
     def _exchanged(
         self, batch: Batch, predictions: dict[int, dict[int, Tensor]], clock: Clock
@@ -320,7 +311,7 @@ class SemiSAM(Framework):
         for i in rows:
             # The prompts of a row do not depend on how the batch is divided.
             place = None if batch.places is None else batch.places[i]
-            predictions[i], made = self._query(
+            predictions[i], made = self.queries.of_row(
                 batch.image[i],
                 probs[i],
                 uncertainty[i, 0],
@@ -336,99 +327,6 @@ class SemiSAM(Framework):
         """Return the maps ``(B, K, *S)`` and their uncertainty ``(B, 1, *S)`` for the prompts."""
         probs = step.probs.detach()
         return probs, entropy(probs) if step.uncertainty is None else step.uncertainty
-
-    @torch.no_grad()
-    def _query(
-        self,
-        image: Tensor,
-        probs: Tensor,
-        uncertainty: Tensor,
-        step: int,
-        row: int,
-        classes: Sequence[int],
-        place: Place | None = None,
-    ) -> tuple[dict[int, Tensor], int]:
-        """Return the prediction ``(*S)`` in [0, 1] of each prompted class, and the calls made."""
-        rng = torch.Generator(device=probs.device)
-        rng.manual_seed(derive_seed(self.seed, "prompts", step, row))
-        embedding: Any = None
-        predictions: dict[int, Tensor] = {}
-        calls = 0
-        for k in classes:
-            prompt: Prompt | None = None
-            name = self._class_names[k]
-            for _ in range(self._prompter.rounds):
-                new = self._prompter(View(probs[k], uncertainty, predictions.get(k), name), rng)
-                if new is None:
-                    break
-                prompt = merge_prompts(prompt, replace(new, class_name=name))
-                if embedding is None:
-                    embedding = encode_at(self.backend, image, place)
-                logits = self.backend.segment(embedding, prompt)
-                check_logits(self.backend, logits, probs[k])
-                calls += 1
-                predictions[k] = logits.to(device=probs.device, dtype=torch.float32).sigmoid()
-        return predictions, calls
-
-
-def check_pair(backend: Backend, prompter: Prompter) -> None:
-    """Refuse a prompter that makes prompts which the backend does not accept."""
-    extra = prompter.emits - backend.accepts
-    if extra:
-        raise PluginError(
-            f"the prompter must make prompts that the backend {type(backend).__name__} accepts "
-            f"({_names(backend.accepts)}), got {type(prompter).__name__}, which makes "
-            f"{_names(prompter.emits)}. Choose another prompter or backend."
-        )
-
-
-def check_logits(backend: Backend, logits: Tensor, like: Tensor) -> None:
-    """Refuse logits of another shape than the image's, which would be broadcast, and NaN."""
-    fits = isinstance(logits, Tensor) and logits.shape == like.shape
-    if not fits or bool(torch.isnan(logits).any()):
-        what = f"{type(logits).__name__} {tuple(getattr(logits, 'shape', ()))}"
-        got = "NaN" if fits else what
-        raise PluginError(
-            f"the backend {type(backend).__name__} must return logits {tuple(like.shape)}, got "
-            f"{got}. Repair the plugin (semisam.testing.BackendContract)."
-        )
-
-
-def merge_prompts(old: Prompt | None, new: Prompt) -> Prompt:
-    """Return one prompt with the points of all rounds and the newest of each other kind."""
-    if old is None:
-        return new
-    points, labels = new.points, new.labels
-    if old.points is not None and old.labels is not None:
-        points = old.points if points is None else torch.cat([old.points, points])
-        labels = old.labels if labels is None else torch.cat([old.labels, labels])
-    return Prompt(
-        points,
-        labels,
-        old.box if new.box is None else new.box,
-        old.mask if new.mask is None else new.mask,
-        more={**old.more, **new.more},
-        class_name=new.class_name,
-        last=old,
-    )
-
-
-def join(
-    probs: Tensor, predictions: Sequence[Mapping[int, Tensor]], weights: Mapping[int, float]
-) -> Tensor:
-    """Return the weighted mean of maps and of a model's predictions, as probabilities.
-
-    Args:
-        probs: ``(B, K, *S)``.
-        predictions: per row, a map ``(*S)`` in [0, 1] by class.
-        weights: of the predictions by class, in [0, 1].
-    """
-    joined = probs.clone()
-    for row, found in zip(joined, predictions, strict=True):
-        for k, prediction in found.items():
-            row[k].lerp_(prediction.to(row), weights[k])
-    joined[:, 0] = (1 - joined[:, 1:].sum(1)).clamp(min=0)
-    return joined / joined.sum(1, keepdim=True)
 
 
 def sam_loss(
@@ -495,7 +393,3 @@ def _evaluated(module: torch.nn.Module) -> Iterator[list[Any]]:
             part.track_running_stats = True
         for part, training in modes:
             part.training = training
-
-
-def _names(kinds: frozenset[str]) -> str:
-    return ", ".join(sorted(kinds)) or "nothing"

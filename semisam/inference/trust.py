@@ -18,8 +18,8 @@ from semisam.core.losses import entropy
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.core.views import strong_view
+from semisam.frameworks._queries import Queries
 from semisam.frameworks.copied_mask import CopiedMask
-from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.volumes import Volume
 from semisam.metrics.scores import largest_components
 
@@ -213,7 +213,8 @@ class Judge:
     """A measure of how well independent masks agree with a trained method's mask.
 
     Args:
-        branch: the trained method, wrapped with a promptable model.
+        queries: of the promptable model.
+        classes: for which it is queried.
         first: maps whole images ``(1, C, *S)`` to probabilities ``(1, K, *S)``, by other means.
         predict: returns the trained method's probabilities ``(K, *S)`` of an image ``(C, *S)``.
         labeled: images ``(C, *S)`` and labels ``(*S)``.
@@ -222,13 +223,15 @@ class Judge:
 
     def __init__(
         self,
-        branch: SemiSAM,
+        queries: Queries,
+        classes: Sequence[int],
         first: Callable[[Tensor], Tensor],
         predict: Callable[[Tensor], Tensor],
         labeled: Sequence[tuple[Tensor, Tensor]],
         one_component: Sequence[int] = (),
     ) -> None:
-        self.branch, self.first, self.predict = branch, first, predict
+        self.queries, self.classes = queries, tuple(classes)
+        self.first, self.predict = first, predict
         self.labeled, self.one_component = labeled, tuple(one_component)
 
     @torch.no_grad()
@@ -240,10 +243,10 @@ class Judge:
             probs: ``(K, *S)``, the trained method's probabilities.
         """
         mask = self._mask(probs)
-        prompted = self._mask(self.branch.predict_for(image[None], probs[None])[0])
+        prompted = self._mask(self.queries.of_maps(image[None], probs[None], self.classes)[0])
         first = self._mask(self.first(image[None])[0])
         seen = self._mask(self.predict(_view(image)))
-        backs = self._backs(image, mask)
+        backs = self._backs(image, mask, len(probs))
         unsure = entropy(probs[None])[0, 0]
         found = []
         for k in range(1, len(probs)):
@@ -254,7 +257,7 @@ class Judge:
                 continue
             found.append(
                 Agreement(
-                    _dice(inside, prompted == k) if k in self.branch.classes else None,
+                    _dice(inside, prompted == k) if k in self.classes else None,
                     _dice(inside, first == k),
                     _dice(inside, seen == k),
                     backs[k],
@@ -269,11 +272,11 @@ class Judge:
         kept = largest_components(found, self.one_component)
         return torch.from_numpy(kept).long().to(probs.device)
 
-    def _backs(self, image: Tensor, mask: Tensor) -> dict[int, float]:
+    def _backs(self, image: Tensor, mask: Tensor, num_classes: int) -> dict[int, float]:
         """Return by class the largest Dice of a copied mask on the labeled scans."""
-        copier = CopiedMask(NO_NETWORK, self.branch.num_classes)
+        copier = CopiedMask(NO_NETWORK, num_classes)
         copier.learn([(image, mask)])
-        found = dict.fromkeys(range(1, self.branch.num_classes), 0.0)
+        found = dict.fromkeys(range(1, num_classes), 0.0)
         for other, label in self.labeled:
             copied = copier(other[None])[0].argmax(0)
             known = label != IGNORE

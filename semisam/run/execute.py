@@ -237,7 +237,7 @@ def _adapt(
     branch = run.framework
     if not settings.sam_adapt or not isinstance(branch, SemiSAM) or not branch.classes:
         return {}
-    backend: Any = branch.backend
+    backend: Any = branch.queries.backend
 
     def show(done: int) -> None:
         report("adapt", done, settings.sam_adapt, {})
@@ -245,7 +245,7 @@ def _adapt(
     seconds = processes.of_writer(
         lambda: adapt_model(settings, backend, run.store, folder, show, run.card.left_out)
     )
-    branch.backend = processes.agreed(lambda: backend.adapted(folder / ADAPTED))
+    branch.queries.backend = processes.agreed(lambda: backend.adapted(folder / ADAPTED))
     return {"sam_adapt_seconds": seconds}
 
 

@@ -73,7 +73,8 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     if isinstance(framework, SemiSAM):
         framework.leave_out(card.left_out)
         if settings.sam_adapt and framework.classes:
-            framework.backend = cast(Adaptable, framework.backend).adapted(folder / ADAPTED)
+            queries = framework.queries
+            queries.backend = cast(Adaptable, queries.backend).adapted(folder / ADAPTED)
     guard_convolutions(framework)  # as in training, so that a score can be repeated to the bit
     return settings, framework.to(device).eval(), card
 

@@ -12,10 +12,11 @@ import torch
 from semisam.core.errors import PluginError, SemisamError
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Place, Prompt, View
 from semisam.frameworks._gate import Quality, agree, gate, measure, pooled_dice
+from semisam.frameworks._queries import check_pair, merge_prompts
 from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.fixmatch import FixMatch
 from semisam.frameworks.mean_teacher import MeanTeacher
-from semisam.frameworks.semisam import SemiSAM, check_pair, merge_prompts, sam_loss
+from semisam.frameworks.semisam import SemiSAM, sam_loss
 from semisam.frameworks.supervised import Supervised
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.corrective_points import CorrectivePoints
@@ -711,10 +712,10 @@ def test_moved_rows_get_each_others_answers_at_another_place():
     shuffled = ShuffledSAM(_framework(), backend, RecordingPrompter())
     moved = MovedSAM(_framework(), backend, RecordingPrompter())
     step = shuffled.inner.training_step(batch, CLOCK)
-    before, _ = shuffled._query_rows(batch, step, CLOCK, {})
-    after, _ = moved._query_rows(batch, step, CLOCK, {})
-    again, _ = moved._query_rows(batch, step, CLOCK, {})
-    later, _ = moved._query_rows(batch, step, Clock(2002, 10005), {})
+    before, *_ = shuffled._query_rows(batch, step, CLOCK)
+    after, *_ = moved._query_rows(batch, step, CLOCK)
+    again, *_ = moved._query_rows(batch, step, CLOCK)
+    later, *_ = moved._query_rows(batch, step, Clock(2002, 10005))
     for i in (2, 3):
         assert torch.equal(after[i][1], again[i][1])
         assert not torch.equal(after[i][1], before[i][1])

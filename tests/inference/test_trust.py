@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from semisam.core.types import IGNORE
-from semisam.frameworks.center_ball import CenterBall
-from semisam.frameworks.semisam import SemiSAM
+from semisam.frameworks._queries import Queries
 from semisam.inference.trust import (
     SIGNALS,
     Correction,
@@ -49,14 +48,14 @@ class _Thresholds:
 @pytest.fixture
 def judge():
     """A judge whose models all find what is bright, and one labeled scan."""
-    branch = SemiSAM(CenterBall(None, 2), _Thresholds(), CenterPoints(max_uncertainty=1.0))
+    queries = Queries(_Thresholds(), CenterPoints(max_uncertainty=1.0))
     bright = _cube((9, 7, 4))
 
     def found(image):
         return _probs((image[0] > image.mean() + image.std()).float())
 
     labeled = [(bright[None], bright.long())]
-    return Judge(branch, lambda image: found(image[0])[None], found, labeled)
+    return Judge(queries, [1], lambda image: found(image[0])[None], found, labeled)
 
 
 def test_a_right_mask_agrees_with_everything_and_a_wrong_one_with_nothing(judge):
@@ -86,7 +85,7 @@ def test_a_class_that_the_model_is_not_queried_for_has_no_such_signal(judge):
     """With the proposal as the prediction it would agree with itself."""
     bright = _cube((4, 5, 6))
     (asked,) = judge(bright[None], _probs(bright))
-    judge.branch.leave_out((1,))
+    judge.classes = ()
     (left,) = judge(bright[None], _probs(bright))
     assert left.model is None and "model" not in left.values()
     assert left.values() == {k: v for k, v in asked.values().items() if k != "model"}

@@ -212,7 +212,7 @@ def test_a_prompter_and_a_backend_of_a_kind_of_their_own_find_each_other(install
     fitting = settings_of(**chosen, sam="reads", prompter="words")
     branch: Any = make_framework(fitting, 1, 2, ("background", "atrium"))
     image = torch.rand(1, 1, 4, 4, 4)
-    found = branch.predict_for(image, torch.cat([0.2 * image, 1 - 0.2 * image], 1))
+    found = branch.queries.of_maps(image, torch.cat([0.2 * image, 1 - 0.2 * image], 1), [1])
     want = (image[0, 0] + len("atrium")).sigmoid()
     torch.testing.assert_close(found[0, 1], want)
     with pytest.raises(PluginError) as caught:
