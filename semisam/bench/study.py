@@ -13,6 +13,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -301,15 +302,20 @@ def bench(
         InputError: if a setting or a volume cannot be used.
         PluginError: if a plugin or an option cannot be used.
         SemisamError: if a run fails; the others are finished, and the table is written.
+        KeyboardInterrupt: after Ctrl-C, when the runs at work have saved a checkpoint and the table
+            of the finished ones is written. The same call resumes.
     """
     axes = Axes(
-        *(_several(methods), _several(sams), _several(labels), _several(subsets)),
-        *(_several(seeds), _several(sam_controls)),
+        *(_names("methods", methods), _names("sams", sams)),
+        *(_numbers("labels", labels), _numbers("subsets", subsets), _numbers("seeds", seeds)),
+        _names("sam_controls", sam_controls),
     )
     folder = Path(out)
     runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder, on_lost=_warn)
     outcomes = execute(runs, folder, Local(jobs, []), _Calls(progress))
     table = tabulate(folder)
+    if any(outcome.status == "interrupted" for outcome in outcomes):
+        raise KeyboardInterrupt
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         first = failed[0]
@@ -363,8 +369,35 @@ def _warn(reason: str) -> None:
     warnings.warn(f"Runs are left out: {reason}", SemisamWarning, stacklevel=2)
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, str | int) else tuple(value)
+def _names(axis: str, given: Any) -> tuple[str, ...]:
+    """Return the names that a user gave for an axis: one, or several.
+
+    Raises:
+        InputError: they are no texts.
+    """
+    found = (given,) if isinstance(given, str) else _several(given)
+    if not found or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{axis} must be a name or a list of names, got {given!r}. Correct it.")
+    return tuple(map(str, found))
+
+
+def _numbers(axis: str, given: Any) -> tuple[int, ...]:
+    """Return the whole numbers that a user gave for an axis, of Python or NumPy: one, or several.
+
+    Raises:
+        InputError: they are no whole numbers.
+    """
+    found = (given,) if isinstance(given, Integral) else _several(given)
+    if not found or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in found):
+        raise InputError(
+            f"{axis} must be a whole number or a list of them, got {given!r}. Correct it."
+        )
+    return tuple(map(int, found))
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """Return the values of a list; nothing of what is no list."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()
 
 
 def _common(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -89,7 +89,12 @@ def load(
         InputError: if a folder holds no finished run.
     """
     found = {folder: list_runs(folder) for folder in folders}
-    runs = [run for own in found.values() for run in own]
+    # A folder may be given twice, by another path or by that of the runs in it.
+    once: dict[Path, RunFolder] = {}
+    for own in found.values():
+        for run in own:
+            once.setdefault(run.path.resolve(), run)
+    runs = list(once.values())
     for run in runs:
         if run.state not in ("done", "damaged"):
             on_left_out(run)

@@ -82,9 +82,10 @@ def csv_text(cell: str) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically; the columns are those of the first row."""
+    """Write rows as CSV, atomically; the columns are those of all rows, as they first appear."""
+    names = dict.fromkeys(name for row in rows for name in row)
     with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 

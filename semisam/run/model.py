@@ -153,13 +153,22 @@ class Model:
             spacing: mm per axis of an array; ``None``: the spacing of the training images.
 
         Raises:
-            InputError: the scan cannot be read or does not fit the model.
+            InputError: the scan cannot be read or does not fit the model, or a scan with a spacing
+                of its own comes with another one.
         """
         card = self._deployed.card
         parts = scan if isinstance(scan, list | tuple) else [scan]
-        if parts and all(isinstance(part, str | Path) for part in parts):
+        of_files = bool(parts) and all(isinstance(part, str | Path) for part in parts)
+        if spacing is not None and (of_files or isinstance(scan, SimpleITK.Image)):
+            raise InputError(
+                f"spacing must come with an array, got {spacing} with "
+                f"{'a file' if of_files else 'a SimpleITK image'}, which has its own. Leave it out."
+            )
+        if of_files:
             found = read_scan(tuple(map(Path, parts)), card)
         elif isinstance(scan, SimpleITK.Image):
+            if "complex" in cast(Any, scan).GetPixelIDTypeAsString():
+                raise _no_scan("complex numbers")
             found = _in_memory(*from_itk(scan), card)
         else:
             usual = card.preparation().spacing or card.spacing
@@ -169,12 +178,19 @@ class Model:
 
 def _array(scan: Any) -> NDArray[np.float32]:
     try:
-        return np.asarray(scan, np.float32)
+        array = np.asarray(scan)
+        if array.dtype.kind == "c":  # the conversion would drop the imaginary parts
+            raise _no_scan("complex numbers")
+        return array.astype(np.float32, copy=False)
     except (TypeError, ValueError):
-        raise InputError(
-            "the scan must be an array of numbers, a SimpleITK image, a path, or a path of each "
-            f"channel, got {type(scan).__name__}. Pass one of these."
-        ) from None
+        raise _no_scan(type(scan).__name__) from None
+
+
+def _no_scan(got: str) -> InputError:
+    return InputError(
+        "the scan must be an array of numbers, a SimpleITK image, a path, or a path of each "
+        f"channel, got {got}. Pass one of these."
+    )
 
 
 def _spacing(given: Any, usual: Sequence[float]) -> tuple[float, ...]:

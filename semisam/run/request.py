@@ -201,11 +201,16 @@ def by_plugin(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return options given as ``{"plugin.option": value}`` by plugin.
 
     Raises:
-        InputError: a name is not of that form.
+        InputError: they are no mapping, or a name is not of that form.
     """
+    if not isinstance(options, Mapping):
+        raise InputError(
+            "options must map PLUGIN.OPTION to a value, got "
+            f'{options!r}. Write e.g. {{"mt.ema_decay": 0.99}}.'
+        )
     found: dict[str, dict[str, Any]] = {}
     for name, value in options.items():
-        plugin, _, option = name.strip().rpartition(".")
+        plugin, _, option = str(name).strip().rpartition(".")
         if not (plugin and option):
             raise InputError(
                 f"an option must be named PLUGIN.OPTION, got {name!r}. Write e.g. mt.ema_decay."

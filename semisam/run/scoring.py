@@ -12,6 +12,9 @@ from semisam.core.errors import InputError, first_few
 from semisam.core.files import read_json
 from semisam.core.layout import SPLIT
 from semisam.data.datasets.dataset import Dataset
+from semisam.data.datasets.scans import ScanDataset
+from semisam.data.images.preprocessing import Recipe
+from semisam.inference.card import Card
 from semisam.inference.stride import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
@@ -23,6 +26,8 @@ from semisam.run.settings import RunSettings
 
 _OF_LABELS = ("labels", "ignore")
 """Options of a dataset that say what its label files hold."""
+_UNNAMED = ("foreground",)
+"""Class names of a folder that states none."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def open_scored(
         components: of each class that are kept; ``None``: as in the run.
 
     Raises:
-        InputError: there is no such run, a checkpoint lacks data or patch, or the classes differ.
+        InputError: there is no such run, a checkpoint lacks data or patch, or the data have other
+            classes, channels, axes or another preparation, which cannot be changed.
     """
     path = Path(text)
     if path.is_file():
@@ -80,19 +86,19 @@ def open_scored(
                 "published patch is 112x112x80."
             )
         model, scans = PublishedVNet(path), _open(Path(data))
-        return _checked(
-            Scored(
-                model.to(device),
-                scans,
-                scans.split().test,
-                patch,
-                stride or published_stride(patch),
-                "fp32",
-                _kept(components, model.num_classes),
-                path.with_suffix(".evaluation.csv"),
-            ),
-            model.num_classes,
+        published = Scored(
+            model.to(device),
+            scans,
+            scans.split().test,
+            patch,
+            stride or published_stride(patch),
+            "fp32",
+            _kept(components, model.num_classes),
+            path.with_suffix(".evaluation.csv"),
         )
+        first = next(model.parameters())  # of a convolution (out, in, *kernel)
+        _check(published, model.num_classes, first.shape[1], first.ndim - 2)
+        return published
     folder = find_run(text)
     settings, framework, card = load_run(folder, device)
     window, usual = window_of(settings)
@@ -110,7 +116,38 @@ def open_scored(
         card.one_component if components is None else _kept(components, len(card.class_names)),
         folder / "evaluation.csv",
     )
-    return _checked(scored, len(card.class_names))
+    _check(scored, len(card.class_names), card.channels, len(card.spacing))
+    _check_names(dataset, card)
+    prepare_as(dataset, card)
+    return scored
+
+
+def prepare_as(dataset: Dataset, card: Card) -> None:
+    """Let a dataset make its images as those that a model was trained on.
+
+    The options of a dataset, and the spacing that it takes from the scans that it holds, would give
+    other images. `semisam.inference.predictor.prepared_scan` prepares a new scan alike.
+
+    Args:
+        dataset: just opened.
+        card: of the model.
+
+    Raises:
+        InputError: the images have another preparation, and the dataset cannot make others.
+    """
+    if isinstance(dataset, ScanDataset) and card.orientation in (None, "LPS"):
+        dataset.recipe = card.preparation()
+    elif (theirs := dataset.recipe) != (ours := card.recipe):
+        unlike = [
+            name
+            for name in Recipe.__dataclass_fields__
+            if ours and theirs and getattr(ours, name) != getattr(theirs, name)
+        ]
+        raise InputError(
+            "the scans must be prepared as those of the model, got another "
+            f"{' and '.join(unlike) or 'preparation'} in {dataset.path or dataset.name}. Prepare "
+            "them with the same options, or name the folder of the scans themselves."
+        )
 
 
 def tested_by(folder: Path, dataset: Dataset) -> tuple[str, ...]:
@@ -142,14 +179,36 @@ def _kept(components: str | None, classes: int) -> tuple[int, ...]:
     return tuple(range(1, classes)) if components == "largest" else ()
 
 
-def _checked(scored: Scored, classes: int) -> Scored:
+def _check(scored: Scored, classes: int, channels: int, axes: int) -> None:
+    """Refuse data without a test case, or with other classes, channels or axes than the model."""
+    dataset = scored.dataset
     if not scored.test:
         raise InputError(
             "a run to score must have test cases, got one without. Give labeled scans with --data."
         )
-    if classes != scored.dataset.num_classes:
+    if classes != dataset.num_classes:
         raise InputError(
-            f"the model must have the data's {scored.dataset.num_classes} classes, got {classes}. "
+            f"the model must have the data's {dataset.num_classes} classes, got {classes}. "
             "Name the data that it was trained for."
         )
-    return scored
+    if channels != dataset.channels:
+        raise InputError(
+            f"the scans must have the model's {channels} channel(s), got {dataset.channels}. Name "
+            "the data that it was trained for."
+        )
+    found = len(dataset.image(scored.test[0]).geometry.spacing)
+    if axes != found:
+        raise InputError(
+            f"the scans must have the model's {axes} axes, got {found}. Name the data that it was "
+            "trained for."
+        )
+
+
+def _check_names(dataset: Dataset, card: Card) -> None:
+    """Refuse classes with other names, or in another order: their scores would be exchanged."""
+    ours, theirs = tuple(card.class_names[1:]), tuple(dataset.class_names[1:])
+    if ours != theirs and _UNNAMED not in (ours, theirs):
+        raise InputError(
+            f"the data must have the model's classes in the same order, {', '.join(ours)}, got "
+            f"{', '.join(theirs)}. Correct the names, or name the data that it was trained for."
+        )

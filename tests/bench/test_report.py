@@ -18,12 +18,14 @@ import pandas as pd
 import PIL.Image
 import pytest
 from click.testing import CliRunner
-from tiny_runs import settings_of
+from scan_files import scan, write
+from tiny_runs import TINY_NET, settings_of
 
 from semisam.bench.grid import Axes
 from semisam.bench.report import choice, facts, page, scores
 from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
 from semisam.bench.report.curves import smoothed, window_of
+from semisam.bench.report.methods import methods
 from semisam.bench.report.runs import read_bench, read_log
 from semisam.bench.report.slices import _averaged, _case, _Small, _window
 from semisam.bench.report.style import looks
@@ -153,7 +155,6 @@ def _data(html, name):
     )
 
 
-@pytest.mark.slow
 def test_departures_are_a_list_and_no_size():
     assert facts._shown(["iterations=600", "a=1"]) == "iterations=600, a=1"
     assert facts._shown([64, 64, 48]) == "64x64x48"
@@ -168,6 +169,7 @@ def test_the_headline_leaves_out_controls_and_what_trains_nothing():
     assert "+1.00 to +2.00 points in 2 comparisons" in told
 
 
+@pytest.mark.slow
 def test_its_figures_are_the_tables(real):
     folder, html = real
     out = CliRunner().invoke(main, ["table", str(folder), "--format", "csv"])
@@ -234,6 +236,7 @@ def test_the_methods_paragraph_cites_what_was_used(real):
     assert text.startswith(
         "We compared mt [1, 2] without and with SemiSAM [3], which queried geodesic"
     )
+    assert "Settings that it does not prescribe were network=vnet, phantom.cases=4" in text
     assert "6 iterations" in text and "16x16x16 voxels" in text and "The network was vnet" in text
     cited = {
         key
@@ -243,6 +246,14 @@ def test_the_methods_paragraph_cites_what_was_used(real):
     entries = re.findall(r"^@\w+\{(\w+),$", files["references.bib"], re.MULTILINE)
     assert cited == set(entries) and {"tarvainen2017mean", "zhang2024semisam", "holm1979"} <= cited
     assert html.count("<li>") == len(entries)
+
+
+def test_the_methods_paragraph_names_departures_and_choices_of_some_runs(tmp_path):
+    _run(tmp_path / "runs" / "a", iterations=5, network="vnet")
+    _run(tmp_path / "runs" / "b", iterations=5, lr=0.5, seed=1, test="3-fold", fold=1)
+    text = methods(read_bench(tmp_path)).text
+    assert "of semisam, except iterations=5, and lr=0.5 in some runs. Settings that" in text
+    assert "prescribe were network=vnet, test=3-fold in some runs. " in text
 
 
 def test_the_slices_hold_the_masks_that_were_scored(real):
@@ -678,3 +689,46 @@ def test_any_figure_of_a_method_is_in_log_table_and_report(install, tmp_path):
     assert "Dice on the validation cases, 3 labeled" in html
     assert "figure of the method: share of <sure> %, 3 labeled" in html
     assert "loss term: ce" in html and "loss term: drift" not in html
+
+
+def test_pictures_are_prepared_as_for_the_training(tmp_path):
+    """Scans that were added since change the median spacing of the folder."""
+    scans, out = tmp_path / "scans", tmp_path / "runs" / "one"
+    for n in range(4):
+        for array, end in zip(scan(n, classes=2), ("", "_label"), strict=True):
+            write(scans / f"p{n}{end}.nii.gz", array)
+    command = ["train", "--data", str(scans), "--out", str(out), *TINY_NET, "--labels", "1"]
+    command += ["--method", "supervised", "--iterations", "1", "--patch", "32x32x32"]
+    done = CliRunner().invoke(main, [*command, "--device", "cpu", "--test", "p1"])
+    assert done.exit_code == 0, done.output
+
+    def masks():
+        bench = read_bench(tmp_path)
+        return Predictor(bench, None, compute=True).masks(choose(bench, bench.parts[0], 1)[0])
+
+    before = masks()
+    for n in range(4, 10):
+        for array, end in zip(scan(n, classes=2), ("", "_label"), strict=True):
+            write(scans / f"p{n}{end}.nii.gz", array, (2.0, 2.0, 2.0))
+    assert masks().image.geometry.spacing == before.image.geometry.spacing == (1.0, 1.0, 1.0)
+    assert masks().dice == before.dice
+
+
+def _without_a_test(run):
+    result = json.loads((run / "result.json").read_text())
+    result.update(metrics={}, data={**result["data"], "test": 0})
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "cases.csv").unlink()
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_run_without_a_test_is_finished(tmp_path, others):
+    _without_a_test(_run(tmp_path / "runs" / "one", method="supervised", test="none", log=3))
+    if others:
+        _run(tmp_path / "runs" / "bare")
+        _run(tmp_path / "runs" / "guided", "geodesic", 0.4)
+    html = _report(tmp_path)
+    text = _text(html)
+    assert f"Runs: {3 if others else 1} done." in text and "damaged" not in text
+    assert html.count('<table class="comparison">') == (2 if others else 1)
+    assert ("No finished run has a test, so there are no scores." in text) is not others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -12,7 +13,10 @@ from grid_runs import runs_in_this_process
 from tiny_la import write_tiny_la
 from tiny_runs import TINY_NET
 
+import semisam
 from semisam.bench import estimate
+from semisam.bench import study as module
+from semisam.bench.executors.contract import Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
 from semisam.bench.study import Grid, read_study, write_study
@@ -241,3 +245,47 @@ def test_a_method_that_is_added_gets_its_own_published_settings(method):
     assert found["mt", "none"] == before["mt", "none"]
     assert found[method, "none"] == fresh[method, "none"]
     assert found[method, "none"].weight_decay == 0.5
+
+
+TINY = {
+    **{"iterations": 1, "patch": (16, 16, 16), "sams": "none", "device": "cpu"},
+    "options": {"phantom.size": 32, "phantom.cases": 4, "phantom.test_cases": 1},
+}
+
+
+def test_an_interrupted_bench_ends_as_one_after_its_table(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "tabulate", lambda folder: made.append(folder) or pd.DataFrame())
+    monkeypatch.setattr(
+        module, "execute", lambda runs, *more: [Outcome(run, "interrupted") for run in runs]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        semisam.bench("supervised", labels=[1], out=tmp_path, **TINY)
+    assert made == [tmp_path]
+
+
+def test_whole_numbers_may_be_those_of_numpy(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(module, "execute", lambda runs, *more: found.extend(runs) or [])
+    more = {"labels": np.int64(2), "seeds": np.arange(2), "subsets": range(1), "out": tmp_path}
+    semisam.bench(np.array(["supervised"]), **more, **TINY)
+    assert [(run.settings.labels, run.settings.seed) for run in found] == [(2, 0), (2, 1)]
+    assert read_study(tmp_path)[0].axes.seeds == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("methods", "given", "said"),
+    [
+        (None, {}, "methods must be a name or a list of names, got None"),
+        ([], {}, r"methods must be a name or a list of names, got \[\]"),
+        (["mt", 3], {}, "methods must be a name"),
+        ("mt", {"labels": "2"}, "labels must be a whole number or a list of them, got '2'"),
+        ("mt", {"seeds": [0.5]}, r"seeds must be a whole number or a list of them, got \[0.5\]"),
+        ("mt", {"subsets": True}, "subsets must be a whole number"),
+        ("mt", {"options": ["a"]}, "options must map PLUGIN.OPTION"),
+    ],
+)
+def test_axes_of_another_kind_are_one_sentence(tmp_path, methods, given, said):
+    with pytest.raises(InputError, match=said):
+        semisam.bench(methods, out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()

@@ -418,3 +418,14 @@ def test_a_workbook_without_its_package_is_one_sentence(bench, tmp_path, monkeyp
     result = CliRunner().invoke(main, ["table", str(bench()), "-o", str(tmp_path / "t.xlsx")])
     assert result.exit_code == 2 and "pip install 'semisam[excel]'" in result.output
     assert not (tmp_path / "t.xlsx").exists()
+
+
+def test_a_folder_that_is_given_twice_counts_once(bench, tmp_path):
+    folder = bench()
+    (tmp_path / "link").symlink_to(folder)
+    once = _table(folder, "--format", "csv", "--no-paper")
+    for other in (folder / "runs", tmp_path / "link"):
+        told = CliRunner().invoke(
+            main, ["table", str(folder), str(other), "--format", "csv", "--no-paper"]
+        )
+        assert told.stdout == once and told.stderr == ""

@@ -94,3 +94,9 @@ def test_the_scores_of_a_case_whose_name_is_a_formula(tmp_path):
     write_csv(tmp_path / "cases.csv", [{"case": "=1+1", "class": "@x", "dice": -0.5, "asd": 2}])
     with (tmp_path / "cases.csv").open(newline="") as file:
         assert list(csv.reader(file))[1] == ["'=1+1", "'@x", "-0.5", "2"]
+
+
+def test_rows_may_have_columns_of_their_own(tmp_path):
+    write_csv(tmp_path / "sizes.csv", [{"scan": "a", "pixels": 3}, {"scan": "b", "mm²": 0.5}])
+    text = (tmp_path / "sizes.csv").read_text(encoding="utf-8")
+    assert text.splitlines() == ["scan,pixels,mm²", "a,3,", "b,,0.5"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK
 from tiny_runs import tiny_phantoms
 
 from semisam.core.errors import InputError
@@ -39,6 +40,11 @@ def image():
         (np.ones(SHAPE), (1, 1), r"spacing must be 3 positive numbers, .* got \(1, 1\)"),
         (np.ones(SHAPE), (1, 0, 1), "spacing must be 3 positive numbers"),
         (["one.nii.gz", "two.nii.gz"], None, "one.nii.gz"),
+        (np.ones(SHAPE, complex), None, "the scan must be .* got complex numbers"),
+        (SimpleITK.Image(SHAPE, SimpleITK.sitkComplexFloat32), None, "got complex numbers"),
+        ("one.nii.gz", (1, 1, 1), r"spacing must come with an array, got \(1, 1, 1\) with a file"),
+        (["one.nii.gz"], (1, 1, 1), "spacing must come with an array"),
+        (SimpleITK.Image(SHAPE, SimpleITK.sitkFloat32), 2, "got 2 with a SimpleITK image"),
     ],
 )
 def test_what_is_no_scan_is_one_sentence(model, scan, spacing, said):

@@ -48,6 +48,8 @@ def test_the_network_of_a_protocol_takes_its_options():
         ({"options": {"mt.ema_decy": 1}}, PluginError, "ema_decay"),
         ({"options": {"dtc.beta": 1}}, InputError, "must name a plugin of the runs"),
         ({"options": {"weight": 1}}, InputError, "must be named PLUGIN.OPTION"),
+        ({"options": {1: 1}}, InputError, "must be named PLUGIN.OPTION"),
+        ({"options": ["mt"]}, InputError, r"options must map PLUGIN.OPTION .* got \['mt'\]"),
         ({"data": "nowhere"}, InputError, "no such folder"),
         ({"protocol": "classics"}, InputError, "did you mean classic"),
     ],

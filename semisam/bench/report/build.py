@@ -166,7 +166,7 @@ def _gains(making: _Making) -> Chapter:
 
 def _against_labels(making: _Making) -> Chapter:
     groups = _each_part(making, "dice-labels", dice_against_labels)
-    lines = [] if groups else ["No run is finished, so there are no scores."]
+    lines = [] if groups else ["No finished run has a test, so there are no scores."]
     return Chapter("labels", "Dice against labels", lines, groups)
 
 
@@ -178,7 +178,7 @@ def _cases(making: _Making) -> Chapter:
         if made is not None:
             groups.append(FigureGroup(_heading(making, part), [made]))
         step()
-    lines = [ABOUT_CASES if groups else "No run is finished, so there are no scores of test cases."]
+    lines = [ABOUT_CASES if groups else "No finished run has a test, so no test case has a score."]
     return Chapter("cases", "Every test case", lines, _merged(groups))
 
 
@@ -272,4 +272,4 @@ def _count(groups: list[FigureGroup], total: int) -> str:
 
 
 def _why_none(bench: Bench, options: Contents) -> str:
-    return "--cases is 0." if bench.parts and not options.cases else ("no run is finished.")
+    return "--cases is 0." if bench.parts and not options.cases else "no finished run has a test."

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.results import paired
 from semisam.core.errors import InputError, SemisamError, first_line
+from semisam.core.layout import CARD
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.scans import read_values
+from semisam.inference.card import Card, read_card
 from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.inference.predictor import Deployed
 from semisam.run.build import open_dataset
 from semisam.run.folder import RunFolder
 from semisam.run.model import load_model
+from semisam.run.scoring import prepare_as
 
 Labels = NDArray[np.uint8]
 
@@ -244,9 +247,10 @@ class Predictor:
         return (folder.run, case) in self._computed or _saved(folder, case).is_file()
 
     def data_of(self, folder: RunFolder) -> str:
-        """Return a text that is equal for runs on the same scans."""
-        settings = folder.settings
-        return repr([settings[name] for name in ("dataset", "data", "dataset_options")])
+        """Return a text that is equal for runs on the same scans, prepared alike."""
+        settings, card = folder.settings, _card(folder)
+        options = [settings[name] for name in ("dataset", "data", "dataset_options")]
+        return repr([*options, card and card.preparation()])
 
     def _dataset(self, folder: RunFolder) -> Dataset:
         key = self.data_of(folder)
@@ -258,7 +262,10 @@ class Predictor:
             if gone:
                 raise InputError("the scans are not where the runs read them")
             try:
-                self._datasets[key] = open_dataset(settings)
+                dataset = open_dataset(settings)
+                if card := _card(folder):
+                    prepare_as(dataset, card)
+                self._datasets[key] = dataset
             except SemisamError as error:
                 raise InputError(f"the scans can no longer be read: {first_line(error)}") from None
         return self._datasets[key]
@@ -304,6 +311,14 @@ def _classes(mask: NDArray[Any], dataset: Dataset, name: str) -> Labels:
     """Return the class numbers of a saved mask, whose values are those of the labels."""
     mapping = {value: number for number, value in enumerate(dataset.label_values or ())}
     return LabelValues(dataset.name, tuple(dataset.class_names), mapping).classes(mask, name)
+
+
+def _card(folder: RunFolder) -> Card | None:
+    """Return the card of a run's model, if it can be read; a saved mask needs none."""
+    try:
+        return read_card(folder.path / CARD)
+    except InputError:
+        return None
 
 
 def _saved(folder: RunFolder, case: str) -> Path:

@@ -113,13 +113,11 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
     about = f" ({'; '.join(notes)})" if notes else ""
     yield [f"The data were {_list(dict.fromkeys(frame['data.dataset']))}{about}."]
     for protocol, own in frame.groupby("protocol", sort=False):
-        of_runs = [[d for d in text.split("; ") if d] for text in own["departures"]]
-        departures = list(dict.fromkeys(d for run in of_runs for d in run))
-        shared = [d for d in departures if all(d in run for run in of_runs)]
-        besides = f", except {', '.join(shared)}" if shared else ""
-        some = [d for d in departures if d not in shared]
-        besides += f", and {', '.join(some)} in some runs" if some else ""
+        departures, choices = _of_runs(own["departures"]), _of_runs(own["choices"])
+        besides = f", except {departures}" if departures else ""
         yield [f"Settings were those of the protocol {protocol} of semisam{besides}."]
+        if choices:
+            yield [f"Settings that it does not prescribe were {choices}."]
     tests = sorted(set(frame["data.test"]) - {0}) if "data.test" in frame else []
     if tests:
         yield [
@@ -141,6 +139,16 @@ def _sentences(bench: Bench) -> Iterable[list[_Part]]:
     found = [run.result["versions"] for run in bench.runs if run.result and run.state == "done"]
     used = [_versions(found, name) for name in ("semisam", "torch")]
     yield [f"The software was {' with '.join(text for text in used if text)}."]
+
+
+def _of_runs(texts: Iterable[str]) -> str:
+    """Return the departures or the choices of runs, those of some of the runs last."""
+    runs = [[part for part in text.split("; ") if part] for text in texts]
+    every = list(dict.fromkeys(part for run in runs for part in run))
+    shared = [part for part in every if all(part in run for run in runs)]
+    some = [part for part in every if part not in shared]
+    found = [", ".join(shared)] if shared else []
+    return ", and ".join([*found, *([f"{', '.join(some)} in some runs"] if some else [])])
 
 
 def _named(kind: str, names: Iterable[str]) -> list[_Part]:

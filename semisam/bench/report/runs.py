@@ -76,6 +76,11 @@ class Row:
         return bool(self.figures["sam"] != "none")
 
     @property
+    def scored(self) -> bool:
+        """True if a run of the row has a test."""
+        return not math.isnan(self.figures["dice"])
+
+    @property
     def labels(self) -> int:
         """The number of labeled cases."""
         return int(self.figures["labeled"])
@@ -149,7 +154,8 @@ def read_bench(folder: Path) -> Bench:
     empty = pd.DataFrame()
     if results.empty:
         return Bench(folder, runs, empty, empty, empty, [], "")
-    cases = pd.concat([frame for frame in frames if not frame.empty], ignore_index=True)
+    tested = [frame for frame in frames if not frame.empty]
+    cases = pd.concat(tested, ignore_index=True) if tested else collect_cases([])
     table = comparison(results, cases)
     paper, about = paper_rows(table, results)
     whole = table if paper.empty else pd.concat([table, paper], ignore_index=True)
@@ -200,14 +206,19 @@ def _runs(folder: Path) -> list[RunFolder]:
 
 
 def _scores(run: RunFolder) -> pd.DataFrame:
-    """Return the scores of a finished run, or raise an error about its files."""
+    """Return the scores of a finished run, or raise an error about its files.
+
+    A run without a test has no scores.
+    """
 
     def fail(fault: str) -> None:
         raise ValueError(fault)
 
     collect([run], fail)
     frame = collect_cases([run], fail)
-    if frame.empty or frame[list(TABLE_METRICS)].isna().to_numpy().any():
+    assert run.result is not None  # the run is done
+    lost = run.result["metrics"] and frame.empty
+    if lost or frame[list(TABLE_METRICS)].isna().to_numpy().any():
         raise ValueError(f"{CASES} holds no scores of every case")
     return frame
 

@@ -43,11 +43,12 @@ def dice_against_labels(
     bench: Bench, part: Part, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> Made | None:
     """Draw Dice against the number of labels, a line for each method, bare and with SemiSAM."""
-    if not part.rows:
+    scored = [row for row in part.rows if row.scored]
+    if not scored:
         return None
-    labels = sorted({row.labels for row in part.rows})
+    labels = sorted({row.labels for row in scored})
     series: dict[str, list[Row]] = {}
-    for row in part.rows:
+    for row in scored:
         series.setdefault(row.name, []).append(row)
     figure = new_figure(5.6, 3.7)
     ax = figure.add_subplot()
@@ -137,7 +138,8 @@ def by_case(
     bench: Bench, part: Part, labels: int, look: Mapping[str, Look], gallery: Gallery, name: str
 ) -> Made | None:
     """Draw every test case at a number of labels: dots, boxes, and lines from bare to SemiSAM."""
-    blocks = _blocks([row for row in part.rows if row.labels == labels], part.rows)
+    rows = [row for row in part.rows if row.labels == labels and row.scored]
+    blocks = _blocks(rows, part.rows)
     if not blocks:
         return None
     lines = [row for block in blocks for row in block]
