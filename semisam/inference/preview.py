@@ -19,7 +19,7 @@ from semisam.inference.card import orientation_code
 from semisam.inference.volumes import unit_of
 
 _COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#ffe119", "#469990")
-_PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
+PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
 """Name, the LPS axis across, and the axes along the picture's width and height."""
 _OPPOSITE = dict(zip("LPSRAI", "RAILPS", strict=True))
 _MOST_PIXELS = 1024  # per side of a slice; finer ones are drawn with a step
@@ -56,9 +56,9 @@ def write_preview(
     labelmap = np.flip(labelmap.transpose(axes), against)
     spacing = tuple(geometry.spacing[axis] for axis in axes)
     known = geometry.direction is not None and len(axes) == 3
-    middle = _middle(labelmap)
+    middle = middle_of(labelmap)
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
-    planes = _PLANES if labelmap.ndim == 3 else (("slice", -1, (0, 1)),)
+    planes = PLANES if labelmap.ndim == 3 else (("slice", -1, (0, 1)),)
     figure = Figure(figsize=(4.2 * len(planes), 4.8), facecolor="black", layout="constrained")
     for number, (name, across, (right, down)) in enumerate(planes, start=1):
         ax = figure.add_subplot(1, len(planes), number)
@@ -96,8 +96,8 @@ def displayed(colours: NDArray[np.float32], window: tuple[float, float]) -> NDAr
     return shown
 
 
-def _middle(labelmap: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Return the mask's voxel nearest to its centre; of an empty mask, the grid's middle."""
+def middle_of(labelmap: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return the voxel of a mask ``(*S)`` nearest to its centre; of an empty one, the middle."""
     voxels = np.argwhere(labelmap)
     if not len(voxels):
         return tuple(n // 2 for n in labelmap.shape)

@@ -20,12 +20,11 @@ from semisam.bench.sections import method_name
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.images.preprocessing import orientation
-from semisam.inference.preview import has_colours
+from semisam.inference.preview import PLANES, has_colours, middle_of
 
 Labels = NDArray[np.uint8]
 
 _WIDTH = 7.2  # of a picture, in inches
-_PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
 _SAME_DICE = 0.5  # points by which a computed mask may differ from the run's mask on other hardware
 
 
@@ -86,7 +85,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
     image, maps, spacing = upright(masks.image, (masks.truth, *masks.predicted))
     shape, coloured = maps[0].shape, image.ndim > maps[0].ndim
     solid = len(shape) == 3
-    planes = _PLANES if solid else (("slice", -1, (0, 1)),)
+    planes = PLANES if solid else (("slice", -1, (0, 1)),)
     # Slices are side by side in one scale, as wide as the figure up to a largest height.
     sides = [tuple(shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
     height = max(down for _, down in sides) * _WIDTH / sum(right for right, _ in sides)
@@ -100,7 +99,7 @@ def _draw(shown: Shown, masks: Masks) -> Figure:
             ax = lower.add_subplot(1, len(maps), number, projection="3d")
             draw_surface(ax, mask, spacing, color, bounds)
             ax.set_title(title if mask.any() else f"{title}, empty", loc="center", y=0.98)
-    middle = _middle(maps[0])
+    middle = middle_of(maps[0])
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
     # The truth is the broad line below, so that not only its colour distinguishes it.
     widths = (2.6, 1.3, 1.3)
@@ -141,15 +140,6 @@ def upright(
     spacing = tuple(image.geometry.spacing[axis] for axis in axes)
     array = image.array if has_colours(image.array) else turned(image.array[0])
     return array, [turned(mask) for mask in masks], spacing
-
-
-def _middle(truth: Labels) -> tuple[int, ...]:
-    """Return the truth's voxel nearest to its centre; of an empty truth, the grid's middle."""
-    voxels = np.argwhere(truth)
-    if not len(voxels):
-        return tuple(n // 2 for n in truth.shape)
-    nearest = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
-    return tuple(int(i) for i in nearest)
 
 
 def _caption(bench: Bench, shown: Shown, masks: Masks) -> str:
