@@ -26,7 +26,7 @@ from semisam.data.images.files import mask_ending
 from semisam.inference.card import Card
 from semisam.inference.choice import described
 from semisam.inference.inputs import check_outputs
-from semisam.inference.masks import volumes_of_file, write_masks
+from semisam.inference.masks import check_outside, volumes_of_file, write_masks
 from semisam.inference.predictor import Deployed, on_input
 from semisam.inference.trust import Judge
 from semisam.inference.volumes import Volume
@@ -107,7 +107,7 @@ def auto(
     began = time.monotonic()
     report: Progress = progress or (lambda phase, done, total, figures: None)
     folder, place = Path(masks), str(check_device(device))
-    _check_outside(Path(scans), folder)
+    check_outside(Path(scans), folder)
     if not dry_run:
         check_writable(folder)
     data = survey(
@@ -266,15 +266,6 @@ def _write_one(
         agreement = tuple(found.values() for found in stage.judge(image, probs))
     done = replace(entry, volumes=written.volumes, agreement=agreement, features=features)
     shelf.finish(case, done)
-
-
-def _check_outside(scans: Path, masks: Path) -> None:
-    inner, outer = masks.resolve(), scans.resolve()
-    if inner == outer or outer in inner.parents:
-        raise InputError(
-            f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
-            "would count as one of yours. Name another folder with -o."
-        )
 
 
 def _describe(data: Survey) -> list[str]:

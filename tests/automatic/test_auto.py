@@ -175,8 +175,10 @@ def test_a_mask_that_a_person_corrects_while_it_is_judged_stays(tmp_path):
     for text in (b"first", b"final"):
         masks.begin("p2", entry)  # before it is written, the one there is still known
         assert shelf.Shelf(tmp_path).is_ours("p2", file)
-        file.write_bytes(text)
-        masks.wrote("p2")
+        (tmp_path / "temporary").write_bytes(text)
+        masks.wrote("p2", tmp_path / "temporary")
+        assert shelf.Shelf(tmp_path).is_ours("p2", file)  # stopped before the mask has its name
+        (tmp_path / "temporary").rename(file)
         assert shelf.Shelf(tmp_path).is_ours("p2", file)
         first = replace(entry, stage=shelf.FIRST)
         assert not any(shelf.Shelf(tmp_path).holds("p2", e) for e in (entry, first))  # not judged
@@ -188,6 +190,15 @@ def test_a_mask_that_a_person_corrects_while_it_is_judged_stays(tmp_path):
     assert not shelf.Shelf(tmp_path).is_ours("p2", file)
     masks.begin("p2", entry)
     assert not shelf.Shelf(tmp_path).is_ours("p2", file)
+
+
+def test_a_mask_that_a_person_puts_in_the_place_of_one_that_was_begun_stays(tmp_path):
+    shelf.Shelf(tmp_path).begin("p2", shelf.Entry("p2.nii.gz", shelf.FIRST, "run"))
+    (tmp_path / "p2.nii.gz").write_bytes(b"an hour of work")
+    masks = shelf.Shelf(tmp_path)
+    assert not masks.is_ours("p2", tmp_path / "p2.nii.gz")
+    assert not masks.take_off("p2")
+    assert (tmp_path / "p2.nii.gz").read_bytes() == b"an hour of work"
 
 
 def test_each_budget_and_each_set_of_masks_finds_its_own_plan_again(scans, tmp_path, monkeypatch):
