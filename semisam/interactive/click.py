@@ -119,7 +119,8 @@ class ClickableScan:
         """Segment the object at clicks.
 
         Of a mask without a point in the object, the innermost voxel of each component is one, as
-        the model otherwise loses most of a good mask. The written mask has the value of the object, and those of the mask to correct elsewhere.
+        the model otherwise loses most of a good mask. The written mask has the value of the object,
+        and those of the mask to correct elsewhere.
 
         Args:
             points: voxels ``(i, j, k)`` of the file in the object, counted from 0.

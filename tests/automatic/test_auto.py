@@ -303,6 +303,17 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
     assert result.exit_code == 2 and "such as 90s, 30m" in result.stderr
 
 
+def test_an_interrupt_anywhere_names_the_way_on(scans, tmp_path, monkeypatch):
+    def stop(*args, **given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow, "plan_for", stop)
+    result = CliRunner().invoke(
+        main, ["auto", str(scans), "-o", str(tmp_path / "m"), "--set", "folder.labels=7=1"]
+    )
+    assert result.exit_code == 130 and "Run the same command again to resume." in result.stderr
+
+
 def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
     (scans / "p1.nii.gz").write_bytes(b"damaged")
     with pytest.raises(InputError, match="--skip-faulty leaves"):
