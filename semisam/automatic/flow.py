@@ -25,7 +25,7 @@ from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
 from semisam.inference.card import Card
 from semisam.inference.choice import described
-from semisam.inference.inputs import check_outputs
+from semisam.inference.inputs import check_outputs, describe_left_out
 from semisam.inference.masks import check_outside, volumes_of_file, write_masks
 from semisam.inference.predictor import Deployed, on_input
 from semisam.inference.trust import Judge
@@ -127,8 +127,8 @@ def auto(
         )
         raise InputError(
             f"a scan of the folder must have a mask, got none for {len(data.unlabeled)} scans in "
-            f"{scans}. Label these first, each as <case>{data.label_ending} next to its scan, "
-            f"because many others resemble them: {', '.join(first)}."
+            f"{scans}. Label these first, because many others resemble them: {', '.join(first)}. "
+            f"In this folder the label of {first[0]} is {data.label_place(first[0])}."
         )
     if audit and len(data.labeled) < FEWEST:
         raise InputError(
@@ -171,7 +171,7 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     shelf = Shelf(folder)
     for case in data.labeled:
         if not shelf.take_off(case):
-            note(f"Kept: the mask of {case}, which you changed. The label next to its scan counts.")
+            note(f"Kept: the mask of {case}, which you changed. The label of its scan counts.")
     early_model = load_model(first, plan.device)
     for line in _describe_components(early_model.card, plan):
         note(line)
@@ -199,8 +199,8 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
             "" if sizes else " It holds values of no class, or is damaged, and was not measured."
         )
         note(
-            f"Kept: {case} was changed after it was written.{unread} To train with it, put it next "
-            f"to the scan as {case}{data.label_ending}."
+            f"Kept: {case} was changed after it was written.{unread} To train with it, save it in "
+            f"the folder of scans as {data.label_place(case)}."
         )
     if upcoming:
         note(f"To label next: {'; '.join(map(str, upcoming))}")
@@ -285,6 +285,7 @@ def _describe(data: Survey) -> list[str]:
             f"The promptable model adapts to the {len(data.whole)} masks that are annotated "
             "everywhere."
         )
+    lines += describe_left_out("entries that are no scan", data.unread)
     return lines + [f"Left out: {fault}" for fault in data.left_out]
 
 

@@ -66,9 +66,9 @@ def command(
     posterior and the superior.
     """
     from semisam.cli.display import Bars, tell
-    from semisam.core.errors import InputError, first_few
+    from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
-    from semisam.inference.inputs import check_outputs, gather_scans, left_out
+    from semisam.inference.inputs import check_outputs, describe_left_out, gather_scans, left_out
     from semisam.inference.masks import check_new, check_outside, write_masks
     from semisam.run.folder import leading_runs
     from semisam.run.model import load_models
@@ -99,9 +99,8 @@ def command(
     scans = gather_scans(given, model.card.channels)
     labels, unread = left_out(given)
     for what, paths in (("labels", labels), ("entries that are no scan", unread)):
-        if paths:
-            shown = first_few([path.name for path in paths])
-            tell(f"Left out: {len(paths)} {what} ({shown})")
+        for line in describe_left_out(what, paths):
+            tell(line)
     check_outputs(folder, scans, labels, preview=preview)
     if not (skip_existing or overwrite):
         check_new(scans, folder)

@@ -147,7 +147,7 @@ def test_a_second_call_keeps_what_a_person_changed(made, tmp_path):
     table = _table(masks)
     assert table["p2"]["mask"] == "changed by you"
     assert (table["p2"]["label_next"], table["p3"]["label_next"]) == ("", "1")
-    assert any("Kept: p2 was changed" in note for note in notes)
+    assert any("Kept: p2 was changed" in note and "as p2_label.nii.gz" in note for note in notes)
 
 
 def test_a_changed_mask_with_values_of_no_class_stops_nothing(made, tmp_path):
@@ -316,6 +316,7 @@ def test_an_interrupt_anywhere_names_the_way_on(scans, tmp_path, monkeypatch):
 
 def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
     (scans / "p1.nii.gz").write_bytes(b"damaged")
+    (scans / "more").mkdir()
     with pytest.raises(InputError, match="--skip-faulty leaves"):
         semisam.auto(scans, tmp_path / "masks", **TINY, **OWN, dry_run=True)
     notes = []
@@ -324,6 +325,7 @@ def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
         dry_run=True, skip_faulty=True, note=notes.append,
     )  # fmt: skip
     assert any("Scans: 3, 1 with a mask" in note for note in notes)
+    assert "Left out: 1 entries that are no scan (more/)" in notes
     assert any("Left out:" in note and "p1.nii.gz" in note for note in notes)
 
 
@@ -369,6 +371,7 @@ def test_pictures_get_masks_as_pictures(tmp_path):
     masks = tmp_path / "masks"
     page = semisam.auto(tmp_path / "scans", masks, **TINY, note=lambda text: None)
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 2
+    assert "for example that of p2_4 as p2_4_label.png" in page.read_text(encoding="utf-8")
     assert {path.name for path in masks.glob("p*.png")} == {
         "p2_4.png", "p2_4.preview.png", "p2_5.png", "p2_5.preview.png",
     }  # fmt: skip
