@@ -16,7 +16,7 @@ from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.first import first_to_label
 from semisam.automatic.judge import make_judge
 from semisam.automatic.page import SHEET, write_page
-from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
+from semisam.automatic.plan import Plan, final_run, first_run, left_of, plan_for, save_plan
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
@@ -146,12 +146,15 @@ def auto(
         began=began,
         audit=audit,
         components=components,
-        missing=lambda run: sum(
-            not shelf.holds(case, _entry(data, case, FINAL, run)) for case in data.unlabeled
-        ),
         on_part=lambda done, total: report("measure", done, total, {}),
     )
-    for line in (*_describe(data), *_describe_plan(data, plan)):
+    resumes = plan.file(folder).is_file()
+
+    def missing(run: str) -> int:
+        return sum(not shelf.holds(case, _entry(data, case, FINAL, run)) for case in data.unlabeled)
+
+    left = left_of(plan, data, folder, missing) if resumes else plan
+    for line in (*_describe(data), *_describe_plan(data, left, resumes)):
         note(line)
     page = folder / "index.html"
     if dry_run:
@@ -299,7 +302,8 @@ def _describe_components(card: Card, plan: Plan) -> list[str]:
     ]
 
 
-def _describe_plan(data: Survey, plan: Plan) -> list[str]:
+def _describe_plan(data: Survey, plan: Plan, resumes: bool) -> list[str]:
+    """Return the lines on a plan; of one that resumes, with the seconds of what is left."""
     patch = "x".join(map(str, plan.patch))
     scans, s = plan.scans, plan.seconds
     parts = [
@@ -315,13 +319,14 @@ def _describe_plan(data: Survey, plan: Plan) -> list[str]:
             f"Plan: the network of an earlier call stays ({plan.iterations} iterations on the same "
             "masks). Add masks, or give a larger --budget, to train again."
         ]
+    elif resumes:
+        lines = ["What is left of the plan of the call that was stopped:"]
     else:
         lines = [f"Plan, from a few real steps on {plan.device}:"]
     lines += [f"  {spoken_time(seconds):>8}  {text}" for text, seconds in parts if seconds]
-    lines.append(
-        f"  {spoken_time(plan.total):>8}  in total, of a budget of {spoken_time(plan.budget)}"
-    )
-    if plan.total > 1.05 * plan.budget:
+    of = "" if resumes else f", of a budget of {spoken_time(plan.budget)}"
+    lines.append(f"  {spoken_time(plan.total):>8}  in total{of}")
+    if plan.total > 1.05 * plan.budget and not plan.kept:
         lines.append(
             "The shortest training does not fit into this budget, and starts nevertheless. "
             f"--budget {math.ceil(plan.total / 60)}m has room for it."

@@ -82,7 +82,7 @@ def unread_entries(folder: Path, dataset: str) -> list[Path]:
 
     Args:
         folder: of the scans.
-        dataset: name of its plugin; one of another layout than any images has none.
+        dataset: name of its plugin. Plugins other than ``folder`` and ``images`` leave out nothing.
     """
     kind = registry.load("dataset", dataset)
     any_images = isinstance(kind, type) and issubclass(kind, ScanFolder)

@@ -214,7 +214,7 @@ def test_each_budget_and_each_set_of_masks_finds_its_own_plan_again(scans, tmp_p
 
     def planned(budget):
         data = survey.survey(scans, options={"labels": {7: 1}})
-        given = {"budget": budget, "device": "cpu", "began": 0.0, "missing": lambda run: 0}
+        given = {"budget": budget, "device": "cpu", "began": 0.0}
         found = plan.plan_for(data, masks, **given)
         plan.save_plan(found, masks)
         return found
@@ -290,6 +290,29 @@ def test_a_stopped_call_resumes_and_first_masks_are_there(made):
     assert table["p3"]["mask"] == "first" and "made without a training" in page
     assert runs.items() <= _state(made.masks / "runs").items()
     assert _table(made.masks)["p3"]["mask"] == "final"
+
+
+def test_a_resumed_call_states_what_is_left(made, tmp_path):
+    """Of the first run and its masks nothing is, and of the training what its checkpoint lacks."""
+    masks, notes = shutil.copytree(made.masks, tmp_path / "masks"), []
+    (final,) = (masks / "runs").glob("*-final")
+    (final / RESULT).unlink()
+    (final / "checkpoint.json").write_text('{"step": 1}')
+    semisam.auto(made.scans, masks, **TINY, **OWN, dry_run=True, note=notes.append)
+    at = notes.index("What is left of the plan of the call that was stopped:")
+    assert not any(re.search("adapt|first masks|check|of a budget", note) for note in notes[at:])
+    before = plan._known(masks / "plan.json")
+    data = survey.survey(made.scans, options={"labels": {7: 1}})
+    left = plan.left_of(before, data, masks, lambda run: 1)
+    assert left.seconds == {
+        **dict.fromkeys(before.seconds, 0.0),
+        "train": before.seconds["train"] * (1 - 1 / before.iterations),
+        "masks": before.seconds["masks"],
+    }
+    (final / RESULT).write_text("{}")
+    left = plan.left_of(before, data, masks, lambda run: 1)
+    assert left.seconds == {**dict.fromkeys(before.seconds, 0.0), "masks": left.total}
+    assert left.total == before.seconds["masks"] / 2 and left.scans == 1
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
