@@ -45,7 +45,8 @@ def main():
     print(f"{minutes:.0f} minutes on {cores} cores, peak {peak:.1f} GiB, {disk:.0f} MiB on disk")
     (first,) = (masks / "runs").glob("*-first")
     unlabeled = [scans / file.name for file in sorted((arguments.work / "truth").iterdir())]
-    semisam("predict", first, *unlabeled, "-o", arguments.work / "first", "--device", "cpu")
+    out = arguments.work / "first"
+    semisam("predict", first, *unlabeled, "-o", out, "--device", "cpu", "--overwrite")
     for stage in ("first", "masks"):
         print(f"{stage}:", flush=True)
         semisam("score", arguments.work / stage, arguments.work / "truth")

@@ -52,10 +52,14 @@ def test_masks_of_pictures_are_pictures(pictures, tmp_path):
     assert len(read_picture(tmp_path / "p0_0.preview.png")) == 3
 
 
-def test_no_mask_overwrites_a_label(pictures):
+def test_no_mask_overwrites_a_label(pictures, tmp_path):
     data, run, _ = pictures
     before = read_mask(data / "masks" / "p0_0.png")
     done = _predict(run, data, "-o", data / "masks")
+    assert done.exit_code == 2 and "outside the folder of scans" in done.stderr
+    for folder in ("images", "masks"):
+        (tmp_path / folder).symlink_to(data / folder)
+    done = _predict(run, tmp_path, "-o", data / "masks")
     assert done.exit_code == 2 and "no mask may overwrite a scan or a label" in done.stderr
     assert np.array_equal(read_mask(data / "masks" / "p0_0.png"), before)
 

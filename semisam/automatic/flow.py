@@ -16,7 +16,7 @@ from semisam.automatic.audit import FEWEST, leave_one_out
 from semisam.automatic.first import first_to_label
 from semisam.automatic.judge import make_judge
 from semisam.automatic.page import SHEET, write_page
-from semisam.automatic.plan import Plan, final_run, first_run, plan_for, save_plan
+from semisam.automatic.plan import Plan, final_run, first_run, left_of, plan_for, save_plan
 from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
@@ -25,8 +25,8 @@ from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
 from semisam.inference.card import Card
 from semisam.inference.choice import described
-from semisam.inference.inputs import check_outputs
-from semisam.inference.masks import volumes_of_file, write_masks
+from semisam.inference.inputs import check_outputs, describe_left_out
+from semisam.inference.masks import check_outside, volumes_of_file, write_masks
 from semisam.inference.predictor import Deployed, on_input
 from semisam.inference.trust import Judge
 from semisam.inference.volumes import Volume
@@ -107,7 +107,7 @@ def auto(
     began = time.monotonic()
     report: Progress = progress or (lambda phase, done, total, figures: None)
     folder, place = Path(masks), str(check_device(device))
-    _check_outside(Path(scans), folder)
+    check_outside(Path(scans), folder)
     if not dry_run:
         check_writable(folder)
     data = survey(
@@ -127,8 +127,8 @@ def auto(
         )
         raise InputError(
             f"a scan of the folder must have a mask, got none for {len(data.unlabeled)} scans in "
-            f"{scans}. Label these first, each as <case>{data.label_ending} next to its scan, "
-            f"because many others resemble them: {', '.join(first)}."
+            f"{scans}. Label these first, because many others resemble them: {', '.join(first)}. "
+            f"In this folder the label of {first[0]} is {data.label_place(first[0])}."
         )
     if audit and len(data.labeled) < FEWEST:
         raise InputError(
@@ -146,12 +146,15 @@ def auto(
         began=began,
         audit=audit,
         components=components,
-        missing=lambda run: sum(
-            not shelf.holds(case, _entry(data, case, FINAL, run)) for case in data.unlabeled
-        ),
         on_part=lambda done, total: report("measure", done, total, {}),
     )
-    for line in (*_describe(data), *_describe_plan(data, plan)):
+    resumes = plan.file(folder).is_file()
+
+    def missing(run: str) -> int:
+        return sum(not shelf.holds(case, _entry(data, case, FINAL, run)) for case in data.unlabeled)
+
+    left = left_of(plan, data, folder, missing) if resumes else plan
+    for line in (*_describe(data), *_describe_plan(data, left, resumes)):
         note(line)
     page = folder / "index.html"
     if dry_run:
@@ -171,7 +174,7 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
     shelf = Shelf(folder)
     for case in data.labeled:
         if not shelf.take_off(case):
-            note(f"Kept: the mask of {case}, which you changed. The label next to its scan counts.")
+            note(f"Kept: the mask of {case}, which you changed. The label of its scan counts.")
     early_model = load_model(first, plan.device)
     for line in _describe_components(early_model.card, plan):
         note(line)
@@ -199,8 +202,8 @@ def _execute(data: Survey, plan: Plan, folder: Path, note: Note, report: Progres
             "" if sizes else " It holds values of no class, or is damaged, and was not measured."
         )
         note(
-            f"Kept: {case} was changed after it was written.{unread} To train with it, put it next "
-            f"to the scan as {case}{data.label_ending}."
+            f"Kept: {case} was changed after it was written.{unread} To train with it, save it in "
+            f"the folder of scans as {data.label_place(case)}."
         )
     if upcoming:
         note(f"To label next: {'; '.join(map(str, upcoming))}")
@@ -268,15 +271,6 @@ def _write_one(
     shelf.finish(case, done)
 
 
-def _check_outside(scans: Path, masks: Path) -> None:
-    inner, outer = masks.resolve(), scans.resolve()
-    if inner == outer or outer in inner.parents:
-        raise InputError(
-            f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
-            "would count as one of yours. Name another folder with -o."
-        )
-
-
 def _describe(data: Survey) -> list[str]:
     classes = ", ".join(data.opened.class_names[1:])
     cases = len(data.labeled) + len(data.unlabeled)
@@ -294,6 +288,7 @@ def _describe(data: Survey) -> list[str]:
             f"The promptable model adapts to the {len(data.whole)} masks that are annotated "
             "everywhere."
         )
+    lines += describe_left_out("entries that are no scan", data.unread)
     return lines + [f"Left out: {fault}" for fault in data.left_out]
 
 
@@ -307,7 +302,8 @@ def _describe_components(card: Card, plan: Plan) -> list[str]:
     ]
 
 
-def _describe_plan(data: Survey, plan: Plan) -> list[str]:
+def _describe_plan(data: Survey, plan: Plan, resumes: bool) -> list[str]:
+    """Return the lines on a plan; of one that resumes, with the seconds of what is left."""
     patch = "x".join(map(str, plan.patch))
     scans, s = plan.scans, plan.seconds
     parts = [
@@ -323,13 +319,14 @@ def _describe_plan(data: Survey, plan: Plan) -> list[str]:
             f"Plan: the network of an earlier call stays ({plan.iterations} iterations on the same "
             "masks). Add masks, or give a larger --budget, to train again."
         ]
+    elif resumes:
+        lines = ["What is left of the plan of the call that was stopped:"]
     else:
         lines = [f"Plan, from a few real steps on {plan.device}:"]
     lines += [f"  {spoken_time(seconds):>8}  {text}" for text, seconds in parts if seconds]
-    lines.append(
-        f"  {spoken_time(plan.total):>8}  in total, of a budget of {spoken_time(plan.budget)}"
-    )
-    if plan.total > 1.05 * plan.budget:
+    of = "" if resumes else f", of a budget of {spoken_time(plan.budget)}"
+    lines.append(f"  {spoken_time(plan.total):>8}  in total{of}")
+    if plan.total > 1.05 * plan.budget and not plan.kept:
         lines.append(
             "The shortest training does not fit into this budget, and starts nevertheless. "
             f"--budget {math.ceil(plan.total / 60)}m has room for it."

@@ -17,7 +17,7 @@ from semisam.automatic.first import SMALL, small_patch
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
-from semisam.core.layout import ADAPTED, RESULT
+from semisam.core.layout import ADAPTED, ADAPTED_NOTE, RESULT, STEP
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.images.files import parts_of
 from semisam.run.pace import pace_of, seconds_of_adaptation, seconds_of_mask
@@ -127,7 +127,6 @@ def plan_for(
     budget: float,
     device: str,
     began: float,
-    missing: Callable[[str], int],
     audit: bool = False,
     components: Components = "as-labeled",
     on_part: Callable[[int, int], None] | None = None,
@@ -143,7 +142,6 @@ def plan_for(
         budget: seconds for everything.
         device: torch device.
         began: the clock `time.monotonic` when the budget began.
-        missing: returns the number of scans without a mask of a run, by the run's name.
         audit: train once more without each labeled scan.
         components: of a class that a mask keeps.
         on_part: called with (measurements done, their number).
@@ -167,8 +165,7 @@ def plan_for(
         runs = (known.first(folder), known.final(folder))
         finished = all((run / RESULT).is_file() for run in runs)
         if finished and budget <= known.budget:
-            new = missing(runs[1].name)
-            return _kept(replace(known, key=key, audit=audit), data, folder, new)
+            return replace(known, key=key, audit=audit, kept=True)
         if known.key == key:
             return known
     rounds = len(data.labeled) if audit else 0
@@ -191,23 +188,34 @@ def _known(file: Path) -> Plan | None:
         return None
 
 
-def _kept(plan: Plan, data: Survey, folder: Path, new: int) -> Plan:
-    """Return a plan whose runs are finished, with the seconds of what is left.
+def left_of(plan: Plan, data: Survey, folder: Path, missing: Callable[[str], int]) -> Plan:
+    """Return the plan of an earlier call with the scans and seconds of what is left.
 
     Args:
         plan: of an earlier call.
         data: the cases.
         folder: of masks.
-        new: scans without a mask of the final run.
+        missing: returns the number of scans without a mask of a run, by the run's name.
     """
-    s = plan.seconds
-    missing = sum(
+    first, final = plan.first(folder), plan.final(folder)
+    trained = (final / RESULT).is_file()
+    # An adaptation that was stopped begins again; a training resumes from its checkpoint.
+    adapted = any((first / name).is_file() for name in (RESULT, ADAPTED_NOTE))
+    done = plan.iterations if trained else (read_json(final / STEP) or {}).get("step", 0)
+    new = missing(final.name) if trained else plan.scans
+    rounds = sum(
         not (plan.without(folder, "final", case) / RESULT).is_file() for case in data.labeled
     )
-    seconds = dict.fromkeys(s, 0.0)
-    seconds["masks"] = s["masks"] * new / plan.scans
-    seconds["audit"] = (s["adapt"] + s["train"]) * missing if plan.audit else 0.0
-    return replace(plan, seconds=seconds, scans=new, kept=True)
+    s = plan.seconds
+    seconds = {
+        "check": 0.0,
+        "adapt": 0.0 if adapted else s["adapt"],
+        "first": 0.0 if final.is_dir() else s["first"],  # all of them come before the training
+        "train": s["train"] * (1 - done / plan.iterations),
+        "masks": s["masks"] * new / plan.scans,
+        "audit": (s["adapt"] + s["train"]) * rounds if plan.audit else 0.0,
+    }
+    return replace(plan, seconds=seconds, scans=new)
 
 
 def _measured(

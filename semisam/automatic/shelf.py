@@ -27,7 +27,8 @@ class Entry:
         file: its name in the folder.
         stage: ``first`` or ``final``.
         run: name of the run that predicted it; empty until the mask is finished.
-        sha256: of the file; empty while the first mask of a scan is written.
+        sha256: of the file; empty until the first mask of a scan is written.
+        before: SHA-256 of the mask that this one replaces; empty once it is finished.
         volumes: of each foreground class.
         agreement: the signals of each foreground class; empty if they were not measured.
         features: the scan's vector, as of `semisam.inference.choice.Description`, as text.
@@ -39,6 +40,7 @@ class Entry:
     stage: str
     run: str
     sha256: str = ""
+    before: str = ""
     volumes: tuple[Volume, ...] = ()
     agreement: tuple[Mapping[str, float], ...] = field(default=())
     features: str = ""
@@ -77,7 +79,7 @@ class Shelf:
         if not file.is_file():
             return True
         known = self.entries.get(name)
-        return known is not None and known.sha256 in ("", digest(file))
+        return known is not None and digest(file) in (known.sha256, known.before)
 
     def holds(self, name: str, entry: Entry) -> bool:
         """Return whether a scan has a mask of this run, or a final one where a first is to come.
@@ -93,15 +95,19 @@ class Shelf:
 
     def begin(self, name: str, entry: Entry) -> None:
         """Record that a mask is about to be written, in the place of one of ours or of none."""
-        there = (self.folder / entry.file).is_file()
-        before = self.entries[name].sha256 if there and name in self.entries else ""
-        self.entries[name] = replace(entry, sha256=before, run="")
+        file = self.folder / entry.file
+        there = digest(file) if file.is_file() and self.is_ours(name, file) else ""
+        self.entries[name] = replace(entry, sha256=there, run="")
         self._save()
 
-    def wrote(self, name: str) -> None:
-        """Record that the mask that was begun is there, which is not yet judged."""
+    def wrote(self, name: str, temporary: Path) -> None:
+        """Record the mask that was begun, which is not yet judged, before it gets its name.
+
+        After a stop at any time, the file is known as the mask before or as this one. Any other
+        file of its name is a person's.
+        """
         entry = self.entries[name]
-        self.entries[name] = replace(entry, sha256=digest(self.folder / entry.file))
+        self.entries[name] = replace(entry, sha256=digest(temporary), before=entry.sha256)
         self._save()
 
     def finish(self, name: str, entry: Entry) -> None:

@@ -14,9 +14,9 @@ from semisam.data.datasets.labels import is_partial
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.datasets.splits import Fault
 from semisam.data.images.files import parts_of
-from semisam.data.images.pictures import is_picture
 from semisam.data.tools.check import check_folder
 from semisam.data.tools.report import FolderReport
+from semisam.inference.inputs import unread_entries
 from semisam.plugins import registry
 from semisam.run.build import open_plugin, patients_counted, recognise_dataset
 
@@ -35,6 +35,7 @@ class Survey:
         labeled: cases with a mask, maybe none.
         unlabeled: cases without one.
         left_out: faults of the cases that are left out.
+        unread: entries of the folder that are no scan.
         whole: labeled cases whose mask is annotated everywhere, to which a model can be adapted.
     """
 
@@ -46,6 +47,7 @@ class Survey:
     unlabeled: tuple[str, ...]
     left_out: tuple[Fault, ...] = ()
     whole: tuple[str, ...] = ()
+    unread: tuple[Path, ...] = ()
 
     def whole_without(self, case: str | None) -> bool:
         """Return whether a mask is annotated everywhere, apart from those of a case's patient."""
@@ -66,11 +68,11 @@ class Survey:
         held = None if case is None else groups.get(case, case)
         return [other for other in cases if groups.get(other, other) != held]
 
-    @property
-    def label_ending(self) -> str:
-        """The end of the name of a label, which follows the name of its case."""
-        first = self.files((*self.labeled, *self.unlabeled)[0])[0]
-        return "_label.png" if is_picture(first) else "_label.nii.gz"
+    def label_place(self, case: str) -> str:
+        """Return where a label of a case belongs: a path in the folder, or the file with it."""
+        if isinstance(self.opened, ScanDataset):
+            return self.opened.layout.label_place(case).relative_to(self.path).as_posix()
+        return f"the label in {self.opened.source(case)}"
 
     def files(self, case: str) -> tuple[Path, ...]:
         """Return the image files of a case."""
@@ -130,7 +132,10 @@ def survey(
         )
     partial = opened.partial_labels
     whole = [case for case in labeled if not (partial and is_partial(opened.label(case)))]
-    return Survey(path, name, given, opened, labeled, unlabeled, tuple(left_out), tuple(whole))
+    unread = tuple(unread_entries(path, name))
+    return Survey(
+        path, name, given, opened, labeled, unlabeled, tuple(left_out), tuple(whole), unread
+    )
 
 
 def _cases(opened: Dataset) -> list[str]:

@@ -92,7 +92,7 @@ def command(
                 note=tell,
                 progress=display,
             )
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):  # outside of the training, it is the latter
         click.echo("Interrupted. Run the same command again to resume.", err=True)
         raise SystemExit(130) from None
     if not dry_run:

@@ -38,10 +38,11 @@ def command(
     """
     import SimpleITK
 
-    from semisam.cli.display import Bars, console
+    from semisam.cli.display import Bars, console, tell
     from semisam.cli.options import named_dataset
     from semisam.core.files import check_parent, write_json
     from semisam.data.tools.check import check_folder
+    from semisam.inference.inputs import describe_left_out, unread_entries
 
     if json_file is not None:
         check_parent("--json", Path(json_file))
@@ -58,6 +59,9 @@ def command(
             lambda done, total: bars.update(task, completed=done, total=total),
         )
     _print(report, console)
+    unread = unread_entries(Path(path), name) if report.cases else []
+    for line in describe_left_out("entries that are no scan", unread):
+        tell(line)
     if json_file is not None:
         write_json(Path(json_file), report.to_json())
     if report.faults:

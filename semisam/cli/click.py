@@ -21,7 +21,10 @@ from semisam.cli.options import Voxel, device_option
 @click.option("--negative", type=Voxel(), multiple=True, help="Voxel outside it. Repeatable.")
 @click.option("--mask", metavar="FILE", help="A mask to correct, on the grid of the scan.")
 @click.option(
-    "--value", type=int, help="Value of the object in the mask. [default: that of --mask, else 1]"
+    "--value",
+    type=int,
+    help="Value of the object in the mask. [default: that of --mask or --run, 255 for a picture, "
+    "else 1]",
 )
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
 @click.option("--modality", type=Choice(["mr", "ct"]), default="mr", show_default=True)
@@ -54,7 +57,8 @@ def command(
     points, also negative ones, or the last mask with --mask, until the mask is right. SynthSAM saw
     no scan of a person in its training. With --run it is the model that was adapted to your masks,
     and SCAN is prepared as there: one file, or one per channel in the order of the run's channels.
-    Other values of --mask stay as they are.
+    Other values of --mask stay as they are. Without --point, the innermost voxel of each component
+    of --mask is a point.
     """
     from pathlib import Path
 
@@ -62,6 +66,7 @@ def command(
     from semisam.core.errors import InputError
     from semisam.core.files import check_no_folder, check_parent
     from semisam.interactive.click import click as segment
+    from semisam.interactive.click import object_voxels
     from semisam.training.allocator import keep_memory
 
     if Path(out).resolve() in [Path(scan).resolve() for scan in scans]:
@@ -88,6 +93,7 @@ def command(
         series=series,
         device=device,
     )
+    before = "" if mask is None else f"{object_voxels(Path(mask), value)} voxels before, now "
     found.save(out)
     voxels = int(found.labelmap.sum())
-    tell(f"{voxels} voxels. Written: {out}")
+    tell(f"{before}{voxels} voxels. Written: {out}")

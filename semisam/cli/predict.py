@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     help="Write <name>.png: three slices with the outlines; of a picture <name>.preview.png.",
 )
 @click.option("--skip-existing", is_flag=True, help="Keep the masks that are in the folder.")
+@click.option("--overwrite", is_flag=True, help="Replace the masks that are in the folder.")
 @click.option("--csv", "table", metavar="FILE", help="Write the ml of each class and scan.")
 @click.option(
     "--series",
@@ -48,6 +49,7 @@ def command(
     probabilities: bool,
     preview: bool,
     skip_existing: bool,
+    overwrite: bool,
     table: str | None,
     series: str,
 ) -> None:
@@ -64,10 +66,10 @@ def command(
     posterior and the superior.
     """
     from semisam.cli.display import Bars, tell
-    from semisam.core.errors import InputError, first_few
+    from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
-    from semisam.inference.inputs import check_outputs, gather_scans, left_out
-    from semisam.inference.masks import write_masks
+    from semisam.inference.inputs import check_outputs, describe_left_out, gather_scans, left_out
+    from semisam.inference.masks import check_new, check_outside, write_masks
     from semisam.run.folder import leading_runs
     from semisam.run.model import load_models
     from semisam.run.preflight import check_device
@@ -78,6 +80,14 @@ def command(
     runs, rest = leading_runs([run, *inputs])
     if not rest:
         raise InputError("the scans must be named after the run, got none. Name files or folders.")
+    if skip_existing and overwrite:
+        raise InputError(
+            "--overwrite must come without --skip-existing, got both. Leave one of them out."
+        )
+    given, folder = [Path(text) for text in rest], Path(out)
+    for path in given:
+        if path.is_dir():
+            check_outside(path, folder)
     if table:
         if not table.lower().endswith(".csv"):
             raise InputError(f"--csv must end in .csv, got {table}. Rename it.")
@@ -86,15 +96,14 @@ def command(
     if len(runs) > 1:
         text = f"Mean of {len(runs)} runs: {', '.join(folder.name for folder in runs)}"
         tell(text)
-    given = [Path(text) for text in rest]
     scans = gather_scans(given, model.card.channels)
     labels, unread = left_out(given)
     for what, paths in (("labels", labels), ("entries that are no scan", unread)):
-        if paths:
-            shown = first_few([path.name for path in paths])
-            tell(f"Left out: {len(paths)} {what} ({shown})")
-    folder = Path(out)
+        for line in describe_left_out(what, paths):
+            tell(line)
     check_outputs(folder, scans, labels, preview=preview)
+    if not (skip_existing or overwrite):
+        check_new(scans, folder)
     writable_folder(folder)
     failed = kept = 0
     sizes: list[Volume] = []

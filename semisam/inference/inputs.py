@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
+from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.la import FILE_NAME
 from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_files, read_classes
 from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.images.dicom import is_series
 from semisam.data.images.files import mask_ending
 from semisam.inference.masks import preview_file
+from semisam.plugins import registry
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _TEXTS = {".csv", ".json", ".list", ".md", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
@@ -73,6 +75,24 @@ def left_out(inputs: Iterable[Path]) -> tuple[list[Path], list[Path]]:
             if entry.is_dir() or entry.name.split(".")[0] not in names
         ]
     return every, unread
+
+
+def unread_entries(folder: Path, dataset: str) -> list[Path]:
+    """Return the entries of a folder of scans that its dataset leaves out, apart from texts.
+
+    Args:
+        folder: of the scans.
+        dataset: name of its plugin. Plugins other than ``folder`` and ``images`` leave out nothing.
+    """
+    kind = registry.load("dataset", dataset)
+    any_images = isinstance(kind, type) and issubclass(kind, ScanFolder)
+    return left_out([folder])[1] if any_images else []
+
+
+def describe_left_out(what: str, paths: Sequence[Path]) -> list[str]:
+    """Return a sentence that names what is left out; none if there is nothing."""
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in paths]
+    return [f"Left out: {len(names)} {what} ({first_few(names)})"] if names else []
 
 
 def check_outputs(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, first_few
 from semisam.data.datasets.scans import read_values
 from semisam.data.images.files import mask_ending, write_label, write_nifti
 from semisam.inference.card import Card
@@ -56,7 +56,7 @@ def write_masks(
     probabilities: bool = False,
     preview: bool = False,
     skip_existing: bool = False,
-    on_mask: Callable[[str], None] | None = None,
+    on_mask: Callable[[str, Path], None] | None = None,
 ) -> Iterator[Written]:
     """Segment scans, write their masks into a folder, and yield each.
 
@@ -71,7 +71,8 @@ def write_masks(
         probabilities: also write the probability of each class.
         preview: also write a picture of the mask.
         skip_existing: take a mask that is in the folder as it is.
-        on_mask: called with the name of each mask as soon as it is there.
+        on_mask: called with the name of each mask and its temporary file, before that gets its
+            name.
 
     Raises:
         InputError: a mask cannot be written, or one that is in the folder cannot be read.
@@ -89,9 +90,14 @@ def write_masks(
             continue
         found = segment(model, scan, device)
         file.parent.mkdir(exist_ok=True, parents=True)  # a case may be named with a folder
-        write_label(file, found.mask, scan.geometry)
-        if on_mask is not None:
-            on_mask(name)
+        temporary = file.with_name(f".{file.name}.tmp{ending}")
+        try:
+            write_label(temporary, found.mask, scan.geometry)
+            if on_mask is not None:
+                on_mask(name, temporary)
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
         if probabilities:
             whole = found.probabilities
             for k, title in class_file_names(model.card).items():
@@ -102,6 +108,40 @@ def write_masks(
             write_preview(preview_file(file), scan.array, found.labelmap, scan.geometry, names)
         sizes = volumes(name, found.labelmap, scan.geometry, names)
         yield Written(name, file, tuple(sizes), scan=scan, found=found)
+
+
+def check_outside(scans: Path, masks: Path) -> None:
+    """Refuse a folder of masks in a folder of scans, where a mask would count as a label.
+
+    Raises:
+        InputError: it is there.
+    """
+    inner, outer = masks.resolve(), scans.resolve()
+    if inner == outer or outer in inner.parents:
+        raise InputError(
+            f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
+            "would count as one of yours. Name another folder with -o."
+        )
+
+
+def check_new(scans: Mapping[str, tuple[Path, ...]], folder: Path) -> None:
+    """Refuse to write a mask over an existing one, which a person may have corrected.
+
+    Args:
+        scans: files by the name of the mask.
+        folder: of the masks.
+
+    Raises:
+        InputError: a mask is there.
+    """
+    files = [folder / f"{name}{mask_ending(paths[0])}" for name, paths in scans.items()]
+    there = [file.name for file in files if file.exists()]
+    if there:
+        raise InputError(
+            f"-o must be a folder without masks of these scans, got {folder} with "
+            f"{first_few(there)}. Name another, keep the masks with --skip-existing, or replace "
+            "them with --overwrite."
+        )
 
 
 def preview_file(mask: Path) -> Path:

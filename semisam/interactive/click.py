@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from semisam.backends.synthsam import SynthSAM
 from semisam.core.errors import InputError
@@ -18,15 +19,19 @@ from semisam.core.types import Prompt
 from semisam.data.datasets.scans import read_channels, read_values
 from semisam.data.images.alignment import misfit
 from semisam.data.images.files import Geometry, from_itk
+from semisam.data.images.pictures import is_picture
 from semisam.data.images.preprocessing import Placement, Recipe
 from semisam.data.loading.store import check_image
 from semisam.inference.card import read_card
 from semisam.inference.predictor import Prediction
+from semisam.prompters._components import deepest_points
 from semisam.run.folder import find_run
 from semisam.run.preflight import check_device
 
 _FINEST = 1.0  # mm: the model was trained on voxels of about 1 to 2 mm
 _WINDOW = {2: 256, 3: 160}  # voxels per axis around the clicks that the model sees, by axes
+_WHITE = 255  # of masks of pictures, which are black and white
+_MOST_COMPONENTS = 16  # of a mask, that bring a point each
 _LONGEST = 256  # pixels of the longer side above which a picture is shrunk
 
 _REVERSED = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0)  # directions of axes (z, y, x)
@@ -77,6 +82,8 @@ class ClickableScan:
         array, self.geometry = _read(scan, spacing, series, axes)
         self._device = check_device(device)
         self._model, recipe, self._value = _model(run, len(array), self.geometry, modality, window)
+        if run is None and _is_picture(scan):
+            self._value = _WHITE
         if len(array) != len(recipe.modalities):
             raise InputError(
                 f"the scan must have the {len(recipe.modalities)} channels of the run's scans, got "
@@ -111,14 +118,17 @@ class ClickableScan:
     ) -> Prediction:
         """Segment the object at clicks.
 
-        The written mask has the value of the object, and those of the mask to correct elsewhere.
+        Of a mask without a point in the object, the innermost voxel of each component is one, as
+        the model otherwise loses most of a good mask. The written mask has the value of the object,
+        and those of the mask to correct elsewhere.
 
         Args:
             points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
             negative: voxels outside the object.
             mask: the mask to correct, on the grid of the scan.
             value: of the object in the mask; ``None``: the only one that the mask holds. Without a
-                mask it is that of the run's labels if they have one class, and else 1.
+                mask, or with an empty one, it is that of the run's labels if they have one class,
+                255 for the file of a picture without a run, and else 1.
             box: first and last voxel of a box around the object.
 
         Raises:
@@ -140,11 +150,15 @@ class ClickableScan:
         number = self._value if value is None else value
         if mask is not None:
             values = _values(mask, placement)
-            number = _only(values) if value is None else value
+            number = _only(values, self._value) if value is None else value
             _check_free(values, number, points)
             drawn = placement.label(np.equal(values, number).astype(np.uint8))
+        positive = len(points)
+        if drawn is not None and not points:
+            inner = _innermost(drawn, clicks)
+            clicks, positive = [*inner, *clicks], len(inner)
         seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
-        prompt = _prompt(clicks, len(points), corners, drawn, seen)
+        prompt = _prompt(clicks, positive, corners, drawn, seen)
         with torch.no_grad():
             logits = self._model.segment(self._embedding(seen), prompt)
         inside = np.zeros(self._image.shape[1:], np.float32)
@@ -214,6 +228,11 @@ def _read(
     return (array if array.ndim > axes else array[None]), geometry
 
 
+def _is_picture(scan: Source) -> bool:
+    files = scan if isinstance(scan, tuple) else (scan,)
+    return isinstance(files[0], str | Path) and is_picture(Path(files[0]))
+
+
 def _model(
     run: str | Path | None,
     channels: int,
@@ -279,15 +298,46 @@ def _values(mask: NDArray[np.integer] | str | Path, placement: Placement) -> NDA
     return whole
 
 
-def _only(values: NDArray[np.integer]) -> int:
-    """Return the only value of a mask other than 0; 1 if it is empty."""
+def _only(values: NDArray[np.integer], usual: int) -> int:
+    """Return the only value of a mask other than 0; the usual one if it is empty."""
     found = [int(value) for value in np.unique(values) if value]
     if len(found) > 1:
         raise InputError(
             f"the mask must hold one value, got {', '.join(map(str, found))}. Name the one to "
             "correct with --value; the others stay."
         )
-    return found[0] if found else 1
+    return found[0] if found else usual
+
+
+def _innermost(
+    drawn: NDArray[np.uint8], negative: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Return the voxel of each component that is the farthest from outside and negative clicks.
+
+    Without a point in it the model loses a component. The largest ones count, up to 16.
+    """
+    left = drawn == 1
+    for voxel in negative:
+        left[voxel] = False
+    pieces, count = ndimage.label(left)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    largest = np.argsort(-sizes, kind="stable")[:_MOST_COMPONENTS] + 1
+    parts = (torch.from_numpy(pieces == number) for number in largest)
+    return [tuple(point) for part in parts for point in deepest_points(part, 1).tolist()]
+
+
+def object_voxels(mask: Path, value: int | None = None) -> int:
+    """Return the voxels of the object in the file of a mask.
+
+    Args:
+        mask: the file.
+        value: of the object; ``None``: all but 0.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    values, _ = read_values(mask)
+    return int(np.count_nonzero(values if value is None else values == value))
 
 
 def _check_free(values: NDArray[np.integer], number: int, points: Sequence[Point]) -> None:

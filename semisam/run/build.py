@@ -24,6 +24,7 @@ from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.held_out import folds_of, hold_out
+from semisam.data.datasets.pairing import images_below
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import read_card
@@ -57,6 +58,14 @@ def recognise_dataset(path: Path | None) -> str:
     names = [p.name for p in builtin if _recognises(p, path)]
     if _ANY_IMAGES.issuperset(names):
         names += [p.name for p in plugins.values() if not p.builtin and _recognises(p, path)]
+    if not names and (below := images_below(path)):
+        shown = first_few([image.relative_to(path).as_posix() for image in below])
+        raise InputError(
+            f"--data must be a folder with all images in it or in one folder `images`, got {path} "
+            f"with {len(below)} in folders ({shown}). Copy or link them there, the mask of "
+            "`<case>.nii.gz` as `<case>_label.nii.gz`, or name the plugin that reads them with "
+            "--dataset."
+        )
     if len(names) != 1:
         raise InputError(
             "--data must be a layout that one dataset plugin recognises (installed: "

@@ -147,7 +147,7 @@ def test_a_second_call_keeps_what_a_person_changed(made, tmp_path):
     table = _table(masks)
     assert table["p2"]["mask"] == "changed by you"
     assert (table["p2"]["label_next"], table["p3"]["label_next"]) == ("", "1")
-    assert any("Kept: p2 was changed" in note for note in notes)
+    assert any("Kept: p2 was changed" in note and "as p2_label.nii.gz" in note for note in notes)
 
 
 def test_a_changed_mask_with_values_of_no_class_stops_nothing(made, tmp_path):
@@ -175,8 +175,10 @@ def test_a_mask_that_a_person_corrects_while_it_is_judged_stays(tmp_path):
     for text in (b"first", b"final"):
         masks.begin("p2", entry)  # before it is written, the one there is still known
         assert shelf.Shelf(tmp_path).is_ours("p2", file)
-        file.write_bytes(text)
-        masks.wrote("p2")
+        (tmp_path / "temporary").write_bytes(text)
+        masks.wrote("p2", tmp_path / "temporary")
+        assert shelf.Shelf(tmp_path).is_ours("p2", file)  # stopped before the mask has its name
+        (tmp_path / "temporary").rename(file)
         assert shelf.Shelf(tmp_path).is_ours("p2", file)
         first = replace(entry, stage=shelf.FIRST)
         assert not any(shelf.Shelf(tmp_path).holds("p2", e) for e in (entry, first))  # not judged
@@ -188,6 +190,15 @@ def test_a_mask_that_a_person_corrects_while_it_is_judged_stays(tmp_path):
     assert not shelf.Shelf(tmp_path).is_ours("p2", file)
     masks.begin("p2", entry)
     assert not shelf.Shelf(tmp_path).is_ours("p2", file)
+
+
+def test_a_mask_that_a_person_puts_in_the_place_of_one_that_was_begun_stays(tmp_path):
+    shelf.Shelf(tmp_path).begin("p2", shelf.Entry("p2.nii.gz", shelf.FIRST, "run"))
+    (tmp_path / "p2.nii.gz").write_bytes(b"an hour of work")
+    masks = shelf.Shelf(tmp_path)
+    assert not masks.is_ours("p2", tmp_path / "p2.nii.gz")
+    assert not masks.take_off("p2")
+    assert (tmp_path / "p2.nii.gz").read_bytes() == b"an hour of work"
 
 
 def test_each_budget_and_each_set_of_masks_finds_its_own_plan_again(scans, tmp_path, monkeypatch):
@@ -203,7 +214,7 @@ def test_each_budget_and_each_set_of_masks_finds_its_own_plan_again(scans, tmp_p
 
     def planned(budget):
         data = survey.survey(scans, options={"labels": {7: 1}})
-        given = {"budget": budget, "device": "cpu", "began": 0.0, "missing": lambda run: 0}
+        given = {"budget": budget, "device": "cpu", "began": 0.0}
         found = plan.plan_for(data, masks, **given)
         plan.save_plan(found, masks)
         return found
@@ -281,6 +292,29 @@ def test_a_stopped_call_resumes_and_first_masks_are_there(made):
     assert _table(made.masks)["p3"]["mask"] == "final"
 
 
+def test_a_resumed_call_states_what_is_left(made, tmp_path):
+    """Of the first run and its masks nothing is, and of the training what its checkpoint lacks."""
+    masks, notes = shutil.copytree(made.masks, tmp_path / "masks"), []
+    (final,) = (masks / "runs").glob("*-final")
+    (final / RESULT).unlink()
+    (final / "checkpoint.json").write_text('{"step": 1}')
+    semisam.auto(made.scans, masks, **TINY, **OWN, dry_run=True, note=notes.append)
+    at = notes.index("What is left of the plan of the call that was stopped:")
+    assert not any(re.search("adapt|first masks|check|of a budget", note) for note in notes[at:])
+    before = plan._known(masks / "plan.json")
+    data = survey.survey(made.scans, options={"labels": {7: 1}})
+    left = plan.left_of(before, data, masks, lambda run: 1)
+    assert left.seconds == {
+        **dict.fromkeys(before.seconds, 0.0),
+        "train": before.seconds["train"] * (1 - 1 / before.iterations),
+        "masks": before.seconds["masks"],
+    }
+    (final / RESULT).write_text("{}")
+    left = plan.left_of(before, data, masks, lambda run: 1)
+    assert left.seconds == {**dict.fromkeys(before.seconds, 0.0), "masks": left.total}
+    assert left.total == before.seconds["masks"] / 2 and left.scans == 1
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
     args = ["auto", str(scans), "-o", str(tmp_path / "masks"), "--dry-run", "--budget", "30m"]
     result = CliRunner().invoke(main, [*args, "--set", "folder.labels=7=1", "--device", "cpu"])
@@ -292,8 +326,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(scans, tmp_path):
     assert result.exit_code == 2 and "such as 90s, 30m" in result.stderr
 
 
+def test_an_interrupt_anywhere_names_the_way_on(scans, tmp_path, monkeypatch):
+    def stop(*args, **given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow, "plan_for", stop)
+    result = CliRunner().invoke(
+        main, ["auto", str(scans), "-o", str(tmp_path / "m"), "--set", "folder.labels=7=1"]
+    )
+    assert result.exit_code == 130 and "Run the same command again to resume." in result.stderr
+
+
 def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
     (scans / "p1.nii.gz").write_bytes(b"damaged")
+    (scans / "more").mkdir()
     with pytest.raises(InputError, match="--skip-faulty leaves"):
         semisam.auto(scans, tmp_path / "masks", **TINY, **OWN, dry_run=True)
     notes = []
@@ -302,6 +348,7 @@ def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
         dry_run=True, skip_faulty=True, note=notes.append,
     )  # fmt: skip
     assert any("Scans: 3, 1 with a mask" in note for note in notes)
+    assert "Left out: 1 entries that are no scan (more/)" in notes
     assert any("Left out:" in note and "p1.nii.gz" in note for note in notes)
 
 
@@ -347,6 +394,7 @@ def test_pictures_get_masks_as_pictures(tmp_path):
     masks = tmp_path / "masks"
     page = semisam.auto(tmp_path / "scans", masks, **TINY, note=lambda text: None)
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 2
+    assert "for example that of p2_4 as p2_4_label.png" in page.read_text(encoding="utf-8")
     assert {path.name for path in masks.glob("p*.png")} == {
         "p2_4.png", "p2_4.preview.png", "p2_5.png", "p2_5.preview.png",
     }  # fmt: skip

@@ -51,7 +51,7 @@ def test_a_scan_that_is_replaced_in_place_is_another(tmp_path):
     for path in (raw, sorted((tmp_path / "b").iterdir())[0]):
         path.write_bytes(path.read_bytes() + b"0")
     assert [data.state(case) == before[case] for case in ("a", "b", "c")] == [False, False, True]
-    assert data.label_ending == "_label.nii.gz"
+    assert data.label_place("a") == "a_label.nii.gz"
 
 
 def test_labels_without_an_image_and_second_labels_are_left_out(scans):

@@ -16,6 +16,7 @@ import semisam
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.data.images.preprocessing import Recipe
+from semisam.inference.masks import write_masks
 from semisam.inference.predictor import ensemble
 from semisam.run.execute import execute
 from semisam.run.model import load_model
@@ -107,6 +108,44 @@ def test_a_mask_that_is_there_is_kept(runs, scan, tmp_path):
     write(drawn, mask * 7)
     result = _invoke("predict", runs[0], scan, "-o", tmp_path / "masks", *keep)
     assert result.exit_code == 2 and "the values of the model's classes" in result.stderr
+
+
+def test_a_mask_that_is_there_is_replaced_only_if_it_is_told_to(runs, scan, tmp_path):
+    file = tmp_path / "masks" / "scan.nii.gz"
+    file.parent.mkdir()
+    file.write_bytes(b"an hour of work")
+    args = ("predict", runs[0], scan, "-o", tmp_path / "masks")
+    result = _invoke(*args)
+    assert result.exit_code == 2 and "with scan.nii.gz. Name another, keep" in result.stderr
+    result = _invoke(*args, "--overwrite", "--skip-existing")
+    assert result.exit_code == 2 and "must come without --skip-existing" in result.stderr
+    assert file.read_bytes() == b"an hour of work"
+    result = _invoke(*args, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() != b"an hour of work"
+
+
+def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    scan.rename(scans / "scan.nii.gz")
+    for out in (scans, scans / "masks"):
+        result = _invoke("predict", runs[0], scans, "-o", out)
+        assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
+    assert [path.name for path in scans.iterdir()] == ["scan.nii.gz"]
+
+
+def test_a_mask_is_noted_before_it_has_its_name(runs, scan, tmp_path):
+    noted = []
+
+    def stop(name, temporary):
+        noted.append((name, temporary.is_file(), (tmp_path / "scan.nii.gz").exists()))
+        raise KeyboardInterrupt
+
+    source = {"mask": (scan,)}
+    with pytest.raises(KeyboardInterrupt):
+        list(write_masks(load_model(runs[0]), source, tmp_path / "masks", on_mask=stop))
+    assert noted == [("mask", True, True)] and not list((tmp_path / "masks").iterdir())
 
 
 def test_the_table_holds_the_written_masks(runs, scan, tmp_path):

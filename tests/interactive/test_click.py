@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from scan_files import write
 from tiny_runs import settings_of
 
@@ -99,6 +102,29 @@ def test_a_negative_click_and_a_mask_change_the_prediction(case):
     corrected = semisam.click(image, [point], mask=atrium.astype(np.uint8), device="cpu").mask
     assert _dice(corrected == 1, atrium) > _dice(usual == 1, atrium)
     assert semisam.click(image, mask=atrium.astype(np.uint8), device="cpu").mask.any()
+
+
+@pytest.mark.parametrize("negative", [[], [(1, 1, 1)]])
+def test_a_good_mask_without_a_point_stays_good(negative):
+    """Of two objects each brings a point; without one the model loses much of it."""
+    at = np.indices((48, 48, 48))
+    balls = [
+        np.linalg.norm(at - np.reshape(middle, (3, 1, 1, 1)), axis=0) < radius
+        for middle, radius in (((14, 14, 14), 8), ((34, 33, 32), 6))
+    ]
+    mask = (balls[0] | balls[1]).astype(np.uint8)
+    image = 100 + 60 * mask + np.random.default_rng(0).normal(0, 10, mask.shape)
+    found = semisam.click(image, negative=negative, mask=mask, device="cpu").labelmap == 1
+    for ball, part in zip(balls, (slice(None, 24), slice(24, None)), strict=True):
+        assert _dice(found[part], ball[part]) > 0.94
+
+
+def test_the_innermost_voxels_of_a_mask_avoid_negative_clicks():
+    drawn = np.zeros((30, 9, 9), np.uint8)
+    drawn[2:9, 1:8, 1:8] = drawn[20:25, 2:7, 2:7] = 1
+    assert clicks._innermost(drawn, []) == [(5, 4, 4), (22, 4, 4)]
+    assert (5, 4, 4) not in clicks._innermost(drawn, [(5, 4, 4)])
+    assert clicks._innermost(np.zeros_like(drawn), []) == []
 
 
 def test_the_model_sees_a_window_around_the_clicks(case, monkeypatch):
@@ -227,6 +253,7 @@ def test_the_command_replaces_a_file_only_if_it_is_told_to(case, tmp_path):
     for more in (["--overwrite"], ["--mask", str(drawn)]):
         result = CliRunner().invoke(main, [*args, *more, "-o", str(drawn)])
         assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"(\d+) voxels before, now \d+ voxels\. Written: .*\n", result.output)
 
 
 def test_what_cannot_be_clicked_at_is_refused(case, tmp_path):
@@ -249,7 +276,12 @@ def test_a_click_on_a_picture(case, tmp_path):
     flat, wanted = image[..., point[2]], atrium[..., point[2]]
     found = semisam.click(flat, [point[:2]], device="cpu")
     assert _dice(found.labelmap == 1, wanted) > 0.6
+    assert set(np.unique(found.mask)) == {0, 1}  # an array may be a slice of a volume
     found.save(tmp_path / "mask.png")
+    grey = np.rint(255 * (flat - flat.min()) / np.ptp(flat)).astype(np.uint8)
+    Image.fromarray(grey.T).save(tmp_path / "picture.png")
+    white = semisam.click(tmp_path / "picture.png", [point[:2]], device="cpu").mask
+    assert set(np.unique(white)) == {0, 255}, "as masks of pictures are"
     assert sitk.ReadImage(str(tmp_path / "mask.png")).GetSize() == flat.shape
     colours = semisam.click(np.stack([flat] * 3), [point[:2]], spacing=(1, 1), device="cpu")
     assert _dice(colours.labelmap, found.labelmap) > 0.99

@@ -38,7 +38,7 @@ class ScanFolder(ScanDataset):
     series. Its label is ``<folder>/<case>_label.<ending>``. For ``_label`` the name may have
     ``_labels``, ``_seg``, ``_segmentation``, ``_mask`` or ``_gt``, in any letter case and with any
     of ``-_.`` before it. Or the label has the image's name in a folder such as ``labels`` or
-    ``masks``; the images may then be in a folder ``images``. Formats of image and label may differ.
+    ``masks``. The images may be in a folder ``images``. Formats of image and label may differ.
 
     A case without a label file is unlabeled. An image without a label that looks like a label is
     refused. The names of the foreground classes are in ``classes.list``, one per line, or in the
@@ -78,15 +78,18 @@ class ScanFolder(ScanDataset):
             )
             for case, label in sorted(pairs.strays.items())
         ]
-        unlabeled = (case for case in images if case not in labels)
-        faults += [fault for case in unlabeled if (fault := label_fault(case, images))]
         if not images:
             raise InputError(
                 f"{path}: a folder must hold images {cls.example}, got none. Their labels are "
                 "<case>_label with such an ending."
             )
         names = names or pairs.classes() or ("foreground",)
-        cases = {case: _files(images[case], labels.get(case, {}), names) for case in images}
+        cases = {
+            case: _files(images[case], labels.get(case, {}), names, pairs.place(case))
+            for case in images
+        }
+        unlabeled = (case for case in images if case not in labels)
+        faults += [fault for case in unlabeled if (fault := label_fault(case, cases))]
         channels = count_channels(images.values())
         usual: Modality = "mr"
         return Layout(cases, ("background", *names), (usual,) * channels, faults=tuple(faults))
@@ -105,7 +108,9 @@ def _is_image(entry: Path) -> bool:
     return is_series(entry) if entry.is_dir() else without_ending(entry.name) is not None
 
 
-def _files(image: Path, labels: Mapping[str, Path], names: Sequence[str]) -> ScanFiles:
+def _files(
+    image: Path, labels: Mapping[str, Path], names: Sequence[str], place: Path | None
+) -> ScanFiles:
     """Return the files of a case; the labels are by class, with "" for that of all classes."""
     unknown = [name for name in labels if name and name not in names]
     if unknown:
@@ -114,4 +119,4 @@ def _files(image: Path, labels: Mapping[str, Path], names: Sequence[str]) -> Sca
             f"({', '.join(names)}), got {unknown[0]}. Rename it, or add it to {CLASSES}."
         )
     classes = {k: labels[name] for k, name in enumerate(names, start=1) if name in labels}
-    return ScanFiles((image,), next(iter((classes or labels).values()), None), classes)
+    return ScanFiles((image,), next(iter((classes or labels).values()), None), classes, place)

@@ -48,7 +48,8 @@ class RawLeftAtrium(ScanDataset):
                         str(image), f"each case must be there once, got {case} twice", "remove one"
                     )
                 )
-            cases[case] = ScanFiles((image,), label if label.is_file() else None)
+            drawn = label if label.is_file() else None
+            cases[case] = ScanFiles((image,), drawn, place=label)
         test = tuple(image.parent.name for image in parts[2])
         held_out = bool(test) and all(cases[case].label is not None for case in test)
         rest = tuple(case for case in cases if case not in set(test))

@@ -135,6 +135,10 @@ class LabelValues:
             f"{_listed(unknown)}"
         )
         problem += f" in {len(wrong)} labels" if len(wrong) > 1 else ""
+        others = {v for name, counts in labels.items() if name not in wrong for v in counts}
+        usual = sorted(value for value in others | set(self.mapping) if self.class_of(value) == 1)
+        if len(self.class_names) == 2 and usual:
+            problem += f": some masks use {_listed(usual)}, this one uses {_listed(unknown)}"
         return Fault(next(iter(wrong)), problem, self._remedy(unknown, present))
 
     def _unknown(self, values: Iterable[int]) -> list[int]:

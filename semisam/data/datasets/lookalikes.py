@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.splits import Fault
 from semisam.data.images.files import read_image
 from semisam.data.images.headers import read_header
+
+if TYPE_CHECKING:
+    from semisam.data.datasets.scans import ScanFiles
 
 _FEW = 32  # values of a label; even a dark 8-bit scan has more
 _SAMPLE = 20_000  # voxels that show most scans to be none
@@ -27,7 +30,7 @@ _SEPARATORS = "-_. "
 
 
 def label_fault(
-    case: str, images: Mapping[str, Path], array: NDArray[Any] | None = None
+    case: str, cases: Mapping[str, ScanFiles], array: NDArray[Any] | None = None
 ) -> Fault | None:
     """Return a fault if an unlabeled image looks like the label of another one.
 
@@ -36,10 +39,11 @@ def label_fault(
 
     Args:
         case: name of the unlabeled image.
-        images: the (first) image of every case.
+        cases: the files of every case.
         array: its voxels; ``None``: they are read only if the name suggests a label and the header
             allows one, and an unreadable file has no fault here.
     """
+    images = {name: files.images[0] for name, files in cases.items()}
     path = images[case]
     try:
         other = related(case, images)
@@ -56,10 +60,12 @@ def label_fault(
             return None
     except InputError:
         return None
+    place = cases[other].place
+    known = f"name it {other}_label" if place is None else f"save it as {place}"
     return Fault(
         str(path),
         f"every image must be a scan, got one that looks like a label of {other}",
-        f"name it {other}_label, or remove it from the folder",
+        f"{known}, or remove it from the folder",
     )
 
 

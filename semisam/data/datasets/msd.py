@@ -91,7 +91,11 @@ def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFil
             by_channel.setdefault(name[: match.start()], {})[int(match[1])] = path
         else:
             plain[name] = path
-    cases = {name: ScanFiles((path,), by_label.get(name)) for name, path in plain.items()}
+    places = {name: labels / f"{name}.nii.gz" for name in (*plain, *by_channel)}
+    cases = {
+        name: ScanFiles((path,), by_label.get(name), place=places[name])
+        for name, path in plain.items()
+    }
     faults = []
     for name, found in by_channel.items():
         if sorted(found) != list(range(channels)) or name in plain:
@@ -104,7 +108,8 @@ def _cases(images: Path, labels: Path, channels: int) -> tuple[dict[str, ScanFil
                 )
             )
             continue
-        cases[name] = ScanFiles(tuple(found[n] for n in sorted(found)), by_label.get(name))
+        files = tuple(found[n] for n in sorted(found))
+        cases[name] = ScanFiles(files, by_label.get(name), place=places[name])
     faults += [
         Fault(
             str(by_label[name]),

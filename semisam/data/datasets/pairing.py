@@ -12,6 +12,7 @@ from semisam.core.files import read_text
 from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.datasets.splits import Fault
 from semisam.data.images.dicom import is_series
+from semisam.data.images.files import mask_ending
 from semisam.data.images.pictures import PICTURES, is_picture
 
 _LABEL = re.compile(
@@ -38,12 +39,19 @@ class Pairs:
             without one is unlabeled.
         strays: labels without an image, by the case that their name states.
         faults: second images and labels of a case.
+        label_folder: of the labels of all classes; ``None``: labels are next to the images.
     """
 
     images: dict[str, Path]
     labels: dict[str, dict[str, Path]]
     strays: dict[str, Path]
     faults: tuple[Fault, ...]
+    label_folder: Path | None = None
+
+    def place(self, case: str) -> Path | None:
+        """Return the path where a label belongs; ``None``: next to the image."""
+        ending = mask_ending(self.images[case])
+        return None if self.label_folder is None else self.label_folder / f"{case}{ending}"
 
     def classes(self) -> tuple[str, ...]:
         """Return the classes that have masks of their own, in alphabetical order."""
@@ -51,9 +59,15 @@ class Pairs:
 
 
 def has_image_folder(folder: Path) -> bool:
-    """Return whether a folder holds one of images, such as ``images``, and one of labels."""
-    images, labels = _folders(folder)
-    return any(_entries(path, ENDINGS) for path in images) and bool(labels)
+    """Return whether a folder holds one of images, such as ``images``."""
+    images, _ = _folders(folder)
+    return any(_entries(path, ENDINGS) for path in images)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images in the folders of a folder, such as one folder per patient."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return [path for place in inside for _, path in _entries(place, ALL_ENDINGS)]
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -113,7 +127,20 @@ def pair_files(
         labels,
         {case: next(iter(files.values())) for case, files in strays.items()},
         tuple(faults),
+        _label_folder(folder, labels),
     )
+
+
+def _label_folder(folder: Path, labels: Mapping[str, Mapping[str, Path]]) -> Path | None:
+    """Return the folder where labels of all classes are, or belong; ``None``: next to the images.
+
+    Labels follow those that are there. A folder with folders of classes takes no other labels.
+    """
+    image_folders, label_folders = _folders(folder)
+    if labels:
+        used = {files[""].parent for files in labels.values() if "" in files}
+        return next((place for place in label_folders if place in used), None)
+    return next(iter(label_folders), folder / "labels" if image_folders else None)
 
 
 def _channels(
@@ -212,11 +239,14 @@ def _case_of_label(name: str, cases: set[str]) -> str:
 
 
 def _folders(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders of images and those of labels; both empty without the latter."""
+    """Return the folders of images and those of labels.
+
+    Without labels, a folder such as ``images`` counts only if no image is next to it.
+    """
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
     labels = [path for path in inside if _LABELS.fullmatch(path.name)]
     images = [path for path in inside if _IMAGES.fullmatch(path.name)]
-    return (images, labels) if labels else ([], [])
+    return (images, labels) if labels or not _entries(folder, ALL_ENDINGS) else ([], [])
 
 
 def _entries(folder: Path, endings: Sequence[str]) -> list[tuple[str, Path]]:

@@ -21,7 +21,7 @@ from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.splits import Fault, find_split
 from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
 from semisam.data.images.alignment import misfit, same_place
-from semisam.data.images.files import PIXELS, Geometry, read_image
+from semisam.data.images.files import PIXELS, Geometry, mask_ending, read_image
 from semisam.data.images.pictures import is_picture, read_mask
 from semisam.data.images.preprocessing import Crop, Modality, Placement, Recipe
 
@@ -40,11 +40,13 @@ class ScanFiles:
         images: one file per channel, or one file with all channels.
         label: the label's (first) file, or ``None`` for an unlabeled case.
         classes: the label's files by class, if each class has a file of its own.
+        place: the path where a label belongs; ``None``: next to the image as ``<case>_label``.
     """
 
     images: tuple[Path, ...]
     label: Path | None
     classes: Mapping[int, Path] = field(default_factory=dict)
+    place: Path | None = None
 
     def labels(self) -> tuple[Path, ...]:
         """Return all files of the label."""
@@ -90,6 +92,12 @@ class Layout:
     def first_images(self) -> dict[str, Path]:
         """Return the first image of every case."""
         return {case: files.images[0] for case, files in self.cases.items()}
+
+    def label_place(self, case: str) -> Path:
+        """Return the path where a new label of a case belongs."""
+        files = self.cases[case]
+        image = files.images[0]
+        return files.place or image.with_name(f"{case}_label{mask_ending(image)}")
 
     def without(self, cases: Sequence[str]) -> Layout:
         """Return the layout without some cases and the faults of their files.
@@ -265,7 +273,7 @@ class ScanDataset(Dataset):
             raise InputError(f"{self.source(case)}: {error}") from error
         self._placements[case] = placement
         if self.layout.cases[case].label is None:
-            fault = label_fault(case, self.layout.first_images(), array)
+            fault = label_fault(case, self.layout.cases, array)
             if fault is not None:
                 raise InputError(str(fault))
         return Image(image, own, has_geometry=True, placement=placement)

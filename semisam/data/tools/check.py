@@ -115,7 +115,7 @@ class _Rules:
         values: classes of a label's values.
         recipe: preprocessing, as for the training.
         series: choice of a DICOM series.
-        images: first image of every case.
+        cases: files of every case.
         named: files with a fault that their names show.
     """
 
@@ -125,7 +125,7 @@ class _Rules:
     values: LabelValues
     recipe: Recipe
     series: str
-    images: Mapping[str, Path]
+    cases: Mapping[str, ScanFiles]
     named: frozenset[str]
 
 
@@ -173,7 +173,7 @@ def _of_scans(
             given.get("longest") or None,
         ),
         given["series"],
-        layout.first_images(),
+        layout.cases,
         frozenset(fault.file for fault in layout.faults),
     )
 
@@ -209,7 +209,7 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
         if len(image) == rules.channels:
             placement = rules.recipe.place(image, geometry)
         if files.label is None and report.source not in rules.named:
-            lookalike = label_fault(report.case, rules.images, image)
+            lookalike = label_fault(report.case, rules.cases, image)
             faults += [lookalike] if lookalike else []
         del image
     except InputError as error:

@@ -66,6 +66,15 @@ def test_a_value_without_a_class_is_refused_with_a_proposal(names, mapping, raw,
         translated(LabelValues("folder", names, mapping), raw)
 
 
+def test_masks_of_two_kinds_are_told_apart():
+    used = "1 (background, organ), got {}: some masks use {}, this one uses {}"
+    one = LabelValues("folder", TWO, {255: 1}).fault({"x.nii": {0: 5, 1: 3}})
+    other = LabelValues("folder", TWO).fault({"x.nii": {0: 5, 255: 3}, "y.nii": {0: 5, 1: 3}})
+    assert used.format(1, 255, 1) in str(one) and used.format(255, 1, 255) in str(other)
+    same = LabelValues("folder", TWO).fault({"x.nii": {0: 5, 1: 3, 7: 1}})
+    assert "some masks" not in str(same)
+
+
 def test_labels_without_a_class_say_why(tmp_path):
     image, label = scan(0, classes=2)
     slices = np.full_like(label, 9)

@@ -7,6 +7,7 @@ from scan_files import scan, write
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.lookalikes import has_few_values, label_fault
+from semisam.data.datasets.scans import ScanFiles
 from semisam.data.tools.check import check_folder
 
 
@@ -65,9 +66,9 @@ def test_scans_are_not_suspected(folder):
 def test_where_scans_have_few_values_too_nothing_is_suspected(tmp_path):
     for name in ("a", "a_2", "b"):
         write(tmp_path / f"{name}.nii.gz", scan(len(name))[1] * 3)
-    images = {name: tmp_path / f"{name}.nii.gz" for name in ("a", "a_2", "b")}
-    assert label_fault("a_2", images) is None
-    assert label_fault("b", images, scan(1)[1]) is None
+    files = {name: ScanFiles((tmp_path / f"{name}.nii.gz",), None) for name in ("a", "a_2", "b")}
+    assert label_fault("a_2", files) is None
+    assert label_fault("b", files, scan(1)[1]) is None
 
 
 def test_an_unreadable_file_is_left_to_its_own_fault(folder):

@@ -9,6 +9,7 @@ from scan_files import scan, write, write_msd
 from semisam.core.errors import InputError
 from semisam.core.types import IGNORE
 from semisam.data.datasets.msd import Decathlon
+from semisam.data.tools.check import check_folder
 from semisam.run.build import recognise_dataset
 
 
@@ -28,6 +29,17 @@ def test_reads_the_three_styles(tmp_path, style, channels):
     split = data.split()
     assert "case_004" in split.train and not data.has_label("case_004")
     assert len(split.test) == 1 and len(split.train) == 4
+
+
+@pytest.mark.parametrize("style", ["msd", "nnunet2"])
+def test_a_new_label_belongs_in_labels_tr(tmp_path, style):
+    write_msd(tmp_path, style, channels=1)
+    data = Decathlon(tmp_path)
+    assert data.layout.label_place("case_004") == tmp_path / "labelsTr" / "case_004.nii.gz"
+    # A mask that somebody put next to its scan is told where it belongs.
+    write(tmp_path / "imagesTr" / "case_004_label.nii.gz", scan(4)[1])
+    (fault,) = check_folder(tmp_path, "msd", {}).faults
+    assert "Save it as" in str(fault) and "labelsTr/case_004.nii.gz" in str(fault)
 
 
 def edit(folder, **changes):

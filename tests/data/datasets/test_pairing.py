@@ -5,7 +5,7 @@ from scan_files import scan, write, write_series
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
-from semisam.data.datasets.pairing import pair_files
+from semisam.data.datasets.pairing import ALL_ENDINGS, pair_files
 from semisam.run.build import recognise_dataset
 
 ENDINGS = ("_label", "-label", "_labels", "_seg", "-seg", "_segmentation", "_mask", "-mask", "_gt")
@@ -116,8 +116,42 @@ def test_a_folder_of_images_and_one_of_labels_trains(tmp_path):
     assert data.label("p1").tolist() == scan(1, classes=2)[1].tolist()
 
 
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (("p1.nii.gz", "p0.nii.gz", "p0_seg.nii.gz"), None),
+        (("p1.nii.gz", "labels/p0.nii.gz", "p0.nrrd"), "labels/p1.nii.gz"),
+        (("images/p1.nii.gz",), "labels/p1.nii.gz"),
+        (("images/p1.nii.gz", "images/p0.nrrd", "images/p0_label.nrrd"), None),
+        (("images/p1.nii.gz", "images/p0.nrrd", "Masks/p0.nii"), "Masks/p1.nii.gz"),
+        (("images/p1.png", "images/p0.png", "masks/p0.png"), "masks/p1.png"),
+        # A label there would hide those of one class each.
+        (("images/p1.png", "images/p0.png", "masks/cup/p0.png"), None),
+    ],
+)
+def test_a_new_label_belongs_where_the_others_are(tmp_path, names, place):
+    touch(tmp_path, *names)
+    pairs = pair_files(tmp_path, ALL_ENDINGS, classes=("cup",))
+    found = pairs.place("p1")
+    assert found == (None if place is None else tmp_path / place)
+
+
+def test_a_folder_of_images_needs_none_of_labels(tmp_path):
+    touch(tmp_path, "images/p1.nii.gz", "images/p2.nii.gz", "notes.txt")
+    assert recognise_dataset(tmp_path) == "folder"
+    assert set(pairs_of(tmp_path)[0]) == {"p1", "p2"}
+    touch(tmp_path, "p3.nii.gz")  # so the folder may hold anything
+    assert set(pairs_of(tmp_path)[0]) == {"p3"}
+
+
+def test_images_in_folders_are_named_with_the_way_out(tmp_path):
+    touch(tmp_path, *(f"pat{n}/{name}.nii.gz" for n in range(2) for name in ("scan", "mask")))
+    with pytest.raises(InputError, match=r"with 4 in folders \(pat0/mask.nii.gz, .* Copy or link"):
+        recognise_dataset(tmp_path)
+
+
 def test_folders_that_are_no_layout(tmp_path):
-    for names in (("images/p1.nii.gz",), ("labels/p1.nii.gz",), ("images/x.txt", "labels/y.txt")):
+    for names in (("labels/p1.nii.gz",), ("images/x.txt", "labels/y.txt"), ("images/x.txt",)):
         folder = touch(tmp_path / str(len(list(tmp_path.iterdir()))), *names)
-        with pytest.raises(InputError, match="recognises"):
+        with pytest.raises(InputError, match=r"recognises|with all images in it"):
             recognise_dataset(folder)

@@ -194,6 +194,8 @@ def test_the_challenges_own_layout(tmp_path):
     data = RawLeftAtrium(tmp_path)
     assert data.split().train == ("a", "b", "c") and data.split().test == ("d", "e")
     assert np.array_equal(data.label("a"), label)
+    place = data.layout.label_place("a").relative_to(tmp_path)
+    assert place.as_posix() == "Training Set/a/laendo.nrrd"
     assert recognise_dataset(tmp_path / "Training Set") == "la-raw"
     (tmp_path / "Training Set" / "test.list").write_text("b/mri_norm2.h5\n")
     assert RawLeftAtrium(tmp_path / "Training Set").split().test == ("b",)

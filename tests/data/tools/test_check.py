@@ -41,6 +41,13 @@ def test_a_sound_folder(folder, tmp_path):
     assert sorted(folder.iterdir()) == before
 
 
+def test_what_is_no_scan_is_named(folder):
+    """A folder in it is not searched, and nobody would notice."""
+    assert "Left out" not in run(folder).output
+    write(folder / "more" / "d.nii.gz", scan(5)[0])
+    assert "Left out: 1 entries that are no scan (more/)" in run(folder).output
+
+
 def spoil(folder):
     """One fault of every kind; returns the pattern that tells each."""
     image, label = scan(1)
