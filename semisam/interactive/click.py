@@ -15,6 +15,7 @@ from scipy import ndimage
 from semisam.backends.synthsam import SynthSAM
 from semisam.core.errors import InputError
 from semisam.core.layout import ADAPTED, CARD
+from semisam.core.regions import deepest_points
 from semisam.core.types import Prompt
 from semisam.data.datasets.scans import read_channels, read_values
 from semisam.data.images.alignment import misfit
@@ -24,7 +25,6 @@ from semisam.data.images.preprocessing import Placement, Recipe
 from semisam.data.loading.store import check_image
 from semisam.inference.card import read_card
 from semisam.inference.predictor import Prediction
-from semisam.prompters._components import deepest_points
 from semisam.run.folder import find_run
 from semisam.run.preflight import check_device
 

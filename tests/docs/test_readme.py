@@ -64,6 +64,7 @@ def test_the_commands_for_your_own_scans(short):
     assert (short / "masks" / "index.html").is_file() and (
         short / "masks" / "carl.nii.gz"
     ).is_file()
+    assert (short / "predicted" / "carl.nii.gz").is_file()
     assert (short / "runs" / "mine" / "table.csv").is_file()
 
 
