@@ -734,8 +734,22 @@ class Weighted(Toy):
         return Step({name: 3e-3 * loss for name, loss in step.losses.items()}, step.probs)
 
 
-@pytest.mark.parametrize("right", [Penalty, Weighted])
-def test_the_size_of_a_loss_is_no_fault(right: type[Framework]):
+class Adversarial(Toy):
+    """A right method whose unlabeled loss compares no predictions."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        last = nn.Conv3d(8, 1, 1)
+        first = nn.Conv3d(num_classes + build.channels, 8, 3, padding=1)
+        self.critic = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool3d(1), last)
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        found = self.critic(torch.cat([probs, batch.image], 1)[batch.num_labeled :])
+        return 0.1 * nn.functional.softplus(-found).mean()
+
+
+@pytest.mark.parametrize("right", [Penalty, Weighted, Adversarial])
+def test_the_size_or_kind_of_a_loss_is_no_fault(right: type[Framework]):
     class Contract(FrameworkContract):
         def make(self, build: NetBuilder, num_classes: int) -> Framework:
             return right(build, num_classes)

@@ -380,10 +380,13 @@ class FrameworkContract:
             return
         least = self._unlabeled_cost(20.0, False, one_class=True)
         agree, contradict = (self._unlabeled_cost(20.0, chance) - least for chance in (False, True))
-        assert contradict <= 1e-6 or agree <= 0.5 * contradict, (
+        # Other losses, such as adversarial ones, may differ a little between the images.
+        compared = contradict > max(1e-6, 0.5 * abs(least))
+        assert not compared or agree <= 0.5 * contradict, (
             "an unlabeled loss must compare predictions of the same voxel and row; without any "
             f"label the losses add {agree:.3g} where predictions agree there, and {contradict:.3g} "
-            "where they contradict. Is a flip undone, and is the order of the rows kept?"
+            "where they contradict. Is a flip undone, and is the order of the rows kept? (losses "
+            "that compare nothing: set agreement_is_free = False in the test class)"
         )
 
     def _unlabeled_cost(
