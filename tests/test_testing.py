@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -367,6 +368,80 @@ class LogsUnderALossName(Toy):
         return Step(step.losses, step.probs, metrics={"consistency": 0.5})
 
 
+class TakesTheNameOfTheSum(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step({"mse": step.losses["mse"], "loss": step.losses["consistency"]}, step.probs)
+
+
+class TakesANameOfTheBranch(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step({"mse": step.losses["mse"], "sam_loss": step.losses["consistency"]}, step.probs)
+
+
+class InfiniteSum(Toy):
+    """Each loss is finite."""
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        large = {name: 3e38 * loss / loss.detach() for name, loss in step.losses.items()}
+        return Step(large, step.probs)
+
+
+class MergesClasses(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        merged = torch.where(batch.label == IGNORE, IGNORE, (batch.label > 0).long())
+        return super().training_step(Batch(batch.image, merged), clock)
+
+
+class DropsTheLastClass(Toy):
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        last = (batch.label == self.num_classes - 1) & (batch.label > 1)
+        return super().training_step(Batch(batch.image, batch.label.masked_fill(last, 0)), clock)
+
+
+class ForgetsToFlipBack(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return super().consistency(Batch(batch.image.flip(2), batch.label), probs)
+
+
+class ComparesOtherRows(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        rows = batch.num_labeled
+        image = torch.cat([batch.image[:rows], batch.image[rows:].roll(1, 0)])
+        return super().consistency(Batch(image, batch.label), probs)
+
+
+class GraphInAHelper(Toy):
+    """The list is in a module that is not a method."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.memory = nn.Module()
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        self.memory.items = [probs.mean()]
+        return super().consistency(batch, probs)
+
+
+class NaNWithoutContrast(Toy):
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        axes = tuple(range(1, batch.image.ndim))
+        deviation, mean = torch.std_mean(batch.image, axes, keepdim=True)
+        return super().consistency(Batch((batch.image - mean) / deviation, batch.label), probs)
+
+
+class MakesALayerLate(Toy):
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.late: Any = None
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        self.late = self.late or nn.Linear(self.num_classes, 1)
+        return super().consistency(batch, self.late(probs.movedim(1, -1)).sigmoid().movedim(-1, 1))
+
+
 class MixesPairs(Toy):
     def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
         first, second = batch.image[batch.num_labeled :].chunk(2)
@@ -431,6 +506,22 @@ class FromFeatures(Toy):
         return 0.1 * mean_squared_difference(*found)
 
 
+class NamedParts(TinyNet):
+    """A network with a part that no other network has."""
+
+    def __init__(self, in_channels: int, heads: Mapping[str, int]) -> None:
+        super().__init__(in_channels, dict(heads))
+        self.block_five = self.body
+
+
+class FromBlockFive(FromFeatures):
+    networks = ("named-parts",)
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        self.student.get_submodule("block_five")
+
+
 class WantsPlaces(Toy):
     """Padding does not count, and each case has its own factor."""
 
@@ -465,6 +556,14 @@ class TestFromFeatures(FrameworkContract):
         return FromFeatures(
             tiny_builder(self.channels), num_classes
         )  # it needs parts of its network
+
+
+class TestFromBlockFive(FrameworkContract):
+    def make(self, build: NetBuilder, num_classes: int) -> Framework:
+        return FromBlockFive(build, num_classes)
+
+    def network(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
+        return NamedParts(in_channels, heads)
 
 
 class TestOwnNetwork(FrameworkContract):
@@ -541,6 +640,16 @@ WRONG_METHODS = [
     (KeepsTheGraph, "test_no_graph_is_kept"),
     (LogsATensor, "test_step_on_two_and_four_classes"),
     (LogsUnderALossName, "test_step_on_two_and_four_classes"),
+    (TakesTheNameOfTheSum, "test_step_on_two_and_four_classes"),
+    (TakesANameOfTheBranch, "test_step_on_two_and_four_classes"),
+    (InfiniteSum, "test_step_on_two_and_four_classes"),
+    (MergesClasses, "test_every_class_is_learned"),
+    (DropsTheLastClass, "test_every_class_is_learned"),
+    (ForgetsToFlipBack, "test_predictions_are_compared_where_they_belong"),
+    (ComparesOtherRows, "test_predictions_are_compared_where_they_belong"),
+    (GraphInAHelper, "test_no_graph_is_kept"),
+    (NaNWithoutContrast, "test_a_row_without_contrast"),
+    (MakesALayerLate, "test_step_changes_no_weights"),
     (MixesPairs, "test_one_unlabeled_row"),
     (NoUnlabeledTerm, "test_unlabeled_rows_move_the_student"),
     (DetachedTerm, "test_unlabeled_rows_move_the_student"),
@@ -606,7 +715,66 @@ def test_a_loss_below_0_is_no_fault_by_itself():
             return Similarity(build, num_classes)
 
     Contract().test_sure_predictions_that_agree_cost_least()
+    Contract().test_predictions_are_compared_where_they_belong()
     Contract().test_disagreement_costs()
+
+
+class Penalty(Toy):
+    """A right method with a further loss that compares nothing and is large."""
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        return super().consistency(batch, probs) + 1.0
+
+
+class Weighted(Toy):
+    """A right method whose losses have a small weight, so that it learns slowly."""
+
+    def training_step(self, batch: Batch, clock: Clock) -> Step:
+        step = super().training_step(batch, clock)
+        return Step({name: 3e-3 * loss for name, loss in step.losses.items()}, step.probs)
+
+
+class Adversarial(Toy):
+    """A right method whose unlabeled loss compares no predictions."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        last = nn.Conv3d(8, 1, 1)
+        first = nn.Conv3d(num_classes + build.channels, 8, 3, padding=1)
+        self.critic = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool3d(1), last)
+
+    def consistency(self, batch: Batch, probs: Tensor) -> Tensor:
+        found = self.critic(torch.cat([probs, batch.image], 1)[batch.num_labeled :])
+        return 0.1 * nn.functional.softplus(-found).mean()
+
+
+@pytest.mark.parametrize("right", [Penalty, Weighted, Adversarial])
+def test_the_size_or_kind_of_a_loss_is_no_fault(right: type[Framework]):
+    class Contract(FrameworkContract):
+        def make(self, build: NetBuilder, num_classes: int) -> Framework:
+            return right(build, num_classes)
+
+    Contract().test_predictions_are_compared_where_they_belong()
+    Contract().test_every_class_is_learned()
+
+
+class WeightNorm(Toy):
+    """The older weight norm of torch keeps a weight that it has computed."""
+
+    def __init__(self, build: NetBuilder, num_classes: int) -> None:
+        super().__init__(build, num_classes)
+        nn.utils.weight_norm(self.student.body[0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_computed_weight_is_no_kept_graph():
+    class Contract(FrameworkContract):
+        def make(self, build: NetBuilder, num_classes: int) -> Framework:
+            toy = WeightNorm(tiny_builder(self.channels), num_classes)
+            toy.after_update = lambda clock: None
+            return toy
+
+    Contract().test_no_graph_is_kept()
 
 
 UNLABELED_TERMS = {
@@ -853,6 +1021,16 @@ class AdaptsForNothing(FakeBackend):
         pass
 
 
+class ScalesAProbability(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return 2 * super().segment(embedding, prompt).sigmoid() - 1
+
+
+class MultipliesLogits(FakeBackend):
+    def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
+        return 1000 * super().segment(embedding, prompt)
+
+
 class InclusiveBox(FakeBackend):
     def segment(self, embedding: Tensor, prompt: Prompt) -> Tensor:
         box = None if prompt.box is None else prompt.box + torch.tensor([[0], [1]])
@@ -869,6 +1047,8 @@ WRONG_BACKENDS = [
     (AlwaysPositive, "test_the_object_of_the_prompt_is_positive"),
     (CachesTheCase, "test_no_state_between_patches_of_a_case"),
     (AdaptsForNothing, "test_declares_what_it_is"),
+    (ScalesAProbability, "test_logits_have_the_scale_of_logits"),
+    (MultipliesLogits, "test_logits_have_the_scale_of_logits"),
     (InclusiveBox, "test_a_box_ends_before_its_second_corner"),
     (AcceptsText, "test_declares_what_it_is"),
     (NeverBeginsAgain, "test_a_dialogue_depends_on_its_own_prompts"),
@@ -1173,7 +1353,52 @@ class OneDecoderTwice(OneDecoder):
     """The test class says that there are two."""
 
 
+class ClampsTheImage(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return super().forward(image.clamp_(-1, 1))
+
+
+class DrawsFromPython(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        scale = 1 + random.random() if self.training else 1
+        return super().forward(scale * image)
+
+
+class OwnGenerator(TinyNet):
+    def __init__(self, in_channels: int, heads: dict[str, int]) -> None:
+        super().__init__(in_channels, heads)
+        self.rng = torch.Generator().manual_seed(0)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        scale = torch.rand((), generator=self.rng) if self.training else 1
+        return super().forward(scale * image)
+
+
+class SeedsInForward(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return super().forward(image)
+
+
+class SeedsInItsConstructor(TinyNet):
+    def __init__(self, in_channels: int, heads: dict[str, int]) -> None:
+        torch.manual_seed(0)
+        super().__init__(in_channels, heads)
+
+
+class KeepsItsOutput(TinyNet):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        self.found = super().forward(image)
+        return self.found
+
+
 WRONG_NETWORKS = [
+    (ClampsTheImage, "test_training_leaves_no_trace"),
+    (DrawsFromPython, "test_training_passes_repeat"),
+    (OwnGenerator, "test_training_passes_repeat"),
+    (SeedsInForward, "test_training_leaves_no_trace"),
+    (SeedsInItsConstructor, "test_training_leaves_no_trace"),
+    (KeepsItsOutput, "test_training_leaves_no_trace"),
     (ListsItsParameters, "test_param_groups_hold_each_parameter_once"),
     (GroupsAParameterTwice, "test_param_groups_hold_each_parameter_once"),
     (OneDecoder, "test_a_decoder_that_is_not_there_is_refused"),
@@ -1306,6 +1531,48 @@ class CropsAroundTheFile(ToyDataset):
         return image
 
 
+class SortsByItsLabels(ToyDataset):
+    def split(self) -> Split:
+        return Split(tuple(sorted(self.train, key=lambda c: self.label(c).sum())), self.test)
+
+
+class SortsByTheFiles(ToyDataset):
+    """It reads the labels' files by another road than its own method."""
+
+    def split(self) -> Split:
+        return Split(self.train[:: self.sign], self.test)
+
+
+class NamesOnlyTheImage(ToyDataset):
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        for case in (*self.train, *self.test):
+            (self.folder / f"{case}-image.npy").write_text(case)
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        return (self.folder / f"{case}-image.npy",)
+
+
+class NamesBoth(NamesOnlyTheImage):
+    """A right dataset of files, also where the files are in a folder."""
+
+    def files(self, case: str) -> tuple[Path, ...]:
+        label = self.folder / case
+        label.mkdir(exist_ok=True)
+        (label / "label.npy").write_text(str(self.sign))
+        return (*super().files(case), label)
+
+
+class TestNamesBoth(DatasetContract):
+    def make(self) -> Any:
+        return NamesBoth()
+
+    def make_with_other_labels(self) -> Any:
+        other = NamesBoth()
+        other.sign = -1
+        return other
+
+
 class MirroredLabel(ToyDataset):
     def label(self, case: str) -> Any:
         return super().label(case)[:, ::-1]
@@ -1350,6 +1617,9 @@ class LoadsEveryFile(ToyDataset):
 WRONG_DATASETS = [
     (AddsTheLabel, "test_images_are_free_of_labels"),
     (CropsAroundTheFile, "test_images_are_free_of_labels"),
+    (SortsByItsLabels, "test_the_split_is_free_of_labels"),
+    (SortsByTheFiles, "test_the_split_is_free_of_labels"),
+    (NamesOnlyTheImage, "test_files_hold_the_label"),
     (MirroredLabel, "test_labels_fit_their_images"),
     (SwapsAxesOfALabel, "test_labels_fit_their_images"),
     (Nameless, "test_declares_classes_and_channels"),

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from semisam.core.types import Batch, Clock, Step
 
+_OF_THE_LOG = frozenset({"loss", "lr", "step"})
+
 
 @dataclass(frozen=True)
 class NetBuilder:
@@ -55,8 +57,24 @@ class NetBuilder:
     @property
     def stride(self) -> int:
         """The stride of the network, of which each size of a patch is a multiple."""
+        return int(getattr(blueprint(lambda: self(logits=2)), "stride", 1))
+
+
+def blueprint(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network of which only the attributes are read, without memory for its weights.
+
+    A constructor that reads the numbers of a tensor, for example by ``item()``, runs again with
+    memory. Torch's generator stays as it is.
+
+    Args:
+        make: constructs the network.
+    """
+    try:
         with torch.device("meta"):
-            return int(getattr(self(logits=2), "stride", 1))
+            return make()
+    except Exception:  # of any plugin; a fault of its own is raised again here
+        with torch.random.fork_rng(devices=[]):
+            return make()
 
 
 def _refuse(heads: Mapping[str, int]) -> nn.Module:
@@ -201,6 +219,25 @@ def check_head_levels(heads: Iterable[str], levels: int, network: str, decoders:
             raise ValueError(
                 f"the heads of {network} must be {has}, got {name}. Use fewer levels or choose "
                 "another network."
+            )
+
+
+def check_loss_names(names: Iterable[str], *, branch: bool = False) -> None:
+    """Refuse names of losses that the log or the SemiSAM branch uses for figures of its own.
+
+    Args:
+        names: of the losses of a step.
+        branch: True for a step of the branch, whose own loss is ``sam``.
+
+    Raises:
+        ValueError: if a name is in use; it names the first one.
+    """
+    for name in names:
+        of_branch = name.startswith("sam_") or (name == "sam" and not branch)
+        if of_branch or name in _OF_THE_LOG:
+            raise ValueError(
+                f"the name of a loss must not be loss, lr, step or sam, nor begin with sam_, got "
+                f"{name!r}. Rename it."
             )
 
 

@@ -12,12 +12,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import InputError, PluginError, SemisamWarning, UnservedHeads, first_few
-from semisam.core.framework import Framework, NetBuilder
+from semisam.core.framework import Framework, NetBuilder, blueprint
 from semisam.core.layout import CARD, MODEL
 from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
@@ -333,8 +332,7 @@ def _serves(
 ) -> bool:
     """Return whether a network can be constructed with these heads, and is for these axes."""
     try:
-        with torch.device("meta"):
-            network = construct("network", name, [channels, dict(heads)], options)
+        network = blueprint(lambda: construct("network", name, [channels, dict(heads)], options))
     except Exception:  # of any plugin: it is only a remedy in a message
         return False
     return axes in getattr(network, "axes", (axes,)) or axes is None

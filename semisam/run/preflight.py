@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import psutil
@@ -140,12 +141,13 @@ def _named(network: nn.Module) -> str:
 def check_axes(kind: str, name: str, axes: int) -> None:
     """Refuse a network or a promptable model that is not for patches of this many axes.
 
-    A plugin states the numbers of axes that it is for as ``axes``; without it, it is for any.
+    A plugin states the numbers of axes that it is for as ``axes``; without it, it is for any, but a
+    promptable model with ``ndim`` 2 is for two.
 
     Raises:
         InputError: it is not for them; the message names plugins that are.
     """
-    known = getattr(registry.load(kind, name), "axes", None)
+    known = _stated_axes(registry.load(kind, name))
     if known is None or axes in known or axes not in (2, 3):  # no scan has other axes
         return
     plugins = {other: _axes_of(p) for other, p in registry.list_plugins(kind).items()}
@@ -162,9 +164,14 @@ def check_axes(kind: str, name: str, axes: int) -> None:
 def _axes_of(plugin: registry.Plugin) -> tuple[int, ...] | None:
     """Return the numbers of axes that a plugin states, if any; a broken one is for none."""
     try:
-        return getattr(registry.load_plugin(plugin), "axes", None)
+        return _stated_axes(registry.load_plugin(plugin))
     except PluginError:
         return ()
+
+
+def _stated_axes(loaded: Any) -> tuple[int, ...] | None:
+    of_slices = getattr(loaded, "ndim", None) == 2
+    return getattr(loaded, "axes", (2,) if of_slices else None)
 
 
 def check_parts(settings: RunSettings, plan: BatchPlan) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from semisam.core.framework import Framework
+from semisam.core.framework import Framework, check_loss_names
 from semisam.core.types import Batch, Clock, Place, Step
+from semisam.frameworks.semisam import SemiSAM
 from semisam.testing.samples import TinyNet
 
 TOTAL = 100
@@ -121,12 +122,18 @@ def check_scalars(step: Step) -> None:
         assert loss.ndim == 0, f"loss {name!r} must be a scalar, got shape {tuple(loss.shape)}"
 
 
-def check_losses(step: Step) -> None:
+def check_losses(step: Step, framework: Framework) -> None:
     assert step.losses, "a step must have a loss"
     check_scalars(step)
+    try:
+        check_loss_names(step.losses, branch=isinstance(framework, SemiSAM))
+    except ValueError as error:
+        raise AssertionError(str(error)) from None
     for name, loss in step.losses.items():
         assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {loss.item()}"
-    assert objective(step).requires_grad, "the losses must have a gradient"
+    total = objective(step)
+    assert bool(torch.isfinite(total)), f"the sum of the losses must be finite, got {total.item()}"
+    assert total.requires_grad, "the losses must have a gradient"
     for name, figure in step.metrics.items():
         number = isinstance(figure, int | float) and not isinstance(figure, bool)
         assert number, f"metric {name!r} must be a float, got {type(figure).__name__}. Use float()"
@@ -212,15 +219,22 @@ def without_noise(framework: Framework) -> Framework:
     return framework
 
 
-def kept_graphs(framework: Framework) -> list[str]:
-    """Return the attributes of a method that hold a tensor with a graph."""
+def kept_graphs(module: nn.Module) -> list[str]:
+    """Return the attributes of a module and of its children that hold a tensor with a graph.
+
+    A weight that torch computes from ``<name>_g`` or ``<name>_orig``, as for ``weight_norm``, does
+    not count: its graph ends at these two.
+    """
     return [
-        name
-        for module in framework.modules()
-        if isinstance(module, Framework)
-        for name, value in vars(module).items()
-        if _holds_a_graph(value)
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        for name, value in vars(part).items()
+        if _holds_a_graph(value) and not _is_computed(part, name)
     ]
+
+
+def _is_computed(module: nn.Module, name: str) -> bool:
+    return any(f"{name}_{ending}" in module._parameters for ending in ("g", "orig"))
 
 
 def _holds_a_graph(value: object) -> bool:
@@ -250,10 +264,30 @@ def quarters(shape: tuple[int, ...], channels: int) -> tuple[Tensor, Tensor]:
     return 0.1 * noise + (2.0 * labels - 1.0).unsqueeze(1), labels[:2].clone()
 
 
-def contrast(framework: Framework, batch: Batch) -> float:
-    """Return the mean probability of class 1 inside the labels, less that outside of them."""
+def four_quarters(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return images and labels of an easy batch with four classes and a channel for each class.
+
+    Each quarter of a row is of one class, and the classes move on by a quarter from row to row.
+    """
+    index = torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")
+    quarter = 2 * (index[0] >= shape[0] // 2) + (index[1] >= shape[1] // 2).long()
+    labels = torch.stack([(quarter + row) % 4 for row in range(4)])
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 4, *shape, generator=rng)
+    bright = torch.stack([2.0 * (labels == k) - 1.0 for k in range(4)], 1)
+    return 0.1 * noise + bright, labels[:2].clone()
+
+
+def contrasts(framework: Framework, batch: Batch) -> list[float]:
+    """Return, of each foreground class, its mean probability inside its labels less that outside.
+
+    Both are means over the labeled rows of the deployed probabilities.
+    """
     with torch.no_grad():
-        probs = framework.eval()(batch.image)[: batch.num_labeled, 1]
+        probs = framework.eval()(batch.image)[: batch.num_labeled]
     framework.train()
-    inside = batch.label == 1
-    return float(probs[inside].mean() - probs[~inside].mean())
+    found = []
+    for k in range(1, framework.num_classes):
+        inside = batch.label == k
+        found.append(float(probs[:, k][inside].mean() - probs[:, k][~inside].mean()))
+    return found

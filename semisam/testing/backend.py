@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from semisam.core.backend import PROMPT_KINDS, Backend, encode_at
 from semisam.core.types import Place, Prompt
 
+_RANGE = 4
+"""Between logits of -2 and 2 are probabilities of 0.12 and 0.88."""
+_LARGEST = 100
+
 
 class FakeBackend:
     """A backend without weights that predicts bright voxels near the prompt.
@@ -182,6 +186,26 @@ class BackendContract:
                 f"logits must be highest in the object of the {kind} prompt, got a higher mean "
                 f"in the object at its indices in the order {_orders(backend.ndim)[best]}. Are "
                 "axes swapped? Prompts are in array-index order"
+            )
+
+    def test_logits_have_the_scale_of_logits(self) -> None:
+        """Check that probabilities come near 0 and 1 on bright objects, and not only there."""
+        backend = self.make()
+        if not self.trained:
+            return
+        objects, image = self._scene(backend)
+        embedding = self._encode(backend, image)
+        for kind in sorted(backend.accepts - self.placeless):
+            logits = backend.segment(embedding, self._prompt_of(objects[0], image, kind))
+            low, high = float(logits.min()), float(logits.max())
+            assert high - low > _RANGE, (
+                f"logits must differ by more than {_RANGE} between object and background, so that "
+                f"their sigmoid is certain, got {low:.3g} to {high:.3g}, prompted by {kind}. "
+                "Return log(p / (1 - p)), not a scaled probability"
+            )
+            assert high <= _LARGEST, (
+                f"logits must be at most {_LARGEST}, got {high:.3g}, prompted by {kind}. Return "
+                "log(p / (1 - p))"
             )
 
     def test_a_negative_click_is_no_positive_one(self) -> None:

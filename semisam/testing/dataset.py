@@ -6,7 +6,9 @@ import contextlib
 import functools
 import itertools
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import mock
 
@@ -36,7 +38,10 @@ class DatasetContract:
         raise NotImplementedError("define make(self)")
 
     def make_with_other_labels(self) -> Dataset | None:
-        """Return the dataset with other labels for the same images; ``None``: not tested."""
+        """Return the dataset with other labels for the same images; ``None``: not tested.
+
+        The labels are in files of their own, for example in another folder.
+        """
         return None
 
     def test_declares_classes_and_channels(self) -> None:
@@ -114,16 +119,8 @@ class DatasetContract:
     def test_images_are_free_of_labels(self) -> None:
         """Check that ``image`` reads no label: with other labels the images are the same."""
         dataset, other = self.make(), self.make()
-        kind = type(other)
-
-        def read(*args: object) -> None:
-            raise AssertionError("image must not read a label, since an unlabeled case lacks one")
-
         for case in self._some(dataset):
-            with (
-                mock.patch.object(kind, "label", read),
-                mock.patch.object(kind, "drawn_label", read, create=True),
-            ):
+            with _without_labels(type(other), "image must not read a label"):
                 other.image(case)
         changed = self.make_with_other_labels()
         if changed is None:
@@ -131,6 +128,42 @@ class DatasetContract:
         for case in self._some(dataset):
             same = np.array_equal(dataset.image(case).array, changed.image(case).array)
             assert same, f"{case}: an image must not depend on labels, got another with others"
+
+    def test_the_split_is_free_of_labels(self) -> None:
+        """Check that ``split`` reads no label: with other labels the split is the same.
+
+        The first training cases are the labeled ones, so their order must not depend on a label.
+        """
+        dataset = self.make()
+        with _without_labels(type(dataset), "the split must not read a label"):
+            split = self.make().split()
+        changed = self.make_with_other_labels()
+        if changed is None:
+            return
+        other = changed.split()
+        ours, theirs = ([*each.train, "test:", *each.test] for each in (split, other))
+        first = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), ())
+        assert ours == theirs, (
+            f"the split must not depend on labels, got another one with others, from {first} on. "
+            "Sort the cases by name"
+        )
+
+    def test_files_hold_the_label(self) -> None:
+        """Check that ``files`` names the file of the label, so that prepared copies are renewed."""
+        dataset, changed = self.make(), self.make_with_other_labels()
+        if changed is None:
+            return
+        for case in filter(dataset.has_label, self._some(dataset)):
+            ours, theirs = (_files(each, case) for each in (dataset, changed))
+            same = np.array_equal(dataset.label(case), changed.label(case))
+            if same or not ours or ours == theirs:  # of no file, or of the same ones by an option
+                continue
+            contents = [[path.read_bytes() for path in files] for files in (ours, theirs)]
+            assert contents[0] != contents[1], (
+                f"{case}: files must name the file of the label, too, got "
+                f"{', '.join(path.name for path in ours)}, equal with another label. Define "
+                "files(self, case), or `semisam data prepare` keeps old labels"
+            )
 
     def test_labels_fit_their_images(self) -> None:
         """Check that the edges of labels are on edges of the image, not mirrored or turned ones."""
@@ -181,9 +214,12 @@ class DatasetContract:
             assert label.dtype == np.uint8, f"{case}: label must be uint8, got {label.dtype}"
             partial = getattr(dataset, "partial_labels", False)
             top = int(label.max(where=(label != IGNORE) | (not partial), initial=0))
+            unknown = top == IGNORE
             assert top < dataset.num_classes, (
                 f"{case}: a label must hold classes below {dataset.num_classes}, got {top}. Map "
                 "the values of the file to class numbers"
+                + ", or set partial_labels = True for voxels that nobody annotated"
+                * unknown
             )
 
     def test_reading_is_deterministic(self) -> None:
@@ -220,6 +256,27 @@ class DatasetContract:
     def _some(self, dataset: Dataset) -> list[str]:
         split = dataset.split()
         return [*split.train[: self.cases], *split.test[: self.cases]]
+
+
+@contextlib.contextmanager
+def _without_labels(kind: type, rule: str) -> Iterator[None]:
+    """Let the reading of a label fail with a rule."""
+
+    def read(*args: object) -> None:
+        raise AssertionError(f"{rule}, since an unlabeled case lacks one")
+
+    with (
+        mock.patch.object(kind, "label", read),
+        mock.patch.object(kind, "drawn_label", read, create=True),
+    ):
+        yield
+
+
+def _files(dataset: Dataset, case: str) -> list[Path]:
+    """Return the files of a case, with those in its folders; none of a dataset in memory."""
+    named = dataset.files(case) if hasattr(dataset, "files") else ()
+    inside = [sorted(path.rglob("*")) if path.is_dir() else [path] for path in named]
+    return [path for paths in inside for path in paths if path.is_file()]
 
 
 def _subsets(ndim: int) -> list[tuple[int, ...]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+import functools
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
+from torch import nn
 
 from semisam.core.framework import Framework, NetBuilder
 from semisam.core.types import IGNORE, Batch, Clock, Step
+from semisam.frameworks.semisam import SemiSAM
 from semisam.testing._steps import (
     TOTAL,
     Scripted,
@@ -18,10 +22,11 @@ from semisam.testing._steps import (
     check_gradients,
     check_losses,
     check_probs,
-    contrast,
+    contrasts,
     equal,
     evaluating,
     flat_gradient,
+    four_quarters,
     kept_graphs,
     objective,
     quarters,
@@ -40,7 +45,7 @@ _CLOCKS = (Clock(0, TOTAL), Clock(TOTAL // 2, TOTAL), Clock(TOTAL - 1, TOTAL))
 
 
 class FrameworkContract:
-    """Tests of a method. Subclass it and define ``make``.
+    """Tests of a method. Subclass it and define ``make``; ``network`` for parts by name.
 
     Attributes:
         shape: spatial shape ``*S`` of the patches, not a cube.
@@ -48,6 +53,8 @@ class FrameworkContract:
         probs_are_deployed: ``Step.probs`` equals the result of ``forward`` without dropout and
             normalisation; False for a method whose student has a perturbed input.
         teachers_move: False for a method with a teacher that stays as it is on purpose.
+        agreement_is_free: False for a method whose unlabeled losses compare no predictions, such as
+            an adversarial one.
         lr: learning rate of the easy task; lower it for a network that diverges.
     """
 
@@ -55,11 +62,24 @@ class FrameworkContract:
     channels: ClassVar[int] = 1
     probs_are_deployed: ClassVar[bool] = True
     teachers_move: ClassVar[bool] = True
+    agreement_is_free: ClassVar[bool] = True
     lr: ClassVar[float] = 0.05
 
     def make(self, build: NetBuilder, num_classes: int) -> Framework:
         """Return the method under test, with default options."""
         raise NotImplementedError("define make(self, build, num_classes)")
+
+    def network(self, in_channels: int, heads: Mapping[str, int]) -> nn.Module:
+        """Return the network that ``build`` makes, for a method that reads its parts by name.
+
+        Set ``shape`` to multiples of its stride. Tests whose network has known predictions are then
+        left out: the easy tasks, the sign of unlabeled losses, and ignored voxels one by one.
+
+        Args:
+            in_channels: of the image.
+            heads: output channels by head name.
+        """
+        raise NotImplementedError("define network(self, in_channels, heads)")
 
     def test_step_on_two_and_four_classes(self) -> None:
         """Check that losses are finite scalars with a gradient and probs a distribution over K."""
@@ -86,6 +106,15 @@ class FrameworkContract:
             step = self._check_step(framework, flat, _CLOCKS[1])
             assert list(step.losses) == names, f"losses {names} expected, got {list(step.losses)}"
 
+    def test_a_row_without_contrast(self) -> None:
+        """Check that a patch of one intensity, labeled or not, gives finite losses."""
+        framework = self._framework()
+        batch = self._batch(framework)
+        for row in (0, -1):
+            image = batch.image.clone()
+            image[row] = 0.5
+            self._check_step(framework, batch_for(framework, image, batch.label), _CLOCKS[1])
+
     def test_one_labeled_row(self) -> None:
         """Check a step with one labeled row, whose label has one row."""
         framework = self._framework()
@@ -110,27 +139,55 @@ class FrameworkContract:
                 raise AssertionError(
                     f"one unlabeled row must be enough next to {labeled} labeled, got {error!r}"
                 ) from error
-            check_losses(step)
+            check_losses(step, framework)
 
     def test_labels_belong_to_their_rows(self) -> None:
         """Check that training on an easy task learns the labels, which differ by row."""
-        torch.manual_seed(0)
-        framework = self.make(self._voxelwise(), 2).train()
+        if self._has_its_network:
+            return
+        framework = self._on_voxels(self.channels, 2)
         batch = batch_for(framework, *quarters(self.shape, self.channels))
+        (found,), steps = self._learned(framework, batch)
+        assert found > 0.1, (
+            "a method must learn an easy task: the intensity shows the class, and each row has "
+            "another label. The deployed probability of class 1 inside the labels, less that "
+            f"outside, is {found:.2f} after {steps} steps. Are the labels on the right rows?"
+        )
+
+    def test_every_class_is_learned(self) -> None:
+        """Check that training on an easy task of four classes learns each class by itself.
+
+        A method with a network of its own is left out.
+        """
+        if self._has_its_network:
+            return
+        framework = self._on_voxels(4, 4)
+        if not any(isinstance(module, Voxelwise) for module in framework.modules()):
+            return
+        batch = batch_for(framework, *four_quarters(self.shape))
+        before = contrasts(framework, batch)
+        after, steps = self._learned(framework, batch)
+        gains = [b - a for a, b in zip(before, after, strict=True)]
+        rounded = {k: round(gain, 2) for k, gain in enumerate(gains, start=1)}
+        # Losses with small weights learn slowly, but all classes alike.
+        assert min(gains) > min(0.1, 0.25 * max(gains)), (
+            "a method must learn every class of an easy task, in which each class is bright in a "
+            "channel of its own. The deployed probability of a class inside its labels, less that "
+            f"outside, rises by {rounded} in {steps} steps. Are all classes in the losses?"
+        )
+
+    def _learned(self, framework: Framework, batch: Batch) -> tuple[list[float], int]:
+        """Train on an easy batch; return the contrast of each foreground class and the steps."""
         optimizer = torch.optim.SGD(framework.param_groups(), lr=self.lr, momentum=0.9)
-        found = 0.0
+        found: list[float] = []
         for i in range(_EASY):
             clock = Clock(i, _EASY)
             backward(framework, batch, clock)
             optimizer.step()
             framework.after_update(clock)
-            if i % 5 == 4 and (found := contrast(framework, batch)) > 0.3:
+            if i % 5 == 4 and min(found := contrasts(framework, batch)) > 0.3:
                 break
-        assert found > 0.1, (
-            "a method must learn an easy task: the intensity shows the class, and each row has "
-            "another label. The deployed probability of class 1 inside the labels, less that "
-            f"outside, is {found:.2f} after {i + 1} steps. Are the labels on the right rows?"
-        )
+        return found, i + 1
 
     def test_partly_annotated_labels(self) -> None:
         """Check that labels with one annotated slice, or with no voxel, give finite losses."""
@@ -166,8 +223,9 @@ class FrameworkContract:
         there. The difference of the losses of two labels is free of the unsupervised losses. A
         method with a network of its own is left to `test_ignored_is_no_class`.
         """
-        torch.manual_seed(0)
-        framework = self.make(self._voxelwise(), 2).train()
+        if self._has_its_network:
+            return
+        framework = self._on_voxels(self.channels, 2)
         if not any(isinstance(module, Voxelwise) for module in framework.modules()):
             return
         batch = self._batch(framework)
@@ -206,7 +264,13 @@ class FrameworkContract:
         framework = self._framework()
         before = {name: p.detach().clone() for name, p in framework.named_parameters()}
         framework.training_step(self._batch(framework), _CLOCKS[1])
-        changed = [n for n, p in framework.named_parameters() if not torch.equal(before[n], p)]
+        after = dict(framework.named_parameters())
+        late = sorted(after.keys() - before.keys())
+        assert not late, (
+            f"all parameters must exist after the constructor, got {late} from training_step. "
+            "The optimizer and a resumed run would not know them"
+        )
+        changed = [name for name in before if not torch.equal(before[name], after[name])]
         assert not changed, f"training_step must not change weights, got other values of {changed}"
 
     def test_student_stays_in_training_mode(self) -> None:
@@ -264,6 +328,8 @@ class FrameworkContract:
 
         No voxel is annotated, so only the unlabeled losses are left.
         """
+        if self._has_its_network:
+            return
         found = []
         for dropout in (0.0, 0.5):
             framework = self._framework(norm="none", dropout=dropout)
@@ -284,6 +350,8 @@ class FrameworkContract:
         in every pass, sure and inverted by chance, or unsure. A loss may be lower than 0 only as
         far as it is where all predictions agree.
         """
+        if self._has_its_network:
+            return
         ways = {
             "agree": (20.0, False),
             "contradict each other": (20.0, True),
@@ -297,10 +365,37 @@ class FrameworkContract:
             f"label the sum of the losses is {cost}. Is its sign wrong?"
         )
 
-    def _unlabeled_cost(self, certainty: float, at_random: bool) -> float:
+    def test_predictions_are_compared_where_they_belong(self) -> None:
+        """Check that predictions that agree at each voxel and row cost little.
+
+        The network predicts the sign of the image, so a prediction of a mirrored image that is not
+        mirrored back, or that is compared with another row, contradicts. The cost of an image of
+        one class, where that cannot happen, is subtracted. A method with a network of its own is
+        left out.
+        """
+        if self._has_its_network or not self.agreement_is_free:
+            return
+        framework = self._scripted(20.0, at_random=False)
+        if not any(isinstance(module, Scripted) for module in framework.modules()):
+            return
+        least = self._unlabeled_cost(20.0, False, one_class=True)
+        agree, contradict = (self._unlabeled_cost(20.0, chance) - least for chance in (False, True))
+        # Other losses, such as adversarial ones, may differ a little between the images.
+        compared = contradict > max(1e-6, 0.5 * abs(least))
+        assert not compared or agree <= 0.5 * contradict, (
+            "an unlabeled loss must compare predictions of the same voxel and row; without any "
+            f"label the losses add {agree:.3g} where predictions agree there, and {contradict:.3g} "
+            "where they contradict. Is a flip undone, and is the order of the rows kept? (losses "
+            "that compare nothing: set agreement_is_free = False in the test class)"
+        )
+
+    def _unlabeled_cost(
+        self, certainty: float, at_random: bool, *, one_class: bool = False
+    ) -> float:
         """Return the mean objective without any label, with scripted predictions."""
         framework = self._scripted(certainty, at_random)
         image, label = quarters(self.shape, self.channels)
+        image = image.abs() if one_class else image  # its sign is the prediction
         batch = batch_for(framework, image, torch.full_like(label, IGNORE))
         with torch.no_grad():
             steps = [framework.training_step(batch, _CLOCKS[n % 2 + 1]) for n in range(16)]
@@ -311,6 +406,8 @@ class FrameworkContract:
 
         A method with a network of its own is left out.
         """
+        if self._has_its_network:
+            return
         framework = self._scripted(20.0, at_random=False).eval()
         if not any(isinstance(module, Scripted) for module in framework.modules()):
             return
@@ -326,6 +423,8 @@ class FrameworkContract:
         framework = self._framework(norm="none")
         if not framework.uses_unlabeled:
             return
+        if self._has_its_network:
+            without_noise(framework)
         train(framework, [self._batch(framework, seed=i) for i in range(2)])
         state = copy.deepcopy(framework.state_dict())
         batch, other = self._batch(framework, seed=2), self._batch(framework, seed=3)
@@ -462,15 +561,13 @@ class FrameworkContract:
         batch = self._batch(framework)
         with torch.autocast("cpu", torch.bfloat16):
             step = framework.training_step(batch, _CLOCKS[1])
-        check_losses(step)
+        check_losses(step, framework)
         check_probs(step.probs, step.probs.shape, "probs under autocast", atol=2e-2)
         objective(step).backward()  # type: ignore[no-untyped-call]
         check_gradients(framework)
 
     def test_wrapped_with_weight_zero_is_the_bare_method(self) -> None:
         """Check that ``SemiSAM(..., weight=0)`` changes no bit of losses, gradients and weights."""
-        from semisam.frameworks.semisam import SemiSAM
-
         bare = self._framework()
         wrapped = SemiSAM(
             self._framework(), FakeBackend(ndim=len(self.shape)), FakePrompter(), weight=0.0
@@ -547,20 +644,32 @@ class FrameworkContract:
         )
         return self.make(build, 2).train()
 
-    def _voxelwise(self) -> NetBuilder:
+    def _on_voxels(self, channels: int, num_classes: int) -> Framework:
+        """Return the method on a network whose output at a voxel depends on that voxel only."""
         axes = len(self.shape)
-        return NetBuilder(lambda heads: Voxelwise(self.channels, heads, axes), self.channels, axes)
+        torch.manual_seed(0)
+        build = NetBuilder(lambda heads: Voxelwise(channels, heads, axes), channels, axes)
+        return self.make(build, num_classes).train()
+
+    @property
+    def _has_its_network(self) -> bool:
+        return type(self).network is not FrameworkContract.network
 
     def _framework(
-        self, num_classes: int = 2, *, norm: str = "batch", dropout: float = 0.2, seed: int = 0
+        self,
+        num_classes: int = 2,
+        *,
+        norm: Literal["batch", "none"] = "batch",
+        dropout: float = 0.2,
+        seed: int = 0,
     ) -> Framework:
         torch.manual_seed(seed)
-        build = tiny_builder(
-            self.channels,
-            len(self.shape),
-            norm="batch" if norm == "batch" else "none",
-            dropout=dropout,
-        )
+        axes = len(self.shape)
+        if self._has_its_network:
+            own = functools.partial(self.network, self.channels)
+            build = NetBuilder(own, self.channels, axes)
+        else:
+            build = tiny_builder(self.channels, axes, norm=norm, dropout=dropout)
         return self.make(build, num_classes).train()
 
     def _batch(
@@ -585,7 +694,7 @@ class FrameworkContract:
     def _check_step(self, framework: Framework, batch: Batch, clock: Clock) -> Step:
         framework.zero_grad()
         step = backward(framework, batch, clock, keep_graph=True)
-        check_losses(step)
+        check_losses(step, framework)
         check_gradients(framework)
         shape = (len(batch.image), framework.num_classes, *self.shape)
         check_probs(step.probs, shape, "probs")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semisam.networks.convolution import guard_convolutions
+from semisam.testing._steps import kept_graphs
 
 _HEADS: Mapping[str, int] = {"logits": 3, "sdf": 2}
 
@@ -170,6 +171,45 @@ class NetworkContract:
                 f"{name} must be the same after load_state_dict in a new instance: keep all state "
                 "in parameters and buffers"
             )
+
+    def test_training_passes_repeat(self) -> None:
+        """Check that equal weights, images and seeds of torch give equal outputs in training.
+
+        A resumed run has another instance, so the passes of two instances are compared, too.
+        """
+        network, image = self._network(), self._image()
+        other = self._network(seed=1)
+        state = copy.deepcopy(network.state_dict())
+        found = []
+        for each in (network, network, other):
+            each.load_state_dict(copy.deepcopy(state))
+            torch.manual_seed(5)
+            found.append(each(image))
+        for name in _HEADS:
+            same = all(torch.equal(found[0][name], output[name]) for output in found[1:])
+            assert same, (
+                f"{name} in training must depend only on weights, image and torch's seed, got "
+                "another one from the same. Draw from torch's default generator, and keep all "
+                "state in parameters and buffers"
+            )
+
+    def test_training_leaves_no_trace(self) -> None:
+        """Check that a training pass keeps the image and no graph, and that nothing is seeded."""
+        image = self._image()
+        before = image.clone()
+        states = []
+        for seed in (1, 2):
+            network = self._network(seed=seed)
+            states.append(torch.get_rng_state())
+            network(image)
+            states.append(torch.get_rng_state())
+        assert torch.equal(image, before), "a network must not change the image in place"
+        for what, first, second in (("constructor", 0, 2), ("forward", 1, 3)):
+            assert not torch.equal(states[first], states[second]), (
+                f"{what} must not seed torch's generator: every step would draw the same numbers"
+            )
+        found = kept_graphs(network)
+        assert not found, f"attributes must hold detached tensors after a pass, got {found}"
 
     def test_instances_share_nothing(self) -> None:
         """Check that two instances share no parameter, as a teacher needs."""

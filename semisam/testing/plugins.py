@@ -22,8 +22,8 @@ def check_plugin(plugin: Plugin) -> str:
     """Construct a plugin with its default options and return the result.
 
     Returns:
-        ``ok``; ``ok, not constructed: `` and what the user must give, such as weights or a
-        folder; or the fault in one sentence.
+        ``ok``; ``ok, not constructed: `` and what the user must give, such as weights, a folder
+        or a certain network; or the fault in one sentence.
     """
     try:
         loaded = load_plugin(plugin)
@@ -33,6 +33,8 @@ def check_plugin(plugin: Plugin) -> str:
         return f"{noun(plugin.kind)} {plugin.name!r} must define {', '.join(missing)}, got none."
     if required := _required(plugin.kind, loaded):
         return f"ok, not constructed: it requires the option {', '.join(required)}"
+    if networks := getattr(loaded, "networks", ()):
+        return f"ok, not constructed: it is for the network {' or '.join(networks)}"
     try:
         construct_plugin(plugin, _ARGUMENTS.get(plugin.kind, ()))
     except BrokenPlugin as error:

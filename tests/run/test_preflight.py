@@ -12,6 +12,7 @@ from semisam.run import preflight
 from semisam.run.build import make_framework, open_dataset
 from semisam.run.preflight import check_axes, check_run, saved_bytes
 from semisam.run.request import settings
+from semisam.testing.plugins import check_plugin
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,17 @@ def test_what_fits_or_states_no_axes_is_taken(monkeypatch):
     check_axes("backend", "geodesic", 2)
     monkeypatch.setattr(registry, "load", lambda kind, name: object)
     check_axes("network", "foreign", 2)
+
+
+def test_a_model_of_slices_is_for_two_axes_unless_it_states_them(install):
+    code = "class Slices:\n    ndim, accepts = 2, frozenset({'box'})\n    encode = segment = None\n"
+    code += "class Both(Slices):\n    axes = (2, 3)\n"
+    points = {"of-slices": "slices_module:Slices", "of-both": "slices_module:Both"}
+    install("slices-dist", {"semisam.backends": points}, modules={"slices_module": code})
+    check_axes("backend", "of-slices", 2)
+    check_axes("backend", "of-both", 3)
+    with pytest.raises(InputError, match=r"patch of 3 axes, got of-slices, which is for 2\."):
+        check_axes("backend", "of-slices", 3)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +189,8 @@ def test_emulated_bfloat16_needs_four_bytes_a_value(own, store, monkeypatch, com
 def test_a_method_may_need_one_network(own):
     made = settings_of(method="needs-vnet", labels=1, network="vnet")
     assert make_framework(made, 1, 2).networks == ("vnet",)
+    found = check_plugin(registry.find("framework", "needs-vnet"))
+    assert found == "ok, not constructed: it is for the network vnet"
     other = settings_of(method="needs-vnet", labels=1, network="unet")
     with pytest.raises(UnservedHeads, match="must be vnet for method 'needs-vnet', got unet"):
         make_framework(other, 1, 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from semisam.core.errors import InputError, SemisamWarning
+from semisam.core.errors import InputError, PluginError, SemisamWarning
 from semisam.core.layout import CHECKPOINT, LOG, PREVIOUS
 from semisam.core.types import Clock
 from semisam.frameworks.mean_teacher import MeanTeacher
@@ -268,6 +268,22 @@ def test_a_diverged_loss_stops_with_a_sentence(tmp_path):
     trainer._batches = Exploding()
     with pytest.raises(Diverged, match="Lower the learning rate"):
         trainer.fit()
+
+
+@pytest.mark.parametrize("name", ["loss", "lr", "sam"])
+def test_a_loss_with_a_name_of_the_log_is_refused_before_a_step(tmp_path, name):
+    class Named(Supervised):
+        def training_step(self, batch, clock):
+            step = super().training_step(batch, clock)
+            return dataclasses.replace(step, losses={name: sum(step.losses.values())})
+
+    torch.manual_seed(0)
+    framework = Named(tiny_builder(), 2)
+    before = {key: value.clone() for key, value in framework.state_dict().items()}
+    with pytest.raises(PluginError, match=f"method Named: the name of a loss .* got '{name}'"):
+        Trainer(framework, Batches(), PLAN, tmp_path).fit()
+    weights = [key for key, _ in framework.named_parameters()]
+    assert all(torch.equal(before[key], framework.state_dict()[key]) for key in weights)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):

@@ -118,7 +118,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def split(self) -> Split:
-        """Return the published or drawn split."""
+        """Return the published or drawn split, which must not depend on labels."""
 
     @abstractmethod
     def image(self, case: str) -> Image:
@@ -157,7 +157,8 @@ class Dataset(ABC):
     def files(self, case: str) -> tuple[Path, ...]:
         """Return the files (or DICOM folders) of a case, including its label.
 
-        A prepared copy of the case is outdated if one of them changes.
+        A prepared copy of the case is outdated if one of them changes. A dataset whose label is in
+        another file than ``source`` overrides it, or the copy keeps an old label.
         """
         path = Path(self.source(case))
         return (path,) if path.exists() else ()

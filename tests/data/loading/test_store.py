@@ -450,7 +450,7 @@ def test_ignored_voxels_are_no_class_of_a_label():
 
     check(Partial())
     for wrong, pattern in (
-        (Undeclared, "from 0 to 1, got 255"),
+        (Undeclared, "from 0 to 1, got 255.* or set partial_labels = True"),
         (TooHigh, "from 0 to 1, got 2"),
         (NoForeground, "must contain a foreground class"),
     ):
