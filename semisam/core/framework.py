@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from semisam.core.errors import PluginError
 from semisam.core.types import Batch, Clock, Step
 
 _OF_THE_LOG = frozenset({"loss", "lr", "step"})
@@ -222,22 +223,23 @@ def check_head_levels(heads: Iterable[str], levels: int, network: str, decoders:
             )
 
 
-def check_loss_names(names: Iterable[str], *, branch: bool = False) -> None:
+def check_loss_names(names: Iterable[str], method: Framework, *, branch: bool = False) -> None:
     """Refuse names of losses that the log or the SemiSAM branch uses for figures of its own.
 
     Args:
         names: of the losses of a step.
+        method: that made the step.
         branch: True for a step of the branch, whose own loss is ``sam``.
 
     Raises:
-        ValueError: if a name is in use; it names the first one.
+        PluginError: if a name is in use; it names the first one.
     """
     for name in names:
         of_branch = name.startswith("sam_") or (name == "sam" and not branch)
         if of_branch or name in _OF_THE_LOG:
-            raise ValueError(
+            raise PluginError(
                 f"the name of a loss must not be loss, lr, step or sam, nor begin with sam_, got "
-                f"{name!r}. Rename it."
+                f"{name!r} of method {type(method).__name__}. Rename it."
             )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from semisam.core.backend import Backend, Prompter
 from semisam.core.errors import PluginError
-from semisam.core.framework import NO_NETWORK, Framework, check_not_negative
+from semisam.core.framework import NO_NETWORK, Framework, check_loss_names, check_not_negative
 from semisam.core.losses import dice_loss, entropy
 from semisam.core.schedules import Ramp
 from semisam.core.timing import now
@@ -183,6 +183,7 @@ class SemiSAM(Framework):
             step = self.inner.training_step(plain, clock)
         finally:
             self.inner.guide = None
+        check_loss_names(step.losses, self.inner)
         losses = dict(step.losses)
         # A method that takes no guidance gets the loss.
         if querying and not figures:

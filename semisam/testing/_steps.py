@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from semisam.core.errors import PluginError
 from semisam.core.framework import Framework, check_loss_names
 from semisam.core.types import Batch, Clock, Place, Step
 from semisam.frameworks.semisam import SemiSAM
@@ -126,8 +127,8 @@ def check_losses(step: Step, framework: Framework) -> None:
     assert step.losses, "a step must have a loss"
     check_scalars(step)
     try:
-        check_loss_names(step.losses, branch=isinstance(framework, SemiSAM))
-    except ValueError as error:
+        check_loss_names(step.losses, framework, branch=isinstance(framework, SemiSAM))
+    except PluginError as error:
         raise AssertionError(str(error)) from None
     for name, loss in step.losses.items():
         assert bool(torch.isfinite(loss)), f"loss {name!r} must be finite, got {loss.item()}"

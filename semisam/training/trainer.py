@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from semisam.core.ema import move_average
-from semisam.core.errors import InputError, PluginError, SemisamError
+from semisam.core.errors import InputError, SemisamError
 from semisam.core.framework import Framework, check_loss_names
 from semisam.core.logger import Logger
 from semisam.core.optimizers import SGD, AdamW
@@ -321,7 +321,9 @@ class Trainer:
             self._seed(clock.step, part)
             with autocast(self.device, self.plan.precision):
                 result = self.framework.training_step(self._to_device(rows), clock)
-            self._check_names(result.losses)
+            check_loss_names(
+                result.losses, self.framework, branch=isinstance(self.framework, SemiSAM)
+            )
             objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
             mean = objective if self.plan.parts == 1 else objective / self.plan.parts
             self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
@@ -331,13 +333,6 @@ class Trainer:
             # Its activations must not wait for the next part's.
             del result, objective, mean
         return merged_figures(losses), merged_figures(metrics)
-
-    def _check_names(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Refuse losses that would replace other figures in the log."""
-        try:
-            check_loss_names(losses, branch=isinstance(self.framework, SemiSAM))
-        except ValueError as error:
-            raise PluginError(f"method {type(self.framework).__name__}: {error}") from None
 
     def _seed(self, step: int, part: int) -> None:
         """Seed torch for a micro-batch of a step; each rank draws its own numbers."""

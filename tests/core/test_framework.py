@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from semisam.core.errors import PluginError
 from semisam.core.framework import NetBuilder, blueprint, check_loss_names
+from semisam.frameworks.supervised import Supervised
+from semisam.testing import tiny_builder
 
 
 class ReadsANumber(nn.Module):
@@ -41,7 +44,8 @@ def test_a_fault_of_a_constructor_is_raised():
 
 @pytest.mark.parametrize("name", ["loss", "lr", "step", "sam", "sam_weight"])
 def test_a_loss_needs_a_name_of_its_own(name: str):
-    with pytest.raises(ValueError, match=f"got '{name}'. Rename it"):
-        check_loss_names(["ce", name])
-    check_loss_names(["ce", "same", "stepwise", "lr_consistency"])
-    check_loss_names(["ce", "sam"], branch=True)
+    method = Supervised(tiny_builder(), 2)
+    with pytest.raises(PluginError, match=f"got '{name}' of method Supervised. Rename it"):
+        check_loss_names(["ce", name], method)
+    check_loss_names(["ce", "same", "stepwise", "lr_consistency"], method)
+    check_loss_names(["ce", "sam"], method, branch=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from semisam.core.errors import PluginError, SemisamError
-from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Place, Prompt, View
+from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Place, Prompt, Step, View
 from semisam.frameworks._gate import Quality, agree, gate, measure, pooled_dice
 from semisam.frameworks._queries import check_pair, merge_prompts
 from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
@@ -762,6 +762,17 @@ def test_the_measure_leaves_ignored_voxels_out():
 def _fixmatch(**options):
     torch.manual_seed(0)
     return FixMatch(tiny_builder(norm="none", dropout=0.0), 2, threshold=0.0, **options)
+
+
+def test_a_loss_that_the_branch_would_replace_is_refused():
+    class Own(MeanTeacher):
+        def training_step(self, batch, clock):
+            step = super().training_step(batch, clock)
+            return Step({**step.losses, "sam": step.losses["consistency"]}, step.probs)
+
+    inner = Own(tiny_builder(norm="none", dropout=0.0), 2)
+    with pytest.raises(PluginError, match="got 'sam' of method Own"):
+        SemiSAM(inner, RecordingBackend(), RecordingPrompter()).training_step(_batch(), CLOCK)
 
 
 def test_labeled_maps_are_measured_with_the_statistics_of_the_batch():
