@@ -280,7 +280,7 @@ def test_a_loss_with_a_name_of_the_log_is_refused_before_a_step(tmp_path, name):
     torch.manual_seed(0)
     framework = Named(tiny_builder(), 2)
     before = {key: value.clone() for key, value in framework.state_dict().items()}
-    with pytest.raises(PluginError, match=f"method Named: the name of a loss .* got '{name}'"):
+    with pytest.raises(PluginError, match=f"the name of a loss .* got '{name}' of method Named"):
         Trainer(framework, Batches(), PLAN, tmp_path).fit()
     weights = [key for key, _ in framework.named_parameters()]
     assert all(torch.equal(before[key], framework.state_dict()[key]) for key in weights)
