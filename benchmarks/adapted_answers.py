@@ -21,7 +21,7 @@ from rows import means, write_rows
 
 from semisam.backends.synthsam import SynthSAM
 from semisam.core.types import Prompt, View
-from semisam.frameworks._queries import merge_prompts
+from semisam.frameworks.queries import merge_prompts
 from semisam.inference.sliding_window import sliding_window
 from semisam.pretraining.pretrain import dice_score
 from semisam.prompters.center_points import CenterPoints

@@ -22,7 +22,7 @@ from semisam.core.losses import entropy
 from semisam.core.types import Prompt, View
 from semisam.data.datasets.anatomy import BODIES
 from semisam.data.datasets.phantom import Phantom
-from semisam.frameworks.semisam import merge_prompts
+from semisam.frameworks.queries import merge_prompts
 from semisam.plugins import registry
 
 _CASE = "train_003"

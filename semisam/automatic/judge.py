@@ -10,7 +10,7 @@ from torch import Tensor
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.images.files import Geometry
 from semisam.data.loading.store import VolumeStore
-from semisam.frameworks._queries import Queries
+from semisam.frameworks.queries import Queries
 from semisam.inference.evaluation import predict_probabilities
 from semisam.inference.predictor import Deployed
 from semisam.inference.trust import Judge

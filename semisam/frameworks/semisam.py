@@ -23,7 +23,7 @@ from semisam.core.schedules import Ramp
 from semisam.core.timing import now
 from semisam.core.types import Batch, Clock, Step, Total
 from semisam.frameworks._gate import Quality, agree, gate, measure
-from semisam.frameworks._queries import Queries, join
+from semisam.frameworks.queries import Queries, join
 
 
 class SemiSAM(Framework):

@@ -18,8 +18,8 @@ from semisam.core.losses import entropy
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.core.views import strong_view
-from semisam.frameworks._queries import Queries
 from semisam.frameworks.copied_mask import CopiedMask
+from semisam.frameworks.queries import Queries
 from semisam.inference.volumes import Volume
 from semisam.metrics.scores import largest_components
 

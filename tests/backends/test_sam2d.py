@@ -22,7 +22,7 @@ from semisam.backends.sam2 import Sam2
 from semisam.bench.zero_shot import interact
 from semisam.core.errors import InputError, PluginError
 from semisam.core.types import Prompt
-from semisam.frameworks._queries import check_pair
+from semisam.frameworks.queries import check_pair
 from semisam.plugins import registry
 from semisam.prompters.box import BoxPrompter
 from semisam.prompters.uncertainty_points import UncertaintyPoints

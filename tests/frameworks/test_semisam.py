@@ -12,10 +12,10 @@ import torch
 from semisam.core.errors import PluginError, SemisamError
 from semisam.core.types import IGNORE, Batch, Clock, OracleBatch, Place, Prompt, Step, View
 from semisam.frameworks._gate import Quality, agree, gate, measure, pooled_dice
-from semisam.frameworks._queries import check_pair, merge_prompts
 from semisam.frameworks.controls import MovedSAM, OracleSAM, ShuffledSAM, TruthSAM
 from semisam.frameworks.fixmatch import FixMatch
 from semisam.frameworks.mean_teacher import MeanTeacher
+from semisam.frameworks.queries import check_pair, merge_prompts
 from semisam.frameworks.semisam import SemiSAM, sam_loss
 from semisam.frameworks.supervised import Supervised
 from semisam.prompters.box import BoxPrompter

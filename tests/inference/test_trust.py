@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semisam.core.types import IGNORE
-from semisam.frameworks._queries import Queries
+from semisam.frameworks.queries import Queries
 from semisam.inference.trust import (
     SIGNALS,
     Correction,
