@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError, SemisamError, first_few
+from semisam.core.threads import in_order
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.labels import class_notes, classes_in, is_partial
@@ -136,16 +135,8 @@ class VolumeStore:
             InputError: a volume is faulty; the first of labeled, unlabeled, validation, test cases.
         """
         hashes: dict[str, str] = {}
-        workers = min(4, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-            futures = [pool.submit(self._check_case, case) for case in self._cases]
-            try:
-                for done, future in enumerate(futures, start=1):
-                    hashes.update(future.result())
-                    if on_case is not None:
-                        on_case(done, len(futures))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for found in in_order(self._cases, self._check_case, on_case):
+            hashes |= found
         if self.labeled and not any(self._held.values()):
             raise InputError(
                 f"a labeled training case must contain a foreground class, got none in "

@@ -6,9 +6,7 @@ depend on their number.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
+from semisam.core.threads import in_order
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.groups import find_groups
@@ -51,7 +50,6 @@ from semisam.plugins.construction import construct
 
 _MOST_WORKERS = 8
 
-
 Examine = Callable[[str], CaseReport]
 
 
@@ -78,30 +76,13 @@ def check_folder(
             values, cases, examine, faults = _of_dataset(opened)
     except InputError as error:
         return FolderReport(name, str(path), (), (), (fault_of(str(path), error),))
-    reports = _examined(cases, examine, on_case)
+    reports = in_order(cases, examine, on_case, workers=_MOST_WORKERS)
     labels = {name: counts for report in reports for name, counts in report.values.items()}
     unknown = values.fault(labels)
     faults += [unknown] if unknown else []
     faults += [fault for report in reports for fault in report.faults]
     faults += duplicates(reports) + odd_axes(reports)
     return FolderReport(name, str(path), values.class_names, tuple(reports), tuple(faults))
-
-
-def _examined(
-    cases: Sequence[str], examine: Examine, on_case: Callable[[int, int], None] | None
-) -> list[CaseReport]:
-    reports = []
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        futures = [pool.submit(examine, case) for case in cases]
-        try:
-            for done, future in enumerate(futures, start=1):
-                reports.append(future.result())
-                if on_case is not None:
-                    on_case(done, len(futures))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return reports
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.files import replace_file, writable_folder, write_json
+from semisam.core.threads import in_order
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.datasets.prepared import FORMAT, MANIFEST, UNFINISHED, VOLUMES
@@ -74,16 +73,8 @@ def _prepare(
     cases = split.cases
     for leftover in (folder / VOLUMES).glob(".*.tmp"):  # of a killed process
         leftover.unlink()
-    records: dict[str, Any] = {}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="prepare") as pool:
-        futures = [pool.submit(_case, dataset, identity, folder, case) for case in cases]
-        try:
-            for done, (case, future) in enumerate(zip(cases, futures, strict=True), start=1):
-                records[case] = future.result()
-                if on_case is not None:
-                    on_case(done, len(cases))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    made = in_order(cases, lambda case: _case(dataset, identity, folder, case), on_case)
+    records = dict(zip(cases, made, strict=True))
     manifest = folder / MANIFEST
     write_json(
         manifest,
