@@ -13,7 +13,7 @@ import pandas as pd
 
 from semisam.bench.sections import method_name, section_key
 from semisam.bench.statistics import compare, holm
-from semisam.bench.versions import TRAINED_ON, as_text, differences, join_sets, test_versions
+from semisam.bench.versions import TRAINED_ON, as_text, differences, join_sets, versions_of_test
 from semisam.core.errors import SemisamWarning, first_few
 from semisam.core.files import csv_cell, csv_text, replace_file
 from semisam.core.layout import CASES, RESULT
@@ -219,7 +219,7 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
     unknown = pd.Series("", frame.index, dtype=object)
     whole = frame.get("data.hash", unknown)
     frame["data_key"] = frame.get("data.key", whole).fillna(whole).fillna("")
-    frame["data"] = test_versions(frame)
+    frame["data"] = versions_of_test(frame)
     frame["made_by"] = differences(frame)
     repeat = [as_text(frame[name]) for name in _REPEAT if name in frame]
     frame["repeat"] = list(zip(*repeat, strict=True))

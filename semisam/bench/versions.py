@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from semisam.frameworks.controls import NEED_TRUTH
+
 T = TypeVar("T", bound=Hashable)
 
 _TESTED_ON = ("dataset", "dataset_options", "test")
@@ -18,11 +20,13 @@ _CHOSEN = ("labels", "subset", "first", "fold")
 TRAINED_ON = (*_TESTED_ON, *_CHOSEN)
 """Settings of which runs have the same cases in each part of the training."""
 _PLUGINS = ("dataset", "method", "network", "sam", "prompter")
+_SCANS = "scans"
+"""The name of the images that a run reads."""
 _NUMBERS = "results"
 """The name of the version of the numbers among the sources of a run."""
 
 
-def test_versions(frame: pd.DataFrame) -> pd.Series[Any]:
+def versions_of_test(frame: pd.DataFrame) -> pd.Series[Any]:
     """Return a name for the test data of each run, over all folds; empty where there is one.
 
     A fold has test cases of its own, so hashes are compared within a fold. Where a fold has two
@@ -59,16 +63,22 @@ def differences(frame: pd.DataFrame) -> pd.Series[Any]:
     the version of the numbers.
 
     Args:
-        frame: runs with ``data`` of `test_versions` and ``data_key``.
+        frame: runs with ``data`` of `versions_of_test` and ``data_key``.
     """
     runs = [list(_items(run)) for run in frame.to_dict("records")]
     seen: dict[tuple[str, Hashable], set[str]] = {}
     for items in runs:
         for name, among, value in items:
             seen.setdefault((name, among), set()).add(value)
+    differing = {place for place, values in seen.items() if len(values) > 1}
+    # Patients leave out other scans in each fold and subset, so scans are compared within these.
+    # What differs in one is named in all, so that a row keeps its folds and subsets.
+    scans = {value for place in differing if place[0] == _SCANS for value in seen[place]}
     texts = [
         "; ".join(
-            f"{name} {value[:12]}" for name, among, value in items if len(seen[name, among]) > 1
+            f"{name} {value[:12]}"
+            for name, among, value in items
+            if (name, among) in differing or (name == _SCANS and value in scans)
         )
         for items in runs
     ]
@@ -99,10 +109,13 @@ def _items(run: Mapping[Any, Any]) -> Iterator[tuple[str, Hashable, str]]:
     """Yield names, the runs among which a value should be one (by what they share), and values."""
     text = {name: str(value) if pd.notna(value) else "" for name, value in run.items()}
     tested = tuple(text[name] for name in (*_TESTED_ON, "data"))
+    chosen = tuple(text[name] for name in _CHOSEN)
     if scans := text.get("data.scans", ""):
-        yield "scans", tested, scans
-    if parts := text["data_key"].partition("-")[2]:
-        yield "parts", (tested, scans, *(text[name] for name in _CHOSEN)), parts
+        yield _SCANS, (tested, chosen), scans
+    # A result of before has the hash of all that the run read, of a control also the truth.
+    whole, _, parts = text["data_key"].partition("-")
+    if parts or (whole and text.get("sam_control") not in NEED_TRUTH):
+        yield "parts", (tested, scans, chosen), parts or whole
     for case, digest in json.loads(text.get("data.labels") or "{}").items():
         yield f"label {case}", (tested, scans), digest
     plugins = tuple(text.get(name, "") for name in _PLUGINS)

@@ -423,6 +423,23 @@ def test_other_scans_of_all_subsets_are_one_row(tmp_path):
     assert set(table["made_by"]) == {"scans ssssssss", "scans tttttttt"}
 
 
+def test_folds_that_leave_out_other_scans_of_patients_are_one_row(tmp_path):
+    """The scans of a tested patient train nothing, so each fold reads other ones."""
+    for fold in (1, 2, 3):
+        own = {"scans": f"s{fold}", "parts": f"p{fold}", "test": "3-fold", "fold": fold}
+        _on(tmp_path / f"{fold}", f"t{fold}__", **own)
+    (row,) = comparison(*_together(tmp_path)).to_dict("records")
+    assert row["runs"] == 3 and row["made_by"] == ""
+
+
+def test_results_of_before_are_apart_by_the_hash_of_their_data(tmp_path):
+    for name in ("one", "two"):
+        result = _run(tmp_path / name)
+        result["data"]["hash"] = name * 20
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    assert _table(tmp_path)["runs"].tolist() == [1, 1]
+
+
 def _folds(folder, letter, folds=(1, 2, 3), **given):
     for fold in folds:
         run = folder / f"{folder.name}-{letter}{fold}"

@@ -786,7 +786,7 @@ def test_labeled_maps_are_measured_with_the_statistics_of_the_batch():
     torch.manual_seed(1)
     one = copy.deepcopy(inner)
     branch.training_step(batch, CLOCK)
-    for view, row in zip(prompter.views, want, strict=False):
+    for view, row in zip(prompter.views[:2], want, strict=True):
         torch.testing.assert_close(view.prob, row)
     # The averages are those of the method's own passes, and its parts train as before.
     torch.manual_seed(1)
