@@ -270,9 +270,8 @@ class PictureModel(ABC):
             inputs["input_points"] = frame.points(prompt.points)[None]
             inputs["input_labels"] = prompt.labels.long()[None]
         elif box is None and prompt.mask is not None:
-            box = box_of_mask(
-                prompt.mask > 0.5
-            )  # SAM's training has no mask without another prompt
+            # SAM's training has no mask without another prompt.
+            box = box_of_mask(prompt.mask > 0.5)
         if box is not None:
             inputs["input_boxes"] = frame.box(box)[None]
         if prompt.mask is not None:

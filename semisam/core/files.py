@@ -25,13 +25,17 @@ _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, ending: str = "") -> Iterator[Path]:
     """Yield a temporary path in the same folder and rename it to ``path`` on success.
 
     The content reaches the disk before the rename, so even a crash of the machine leaves either
     the old file or the new one. On failure the temporary file is removed and ``path`` is unchanged.
+
+    Args:
+        path: of the file.
+        ending: of the temporary name, for a library that chooses the format by it.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp{ending}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from semisam.core.errors import PluginError
 from semisam.core.types import Batch, Clock, Step
 
-_OF_THE_LOG = frozenset({"loss", "lr", "step"})
+_RESERVED = frozenset({"loss", "lr", "step", "sam"})
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,9 @@ class Framework(nn.Module, ABC):
 
     wants_places: bool = False
     """True: `Batch.places` and `Batch.inside` are filled."""
+
+    own_losses: ClassVar[frozenset[str]] = frozenset()
+    """Reserved names that the losses of this method may have: ``sam`` of the SemiSAM branch."""
 
     guide: Callable[[Tensor], Tensor] | None = None
     """Set by the SemiSAM branch for the length of a step; see `guided`."""
@@ -223,20 +226,19 @@ def check_head_levels(heads: Iterable[str], levels: int, network: str, decoders:
             )
 
 
-def check_loss_names(names: Iterable[str], method: Framework, *, branch: bool = False) -> None:
+def check_loss_names(names: Iterable[str], method: Framework) -> None:
     """Refuse names of losses that the log or the SemiSAM branch uses for figures of its own.
 
     Args:
         names: of the losses of a step.
         method: that made the step.
-        branch: True for a step of the branch, whose own loss is ``sam``.
 
     Raises:
         PluginError: if a name is in use; it names the first one.
     """
     for name in names:
-        of_branch = name.startswith("sam_") or (name == "sam" and not branch)
-        if of_branch or name in _OF_THE_LOG:
+        reserved = name in _RESERVED or name.startswith("sam_")
+        if reserved and name not in method.own_losses:
             raise PluginError(
                 f"the name of a loss must not be loss, lr, step or sam, nor begin with sam_, got "
                 f"{name!r} of method {type(method).__name__}. Rename it."

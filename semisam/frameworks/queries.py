@@ -17,7 +17,7 @@ from semisam.core.types import Place, Prompt, View
 
 
 class Queries:
-    """A promptable model and the prompter that asks it about a method's map.
+    """A promptable model and the prompter that makes its prompts from a method's map.
 
     The prompter gets a class's probabilities as the proposal and sees no label. A prompter of
     several rounds sees the model's last prediction, too, and the model gets the prompts of all

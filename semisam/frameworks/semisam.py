@@ -91,6 +91,8 @@ class SemiSAM(Framework):
         PluginError: if the prompter makes a kind of prompt that the backend does not accept.
     """
 
+    own_losses = frozenset({"sam"})
+
     def __init__(
         self,
         inner: Framework,

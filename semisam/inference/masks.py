@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError, first_few
+from semisam.core.files import replace_file
 from semisam.data.datasets.scans import read_values
 from semisam.data.images.files import mask_ending, write_label, write_nifti
 from semisam.inference.card import Card
@@ -90,14 +91,10 @@ def write_masks(
             continue
         found = segment(model, scan, device)
         file.parent.mkdir(exist_ok=True, parents=True)  # a case may be named with a folder
-        temporary = file.with_name(f".{file.name}.tmp{ending}")
-        try:
+        with replace_file(file, ending) as temporary:
             write_label(temporary, found.mask, scan.geometry)
             if on_mask is not None:
                 on_mask(name, temporary)
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
         if probabilities:
             whole = found.probabilities
             for k, title in class_file_names(model.card).items():

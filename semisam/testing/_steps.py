@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from semisam.core.errors import PluginError
 from semisam.core.framework import Framework, check_loss_names
 from semisam.core.types import Batch, Clock, Place, Step
-from semisam.frameworks.semisam import SemiSAM
 from semisam.testing.samples import TinyNet
 
 TOTAL = 100
@@ -127,7 +126,7 @@ def check_losses(step: Step, framework: Framework) -> None:
     assert step.losses, "a step must have a loss"
     check_scalars(step)
     try:
-        check_loss_names(step.losses, framework, branch=isinstance(framework, SemiSAM))
+        check_loss_names(step.losses, framework)
     except PluginError as error:
         raise AssertionError(str(error)) from None
     for name, loss in step.losses.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -160,12 +160,8 @@ class BackendContract:
     def test_the_object_of_the_prompt_is_positive(self) -> None:
         """Check sign, scale and axes on bright objects, one of which each prompt shows."""
         backend = self.make()
-        if not self.trained:
-            return
         objects, image = self._scene(backend)
-        embedding = self._encode(backend, image)
-        for kind in sorted(backend.accepts - self.placeless):
-            logits = backend.segment(embedding, self._prompt_of(objects[0], image, kind))
+        for kind, logits in self._of_first(backend, objects, image):
             found = [float(logits[box].mean()) for box in objects]
             background = float(logits[image[0] < 1].mean())
             assert float(logits.min()) < 0 or float(logits.max()) > 1, (
@@ -191,12 +187,7 @@ class BackendContract:
     def test_logits_have_the_scale_of_logits(self) -> None:
         """Check that probabilities come near 0 and 1 on bright objects, and not only there."""
         backend = self.make()
-        if not self.trained:
-            return
-        objects, image = self._scene(backend)
-        embedding = self._encode(backend, image)
-        for kind in sorted(backend.accepts - self.placeless):
-            logits = backend.segment(embedding, self._prompt_of(objects[0], image, kind))
+        for kind, logits in self._of_first(backend, *self._scene(backend)):
             low, high = float(logits.min()), float(logits.max())
             assert high - low > _RANGE, (
                 f"logits must differ by more than {_RANGE} between object and background, so that "
@@ -367,6 +358,16 @@ class BackendContract:
     def _own(self, kinds: Set[str], box: tuple[slice, ...], shape: torch.Size) -> dict[str, Any]:
         own = sorted(kinds - PROMPT_KINDS)
         return {kind: self.example(kind, box, tuple(shape)) for kind in own}
+
+    def _of_first(
+        self, backend: Backend, objects: list[tuple[slice, ...]], image: Tensor
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield each kind of prompt of a trained model, and its logits for the first object."""
+        if not self.trained:
+            return
+        embedding = self._encode(backend, image)
+        for kind in sorted(backend.accepts - self.placeless):
+            yield kind, backend.segment(embedding, self._prompt_of(objects[0], image, kind))
 
     def _scene(self, backend: Backend) -> tuple[list[tuple[slice, ...]], Tensor]:
         """Return bright objects on a dark background, and their image.

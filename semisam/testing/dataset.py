@@ -212,14 +212,12 @@ class DatasetContract:
             shape = dataset.image(case).array.shape[1:]
             assert label.shape == shape, f"{case}: label must be {shape}, got {label.shape}"
             assert label.dtype == np.uint8, f"{case}: label must be uint8, got {label.dtype}"
-            partial = getattr(dataset, "partial_labels", False)
-            top = int(label.max(where=(label != IGNORE) | (not partial), initial=0))
-            unknown = top == IGNORE
+            annotated = (label != IGNORE) | (not getattr(dataset, "partial_labels", False))
+            top = int(label.max(where=annotated, initial=0))
+            partial = ", or set partial_labels = True for voxels that nobody annotated"
             assert top < dataset.num_classes, (
                 f"{case}: a label must hold classes below {dataset.num_classes}, got {top}. Map "
-                "the values of the file to class numbers"
-                + ", or set partial_labels = True for voxels that nobody annotated"
-                * unknown
+                f"the values of the file to class numbers{partial if top == IGNORE else ''}"
             )
 
     def test_reading_is_deterministic(self) -> None:

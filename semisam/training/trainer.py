@@ -20,7 +20,6 @@ from semisam.core.optimizers import SGD, AdamW
 from semisam.core.schedules import cosine_decay, poly_decay, rise_and_fall, step_decay
 from semisam.core.seeding import derive_seed
 from semisam.core.types import Batch, Clock
-from semisam.frameworks.semisam import SemiSAM
 from semisam.networks.batchnorm import renew_statistics
 from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import autocast, to_channels_last
@@ -321,9 +320,7 @@ class Trainer:
             self._seed(clock.step, part)
             with autocast(self.device, self.plan.precision):
                 result = self.framework.training_step(self._to_device(rows), clock)
-            check_loss_names(
-                result.losses, self.framework, branch=isinstance(self.framework, SemiSAM)
-            )
+            check_loss_names(result.losses, self.framework)
             objective = torch.stack([loss.float() for loss in result.losses.values()]).sum()
             mean = objective if self.plan.parts == 1 else objective / self.plan.parts
             self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]

@@ -8,8 +8,9 @@ from torch import nn
 
 from semisam.core.errors import PluginError
 from semisam.core.framework import NetBuilder, blueprint, check_loss_names
+from semisam.frameworks.semisam import SemiSAM
 from semisam.frameworks.supervised import Supervised
-from semisam.testing import tiny_builder
+from semisam.testing import FakeBackend, FakePrompter, tiny_builder
 
 
 class ReadsANumber(nn.Module):
@@ -48,4 +49,5 @@ def test_a_loss_needs_a_name_of_its_own(name: str):
     with pytest.raises(PluginError, match=f"got '{name}' of method Supervised. Rename it"):
         check_loss_names(["ce", name], method)
     check_loss_names(["ce", "same", "stepwise", "lr_consistency"], method)
-    check_loss_names(["ce", "sam"], method, branch=True)
+    branch = SemiSAM(method, FakeBackend(), FakePrompter())
+    check_loss_names(["ce", "sam"], branch)

@@ -178,14 +178,8 @@ def write_nifti(path: str | os.PathLike[str], array: NDArray[Any], geometry: Geo
         raise InputError(f"the folder must exist, got {path.parent}. Create it first.")
     values = _checked(np.asarray(array), geometry)
     try:
-        with replace_file(path) as temporary:
-            # nibabel chooses the compression by the ending, which the temporary name lacks.
-            named = temporary.with_name(temporary.name + suffix)
-            try:
-                write_nifti_image(named, values, _ras(geometry), geometry.nifti)
-                named.replace(temporary)
-            finally:
-                named.unlink(missing_ok=True)
+        with replace_file(path, suffix) as temporary:  # nibabel compresses by the ending
+            write_nifti_image(temporary, values, _ras(geometry), geometry.nifti)
     except OSError as error:
         raise InputError(f"the path must be writable, got {path} ({error}).") from error
 

@@ -273,12 +273,11 @@ def check_label(
     if highest == IGNORE and getattr(dataset, "partial_labels", False):
         highest = int(label.max(where=label != IGNORE, initial=0))
     if highest >= num_classes:
-        unknown = highest == IGNORE
+        partial = ", or set partial_labels = True for voxels that nobody annotated"
         raise InputError(
             f"{source}: a label of {num_classes} classes must hold values from 0 to "
             f"{num_classes - 1}, got {highest}. Renumber the label or raise the number of classes"
-            + ", or set partial_labels = True for voxels that nobody annotated" * unknown
-            + "."
+            f"{partial if highest == IGNORE else ''}."
         )
 
 

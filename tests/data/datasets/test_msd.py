@@ -36,7 +36,7 @@ def test_a_new_label_belongs_in_labels_tr(tmp_path, style):
     write_msd(tmp_path, style, channels=1)
     data = Decathlon(tmp_path)
     assert data.layout.label_place("case_004") == tmp_path / "labelsTr" / "case_004.nii.gz"
-    # A mask that somebody put next to its scan is told where it belongs.
+    # The fault of a mask next to its scan names the path where the mask belongs.
     write(tmp_path / "imagesTr" / "case_004_label.nii.gz", scan(4)[1])
     (fault,) = check_folder(tmp_path, "msd", {}).faults
     assert "Save it as" in str(fault) and "labelsTr/case_004.nii.gz" in str(fault)
