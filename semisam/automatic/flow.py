@@ -288,7 +288,7 @@ def _describe(data: Survey) -> list[str]:
             f"The promptable model adapts to the {len(data.whole)} masks that are annotated "
             "everywhere."
         )
-    lines += describe_left_out("entries that are no scan", data.unread)
+    lines += describe_left_out("no scans", data.unread)
     return lines + [f"Left out: {fault}" for fault in data.left_out]
 
 

@@ -57,8 +57,8 @@ def command(
     points, also negative ones, or the last mask with --mask, until the mask is right. SynthSAM saw
     no scan of a person in its training. With --run it is the model that was adapted to your masks,
     and SCAN is prepared as there: one file, or one per channel in the order of the run's channels.
-    Other values of --mask stay as they are. Without --point, the innermost voxel of each component
-    of --mask is a point.
+    Other values of --mask stay as they are. The innermost voxel of each component of --mask that no
+    click is in is a point, too.
     """
     from pathlib import Path
 

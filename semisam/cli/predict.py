@@ -86,7 +86,7 @@ def command(
         )
     given, folder = [Path(text) for text in rest], Path(out)
     for path in given:
-        if path.is_dir():
+        if path.is_dir() or len(given) > 1:  # one scan is no data set
             check_outside(path, folder)
     if table:
         if not table.lower().endswith(".csv"):
@@ -98,7 +98,7 @@ def command(
         tell(text)
     scans = gather_scans(given, model.card.channels)
     labels, unread = left_out(given)
-    for what, paths in (("labels", labels), ("entries that are no scan", unread)):
+    for what, paths in (("labels", labels), ("no scans", unread)):
         for line in describe_left_out(what, paths):
             tell(line)
     check_outputs(folder, scans, labels, preview=preview)

@@ -64,7 +64,7 @@ class Ramp:
         if self.every < 1:
             raise ValueError(f"ramp_every must be at least 1 iteration, got {self.every}.")
         if not 0 <= self.until <= 1:
-            raise ValueError(f"the end of a ramp must be in [0, 1], got {self.until}.")
+            raise ValueError(f"rise must be in [0, 1], got {self.until}.")
 
     def __call__(self, clock: Clock) -> float:
         """Return the weight at this time."""

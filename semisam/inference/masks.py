@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError, first_few
 from semisam.core.files import replace_file
+from semisam.data.datasets.pairing import holds_labels_of
 from semisam.data.datasets.scans import read_values
 from semisam.data.images.files import mask_ending, write_label, write_nifti
 from semisam.inference.card import Card
@@ -108,13 +109,18 @@ def write_masks(
 
 
 def check_outside(scans: Path, masks: Path) -> None:
-    """Refuse a folder of masks in a folder of scans, where a mask would count as a label.
+    """Refuse a folder of masks where a mask would count as a label.
+
+    Args:
+        scans: a folder of them, or the file of one.
+        masks: the folder.
 
     Raises:
-        InputError: it is there.
+        InputError: it is in the folder of scans, or is the folder of the scan's label.
     """
     inner, outer = masks.resolve(), scans.resolve()
-    if inner == outer or outer in inner.parents:
+    of_labels = not scans.is_dir() and holds_labels_of(outer, inner)
+    if inner == outer or outer in inner.parents or of_labels:
         raise InputError(
             f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
             "would count as one of yours. Name another folder with -o."

@@ -118,9 +118,9 @@ class ClickableScan:
     ) -> Prediction:
         """Segment the object at clicks.
 
-        Of a mask without a point in the object, the innermost voxel of each component is one, as
-        the model otherwise loses most of a good mask. The written mask has the value of the object,
-        and those of the mask to correct elsewhere.
+        Of the mask to correct, the innermost voxel of each component without a click is one of
+        the points, as the model otherwise loses that component. The written mask has the value of
+        the object, and those of the mask to correct elsewhere.
 
         Args:
             points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
@@ -154,9 +154,9 @@ class ClickableScan:
             _check_free(values, number, points)
             drawn = placement.label(np.equal(values, number).astype(np.uint8))
         positive = len(points)
-        if drawn is not None and not points:
-            inner = _innermost(drawn, clicks)
-            clicks, positive = [*inner, *clicks], len(inner)
+        if drawn is not None:
+            inner = _innermost(drawn, clicks[:positive], clicks[positive:], corners)
+            clicks, positive = [*inner, *clicks], len(inner) + positive
         seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
         prompt = _prompt(clicks, positive, corners, drawn, seen)
         with torch.no_grad():
@@ -310,19 +310,35 @@ def _only(values: NDArray[np.integer], usual: int) -> int:
 
 
 def _innermost(
-    drawn: NDArray[np.uint8], negative: Sequence[tuple[int, ...]]
+    drawn: NDArray[np.uint8],
+    points: Sequence[tuple[int, ...]] = (),
+    negative: Sequence[tuple[int, ...]] = (),
+    corners: Sequence[tuple[int, ...]] = (),
 ) -> list[tuple[int, ...]]:
     """Return the voxel of each component that is the farthest from outside and negative clicks.
 
-    Without a point in it the model loses a component. The largest ones count, up to 16.
+    Without a point in it the model loses a component. The largest ones count, up to 16. Components
+    with a click do not, as it says what they are, and neither do voxels outside the box. Where no
+    point is in the mask, the largest component counts even with a negative click, which may show
+    the end of a leak.
     """
     left = drawn == 1
+    if corners:
+        box = tuple(slice(min(ends), max(ends) + 1) for ends in zip(*corners, strict=True))
+        within = np.zeros_like(left)
+        within[box] = left[box]
+        left = within
+    pieces, count = ndimage.label(left)
+    shown = {int(pieces[voxel]) for voxel in points} - {0}
+    refused = {int(pieces[voxel]) for voxel in negative}
     for voxel in negative:
         left[voxel] = False
-    pieces, count = ndimage.label(left)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-    largest = np.argsort(-sizes, kind="stable")[:_MOST_COMPONENTS] + 1
-    parts = (torch.from_numpy(pieces == number) for number in largest)
+    largest = np.argsort(-sizes, kind="stable") + 1
+    if not shown:
+        refused -= set(largest[:1].tolist())
+    counted = [number for number in largest if number not in shown | refused]
+    parts = (torch.from_numpy(left & (pieces == number)) for number in counted[:_MOST_COMPONENTS])
     return [tuple(point) for part in parts for point in deepest_points(part, 1).tolist()]
 
 

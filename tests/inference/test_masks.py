@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tiny_runs import tiny_phantoms
 import semisam
 from semisam.cli.main import main
 from semisam.core.errors import InputError
+from semisam.data.datasets.pairing import holds_labels_of
 from semisam.data.images.preprocessing import Recipe
 from semisam.inference.masks import write_masks
 from semisam.inference.predictor import ensemble
@@ -133,6 +135,28 @@ def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path
         result = _invoke("predict", runs[0], scans, "-o", out)
         assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
     assert [path.name for path in scans.iterdir()] == ["scan.nii.gz"]
+    more = [scans / f"{name}.nii.gz" for name in "ab"]
+    for path in more:
+        path.write_bytes((scans / "scan.nii.gz").read_bytes())
+    result = _invoke("predict", runs[0], *more, "-o", scans / "labels")
+    assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
+    result = _invoke("predict", runs[0], *more, "-o", scans / "predicted")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("scan", "folder", "expected"),
+    [
+        ("a/b.nii.gz", "a/masks", True),
+        ("a/images/b.nii.gz", "a/labels", True),
+        ("a/imagesTr/b.nii.gz", "a/labelsTr", True),
+        ("a/b.nii.gz", "a/predicted", False),
+        ("a/b.nii.gz", "masks", False),
+        ("a/images/b.nii.gz", "a/images/masks", False),
+    ],
+)
+def test_the_folder_of_a_scans_label_is_known_by_its_place(scan, folder, expected):
+    assert holds_labels_of(Path(scan), Path(folder)) is expected
 
 
 def test_a_mask_is_noted_before_it_has_its_name(runs, scan, tmp_path):

@@ -119,12 +119,48 @@ def test_a_good_mask_without_a_point_stays_good(negative):
         assert _dice(found[part], ball[part]) > 0.94
 
 
-def test_the_innermost_voxels_of_a_mask_avoid_negative_clicks():
+def test_a_point_in_one_object_keeps_the_other():
+    at = np.indices((64, 40, 40))
+    balls = [
+        np.linalg.norm(at - np.reshape(middle, (3, 1, 1, 1)), axis=0) < 8
+        for middle in ((14, 20, 20), (46, 22, 20))
+    ]
+    mask = (balls[0] | balls[1]).astype(np.uint8)
+    image = 100 + 60 * mask + np.random.default_rng(0).normal(0, 10, mask.shape)
+    found = semisam.click(image, [(14, 20, 20)], mask=mask, device="cpu").labelmap == 1
+    assert _dice(found, mask == 1) > 0.94
+    negative = [(46, 22, 24)]
+    found = semisam.click(image, negative=negative, mask=mask, device="cpu").labelmap == 1
+    assert _dice(found, balls[0]) > 0.94
+
+
+@pytest.mark.parametrize(
+    ("points", "negative", "corners", "expected"),
+    [
+        ([], [], [], [(5, 4, 4), (22, 4, 4)]),
+        ([(3, 4, 4)], [], [], [(22, 4, 4)]),
+        ([(15, 4, 4)], [], [], [(5, 4, 4), (22, 4, 4)]),
+        ([], [(21, 3, 3)], [], [(5, 4, 4)]),
+        ([(3, 4, 4)], [(21, 3, 3)], [], []),
+        ([(21, 3, 3)], [(3, 4, 4)], [], []),
+        ([], [], [(29, 8, 8), (14, 0, 0)], [(22, 4, 4)]),
+        ([], [], [(10, 0, 0), (14, 8, 8)], []),
+    ],
+)
+def test_each_component_without_a_click_brings_its_innermost_voxel(
+    points, negative, corners, expected
+):
     drawn = np.zeros((30, 9, 9), np.uint8)
     drawn[2:9, 1:8, 1:8] = drawn[20:25, 2:7, 2:7] = 1
-    assert clicks._innermost(drawn, []) == [(5, 4, 4), (22, 4, 4)]
-    assert (5, 4, 4) not in clicks._innermost(drawn, [(5, 4, 4)])
-    assert clicks._innermost(np.zeros_like(drawn), []) == []
+    assert clicks._innermost(drawn, points, negative, corners) == expected
+
+
+def test_a_negative_click_in_the_largest_component_shows_the_end_of_a_leak():
+    drawn = np.zeros((30, 9, 9), np.uint8)
+    drawn[2:9, 1:8, 1:8] = drawn[20:25, 2:7, 2:7] = 1
+    large, small = clicks._innermost(drawn, negative=[(5, 4, 4)])
+    assert large != (5, 4, 4) and drawn[large] and small == (22, 4, 4)
+    assert clicks._innermost(np.zeros_like(drawn)) == []
 
 
 def test_the_model_sees_a_window_around_the_clicks(case, monkeypatch):

@@ -298,7 +298,7 @@ OTHER = {
     "seed": 5, "parts": 2, "norm_batches": 1, "validation": Validation(every=2),
 }  # fmt: skip
 FREE = {"device", "checkpoint_every"}
-"""A run may go on elsewhere, and save more often."""
+"""A run may resume on another device, with other intervals between checkpoints."""
 
 
 @pytest.mark.parametrize("name", sorted({f.name for f in dataclasses.fields(TrainingPlan)} - FREE))

@@ -131,6 +131,12 @@ def pair_files(
     )
 
 
+def holds_labels_of(scan: Path, folder: Path) -> bool:
+    """Return whether the files of a folder would count as labels of a scan, by their places."""
+    home = scan.parent.parent if _IMAGES.fullmatch(scan.parent.name) else scan.parent
+    return folder.parent == home and _LABELS.fullmatch(folder.name) is not None
+
+
 def _label_folder(folder: Path, labels: Mapping[str, Mapping[str, Path]]) -> Path | None:
     """Return the folder where labels of all classes are, or belong; ``None``: next to the images.
 

@@ -154,7 +154,7 @@ class VolumeStore:
         hashes = {f"image:{case}": _image_hash(whole)}
         if case in self._may_read_label:
             if not read_named(source, lambda: self.dataset.has_label(case)):
-                kind = "test" if case in self.test else "labeled training"
+                kind = self._kind(case)
                 raise InputError(
                     f"{source}: a {kind} case must have a label, got none. Add it (in an h5 file "
                     "the key 'label') or remove the case from the list."
@@ -171,6 +171,12 @@ class VolumeStore:
             if case in self.labeled:
                 self._note_classes(case, label, drawn)
         return hashes
+
+    def _kind(self, case: str) -> str:
+        """Return what a case whose label is read is called in a message."""
+        if case in self._scored:
+            return "validation" if case in self.validation else "test"
+        return "labeled training" if case in self.labeled else "control's"
 
     def _note_classes(self, case: str, label: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> None:
         """Record the classes of a labeled case, and refuse a label without any."""

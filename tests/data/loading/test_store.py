@@ -185,6 +185,22 @@ def test_labels_on_a_finer_grid_are_hashed_as_they_are_drawn_and_scored():
     assert data_hash(one) != data_hash(other)
 
 
+@pytest.mark.parametrize(
+    ("case", "group", "kind"),
+    [
+        ("lab0", {}, "labeled training"),
+        ("un0", {"test": ["un0"]}, "test"),
+        ("un0", {"validation": ["un0"]}, "validation"),
+        ("un0", {"unlabeled": ["un0"], "oracle": True}, "control's"),
+    ],
+)
+def test_a_lost_label_names_what_its_case_is_for(folder, case, group, kind):
+    rewrite(folder / case / "mri_norm2.h5", lambda file: file.__delitem__("label"))
+    groups = {"labeled": ["lab1"] if group else ["lab0"], "unlabeled": [], "test": []} | group
+    with pytest.raises(InputError, match=f"a {kind} case must have a label, got none"):
+        VolumeStore(LeftAtrium(folder), **groups).check()
+
+
 def test_data_hash_ignores_order_and_sees_every_change():
     one = data_hash({"image:a": "1", "image:b": "2"})
     assert one == data_hash({"image:b": "2", "image:a": "1"})
