@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from semisam.core.types import Prompt
+
+T = TypeVar("T")
 
 
 def window(image: Tensor, clip: float) -> Tensor:
@@ -94,6 +98,13 @@ def dice(one: Tensor, other: Tensor) -> float:
     """Return the Dice overlap of two masks; 0 if both are empty."""
     size = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / size if size else 0.0
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Return at most some items, from first to last at equal distances."""
+    count = min(len(items), most)
+    last = (len(items) - 1) / max(count - 1, 1)
+    return [items[round(n * last)] for n in range(count)]
 
 
 def batches(items: list[int], size: int) -> list[list[int]]:

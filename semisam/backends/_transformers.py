@@ -22,7 +22,7 @@ from semisam.backends._decoder import (
     load_decoder,
     organs_in,
 )
-from semisam.backends._slices import batches
+from semisam.backends._slices import batches, evenly
 from semisam.backends.slicewise import SliceWise, on_device
 from semisam.core.errors import InputError, PluginError
 from semisam.core.regions import box_of_mask
@@ -327,7 +327,7 @@ class AdaptableSlices(SliceWise):
             InputError: no case has a voxel of a class.
         """
         model = copy.deepcopy(self._model)
-        organs = organs_in(cases)
+        organs = evenly(organs_in(cases), _MOST_SLICES)
         most = max(_MOST_SLICES // len(organs), 1)
         seen = [
             pair
@@ -364,16 +364,13 @@ class AdaptableSlices(SliceWise):
         """Return the features and the masks ``(a, b)`` of at most some slices of an organ."""
         masks = mask[None] if mask.ndim == 2 else np.moveaxis(mask, self.slice_axis % 3, 0)
         (inside,) = np.nonzero(masks.any((1, 2)))
-        if len(inside) > most:
-            inside = inside[np.linspace(0, len(inside) - 1, most).round().astype(int)]
+        shown = evenly(inside.tolist(), most)
         slices = self.encode(image).slices
         features = [
-            found
-            for some in batches(inside.tolist(), self._batch)
-            for found in model.encode(slices[some])
+            found for some in batches(shown, self._batch) for found in model.encode(slices[some])
         ]
         _, a, b = masks.shape
         return [
             ((found, (a, b)), np.ascontiguousarray(masks[at]))
-            for found, at in zip(features, inside, strict=True)
+            for found, at in zip(features, shown, strict=True)
         ]

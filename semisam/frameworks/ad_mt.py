@@ -45,8 +45,9 @@ class AlternateDiverseMeanTeacher(Framework):
     - CutMix takes 2 to 40 % of the image from the next row (published: a box of sides
       ``sqrt(1 - b)``, b ~ Beta(4, 4), from a random row, which may be the same).
     - The strong views are those of `semisam.core.views` (published: brightness, contrast, noise).
-    - Both teachers start as copies of the student, and their decay rises from the first step on
-      (published: random networks, which are the student itself for the first 80 steps).
+    - Both teachers start as copies of the student, and the decay of each rises from its own first
+      update on, which copies the student (published: copies for the first 80 steps, then one count
+      for both).
     - Dice is over the foreground classes with squares in the denominator, as for every method of
       the table (published: background too).
     - The lengths of the turns are the same for every seed.
@@ -72,6 +73,7 @@ class AlternateDiverseMeanTeacher(Framework):
 
     turn: Tensor
     left: Tensor
+    updates: Tensor
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class AlternateDiverseMeanTeacher(Framework):
         self.unlabeled_weight = Ramp(unlabeled_weight, power=ramp_power, every=ramp_every)
         self.register_buffer("turn", torch.tensor(0))
         self.register_buffer("left", torch.tensor(self._draw_turn(0)))
+        self.register_buffer("updates", torch.zeros(2, dtype=torch.int64))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the softmax probabilities of the network that is deployed."""
@@ -145,11 +148,14 @@ class AlternateDiverseMeanTeacher(Framework):
 
     def after_update(self, clock: Clock) -> None:
         """Move the teacher in turn towards the student, and end its turn when it is over."""
-        decay = ema_decay_at(clock.step, self.ema_decay)
-        ema_update(self.teachers[int(self.turn)], self.student, decay, buffers=True)
+        turn = int(self.turn)
+        # Each by its own count: so the first update of either copies the student.
+        decay = ema_decay_at(int(self.updates[turn]), self.ema_decay)
+        ema_update(self.teachers[turn], self.student, decay, buffers=True)
+        self.updates[turn] += 1
         self.left -= 1
         if self.left <= 0:
-            self.turn.fill_(1 - int(self.turn))
+            self.turn.fill_(1 - turn)
             self.left.fill_(self._draw_turn(clock.step + 1))
 
     def _draw_turn(self, step: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,11 +44,17 @@ class CenterBall(Framework):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return probability 1 of the class in the ball: whole scans ``(B, C, *S)``."""
-        axes = [torch.linspace(-1, 1, n, device=image.device) for n in image.shape[2:]]
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        inside = (grid.square().sum(0) <= self.radius**2).float()
-        row = torch.stack([1 - inside, inside])
+        axes = [torch.linspace(-1, 1, n, device=image.device).abs() for n in image.shape[2:]]
+        inside = self._ball(axes)
+        if not inside.any():  # of a few slices none is this near to the centre
+            inside = self._ball([axis - axis.min() for axis in axes])
+        row = torch.stack([~inside, inside]).float()
         return row.expand(len(image), *row.shape).contiguous()
+
+    def _ball(self, axes: Sequence[Tensor]) -> Tensor:
+        """Return the voxels ``(*S)`` of the ball from the distances to its centre along axes."""
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        return grid.square().sum(0) <= self.radius**2
 
     def training_step(self, batch: Batch, clock: Clock) -> Step:
         """Raise an error: nothing is trained."""

@@ -227,7 +227,10 @@ class SemiSAM(Framework):
         if not pairs:
             return step.probs.new_zeros(()), figures
         kept = [shares[k] for _, k in pairs]
-        return sam_loss(list(pairs.values()), self.target, kept, self.loss), figures
+        term = sam_loss(list(pairs.values()), self.target, kept, self.loss)
+        if len(shares) < len(self.classes):  # those with a shut gate count, with share 0
+            term = term * len(shares) / len(self.classes)
+        return term, figures
 
     @torch.no_grad()
     def _correct(

@@ -44,7 +44,14 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if not is_half(device, precision):
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype)
+    # Before 2.11 a pass without gradients left its cast weights in the cache, and later passes took
+    # them, without gradients too (https://github.com/pytorch/pytorch/pull/165068).
+    return torch.autocast(device.type, dtype, cache_enabled=_since(2, 11))
+
+
+def _since(*version: int) -> bool:
+    """Return whether PyTorch has this version or a later one."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= version
 
 
 def in_bf16(device: torch.device) -> torch.autocast:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semisam.core.backend import Adaptable
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, SemisamWarning
 from semisam.core.files import read_json, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE
 from semisam.core.seeding import derive_seed
@@ -69,8 +70,9 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
     The card is written next to the file, as ``.json``.
 
     Raises:
-        InputError: the data cannot be used, every labeled case has ignored voxels, or the backend
-            is several joined ones, whose weights have no option that reads them.
+        InputError: the data cannot be used, every labeled case has ignored voxels, no class is one
+            component, or the backend is several joined ones, whose weights have no option that
+            reads them.
     """
     if len(names := registry.members("backend", settings.sam)) > 1:
         raise InputError(
@@ -83,7 +85,14 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
     store = VolumeStore(dataset, labeled=labeled, unlabeled=[], test=[])
     hashes = store.check()
     backend: Any = make_pair(settings)[0]
-    _adapt(settings, backend, store, file, on_step)
+    several = settings.semisam_options["several"]
+    left_out = () if several else classes_of_several(store, len(settings.patch))
+    if len(left_out) == dataset.num_classes - 1:
+        raise InputError(
+            "an adaptation must have a class that is one component in each labeled mask, got none. "
+            "Ask for the others with --set semisam.several=true."
+        )
+    _adapt(settings, backend, store, file, on_step, left_out)
     card = {
         "sam": settings.sam,
         "sam_options": settings.sam_options,
@@ -91,12 +100,34 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
         "steps": settings.sam_adapt,
         "seed": settings.seed,
         "labeled_cases": list(labeled),
+        "left_out": [dataset.class_names[k] for k in left_out],
         "data": data_hash(hashes),
         "sha256": digest(file),
         "versions": versions(),
     }
     write_json(file.with_suffix(".json"), card)
     return card
+
+
+def classes_of_several(store: VolumeStore, axes: int | None) -> tuple[int, ...]:
+    """Return the classes that the branch leaves out by default, with a warning that names them.
+
+    They are several components in a complete label, or in its slices, and a prompt marks one.
+
+    Args:
+        store: the scans.
+        axes: of components; ``None``: of the labels.
+    """
+    _, several = store.components(axes)
+    if several:
+        names = ", ".join(store.dataset.class_names[c] for c in several)
+        warnings.warn(
+            f"SemiSAM leaves out {names}: several components in a labeled mask or its slices, of "
+            "which a prompt marks one. --set semisam.several=true asks for them.",
+            SemisamWarning,
+            stacklevel=3,
+        )
+    return several
 
 
 def _adapt(

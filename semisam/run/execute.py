@@ -34,7 +34,7 @@ from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import Card, card_of, write_card
 from semisam.inference.evaluation import evaluate, summarise
-from semisam.run.adapt import adapt_model, labeled_cases
+from semisam.run.adapt import adapt_model, classes_of_several, labeled_cases
 from semisam.run.build import (
     Cases,
     cases_of,
@@ -196,24 +196,11 @@ def prepare(settings: RunSettings, report: Progress) -> Ready:
         warnings.warn(note, SemisamWarning, stacklevel=2)
     if isinstance(framework, SemiSAM) and not framework.several:
         # A method without training takes whole scans.
-        _ask_for_single_objects(framework, store, len(settings.patch) if framework.trains else None)
+        axes = len(settings.patch) if framework.trains else None
+        framework.leave_out(classes_of_several(store, axes))
     plan = check_run(settings, store, framework, len(labeled), len(unlabeled))
     card = model_card(settings, store, framework)
     return Ready(store, framework, plan, hashes, card, logger)
-
-
-def _ask_for_single_objects(branch: SemiSAM, store: VolumeStore, axes: int | None) -> None:
-    """Leave out the classes that are several components in a complete label, or in its slices."""
-    _, several = store.components(axes)
-    if several:
-        branch.leave_out(several)
-        names = ", ".join(store.dataset.class_names[c] for c in several)
-        warnings.warn(
-            f"SemiSAM leaves out {names}: several components in a labeled mask or its slices, of "
-            "which a prompt marks one. --set semisam.several=true asks for them.",
-            SemisamWarning,
-            stacklevel=2,
-        )
 
 
 def model_card(settings: RunSettings, store: VolumeStore, framework: Framework) -> Card:

@@ -25,6 +25,7 @@ class Protocol:
 
     Attributes:
         note: its description in a sentence.
+        usual: run settings for data that suggest no others.
         run: run settings of every method.
         stride: that of the test window, from the patch, if ``run`` prescribes no stride for it.
         runs: run settings by method name, which override ``run``. They hold for the method both
@@ -41,6 +42,7 @@ class Protocol:
     """
 
     note: str
+    usual: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     stride: Callable[[Sequence[int]], tuple[int, ...]] = published_stride
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -191,6 +193,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "AdamW, a rate that rises and falls, averaged weights, zoom, bends and "
         "contrast instead of quarter turns and mirrors, and foreground in every labeled patch; "
         "the branch corrects the method's own target, with a model adapted to the labeled scans",
+        usual={"iterations": 1000},
         run={
             "prompter": "center-points",
             "sam_adapt": 300,

@@ -85,6 +85,7 @@ def make_settings(
         )
     given = validated(
         {
+            **protocol.usual,
             **(suggested or {}),
             **_prescribed(protocol, method, explicit.get("patch")),
             **explicit,
@@ -289,7 +290,7 @@ def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:
     its source comes last.
     """
     alone = RunSettings.model_validate(
-        {**_prescribed(protocol, settings.method), "labels": settings.labels}
+        {**protocol.usual, **_prescribed(protocol, settings.method), "labels": settings.labels}
     )
     changed = {
         name: getattr(settings, name)

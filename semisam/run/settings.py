@@ -22,7 +22,7 @@ from semisam.run.protocols import DEFAULT
 
 Options = dict[str, Any]
 
-RESULTS_VERSION = 6
+RESULTS_VERSION = 7
 """Part of every identity. Raise it when a change of semisam moves the numbers of a run."""
 
 DEFAULT_BACKEND = "synthsam"
@@ -132,7 +132,7 @@ class RunSettings(BaseModel):
     subset: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 
-    iterations: Annotated[Count, Flag("Optimizer steps.", "6000, or fitted to the data")] = 6000
+    iterations: Annotated[Count, Flag("Optimizer steps.", "1000, phantoms 300; by protocol")] = 6000
     patch: Annotated[
         Size,
         Flag(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from semisam.backends import _decoder
+from semisam.backends import _decoder, _transformers
 from semisam.backends._decoder import draw_prompt, load_decoder
+from semisam.backends._slices import evenly
 from semisam.backends.medsam import MedSAM
 from semisam.backends.sam import Sam
 from semisam.backends.sam2 import Sam2
@@ -106,6 +107,30 @@ def test_cases_without_foreground_are_refused(model, tmp_path):
     with pytest.raises(InputError, match="must have foreground"):
         adapted(model, tmp_path / "a.safetensors", steps=1, cases=[case(value=0)])
     assert not list(tmp_path.iterdir())
+
+
+def test_an_adaptation_to_many_slices_keeps_a_bounded_number(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    model = Sam(checkpoint=str(save_sam(tmp_path)))
+    monkeypatch.setattr(_transformers, "_MOST_SLICES", 5)
+    kept = []
+
+    def keep(parts, seen, *others, **options):
+        kept.extend(seen)
+
+    monkeypatch.setattr(_transformers, "adapt_decoder", keep)
+    image, label = case(1)
+    slices = [(image[..., k], label[..., k]) for k in range(3, 9) if label[..., k].any()] * 4
+    model.adapt(slices, tmp_path / "a.safetensors", steps=1, seed=0, device=CPU)
+    assert len(slices) > 5 and len(kept) == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(3, 5, [0, 1, 2]), (7, 3, [0, 3, 6]), (9, 1, [0]), (0, 4, [])],
+)
+def test_some_of_many_are_taken_evenly(count, most, expected):
+    assert evenly(range(count), most) == expected
 
 
 def test_an_organ_far_from_the_middle_of_a_large_scan_is_in_its_cube(tmp_path):

@@ -103,6 +103,25 @@ def test_only_the_teacher_in_turn_moves_and_each_gets_turns():
     assert set(moved) == {0, 1} and set(lengths) == {1, 2, 3}
 
 
+def test_the_first_update_of_each_teacher_copies_the_student():
+    """Otherwise the second one, whose turn comes later, stays near its random start for long."""
+    method = _method(longest_turn=3)
+    copied = set()
+    for step in range(12):
+        for parameter in method.student.parameters():
+            parameter.data += 0.01 * torch.randn_like(parameter)
+        turn = int(method.turn)
+        method.after_update(Clock(step, 100))
+        state = method.student.state_dict()
+        alike = [
+            all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+            for teacher in method.teachers
+        ]
+        assert alike[turn] is (turn not in copied) and not alike[1 - turn]
+        copied.add(turn)
+    assert copied == {0, 1}
+
+
 def test_the_teacher_in_turn_is_in_training_mode():
     method, batch = _method(), _batch()
     for turn in (0, 1):
@@ -120,6 +139,7 @@ def test_the_turn_belongs_to_the_state():
         method.after_update(Clock(step, 100))
         other.after_update(Clock(step, 100))
         assert (int(method.turn), int(method.left)) == (int(other.turn), int(other.left))
+        assert torch.equal(method.updates, other.updates)
 
 
 def test_the_first_teacher_is_deployed():

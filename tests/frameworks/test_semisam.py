@@ -560,6 +560,13 @@ def test_rows_without_the_class_are_no_evidence():
     assert gate(replace(found, agreement_unlabeled=1.0)) > 0
 
 
+def _find_the_first_class(method):
+    """Let a method of three classes have the first one everywhere."""
+    biases = [p for p in method.parameters() if p.requires_grad and p.shape == (3,)]
+    with torch.no_grad():
+        biases[-1] += torch.tensor([0.0, 5.0, 0.0])
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_class_that_no_labeled_row_measures_is_not_queried_in_vain(gated):
     """Its gate is shut, whatever the model would predict."""
@@ -567,15 +574,30 @@ def test_a_class_that_no_labeled_row_measures_is_not_queried_in_vain(gated):
     batch.label[batch.label == 2] = 1
     masks = {float(batch.image[i].mean()): (batch.label[i % 2] == 1).float() for i in range(4)}
     inner, prompter = _framework(3), RecordingPrompter()
-    biases = [p for p in inner.parameters() if p.requires_grad and p.shape == (3,)]
-    with torch.no_grad():
-        biases[-1] += torch.tensor([0.0, 5.0, 0.0])  # the method finds the first class
+    _find_the_first_class(inner)
     branch = SemiSAM(inner, Sphere(masks), prompter, gated=gated)
     step = branch.training_step(batch, MEASURED)
     # Two classes in four rows, or without the second class in the two unlabeled rows.
     assert step.metrics["sam_calls"] == len(prompter.views) == (6 if gated else 8)
     asked = (2, 2) if gated else (4, 0)
     assert (step.metrics["sam_queried"], step.metrics["sam_skipped"]) == asked
+
+
+def test_a_shut_gate_gives_its_weight_to_no_other_class():
+    """The weight in the loss is the one in the log, a mean over all classes."""
+    batch = _batch(3)
+    batch.image[2:] = batch.image[:2]
+    batch.label[batch.label == 2] = 0
+    truth = [(batch.label[i % 2] == 1).float() for i in range(4)]
+    masks = {float(batch.image[i].mean()): truth[i] for i in range(4)}
+    inner = _framework(3)
+    _find_the_first_class(inner)
+    branch = SemiSAM(inner, Sphere(masks), RecordingPrompter(), gated=True)
+    step = branch.training_step(batch, MEASURED)
+    assert step.metrics["sam_queried"] == 2 and 0 < step.metrics["sam_gate"] <= 0.5
+    alone = torch.stack([(step.probs[i, 1] - truth[i]).square().mean() for i in (2, 3)]).mean()
+    want = step.metrics["sam_weight"] * step.metrics["sam_gate"] * float(alone)
+    assert float(step.losses["sam"]) == pytest.approx(want, rel=1e-5)
 
 
 def test_asked_every_few_steps_with_as_many_times_the_weight():

@@ -114,6 +114,14 @@ def test_the_ball_is_at_the_centre(size):
     torch.testing.assert_close(probs.sum(1), torch.ones(2, *size))
 
 
+@pytest.mark.parametrize("thin", [1, 2, 4, 6])
+def test_a_ball_in_few_slices_is_in_the_middle_ones(thin):
+    probs = CenterBall(None, 2)(torch.zeros(1, 1, 40, 40, thin))
+    inside = (probs[0, 1] > 0.5).nonzero()
+    assert len(inside) >= 40
+    assert set(inside[:, 2].tolist()) == {(thin - 1) // 2, thin // 2}
+
+
 def test_a_radius_out_of_range_is_refused():
     with pytest.raises(ValueError, match="radius must be"):
         CenterBall(None, 2, radius=0)

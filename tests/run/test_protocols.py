@@ -282,7 +282,15 @@ def test_the_paper_takes_what_the_data_suggest():
     assert settings.method_options == registry.default_keywords(
         registry.load("framework", "dtc"), "framework"
     )
-    assert settings.departures == ("iterations=1000", "patch=64x64x48")
+    assert settings.departures == ("patch=64x64x48",)
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("default", 1000), ("classic", 6000)])
+def test_the_length_for_scans_that_suggest_none(protocol, expected):
+    given = {"labels": 1, "method": "mt", "protocol": protocol}
+    assert make_settings(given).iterations == expected
+    assert make_settings(given, {"iterations": 300}).iterations == 300
+    assert make_settings({**given, "iterations": 50}, {"iterations": 300}).iterations == 50
 
 
 def test_a_patch_of_ones_own_takes_the_stride_with_it():
