@@ -45,6 +45,15 @@ class Fault:
         return f"{self.file}: {self.problem}. {self.remedy[:1].upper()}{self.remedy[1:]}."
 
 
+def fault_of(file: str, error: InputError) -> Fault:
+    """Split an error's message into file, problem and remedy."""
+    message = str(error).removeprefix(f"{file}: ").removesuffix(".")
+    problem, _, remedy = message.rpartition(". ")
+    if not problem:
+        return Fault(file, message, "correct it")
+    return Fault(file, problem, f"{remedy[:1].lower()}{remedy[1:]}")
+
+
 def stays_inside(name: str) -> bool:
     """Return whether a name stays in its folder, by the rules of POSIX and of Windows."""
     windows = PureWindowsPath(name)
