@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import printable
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.datasets.faults import Fault, fault_of
+from semisam.data.datasets.grids import Grid, common_spacing, fitting_patch, grids_of
 from semisam.data.datasets.groups import find_groups
 from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.lookalikes import label_fault
-from semisam.data.datasets.splits import Fault, fault_of, find_split
-from semisam.data.datasets.survey import Grid, common_spacing, fitting_patch, grids_of
+from semisam.data.datasets.splits import find_split
 from semisam.data.images.alignment import misfit, same_place
 from semisam.data.images.files import PIXELS, Geometry, mask_ending, read_image
 from semisam.data.images.pictures import is_picture, read_mask

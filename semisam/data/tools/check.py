@@ -18,11 +18,11 @@ from semisam.core.errors import InputError
 from semisam.core.threads import in_order
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
+from semisam.data.datasets.faults import Fault, fault_of
 from semisam.data.datasets.labels import LabelValues, classes_in, count_values
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
 from semisam.data.datasets.scans import Contents, ScanDataset, ScanFiles, read_channels
-from semisam.data.datasets.splits import Fault, fault_of
 from semisam.data.images.alignment import misfit
 from semisam.data.loading.store import array_hash, read_named
 from semisam.data.tools.report import (

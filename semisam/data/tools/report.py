@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import first_few
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.labels import class_notes
-from semisam.data.datasets.splits import Fault
 from semisam.data.loading.store import array_hash
 
 
