@@ -135,7 +135,7 @@ def _examine_files(
                 drawn = values.classes(raw, name)
                 kept = placement.label(drawn)
                 report = replace(report, lost=_lost(drawn, kept))
-                if report.lost and not classes_in(kept):
+                if report.lost and not (kind.empty_labels or classes_in(kept)):
                     problem = "a label must contain a foreground class at the training spacing, got"
                     faults.append(Fault(name, f"{problem} none", "choose a finer spacing"))
     except InputError as error:
