@@ -9,10 +9,10 @@ from typing import Any
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.labels import is_partial
 from semisam.data.datasets.scans import ScanDataset
-from semisam.data.datasets.splits import Fault
 from semisam.data.images.files import parts_of
 from semisam.data.tools.check import check_folder
 from semisam.data.tools.report import FolderReport

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.faults import Fault
+from semisam.data.datasets.grids import count_channels
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.pairing import (
     CLASSES,
@@ -22,8 +24,6 @@ from semisam.data.datasets.scans import (
     ScanFiles,
     without_ending,
 )
-from semisam.data.datasets.splits import Fault
-from semisam.data.datasets.survey import count_channels
 from semisam.data.images.dicom import is_series
 from semisam.data.images.preprocessing import Modality
 

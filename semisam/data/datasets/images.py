@@ -70,9 +70,7 @@ class ImageFolder(ScanFolder):
         groups: str = "",
         without: tuple[str, ...] = (),
     ) -> None:
-        if longest < 0:
-            raise InputError(f"longest must be at least 0, got {longest}. 0 keeps every size.")
-        self._longest = longest or None
+        self._added = {"longest": longest}
         super().__init__(
             path,
             classes=classes,
@@ -104,9 +102,18 @@ class ImageFolder(ScanFolder):
         return replace(layout, modalities=(modality,) * channels, values=values)
 
     @classmethod
-    def recipe_from(cls, usual: Recipe, longest: int | None) -> Recipe:
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options that are out of range for every folder."""
+        super().check_options(options)
+        if options["longest"] < 0:
+            raise InputError(
+                f"longest must be at least 0, got {options['longest']}. 0 keeps every size."
+            )
+
+    @classmethod
+    def recipe_from(cls, usual: Recipe, options: Mapping[str, Any]) -> Recipe:
         """Return the preprocessing of pictures, whose pixels have no size."""
-        return replace(usual, spacing=None, longest=longest)
+        return replace(usual, spacing=None, longest=options["longest"] or None)
 
 
 def _has_colours(path: Path) -> bool:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Split
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.scans import Layout, ScanDataset, ScanFiles
-from semisam.data.datasets.splits import Fault
 
 IMAGE, LABEL = "lgemri.nrrd", "laendo.nrrd"
 _TRAINING, _TESTING = "Training Set", "Testing Set"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError, first_few
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset
-from semisam.data.datasets.splits import Fault
+from semisam.data.datasets.faults import Fault
 
 _LARGEST = 65535
 _SHOWN = 8  # values that a message names

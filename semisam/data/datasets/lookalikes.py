@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
-from semisam.data.datasets.splits import Fault
+from semisam.data.datasets.faults import Fault
 from semisam.data.images.files import read_image
 from semisam.data.images.headers import read_header
 

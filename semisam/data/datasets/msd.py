@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Split
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.scans import Layout, ScanDataset, ScanFiles, without_ending
-from semisam.data.datasets.splits import Fault, load_json, stays_inside
+from semisam.data.datasets.splits import load_json, stays_inside
 from semisam.data.images.preprocessing import Modality
 
 DESCRIPTION = "dataset.json"

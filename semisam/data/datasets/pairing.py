@@ -9,8 +9,8 @@ from pathlib import Path
 
 from semisam.core.errors import InputError
 from semisam.core.files import read_text
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.scans import ENDINGS, without_ending
-from semisam.data.datasets.splits import Fault
 from semisam.data.images.dicom import is_series
 from semisam.data.images.files import mask_ending
 from semisam.data.images.pictures import PICTURES, is_picture

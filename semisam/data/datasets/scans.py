@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from semisam.core.errors import InputError
 from semisam.core.files import printable
 from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.datasets.faults import Fault, fault_of
+from semisam.data.datasets.grids import Grid, common_spacing, fitting_patch, grids_of
 from semisam.data.datasets.groups import find_groups
 from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.lookalikes import label_fault
-from semisam.data.datasets.splits import Fault, find_split
-from semisam.data.datasets.survey import common_spacing, fitting_patch, grids_of
+from semisam.data.datasets.splits import find_split
 from semisam.data.images.alignment import misfit, same_place
 from semisam.data.images.files import PIXELS, Geometry, mask_ending, read_image
 from semisam.data.images.pictures import is_picture, read_mask
@@ -143,6 +144,33 @@ class Layout:
         ]
 
 
+@dataclass(frozen=True)
+class Contents:
+    """The content of a folder for the options of its dataset.
+
+    Attributes:
+        layout: of the folder, without the cases that are left out.
+        groups: the patient of each case, as of `find_groups`.
+        split: into training and test; empty if it has an error.
+        faults: of names and lists.
+        errors: of names, lists and headers; a training is refused with the first.
+        values: classes of a label's values.
+        grids: of the training scans; empty if a header is unreadable.
+        recipe: preprocessing, without a spacing if there are no grids.
+        series: choice of a DICOM series.
+    """
+
+    layout: Layout
+    groups: Mapping[str, str]
+    split: Split
+    faults: list[Fault]
+    errors: list[InputError]
+    values: LabelValues
+    grids: list[Grid]
+    recipe: Recipe
+    series: str
+
+
 class ScanDataset(Dataset):
     """A dataset of scan files with a common orientation, spacing and intensity range.
 
@@ -176,7 +204,8 @@ class ScanDataset(Dataset):
     recipe: Recipe
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options below that a subclass sets and does not offer."""
-    _longest: int | None = None
+    _added: Mapping[str, Any] = MappingProxyType({})
+    """Options that only the subclass has; its constructor sets them first."""
     aligned_labels: bool = True
     """True if a label's file has a valid geometry; otherwise its image's geometry is used."""
 
@@ -204,37 +233,34 @@ class ScanDataset(Dataset):
                 "--data."
             )
         super().__init__(path)
-        _check_options(spacing, window, test_share)
-        self.layout = layout = self.discover(path, classes).without(without)
-        labeled = {case: files.label is not None for case, files in layout.cases.items()}
-        self.groups = find_groups(path, labeled, groups)
-        self._split, faults = find_split(
-            path,
-            labeled,
-            layout.split,
-            fold=fold,
-            test_share=test_share,
-            seed=split_seed,
-            groups=self.groups,
-        )
-        self.faults = (*layout.odd_names(), *layout.faults, *faults)
-        if self.faults:
-            more = len(self.faults) - 1
-            hint = f" `semisam data check` lists {more} more." if more else ""
-            raise InputError(f"{self.faults[0]}{hint}")
-        self._series = series
-        self.values = label_values(self.name, layout, labels, ignore)
+        options = {
+            **self._added,
+            "spacing": spacing,
+            "modality": modality,
+            "window": window,
+            "crop": crop,
+            "classes": classes,
+            "labels": labels,
+            "ignore": ignore,
+            "test_share": test_share,
+            "split_seed": split_seed,
+            "fold": fold,
+            "series": series,
+            "groups": groups,
+            "without": without,
+        }
+        found = self.contents(path, options)
+        if found.errors:
+            raise found.errors[0]
+        self.layout, self.groups, self._split = found.layout, found.groups, found.split
+        self._series, self.values, self.recipe = found.series, found.values, found.recipe
         self.label_values = self.values.own_values()
         self.partial_labels = bool(self.values.ignored)
-        self.class_names = layout.classes
-        self.num_classes = len(layout.classes)
-        self.channels = len(layout.modalities)
-        grids = grids_of((layout.cases[case].images[0] for case in self._split.train), series)
-        self.recipe = self.recipe_from(
-            recipe_of(layout, common_spacing(spacing, grids), modality, window, crop), self._longest
-        )
-        self.channel_names = layout.channels or self.recipe.modalities
-        self.suggested = {"patch": fitting_patch(grids, self.recipe)}
+        self.class_names = self.layout.classes
+        self.num_classes = len(self.class_names)
+        self.channels = len(self.layout.modalities)
+        self.channel_names = self.layout.channels or self.recipe.modalities
+        self.suggested = {"patch": fitting_patch(found.grids, self.recipe)}
         self._placements: dict[str, Placement] = {}
 
     @classmethod
@@ -251,12 +277,85 @@ class ScanDataset(Dataset):
         """
 
     @classmethod
-    def recipe_from(cls, usual: Recipe, longest: int | None) -> Recipe:
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options that are out of range for every folder.
+
+        Args:
+            options: every option of the constructor.
+
+        Raises:
+            InputError: an option is out of range.
+        """
+        spacing, window, share = options["spacing"], options["window"], options["test_share"]
+        if spacing is not None and (len(spacing) not in (1, 2, 3) or min(spacing) <= 0):
+            raise InputError(
+                f"spacing must be one positive number of mm or one per axis, got {spacing}. Leave "
+                "it out for the median of the scans."
+            )
+        if window[0] >= window[1]:
+            raise InputError(
+                f"window must be a lower and an upper end in HU, got {window}. Swap them."
+            )
+        if not 0 < share < 1:
+            raise InputError(f"test_share must be between 0 and 1, got {share}. Choose 0.2.")
+
+    @classmethod
+    def contents(cls, path: Path, options: Mapping[str, Any]) -> Contents:
+        """Return the content of a folder by its names, lists and headers, with its faults.
+
+        Args:
+            path: the folder.
+            options: every option of the constructor.
+
+        Raises:
+            InputError: an option is wrong, or the folder does not have this layout.
+        """
+        cls.check_options(options)
+        layout = cls.discover(path, tuple(options["classes"])).without(options["without"])
+        faults, errors = [*layout.odd_names(), *layout.faults], list[InputError]()
+        labeled = {case: files.label is not None for case, files in layout.cases.items()}
+        groups, split, grids = dict[str, str](), Split((), ()), list[Grid]()
+        try:
+            groups = find_groups(path, labeled, options["groups"])
+            split, wrong = find_split(
+                path,
+                labeled,
+                layout.split,
+                fold=options["fold"],
+                test_share=options["test_share"],
+                seed=options["split_seed"],
+                groups=groups,
+            )
+            faults += wrong
+        except InputError as error:
+            faults.append(fault_of(str(path), error))
+            errors.append(error)
+        if faults:
+            more = len(faults) - 1
+            hint = f" `semisam data check` lists {more} more." if more else ""
+            errors.append(InputError(f"{faults[0]}{hint}"))
+        images = layout.first_images()
+        try:
+            grids = grids_of((images[c] for c in split.train if c in images), options["series"])
+        except InputError as error:
+            errors.append(error)
+        spacing = common_spacing(options["spacing"], grids) if grids else None
+        kind, own, ignored = options["modality"], layout.modalities, options["ignore"]
+        modalities = own if kind == "auto" else (kind,) * len(own)
+        usual = Recipe(spacing, modalities, tuple(options["window"]), options["crop"])
+        mapping = layout.values if options["labels"] is None else options["labels"]
+        ignored = ((ignored,) if isinstance(ignored, int) else tuple(ignored)) or layout.ignored
+        values = LabelValues(cls.name, layout.classes, mapping, ignored)
+        recipe, series = cls.recipe_from(usual, options), options["series"]
+        return Contents(layout, groups, split, faults, errors, values, grids, recipe, series)
+
+    @classmethod
+    def recipe_from(cls, usual: Recipe, options: Mapping[str, Any]) -> Recipe:
         """Return the preprocessing; a subclass may change the usual one.
 
         Args:
             usual: that of scan files.
-            longest: the option of this name, of a dataset that has it.
+            options: every option of the constructor.
         """
         return usual
 
@@ -360,37 +459,6 @@ def read_channels(
     return array, first
 
 
-def label_values(
-    name: str, layout: Layout, labels: Mapping[int, int] | None, ignore: int | tuple[int, ...]
-) -> LabelValues:
-    """Return the classes of a label file's values; the options replace the dataset's statement.
-
-    Args:
-        name: of the dataset plugin.
-        layout: of the folder.
-        labels: the option of this name.
-        ignore: the option of this name.
-
-    Raises:
-        InputError: a class does not exist, or a value is both mapped and ignored.
-    """
-    ignored = (ignore,) if isinstance(ignore, int) else tuple(ignore)
-    mapping = layout.values if labels is None else labels
-    return LabelValues(name, layout.classes, mapping, ignored or layout.ignored)
-
-
-def recipe_of(
-    layout: Layout,
-    spacing: tuple[float, ...] | None,
-    modality: Literal["auto", "mr", "ct", "none"],
-    window: tuple[float, float],
-    crop: Crop,
-) -> Recipe:
-    """Return the preprocessing of a dataset's scans for its options."""
-    own = layout.modalities
-    return Recipe(spacing, own if modality == "auto" else (modality,) * len(own), window, crop)
-
-
 def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
     """Read a label file ``(*S)`` of class numbers.
 
@@ -451,17 +519,3 @@ def without_ending(name: str, endings: Sequence[str] = ENDINGS) -> str | None:
         if low.endswith(ending) and len(name) > len(ending):
             return name[: -len(ending)]
     return None
-
-
-def _check_options(
-    spacing: tuple[float, ...] | None, window: tuple[float, float], test_share: float
-) -> None:
-    if spacing is not None and (len(spacing) not in (1, 2, 3) or min(spacing) <= 0):
-        raise InputError(
-            f"spacing must be one positive number of mm or one per axis, got {spacing}. Leave it "
-            "out for the median of the scans."
-        )
-    if window[0] >= window[1]:
-        raise InputError(f"window must be a lower and an upper end in HU, got {window}. Swap them.")
-    if not 0 < test_share < 1:
-        raise InputError(f"test_share must be between 0 and 1, got {test_share}. Choose 0.2.")

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any
@@ -18,31 +17,12 @@ from typing import Any
 from semisam.core.errors import InputError
 from semisam.core.files import read_text
 from semisam.data.datasets.dataset import Split
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.groups import patients_of, split_without
 
 TRAIN_LIST, TEST_LIST = "train.list", "test.list"
 FOLDS = "splits_final.json"
 _LARGEST_JSON = 64 << 20
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault in a dataset.
-
-    Attributes:
-        file: the faulty file or folder.
-        problem: the rule and the value that breaks it.
-        remedy: the advice, in lower case and without a period.
-        case: that the file belongs to by its name, if no image or label of a case is that file.
-    """
-
-    file: str
-    problem: str
-    remedy: str
-    case: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.problem}. {self.remedy[:1].upper()}{self.remedy[1:]}."
 
 
 def stays_inside(name: str) -> bool:

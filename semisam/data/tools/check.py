@@ -7,7 +7,7 @@ depend on their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,17 @@ from semisam.core.errors import InputError
 from semisam.core.threads import in_order
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
-from semisam.data.datasets.groups import find_groups
+from semisam.data.datasets.faults import Fault, fault_of
 from semisam.data.datasets.labels import LabelValues, classes_in, count_values
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
-from semisam.data.datasets.scans import (
-    Layout,
-    ScanDataset,
-    ScanFiles,
-    label_values,
-    read_channels,
-    recipe_of,
-)
-from semisam.data.datasets.splits import Fault, find_split
-from semisam.data.datasets.survey import common_spacing, grids_of
+from semisam.data.datasets.scans import Contents, ScanDataset, ScanFiles, read_channels
 from semisam.data.images.alignment import misfit
-from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import array_hash, read_named
 from semisam.data.tools.report import (
     CaseReport,
     FolderReport,
     duplicates,
-    fault_of,
     image_faults,
     label_faults,
     odd_axes,
@@ -66,10 +55,18 @@ def check_folder(
         name: name of the dataset plugin that reads it.
         options: options of the plugin's constructor.
         on_case: called with (cases done, number of cases) after each case.
+
+    Raises:
+        InputError: an option for a folder of scan files is out of range.
     """
     kind: Any = registry.load("dataset", name)
+    of_scans = isinstance(kind, type) and issubclass(kind, ScanDataset)
+    if of_scans:
+        usual, own = (registry.default_keywords(of, "dataset") for of in (ScanDataset, kind))
+        options = {**usual, **kind.fixed, **own, **options}
+        kind.check_options(options)  # here, because they are no fault of the folder
     try:
-        if isinstance(kind, type) and issubclass(kind, ScanDataset):
+        if of_scans:
             values, cases, examine, faults = _of_scans(kind, path, options)
         else:
             opened = construct("dataset", name, [path], options)
@@ -85,31 +82,6 @@ def check_folder(
     return FolderReport(name, str(path), values.class_names, tuple(reports), tuple(faults))
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """The rules that every case of a folder of scan files must keep.
-
-    Attributes:
-        channels: of an image.
-        aligned: True if a label has a geometry of its own.
-        empty: True if a label may be without foreground.
-        values: classes of a label's values.
-        recipe: preprocessing, as for the training.
-        series: choice of a DICOM series.
-        cases: files of every case.
-        named: files with a fault that their names show.
-    """
-
-    channels: int
-    aligned: bool
-    empty: bool
-    values: LabelValues
-    recipe: Recipe
-    series: str
-    cases: Mapping[str, ScanFiles]
-    named: frozenset[str]
-
-
 def _of_scans(
     kind: type[ScanDataset], path: Path, options: Mapping[str, Any]
 ) -> tuple[LabelValues, list[str], Examine, list[Fault]]:
@@ -117,80 +89,32 @@ def _of_scans(
 
     The folder is not opened as a dataset, because that fails at the first fault.
     """
-    usual = registry.default_keywords(ScanDataset, "dataset")
-    given = {**usual, **kind.fixed, **registry.default_keywords(kind, "dataset"), **options}
-    layout = kind.discover(path, tuple(given["classes"])).without(given["without"])
-    labeled = {case: files.label is not None for case, files in layout.cases.items()}
-    faults = [*layout.odd_names(), *layout.faults]
-    split = Split((), ())
-    try:
-        seed, share, fold = given["split_seed"], given["test_share"], given["fold"]
-        split, wrong = find_split(
-            path,
-            labeled,
-            layout.split,
-            fold=fold,
-            test_share=share,
-            seed=seed,
-            groups=find_groups(path, labeled, given["groups"]),
-        )
-        faults += wrong
-    except InputError as error:
-        faults.append(fault_of(str(path), error))
-    parts = _parts(split)
-    rules = _Rules(
-        len(layout.modalities),
-        kind.aligned_labels,
-        kind.empty_labels,
-        label_values(kind.name, layout, given["labels"], given["ignore"]),
-        kind.recipe_from(
-            recipe_of(
-                layout,
-                _training_spacing(layout, split, given),
-                given["modality"],
-                tuple(given["window"]),
-                given["crop"],
-            ),
-            given.get("longest") or None,
-        ),
-        given["series"],
-        layout.cases,
-        frozenset(fault.file for fault in layout.faults),
-    )
+    found = kind.contents(path, options)
+    parts = _parts(found.split)
 
     def examine(case: str) -> CaseReport:
-        files = layout.cases[case]
-        report = CaseReport(
-            case, parts.get(case, ""), str(files.images[0]), files.label is not None
-        )
-        return _examine_files(rules, report, files)
+        files = found.layout.cases[case]
+        source = str(files.images[0])
+        report = CaseReport(case, parts.get(case, ""), source, files.label is not None)
+        return _examine_files(kind, found, report, files)
 
-    return rules.values, list(layout.cases), examine, faults
-
-
-def _training_spacing(
-    layout: Layout, split: Split, given: Mapping[str, Any]
-) -> tuple[float, ...] | None:
-    """Return the spacing of the training; ``None`` if it is not known because of a fault."""
-    firsts = [layout.cases[case].images[0] for case in split.train if case in layout.cases]
-    try:
-        grids = grids_of(firsts, given["series"])
-    except InputError:
-        return None  # that of a case, which is examined, too
-    return common_spacing(given["spacing"], grids) if grids else None
+    return found.values, list(found.layout.cases), examine, found.faults
 
 
-def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseReport:
+def _examine_files(
+    kind: type[ScanDataset], found: Contents, report: CaseReport, files: ScanFiles
+) -> CaseReport:
     faults: list[Fault] = []
+    layout, values, channels = found.layout, found.values, len(found.layout.modalities)
     geometry = placement = None
     try:
-        image, geometry = read_channels(files.images, rules.series, rules.channels)
+        image, geometry = read_channels(files.images, found.series, channels)
         report = with_image(report, image, geometry.spacing)
-        faults += image_faults(image, rules.channels, report.source)
-        if len(image) == rules.channels:
-            placement = rules.recipe.place(image, geometry)
-        if files.label is None and report.source not in rules.named:
-            lookalike = label_fault(report.case, rules.cases, image)
+        faults += image_faults(image, channels, report.source)
+        if len(image) == channels:
+            placement = found.recipe.place(image, geometry)
+        if files.label is None and all(f.file != report.source for f in layout.faults):
+            lookalike = label_fault(report.case, layout.cases, image)
             faults += [lookalike] if lookalike else []
         del image
     except InputError as error:
@@ -201,17 +125,17 @@ def _examine_files(rules: _Rules, report: CaseReport, files: ScanFiles) -> CaseR
     try:
         raw, where = files.read_label()
         counts = count_values(raw, name)
-        report = replace(report, voxels=rules.values.count_classes(counts), values={name: counts})
-        faults += [] if rules.empty else label_faults(report.voxels, name)
+        report = replace(report, voxels=values.count_classes(counts), values={name: counts})
+        faults += [] if kind.empty_labels else label_faults(report.voxels, name)
         if geometry is not None:
-            where = where if rules.aligned else geometry
+            where = where if kind.aligned_labels else geometry
             wrong = misfit(raw.shape, where, report.shape, geometry)
             faults += [fault_of(name, InputError(wrong))] if wrong else []
-            if placement is not None and not wrong and not rules.values.fault(report.values):
-                drawn = rules.values.classes(raw, name)
+            if placement is not None and not wrong and not values.fault(report.values):
+                drawn = values.classes(raw, name)
                 kept = placement.label(drawn)
                 report = replace(report, lost=_lost(drawn, kept))
-                if report.lost and not classes_in(kept):
+                if report.lost and not (kind.empty_labels or classes_in(kept)):
                     problem = "a label must contain a foreground class at the training spacing, got"
                     faults.append(Fault(name, f"{problem} none", "choose a finer spacing"))
     except InputError as error:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisam.core.errors import InputError, first_few
+from semisam.core.errors import first_few
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.labels import class_notes
-from semisam.data.datasets.splits import Fault
 from semisam.data.loading.store import array_hash
 
 
@@ -176,12 +176,3 @@ def odd_axes(reports: Sequence[CaseReport]) -> list[Fault]:
         for report in reports
         if report.shape and len(report.shape) != usual
     ]
-
-
-def fault_of(file: str, error: InputError) -> Fault:
-    """Split an error's message into file, problem and remedy."""
-    message = str(error).removeprefix(f"{file}: ").removesuffix(".")
-    problem, _, remedy = message.rpartition(". ")
-    if not problem:
-        return Fault(file, message, "correct it")
-    return Fault(file, problem, f"{remedy[:1].lower()}{remedy[1:]}")

@@ -54,7 +54,7 @@ def test_large_pictures_are_shrunk_and_scored_at_their_own_size(tmp_path):
 
 
 def test_the_check_shrinks_pictures_as_the_training_does(tmp_path):
-    """It names the classes that a shrunk label loses."""
+    """It names the classes that a shrunk label loses, which is no fault, as in a training."""
     write_pictures(tmp_path)
     for n in range(5):
         label = np.zeros(picture(n)[1].shape, np.uint8)
@@ -62,8 +62,9 @@ def test_the_check_shrinks_pictures_as_the_training_does(tmp_path):
         save(tmp_path / "masks" / f"p{n // 2}_{n}.png", label)
     assert not ImageFolder(tmp_path, longest=10).label("p0_0").any()
     for longest, said in ((0, False), (10, True)):
-        found = check_folder(tmp_path, "images", {"longest": longest}).cases
-        assert any(case.lost for case in found if case.case == "p0_0") is said
+        report = check_folder(tmp_path, "images", {"longest": longest})
+        assert any(case.lost for case in report.cases if case.case == "p0_0") is said
+        assert not report.faults
 
 
 def test_class_numbers_and_patients(tmp_path):

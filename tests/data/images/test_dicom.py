@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
-from semisam.data.datasets.survey import grids_of
+from semisam.data.datasets.grids import grids_of
 from semisam.data.images import dicom
 from semisam.data.images.dicom import is_series, read_stack
 from semisam.data.images.files import read_image

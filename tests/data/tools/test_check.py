@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pictures import write_pictures
 from scan_files import OBLIQUE, scan, write, write_folder, write_msd
 
 from semisam.cli.main import main
@@ -117,6 +118,27 @@ def test_the_published_layout(tiny_la):
         "must be a complete HDF5 file",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("folder.test_share=5", "test_share must be between 0 and 1, got 5.0"),
+        ("folder.test_share=0", "test_share must be between 0 and 1, got 0.0"),
+        ("folder.window=240,-160", "window must be a lower and an upper end in HU, got (240.0, -1"),
+        ("folder.spacing=-1,1,1", "spacing must be one positive number of mm or one per axis, got"),
+        ("images.longest=-1", "longest must be at least 0, got -1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_as_by_a_training(tmp_path, option, sentence):
+    name = option.partition(".")[0]
+    path = {"folder": write_folder, "images": write_pictures}[name](tmp_path / name)
+    done = run(path, "--set", option)
+    assert done.exit_code == 2, done.output
+    assert f"Error: {sentence}" in done.stderr
+    given = ["--data", path, "--out", tmp_path / "out", "--method", "supervised", "--labels", "1"]
+    trained = CliRunner().invoke(main, ["train", *map(str, given), "--set", option])
+    assert trained.stderr == done.stderr
 
 
 def test_what_is_no_dataset(tmp_path):
