@@ -24,10 +24,24 @@ from semisam.cli.options import device_option
 )
 @click.option("--sam", metavar="NAME", default="synthsam", show_default=True, help="Backend.")
 @click.option("--labels", type=click.IntRange(1), required=True, help="Number of labeled scans.")
-@click.option("--subset", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--subset",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Which draw of labeled scans.",
+)
 @click.option("--test", default="auto", show_default=True, help="Test cases, which are left out.")
-@click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--steps", type=click.IntRange(1), default=300, show_default=True, help="Optimizer steps."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the prompts that are drawn.",
+)
 @device_option
 @click.option(
     "--set",
@@ -59,8 +73,10 @@ def command(
 
     from semisam.cli.display import Bars, tell
     from semisam.cli.options import assignments as parsed
+    from semisam.core.backend import can_adapt
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
+    from semisam.plugins import registry
     from semisam.run.adapt import adapt_to_file
     from semisam.run.request import settings
     from semisam.training.allocator import keep_memory
@@ -71,6 +87,10 @@ def command(
             raise InputError(
                 f"--out must be a new file, got {path}, which exists. Name another one."
             )
+    if not can_adapt(registry.load("backend", sam)):
+        raise InputError(
+            f"--sam must be a backend that can be adapted, got {sam}. Choose synthsam."
+        )
     keep_memory()
     chosen = settings(
         method="supervised",

@@ -89,7 +89,7 @@ def command(
     of another bench in the same folder is awaited.
 
     STUDY is a study.toml, or the folder of an earlier bench. Its runs are finished, and values of
-    its axes (--labels, --seeds and so on) are added. --data names its scans where they lie now.
+    its axes (--labels, --seeds and so on) are added. --data names its scans where they are now.
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell

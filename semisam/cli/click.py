@@ -27,7 +27,13 @@ from semisam.cli.options import Voxel, device_option
     "else 1]",
 )
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
-@click.option("--modality", type=Choice(["mr", "ct"]), default="mr", show_default=True)
+@click.option(
+    "--modality",
+    type=Choice(["mr", "ct"]),
+    default="mr",
+    show_default=True,
+    help="Window of the intensities; ct: -160 to 240 HU. No effect with --run.",
+)
 @click.option("--series", default="", metavar="TEXT", help="Choice of a DICOM series.")
 @device_option
 @click.option(

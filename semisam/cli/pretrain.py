@@ -17,25 +17,51 @@ from semisam.cli.options import Size, device_option
     examples=("semisam pretrain synthsam --steps 200 --out runs/synthsam",),
 )
 @click.argument("model", type=Choice(["synthsam"]))
-@click.option("--axes", type=click.IntRange(2, 3), default=3, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=6000, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", default="runs/synthsam", show_default=True, metavar="FOLDER")
+@click.option(
+    "--axes", type=click.IntRange(2, 3), default=3, show_default=True, help="Axes of the images."
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=6000, show_default=True, help="Optimizer steps."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of volumes and weights."
+)
+@click.option(
+    "--out",
+    default="runs/synthsam",
+    show_default=True,
+    metavar="FOLDER",
+    help="For the weights and checkpoints.",
+)
 @device_option
 @click.option("--init", metavar="WEIGHTS", help="Initial weights. Use another --seed with them.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
+@click.option(
+    "--lr", type=click.FloatRange(0, min_open=True), help="Highest learning rate. [default: 0.001]"
+)
 @click.option(
     "--cooldown",
     type=click.FloatRange(0, 1),
-    help="Fraction of steps with a falling learning rate.",
+    help="Fraction of steps with a falling learning rate. [default: 0.3]",
 )
-@click.option("--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes per step.")
-@click.option("--hard", type=click.FloatRange(0, 1), help="Fraction of harder volumes.")
-@click.option("--off-edge", type=click.FloatRange(0, 1), help="Fraction of labels off the edge.")
+@click.option(
+    "--batch", type=click.IntRange(1), help="Factor on the 1 to 3 volumes per step. [default: 1]"
+)
+@click.option(
+    "--hard", type=click.FloatRange(0, 1), help="Fraction of harder volumes. [default: 0.6]"
+)
+@click.option(
+    "--off-edge", type=click.FloatRange(0, 1), help="Fraction of labels off the edge. [default: 0]"
+)
 @click.option("--shape", type=Size(), help="Shape of all volumes, of even extents.")
-@click.option("--validate-every", type=click.IntRange(1), help="Steps between validations.")
-@click.option("--validation", type=click.IntRange(1), help="Number of validation volumes.")
-@click.option("--checkpoint-every", type=click.IntRange(1), help="Steps between checkpoints.")
+@click.option(
+    "--validate-every", type=click.IntRange(1), help="Steps between validations. [default: 500]"
+)
+@click.option(
+    "--validation", type=click.IntRange(1), help="Number of validation volumes. [default: 24]"
+)
+@click.option(
+    "--checkpoint-every", type=click.IntRange(1), help="Steps between checkpoints. [default: 200]"
+)
 def command(model: str, out: str, device: str, init: str | None, **given: Any) -> None:
     """Train a promptable model on synthetic volumes, without scans.
 

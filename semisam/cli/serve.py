@@ -14,7 +14,7 @@ from semisam.cli.options import device_option
     "serve",
     cls=Command,
     short_help="Serve SynthSAM to viewers with nnInteractive's client.",
-    examples=("semisam serve --run masks/runs/1b2c-first",),
+    examples=("semisam serve --run masks/runs/*-first",),
 )
 @click.option("--run", metavar="RUN", help="A run with an adapted model, such as auto's first run.")
 @click.option("--modality", type=Choice(["mr", "ct"]), default="mr", show_default=True)
@@ -32,7 +32,13 @@ from semisam.cli.options import device_option
     envvar="NN_INTERACTIVE_API_KEY",
     help="Key of each call. [default: a new one, which is printed]",
 )
-@click.option("--most-mib", type=click.IntRange(1), default=2048, show_default=True)
+@click.option(
+    "--most-mib",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="Most memory of the scans that are open, in MiB.",
+)
 @device_option
 def command(
     run: str | None,
@@ -43,7 +49,7 @@ def command(
     most_mib: int,
     device: str,
 ) -> None:
-    """Answer viewers with nnInteractive's client (napari, 3D Slicer, MITK, OHIF) on this machine.
+    """Answer viewers that have nnInteractive's client on this machine; napari's was tested.
 
     Enter the printed address and key in the viewer. Points, scribbles, boxes, lassos and initial
     masks are served; a lasso or a flat box stands for points in it. The server listens on

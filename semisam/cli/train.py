@@ -66,7 +66,7 @@ def command(
     """Train one method, evaluate it on the test cases, and keep both in a folder.
 
     A folder with an unfinished run is resumed. A finished one does not change. A folder of a run
-    with other settings, scans or weights is refused.
+    with other settings, scans or weights is refused. Defaults are those of protocol `default`.
 
     Several GPUs share a run by data parallel: torchrun --nproc-per-node 2 -m semisam train ...
     Each process computes the losses on its own rows, so Dice and BatchNorm are per process.

@@ -194,7 +194,7 @@ def click(
         mask: the mask to correct, on the grid of the scan.
         value: of the object in the mask; see `ClickableScan.segment`.
         **given: other arguments of `ClickableScan`: ``run``, ``modality``, ``window``, ``spacing``,
-            ``series`` and ``device``.
+            ``axes``, ``series`` and ``device``.
 
     Raises:
         InputError: the scan, the mask or the run cannot be used, or a voxel is outside the scan.

@@ -100,7 +100,7 @@ class PretrainSettings:
     ema: float = 0.998
     batch: int = 1
     hard: float = 0.6
-    off_edge: float = 0.4
+    off_edge: float = 0.0
     init: str | None = None
     shape: tuple[int, ...] | None = None
     validate_every: int = 500

@@ -153,15 +153,18 @@ class RunSettings(BaseModel):
     augment: Annotated[
         Literal["orientation", "mirrored", "strong", "none"],
         Flag(
-            "orientation: turn and mirror training patches; mirrored: the same without the "
-            "orientations that are not mirrored, as published; strong: zoom, small turns and "
+            "orientation: turn and mirror training patches; mirrored: only the four mirrored "
+            "orientations, as published; strong: zoom, small turns and "
             "bends, contrast, blur and noise, without mirrors."
         ),
     ] = "orientation"
     foreground: Annotated[
         float,
         Field(ge=0, lt=1),
-        Flag("Least share of foreground in labeled patches; each class is in its share of them."),
+        Flag(
+            "Smallest fraction of a labeled patch that must be foreground; of several classes one "
+            "is drawn, which the patch must show. 0: patches are anywhere."
+        ),
     ] = 0.0
     optimizer: Annotated[Literal["sgd", "adamw"], Flag("Optimizer.")] = "sgd"
     schedule: Annotated[

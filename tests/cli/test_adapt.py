@@ -53,7 +53,10 @@ def test_weights_and_a_card_that_are_there_stay(tmp_path, ending):
 
 def test_a_model_that_cannot_be_adapted_is_one_sentence(tmp_path):
     result = _run(*ARGS, "--sam", "geodesic", "--out", str(tmp_path / "a.safetensors"))
-    assert result.exit_code == 2 and "--sam-adapt must be 0 for geodesic" in result.output
+    assert (
+        result.exit_code == 2
+        and "--sam must be a backend that can be adapted, got geodesic" in result.output
+    )
     assert not list(tmp_path.iterdir())
 
 
