@@ -195,7 +195,7 @@ def _slice(
         spacing = last("ImagerPixelSpacing", 2)
     if spacing is not None and not (spacing > 0).all():
         raise ValueError(f"PixelSpacing must be positive, got {list(spacing)}")
-    between = (1.0, 1.0) if spacing is None else (float(spacing[1]), float(spacing[0]))
+    between = None if spacing is None else (float(spacing[1]), float(spacing[0]))
     axes = None if cosines is None else cosines.reshape(2, 3).T
     if axes is not None and not np.allclose(axes.T @ axes, np.eye(2), atol=PARALLEL):
         raise ValueError(f"ImageOrientationPatient must be two unit vectors, got {cosines}")
