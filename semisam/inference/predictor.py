@@ -183,7 +183,10 @@ def prepared_scan(
         InputError: the scan does not fit the model.
     """
     _check(array, len(geometry.spacing), card, name)
-    made, _, placement = card.preparation().apply(array, geometry)
+    try:
+        made, _, placement = card.preparation().apply(array, geometry)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     axes, flips = card.axes_of_lps()
     turned = np.flip(
         made.transpose(0, *(axis + 1 for axis in axes)),

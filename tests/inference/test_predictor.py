@@ -334,17 +334,19 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
     nan[3, 4, 5] = np.nan
     _written(scans, "nan.nrrd", nan)
     (scans / "notes.txt").write_text("left alone")
+    _scan(scans, "metres.nrrd", (1e3, 1e3, 1e3), (16, 16, 16))
     _scan(scans, "good.nrrd", (1.0, 1.0, 1.0), (16, 16, 16))
     _scan(scans, "good_label.nrrd", (1.0, 1.0, 1.0), (16, 16, 16))
     result = _invoke("predict", run, scans, "-o", tmp_path / "masks")
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["good.nii.gz"]
     lines = [line for line in result.stderr.splitlines() if line]
-    assert len(lines) == 5 and all(line.startswith("Error: ") for line in lines)
+    assert len(lines) == 6 and all(line.startswith("Error: ") for line in lines)
     for file, words in {
         "flat.nrrd": "with 2 (16 x 16). Give the whole volume",
         "slice.nrrd": "with a single slice (16 x 16 x 1)",
         "empty.nrrd": "an image must have contrast, got 1 everywhere",
+        "metres.nrrd": "metres.nrrd: the image must fit into memory at the training spacing",
         "nan.nrrd": "every voxel must be finite",
         "text.nii.gz": "image must be readable",
     }.items():

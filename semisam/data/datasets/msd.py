@@ -16,6 +16,7 @@ from semisam.data.images.preprocessing import Modality
 
 DESCRIPTION = "dataset.json"
 TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
+_LISTS = ("training", "test")
 _CHANNEL = re.compile(r"_(\d{4})$")
 _MOST_CLASSES = 255
 _KNOWN: Mapping[str, Modality] = {"ct": "ct", "nonorm": "none"}
@@ -53,11 +54,18 @@ class Decathlon(ScanDataset):
         names, values, ignored = _classes(raw, about, classes)
         faults = [
             Fault(
+                str(about), f"'{key}' must be a list of files, got {raw[key]!r:.60}", "correct it"
+            )
+            for key in _LISTS
+            if raw.get(key) and not isinstance(raw[key], list)
+        ]
+        faults += [
+            Fault(
                 str(about),
                 f"a listed file must be in the dataset's folder, got '{name}'",
                 "give its path relative to dataset.json, without '..'",
             )
-            for name in _listed(raw)
+            for name in _names(raw)
             if not stays_inside(name)
         ]
         train, more = _cases(path / TRAIN, path / TRAIN_LABELS, len(modalities))
@@ -137,7 +145,7 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
 def _missing(raw: Mapping[str, Any], folder: Path, cases: Mapping[str, ScanFiles]) -> list[Fault]:
     """Return a fault for each training case of ``dataset.json`` that is missing in the folders."""
     faults = []
-    for entry in raw.get("training") or ():
+    for entry in _listed(raw, "training"):
         image = entry.get("image") if isinstance(entry, dict) else entry
         label = entry.get("label") if isinstance(entry, dict) else None
         for kind, given in (("image", image), ("label", label)):
@@ -155,9 +163,15 @@ def _missing(raw: Mapping[str, Any], folder: Path, cases: Mapping[str, ScanFiles
     return faults
 
 
-def _listed(raw: Mapping[str, Any]) -> Iterable[str]:
-    for key in ("training", "test"):
-        for entry in raw.get(key) or ():
+def _listed(raw: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list of the description; an empty one if it is missing or no list."""
+    found = raw.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _names(raw: Mapping[str, Any]) -> Iterable[str]:
+    for key in _LISTS:
+        for entry in _listed(raw, key):
             values = entry.values() if isinstance(entry, dict) else (entry,)
             yield from (str(value) for value in values)
 

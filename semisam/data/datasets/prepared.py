@@ -13,6 +13,7 @@ from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.labels import own_values_of
 from semisam.data.datasets.splits import load_json, stays_inside
+from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Placement, Recipe, geometry_from_json
 
 FORMAT = "semisam-prepared-5"
@@ -54,7 +55,7 @@ class Prepared(Dataset):
         raw = load_json(path / MANIFEST)
         try:
             self._read(raw)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
             raise InputError(
                 f"{path / MANIFEST}: it must be a manifest of {FORMAT}, got a fault ({error!r}). "
                 "Prepare the scans again."
@@ -80,13 +81,9 @@ class Prepared(Dataset):
     def image(self, case: str) -> Image:
         """Map one image without reading it."""
         entry = self._cases[case]
-        placement = entry["placement"]
-        return Image(
-            self._mapped(entry["image"], np.float32),
-            geometry_from_json(entry["geometry"]),
-            bool(entry["has_geometry"]),
-            None if placement is None else Placement.from_json(placement),
-        )
+        geometry, placement = self._places[case]
+        array = self._mapped(entry["image"], np.float32)
+        return Image(array, geometry, bool(entry["has_geometry"]), placement)
 
     def label(self, case: str) -> NDArray[np.uint8]:
         """Map one label map."""
@@ -139,8 +136,12 @@ class Prepared(Dataset):
         train, test, left_out = (tuple(split[part]) for part in ("train", "test", "left_out"))
         self._split = Split(train, test, str(split["source"]), left_out)
         self.groups = {str(case): str(group) for case, group in raw["groups"].items()}
+        self._places: dict[str, tuple[Geometry, Placement | None]] = {}
         for case in self._split.cases:
             entry = self._cases[case]
+            placed = entry["placement"]
+            placement = None if placed is None else Placement.from_json(placed)
+            self._places[case] = (geometry_from_json(entry["geometry"]), placement)
             if not stays_inside(case):
                 raise ValueError(f"the case {case!r} would be written outside its folder")
             for part in ("image", "label", "drawn"):
@@ -150,7 +151,9 @@ class Prepared(Dataset):
     def _mapped(self, entry: Mapping[str, Any], dtype: type) -> NDArray[Any]:
         path = self.folder / entry["file"]
         try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("a zip archive")
         except FileNotFoundError as error:
             raise InputError(
                 f"{path}: the file must exist, got none. Run the same `semisam data prepare` again."

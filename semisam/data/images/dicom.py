@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from semisam.core.errors import InputError, first_line
+from semisam.data.images.names import itk_name
 from semisam.data.images.stacks import APART, PARALLEL, Slice, Stack, count_of, stack_of
 
 sitk: Any = SimpleITK  # its functions carry no types
@@ -88,7 +89,7 @@ def read_stack(path: Path, series: str = "") -> Stack:
         )
     with _readable(path):
         chosen = _chosen(path, slices, series)
-        _check_complete(chosen)
+        _check_files(chosen)
         return stack_of(path, chosen)
 
 
@@ -105,7 +106,7 @@ def read_voxels(stack: Stack) -> Any:
     known: tuple[Path, NDArray[np.float32]] | None = None
     for place, part in zip(voxels, stack.slices, strict=True):
         if known is None or known[0] != part.path:
-            image = sitk.ReadImage(str(part.path), sitk.sitkFloat32, "GDCMImageIO")
+            image = sitk.ReadImage(itk_name(part.path), sitk.sitkFloat32, "GDCMImageIO")
             planes = sitk.GetArrayFromImage(image).reshape(-1, rows, columns)
             known = (part.path, planes)
         place[:] = known[1][part.frame]
@@ -194,7 +195,7 @@ def _slice(
         spacing = last("ImagerPixelSpacing", 2)
     if spacing is not None and not (spacing > 0).all():
         raise ValueError(f"PixelSpacing must be positive, got {list(spacing)}")
-    between = (1.0, 1.0) if spacing is None else (float(spacing[1]), float(spacing[0]))
+    between = None if spacing is None else (float(spacing[1]), float(spacing[0]))
     axes = None if cosines is None else cosines.reshape(2, 3).T
     if axes is not None and not np.allclose(axes.T @ axes, np.eye(2), atol=PARALLEL):
         raise ValueError(f"ImageOrientationPatient must be two unit vectors, got {cosines}")
@@ -237,9 +238,10 @@ def _described(group: Sequence[Slice]) -> str:
     return f"{name} ({count_of(len(group), 'slice')})"
 
 
-def _check_complete(slices: Sequence[Slice]) -> None:
-    """Refuse a file that ends before its last pixel, which would be filled."""
+def _check_files(slices: Sequence[Slice]) -> None:
+    """Refuse a name that is not UTF-8, and a file that ends before its last pixel."""
     for path, group in itertools.groupby(slices, key=lambda part: part.path):
+        itk_name(path)
         first = next(group)
         header = first.header
         values = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel", 1) or 1)

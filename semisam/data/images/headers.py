@@ -20,6 +20,7 @@ from PIL import Image
 
 from semisam.core.errors import InputError
 from semisam.data.images.dicom import is_dicom, read_stack
+from semisam.data.images.names import itk_name
 from semisam.data.images.nifti import ENDINGS, read_nifti_header
 from semisam.data.images.pictures import count_pages, is_picture, picture_size
 from semisam.data.images.stacks import Stack
@@ -120,7 +121,7 @@ def image_reader(path: Path) -> Any:
     """Return a SimpleITK reader of a file that is neither NIfTI nor DICOM.
 
     Raises:
-        InputError: the ending is not one of a known format.
+        InputError: the ending is not one of a known format, or the name is not UTF-8.
     """
     name = path.name.lower()
     ending = next((e for e in sorted(_READERS, key=len, reverse=True) if name.endswith(e)), None)
@@ -130,7 +131,7 @@ def image_reader(path: Path) -> Any:
         raise InputError(f"an image must be DICOM or end in one of {known}, got {path}. {remedy}")
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[ending])
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     return reader
 
 

@@ -125,8 +125,8 @@ def read_nifti(path: Path, header: NiftiHeader) -> NDArray[np.float32]:
             f"the file must be complete, got {path}, which ends before its last voxel or is "
             f"damaged ({first_line(error)}). Copy or download it again."
         ) from error
-    if header.components > 1:
-        voxels = np.moveaxis(voxels.reshape(*header.size, header.components), -1, 0)
+    voxels = voxels.reshape(*header.size, header.components)
+    voxels = np.moveaxis(voxels, -1, 0) if header.components > 1 else voxels[..., 0]
     return np.array(voxels, np.float32, order="C")
 
 

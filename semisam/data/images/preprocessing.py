@@ -8,11 +8,13 @@ geometry.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -199,7 +201,7 @@ class Recipe:
             The image ``(C, *S')`` float32, its geometry, and its placement in the file.
 
         Raises:
-            InputError: the number of channels or axes does not fit.
+            InputError: as of `place`.
         """
         placement = self.place(array, geometry)
         oriented = _oriented(array, placement.axes, placement.flips, leading=1)
@@ -221,7 +223,8 @@ class Recipe:
             geometry: geometry of the file.
 
         Raises:
-            InputError: the number of channels or axes does not fit.
+            InputError: the number of channels or axes does not fit, or the image does not fit into
+                memory.
         """
         if len(array) != len(self.modalities):
             raise InputError(
@@ -231,6 +234,8 @@ class Recipe:
         box = self._box(_oriented(array, axes, flips, leading=1))
         own = tuple(geometry.spacing[axis] for axis in axes)
         size, spacing = self.grid([b - a for a, b in box], own)
+        if spacing != own:
+            _check_memory(len(array), size, own, spacing)
         return Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
 
     def grid(
@@ -345,6 +350,21 @@ def geometry_from_json(raw: Mapping[str, Any]) -> Geometry:
         None if raw["direction"] is None else tuple(raw["direction"]),
         None if nifti is None else NiftiSpace(**{**nifti, "affine": tuple(nifti["affine"])}),
     )
+
+
+def _check_memory(
+    channels: int, size: Sequence[int], own: Sequence[float], spacing: Sequence[float]
+) -> None:
+    """Refuse an image ``(channels, *size)`` that does not fit into the free memory."""
+    need = 4.0 * channels * math.prod(map(float, size))  # of float32; an int may be too large
+    free = psutil.virtual_memory().available
+    if need > free:
+        voxels, old, new = (" x ".join(f"{x:.10g}" for x in part) for part in (size, own, spacing))
+        raise InputError(
+            f"the image must fit into memory at the training spacing, got {voxels} voxels at {new} "
+            f"mm ({need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free) of a scan at {old} mm. "
+            "Check the unit and the spacing in the file's header, or choose a coarser spacing."
+        )
 
 
 def _oriented(

@@ -46,7 +46,7 @@ class Slice:
         position: ``(3,)`` mm, the centre of the first pixel; ``None`` if it is not stated.
         axes: ``(3, 2)`` direction cosines along a row and along a column; ``None`` likewise.
         size: columns and rows.
-        spacing: mm between columns and between rows.
+        spacing: mm between columns and between rows; ``None`` if it is not stated.
         left: bytes of the file from the element with its pixels on.
     """
 
@@ -56,7 +56,7 @@ class Slice:
     position: NDArray[np.float64] | None
     axes: NDArray[np.float64] | None
     size: tuple[int, int]
-    spacing: tuple[float, float]
+    spacing: tuple[float, float] | None
     left: int
 
 
@@ -110,26 +110,33 @@ def stack_of(path: Path, slices: list[Slice]) -> Stack:
         )
     _agree(slices, "of one patient", lambda part: str(part.header.get("PatientID", "")))
     if len(slices) == 1 and (slices[0].position is None or slices[0].axes is None):
-        return Stack((slices[0],), (*slices[0].spacing, 1.0), (0.0,) * 3, tuple(np.eye(3).ravel()))
+        plane = slices[0].spacing or (1.0, 1.0)
+        return Stack((slices[0],), (*plane, 1.0), (0.0,) * 3, tuple(np.eye(3).ravel()))
     blind = [part for part in slices if part.position is None or part.axes is None]
     if blind:
         raise InputError(
             f"each slice must state its position and orientation, got none in {_names(blind)}. "
             "Export the original images, or give the volume as NIfTI."
         )
+    unscaled = [part for part in slices if part.spacing is None]
+    if unscaled:
+        raise InputError(
+            f"each slice must state its PixelSpacing, got none in {_names(unscaled)}. Export the "
+            "original images, or give the volume as NIfTI."
+        )
     seen: list[NDArray[np.float64]] = []
     _agree(slices, "parallel", lambda part: _alike(part.axes, seen))
     _agree(slices, "of one size", lambda part: f"{part.size[0]} x {part.size[1]}")
-    _agree(slices, "of one pixel spacing", lambda part: _mm(part.spacing))
-    axes = slices[0].axes
-    assert axes is not None
+    _agree(slices, "of one pixel spacing", lambda part: _mm(part.spacing or ()))
+    axes, pixel = slices[0].axes, slices[0].spacing
+    assert axes is not None and pixel is not None
     normal = np.cross(axes[:, 0], axes[:, 1])
     points = np.stack([part.position for part in slices if part.position is not None])
     depths = points @ normal
     order = np.argsort(depths, kind="stable")
     ordered, depths, points = [slices[n] for n in order], depths[order], points[order]
     step = _step(path, ordered, depths)
-    aside = (points - points[0]) @ axes / slices[0].spacing
+    aside = (points - points[0]) @ axes / pixel
     if np.abs(aside).max() > _SHIFT:
         raise InputError(
             f"slices must lie one above the other, got {path}, whose slices are shifted by up to "
@@ -138,7 +145,7 @@ def stack_of(path: Path, slices: list[Slice]) -> Stack:
         )
     matrix = np.column_stack([axes, normal])
     origin = tuple(float(x) for x in points[0])
-    spacing = (*slices[0].spacing, step)
+    spacing = (*pixel, step)
     return Stack(tuple(ordered), spacing, origin, tuple(float(x) for x in matrix.ravel()))
 
 

@@ -96,6 +96,8 @@ def test_a_case_may_end_in_four_digits(tmp_path):
             r"in the dataset's folder, got '\.\./\.\./x\.nii\.gz'",
         ),
         ({"training": [{"image": "/etc/x.nii.gz"}]}, "in the dataset's folder, got '/etc"),
+        ({"training": 5}, "'training' must be a list of files, got 5. Correct it"),
+        ({"test": True}, "'test' must be a list of files, got True. Correct it"),
         ({"training": [{"image": "imagesTr/gone.nii.gz"}]}, "got no image 'imagesTr/gone"),
     ],
 )

@@ -200,6 +200,16 @@ def test_a_slice_without_position(tmp_path):
     fault(folder, "state its position and orientation, got none in odd.dcm")
 
 
+def test_a_slice_without_pixel_spacing(tmp_path):
+    folder, _ = write_stack(tmp_path / "a", count=2, PixelSpacing=None)
+    fault(folder, r"each slice must state its PixelSpacing, got none in 001\.dcm, 002\.dcm\. ")
+    write_stack(tmp_path / "b", PixelSpacing=None, ImagerPixelSpacing=[0.5, 2.0])
+    assert read_header(tmp_path / "b").spacing == pytest.approx((2.0, 0.5, 2.5))
+    nothing = dict.fromkeys(("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"))
+    write_slice(tmp_path / "c.dcm", 0, (0, 0, 0), **nothing)
+    assert read_image(tmp_path / "c.dcm")[1].spacing == (1.0, 1.0, 1.0)
+
+
 def test_a_cut_file(tmp_path):
     folder, _ = write_stack(tmp_path / "a")
     raw = (folder / "003.dcm").read_bytes()

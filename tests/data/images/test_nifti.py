@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.scans import read_channels, read_values
 from semisam.data.images.files import Geometry, read_image, write_nifti
 from semisam.data.images.headers import read_header
 from semisam.data.images.preprocessing import geometry_from_json, geometry_to_json
@@ -65,6 +66,14 @@ def test_nifti_2_and_colours(tmp_path):
     colours["G"] = 7
     array, _ = read_image(save(tmp_path / "c.nii", colours))
     assert array.shape == (3, 3, 4, 5) and (array[1] == 7).all() and not array[0].any()
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 5, 1, 1), (7, 6, 5, 1)])
+def test_axes_of_one_value_are_no_channels(tmp_path, shape):
+    path = save(tmp_path / "a.nii.gz", VALUES.reshape(shape))
+    array, _ = read_channels([path])
+    assert np.array_equal(array, VALUES[None])
+    assert np.array_equal(read_values(path)[0], VALUES)
 
 
 def test_values_that_are_not_finite_stay(tmp_path):

@@ -166,6 +166,21 @@ def test_crops_follow_the_image():
         body.label(label)
 
 
+def test_an_image_that_no_memory_holds_is_refused():
+    array, metres = np.zeros((1, 24, 24, 24), np.float32), Geometry((1000.0, 1000.0, 1000.0))
+    pattern = (
+        r"must fit into memory at the training spacing, got 24000 x 24000 x 24000 voxels at "
+        r"1 x 1 x 1 mm \(51498.4 GiB, .* are free\) of a scan at 1000 x 1000 x 1000 mm\. Check the "
+        r"unit and the spacing"
+    )
+    for call in (Recipe((1.0, 1.0, 1.0), ("mr",)).place, Recipe((1.0,) * 3, ("mr",)).apply):
+        with pytest.raises(InputError, match=pattern):
+            call(array, metres)
+    with pytest.raises(InputError, match="inf GiB"):
+        Recipe((1.0, 1.0, 1.0), ("mr",)).place(array, Geometry((1e200, 1e200, 1.0)))
+    assert Recipe(None, ("mr",)).place(array, metres).size == (24, 24, 24)
+
+
 def test_another_number_of_channels_is_refused():
     with pytest.raises(InputError, match=r"2 channel\(s\), got 1"):
         Recipe(None, ("mr", "mr")).apply(np.zeros((1, 3, 3, 3), np.float32), PLAIN)

@@ -61,6 +61,9 @@ def spoil(folder):
     write(folder / "c.mha", scan(4)[0], (1.0, 1.0, 1.5), (3.0, -4.0, 5.0))
     (folder / "d.nii.gz").write_bytes(gzip.compress(b"no scan at all"))
     write(folder / "e_label.nii", label)
+    metres = bytearray(write(folder / "f.nii", scan(5)[0]).read_bytes())
+    metres[123] = 1  # the unit of length
+    (folder / "f.nii").write_bytes(bytes(metres))
     (folder / "test.list").write_text("b1\nb1\nc\ngone\n")
     (folder / "train.list").write_text("b0\nb1\nb2\nb3\na4\n")
     return {
@@ -72,6 +75,7 @@ def spoil(folder):
         "place": r"b3_label\.nii\.gz: image and label must be at one place",
         "duplicate": r"c\.mha: all images must differ, got the image of .*a4\.nii",
         "unreadable": r"d\.nii\.gz: the image must be readable",
+        "metres": r"f\.nii: the image must fit into memory at the training spacing",
         "no image": r"e_label\.nii: a label must have an image",
         "listed twice": r"test\.list: each case must be listed once, got b1",
         "both": r"both training and test, got b1",

@@ -236,6 +236,17 @@ def test_folders_that_are_something_else(source, ready, tmp_path):
         ),
         (lambda raw: raw["cases"]["case_000"]["image"].update(file="../../x.npy"), "outside"),
         (lambda raw: raw["cases"]["case_000"]["image"].update(file="/etc/x.npy"), "outside"),
+        *(
+            (lambda raw, wrong=wrong: raw["cases"]["case_000"].update(wrong), "a manifest of")
+            for wrong in (
+                {"placement": []},
+                {"placement": 5},
+                {"geometry": 5},
+                {"geometry": {}},
+                {"image": 5},
+                {"label": {"file": 5, "shape": [1]}},
+            )
+        ),
     ],
 )
 def test_a_manifest_that_lies(ready, change, pattern):
@@ -257,6 +268,10 @@ def test_volumes_that_lie(ready):
     with pytest.raises(InputError, match=r"must be a complete \.npy file"):
         fast.image("case_000")
     np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(InputError, match=r"must be a complete \.npy file"):
+        fast.image("case_000")
+    np.savez(path.with_suffix(""), np.zeros((2, 3, 3, 3), np.float32))
+    path.with_suffix(".npz").replace(path)
     with pytest.raises(InputError, match=r"must be a complete \.npy file"):
         fast.image("case_000")
     np.save(path, np.zeros((2, 3, 3, 3), np.float32))
