@@ -247,7 +247,7 @@ def _model(
     if run is None:
         spacing = tuple(max(mm, _FINEST) for mm in geometry.spacing)
         free = Recipe(None, (modality,) * channels, window, crop="none")
-        axes = free.place(np.empty((channels, 1, 1, 1), np.float32), geometry).axes
+        axes = free.place(np.zeros((channels, 1, 1, 1), np.float32), geometry).axes
         ordered = tuple(spacing[axis] for axis in axes)
         return SynthSAM(), Recipe(ordered, free.modalities, window, crop="none"), 1
     folder = find_run(str(run))

@@ -114,9 +114,9 @@ def test_evaluating_again_gives_the_runs_scores(trained):
 def test_no_two_scans_overwrite_each_other(run, tmp_path):
     one = _scan(tmp_path, "same.nii.gz", (1.0, 1.0, 1.0), (16, 16, 16))
     other = _scan(tmp_path, "same.nrrd", (1.0, 1.0, 1.0), (16, 16, 16))
-    result = _invoke("predict", run, one, other, "-o", tmp_path / "masks")
+    result = _invoke("predict", run, one, other, "-o", tmp_path / "predicted")
     assert result.exit_code == 2 and "a name of its own" in result.stderr
-    assert not (tmp_path / "masks").exists()
+    assert not (tmp_path / "predicted").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, SemisamWarning
 from semisam.core.masks import bounding_box
 from semisam.core.types import IGNORE
 from semisam.data.images.files import Geometry
@@ -230,6 +231,14 @@ class Recipe:
             raise InputError(
                 f"a scan must have {len(self.modalities)} channel(s), got {len(array)}."
             )
+        for channel, modality in zip(array, self.modalities, strict=True):
+            if modality == "mr" and channel.min() < _BODY_CT:
+                warnings.warn(
+                    "Scans hold values as low as those of air in CT, and are prepared as MR. If "
+                    "they are CT, say so: --set folder.modality=ct, or --modality ct of click.",
+                    SemisamWarning,
+                    stacklevel=2,
+                )
         axes, flips = orientation(geometry)
         box = self._box(_oriented(array, axes, flips, leading=1))
         own = tuple(geometry.spacing[axis] for axis in axes)

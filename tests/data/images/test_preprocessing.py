@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from scan_files import OBLIQUE, scan
 
-from semisam.core.errors import InputError
+from semisam.core.errors import InputError, SemisamWarning
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Placement, Recipe
 
@@ -104,6 +104,16 @@ def test_intensities():
     middle = np.abs(array[1]) < 100
     assert np.allclose(image[1][middle], (array[1][middle] - 100) / 200, atol=1e-5)
     assert np.array_equal(image[2], array[2])
+
+
+def test_ct_that_nobody_stated_is_noted(recwarn):
+    air = np.full((1, 4, 4, 4), -1000, np.float32)
+    for modality in ("ct", "none"):
+        Recipe(None, (modality,)).place(air, PLAIN)
+    Recipe(None, ("mr",)).place(air / 10, PLAIN)
+    assert not recwarn
+    with pytest.warns(SemisamWarning, match=r"low as those of air in CT.*folder\.modality=ct"):
+        Recipe(None, ("mr",)).place(air, PLAIN)
 
 
 def test_an_image_of_one_value_does_not_become_nan():
