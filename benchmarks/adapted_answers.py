@@ -20,10 +20,10 @@ from classical_backends import load
 from rows import means, write_rows
 
 from semisam.backends.synthsam import SynthSAM
+from semisam.core.masks import dice
 from semisam.core.types import Prompt, View
 from semisam.frameworks.queries import merge_prompts
 from semisam.inference.sliding_window import sliding_window
-from semisam.pretraining.pretrain import dice_score
 from semisam.prompters.center_points import CenterPoints
 from semisam.run.model import load_run
 
@@ -75,7 +75,7 @@ def clicked(model, image, label):
             asked = Prompt(prompt.points, prompt.labels, mask=found)
             found = model.segment(embedding, asked).sigmoid()
         if count in CLICKS:
-            scores[f"clicks_{count}"] = dice_score(found.numpy() > 0.5, label > 0)
+            scores[f"clicks_{count}"] = dice(found.numpy() > 0.5, label > 0)
     return scores
 
 
@@ -92,7 +92,7 @@ def proposed(model, image, label, proposal):
     }
     maps = {name: model.segment(embedding, what).sigmoid() for name, what in asked.items()}
     maps |= {"proposal": proposal, "mean": (proposal + maps["points"]) / 2}
-    return {name: dice_score(found.numpy() > 0.5, label > 0) for name, found in maps.items()}
+    return {name: dice(found.numpy() > 0.5, label > 0) for name, found in maps.items()}
 
 
 if __name__ == "__main__":

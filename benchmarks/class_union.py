@@ -23,9 +23,9 @@ import torch
 from rows import means, write_rows
 
 from semisam.backends.synthsam import SynthSAM
+from semisam.core.masks import dice
 from semisam.core.types import View
 from semisam.inference.sliding_window import sliding_window
-from semisam.pretraining.pretrain import dice_score
 from semisam.prompters.center_points import CenterPoints
 from semisam.run.build import open_dataset, split_of
 from semisam.run.model import load_run
@@ -97,7 +97,7 @@ def dice_of(maps, label):
     found = {"first": one > np.maximum(two, neither), "second": two > np.maximum(one, neither)}
     found["union"] = union > 0.5
     truth = {"first": label == 1, "second": label == 2, "union": label > 0}
-    return {name: dice_score(found[name], truth[name]) for name in found}
+    return {name: dice(found[name], truth[name]) for name in found}
 
 
 if __name__ == "__main__":

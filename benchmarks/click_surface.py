@@ -23,9 +23,10 @@ from classical_backends import load
 from rows import write_rows
 
 from semisam.backends.synthsam import SynthSAM
+from semisam.core.masks import dice
 from semisam.core.types import Prompt
 from semisam.pretraining.generator import draw_volume
-from semisam.pretraining.pretrain import VALIDATION, dice_score
+from semisam.pretraining.pretrain import VALIDATION
 
 CLICKS = (1, 5, 10)
 LABELED = 2
@@ -81,12 +82,12 @@ def figures(mask, label):
     """Return how a mask differs from a label, as shares of the label, and Dice."""
     size = label.sum()
     return {
-        "dice": dice_score(mask, label),
+        "dice": dice(mask, label),
         "volume_ratio": mask.sum() / size,
         "missed": (label & ~mask).sum() / size,
         "extra": (mask & ~label).sum() / size,
-        "dice_smaller": dice_score(depth(mask) > 1, label),
-        "dice_larger": dice_score(depth(~mask, border=False) <= 1, label),
+        "dice_smaller": dice(depth(mask) > 1, label),
+        "dice_larger": dice(depth(~mask, border=False) <= 1, label),
     }
 
 

@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from rows import write_rows
 
-from semisam.backends._synthsam.session import Session, dice_score
+from semisam.backends._synthsam.session import Session
 from semisam.backends.geodesic import Geodesic
 from semisam.backends.synthsam import SynthSAM
 from semisam.bench.zero_shot import interact
+from semisam.core.masks import dice
 from semisam.core.types import Prompt
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import VALIDATION
@@ -100,14 +101,14 @@ def measure(backend, shape, panel, number):
     for kind in ("published", "random"):
         rng = np.random.default_rng(number)
         answers = interact(backend, volume.image[None], truth, COUNTS, rng, kind)
-        found += [dice_score(answer > 0.5, truth) for _, answer, *_ in answers]
+        found += [dice(answer > 0.5, truth) for _, answer, *_ in answers]
     session = Session(volume.image, volume.target, np.random.default_rng([2, number]))
     session.propose()
     session.draw_box(slack=0)
     fine = torch.nn.functional.interpolate(session.mask[None, None], scale_factor=2)[0, 0]
     embedding = backend.encode(volume.image[None])
     for prompt in (Prompt(box=session.box), Prompt(mask=fine)):
-        found.append(dice_score(backend.segment(embedding, prompt).numpy() > 0, truth))
+        found.append(dice(backend.segment(embedding, prompt).numpy() > 0, truth))
     return found
 
 

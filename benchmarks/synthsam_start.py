@@ -25,7 +25,8 @@ from scipy import ndimage
 from torch.nn import functional
 
 from semisam.backends._synthsam.prompts import CHANNELS
-from semisam.backends._synthsam.session import dice_score, prediction_loss
+from semisam.backends._synthsam.session import prediction_loss
+from semisam.core.masks import dice
 from semisam.networks._synthsam import SynthSAMNet, from_subvoxels, to_subvoxels
 from semisam.networks._synthsam_weights import load_weights
 from semisam.networks.convolution import guard_convolutions
@@ -113,7 +114,7 @@ def score(net, image, label):
     pads = [(0, n % 2) for n in image.shape]
     volume = torch.from_numpy(np.pad(standard(image), pads, mode="edge"))[None, None]
     fine = from_subvoxels(forward(net, volume))[0, 0].numpy()
-    return dice_score(fine[tuple(slice(n) for n in label.shape)] > 0, label)
+    return dice(fine[tuple(slice(n) for n in label.shape)] > 0, label)
 
 
 def crop(image, label, rng):

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from rows import write_rows
 
-from semisam.backends._synthsam.session import dice_score
 from semisam.backends.synthsam import SynthSAM
 from semisam.bench.zero_shot import interact
+from semisam.core.masks import dice
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import VALIDATION
 
@@ -46,9 +46,7 @@ def main():
                 backend.memory = memory
                 rng = np.random.default_rng(number)
                 found = interact(backend, volume.image[None], truth, COUNTS, rng, clicks)
-                scores[clicks, memory, flips].append(
-                    [dice_score(a > 0.5, truth) for _, a, *_ in found]
-                )
+                scores[clicks, memory, flips].append([dice(a > 0.5, truth) for _, a, *_ in found])
         print(number, flush=True)
     write_rows(args.out, [row for kind in ("published", "random") for row in table(kind, scores)])
 
@@ -57,15 +55,15 @@ def table(clicks, scores):
     """Return a row per variant and number of clicks, with its gain over the first variant."""
     base = 100 * np.array(scores[(clicks, *VARIANTS[0])])
     for memory, flips in VARIANTS:
-        dice = 100 * np.array(scores[clicks, memory, flips])
+        percent = 100 * np.array(scores[clicks, memory, flips])
         for column, count in enumerate(COUNTS):
-            gain = (dice - base)[:, column]
+            gain = (percent - base)[:, column]
             yield {
                 "clicks": clicks,
                 "memory": memory,
                 "views": 4 if flips else 1,
                 "points": count,
-                "dice": round(float(dice[:, column].mean()), 2),
+                "dice": round(float(percent[:, column].mean()), 2),
                 "gain": round(float(gain.mean()), 2),
                 "gain_se": round(float(gain.std(ddof=1) / len(gain) ** 0.5), 2),
                 "volumes": len(gain),

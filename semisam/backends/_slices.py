@@ -94,12 +94,6 @@ def says_foreground(prompt: Prompt) -> bool:
     return clicked or prompt.box is not None or prompt.mask is not None
 
 
-def dice(one: Tensor, other: Tensor) -> float:
-    """Return the Dice overlap of two masks; 0 if both are empty."""
-    size = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / size if size else 0.0
-
-
 def evenly(items: Sequence[T], most: int) -> list[T]:
     """Return at most some items, from first to last at equal distances."""
     count = min(len(items), most)

@@ -14,12 +14,12 @@ from semisam.backends._slices import (
     as_slices,
     as_volume,
     batches,
-    dice,
     says_foreground,
     split,
     window,
 )
 from semisam.core.errors import InputError
+from semisam.core.masks import dice
 from semisam.core.regions import box_of_mask
 from semisam.core.types import Prompt
 
@@ -193,7 +193,7 @@ class SliceWise:
             done |= masks.keys()
             front = []
             for j, (predicted, quality) in found.items():
-                if quality >= _KEPT and dice(predicted > 0, masks[j]) >= _KEPT:
+                if quality >= _KEPT and dice(predicted > 0, masks[j], empty=0.0) >= _KEPT:
                     logits[j] = predicted
                     front.append(j)
 

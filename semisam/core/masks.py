@@ -1,10 +1,17 @@
-"""Boxes and depths of masks that are arrays."""
+"""Boxes and depths of masks that are arrays, and the overlap of two."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
 
 import edt
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mask = TypeVar("Mask", NDArray[np.bool_], "Tensor")
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
@@ -16,6 +23,18 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
         profiles.append(np.any(flat, axis=tuple(a for a in range(flat.ndim) if a != axis)))
     hits = [np.flatnonzero(profile) for profile in profiles]
     return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
+
+
+def dice(one: Mask, other: Mask, empty: float = 1.0) -> float:
+    """Return the Dice overlap of two masks of any shape, which may be tensors.
+
+    Args:
+        one: a mask.
+        other: a mask of the same shape.
+        empty: the result if both are empty.
+    """
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else empty
 
 
 def deepness(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -23,8 +22,6 @@ from semisam.data.loading.store import check_contrast, check_image
 from semisam.inference.card import Card
 from semisam.inference.evaluation import class_map, predict_probabilities
 from semisam.networks.precision import Precision
-
-sitk: Any = SimpleITK  # its functions have no types
 
 
 @dataclass(frozen=True)

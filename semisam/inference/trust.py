@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semisam.core.framework import NO_NETWORK
 from semisam.core.losses import entropy
+from semisam.core.masks import dice
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
 from semisam.core.views import strong_view
@@ -257,9 +258,9 @@ class Judge:
                 continue
             found.append(
                 Agreement(
-                    _dice(inside, prompted == k) if k in self.classes else None,
-                    _dice(inside, first == k),
-                    _dice(inside, seen == k),
+                    dice(inside, prompted == k) if k in self.classes else None,
+                    dice(inside, first == k),
+                    dice(inside, seen == k),
                     backs[k],
                     1 - float(unsure[inside].mean()),
                 )
@@ -282,7 +283,7 @@ class Judge:
             known = label != IGNORE
             for k in found:
                 if bool((label == k).any()):
-                    found[k] = max(found[k], _dice((copied == k) & known, label == k))
+                    found[k] = max(found[k], dice((copied == k) & known, label == k))
         return found
 
 
@@ -291,8 +292,3 @@ def _view(image: Tensor) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(0, "trust"))
         return strong_view(image[None])[0]
-
-
-def _dice(one: Tensor, other: Tensor) -> float:
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0

@@ -41,7 +41,6 @@ class SurfaceMetrics:
         hd95: 95th percentile of the pooled surface distances.
         asd: mean surface distance prediction to reference.
         assd: mean of the pooled surface distances.
-        hd: largest surface distance (Hausdorff).
     """
 
     dice: float
@@ -49,7 +48,6 @@ class SurfaceMetrics:
     hd95: float
     asd: float
     assd: float
-    hd: float
 
 
 @dataclass(frozen=True)
@@ -145,26 +143,6 @@ def evaluate_labelmap(
     if ignored.any() and np.shape(pred) == ignored.shape:
         pred = np.where(ignored, 0, pred)
     return [evaluate_mask(pred == c, ref == c, spacing) for c in range(1, num_classes)]
-
-
-def surface_metrics(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -> SurfaceMetrics:
-    """Compute MedPy's ``dc``, ``jc``, ``hd95``, ``asd``, ``assd`` and ``hd`` in one call.
-
-    Args:
-        pred: ``(*S)`` boolean, two or three axes, not empty.
-        ref: ``(*S)`` boolean, not empty.
-        spacing: length per voxel along each axis; ``(1, 1, 1)`` measures in voxels.
-
-    Raises:
-        ValueError: a mask is empty, the shapes differ, or the spacing does not fit.
-    """
-    pred, ref, scale = _checked(pred, ref, spacing)
-    if not (pred.any() and ref.any()):
-        raise ValueError(
-            "surface distances need two masks with foreground, got an empty one. Use evaluate_mask "
-            "for empty masks."
-        )
-    return _pair_metrics(crop_pair(pred, ref), scale)
 
 
 def surface_dice(
@@ -309,5 +287,4 @@ def _pair_metrics(pair: Pair, scale: tuple[float, ...]) -> SurfaceMetrics:
         hd95=float(np.percentile(pooled, 95)),
         asd=float(to_ref.mean()),
         assd=float(pooled.mean()),
-        hd=float(pooled.max()),
     )

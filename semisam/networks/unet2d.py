@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semisam.core.errors import InputError
 from semisam.core.framework import check_head_levels, head_decoder, head_level
 from semisam.networks.precision import channels_last
 
@@ -140,53 +139,3 @@ def _convs(c_in: int, c_out: int, dropout: float) -> nn.Sequential:
     first = [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU()]
     second = [nn.Conv2d(c_out, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU()]
     return nn.Sequential(*first, nn.Dropout(dropout), *second)
-
-
-def from_published(state: Mapping[str, Tensor]) -> UNet2d:
-    """Build the U-Net that a published state dict describes, with the head ``logits``, and load it.
-
-    Args:
-        state: parameters under the keys of SSL4MIS's ``UNet``; a ``module.`` prefix is dropped.
-
-    Raises:
-        InputError: the keys or shapes are not those of that network.
-    """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    try:
-        renamed = {_own_name(key): value for key, value in state.items()}
-        first = renamed["down.0.0.weight"]
-        classes = len(renamed["heads.logits.weight"])
-        net = UNet2d(int(first.shape[1]), {"logits": classes}, filters=len(first))
-        net.load_state_dict(renamed)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise InputError(
-            "a published 2-D U-Net checkpoint must have the keys and shapes of SSL4MIS's UNet, got "
-            f"{len(state)} keys such as {sorted(state)[:3]} ({str(error).splitlines()[0]}). Check "
-            "that it is not another network's."
-        ) from error
-    return net
-
-
-def _own_name(key: str) -> str:
-    """Return the name here of a published parameter.
-
-    Raises:
-        ValueError: it is not one of that network.
-    """
-    part, _, rest = key.partition(".")
-    name, _, rest = rest.partition(".")
-    if part == "decoder" and name == "out_conv":
-        return f"heads.logits.{rest}"
-    rest = rest.removeprefix("maxpool_conv.1.")
-    kind, _, leaf = rest.partition(".")
-    if part == "encoder" and kind == "conv_conv":
-        level = 0 if name == "in_conv" else int(name.removeprefix("down"))
-        return f"down.{level}.{leaf}"
-    if part == "decoder" and kind in ("conv1x1", "conv"):
-        level = _LEVELS - int(name.removeprefix("up"))
-        return (
-            f"up.{level}.{leaf.removeprefix('conv_conv.')}"
-            if kind == "conv"
-            else (f"reduce.{level}.{leaf}")
-        )
-    raise ValueError(f"an unknown parameter, {key}")

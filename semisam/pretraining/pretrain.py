@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from semisam.backends._synthsam.session import (
     Session,
-    dice_score,
     encode,
     hold_dialogues,
     prediction_loss,
@@ -27,6 +26,7 @@ from semisam.core.axes import CONV
 from semisam.core.ema import move_average
 from semisam.core.errors import InputError
 from semisam.core.files import digest_of_file, replace_file
+from semisam.core.masks import dice
 from semisam.core.optimizers import AdamW
 from semisam.core.seeding import derive_seed
 from semisam.networks._synthsam import STRIDE, SynthSAMNet, to_subvoxels
@@ -232,14 +232,14 @@ class Pretraining:
             features = encode(net, volume.image[None, None].to(self.device))
             for name, session in _first_prompts(volume, n):
                 logits = query(net, features, [session])[0].cpu()
-                score = dice_score(logits.numpy() > 0, session.parts)
+                score = dice(logits.numpy() > 0, session.parts)
                 scores.setdefault(f"dice_{name}", []).append(score)
             session = Session(volume.image, volume.target, np.random.default_rng([0, n]))
             session.first_click()
             for count in range(1, max(CLICKS) + 1):
                 logits = query(net, features, [session])[0].cpu()
                 if count in CLICKS:
-                    score = dice_score(logits.numpy() > 0, session.parts)
+                    score = dice(logits.numpy() > 0, session.parts)
                     scores.setdefault(f"dice_{count}", []).append(score)
                 session.correct(logits, 1)
         return {name: float(np.mean(found)) for name, found in scores.items()}

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from semisam.core.errors import InputError
 from semisam.data.datasets.exact import ExactRandom
-from semisam.networks.unet2d import UNet2d, from_published
+from semisam.networks.unet2d import _LEVELS as LEVELS
+from semisam.networks.unet2d import UNet2d
 
 HERE = Path(__file__).parent
 SHAPES = json.loads((HERE / "ssl4mis_unet_shapes.json").read_text())
@@ -40,10 +40,40 @@ def _small(key, shape):
     return [n // 8 if n > 3 else n for n in shape]
 
 
+def _published(state):
+    """Our network with the weights of SSL4MIS's."""
+    renamed = {_own_name(key): value for key, value in state.items()}
+    first, classes = renamed["down.0.0.weight"], len(renamed["heads.logits.weight"])
+    net = UNet2d(first.shape[1], {"logits": classes}, filters=len(first))
+    net.load_state_dict(renamed)
+    return net
+
+
+def _own_name(key):
+    """The name here of a parameter of SSL4MIS."""
+    part, _, rest = key.partition(".")
+    name, _, rest = rest.partition(".")
+    if part == "decoder" and name == "out_conv":
+        return f"heads.logits.{rest}"
+    rest = rest.removeprefix("maxpool_conv.1.")
+    kind, _, leaf = rest.partition(".")
+    if part == "encoder" and kind == "conv_conv":
+        level = 0 if name == "in_conv" else int(name.removeprefix("down"))
+        return f"down.{level}.{leaf}"
+    if part == "decoder" and kind in ("conv1x1", "conv"):
+        level = LEVELS - int(name.removeprefix("up"))
+        return (
+            f"up.{level}.{leaf.removeprefix('conv_conv.')}"
+            if kind == "conv"
+            else (f"reduce.{level}.{leaf}")
+        )
+    raise ValueError(f"an unknown parameter, {key}")
+
+
 def test_equals_published_in_eval_and_train_mode():
     small = {key: _small(key, shape) for key, shape in SHAPES.items()}
     state = {k: _weights(n, k, small[k]) for n, k in enumerate(sorted(small))}
-    net = from_published(state).double()
+    net = _published(state).double()
     for part in net.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
@@ -54,16 +84,13 @@ def test_equals_published_in_eval_and_train_mode():
         torch.testing.assert_close(out, torch.from_numpy(golden[key]).double(), rtol=0, atol=1e-5)
 
 
-def test_a_published_checkpoint_opens():
+def test_it_has_the_parameters_of_the_published_one():
     state = {key: torch.randn(shape) if shape else torch.tensor(0) for key, shape in SHAPES.items()}
-    net = from_published({f"module.{key}": value for key, value in state.items()})
+    net = _published(state)
     assert len(net.state_dict()) == len(SHAPES)
     assert sum(p.numel() for p in net.parameters()) == 1_813_764
     rates = [part.p for part in UNet2d(1, {"logits": 4}).down.modules() if hasattr(part, "p")]
     assert rates == [0.05, 0.1, 0.2, 0.3, 0.5]
-    state.pop("encoder.in_conv.conv_conv.0.weight")
-    with pytest.raises(InputError, match="keys and shapes of SSL4MIS's UNet, got 135 keys"):
-        from_published(state)
 
 
 def test_wrong_size_is_one_sentence():

@@ -281,9 +281,3 @@ def _dice_losses(logits: Tensor, target: Tensor) -> Tensor:
     truth = target.flatten(1)
     overlap = 2 * (prob * truth).sum(1) + 1
     return 1 - overlap / (prob.sum(1) + truth.sum(1) + 1)
-
-
-def dice_score(found: Bools, target: Bools) -> float:
-    """Return the Dice overlap of two masks in [0, 1]; 1 if both are empty."""
-    total = int(found.sum()) + int(target.sum())
-    return 2 * int((found & target).sum()) / total if total else 1.0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from semisam.core.errors import InputError
 from semisam.core.files import printable
-from semisam.data.datasets.dataset import Dataset, Image, Split, as_label
+from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.faults import Fault, fault_of
 from semisam.data.datasets.grids import Grid, common_spacing, fitting_patch, grids_of
 from semisam.data.datasets.groups import find_groups
@@ -457,16 +457,6 @@ def read_channels(
     if len(array) == 1 and channels == 3 and is_picture(paths[0]):
         array = np.repeat(array, 3, 0)
     return array, first
-
-
-def read_label(path: Path) -> tuple[NDArray[np.uint8], Geometry]:
-    """Read a label file ``(*S)`` of class numbers.
-
-    Raises:
-        InputError: it is unreadable, has channels, or holds values that are not classes.
-    """
-    array, geometry = read_values(path)
-    return as_label(array, str(path)), geometry
 
 
 def read_values(path: Path) -> tuple[NDArray[np.float32], Geometry]:
