@@ -72,7 +72,7 @@ def command(
     from pathlib import Path
 
     from semisam.cli.display import Bars, tell
-    from semisam.cli.options import assignments as parsed
+    from semisam.cli.options import option_pairs
     from semisam.core.backend import can_adapt
     from semisam.core.errors import InputError
     from semisam.core.files import writable_folder
@@ -103,11 +103,7 @@ def command(
         test=test,
         seed=seed,
         device=device,
-        options={
-            f"{plugin}.{name}": value
-            for plugin, values in parsed(assignments).items()
-            for name, value in values.items()
-        },
+        options=option_pairs(assignments),
     )
     writable_folder(file.parent)
     with Bars() as bars:

@@ -337,10 +337,15 @@ def assignments(given: Sequence[str]) -> dict[str, dict[str, str]]:
     """
     from semisam.run.request import by_plugin
 
-    return by_plugin(_pairs(given))
+    return by_plugin(option_pairs(given))
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
+def option_pairs(given: Sequence[str]) -> dict[str, str]:
+    """Parse ``--set`` values into ``{"mt.beta": "1"}``.
+
+    Raises:
+        InputError: a value is not of the form ``plugin.option=value``.
+    """
     from semisam.core.errors import InputError
 
     pairs = {}
@@ -365,7 +370,7 @@ def given_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str
         InputError: a value of ``--set`` cannot be parsed.
     """
     settings = {name: given[name] for name in flags_of_settings() if given[name] is not None}
-    options = _pairs(given["assignments"])
+    options = option_pairs(given["assignments"])
     for name in ("every", "floor"):
         if given[f"sam_{name}"] is not None:
             options[f"semisam.{name}"] = str(given[f"sam_{name}"])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from semisam.core.errors import InputError
 from semisam.core.regions import box_of_mask
-from semisam.core.types import Prompt
+from semisam.core.types import Prompt, View
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -30,6 +30,21 @@ def check_count(name: str, value: int, least: int) -> None:
     """
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}. Increase it.")
+
+
+def to_correct(view: View, max_uncertainty: float) -> tuple[Tensor, int]:
+    """Return the voxels ``(*S)`` to click, and the label of a click there.
+
+    In the first round they are the proposal's certain foreground, later the larger of two errors
+    between the certain part of the proposal and the last prediction: missed or surplus voxels.
+    """
+    sure = view.uncertainty < max_uncertainty
+    target = view.prob > 0.5
+    if view.previous is None:
+        return sure & target, 1
+    predicted = view.previous > 0.5
+    missed, surplus = sure & target & ~predicted, sure & ~target & predicted
+    return (missed, 1) if int(missed.sum()) >= int(surplus.sum()) else (surplus, 0)
 
 
 def sample(candidates: Tensor, count: int, rng: torch.Generator) -> Tensor:

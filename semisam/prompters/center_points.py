@@ -6,7 +6,7 @@ import torch
 
 from semisam.core.regions import deepest_points, largest_face_component
 from semisam.core.types import Prompt, View
-from semisam.prompters._points import check_count, check_fraction
+from semisam.prompters._points import check_count, check_fraction, to_correct
 
 
 class CenterPoints:
@@ -40,17 +40,7 @@ class CenterPoints:
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
         """Return the clicks, or ``None`` if no certain voxel is foreground or differs."""
-        sure = view.uncertainty < self.max_uncertainty
-        target = view.prob > 0.5
-        if view.previous is None:
-            return self._click(sure & target, 1)
-        predicted = view.previous > 0.5
-        missed, surplus = sure & target & ~predicted, sure & ~target & predicted
-        if int(missed.sum()) >= int(surplus.sum()):
-            return self._click(missed, 1)
-        return self._click(surplus, 0)
-
-    def _click(self, region: torch.Tensor, label: int) -> Prompt | None:
+        region, label = to_correct(view, self.max_uncertainty)
         if not bool(region.any()):
             return None
         points = deepest_points(largest_face_component(region), self.points)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from semisam.core.types import Prompt, View
-from semisam.prompters._points import check_count, check_fraction, sample
+from semisam.prompters._points import check_count, check_fraction, sample, to_correct
 
 
 class CorrectivePoints:
@@ -39,18 +39,6 @@ class CorrectivePoints:
 
     def __call__(self, view: View, rng: torch.Generator) -> Prompt | None:
         """Return one click, or ``None`` if no certain voxel is foreground or differs."""
-        sure = view.uncertainty < self.max_uncertainty
-        target = view.prob > 0.5
-        if view.previous is None:
-            return _click(sure & target, 1, rng)
-        predicted = view.previous > 0.5
-        missed = sure & target & ~predicted
-        surplus = sure & ~target & predicted
-        if int(missed.sum()) >= int(surplus.sum()):
-            return _click(missed, 1, rng)
-        return _click(surplus, 0, rng)
-
-
-def _click(region: torch.Tensor, label: int, rng: torch.Generator) -> Prompt | None:
-    point = sample(region, 1, rng)
-    return Prompt(points=point, labels=point.new_full((1,), label)) if len(point) else None
+        region, label = to_correct(view, self.max_uncertainty)
+        point = sample(region, 1, rng)
+        return Prompt(points=point, labels=point.new_full((1,), label)) if len(point) else None
