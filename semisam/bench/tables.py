@@ -14,15 +14,14 @@ import pandas as pd
 from semisam.bench.results import (
     LONG,
     TABLE_METRICS,
+    Finished,
     OnFault,
-    collect,
-    collect_cases,
-    comparison,
+    read_finished,
 )
 from semisam.bench.sections import PAPER, method_name, sections, text_of
 from semisam.bench.statistics import ALPHA, cases_for, least_p
 from semisam.core.errors import InputError
-from semisam.run.folder import RunFolder, list_runs
+from semisam.run.folder import RunFolder, runs_of
 
 TITLES = {
     "Dice [%]": "dice",
@@ -77,36 +76,30 @@ def load(
     *folders: Path,
     on_fault: OnFault = print,
     on_left_out: Callable[[RunFolder], None] = lambda run: None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the comparison table and the results of all finished runs of study folders.
+) -> Finished:
+    """Read all finished runs of study folders, whose runs share one table.
 
     Args:
-        *folders: of the studies, whose runs share one table.
-        on_fault: called with a sentence about each result that cannot be read and is left out.
+        *folders: of the studies.
+        on_fault: called with a sentence about each run that cannot be read and is left out.
         on_left_out: called with each other run that is not done.
 
     Raises:
         InputError: if a folder holds no finished run.
     """
-    found = {folder: list_runs(folder) for folder in folders}
-    # A folder may be given twice, by another path or by that of the runs in it.
-    once: dict[Path, RunFolder] = {}
-    for own in found.values():
-        for run in own:
-            once.setdefault(run.path.resolve(), run)
-    runs = list(once.values())
-    for run in runs:
+    found = read_finished(folders, on_fault)
+    for run in found.runs:
         if run.state not in ("done", "damaged"):
             on_left_out(run)
-    results = collect(runs, on_fault)
-    read = set(results.get("run", ()))
-    for folder, own in found.items():
-        if not any(run.run in read for run in own):
+    done = {run.path.resolve() for run in found.runs if run.state == "done"}
+    for folder in folders:
+        place = runs_of(folder).resolve()
+        if not any(place in (path, path.parent) for path in done):
             raise InputError(
                 f"the folder must hold at least one finished run, got {folder}. Name the --out of "
                 "`semisam bench`, or finish a run."
             )
-    return comparison(results, collect_cases(runs, on_fault)), results
+    return found
 
 
 def left_out(runs: Iterable[RunFolder]) -> list[tuple[str, str, str]]:

@@ -77,11 +77,12 @@ def command(
     def say(text: str) -> None:
         click.echo(printable(text), err=True)
 
-    table, results = tables.load(
+    found = tables.load(
         *map(Path, folders),
         on_fault=lambda fault: say(f"Left out: {fault}"),
         on_left_out=lambda run: say(f"Not in the table: {run.name}, {run.state}: {run.detail}"),
     )
+    table = found.table
     if rank or "rank" in columns:
         from semisam.bench.ranking import with_ranks
 
@@ -89,10 +90,10 @@ def command(
             columns = (*columns, "rank")
             wishes = Wishes(columns, caption, label, cite)
 
-        table = with_ranks(table, results, list(map(Path, folders)))
+        table = with_ranks(table, found)
     told = ""
     if paper:
-        rows, told = tables.paper_rows(table, results)
+        rows, told = tables.paper_rows(table, found.results)
         if not rows.empty:
             table = pd.concat([table, rows], ignore_index=True)
     if chosen == "terminal":

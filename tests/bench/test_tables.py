@@ -163,7 +163,7 @@ def test_a_gain_is_over_runs_that_differ_in_the_branch_alone(tmp_path):
         folder = tmp_path / name
         _run(folder / "runs" / "one", "none", 0.3, **bare)
         _run(folder / "runs" / "two", "geodesic", 0.4)
-        table, _ = tables.load(folder)
+        table = tables.load(folder).table
         return table.loc[table["sam"] == "geodesic", "gain_dice"].item()
 
     assert gain("same") == pytest.approx(10)
@@ -189,7 +189,7 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
         result = json.loads((run / "result.json").read_text())
         result["data"] |= {"hash": data * 64, "test_hash": data * 64}
         (run / "result.json").write_text(json.dumps(result))
-    table, _ = tables.load(tmp_path)
+    table = tables.load(tmp_path).table
     assert table[["data", "sam", "runs"]].to_numpy().tolist() == [
         ["x" * 8, "none", 1],
         ["y" * 8, "none", 1],
@@ -202,7 +202,7 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
 def test_other_options_of_a_promptable_model_are_another_row(tmp_path):
     for name, options in (("a", {}), ("b", {"radius": 7.0})):
         _run(tmp_path / "runs" / name, "geodesic", 0.3, sam_options=options)
-    table, _ = tables.load(tmp_path)
+    table = tables.load(tmp_path).table
     assert table["choices"].tolist() == ["", "geodesic.radius=7.0"]
     assert [method_name(row) for row in table.to_dict("records")] == [
         "mt + SemiSAM (geodesic)",
