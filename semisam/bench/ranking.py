@@ -6,12 +6,10 @@ import math
 
 import pandas as pd
 
+from semisam.bench.columns import RANK
 from semisam.bench.results import GROUP, Finished, by_case, keyed, patients_by_case
 from semisam.bench.sections import data_version, section_key
 from semisam.bench.statistics import ranks
-
-RANK = ("rank", "rank_low", "rank_high", "rank_first")
-"""The columns: the rank by Dice, its 95 % interval, and the share of resamples with rank 1."""
 
 
 def with_ranks(table: pd.DataFrame, found: Finished) -> pd.DataFrame:

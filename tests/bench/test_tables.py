@@ -311,6 +311,19 @@ def test_a_control_is_not_the_best_row(tmp_path):
     assert ["bfseries" in row for row in rows] == [False, True, False]
 
 
+def test_a_class_with_the_name_of_a_column_has_its_own_best_row(bench):
+    """The best was looked up by the names of columns, so the lowest Dice of ``asd`` was bold."""
+    folder = bench()
+    for name, dice in (("one", 0.2), ("two", 0.6)):
+        path = folder / "runs" / name / "result.json"
+        result = json.loads(path.read_text())
+        result["metrics"]["dice:asd"] = dice
+        path.write_text(json.dumps(result))
+    chosen = ("--no-paper", "--columns", "asd,classes")
+    rows = _lines(_table(folder, "--format", "latex", *chosen), "mt")
+    assert [row.split(" & ")[-1] for row in rows] == [r"20.00 \\", r"\bfseries 60.00 \\"]
+
+
 def test_runs_that_are_in_no_row_are_named(tmp_path):
     _run(tmp_path / "runs" / "done", "none", 0.3)
     for name in ("stopped", "failed"):
