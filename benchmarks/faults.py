@@ -38,7 +38,7 @@ import torch
 
 import semisam
 from semisam.bench import formats, tables
-from semisam.bench.latex import Wishes
+from semisam.bench.columns import TableForm
 
 GRID = (
     *("--method", "mt", "--sam", "none,geodesic", "--labels", "2", "--seeds", "0,1"),
@@ -114,9 +114,9 @@ def without_measured(text):
 def digest(out):
     """Return what must not depend on any kill: a hash of each thing by its name."""
     found = {}
-    table, _ = tables.load(out)
+    table = tables.load(out).table
     for kind, written in formats.FORMATS.items():
-        made = written(table, Wishes())
+        made = written(table, TableForm())
         found[f"table.{kind}"] = without_measured(made) if kind == "csv" else made
     found["table.csv of bench"] = without_measured((out / "table.csv").read_text())
     for run in sorted(out.glob("runs/*")):

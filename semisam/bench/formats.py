@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from semisam.bench.latex import Wishes, bibliography, floats
+from semisam.bench.columns import COLUMNS, Column, TableForm
+from semisam.bench.latex import bibliography, floats
 from semisam.bench.sections import sections
-from semisam.bench.tables import COLUMNS, OF_TEXT, notes, numeric, readable
+from semisam.bench.tables import notes, numeric, readable
 from semisam.core.errors import InputError
 from semisam.core.files import csv_cell, replace_file
 from semisam.plugins.registry import nearest
@@ -26,11 +27,11 @@ ENDINGS = {
 """The format of a file by its ending."""
 
 
-def format_of(kind: str | None, out: Path | None, wishes: Wishes) -> str:
+def format_of(kind: str | None, out: Path | None, form: TableForm) -> str:
     """Return the format of an output: the given one, that of the file's ending, or ``terminal``.
 
     Raises:
-        InputError: the ending names no format, or a wish is not for the format.
+        InputError: the ending names no format, or the form is not for the format.
     """
     if kind is None and out is not None:
         kind = ENDINGS.get(out.suffix.lower())
@@ -45,9 +46,9 @@ def format_of(kind: str | None, out: Path | None, wishes: Wishes) -> str:
     if out is None and kind == "xlsx":
         raise InputError("--format xlsx must come with -o FILE.xlsx, got no file. Add it.")
     for name in ("caption", "label", "cite"):
-        if getattr(wishes, name) and kind != "latex":
+        if getattr(form, name) and kind != "latex":
             raise InputError(f"--{name} must come with the format latex, got {kind}. Leave it out.")
-    for name in wishes.columns:
+    for name in form.columns:
         if name not in COLUMNS:
             raise InputError(
                 f"--columns must be of {', '.join(COLUMNS)}, got {name}{nearest(name, COLUMNS)}. "
@@ -56,17 +57,17 @@ def format_of(kind: str | None, out: Path | None, wishes: Wishes) -> str:
     return kind
 
 
-def write(table: pd.DataFrame, kind: str, wishes: Wishes, out: Path) -> list[Path]:
+def write(table: pd.DataFrame, kind: str, form: TableForm, out: Path) -> list[Path]:
     """Write a table and return its files: of one that cites, its bibliography, too.
 
     Raises:
         InputError: the format needs a package that is not installed.
     """
     if kind == "xlsx":
-        _write_workbook(numeric(table, wishes.columns), out)
+        _write_workbook(numeric(table, form.columns), out)
         return [out]
-    texts = {out: FORMATS[kind](table, wishes)}
-    if wishes.cite:
+    texts = {out: FORMATS[kind](table, form)}
+    if form.cite:
         texts[out.with_suffix(".bib")] = bibliography(table)
     for path, text in texts.items():
         with replace_file(path) as temporary:
@@ -84,16 +85,16 @@ def _write_workbook(table: pd.DataFrame, out: Path) -> None:
         table.map(csv_cell).to_excel(file, sheet_name="comparison", index=False, engine="openpyxl")
 
 
-def _csv(table: pd.DataFrame, wishes: Wishes) -> str:
-    shown = numeric(table, wishes.columns)
+def _csv(table: pd.DataFrame, form: TableForm) -> str:
+    shown = numeric(table, form.columns)
     return str(shown.map(csv_cell).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def _markdown(table: pd.DataFrame, wishes: Wishes) -> str:
+def _markdown(table: pd.DataFrame, form: TableForm) -> str:
     texts = []
     for section in sections(table):
-        rows = readable(section.rows, wishes.columns)
-        aligned = ["left" if title in OF_TEXT else "right" for title in rows.columns]
+        columns, rows = readable(section.rows, form.columns)
+        aligned = [_side(column) for column in columns]
         body = _safe(rows).to_markdown(index=False, disable_numparse=True, colalign=aligned)
         texts.append(f"{body}\n\n{_markdown_text(section.title)}.\n")
     return "\n".join([*texts, *map(_markdown_text, notes(table))]) + "\n"
@@ -109,27 +110,30 @@ def _markdown_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _html(table: pd.DataFrame, wishes: Wishes) -> str:
+def _html(table: pd.DataFrame, form: TableForm) -> str:
     texts = []
     for section in sections(table):
-        rows = readable(section.rows, wishes.columns)
-        titles = list(rows.columns)
-        lines = [_html_row("th", titles, titles)]
-        lines += [_html_row("td", titles, row) for row in rows.to_numpy().tolist()]
+        columns, rows = readable(section.rows, form.columns)
+        lines = [_html_row("th", columns, list(rows.columns))]
+        lines += [_html_row("td", columns, row) for row in rows.to_numpy().tolist()]
         body = "\n".join(lines)
         texts.append(f"<table>\n{body}\n</table>\n<p>{escape(section.title)}.</p>\n")
     return "".join([*texts, *(f"<p>{escape(line)}</p>\n" for line in notes(table))])
 
 
-def _html_row(tag: str, titles: Sequence[str], row: Sequence[str]) -> str:
-    found = []
-    for title, text in zip(titles, row, strict=True):
-        side = "left" if title in OF_TEXT else "right"
-        found.append(f'<{tag} style="text-align: {side}">{escape(text)}</{tag}>')
+def _html_row(tag: str, columns: Sequence[Column], row: Sequence[str]) -> str:
+    found = [
+        f'<{tag} style="text-align: {_side(column)}">{escape(text)}</{tag}>'
+        for column, text in zip(columns, row, strict=True)
+    ]
     return f"<tr>{''.join(found)}</tr>"
 
 
-FORMATS: Mapping[str, Callable[[pd.DataFrame, Wishes], str]] = {
+def _side(column: Column) -> str:
+    return "left" if column.text else "right"
+
+
+FORMATS: Mapping[str, Callable[[pd.DataFrame, TableForm], str]] = {
     "csv": _csv,
     "md": _markdown,
     "latex": floats,

@@ -12,20 +12,13 @@ from typing import Any
 
 import pandas as pd
 
+from semisam.bench.columns import Column, TableForm, expanded, usual
 from semisam.bench.papers import Paper, papers_of
 from semisam.bench.sections import sections
-from semisam.bench.tables import (
-    COLUMNS,
-    TITLES,
-    Cells,
-    best_text,
-    cells,
-    in_competition,
-    notes,
-)
+from semisam.bench.tables import Cells, best_text, cells, in_competition, notes
 from semisam.run.protocols import BRANCH
 
-_USUAL = ("dice", "jaccard", "asd", "hd95", "gain")
+_USUAL = ("dice", "jaccard", "asd", "hd95", "gain", "rank")
 _HEAD = """\
 % \\usepackage{booktabs, etoolbox, siunitx}
 % \\robustify\\bfseries
@@ -45,40 +38,23 @@ _SPECIAL = str.maketrans(
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """The form of a table.
-
-    Attributes:
-        columns: keys of `COLUMNS`, in this order; empty: those of the format.
-        caption: of a float; empty: the protocol and the departures from it.
-        label: of a float; a second one gets ``-2`` at its end.
-        cite: cite the papers of methods and promptable models.
-    """
-
-    columns: tuple[str, ...] = ()
-    caption: str = ""
-    label: str = ""
-    cite: bool = False
-
-
-@dataclass(frozen=True)
 class _Column:
-    """A column: its form in the preamble, its head, a row's text, and the key of its best value."""
+    """A column: its form in the preamble, its head, a row's text, and the best of its numbers."""
 
     form: str
     head: str
     text: Callable[[Cells], str]
-    key: str = ""
+    best: str = ""
 
 
-def floats(table: pd.DataFrame, wishes: Wishes) -> str:
+def floats(table: pd.DataFrame, form: TableForm) -> str:
     """Return a float for each part of a table that may be compared."""
     texts = [_HEAD]
     for number, part in enumerate(sections(table), start=1):
-        label = f"{wishes.label}-{number}" if wishes.label and number > 1 else wishes.label
+        label = f"{form.label}-{number}" if form.label and number > 1 else form.label
         title = f"{part.title}."
-        lines = [*([title] if wishes.caption else []), *notes(table, part.rows)]
-        texts.append(_float(part.rows, wishes, wishes.caption or title, label, lines))
+        lines = [*([title] if form.caption else []), *notes(table, part.rows)]
+        texts.append(_float(part.rows, form, form.caption or title, label, lines))
     return "\n".join(texts)
 
 
@@ -89,13 +65,16 @@ def bibliography(table: pd.DataFrame) -> str:
 
 
 def _float(
-    rows: pd.DataFrame, wishes: Wishes, caption: str, label: str, lines: Sequence[str]
+    rows: pd.DataFrame, form: TableForm, caption: str, label: str, lines: Sequence[str]
 ) -> str:
     records = rows.to_dict("records")
     shown = [cells(row) for row in records]
-    usual = (*_USUAL, "rank") if "rank" in rows else _USUAL
-    chosen = [key for key in wishes.columns or usual if key not in ("method", "labels")]
-    columns = [column for key in chosen for column in _columns(key, shown)]
+    keys = form.columns or usual(_USUAL, ranked="rank" in rows)
+    chosen = expanded(
+        (key for key in keys if key not in ("method", "labels")),
+        (name for own in shown for name in own.classes),
+    )
+    columns = [part for column in chosen for part in _columns(column, shown)]
     body = []
     for group in dict.fromkeys(own.labels for own in shown):
         labeled, _, unlabeled = group.partition("/")
@@ -103,18 +82,15 @@ def _float(
         body += [r"\midrule", rf"\multicolumn{{{1 + len(columns)}}}{{l}}{{{title}}} \\"]
         alike = [n for n, own in enumerate(shown) if own.labels == group]
         rivals = in_competition(shown[n] for n in alike)
-        best = {
-            column.key: best_text(map(column.text, rivals), column.key)
-            for column in columns
-            if column.key
-        }
+        best = [best_text(map(column.text, rivals), column.best) for column in columns]
         for n in alike:
-            cites = _cites(records[n]) if wishes.cite else ""
-            rival = shown[n] in rivals
-            texts = [
-                _shown(column, shown[n], best.get(column.key, "") if rival else "")
-                for column in columns
-            ]
+            cites = _cites(records[n]) if form.cite else ""
+            texts = [column.text(shown[n]) for column in columns]
+            if shown[n] in rivals:
+                texts = [
+                    rf"\bfseries {text}" if text and text == most else text
+                    for text, most in zip(texts, best, strict=True)
+                ]
             body.append(rf"{' & '.join([plain_latex(shown[n].title) + cites, *texts])} \\")
     return "\n".join(
         [
@@ -136,58 +112,30 @@ def _float(
     )
 
 
-def _columns(key: str, shown: Sequence[Cells]) -> list[_Column]:
-    """Return the column of a key, and one of text next to it for SD or interval."""
-    title = COLUMNS[key]
-    if title in TITLES:
-        return _metric(key, title, TITLES[title], shown)
-    if key == "classes":
-        return [
-            _class(name, shown) for name in dict.fromkeys(n for own in shown for n in own.classes)
-        ]
-    if key == "gain":
-        return [_number(title, lambda own: own.gain, shown), _Column("@{\\,}l", "", _interval)]
-    if key == "sd":
-        return [_number(title, lambda own: own.metrics["dice"].sd_cases, shown)]
-    if key in ("runs", "empty"):
-        return [_number(title, lambda own: str(getattr(own, key)), shown)]
-    if key in ("p", "rank"):
-        return [_Column("r", plain_latex(title), lambda own: plain_latex(own.text(key)))]
-    return [_Column("l", plain_latex(title), lambda own: plain_latex(own.against))]
+def _columns(column: Column, shown: Sequence[Cells]) -> list[_Column]:
+    """Return a column, and one of text next to it for SD or interval.
 
-
-def _metric(key: str, title: str, name: str, shown: Sequence[Cells]) -> list[_Column]:
-    number = _number(title, lambda own: own.metrics[name].mean, shown, key)
-    if not any(own.metrics[name].sd for own in shown):
-        return [number]
-
-    def deviation(own: Cells) -> str:
-        sd = own.metrics[name].sd
-        return rf"$\pm$ {sd}" if sd else ""
-
-    return [number, _Column("@{\\,}l", "", deviation)]
-
-
-def _class(name: str, shown: Sequence[Cells]) -> _Column:
-    return _number(f"Dice {name} [%]", lambda own: own.classes.get(name, ""), shown, name)
-
-
-def _number(
-    title: str, text: Callable[[Cells], str], shown: Sequence[Cells], key: str = ""
-) -> _Column:
-    """Return an ``S`` column that is as wide as its numbers."""
-    parts = [text(own).partition(".") for own in shown if text(own)]
+    An ``S`` column is as wide as its numbers.
+    """
+    head = plain_latex(column.title)
+    if column.form != "S":
+        return [_Column(column.form, head, lambda own: plain_latex(own.text(column)))]
+    parts = [own.figure(column).partition(".") for own in shown if own.figure(column)]
     whole = max((len(part[0].lstrip("+-")) for part in parts), default=1)
     digits = max((len(part[2]) for part in parts), default=0)
     sign = "+" if any(part[0][:1] in ("+", "-") for part in parts) else ""
-    return _Column(
-        f"S[table-format={sign}{whole}.{digits}]", f"{{{plain_latex(title)}}}", text, key
-    )
+    wide = f"S[table-format={sign}{whole}.{digits}]"
+    number = _Column(wide, f"{{{head}}}", lambda own: own.figure(column), column.best)
+    if column.key == "gain":
+        return [number, _Column("@{\\,}l", "", _interval)]
+    if not column.metric or not any(own.metrics[column.metric].sd for own in shown):
+        return [number]
 
+    def deviation(own: Cells) -> str:
+        sd = own.metrics[column.metric].sd
+        return rf"$\pm$ {sd}" if sd else ""
 
-def _shown(column: _Column, own: Cells, best: str) -> str:
-    text = column.text(own)
-    return rf"\bfseries {text}" if best and text == best else text
+    return [number, _Column("@{\\,}l", "", deviation)]
 
 
 def _interval(own: Cells) -> str:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, by_case, collect_cases, keyed, patients_by_case
+from semisam.bench.columns import RANK
+from semisam.bench.results import GROUP, Finished, by_case, keyed, patients_by_case
 from semisam.bench.sections import data_version, section_key
 from semisam.bench.statistics import ranks
-from semisam.run.folder import list_runs
-
-RANK = ("rank", "rank_low", "rank_high", "rank_first")
-"""The columns: the rank by Dice, its 95 % interval, and the share of resamples with rank 1."""
 
 
-def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+def with_ranks(table: pd.DataFrame, found: Finished) -> pd.DataFrame:
     """Return a table with the columns of `RANK`, empty for controls.
 
     Rows are ranked that are in one part of the table and have equal numbers of labels and the same
     training data, over the seeds, subsets, folds and test cases that all of them have.
 
     Args:
-        table: of `semisam.bench.tables.load`.
-        results: of the same call.
-        folders: of the same call.
+        table: of ``found``.
+        found: the runs.
     """
-    cases = collect_cases([run for folder in folders for run in list_runs(folder)])
-    groups = dict(iter(keyed(results).groupby(list(GROUP), sort=False, dropna=False)))
+    cases = found.cases
+    groups = dict(iter(keyed(found.results).groupby(list(GROUP), sort=False, dropna=False)))
     tested = set(cases["run"])
     places: dict[object, dict[int, pd.DataFrame]] = {}
     for at, row in enumerate(table.to_dict("records")):
@@ -45,7 +39,7 @@ def with_ranks(table: pd.DataFrame, results: pd.DataFrame, folders: Sequence[Pat
         common = pd.concat(rows, axis=1, join="inner")
         if len(rows) > 1 and len(common) > 1:
             patients = patients_by_case(cases, common.index, set().union(*runs.values()))
-            found = ranks(common.to_numpy().T, patients=patients)
-            for at, own in zip(rows, found, strict=True):
+            placed = ranks(common.to_numpy().T, patients=patients)
+            for at, own in zip(rows, placed, strict=True):
                 ranked.loc[at, list(RANK)] = [own.rank, own.low, own.high, own.first]
     return ranked

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import pandas as pd
 from semisam.bench.sections import method_name, section_key
 from semisam.bench.statistics import compare, holm
 from semisam.bench.versions import TRAINED_ON, as_text, differences, join_sets, versions_of_test
-from semisam.core.errors import SemisamWarning, first_few
+from semisam.core.errors import InputError, SemisamWarning, first_few, first_line
 from semisam.core.files import csv_cell, csv_text, replace_file
 from semisam.core.layout import CASES, RESULT
-from semisam.run.folder import RunFolder
+from semisam.run.folder import RunFolder, list_runs
 from semisam.run.settings import NOT_IDENTITY, OF_THE_BRANCH, RunSettings
 
 TABLE_METRICS = ("dice", "jaccard", "asd_voxel", "hd95_voxel")
@@ -51,19 +52,53 @@ def _ignore(fault: str) -> None:
     """Ignore a fault."""
 
 
-def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
-    """Return one row for each finished run: settings, metrics, cost, versions and hashes.
+@dataclass(frozen=True)
+class Finished:
+    """The finished runs of some folders, as every table and report reads them.
 
-    ``study`` numbers the folders that hold runs, and in each the paths of scans.
+    Attributes:
+        runs: all runs, in any state; one without its scores is damaged, not done.
+        results: a row for each finished run: settings, metrics, cost, versions and hashes.
+            ``study`` numbers the folders that hold runs, and in each the paths of scans.
+        cases: ``run``, ``case``, ``patient`` and the metrics of test cases, classes averaged.
+        table: of `comparison`; empty without a finished run.
+    """
+
+    runs: list[RunFolder]
+    results: pd.DataFrame
+    cases: pd.DataFrame
+    table: pd.DataFrame
+
+
+def read_finished(folders: Iterable[Path], on_fault: OnFault = _ignore) -> Finished:
+    """Read the runs of some folders, each run once.
+
+    A finished run whose files cannot be used is damaged, and so is one without its scores. It is
+    named, and it is in no table.
 
     Args:
-        runs: runs in any state; those that are not done are passed over.
-        on_fault: called with a sentence about each result that cannot be used and is left out.
+        folders: of studies or runs. A run may be in several of them, by any path.
+        on_fault: called with a sentence about each run that is left out.
+
+    Raises:
+        InputError: a path is not a folder.
     """
-    rows = []
+    once: dict[Path, RunFolder] = {}
+    for folder in folders:
+        for run in list_runs(folder):
+            once.setdefault(run.path.resolve(), run)
+    runs: list[RunFolder] = []
+    rows: list[dict[str, Any]] = []
+    scores = [pd.DataFrame(columns=["run", "case", "patient", *TABLE_METRICS])]
     places: dict[str, Path] = {}
     studies: dict[object, int] = {}
-    for run in runs:
+    for run in once.values():
+        if run.result is not None:
+            try:
+                row, own = _flatten(run), _scores(run)
+            except InputError as error:
+                run = replace(run, state="damaged", detail=str(error), result=None)
+        runs.append(run)
         if run.state == "damaged":
             on_fault(run.detail)
         if run.result is None:
@@ -72,50 +107,44 @@ def collect(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFr
         if first != run.path:
             on_fault(f"{run.path}: each run must be there once, got a copy of {first}. Remove one.")
             continue
-        try:
-            row = _flatten(run.result)
-            study = (run.path.parent, run.result["settings"].get("data"))
-            rows.append(row | {"study": studies.setdefault(study, len(studies) + 1)})
-        except (KeyError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            on_fault(f"{run.path / RESULT}: the result must be of this version, got {reason}.")
-    return pd.DataFrame(rows)
+        study = (run.path.parent, run.result["settings"].get("data"))
+        rows.append(row | {"study": studies.setdefault(study, len(studies) + 1)})
+        scores += [] if own.empty else [own]
+    results = pd.DataFrame(rows)
+    cases = pd.concat(scores[1:] or scores, ignore_index=True)
+    return Finished(runs, results, cases, comparison(results, cases) if rows else pd.DataFrame())
 
 
-def collect_cases(runs: Iterable[RunFolder], on_fault: OnFault = _ignore) -> pd.DataFrame:
-    """Return ``run``, ``case``, ``patient`` and the metrics of test cases, classes averaged."""
-    frames = []
-    once = {run.run: run for run in reversed(list(runs))}  # of copies the first
-    for run in reversed(once.values()):
-        if run.result is None:
-            continue
-        scores = run.path / CASES
-        if not run.result["metrics"]:
-            continue  # a run without a test
-        try:
-            # A case may have the name "NA".
-            missing = {metric: ["", "nan"] for metric in TABLE_METRICS}
-            frame = pd.read_csv(
-                scores,
-                dtype={"case": str, "patient": str},
-                keep_default_na=False,
-                na_values=missing,
-            )
-            frame["case"] = frame["case"].map(csv_text)
-            owner = frame["patient"].map(csv_text) if "patient" in frame else frame["case"]
-            frame = frame.assign(patient=owner.astype(str))
-            by = frame.groupby(["case", "patient"], sort=False)
-            means = by[list(TABLE_METRICS)].mean().reset_index()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            on_fault(
-                f"{scores}: the scores of a finished run must be there, got {error}. Delete "
-                f"{RESULT} of that run and give the same command again to run it once more."
-            )
-            continue
-        means.insert(0, "run", run.run)
-        frames.append(means)
-    columns = ["run", "case", "patient", *TABLE_METRICS]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+def _scores(run: RunFolder) -> pd.DataFrame:
+    """Return the scores of a finished run's test cases; no rows without a test.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
+    assert run.result is not None  # the run is done
+    if not run.result["metrics"]:
+        return pd.DataFrame()
+    try:
+        frame = pd.read_csv(
+            run.path / CASES,
+            dtype={"case": str, "patient": str},
+            keep_default_na=False,  # a case may have the name "NA"
+            na_values={metric: ["", "nan"] for metric in TABLE_METRICS},
+        )
+        frame["case"] = frame["case"].map(csv_text)
+        owner = frame["patient"].map(csv_text) if "patient" in frame else frame["case"]
+        by = frame.assign(patient=owner.astype(str)).groupby(["case", "patient"], sort=False)
+        means = by[list(TABLE_METRICS)].mean().reset_index()
+        if means.empty or means.isna().to_numpy().any():
+            raise ValueError("no scores of every case")
+    except Exception as error:  # a damaged file raises many kinds of error
+        raise InputError(
+            f"{run.path / CASES}: the scores of a finished run must be there, got "
+            f"{first_line(error)}. Delete {RESULT} of that run and give the same command again to "
+            "run it once more."
+        ) from None
+    means.insert(0, "run", run.run)
+    return means
 
 
 def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
@@ -140,8 +169,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     with its interval is that difference.
 
     Args:
-        results: of `collect`.
-        cases: of `collect_cases`.
+        results: of `Finished`.
+        cases: of `Finished`.
     """
     scaled = cases.copy()
     for metric in _PERCENT:
@@ -318,7 +347,7 @@ def patients_by_case(cases: pd.DataFrame, index: pd.Index[Any], runs: Iterable[s
     patient joins none.
 
     Args:
-        cases: of `collect_cases`.
+        cases: of `Finished`.
         index: the cases.
         runs: that are compared; the patients of other runs do not count.
 
@@ -352,7 +381,22 @@ def _none_first(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.where(column != "none", "") if column.name == "sam" else column
 
 
-def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(run: RunFolder) -> dict[str, Any]:
+    """Return the row of a finished run.
+
+    Raises:
+        InputError: its result is not of this version.
+    """
+    assert run.result is not None  # the run is done
+    try:
+        return _row(run.result)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{run.path / RESULT}: the result must be of this version, got {first_line(error)}."
+        ) from None
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"run": result["run"]}
     settings = result["settings"]
     for key, value in settings.items():

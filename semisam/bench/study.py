@@ -21,10 +21,10 @@ import pandas as pd
 import tomlkit
 
 from semisam import __version__
-from semisam.bench import results
 from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
+from semisam.bench.results import OnFault, read_finished, write
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import (
     check_writable,
@@ -35,7 +35,6 @@ from semisam.core.files import (
 )
 from semisam.core.layout import STUDY
 from semisam.plugins.registry import nearest
-from semisam.run.folder import list_runs
 from semisam.run.lock import locked
 from semisam.run.protocols import BRANCH, PROTOCOLS
 from semisam.run.request import Request, by_plugin, request
@@ -243,23 +242,19 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def tabulate(folder: Path, on_fault: Callable[[str], None] | None = None) -> pd.DataFrame:
+def tabulate(folder: Path, on_fault: OnFault = lambda fault: None) -> pd.DataFrame:
     """Write ``results.csv`` and ``table.csv`` of all finished runs and return the comparison.
 
     Args:
         folder: of the study.
-        on_fault: called with a sentence about each result that cannot be used and is left out.
+        on_fault: called with a sentence about each run that cannot be used and is left out.
     """
-    told = on_fault or (lambda fault: None)
-    runs = list_runs(folder) if folder.is_dir() else []  # it may have been removed meanwhile
-    frame = results.collect(runs, told)
-    if frame.empty:
-        return frame
-    table = results.comparison(frame, results.collect_cases(runs, told))
-    with _held(folder):
-        results.write(frame, folder / "results.csv", digits=10)
-        results.write(table, folder / "table.csv")
-    return table
+    found = read_finished([folder] if folder.is_dir() else [], on_fault)  # it may be gone by now
+    if not found.table.empty:
+        with _held(folder):
+            write(found.results, folder / "results.csv", digits=10)
+            write(found.table, folder / "table.csv")
+    return found.table
 
 
 def bench(

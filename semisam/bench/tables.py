@@ -11,102 +11,51 @@ from typing import Any
 
 import pandas as pd
 
+from semisam.bench.columns import COLUMNS, Column, expanded, usual
 from semisam.bench.results import (
     LONG,
     TABLE_METRICS,
+    Finished,
     OnFault,
-    collect,
-    collect_cases,
-    comparison,
+    read_finished,
 )
 from semisam.bench.sections import PAPER, method_name, sections, text_of
 from semisam.bench.statistics import ALPHA, cases_for, least_p
 from semisam.core.errors import InputError
-from semisam.run.folder import RunFolder, list_runs
+from semisam.run.folder import RunFolder, runs_of
 
-TITLES = {
-    "Dice [%]": "dice",
-    "Jaccard [%]": "jaccard",
-    "ASD [voxel]": "asd_voxel",
-    "95HD [voxel]": "hd95_voxel",
-}
-COLUMNS = {
-    "method": "Method",
-    "labels": "Labeled/unlabeled",
-    "runs": "Runs",
-    "dice": "Dice [%]",
-    "jaccard": "Jaccard [%]",
-    "asd": "ASD [voxel]",
-    "hd95": "95HD [voxel]",
-    "sd": "SD of Dice over cases",
-    "classes": "Dice of each class [%]",
-    "empty": "Empty",
-    "gain": "Gain [Dice]",
-    "p": "p (Holm)",
-    "best": "Over the best row without SAM",
-    "rank": "Rank",
-}
-"""The columns of a table for readers: the name that a user writes, and the title."""
 IN_A_NAME = ("protocol", "data", "method", "sam", "sam_control", "prompter", *LONG)
 """The columns that tell rows apart; of chosen columns those that differ between rows are shown."""
-NUMBERS: Mapping[str, Sequence[str]] = {
-    "method": (),
-    "labels": ("labeled", "unlabeled"),
-    "runs": ("runs",),
-    "dice": ("dice", "dice_sd"),
-    "jaccard": ("jaccard", "jaccard_sd"),
-    "asd": ("asd_voxel", "asd_voxel_sd"),
-    "hd95": ("hd95_voxel", "hd95_voxel_sd"),
-    "sd": ("dice_sd_cases",),
-    "classes": (),
-    "empty": ("empty",),
-    "gain": ("gain_dice", "gain_low", "gain_high"),
-    "p": ("gain_p_holm",),
-    "best": ("best_bare", "over_best", "over_best_low", "over_best_high"),
-    "rank": ("rank", "rank_low", "rank_high", "rank_first"),
-}
-"""The columns of numbers behind those of `COLUMNS`.
-
-Of ``classes`` they are those of each class, and of ``method`` those of `IN_A_NAME`.
-"""
-OF_TEXT = ("Method", "Over the best row without SAM")
-"""Titles of the columns that hold no numbers."""
 
 
 def load(
     *folders: Path,
     on_fault: OnFault = print,
     on_left_out: Callable[[RunFolder], None] = lambda run: None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the comparison table and the results of all finished runs of study folders.
+) -> Finished:
+    """Read all finished runs of study folders, whose runs share one table.
 
     Args:
-        *folders: of the studies, whose runs share one table.
-        on_fault: called with a sentence about each result that cannot be read and is left out.
+        *folders: of the studies.
+        on_fault: called with a sentence about each run that cannot be read and is left out.
         on_left_out: called with each other run that is not done.
 
     Raises:
         InputError: if a folder holds no finished run.
     """
-    found = {folder: list_runs(folder) for folder in folders}
-    # A folder may be given twice, by another path or by that of the runs in it.
-    once: dict[Path, RunFolder] = {}
-    for own in found.values():
-        for run in own:
-            once.setdefault(run.path.resolve(), run)
-    runs = list(once.values())
-    for run in runs:
+    found = read_finished(folders, on_fault)
+    for run in found.runs:
         if run.state not in ("done", "damaged"):
             on_left_out(run)
-    results = collect(runs, on_fault)
-    read = set(results.get("run", ()))
-    for folder, own in found.items():
-        if not any(run.run in read for run in own):
+    done = {run.path.resolve() for run in found.runs if run.state == "done"}
+    for folder in folders:
+        place = runs_of(folder).resolve()
+        if not any(place in (path, path.parent) for path in done):
             raise InputError(
                 f"the folder must hold at least one finished run, got {folder}. Name the --out of "
                 "`semisam bench`, or finish a run."
             )
-    return comparison(results, collect_cases(runs, on_fault)), results
+    return found
 
 
 def left_out(runs: Iterable[RunFolder]) -> list[tuple[str, str, str]]:
@@ -150,20 +99,18 @@ def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame
     )
 
 
-def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Return a table of text: a row's name, its numbers as mean ± SD over runs, its gain.
+def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> tuple[list[Column], pd.DataFrame]:
+    """Return columns and a table of text: a row's name, its mean ± SD over runs, its gain.
 
     Args:
         table: of `load`, with or without rows of `paper_rows`.
         columns: keys of `COLUMNS`, in this order; empty: all of which there are figures.
     """
-    rows = [_row(row) for row in table.to_dict("records")]
-    shown = pd.DataFrame(rows).fillna("")  # a row may lack a class that another has
-    if not columns:
-        return shown if "rank" in table else shown.drop(columns=COLUMNS["rank"])
-    own = [title for title in shown.columns if title not in COLUMNS.values()]  # of classes
-    chosen = [own if key == "classes" else [COLUMNS[key]] for key in columns]
-    return shown[[title for titles in chosen for title in titles]]
+    rows = [cells(row) for row in table.to_dict("records")]
+    keys = columns or usual(COLUMNS, ranked="rank" in table)
+    shown = expanded(keys, (name for row in rows for name in row.classes))
+    texts = [[row.text(column) for column in shown] for row in rows]
+    return shown, pd.DataFrame(texts, columns=[column.title for column in shown])
 
 
 def numeric(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -175,13 +122,13 @@ def numeric(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     if not columns:
         return table
-    own = [name for name in table.columns if name.startswith("dice:")]
+    classes = (name.removeprefix("dice:") for name in table.columns if name.startswith("dice:"))
     always = ("method", "sam", "sam_control")
     guided = table[table["sam"] != "none"]  # other rows have no prompter
     of = {"prompter": guided["prompter"]}
     names = [n for n in IN_A_NAME if n in always or of.get(n, table[n]).nunique() > 1]
-    special = {"classes": own, "method": names}
-    chosen = [special.get(key, NUMBERS[key]) for key in columns]
+    shown = expanded(columns, classes)
+    chosen = [names if column.key == "method" else column.numbers for column in shown]
     return table[[name for names in chosen for name in names]]
 
 
@@ -263,23 +210,32 @@ class Cells:
         """Return gain, star and interval in one text."""
         return between.join(filter(None, (f"{self.gain}{self.star}", self.interval)))
 
-    def text(self, column: str, between: str = " ") -> str:
+    def text(self, column: Column, between: str = " ") -> str:
         """Return a cell.
 
         Args:
-            column: a key of `COLUMNS` other than ``classes``.
+            column: any other than that of all classes.
             between: a figure and its SD or interval.
         """
-        if (title := COLUMNS[column]) in TITLES:
-            return self.metrics[TITLES[title]].joined(between)
-        if column == "gain":
+        if column.metric:
+            return self.metrics[column.metric].joined(between)
+        if column.key == "gain":
             return self.gained(between)
         others = {
             "method": self.title,
             "sd": self.metrics["dice"].sd_cases,
             "best": self.against,
         }
-        return others[column] if column in others else str(getattr(self, column))
+        kind, _, name = column.key.partition(":")
+        if name:
+            return self.classes.get(name, "")
+        return others[kind] if kind in others else str(getattr(self, kind))
+
+    def figure(self, column: Column) -> str:
+        """Return a cell without SD, star and interval."""
+        if column.metric:
+            return self.metrics[column.metric].mean
+        return self.gain if column.key == "gain" else self.text(column)
 
 
 def cells(row: Mapping[Any, Any]) -> Cells:
@@ -321,17 +277,17 @@ def in_competition(shown: Iterable[Cells]) -> list[Cells]:
     return [row for row in own if int(row.runs) == most]
 
 
-def best_text(texts: Iterable[str], column: str) -> str:
+def best_text(texts: Iterable[str], best: str) -> str:
     """Return the best number of several rows, or an empty text if there is one row only.
 
     Args:
         texts: of a column, at equal labels.
-        column: its key in `COLUMNS`; of distances the lowest number is the best.
+        best: of that `Column`.
     """
     found = [text for text in texts if text]
-    if len(found) < 2:
+    if len(found) < 2 or not best:
         return ""
-    return (min if column in ("asd", "hd95") else max)(found, key=float)
+    return (min if best == "min" else max)(found, key=float)
 
 
 def _over_best(row: Mapping[Any, Any]) -> str:
@@ -345,17 +301,6 @@ def _over_best(row: Mapping[Any, Any]) -> str:
 def _rank(row: Mapping[Any, Any]) -> str:
     rank = row.get("rank", math.nan)
     return "" if math.isnan(rank) else f"{rank:.0f} ({row['rank_low']:.0f}..{row['rank_high']:.0f})"
-
-
-def _row(row: Mapping[Any, Any]) -> dict[str, str]:
-    shown = cells(row)
-    texts: dict[str, str] = {}
-    for column, title in COLUMNS.items():
-        if column == "classes":
-            texts |= {f"Dice {name} [%]": dice for name, dice in shown.classes.items()}
-        else:
-            texts[title] = shown.text(column)
-    return texts
 
 
 def _number(value: float | None) -> str:

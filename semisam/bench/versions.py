@@ -34,7 +34,7 @@ def versions_of_test(frame: pd.DataFrame) -> pd.Series[Any]:
     share the data of a fold, unless a fold would have two hashes.
 
     Args:
-        frame: runs as of `semisam.bench.results.collect`.
+        frame: results of `semisam.bench.results.Finished`.
     """
     found = pd.Series("", frame.index, dtype=object)
     study = frame["study"] if "study" in frame else pd.Series(0, frame.index)

@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from semisam.bench.columns import COLUMNS, usual
 from semisam.cli.log import log
 from semisam.cli.progress import TimeLeft
 from semisam.core.errors import SemisamError
@@ -56,6 +57,8 @@ _PHASES = {
 
 
 _NARROW, _RANK = 80, 12  # columns of a terminal, below which less is shown, and of a rank
+_USUAL = ("labels", "runs", "dice", "jaccard", "asd", "hd95", "empty", "gain", "rank")
+_WIDE = ("jaccard", "asd", "hd95")  # columns of the usual ones that a narrow terminal lacks
 _SILENCE = 30.0  # seconds between lines without a terminal
 _MEMORY = 120.0  # seconds of the past from which the speed of a task is known
 
@@ -294,7 +297,7 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
 
     Args:
         table: of the runs.
-        columns: keys of `semisam.bench.tables.COLUMNS`, in this order; empty: the usual ones, of
+        columns: keys of `semisam.bench.columns.COLUMNS`, in this order; empty: the usual ones, of
             which a narrow terminal shows fewer.
     """
     from semisam.bench.sections import PAPER, sections
@@ -328,27 +331,9 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
         console.print(escape(line))
 
 
-_HEADS = {
-    "labels": "Lab./\nunl.",
-    "runs": "Runs",
-    "dice": "Dice\n[%]",
-    "jaccard": "Jacc.\n[%]",
-    "asd": "ASD\n[vox]",
-    "hd95": "95HD\n[vox]",
-    "sd": "SD over\ncases",
-    "empty": "Empty",
-    "gain": "Gain\n[Dice]",
-    "p": "p\n(Holm)",
-    "best": "Over the best\nwithout SAM",
-    "rank": "Rank",
-}
-"""Titles of the columns after the method's; the Dice of classes is below the table."""
-
-
 def _usual_columns(*, ranked: bool) -> tuple[str, ...]:
-    rank = ("rank",) if ranked else ()
-    wide = () if console.width < _NARROW + _RANK * ranked else ("jaccard", "asd", "hd95")
-    return ("labels", "runs", "dice", *wide, "empty", "gain", *rank)
+    narrow = console.width < _NARROW + _RANK * ranked
+    return usual((key for key in _USUAL if not (narrow and key in _WIDE)), ranked=ranked)
 
 
 def _comparison(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Table:
@@ -357,12 +342,13 @@ def _comparison(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Tabl
     # With rules between columns, the last column would not fit into 80 characters.
     shown = Table(title=escape(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     shown.add_column("Method", overflow="fold", min_width=8)
-    chosen = [name for name in columns if name in _HEADS]
-    for name in chosen:
+    # The Dice of classes is below the table.
+    chosen = [COLUMNS[key] for key in columns if COLUMNS[key].short]
+    for column in chosen:
         shown.add_column(
-            escape(_HEADS[name]),
-            justify="left" if name in ("labels", "runs") else "right",
-            no_wrap=name != "best",
+            escape(column.short),
+            justify="left" if column.key in ("labels", "runs") else "right",
+            no_wrap=not column.text,
         )
     previous = None
     for row in table.to_dict("records"):
@@ -371,7 +357,7 @@ def _comparison(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Tabl
         previous = row["labeled"]
         own = cells(row)
         # SD and interval are below their figure, because one line would be wider than a terminal.
-        shown.add_row(escape(own.title), *(escape(own.text(name, "\n")) for name in chosen))
+        shown.add_row(escape(own.title), *(escape(own.text(column, "\n")) for column in chosen))
     return shown
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from semisam.bench.columns import COLUMNS, TableForm
 from semisam.cli.help import Choice, Command
 from semisam.cli.options import Names
+
+_KEYS = [f"{own.key} ({own.about})" if own.about else own.key for own in COLUMNS.values()]
 
 
 @click.command(
@@ -33,8 +37,7 @@ from semisam.cli.options import Names
     "--columns",
     type=Names(),
     default=(),
-    help="Columns in this order, of method, labels, runs, dice, jaccard, asd, hd95, sd (over "
-    "cases), classes, empty, gain, p, best, rank. [default: those of the format]",
+    help=f"Columns in this order, of {', '.join(_KEYS)}. [default: those of the format]",
 )
 @click.option(
     "--rank",
@@ -64,44 +67,42 @@ def command(
     import pandas as pd
 
     from semisam.bench import formats, tables
-    from semisam.bench.latex import Wishes
     from semisam.cli.display import console, print_table
     from semisam.core.files import check_no_folder, printable, writable_folder
 
-    wishes = Wishes(columns, caption, label, cite)
+    form = TableForm(columns, caption, label, cite)
     path = Path(out) if out is not None else None
     if path is not None:
         check_no_folder("-o", path)
-    chosen = formats.format_of(kind, path, wishes)
+    chosen = formats.format_of(kind, path, form)
 
     def say(text: str) -> None:
         click.echo(printable(text), err=True)
 
-    table, results = tables.load(
+    found = tables.load(
         *map(Path, folders),
         on_fault=lambda fault: say(f"Left out: {fault}"),
         on_left_out=lambda run: say(f"Not in the table: {run.name}, {run.state}: {run.detail}"),
     )
+    table = found.table
     if rank or "rank" in columns:
         from semisam.bench.ranking import with_ranks
 
         if columns and "rank" not in columns:
-            columns = (*columns, "rank")
-            wishes = Wishes(columns, caption, label, cite)
-
-        table = with_ranks(table, results, list(map(Path, folders)))
+            form = replace(form, columns=(*columns, "rank"))
+        table = with_ranks(table, found)
     told = ""
     if paper:
-        rows, told = tables.paper_rows(table, results)
+        rows, told = tables.paper_rows(table, found.results)
         if not rows.empty:
             table = pd.concat([table, rows], ignore_index=True)
     if chosen == "terminal":
-        print_table(table, columns)
+        print_table(table, form.columns)
         if told:
             console.print(told)
     elif path is None:
-        click.echo(formats.FORMATS[chosen](table, wishes), nl=False)
+        click.echo(formats.FORMATS[chosen](table, form), nl=False)
     else:
         writable_folder(path.parent)
-        for file in formats.write(table, chosen, wishes, path):
+        for file in formats.write(table, chosen, form, path):
             click.echo(f"Written: {file}", err=True)

@@ -37,9 +37,8 @@ from grid_runs import (
 from semisam.bench.executors import cluster
 from semisam.bench.executors.cluster import SYSTEMS, Jobs
 from semisam.bench.executors.dask import Dask
-from semisam.bench.results import collect, write
+from semisam.bench.results import read_finished, write
 from semisam.core.errors import InputError, SemisamError
-from semisam.run.folder import read_run
 
 pytestmark = pytest.mark.usefixtures("child_environment")
 
@@ -196,7 +195,8 @@ def test_a_job_at_its_time_limit_is_taken_up_by_another(site, tmp_path, referenc
     assert len(site.started()) > 1
     assert _steps(folder / run.name) == list(range(run.settings.iterations))
     if site.folder is not None:
-        write(collect([read_run(folder / run.name)]), tmp_path / "results.csv", digits=10)
+        results = read_finished([folder / run.name]).results
+        write(results, tmp_path / "results.csv", digits=10)
         found = results_of(tmp_path)
         same = reference[reference["run"].isin(found["run"])].reset_index(drop=True)
         pd.testing.assert_frame_equal(found, same)

@@ -22,9 +22,10 @@ from scan_files import scan, write
 from tiny_runs import TINY_NET, settings_of
 
 from semisam.bench.grid import Axes
-from semisam.bench.report import choice, facts, page, scores
-from semisam.bench.report.choice import Prediction, Predictor, Scan, choose
+from semisam.bench.report import facts, masks, page, scores
+from semisam.bench.report.choice import choose
 from semisam.bench.report.curves import smoothed, window_of
+from semisam.bench.report.masks import CaseMask, MaskSource, ScoredCase
 from semisam.bench.report.methods import methods
 from semisam.bench.report.runs import read_bench, read_log
 from semisam.bench.report.slices import _averaged, _case, _Small, _window
@@ -335,8 +336,8 @@ def test_cases_gain_or_lose_over_pairs_of_runs(tmp_path):
 def test_the_dice_of_a_picture_counts_classes_that_are_nowhere():
     mask = np.array([[0, 1, 1, 1]], np.uint8)
     truth = np.array([[0, 0, 1, 1]], np.uint8)
-    assert choice.dice(mask, truth, 2) == pytest.approx(80)
-    assert choice.dice(mask, truth, 3) == pytest.approx((80 + 100) / 2)
+    assert masks.dice(mask, truth, 2) == pytest.approx(80)
+    assert masks.dice(mask, truth, 3) == pytest.approx((80 + 100) / 2)
 
 
 def test_the_methods_paragraph_names_the_adaptation(tmp_path):
@@ -375,9 +376,9 @@ def test_slices_are_as_a_radiologist_sees_them():
     image = Image(
         np.random.default_rng(0).normal(size=(1, 3, 6, 4)).astype(np.float32), geometry, True
     )
-    scan = Scan("one", image, truth)
-    mask = Prediction(2 * truth, "saved", 50.0)
-    source = SimpleNamespace(scan=lambda *_: scan, prediction=lambda *_: mask)
+    scored = ScoredCase("one", image, truth)
+    mask = CaseMask(2 * truth, "saved", 50.0)
+    source = SimpleNamespace(case=lambda *_: scored, mask=lambda *_: mask)
     case, _ = _case(source, "one", [SimpleNamespace(run="r")], 32)
     assert case["letters"] and case["size"] == [6, 4, 3] and case["aspect"] == 3.0
     assert case["numbers"] == [1, 2, 3] and case["levels"] == 2
@@ -474,7 +475,7 @@ def test_without_models_and_without_the_data(real, tmp_path):
         bench = read_bench(tmp_path)
         (shown,) = choose(bench, bench.parts[0], 1)
         with pytest.raises(InputError) as caught:
-            Predictor(bench, None, compute=compute).masks(shown)
+            MaskSource(bench, None, compute=compute).of(shown)
         return str(caught.value)
 
     assert "must be finished, with model.pt and" in refused()
@@ -702,16 +703,18 @@ def test_pictures_are_prepared_as_for_the_training(tmp_path):
     done = CliRunner().invoke(main, [*command, "--device", "cpu", "--test", "p1"])
     assert done.exit_code == 0, done.output
 
-    def masks():
+    def found():
         bench = read_bench(tmp_path)
-        return Predictor(bench, None, compute=True).masks(choose(bench, bench.parts[0], 1)[0])
+        case, (mask,) = MaskSource(bench, None, compute=True).of(
+            choose(bench, bench.parts[0], 1)[0]
+        )
+        return case.image.geometry.spacing, mask.dice
 
-    before = masks()
+    before = found()
     for n in range(4, 10):
         for array, end in zip(scan(n, classes=2), ("", "_label"), strict=True):
             write(scans / f"p{n}{end}.nii.gz", array, (2.0, 2.0, 2.0))
-    assert masks().image.geometry.spacing == before.image.geometry.spacing == (1.0, 1.0, 1.0)
-    assert masks().dice == before.dice
+    assert found() == before and before[0] == (1.0, 1.0, 1.0)
 
 
 def _without_a_test(run):

@@ -12,15 +12,10 @@ from click.testing import CliRunner
 from tiny_runs import settings_of
 
 from semisam.bench.ranking import with_ranks
-from semisam.bench.results import (
-    TABLE_METRICS,
-    collect,
-    collect_cases,
-    comparison,
-    keyed,
-    patients_by_case,
-)
+from semisam.bench.report.runs import read_bench
+from semisam.bench.results import TABLE_METRICS, keyed, patients_by_case, read_finished
 from semisam.bench.sections import data_version, method_name, sections
+from semisam.bench.study import tabulate
 from semisam.bench.tables import best_lines, cells, in_competition, load, runs_lines
 from semisam.cli.main import main
 from semisam.core.errors import SemisamWarning
@@ -49,9 +44,8 @@ def _run(folder, dice=0.5, **given):
     return result
 
 
-def _table(folder):
-    runs = list_runs(folder)
-    return comparison(collect(runs), collect_cases(runs))
+def _table(*folders):
+    return read_finished(folders).table
 
 
 def test_a_row_is_compared_with_the_best_bare_row_of_its_scans(tmp_path):
@@ -213,7 +207,8 @@ def test_a_damaged_result_is_named(tmp_path, what):
     assert (bad.state, good.state) == ("damaged", "done")
     assert str(path) in bad.detail and len(bad.detail) < 400
     faults = []
-    assert collect(list_runs(tmp_path), faults.append)["run"].tolist() == ["good"]
+    found = read_finished([tmp_path], faults.append)
+    assert found.results["run"].tolist() == ["good"]
     assert len(faults) == 1 and str(path) in faults[0]
 
 
@@ -234,14 +229,31 @@ def test_damaged_results_cost_the_others_nothing(tmp_path):
     assert "25.00" in page and f"Runs: 1 done, {len(DAMAGE)} damaged." in page
 
 
+def test_a_finished_run_without_its_scores_is_in_no_table_and_named_by_all(tmp_path):
+    """`semisam table` named it and yet had its row, where the report called it damaged."""
+    _run(tmp_path / "runs" / "good", 0.25)
+    _run(tmp_path / "runs" / "scoreless", 0.75, method="dtc")
+    scores = tmp_path / "runs" / "scoreless" / "cases.csv"
+    scores.rename(tmp_path / "moved.csv")
+    done = CliRunner().invoke(main, ["table", str(tmp_path), "--format", "md"])
+    assert "25.00" in done.stdout and "75.00" not in done.stdout
+    told = []
+    pd.testing.assert_frame_equal(tabulate(tmp_path, told.append), read_bench(tmp_path).table)
+    assert told == [done.stderr.removeprefix("Left out: ").rstrip("\n")]
+    assert told[0].startswith(f"{scores}: the scores of a finished run must be there, got ")
+    assert pd.read_csv(tmp_path / "results.csv")["run"].tolist() == ["good"]
+    states = {run.name: (run.state, run.detail) for run in read_bench(tmp_path).runs}
+    assert states == {"good": ("done", ""), "scoreless": ("damaged", told[0])}
+
+
 def test_a_copied_run_counts_once(tmp_path):
     _run(tmp_path / "a", 0.5)
     _run(tmp_path / "b", 0.7, seed=1)
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     told = []
-    frame = collect(list_runs(tmp_path), told.append)
-    assert len(frame) == 2 and len(told) == 1 and "must be there once" in told[0]
-    cases = collect_cases(list_runs(tmp_path))
+    found = read_finished([tmp_path], told.append)
+    assert len(found.results) == 2 and len(told) == 1 and "must be there once" in told[0]
+    cases = found.cases
     assert cases["run"].nunique() == 2 and len(cases) == len(cases.drop_duplicates())
 
 
@@ -289,8 +301,9 @@ def test_ranks_are_over_the_runs_that_all_rows_have(tmp_path):
         _run(folder, method=method, sam="none", seed=seed)
         scores = pd.read_csv(folder / "cases.csv").loc[[0, 0]].assign(case=["x", "y"], dice=values)
         scores.to_csv(folder / "cases.csv", index=False)
-    table, results = load(tmp_path)
-    ranked = with_ranks(table, results, [tmp_path]).set_index("method")
+    found = load(tmp_path)
+    table = found.table
+    ranked = with_ranks(table, found).set_index("method")
     assert ranked["rank"].to_dict() == {"mt": 1, "dtc": 2}
     assert len(runs_lines(table)) == 1
     first, second = (cells(row) for row in table.to_dict("records"))
@@ -354,11 +367,6 @@ def _on(folder, tested, dice=0.5, *, scans="s", labels=("a old",), parts="p", **
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def _together(*folders):
-    runs = [run for folder in folders for run in list_runs(folder)]
-    return collect(runs), collect_cases(runs)
-
-
 def _old_and_new(folder):
     """Write runs on an old and on a corrected training label, with the same test cases."""
     _on(folder / "a", "test", 0.9, sam="none")
@@ -371,8 +379,8 @@ def test_an_unrelated_study_joins_no_old_and_new_labels(tmp_path):
     """The study of other scans made old and new one row, with differences between them."""
     _old_and_new(tmp_path / "own")
     _on(tmp_path / "other" / "z", "zzzt", 0.7, scans="z", labels=["z old"], sam="none")
-    alone = comparison(*_together(tmp_path / "own"))
-    both = comparison(*_together(tmp_path / "own", tmp_path / "other"))
+    alone = _table(tmp_path / "own")
+    both = _table(tmp_path / "own", tmp_path / "other")
     with_other = both[both["data"] == "testtest"].reset_index(drop=True)
     assert len(sections(alone)) == 1 and len(sections(both)) == 2 and len(both) == 5
     pd.testing.assert_frame_equal(
@@ -395,7 +403,8 @@ def test_ranks_are_among_rows_of_equal_training_data(tmp_path):
         scores["dice"] += number / 100
         scores.to_csv(path, index=False)
     folders = [tmp_path / "old", tmp_path / "new"]
-    ranked = with_ranks(*load(*folders), folders)
+    found = load(*folders)
+    ranked = with_ranks(found.table, found)
     ranks = {data_version(row): row["rank"] for row in ranked.to_dict("records")}
     assert set(ranks) == {"label a old", "label a new"} and pd.isna(ranks["label a old"])
     assert sorted(ranked["rank"].dropna()) == [1, 2]
@@ -405,10 +414,10 @@ def test_the_same_scans_in_other_parts_are_other_data(tmp_path):
     """A labeled and a validation case were exchanged, so every hash of scans is as before."""
     for name, sam in (("one", "none"), ("two", "geodesic"), ("three", "none")):
         _on(tmp_path / name, "test", sam=sam, parts="a" if name == "one" else "b")
-    table = comparison(*_together(tmp_path))
+    table = _table(tmp_path)
     assert table["runs"].tolist() == [1, 1, 1] and len(sections(table)) == 1
     assert {data_version(row) for row in table.to_dict("records")} == {"parts a", "parts b"}
-    pairs = keyed(_together(tmp_path)[0]).groupby("data_key")["run"].agg(set)
+    pairs = keyed(read_finished([tmp_path]).results).groupby("data_key")["run"].agg(set)
     assert sorted(map(sorted, pairs)) == [["one"], ["three", "two"]]
 
 
@@ -418,7 +427,7 @@ def test_other_scans_of_all_subsets_are_one_row(tmp_path):
         for subset in range(2):
             own = {"scans": scans, "labels": [f"c{subset} {scans}"], "parts": f"{scans}{subset}"}
             _on(tmp_path / f"{scans}{subset}", "test", subset=subset, **own)
-    table = comparison(*_together(tmp_path))
+    table = _table(tmp_path)
     assert table["runs"].tolist() == [2, 2]
     assert set(table["made_by"]) == {"scans ssssssss", "scans tttttttt"}
 
@@ -428,7 +437,7 @@ def test_folds_that_leave_out_other_scans_of_patients_are_one_row(tmp_path):
     for fold in (1, 2, 3):
         own = {"scans": f"s{fold}", "parts": f"p{fold}", "test": "3-fold", "fold": fold}
         _on(tmp_path / f"{fold}", f"t{fold}__", **own)
-    (row,) = comparison(*_together(tmp_path)).to_dict("records")
+    (row,) = _table(tmp_path).to_dict("records")
     assert row["runs"] == 3 and row["made_by"] == ""
 
 
@@ -451,8 +460,8 @@ def test_the_folds_of_two_studies_are_two_parts(tmp_path):
     """Each fold was a part, and its figure that of one fold."""
     _folds(tmp_path / "one", "a")
     _folds(tmp_path / "two", "b")
-    alone = comparison(*_together(tmp_path / "one"))
-    both = comparison(*_together(tmp_path / "one", tmp_path / "two"))
+    alone = _table(tmp_path / "one")
+    both = _table(tmp_path / "one", tmp_path / "two")
     assert len(alone) == 1 and alone["data"].tolist() == [""]
     assert len(both) == 2 and len(sections(both)) == 2 and both["data"].nunique() == 2
     assert both["runs"].tolist() == [3, 3] and both["dice"].tolist() == [pytest.approx(20)] * 2
@@ -462,14 +471,14 @@ def test_folds_of_several_folders_are_one_part_if_they_share_a_fold(tmp_path):
     _folds(tmp_path / "one", "a", (1, 2))
     _folds(tmp_path / "more", "a", (2, 3), seed=1)
     _folds(tmp_path / "two", "b")
-    table = comparison(*_together(tmp_path / "one", tmp_path / "more", tmp_path / "two"))
+    table = _table(tmp_path / "one", tmp_path / "more", tmp_path / "two")
     assert sorted(table["runs"]) == [3, 4] and len(sections(table)) == 2
 
 
 def test_folds_of_two_paths_in_one_folder_are_two_parts(tmp_path):
     for letter in "ab":
         _folds(tmp_path, letter, data=f"/scans/{letter}")
-    assert comparison(*_together(tmp_path))["runs"].tolist() == [3, 3]
+    assert _table(tmp_path)["runs"].tolist() == [3, 3]
 
 
 def test_a_corrected_label_separates_only_the_runs_that_train_with_it(tmp_path):
@@ -480,7 +489,7 @@ def test_a_corrected_label_separates_only_the_runs_that_train_with_it(tmp_path):
     for subset, label in enumerate(("c0 new", "c1 old")):
         own = {"labels": [label], "parts": f"p{subset}", "subset": subset}
         _on(tmp_path / "new" / f"new{subset}", "test", seed=1, **own)
-    frame = keyed(_together(tmp_path / "old", tmp_path / "new")[0])
+    frame = keyed(read_finished([tmp_path / "old", tmp_path / "new"]).results)
     assert set(frame["data"]) == {""}
     rows = frame.groupby("made_by")["run"].agg(sorted).to_dict()
     assert rows == {"": ["1", "2", "new1"], "label c0 old": ["0"], "label c0 new": ["new0"]}
@@ -490,7 +499,7 @@ def test_a_folder_of_old_and_new_test_labels_joins_neither_to_another_fold(tmp_p
     """It is not known which of the two belongs to the other folds."""
     _folds(tmp_path, "a")
     _folds(tmp_path, "b", (1,), seed=1)
-    table = comparison(*_together(tmp_path))
+    table = _table(tmp_path)
     assert table["runs"].tolist() == [1, 1, 1, 1] and len(sections(table)) == 4
 
 
@@ -498,7 +507,7 @@ def test_folds_that_agree_with_two_versions_are_of_neither(tmp_path):
     for name in ("old", "new"):
         _folds(tmp_path / name, name, (1,))
         _folds(tmp_path / name, "both", (2,), seed=len(name) + (name == "new"))
-    assert sorted(comparison(*_together(tmp_path / "old", tmp_path / "new"))["runs"]) == [1, 1, 2]
+    assert sorted(_table(tmp_path / "old", tmp_path / "new")["runs"]) == [1, 1, 2]
 
 
 def _owners(*owners):

@@ -163,7 +163,7 @@ def test_a_gain_is_over_runs_that_differ_in_the_branch_alone(tmp_path):
         folder = tmp_path / name
         _run(folder / "runs" / "one", "none", 0.3, **bare)
         _run(folder / "runs" / "two", "geodesic", 0.4)
-        table, _ = tables.load(folder)
+        table = tables.load(folder).table
         return table.loc[table["sam"] == "geodesic", "gain_dice"].item()
 
     assert gain("same") == pytest.approx(10)
@@ -189,7 +189,7 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
         result = json.loads((run / "result.json").read_text())
         result["data"] |= {"hash": data * 64, "test_hash": data * 64}
         (run / "result.json").write_text(json.dumps(result))
-    table, _ = tables.load(tmp_path)
+    table = tables.load(tmp_path).table
     assert table[["data", "sam", "runs"]].to_numpy().tolist() == [
         ["x" * 8, "none", 1],
         ["y" * 8, "none", 1],
@@ -202,7 +202,7 @@ def test_other_data_of_the_same_name_are_another_row_and_no_partner(tmp_path):
 def test_other_options_of_a_promptable_model_are_another_row(tmp_path):
     for name, options in (("a", {}), ("b", {"radius": 7.0})):
         _run(tmp_path / "runs" / name, "geodesic", 0.3, sam_options=options)
-    table, _ = tables.load(tmp_path)
+    table = tables.load(tmp_path).table
     assert table["choices"].tolist() == ["", "geodesic.radius=7.0"]
     assert [method_name(row) for row in table.to_dict("records")] == [
         "mt + SemiSAM (geodesic)",
@@ -309,6 +309,19 @@ def test_a_control_is_not_the_best_row(tmp_path):
         _run(tmp_path / "runs" / name, sam, dice, sam_control=control)
     rows = _lines(_table(tmp_path, "--format", "latex", "--no-paper", "--columns", "dice"), "mt")
     assert ["bfseries" in row for row in rows] == [False, True, False]
+
+
+def test_a_class_with_the_name_of_a_column_has_its_own_best_row(bench):
+    """The best was looked up by the names of columns, so the lowest Dice of ``asd`` was bold."""
+    folder = bench()
+    for name, dice in (("one", 0.2), ("two", 0.6)):
+        path = folder / "runs" / name / "result.json"
+        result = json.loads(path.read_text())
+        result["metrics"]["dice:asd"] = dice
+        path.write_text(json.dumps(result))
+    chosen = ("--no-paper", "--columns", "asd,classes")
+    rows = _lines(_table(folder, "--format", "latex", *chosen), "mt")
+    assert [row.split(" & ")[-1] for row in rows] == [r"20.00 \\", r"\bfseries 60.00 \\"]
 
 
 def test_runs_that_are_in_no_row_are_named(tmp_path):

@@ -105,3 +105,8 @@ def test_runs_are_listed_without_heavy_imports(tmp_path):
     for command in (["list", str(tmp_path)], ["show", str(tmp_path / "mt")]):
         done = guarded("runs", *command, allowed="pydantic")
         assert done.returncode == 0 and "waiting" in done.stdout, done.stderr
+
+
+def test_the_help_of_a_table_names_its_columns_without_pandas():
+    done = guarded("table", "--help", allowed="pydantic")
+    assert "hd95, sd (over cases), classes" in " ".join(done.stdout.split()), done.stderr

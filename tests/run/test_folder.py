@@ -15,7 +15,7 @@ from tiny_runs import changed, settings_of
 
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Run
-from semisam.bench.results import collect
+from semisam.bench.results import read_finished
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
@@ -98,17 +98,21 @@ def test_each_state_is_told_in_80_columns(grid):
     assert runs[0]["dice"] == dice
 
 
-def test_lost_scores_leave_the_row_and_name_the_file(grid):
-    (grid / "runs" / DONE / "cases.csv").write_text("case\n")
+def test_lost_scores_leave_the_run_out_and_name_the_file(grid):
+    whole, scores = grid / "runs" / "mt-n2-subset0-seed7-00000000abab", grid / "runs" / DONE
+    shutil.copytree(scores, whole)
+    result = json.loads((whole / "result.json").read_text())
+    (whole / "result.json").write_text(json.dumps({**result, "run": "00000000abab"}))
+    (scores / "cases.csv").write_text("case\n")
     result = _semisam("table", grid, "--format", "csv")
     assert result.exit_code == 0, result.output
     assert "cases.csv: the scores of a finished run must be there" in result.output
-    row = [line for line in result.output.splitlines() if line.startswith(f"{DEFAULT},")]
-    assert len(row) == 1
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith(f"{DEFAULT},")]
+    assert row.split(",")[9] == "1"  # the column runs
 
 
 _WRITER = """
-import sys
+import shutil, sys
 from pathlib import Path
 from semisam.core.files import write_json
 import json
@@ -117,6 +121,7 @@ for number in range(int(sys.argv[4])):
     run = runs / f"mt-n2-subset0-seed0-{who}{number:011x}"
     run.mkdir()
     write_json(run / "settings.json", result["settings"])
+    shutil.copy(Path(sys.argv[1]).with_name("cases.csv"), run)
     write_json(run / "result.json", {**result, "run": f"{who}{number:011x}"})
 """
 
@@ -151,7 +156,7 @@ def test_many_processes_write_and_no_reader_ever_sees_half_a_run(five_runs, tmp_
     assert len(done) >= len(listed) - 1  # the one that the killed writer was at
     assert sum(run.name[-12] != "a" for run in done) == 180
     faults = []
-    assert len(collect(listed, faults.append)) == len(done)
+    assert len(read_finished([tmp_path], faults.append).results) == len(done)
     assert faults == []
 
 
@@ -229,7 +234,7 @@ def test_a_damaged_result_is_named_and_stops_no_other(grid, text, found):
     run = read_run(path.parent)
     assert run.state == "damaged" and found in run.detail and str(path) in run.detail
     faults = []
-    assert len(collect(list_runs(grid), faults.append)) == 1
+    assert len(read_finished([grid], faults.append).results) == 1
     assert faults == [run.detail]
     assert "1 damaged" in _semisam("runs", "list", grid).output
     table = _semisam("table", grid, "--format", "csv")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tiny_runs import TINY_NET, changed
 
 from semisam.bench.grid import Axes, expand
-from semisam.bench.results import collect, collect_cases, comparison
+from semisam.bench.results import comparison, read_finished
 from semisam.bench.study import Grid
 from semisam.bench.tables import protocol_lines
 from semisam.cli.bench import _about_settings
@@ -24,7 +24,6 @@ from semisam.data.loading.sampling import BatchPlan, BatchSource, plan_batch
 from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
-from semisam.run.folder import list_runs
 from semisam.run.model import window_of
 from semisam.run.protocols import EVERY, PROTOCOLS, Protocol
 from semisam.run.resolve import make_settings
@@ -361,8 +360,8 @@ def test_a_grid_of_every_method_trains_and_its_rows_say_which_protocol(tiny_la, 
     assert set(rows["protocol"]) == {"published"}
 
     bench("paper", "mt", "none")
-    found = [run for name in ("paper", "published") for run in list_runs(tmp_path / name)]
-    mixed = comparison(*(f(r for r in found if r.method == "mt") for f in (collect, collect_cases)))
+    found = read_finished(tmp_path / name for name in ("paper", "published"))
+    mixed = comparison(found.results[found.results["method"] == "mt"], found.cases)
     assert mixed[["protocol", "method", "runs"]].to_numpy().tolist() == [
         ["paper", "mt", 1],
         ["published", "mt", 1],

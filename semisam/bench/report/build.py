@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from semisam.bench.report.choice import RULE, RULE_ALONE, Predictor, Shown, choose
+from semisam.bench.report.choice import RULE, RULE_ALONE, Shown, choose
 from semisam.bench.report.curves import Logs, read_logs, sam_quality, training_curves
+from semisam.bench.report.masks import MaskSource
 from semisam.bench.report.page import Chapter, FigureGroup, render
 from semisam.bench.report.pictures import pictures
 from semisam.bench.report.runs import Bench, Part, read_bench
@@ -59,7 +60,7 @@ class _Making:
     look: Mapping[str, Look]
     gallery: Gallery
     options: Contents
-    predictor: Predictor
+    masks: MaskSource
     progress: Progress
 
 
@@ -90,8 +91,8 @@ def _drawn(
     """Return the sections with figures, whose files are written, and the slices."""
     gallery = Gallery(writable_folder(out / FIGURES))
     look = looks(row for part in bench.parts for row in part.rows)
-    predictor = Predictor(bench, options.data, compute=options.predict)
-    making = _Making(bench, look, gallery, options, predictor, progress)
+    masks = MaskSource(bench, options.data, compute=options.predict)
+    making = _Making(bench, look, gallery, options, masks, progress)
     with styled():
         logs = read_logs(bench.runs, _counter(progress, "reading logs", len(bench.runs)))
         sections = [
@@ -103,7 +104,7 @@ def _drawn(
             _quality(making, logs),
         ]
     packing = functools.partial(_counter, progress, "packing slices")
-    shown = slices(bench, predictor, packing, all_cases=options.all_cases)
+    shown = slices(bench, masks, packing, all_cases=options.all_cases)
     return sections, shown
 
 
@@ -253,7 +254,7 @@ def _qualitative(making: _Making) -> Chapter:
     groups, problems = [], []
     for number, part, shown in chosen:
         name = f"pictures-{number}"
-        found = pictures(bench, shown, making.predictor, making.gallery, name, step)
+        found = pictures(bench, shown, making.masks, making.gallery, name, step)
         problems += found.problems
         if found.made:
             groups.append(FigureGroup(_heading(making, part), found.made))

@@ -15,8 +15,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from semisam import __version__
+from semisam.bench.columns import COLUMNS, Column, TableForm
 from semisam.bench.formats import FORMATS
-from semisam.bench.latex import Wishes
 from semisam.bench.report.facts import cost, settings_tables, study
 from semisam.bench.report.methods import Methods, methods
 from semisam.bench.report.runs import Bench, Part, competes
@@ -63,15 +63,6 @@ class Chapter:
 
 
 @dataclass(frozen=True)
-class Head:
-    """A column of the comparison; ``text`` is true if it holds no numbers."""
-
-    title: str
-    unit: str = ""
-    text: bool = False
-
-
-@dataclass(frozen=True)
 class Cell:
     """A cell of the comparison.
 
@@ -88,20 +79,8 @@ class Cell:
     look: str = ""
 
 
-_METRICS = {"dice": "dice", "jaccard": "jaccard", "asd": "asd_voxel", "hd95": "hd95_voxel"}
-"""Key of `COLUMNS` and name of each metric of the table."""
-HEADS = (
-    Head("Method", text=True),
-    Head("Labeled/", "unlabeled"),
-    Head("Dice", "[%]"),
-    Head("Gain [Dice]", "95 % interval"),
-    Head("p", "(Holm)"),
-    Head("Jaccard", "[%]"),
-    Head("ASD", "[voxel]"),
-    Head("95HD", "[voxel]"),
-    Head("Empty"),
-    Head("Runs"),
-)
+_USUAL = ("method", "labels", "dice", "gain", "p", "jaccard", "asd", "hd95", "empty", "runs")
+_SHOWN = [COLUMNS[key] for key in _USUAL]
 
 
 def page_style() -> str:
@@ -145,7 +124,7 @@ def render(bench: Bench, chapters: list[Chapter], shown: Slices, refresh: int = 
         summary=_summary(bench),
         findings=_findings(bench),
         contents=contents,
-        heads=HEADS,
+        columns=_SHOWN,
         parts=[{"title": part.title, "rows": _rows(part)} for part in bench.parts],
         notes=_notes(bench),
         unfinished=left_out(bench.runs),
@@ -184,8 +163,8 @@ def _files(bench: Bench, chapters: Sequence[Chapter], paragraph: Methods | None)
     }
     if not bench.table.empty:
         whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
-        found |= {"table.csv": FORMATS["csv"](whole, Wishes())}
-        found |= {"table.tex": FORMATS["latex"](whole, Wishes(cite=True))}
+        found |= {"table.csv": FORMATS["csv"](whole, TableForm())}
+        found |= {"table.tex": FORMATS["latex"](whole, TableForm(cite=True))}
     if paragraph is not None:
         found |= {"methods.txt": paragraph.text, "methods.tex": paragraph.latex}
         found |= {"references.bib": paragraph.bibtex}
@@ -273,9 +252,8 @@ def _rows(part: Part) -> list[dict[str, Any]]:
         for labels in {own.labels for own in shown}
     }
     best = {
-        (labels, name): best_text((own.metrics[name].mean for own in rows), key)
+        labels: [best_text((own.figure(column) for own in rows), column.best) for column in _SHOWN]
         for labels, rows in rivals.items()
-        for key, name in _METRICS.items()
     }
     found = []
     previous = None
@@ -285,29 +263,13 @@ def _rows(part: Part) -> list[dict[str, Any]]:
             "sam": record["sam"] != "none",
             "first": previous not in (None, own.labels),
         }
-        metrics = {
-            name: _metric(
-                own, record[name], name, best[own.labels, name] if own in rivals[own.labels] else ""
-            )
-            for name in _METRICS.values()
-        }
+        marked = best[own.labels] if own in rivals[own.labels] else [""] * len(_SHOWN)
         found.append(
             {
                 "look": " ".join(look for look, has in looks.items() if has),
                 "cells": [
-                    Cell(own.title),
-                    Cell(own.labels, _sortable(record["labeled"])),
-                    metrics.pop("dice"),
-                    Cell(
-                        f"{own.gain}{own.star}",
-                        _sortable(record["gain_dice"]),
-                        own.interval,
-                        "mark" if own.star else "",
-                    ),
-                    Cell(own.p, _sortable(record.get("gain_p_holm", math.nan))),
-                    *metrics.values(),
-                    Cell(own.empty, own.empty),
-                    Cell(own.runs, own.runs),
+                    _cell(column, record, own, most)
+                    for column, most in zip(_SHOWN, marked, strict=True)
                 ],
             }
         )
@@ -315,11 +277,17 @@ def _rows(part: Part) -> list[dict[str, Any]]:
     return found
 
 
-def _metric(own: Cells, value: float, name: str, best: str) -> Cell:
-    figure = own.metrics[name]
-    small = f"cases ± {figure.sd_cases}" if figure.sd_cases else ""
-    leads = bool(best) and figure.mean == best
-    return Cell(figure.joined(), _sortable(value), small, "best" if leads else "")
+def _cell(column: Column, record: Mapping[Any, Any], own: Cells, best: str) -> Cell:
+    text = own.text(column)
+    number = record.get(column.numbers[0], math.nan) if text and column.numbers else math.nan
+    small = look = ""
+    if column.metric:
+        cases = own.metrics[column.metric].sd_cases
+        small = f"cases ± {cases}" if cases else ""
+        look = "best" if best and own.figure(column) == best else ""
+    elif column.key == "gain":
+        text, small, look = f"{own.gain}{own.star}", own.interval, "mark" if own.star else ""
+    return Cell(text, _sortable(number), small, look)
 
 
 def _sortable(value: float) -> str:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from semisam.bench.report.choice import Masks, Predictor, Shown, recorded
+from semisam.bench.report.choice import Shown, recorded
+from semisam.bench.report.masks import CaseMask, MaskSource, ScoredCase
 from semisam.bench.report.runs import Bench
 from semisam.bench.report.style import TRUTH, WITH, WITHOUT, Gallery, Made, legend_above, new_figure
 from semisam.bench.report.surfaces import common_bounds, draw_slice, draw_surface
@@ -39,7 +40,7 @@ class Qualitative:
 def pictures(
     bench: Bench,
     shown: list[Shown],
-    predictor: Predictor,
+    source: MaskSource,
     gallery: Gallery,
     name: str,
     on_case: Callable[[], None],
@@ -49,11 +50,11 @@ def pictures(
     problems: list[str] = []
     for number, one in enumerate(shown, start=1):
         try:
-            masks = predictor.masks(one)
+            case, masks = source.of(one)
         except InputError as error:
             problems.append(str(error))
         else:
-            figure = _draw(one, masks)
+            figure = _draw(one, case, masks)
             caption, alt = _caption(bench, one, masks), f"{one.case}, {', '.join(one.why)}"
             data = _numbers(one, masks)
             made.append(gallery.add(f"{name}-case-{number}", caption, alt, figure, data, wide=True))
@@ -61,28 +62,28 @@ def pictures(
     return Qualitative(made, list(dict.fromkeys(problems)))
 
 
-def _numbers(shown: Shown, masks: Masks) -> pd.DataFrame:
+def _numbers(shown: Shown, masks: Sequence[CaseMask]) -> pd.DataFrame:
     rows = [shown.bare, *([] if shown.wrapped is None else [shown.wrapped])]
     return pd.DataFrame(
         {
             "case": shown.case,
             "row": [row.name for row in rows],
             "labeled": [row.labels for row in rows],
-            "dice": masks.dice,
+            "dice": [mask.dice for mask in masks],
         }
     )
 
 
-def _draw(shown: Shown, masks: Masks) -> Figure:
+def _draw(shown: Shown, case: ScoredCase, masks: Sequence[CaseMask]) -> Figure:
     titles = ["truth", "without SemiSAM", "with SemiSAM"]
     colors = [TRUTH, WITHOUT, WITH]
     if shown.wrapped is None:
         titles, colors = ["truth", "prediction"], [TRUTH, WITHOUT]
     scored = [
-        f"{title}: Dice {dice:.1f}" for title, dice in zip(titles[1:], masks.dice, strict=True)
+        f"{title}: Dice {mask.dice:.1f}" for title, mask in zip(titles[1:], masks, strict=True)
     ]
     titles = [titles[0], *scored]
-    image, maps, spacing = upright(masks.image, (masks.truth, *masks.predicted))
+    image, maps, spacing = upright(case.image, [case.truth, *(own.mask for own in masks)])
     shape, coloured = maps[0].shape, image.ndim > maps[0].ndim
     solid = len(shape) == 3
     planes = PLANES if solid else (("slice", -1, (0, 1)),)
@@ -142,9 +143,9 @@ def upright(
     return array, [turned(mask) for mask in masks], spacing
 
 
-def _caption(bench: Bench, shown: Shown, masks: Masks) -> str:
+def _caption(bench: Bench, shown: Shown, masks: Sequence[CaseMask]) -> str:
     row = shown.bare if shown.wrapped is None else shown.wrapped
-    found = masks.dice
+    found = [mask.dice for mask in masks]
     if shown.wrapped is None:
         figures = f"Dice {found[0]:.1f} %"
     else:
@@ -155,8 +156,9 @@ def _caption(bench: Bench, shown: Shown, masks: Masks) -> str:
     )
     was = recorded(bench, shown)
     if any(abs(a - b) > _SAME_DICE for a, b in zip(found, was, strict=True)):
+        sources = " and ".join(dict.fromkeys(mask.source for mask in masks))
         text += (
             f" The runs recorded {', '.join(f'{value:.1f}' for value in was)} %. These masks are "
-            f"{' and '.join(dict.fromkeys(masks.source))}, and are not the ones that were scored."
+            f"{sources}, and are not the ones that were scored."
         )
     return text

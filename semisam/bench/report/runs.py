@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -12,20 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from semisam.bench.results import (
-    GROUP,
-    TABLE_METRICS,
-    collect,
-    collect_cases,
-    comparison,
-    keyed,
-    paired,
-)
+from semisam.bench.results import GROUP, Finished, keyed, paired, read_finished
 from semisam.bench.sections import Section, method_name, sections
 from semisam.bench.tables import paper_rows
-from semisam.core.errors import InputError, PluginError, first_line
-from semisam.core.layout import CASES, LOG
-from semisam.run.folder import RunFolder, list_runs
+from semisam.core.errors import InputError, PluginError
+from semisam.core.layout import LOG
+from semisam.run.folder import RunFolder
 from semisam.run.model import trains_network
 
 
@@ -109,24 +100,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Finished):
     """The contents of a bench folder.
 
     Attributes:
         folder: its path.
-        runs: every run's folder.
-        table: the comparison of the finished ones, as `semisam table` makes it.
-        results: a row a finished run.
-        cases: a row a test case and run, Dice and Jaccard in [0, 1].
         parts: the table in parts.
         about_paper: why the paper's rows are shown or left out; empty without finished runs.
     """
 
     folder: Path
-    runs: list[RunFolder]
-    table: pd.DataFrame
-    results: pd.DataFrame
-    cases: pd.DataFrame
     parts: list[Part]
     about_paper: str
 
@@ -141,27 +124,21 @@ def read_bench(folder: Path) -> Bench:
     Raises:
         InputError: if it holds no run.
     """
-    runs, frames = [], []
-    for run in _runs(folder):
-        try:
-            frames.append(_scores(run) if run.state == "done" else pd.DataFrame())
-            runs.append(run)
-        except Exception as error:  # a damaged file raises many kinds of error
-            reason = first_line(error)
-            detail = f"its results cannot be read: {reason}"
-            runs.append(dataclasses.replace(run, state="damaged", detail=detail, result=None))
-    results = collect(run for run in runs if run.state == "done")
-    empty = pd.DataFrame()
-    if results.empty:
-        return Bench(folder, runs, empty, empty, empty, [], "")
-    tested = [frame for frame in frames if not frame.empty]
-    cases = pd.concat(tested, ignore_index=True) if tested else collect_cases([])
-    table = comparison(results, cases)
+    found = read_finished([folder] if folder.is_dir() else [])
+    if not found.runs:
+        raise InputError(
+            f"the folder must hold runs, got {folder} "
+            f"({'no run in it' if folder.is_dir() else 'no such folder'}). Name the --out of "
+            "`semisam bench`."
+        )
+    table, results = found.table, found.results
+    if table.empty:
+        return Bench(**vars(found), folder=folder, parts=[], about_paper="")
     paper, about = paper_rows(table, results)
     whole = table if paper.empty else pd.concat([table, paper], ignore_index=True)
     frame = keyed(results)
     parts = [_part(section, frame) for section in sections(whole)]
-    return Bench(folder, runs, table, results, cases, parts, about)
+    return Bench(**vars(found), folder=folder, parts=parts, about_paper=about)
 
 
 def read_log(run: RunFolder) -> Log:
@@ -191,36 +168,6 @@ def read_log(run: RunFolder) -> Log:
         metrics |= set(names[names.index("lr") :] if "lr" in names else ())
     frame = pd.DataFrame.from_dict(steps, orient="index").sort_index()
     return Log(frame, damaged, frozenset(metrics))
-
-
-def _runs(folder: Path) -> list[RunFolder]:
-    """Return the runs of a bench or a folder of runs; of a run folder, this one run."""
-    runs = list_runs(folder) if folder.is_dir() else []
-    if not runs:
-        raise InputError(
-            f"the folder must hold runs, got {folder} "
-            f"({'no run in it' if folder.is_dir() else 'no such folder'}). Name the --out of "
-            "`semisam bench`."
-        )
-    return runs
-
-
-def _scores(run: RunFolder) -> pd.DataFrame:
-    """Return the scores of a finished run, or raise an error about its files.
-
-    A run without a test has no scores.
-    """
-
-    def fail(fault: str) -> None:
-        raise ValueError(fault)
-
-    collect([run], fail)
-    frame = collect_cases([run], fail)
-    assert run.result is not None  # the run is done
-    lost = run.result["metrics"] and frame.empty
-    if lost or frame[list(TABLE_METRICS)].isna().to_numpy().any():
-        raise ValueError(f"{CASES} holds no scores of every case")
-    return frame
 
 
 def _part(section: Section, frame: pd.DataFrame) -> Part:

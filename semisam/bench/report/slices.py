@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 from numpy.typing import NDArray
 
-from semisam.bench.report.choice import Predictor, Scan
+from semisam.bench.report.masks import MaskSource, ScoredCase
 from semisam.bench.report.pictures import upright
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.report.style import EXCESS, MISSED, TRUTH, WITH, WITHOUT
@@ -76,7 +76,7 @@ class Slices:
 
 def slices(
     bench: Bench,
-    predictor: Predictor,
+    source: MaskSource,
     on_start: Callable[[int], Callable[[], None]],
     *,
     all_cases: bool = False,
@@ -85,13 +85,13 @@ def slices(
 
     Args:
         bench: the runs.
-        predictor: of their masks, of which those at hand are shown.
+        source: of their masks, of which those at hand are shown.
         on_start: called with the number of cases; it returns a function to call after each.
         all_cases: show all masks of the first pair of runs of each row, computed where they must.
     """
     pairs = [pair for part in bench.parts for pair in _pairs(bench, part)]
     firsts = [pair for pair in pairs if pair.first] if all_cases else []
-    by_case = _cases(bench, pairs, predictor, {r.run for p in firsts for r in p.runs if r})
+    by_case = _cases(bench, pairs, source, {r.run for p in firsts for r in p.runs if r})
     on_case = on_start(len(by_case))
     most = _slices_of_each(by_case)
     cases: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def slices(
     for (_, case), runs in by_case.items():
         if size < MOST_BYTES:
             try:
-                found, faults = _case(predictor, case, runs, most)
+                found, faults = _case(source, case, runs, most)
             except InputError as error:
                 problems.append(str(error))
             else:
@@ -148,22 +148,22 @@ def _titled(row: Row, runs: pd.DataFrame) -> Iterator[tuple[str, dict[Any, Any]]
 
 
 def _cases(
-    bench: Bench, pairs: Sequence[_Pair], predictor: Predictor, whole: Collection[str]
+    bench: Bench, pairs: Sequence[_Pair], source: MaskSource, whole: Collection[str]
 ) -> dict[tuple[str, str], list[RunFolder]]:
     """Return the runs that have a mask of each case, by the data and the case's name.
 
     Args:
         bench: the runs.
         pairs: of runs to show.
-        predictor: of their masks.
+        source: of their masks.
         whole: runs of which every mask is shown.
     """
     runs = {run.run: run for pair in pairs for run in pair.runs if run is not None}
     found: dict[tuple[str, str], list[RunFolder]] = {}
     for name, run in runs.items():
-        data = predictor.data_of(run)
+        data = source.data_of(run)
         for case in dict.fromkeys(bench.cases.loc[bench.cases["run"] == name, "case"]):
-            if name in whole or predictor.at_hand(run, case):
+            if name in whole or source.at_hand(run, case):
                 found.setdefault((data, case), []).append(run)
     return found
 
@@ -175,20 +175,20 @@ def _slices_of_each(by_case: dict[tuple[str, str], list[RunFolder]]) -> int:
 
 
 def _case(
-    predictor: Predictor, case: str, runs: Sequence[RunFolder], most: int
+    source: MaskSource, case: str, runs: Sequence[RunFolder], most: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a case for the page, and why masks of it are missing."""
-    scan = predictor.scan(runs[0], case)
-    image, (truth,), spacing = _solid(scan, [scan.truth])
+    scored = source.case(runs[0], case)
+    image, (truth,), spacing = _solid(scored, [scored.truth])
     small = {"": _Small.of(truth)}
     dice, problems = {}, []
     for run in runs:
         try:
-            found = predictor.prediction(run, scan)
+            found = source.mask(run, scored)
         except InputError as error:
             problems.append(str(error))
             continue
-        _, (mask,), _ = _solid(scan, [found.mask])
+        _, (mask,), _ = _solid(scored, [found.mask])
         small[run.run], dice[run.run] = _Small.of(mask), found.dice
     box, step = _window(truth.shape, list(small.values()), most)
     levels = max(int(one.array.max(initial=1)) for one in small.values())
@@ -198,7 +198,7 @@ def _case(
         return _png(small[name].within(box)[::step, ::step], levels)
 
     planes = _grey(image)[..., box[0], :, :][..., :, box[1], :][..., box[2]]
-    geometry = scan.image.geometry
+    geometry = scored.image.geometry
     return {
         "name": case,
         "size": [len(box[0][::step]), len(box[1][::step]), count],
@@ -214,10 +214,10 @@ def _case(
 
 
 def _solid(
-    scan: Scan, masks: Sequence[Labels]
+    case: ScoredCase, masks: Sequence[Labels]
 ) -> tuple[NDArray[np.float32], list[Labels], tuple[float, ...]]:
     """Return upright arrays of three axes; of two axes the third has one slice."""
-    image, maps, spacing = upright(scan.image, masks)
+    image, maps, spacing = upright(case.image, masks)
     if maps[0].ndim == 2:
         return image[..., None], [mask[..., None] for mask in maps], spacing
     return image, maps, spacing
