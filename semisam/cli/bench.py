@@ -90,6 +90,7 @@ def command(
 
     STUDY is a study.toml, or the folder of an earlier bench. Its runs are finished, and values of
     its axes (--labels, --seeds and so on) are added. --data names its scans where they are now.
+    Defaults are those of protocol `default`.
     """
     from semisam.bench.study import add_to_study, checked, execute, tabulate
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell
