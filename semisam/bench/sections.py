@@ -53,7 +53,7 @@ def sections(table: pd.DataFrame) -> list[Section]:
 
 
 def section_key(row: Mapping[Any, Any]) -> tuple[str, str, str, str, tuple[str, ...]]:
-    """Return what the rows of a part of the table have in common."""
+    """Return the protocol, test data and settings that the rows of a part have in common."""
     common = tuple(part for part, own in _parts(row) if not own)
     if row["protocol"] == PAPER:
         return "paper", "la", "", "", common

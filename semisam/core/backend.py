@@ -21,11 +21,13 @@ class Backend(Protocol):
 
     It may wrap an ``nn.Module`` but is not one, so its weights stay out of the method's
     ``parameters()`` and ``state_dict()``. A backend keeps no state between images: the embedding
-    holds all of it. Four attributes are optional. ``slice_axis`` of a slice model and ``memory``,
-    the record of earlier clicks that it expects, are read by `semisam.bench.zero_shot.interact`.
-    ``axes`` are the numbers of spatial axes of its images; without it, two and three. If
-    ``wants_place`` is True, `encode` gets the image's `Place`, with case, spacing and channels, as
-    a second argument, or ``None`` where it is not known.
+    holds all of it. Four attributes are optional:
+
+    - ``axes``: the numbers of spatial axes of its images; without it, two and three.
+    - ``wants_place``: if True, `encode` gets the image's `Place`, with case, spacing and channels,
+      as a second argument, or ``None`` where it is not known.
+    - ``slice_axis``: of a slice model, read by `semisam.bench.zero_shot.interact`.
+    - ``memory``: the record of earlier clicks that it expects, read there, too.
 
     Attributes:
         ndim: 3, or 2 for slice models.

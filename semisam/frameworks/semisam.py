@@ -83,7 +83,7 @@ class SemiSAM(Framework):
             correct a target keep their share, so they count in an Nth of the steps.
         floor: do not query the model where ``lambda_s`` is below this.
         several: query also for a class that is several components in a labeled mask, of which a
-            prompt marks one. It is the run that knows the labels and leaves classes out.
+            prompt marks one. Without it the run, which knows the labels, leaves such classes out.
         seed: of the prompts.
 
     Raises:

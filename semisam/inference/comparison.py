@@ -20,7 +20,7 @@ from semisam.data.images.pictures import is_picture
 from semisam.metrics.scores import evaluate_mask, surface_dice
 
 TOLERANCES = (1.0, 2.0)
-"""Of the surface Dice, in mm."""
+"""Distances in mm for the surface Dice."""
 _PROBABILITY = ".probability"
 
 

@@ -34,7 +34,7 @@ WEIGHTS = {"first": 1.54, "view": 1.08, "back": 1.49, "entropy": 2.41}
 """Weights of the signals in the log odds of the predicted Dice."""
 GENERATED, PATIENTS = -3.00, -0.40
 OFFSET = GENERATED + PATIENTS
-"""Of the map on generated scans, its shift for patients, and both."""
+"""Constants of the log odds: fitted on generated scans, that for patients, and the sum."""
 ERRORS = ((0.5, -0.16, 0.23), (0.75, -0.04, 0.21), (1.0, -0.09, 0.07))
 """Upper end of a band of predicted Dice, and the 5th and the 95th percentile of the error there."""
 

@@ -65,7 +65,7 @@ class Protocol:
         return {**self.run, **self.runs.get(method, {})}
 
     def not_reproduced(self, method: str, *, branch: bool) -> dict[str, str]:
-        """Return what of its source it does not reproduce, as departures are named.
+        """Return its departures from its source, by name.
 
         Args:
             method: of the run.

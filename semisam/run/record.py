@@ -28,7 +28,7 @@ def split_hash(*groups: tuple[str, ...]) -> str:
 def data_key(
     hashes: Mapping[str, str], cases: Cases, test: Sequence[str], *, truth: bool = False
 ) -> str:
-    """Return what the data add to the identity of a run: the voxels, and the parts of the cases.
+    """Return the data's part of a run's identity: the voxels, and the parts of the cases.
 
     Args:
         hashes: of volumes by name, as of `VolumeStore.check`; those that the run does not read do

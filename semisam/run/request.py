@@ -28,7 +28,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "device": (str, "a text"),
     "patch": (tuple, "whole numbers"),
 }
-"""Of the settings that are used before all of them are validated."""
+"""Type and rule of each setting that is used before all of them are validated."""
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def _findings(bench: Bench) -> list[str]:
 
 
 def _over_best(table: pd.DataFrame) -> list[str]:
-    """Return what the best row with SemiSAM gains over the best row without, by part and labels."""
+    """Return the gain of the best row with SemiSAM over the best without, by part and labels."""
     found = sections(table.dropna(subset=["over_best"]))
     lines = []
     for part in found:
