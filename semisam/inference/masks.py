@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,12 +108,13 @@ def write_masks(
         yield Written(name, file, tuple(sizes), scan=scan, found=found)
 
 
-def check_outside(scans: Path, masks: Path) -> None:
+def check_outside(scans: Path, masks: Path, flag: str = "-o") -> None:
     """Refuse a folder of masks where a mask would count as a label.
 
     Args:
         scans: a folder of them, or the file of one.
         masks: the folder.
+        flag: that names it.
 
     Raises:
         InputError: it is in the folder of scans, or is the folder of the scan's label.
@@ -123,7 +124,29 @@ def check_outside(scans: Path, masks: Path) -> None:
     if inner == outer or outer in inner.parents or of_labels:
         raise InputError(
             f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
-            "would count as one of yours. Name another folder with -o."
+            f"would count as one of yours. Name another folder with {flag}."
+        )
+
+
+def check_saved(data: Path | None, cases: Iterable[str], folder: Path) -> None:
+    """Refuse a folder where the mask of a scored case would replace a file or count as a label.
+
+    Args:
+        data: folder of the scans; ``None``: they are in no folder.
+        cases: to score.
+        folder: of the masks, ``<case>.nii.gz``.
+
+    Raises:
+        InputError: it is in the folder of scans, or a file of that name is there.
+    """
+    flag = "--save-predictions"
+    if data is not None:
+        check_outside(data, folder, flag)
+    there = [name for case in cases if (folder / (name := f"{case}.nii.gz")).exists()]
+    if there:
+        raise InputError(
+            f"{flag} must be a folder without files of these cases, got {folder} with "
+            f"{first_few(there)}. Name another folder."
         )
 
 

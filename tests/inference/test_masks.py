@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
+from scan_files import scan as scan_of
 from scan_files import write
 from tiny_runs import tiny_phantoms
 
@@ -142,6 +143,28 @@ def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path
     assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
     result = _invoke("predict", runs[0], *more, "-o", scans / "predicted")
     assert result.exit_code == 0, result.output
+
+
+def test_scored_masks_replace_no_file_and_count_as_no_label(runs, tmp_path):
+    scans, other = tmp_path / "scans", tmp_path / "other"
+    for n in range(4):
+        for name, array in zip(("", "_label"), scan_of(n, (32, 32, 24), classes=2), strict=True):
+            write(scans / f"p{n}{name}.nii.gz", array)
+    before = {path: path.read_bytes() for path in scans.iterdir()}
+    score = ("evaluate", runs[0], "--data", scans, "--out", tmp_path / "a.csv")
+    for folder in (scans, scans / "masks"):
+        result = _invoke(*score, "--save-predictions", folder)
+        assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
+        assert "Name another folder with --save-predictions" in result.stderr
+    assert {path: path.read_bytes() for path in scans.iterdir()} == before
+    result = _invoke(*score, "--save-predictions", other)
+    assert result.exit_code == 0, result.output
+    written = next(other.iterdir())
+    written.write_bytes(b"an hour of work")
+    (tmp_path / "a.csv").unlink()
+    result = _invoke(*score, "--save-predictions", other)
+    assert result.exit_code == 2 and f"with {written.name}. Name another folder" in result.stderr
+    assert written.read_bytes() == b"an hour of work" and not (tmp_path / "a.csv").exists()
 
 
 @pytest.mark.parametrize(
