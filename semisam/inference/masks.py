@@ -99,8 +99,7 @@ def write_masks(
         if probabilities:
             whole = found.probabilities
             for k, title in class_file_names(model.card).items():
-                target = folder / f"{name}.{title}.probability.nii.gz"
-                write_nifti(target, whole[k], scan.geometry)
+                write_nifti(probability_file(folder, name, title), whole[k], scan.geometry)
         names = model.card.class_names
         if preview:
             write_preview(preview_file(file), scan.array, found.labelmap, scan.geometry, names)
@@ -150,24 +149,58 @@ def check_saved(data: Path | None, cases: Iterable[str], folder: Path) -> None:
         )
 
 
-def check_new(scans: Mapping[str, tuple[Path, ...]], folder: Path) -> None:
-    """Refuse to write a mask over an existing one, which a person may have corrected.
+def check_new(
+    scans: Mapping[str, tuple[Path, ...]],
+    folder: Path,
+    *,
+    preview: bool = False,
+    titles: Iterable[str] = (),
+) -> None:
+    """Refuse to write over an existing file, such as a mask that a person may have corrected.
 
     Args:
         scans: files by the name of the mask.
         folder: of the masks.
+        preview: a preview of each mask is written, too.
+        titles: of the classes whose probabilities are written, too.
 
     Raises:
-        InputError: a mask is there.
+        InputError: a file is there.
     """
-    files = [folder / f"{name}{mask_ending(paths[0])}" for name, paths in scans.items()]
-    there = [file.name for file in files if file.exists()]
+    there = [
+        file.name
+        for name, paths in scans.items()
+        for file in outputs_of(name, paths[0], folder, preview=preview, titles=titles)
+        if file.exists()
+    ]
     if there:
         raise InputError(
-            f"-o must be a folder without masks of these scans, got {folder} with "
+            f"-o must be a folder without outputs of these scans, got {folder} with "
             f"{first_few(there)}. Name another, keep the masks with --skip-existing, or replace "
             "them with --overwrite."
         )
+
+
+def outputs_of(
+    name: str, source: Path, folder: Path, *, preview: bool = False, titles: Iterable[str] = ()
+) -> list[Path]:
+    """Return the files that `write_masks` writes of a scan, the mask first.
+
+    Args:
+        name: of the scan.
+        source: its first file.
+        folder: of the masks.
+        preview: with that of the mask.
+        titles: of the classes whose probabilities are written, as of `class_file_names`.
+    """
+    mask = folder / f"{name}{mask_ending(source)}"
+    pictures = [preview_file(mask)] if preview else []
+    return [mask, *pictures, *(probability_file(folder, name, title) for title in titles)]
+
+
+def probability_file(folder: Path, name: str, title: str) -> Path:
+    """Return the file of the probability of a class."""
+    return folder / f"{name}.{title}.probability.nii.gz"
 
 
 def preview_file(mask: Path) -> Path:

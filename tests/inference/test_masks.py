@@ -128,6 +128,40 @@ def test_a_mask_that_is_there_is_replaced_only_if_it_is_told_to(runs, scan, tmp_
     assert file.read_bytes() != b"an hour of work"
 
 
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [("--probabilities", "scan.atrium.probability.nii.gz"), ("--preview", "scan.png")],
+)
+def test_further_outputs_are_replaced_only_if_it_is_told_to(runs, scan, tmp_path, flag, name):
+    file = tmp_path / "masks" / name
+    file.parent.mkdir()
+    file.write_bytes(b"an hour of work")
+    args = ("predict", runs[0], scan, "-o", tmp_path / "masks")
+    result = _invoke(*args, flag)
+    assert result.exit_code == 2 and f"with {name}. Name another" in result.stderr
+    assert file.read_bytes() == b"an hour of work"
+    result = _invoke(*args)
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() == b"an hour of work"
+    result = _invoke(*args, flag, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() != b"an hour of work"
+
+
+def test_a_table_holds_a_scan_whose_name_is_no_utf_8(runs, scan, tmp_path):
+    odd = tmp_path / "p\udcff.nii.gz"
+    try:
+        scan.rename(odd)
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 only")
+    table = tmp_path / "ml.csv"
+    result = _invoke("predict", runs[0], odd, "-o", tmp_path / "masks", "--csv", table)
+    assert result.exit_code == 0, result.output
+    with table.open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["scan"] == r"p\udcff"
+
+
 def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
