@@ -73,8 +73,8 @@ def write_masks(
         probabilities: also write the probability of each class.
         preview: also write a picture of the mask.
         skip_existing: take a mask that is in the folder as it is.
-        on_mask: called with the name of each mask and its temporary file, before that gets its
-            name.
+        on_mask: called with the name of each mask and its temporary file, directly before that
+            gets its name; an error keeps what is there.
 
     Raises:
         InputError: a mask cannot be written, or one that is in the folder cannot be read.
