@@ -245,10 +245,10 @@ def find_run(text: str) -> Path:
             "it comes from."
         )
     parent, mark, start = text.rpartition("#")
-    if mark:
-        folder = Path(parent)
-    elif path.is_dir():
+    if path.is_dir():
         folder, start = path, ""
+    elif mark and Path(start).name == start:
+        folder = Path(parent)
     else:
         folder, start = path.parent, path.name
     if not folder.is_dir():

@@ -19,7 +19,7 @@ from semisam.bench.results import collect
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
-from semisam.run.folder import claim, claim_data, find_run, list_runs, read_run
+from semisam.run.folder import claim, claim_data, find_run, leading_runs, list_runs, read_run
 from semisam.run.protocols import DEFAULT
 from semisam.run.settings import read_settings
 from semisam.training.trainer import Interrupted
@@ -170,6 +170,14 @@ def test_a_run_is_named_by_path_hash_or_start(grid):
         find_run(str(grid / "nothing" / "here"))
     with pytest.raises(InputError, match=r"got the file .*model\.pt\. Name the folder"):
         find_run(str(runs / DONE / "model.pt"))
+
+
+def test_a_folder_may_be_named_with_a_hash_sign(grid, tmp_path):
+    single = tmp_path / "b#x"
+    shutil.copytree(grid / "runs" / DONE, single / "runs" / DONE)
+    for text in (single, single / "runs", f"{single}#{DONE[-12:]}", single / "runs" / DONE[:-6]):
+        assert find_run(str(text)) == single / "runs" / DONE
+    assert leading_runs([str(single), "scan"]) == ([single / "runs" / DONE], ["scan"])
 
 
 def test_the_folder_of_a_single_run_names_it(grid, tmp_path):
