@@ -47,6 +47,8 @@ _FIGURES = {
     "data": ("labeled", "unlabeled"),
 }
 """Numbers that every result holds."""
+_NEEDED = {SETTINGS: ("iterations",), RESULT: ("sam", "departures", "choices")}
+"""Settings that are read without their defaults."""
 _HASHED = re.compile(r"-[0-9a-f]{12}$")
 _LOG_END = 65536
 
@@ -414,6 +416,9 @@ def _check_settings(path: Path, settings: Any) -> None:
         RunSettings.model_validate_json(json.dumps(settings))
     except ValidationError as error:
         raise _no_result(path, f"{faults(error):.200}") from None
+    lacking = [name for name in _NEEDED.get(path.name, ()) if name not in settings]
+    if lacking:
+        raise _no_result(path, f"settings without {lacking[0]}")
 
 
 def _is_number(value: Any) -> bool:

@@ -256,6 +256,23 @@ def test_wrong_types_in_a_result_stop_no_other(grid, part):
     assert page.exit_code == 0, page.output
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("settings.json", "iterations"), *(("result.json", n) for n in ("sam", "departures"))],
+)
+def test_settings_that_lack_one_stop_no_other(grid, file, name):
+    whole = json.loads((grid / "runs" / DONE / file).read_text())
+    del (whole if file == "settings.json" else whole["settings"])[name]
+    other = grid / "runs" / "mt-n2-subset0-seed7-00000000abab"
+    other.mkdir()
+    (other / file).write_text(json.dumps(whole))
+    run = read_run(other)
+    assert run.state == "damaged" and f"settings without {name}" in run.detail
+    listed = _semisam("runs", "list", grid)
+    assert listed.exit_code == 0 and "2 damaged" in listed.output
+    assert _semisam("table", grid, "--format", "csv").exit_code == 0
+
+
 def test_bench_names_a_damaged_result(grid, tiny_settings):
     class Silent:
         def __getattr__(self, name):
