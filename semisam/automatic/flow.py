@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from semisam.automatic.first import first_to_label
 from semisam.automatic.judge import make_judge
 from semisam.automatic.page import SHEET, write_page
 from semisam.automatic.plan import Plan, final_run, first_run, left_of, plan_for, save_plan
-from semisam.automatic.shelf import FINAL, FIRST, Entry, Shelf
+from semisam.automatic.shelf import FINAL, FIRST, ChangedMask, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
 from semisam.core.errors import InputError
 from semisam.core.files import check_writable, remove_leftovers, writable_folder
@@ -223,11 +224,11 @@ def _write(
         report("masks", done, total, {})
         entry = _entry(data, case, stage.name, stage.run)
         file = shelf.folder / entry.file
+        if shelf.is_ours(case, file) and not shelf.holds(case, entry):
+            with contextlib.suppress(ChangedMask):  # it stays
+                _write_one(data, shelf, stage, case, entry, device)
         if not shelf.is_ours(case, file):
             changed[case] = _volumes_of_changed(case, file, stage.model.card)
-            continue
-        if not shelf.holds(case, entry):
-            _write_one(data, shelf, stage, case, entry, device)
     report("masks", total, total, {})
     return changed
 

@@ -19,6 +19,10 @@ FIRST, FINAL = "first", "final"
 """The stages of a mask: made without a training, and by the trained network."""
 
 
+class ChangedMask(Exception):
+    """A person saved a mask while another one was made for its place."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One mask that was written.
@@ -105,10 +109,15 @@ class Shelf:
 
         After a stop at any time, the file is known as the mask before or as this one. Any other
         file of its name is a person's.
+
+        Raises:
+            ChangedMask: a file of a person is there, which must stay.
         """
         entry = self.entries[name]
         self.entries[name] = replace(entry, sha256=digest(temporary), before=entry.sha256)
         self._save()
+        if not self.is_ours(name, self.folder / entry.file):
+            raise ChangedMask
 
     def finish(self, name: str, entry: Entry) -> None:
         """Record a judged mask, by the digest of when it was written."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import shutil
+import struct
 import tempfile
 import weakref
 import zipfile
@@ -28,6 +29,8 @@ from semisam.plugins import registry
 from semisam.plugins.construction import construct
 from semisam.plugins.options import documented_arguments, parameters
 
+_NO_ARCHIVE = (zipfile.BadZipFile, KeyError, RuntimeError, ValueError, EOFError, struct.error)
+"""Errors of `zipfile`; an encrypted part is a RuntimeError."""
 _SUREST = 1e-6  # least distance of the mean probability from 0 and 1
 
 
@@ -138,22 +141,23 @@ class AdaptableJoined(Joined):
         Raises:
             InputError: the file is no such archive.
         """
+        able = self._adaptable()
+        try:
+            parts = _read_parts(file, len(able))
+        except _NO_ARCHIVE as error:
+            raise InputError(
+                f"adapted weights of joined backends must be an archive of them, got {file} "
+                f"({error}). Remove it and run the command again."
+            ) from None
         found = copy.copy(self)
         found._models = dict(self._models)
         folder = tempfile.mkdtemp(prefix="semisam-")
         # Models may read their weights late, so the files last as long as this object.
         weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
-        try:
-            with zipfile.ZipFile(file) as archive:
-                for place, (name, model) in enumerate(self._adaptable().items()):
-                    weights = Path(folder, _part(place))
-                    weights.write_bytes(archive.read(weights.name))
-                    found._models[name] = model.adapted(weights)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise InputError(
-                f"adapted weights of joined backends must be an archive of them, got {file} "
-                f"({error}). Remove it and run the command again."
-            ) from None
+        for place, (name, model) in enumerate(able.items()):
+            weights = Path(folder, _part(place))
+            weights.write_bytes(parts[place])
+            found._models[name] = model.adapted(weights)
         return found
 
     def _adaptable(self) -> dict[str, Adaptable]:
@@ -201,6 +205,16 @@ def join(names: Sequence[str]) -> type[Joined]:
     if axes:
         about["axes"] = tuple(sorted(set.intersection(*axes)))
     return type(base.__name__, (base,), about)
+
+
+def _read_parts(file: Path, count: int) -> list[bytes]:
+    """Read the parts of an archive, which `AdaptableJoined.adapt` neither packs nor encrypts."""
+    size = file.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        for part in map(archive.getinfo, map(_part, range(count))):
+            if part.compress_type != zipfile.ZIP_STORED or part.file_size > size:
+                raise zipfile.BadZipFile(f"{part.filename} is packed")
+        return [archive.read(_part(place)) for place in range(count)]
 
 
 def _part(place: int) -> str:

@@ -47,6 +47,7 @@ def command(
     from semisam.core.files import writable_folder, write_csv
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
+    from semisam.inference.masks import check_saved
     from semisam.run.preflight import check_device
     from semisam.run.scoring import open_scored
     from semisam.training.allocator import keep_memory
@@ -63,6 +64,8 @@ def command(
     )
     target = Path(out) if out else scored.target
     test = scored.test
+    if save_predictions:
+        check_saved(scored.dataset.path, test, Path(save_predictions))
     store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=test)
     writable_folder(target.parent)
     predictions = writable_folder(Path(save_predictions)) if save_predictions else None

@@ -70,6 +70,7 @@ def command(
     from semisam.core.files import printable, writable_folder, write_csv
     from semisam.inference.inputs import check_outputs, describe_left_out, gather_scans, left_out
     from semisam.inference.masks import check_new, check_outside, write_masks
+    from semisam.inference.predictor import class_file_names
     from semisam.run.folder import leading_runs
     from semisam.run.model import load_models
     from semisam.run.preflight import check_device
@@ -101,9 +102,10 @@ def command(
     for what, paths in (("labels", labels), ("no scans", unread)):
         for line in describe_left_out(what, paths):
             tell(line)
-    check_outputs(folder, scans, labels, preview=preview)
+    titles = tuple(class_file_names(model.card).values()) if probabilities else ()
+    check_outputs(folder, scans, labels, preview=preview, titles=titles)
     if not (skip_existing or overwrite):
-        check_new(scans, folder)
+        check_new(scans, folder, preview=preview, titles=titles)
     writable_folder(folder)
     failed = kept = 0
     sizes: list[Volume] = []

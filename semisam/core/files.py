@@ -21,6 +21,9 @@ from semisam.core.errors import InputError
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of `replace_file` and `writable_folder`: a file of a user may end in .tmp, too.
+_TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{8}\.tmp(\.\w+)*", re.DOTALL)
+_OF_RUNS = ("progress.tmp", "checkpoint.previous.tmp")
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
@@ -88,7 +91,11 @@ def csv_text(cell: str) -> str:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, atomically; the columns are those of all rows, as they first appear."""
     names = dict.fromkeys(name for row in rows for name in row)
-    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replace_file(path) as temporary,
+        # The name of a file need not be UTF-8.
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
@@ -137,16 +144,17 @@ def check_digest(path: Path) -> None:
 def remove_leftovers(folder: Path, *, inside: bool = True) -> None:
     """Remove the temporary files of a killed process; the caller must hold the folder's lock.
 
-    They are named ``*.tmp``, or ``.*.tmp.nii.gz`` where a library needs the ending.
-
     Args:
-        folder: of a run or a study.
-        inside: also those of the folders in it.
+        folder: of a run, a study or masks.
+        inside: it is the folder of a run, which has more of them, also in its ``predictions``.
     """
-    patterns = ["*.tmp", ".*.tmp.*", *(["*/*.tmp", "*/.*.tmp.*"] if inside else [])]
-    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        with contextlib.suppress(OSError):  # a folder, or another user's file: harmless
-            path.unlink()
+    paths = [*folder.glob(".*")]
+    if inside:
+        paths += [*(folder / "predictions").rglob(".*"), *(folder / name for name in _OF_RUNS)]
+    for path in paths:
+        if _TEMPORARY.fullmatch(path.name) or path.name in _OF_RUNS:
+            with contextlib.suppress(OSError):  # a folder, or another user's file: harmless
+                path.unlink()
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_file
 from semisam.data.datasets.scans import ENDINGS, without_ending
 from semisam.data.images.dicom import is_series
 from semisam.data.images.files import mask_ending
-from semisam.inference.masks import preview_file
+from semisam.inference.masks import outputs_of
 from semisam.plugins import registry
 
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -101,6 +101,7 @@ def check_outputs(
     labels: Iterable[Path] = (),
     *,
     preview: bool = False,
+    titles: Iterable[str] = (),
     others: Iterable[str] = (),
 ) -> None:
     """Refuse an output folder where a file would overwrite a scan, a label or another output.
@@ -110,6 +111,7 @@ def check_outputs(
         scans: files by name, as of `gather_scans`.
         labels: further files that must stay.
         preview: a preview of each mask is written, too.
+        titles: of the classes whose probabilities are written, too.
         others: names of further outputs.
 
     Raises:
@@ -118,8 +120,7 @@ def check_outputs(
     given = {path.resolve() for group in (*scans.values(), tuple(labels)) for path in group}
     taken = {folder / name for name in others}
     for name, group in scans.items():
-        mask = folder / f"{name}{mask_ending(group[0])}"
-        for target in (mask, preview_file(mask)) if preview else (mask,):
+        for target in outputs_of(name, group[0], folder, preview=preview, titles=titles):
             if target.resolve() in given:
                 raise InputError(
                     f"no mask may overwrite a scan or a label, got {folder} as the output of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,8 @@ def write_masks(
         probabilities: also write the probability of each class.
         preview: also write a picture of the mask.
         skip_existing: take a mask that is in the folder as it is.
-        on_mask: called with the name of each mask and its temporary file, before that gets its
-            name.
+        on_mask: called with the name of each mask and its temporary file, directly before that
+            gets its name; an error keeps what is there.
 
     Raises:
         InputError: a mask cannot be written, or one that is in the folder cannot be read.
@@ -99,8 +99,7 @@ def write_masks(
         if probabilities:
             whole = found.probabilities
             for k, title in class_file_names(model.card).items():
-                target = folder / f"{name}.{title}.probability.nii.gz"
-                write_nifti(target, whole[k], scan.geometry)
+                write_nifti(probability_file(folder, name, title), whole[k], scan.geometry)
         names = model.card.class_names
         if preview:
             write_preview(preview_file(file), scan.array, found.labelmap, scan.geometry, names)
@@ -108,12 +107,13 @@ def write_masks(
         yield Written(name, file, tuple(sizes), scan=scan, found=found)
 
 
-def check_outside(scans: Path, masks: Path) -> None:
+def check_outside(scans: Path, masks: Path, flag: str = "-o") -> None:
     """Refuse a folder of masks where a mask would count as a label.
 
     Args:
         scans: a folder of them, or the file of one.
         masks: the folder.
+        flag: that names it.
 
     Raises:
         InputError: it is in the folder of scans, or is the folder of the scan's label.
@@ -123,28 +123,84 @@ def check_outside(scans: Path, masks: Path) -> None:
     if inner == outer or outer in inner.parents or of_labels:
         raise InputError(
             f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
-            "would count as one of yours. Name another folder with -o."
+            f"would count as one of yours. Name another folder with {flag}."
         )
 
 
-def check_new(scans: Mapping[str, tuple[Path, ...]], folder: Path) -> None:
-    """Refuse to write a mask over an existing one, which a person may have corrected.
+def check_saved(data: Path | None, cases: Iterable[str], folder: Path) -> None:
+    """Refuse a folder where the mask of a scored case would replace a file or count as a label.
+
+    Args:
+        data: folder of the scans; ``None``: they are in no folder.
+        cases: to score.
+        folder: of the masks, ``<case>.nii.gz``.
+
+    Raises:
+        InputError: it is in the folder of scans, or a file of that name is there.
+    """
+    flag = "--save-predictions"
+    if data is not None:
+        check_outside(data, folder, flag)
+    there = [name for case in cases if (folder / (name := f"{case}.nii.gz")).exists()]
+    if there:
+        raise InputError(
+            f"{flag} must be a folder without files of these cases, got {folder} with "
+            f"{first_few(there)}. Name another folder."
+        )
+
+
+def check_new(
+    scans: Mapping[str, tuple[Path, ...]],
+    folder: Path,
+    *,
+    preview: bool = False,
+    titles: Iterable[str] = (),
+) -> None:
+    """Refuse to write over an existing file, such as a mask that a person may have corrected.
 
     Args:
         scans: files by the name of the mask.
         folder: of the masks.
+        preview: a preview of each mask is written, too.
+        titles: of the classes whose probabilities are written, too.
 
     Raises:
-        InputError: a mask is there.
+        InputError: a file is there.
     """
-    files = [folder / f"{name}{mask_ending(paths[0])}" for name, paths in scans.items()]
-    there = [file.name for file in files if file.exists()]
+    there = [
+        file.name
+        for name, paths in scans.items()
+        for file in outputs_of(name, paths[0], folder, preview=preview, titles=titles)
+        if file.exists()
+    ]
     if there:
         raise InputError(
-            f"-o must be a folder without masks of these scans, got {folder} with "
+            f"-o must be a folder without outputs of these scans, got {folder} with "
             f"{first_few(there)}. Name another, keep the masks with --skip-existing, or replace "
             "them with --overwrite."
         )
+
+
+def outputs_of(
+    name: str, source: Path, folder: Path, *, preview: bool = False, titles: Iterable[str] = ()
+) -> list[Path]:
+    """Return the files that `write_masks` writes of a scan, the mask first.
+
+    Args:
+        name: of the scan.
+        source: its first file.
+        folder: of the masks.
+        preview: with that of the mask.
+        titles: of the classes whose probabilities are written, as of `class_file_names`.
+    """
+    mask = folder / f"{name}{mask_ending(source)}"
+    pictures = [preview_file(mask)] if preview else []
+    return [mask, *pictures, *(probability_file(folder, name, title) for title in titles)]
+
+
+def probability_file(folder: Path, name: str, title: str) -> Path:
+    """Return the file of the probability of a class."""
+    return folder / f"{name}.{title}.probability.nii.gz"
 
 
 def preview_file(mask: Path) -> Path:

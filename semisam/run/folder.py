@@ -47,6 +47,8 @@ _FIGURES = {
     "data": ("labeled", "unlabeled"),
 }
 """Numbers that every result holds."""
+_NEEDED = {SETTINGS: ("iterations",), RESULT: ("sam", "departures", "choices")}
+"""Settings that are read without their defaults."""
 _HASHED = re.compile(r"-[0-9a-f]{12}$")
 _LOG_END = 65536
 
@@ -245,10 +247,10 @@ def find_run(text: str) -> Path:
             "it comes from."
         )
     parent, mark, start = text.rpartition("#")
-    if mark:
-        folder = Path(parent)
-    elif path.is_dir():
+    if path.is_dir():
         folder, start = path, ""
+    elif mark and Path(start).name == start:
+        folder = Path(parent)
     else:
         folder, start = path.parent, path.name
     if not folder.is_dir():
@@ -414,6 +416,9 @@ def _check_settings(path: Path, settings: Any) -> None:
         RunSettings.model_validate_json(json.dumps(settings))
     except ValidationError as error:
         raise _no_result(path, f"{faults(error):.200}") from None
+    lacking = [name for name in _NEEDED.get(path.name, ()) if name not in settings]
+    if lacking:
+        raise _no_result(path, f"settings without {lacking[0]}")
 
 
 def _is_number(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from semisam.core.backend import Adaptable
 from semisam.core.errors import InputError
 from semisam.core.files import write_json
-from semisam.core.framework import Framework
+from semisam.core.framework import Framework, blueprint
 from semisam.core.layout import ADAPTED, CARD, MODEL
 from semisam.data.images.files import Geometry, from_itk
 from semisam.frameworks.semisam import SemiSAM
@@ -65,11 +66,21 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[RunSettings, Framework,
     options = settings.network_options
     started = {**options, "start": "none"} if "start" in options else options
     update: dict[str, Any] = {"network_options": started}
-    if trains_network(settings.method):
+    trained = trains_network(settings.method)
+    if trained:
         update["sam"] = "none"
     bare = settings.model_copy(update=update)
-    framework = make_framework(bare, card.channels, len(card.class_names), card.class_names)
-    fit_weights(framework, load_tensors(folder / MODEL), folder)
+
+    def make() -> Framework:
+        return make_framework(bare, card.channels, len(card.class_names), card.class_names)
+
+    weights = load_tensors(folder / MODEL)
+    if trained:  # damaged settings could make a network of any size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it takes no numbers
+            fit_weights(blueprint(make), weights, folder)
+    framework = make()
+    fit_weights(framework, weights, folder)
     if isinstance(framework, SemiSAM):
         framework.leave_out(card.left_out)
         if settings.sam_adapt and framework.classes:
@@ -298,8 +309,15 @@ def window_of(settings: RunSettings) -> tuple[tuple[int, ...] | None, tuple[int,
 
     Args:
         settings: of the run, resolved.
+
+    Raises:
+        InputError: they hold no stride.
     """
     if not trains_network(settings.method):
         return None, None
-    assert settings.stride is not None
+    if settings.stride is None:
+        raise InputError(
+            "the settings of a run must hold its stride, got none. Restore its settings.json, or "
+            "train again."
+        )
     return settings.patch, settings.stride

@@ -75,12 +75,18 @@ def load_tensors(path: Path) -> Any:
         ) from error
 
 
-def fit_weights(module: nn.Module, weights: Mapping[str, Any], folder: Path) -> None:
+def fit_weights(module: nn.Module, weights: Any, folder: Path) -> None:
     """Give a method the weights of a run of its own.
 
     Raises:
-        InputError: the code of the method or the network changed since the run.
+        InputError: they are no weights, or the code of the method or the network changed since the
+            run.
     """
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise InputError(
+            f"the weights of a run must be tensors by name, got others in {folder}. Restore them, "
+            "or train again in another folder."
+        )
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

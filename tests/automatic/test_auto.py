@@ -23,6 +23,7 @@ from semisam.automatic import flow, plan, shelf, survey
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.core.layout import RESULT
+from semisam.inference import masks as masks_of
 from semisam.run import resolve
 
 SIZE = (20, 18, 16)
@@ -190,6 +191,29 @@ def test_a_mask_that_a_person_corrects_while_it_is_judged_stays(tmp_path):
     assert not shelf.Shelf(tmp_path).is_ours("p2", file)
     masks.begin("p2", entry)
     assert not shelf.Shelf(tmp_path).is_ours("p2", file)
+
+
+def test_a_mask_that_a_person_saves_while_its_scan_is_segmented_stays(made, tmp_path, monkeypatch):
+    masks, notes = shutil.copytree(made.masks, tmp_path / "masks"), []
+    scans = shutil.copytree(made.scans, tmp_path / "scans")
+    write(scans / "p4.nii.gz", scan(4, SIZE, classes=2)[0], (1.0, 1.0, 1.5))
+    write(scans / "p3.nii.gz", scan(5, SIZE, classes=2)[0], (1.0, 1.0, 1.5))  # another p3
+    drawn, segment, saved = 7 * scan(0, SIZE, classes=2)[1], masks_of.segment, {}
+
+    def meanwhile(*about):
+        found = segment(*about)
+        case = f"p{3 + len(saved)}"
+        saved[case] = write(masks / f"{case}.nii.gz", drawn, (1.0, 1.0, 1.5)).read_bytes()
+        return found
+
+    monkeypatch.setattr(masks_of, "segment", meanwhile)
+    semisam.auto(scans, masks, **TINY, **OWN, note=notes.append)
+    assert list(saved) == ["p3", "p4"]
+    for case, content in saved.items():
+        assert (masks / f"{case}.nii.gz").read_bytes() == content
+        assert any(f"Kept: {case} was changed" in note for note in notes)
+        assert _table(masks)[case]["mask"] == "changed by you"
+    assert not list(masks.glob("*.tmp*")) and not list(masks.glob(".*.tmp*"))
 
 
 def test_a_mask_that_a_person_puts_in_the_place_of_one_that_was_begun_stays(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -180,6 +182,25 @@ def test_damaged_weights_are_one_sentence(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(InputError, match="must be an archive"):
         construct("backend", BOTH).adapted(tmp_path / "a")
+
+
+def _zip(path, packing=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("0.safetensors", bytes(1 << 20))
+    return bytearray(path.read_bytes())
+
+
+def test_an_archive_that_is_packed_or_encrypted_is_one_sentence(tmp_path):
+    path = tmp_path / "a"
+    _zip(path, zipfile.ZIP_DEFLATED)  # a small file could hold any number of bytes
+    with pytest.raises(InputError, match=r"must be an archive .*0\.safetensors is packed"):
+        construct("backend", BOTH).adapted(path)
+    raw = _zip(path)
+    raw[6] |= 1  # the flag of encryption, at the part and in the table of contents
+    raw[raw.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"must be an archive .*encrypted"):
+        construct("backend", BOTH).adapted(path)
 
 
 @pytest.mark.usefixtures("in_process")

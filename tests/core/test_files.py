@@ -59,15 +59,23 @@ def test_an_error_of_the_system_is_one_sentence_with_its_remedy():
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "predictions").mkdir()
-    for name in (".a.json.12345678.tmp", "checkpoint.previous.tmp", "predictions/.p.nii.gz.1.tmp"):
+    (tmp_path / "predictions" / "site").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    of_runs = {"progress.tmp", "checkpoint.previous.tmp", "predictions/.p.nii.gz.0123abcd.tmp"}
+    of_runs |= {"predictions/site/..p.nii.gz.12345678.tmp.nii.gz.0123abcd.tmp.nii.gz"}
+    ours = {".a.json.12345678.tmp", ".12345678.tmp", ".p.nii.gz.0123abcd.tmp.nii.gz"}
+    kept = {"model.pt", "predictions/p.nii.gz", "sketch.tmp", ".draft.tmp", ".a.json.1234567g.tmp"}
+    kept |= {"predictions/p.tmp", "predictions/.p.tmp.nii.gz", "notes/.a.json.12345678.tmp"}
+    for name in ours | of_runs | kept:
         (tmp_path / name).touch()
-    (tmp_path / "predictions" / ".p.nii.gz.12345678.tmp.nii.gz").touch()
-    kept = {"model.pt", "predictions/p.nii.gz"}
-    for name in kept:
-        (tmp_path / name).touch()
+
+    def found():
+        return {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+
+    remove_leftovers(tmp_path, inside=False)  # of a study or of masks
+    assert found() == kept | of_runs
     remove_leftovers(tmp_path)
-    found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    assert found == kept
+    assert found() == kept
 
 
 @pytest.mark.parametrize(
@@ -100,3 +108,9 @@ def test_rows_may_have_columns_of_their_own(tmp_path):
     write_csv(tmp_path / "sizes.csv", [{"scan": "a", "pixels": 3}, {"scan": "b", "mm²": 0.5}])
     text = (tmp_path / "sizes.csv").read_text(encoding="utf-8")
     assert text.splitlines() == ["scan,pixels,mm²", "a,3,", "b,,0.5"]
+
+
+def test_a_name_that_is_no_utf_8_loses_no_table(tmp_path):
+    write_csv(tmp_path / "sizes.csv", [{"scan": "p\udcff é", "ml": 0.5}])
+    text = (tmp_path / "sizes.csv").read_text(encoding="utf-8")
+    assert text.splitlines() == ["scan,ml", r"p\udcff é,0.5"]

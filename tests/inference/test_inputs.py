@@ -42,6 +42,18 @@ def test_two_outputs_of_one_name_are_refused(name, other):
         check_outputs(Path("masks"), scans, preview=True, others=("sheet.png",))
 
 
+def test_a_probability_replaces_no_scan_and_no_mask(tmp_path):
+    other = tmp_path / "a.atrium.probability.nii.gz"
+    scans = {"a": (tmp_path / "a.nii.gz",), "a.atrium.probability": (other,)}
+    check_outputs(tmp_path / "masks", scans)
+    with pytest.raises(InputError, match=r"got a\.atrium\.probability\.nii\.gz twice"):
+        check_outputs(tmp_path / "masks", scans, titles=("wall", "atrium"))
+    alone = {"a": (tmp_path / "a.mha",)}
+    check_outputs(tmp_path, alone, [other])
+    with pytest.raises(InputError, match="no mask may overwrite a scan or a label"):
+        check_outputs(tmp_path, alone, [other], titles=("atrium",))
+
+
 def test_dicom_folders_are_a_scan_each(tmp_path):
     """Next to files, next to each other, or nested; a folder of one nested series is one scan."""
     array = scan(0)[0]

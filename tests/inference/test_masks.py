@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
+from scan_files import scan as scan_of
 from scan_files import write
 from tiny_runs import tiny_phantoms
 
@@ -127,6 +128,40 @@ def test_a_mask_that_is_there_is_replaced_only_if_it_is_told_to(runs, scan, tmp_
     assert file.read_bytes() != b"an hour of work"
 
 
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [("--probabilities", "scan.atrium.probability.nii.gz"), ("--preview", "scan.png")],
+)
+def test_further_outputs_are_replaced_only_if_it_is_told_to(runs, scan, tmp_path, flag, name):
+    file = tmp_path / "masks" / name
+    file.parent.mkdir()
+    file.write_bytes(b"an hour of work")
+    args = ("predict", runs[0], scan, "-o", tmp_path / "masks")
+    result = _invoke(*args, flag)
+    assert result.exit_code == 2 and f"with {name}. Name another" in result.stderr
+    assert file.read_bytes() == b"an hour of work"
+    result = _invoke(*args)
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() == b"an hour of work"
+    result = _invoke(*args, flag, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert file.read_bytes() != b"an hour of work"
+
+
+def test_a_table_holds_a_scan_whose_name_is_no_utf_8(runs, scan, tmp_path):
+    odd = tmp_path / "p\udcff.nii.gz"
+    try:
+        scan.rename(odd)
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 only")
+    table = tmp_path / "ml.csv"
+    result = _invoke("predict", runs[0], odd, "-o", tmp_path / "masks", "--csv", table)
+    assert result.exit_code == 0, result.output
+    with table.open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["scan"] == r"p\udcff"
+
+
 def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -142,6 +177,28 @@ def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path
     assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
     result = _invoke("predict", runs[0], *more, "-o", scans / "predicted")
     assert result.exit_code == 0, result.output
+
+
+def test_scored_masks_replace_no_file_and_count_as_no_label(runs, tmp_path):
+    scans, other = tmp_path / "scans", tmp_path / "other"
+    for n in range(4):
+        for name, array in zip(("", "_label"), scan_of(n, (32, 32, 24), classes=2), strict=True):
+            write(scans / f"p{n}{name}.nii.gz", array)
+    before = {path: path.read_bytes() for path in scans.iterdir()}
+    score = ("evaluate", runs[0], "--data", scans, "--out", tmp_path / "a.csv")
+    for folder in (scans, scans / "masks"):
+        result = _invoke(*score, "--save-predictions", folder)
+        assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
+        assert "Name another folder with --save-predictions" in result.stderr
+    assert {path: path.read_bytes() for path in scans.iterdir()} == before
+    result = _invoke(*score, "--save-predictions", other)
+    assert result.exit_code == 0, result.output
+    written = next(other.iterdir())
+    written.write_bytes(b"an hour of work")
+    (tmp_path / "a.csv").unlink()
+    result = _invoke(*score, "--save-predictions", other)
+    assert result.exit_code == 2 and f"with {written.name}. Name another folder" in result.stderr
+    assert written.read_bytes() == b"an hour of work" and not (tmp_path / "a.csv").exists()
 
 
 @pytest.mark.parametrize(

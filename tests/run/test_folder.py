@@ -19,7 +19,7 @@ from semisam.bench.results import read_finished
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.run.execute import execute
-from semisam.run.folder import claim, claim_data, find_run, list_runs, read_run
+from semisam.run.folder import claim, claim_data, find_run, leading_runs, list_runs, read_run
 from semisam.run.protocols import DEFAULT
 from semisam.run.settings import read_settings
 from semisam.training.trainer import Interrupted
@@ -177,6 +177,14 @@ def test_a_run_is_named_by_path_hash_or_start(grid):
         find_run(str(runs / DONE / "model.pt"))
 
 
+def test_a_folder_may_be_named_with_a_hash_sign(grid, tmp_path):
+    single = tmp_path / "b#x"
+    shutil.copytree(grid / "runs" / DONE, single / "runs" / DONE)
+    for text in (single, single / "runs", f"{single}#{DONE[-12:]}", single / "runs" / DONE[:-6]):
+        assert find_run(str(text)) == single / "runs" / DONE
+    assert leading_runs([str(single), "scan"]) == ([single / "runs" / DONE], ["scan"])
+
+
 def test_the_folder_of_a_single_run_names_it(grid, tmp_path):
     (tmp_path / "one" / "runs").mkdir(parents=True)
     shutil.copytree(grid / "runs" / DONE, tmp_path / "one" / "runs" / DONE)
@@ -251,6 +259,23 @@ def test_wrong_types_in_a_result_stop_no_other(grid, part):
     assert _semisam("runs", "list", grid).exit_code == 0
     page = _semisam("report", grid, "--no-predict", "-o", grid / "page")
     assert page.exit_code == 0, page.output
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("settings.json", "iterations"), *(("result.json", n) for n in ("sam", "departures"))],
+)
+def test_settings_that_lack_one_stop_no_other(grid, file, name):
+    whole = json.loads((grid / "runs" / DONE / file).read_text())
+    del (whole if file == "settings.json" else whole["settings"])[name]
+    other = grid / "runs" / "mt-n2-subset0-seed7-00000000abab"
+    other.mkdir()
+    (other / file).write_text(json.dumps(whole))
+    run = read_run(other)
+    assert run.state == "damaged" and f"settings without {name}" in run.detail
+    listed = _semisam("runs", "list", grid)
+    assert listed.exit_code == 0 and "2 damaged" in listed.output
+    assert _semisam("table", grid, "--format", "csv").exit_code == 0
 
 
 def test_bench_names_a_damaged_result(grid, tiny_settings):

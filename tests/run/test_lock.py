@@ -1,12 +1,15 @@
 """One process at a time in a run folder, and no dead one."""
 
+import errno
+import os
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 
-from semisam.core.errors import InUse
+from semisam.core.errors import InputError, InUse
 from semisam.core.files import write_json
 from semisam.core.layout import LOCK, PROGRESS
 from semisam.run.lock import in_use, locked, wait_for, wait_idle
@@ -73,3 +76,21 @@ def test_a_wait_ends_when_it_is_told_to(tmp_path, holder):
     stop.set()
     wait_for(tmp_path, stop, lambda state: None)
     assert in_use(tmp_path)
+
+
+# For want of the last, filelock would take a file instead.
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*about):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = rf"file system with locks, got .*\({os.strerror(number)}\)\. Name a folder on another"
+    with warnings.catch_warnings(record=True) as shown:
+        with pytest.raises(InputError, match=said), locked(tmp_path):
+            pass
+        (tmp_path / LOCK).touch()
+        assert not in_use(tmp_path)
+    assert not shown

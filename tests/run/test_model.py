@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 from tiny_runs import tiny_phantoms
 
 from semisam.core.errors import InputError
 from semisam.data.images.files import Geometry, write_nifti
 from semisam.run.execute import execute
 from semisam.run.model import load
+from semisam.training.checkpoint import save_tensors
 
 SHAPE = (32, 32, 24)
 
@@ -64,3 +69,37 @@ def test_a_path_or_a_path_of_each_channel_is_one_scan(model, image, tmp_path):
     assert want.any()
     for scan in (str(path), [path], (str(path),)):
         assert np.array_equal(model.predict(scan).labelmap, want)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    execute(tiny_phantoms(), run)
+    return run
+
+
+@pytest.mark.parametrize("content", [[1], None, torch.ones(2), {1: torch.ones(2)}])
+def test_a_file_of_other_things_than_weights_is_one_sentence(trained, tmp_path, content):
+    run = shutil.copytree(trained, tmp_path / "run")
+    save_tensors(content, run / "model.pt")
+    with pytest.raises(InputError, match="weights of a run must be tensors by name, got others"):
+        load(run, "cpu")
+
+
+def _set(run, **updates):
+    path = run / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **updates}))
+
+
+def test_settings_without_a_stride_are_one_sentence(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    _set(run, stride=None)
+    with pytest.raises(InputError, match="settings of a run must hold its stride, got none"):
+        load(run, "cpu")
+
+
+def test_settings_of_another_network_take_no_memory(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    _set(run, network_options={"filters": 5000})  # terabytes
+    with pytest.raises(InputError, match="weights of a run must fit its method and network"):
+        load(run, "cpu")
