@@ -149,6 +149,7 @@ def auto(
         components=components,
         on_part=lambda done, total: report("measure", done, total, {}),
     )
+    data = data.at(plan.spacing)
     resumes = plan.file(folder).is_file()
 
     def missing(run: str) -> int:
@@ -327,6 +328,12 @@ def _describe_plan(data: Survey, plan: Plan, resumes: bool) -> list[str]:
     lines += [f"  {spoken_time(seconds):>8}  {text}" for text, seconds in parts if seconds]
     of = "" if resumes else f", of a budget of {spoken_time(plan.budget)}"
     lines.append(f"  {spoken_time(plan.total):>8}  in total{of}")
+    if plan.spacing:
+        mm = " x ".join(f"{each:g}" for each in plan.spacing)
+        lines.append(
+            f"Scans are resampled to {mm} mm, and masks back, so that the masks fit into the "
+            f"budget. --set {data.dataset}.spacing=MM chooses another spacing."
+        )
     if plan.total > 1.05 * plan.budget and not plan.kept:
         lines.append(
             "The shortest training does not fit into this budget, and starts nevertheless. "

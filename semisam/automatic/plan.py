@@ -14,12 +14,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from semisam.automatic.first import SMALL, small_patch
+from semisam.automatic.spacing import affordable_spacing
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import read_json, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, RESULT, STEP
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.images.files import parts_of
+from semisam.inference.stride import third_stride
 from semisam.run.pace import pace_of, seconds_of_adaptation, seconds_of_mask
 from semisam.run.request import settings
 from semisam.run.resolve import digest
@@ -28,6 +30,8 @@ from semisam.run.settings import DEFAULT_BACKEND, Components, RunSettings
 FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
 _ADAPTING, _SHARE_ADAPTING = 300, 0.1  # steps, and the largest part of the budget
 _WANTED, _LEAST, _MOST, _ROUND = 600, 60, 6000, 20  # iterations
+_WINDOWS_OF_A_STEP = 11  # that take as long as a step, measured on a CPU
+_SHARE_MASKS = 0.4  # largest part of the budget that final masks may take at the scans' own spacing
 _SHARES = (1.0, 0.75, 0.5)  # of the patch that fits the scans
 _STEP = 16  # voxels: patches are multiples
 _LATEST, _RUNS = "plan.json", "runs"
@@ -52,6 +56,7 @@ class Plan:
         audit: train once more without each labeled scan.
         scans: number of the scans whose masks the plan counts.
         kept: True if the two runs are those of an earlier call, and finished.
+        spacing: mm along each axis, to which large scans are resampled; ``None``: their own.
     """
 
     key: str
@@ -67,6 +72,7 @@ class Plan:
     audit: bool = False
     scans: int = 0
     kept: bool = False
+    spacing: tuple[float, ...] | None = None
 
     @property
     def total(self) -> float:
@@ -225,6 +231,14 @@ def _measured(
     budget = plan.budget
     report(0, 4)
     step = pace_of(final_run(data, plan, None)).seconds
+    window = step / _WINDOWS_OF_A_STEP
+    # Each final mask is compared with one of another view, so its windows are predicted twice.
+    stride = third_stride(plan.patch)
+    most = _SHARE_MASKS * budget / 2
+    if spacing := affordable_spacing(data, plan.patch, stride, window, most):
+        data = data.at(spacing)
+        plan = replace(plan, spacing=spacing, patch=small_patch(data.opened))
+        step = pace_of(final_run(data, plan, None)).seconds
     report(1, 4)
     adapting, each = 0, 0.0
     if data.whole:

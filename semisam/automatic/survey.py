@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ class Survey:
     left_out: tuple[Fault, ...] = ()
     whole: tuple[str, ...] = ()
     unread: tuple[Path, ...] = ()
+
+    def at(self, spacing: tuple[float, ...] | None) -> Survey:
+        """Return the same cases at a spacing in mm; ``None``: as they are."""
+        if spacing is None:
+            return self
+        options = {**self.options, "spacing": spacing}
+        return replace(self, options=options, opened=open_plugin(self.dataset, self.path, options))
 
     def whole_without(self, case: str | None) -> bool:
         """Return whether a mask is annotated everywhere, apart from those of a case's patient."""

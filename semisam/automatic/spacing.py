@@ -1,0 +1,87 @@
+"""A coarser spacing of large scans, so that their masks fit into the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from semisam.automatic.survey import Survey
+from semisam.data.datasets.grids import Grid, grids_of
+from semisam.data.datasets.labels import classes_in
+from semisam.data.datasets.scans import ScanDataset
+from semisam.data.images.resampling import resampled_size
+from semisam.inference.sliding_window import window_starts
+
+_FINER = 1.1  # factor between the spacings that are tried
+_COARSEST = 4.0  # mm
+_FEW = 64  # windows: a scan of two patches along each axis, which is not made coarser
+
+Spacing = tuple[float, ...]
+
+
+def affordable_spacing(
+    data: Survey,
+    patch: Sequence[int],
+    stride: Sequence[int],
+    seconds: float,
+    most: float,
+) -> Spacing | None:
+    """Return the finest spacing at which the windows of all scans take at most some seconds.
+
+    Axes that are finer than the others are made coarser first. No labeled scan loses a class.
+
+    Args:
+        data: the cases.
+        patch: voxels of the window.
+        stride: voxels between windows.
+        seconds: of a window.
+        most: seconds of all windows.
+
+    Returns:
+        mm along each axis; ``None``: the scans' own spacing, which is fine enough, was chosen by
+        the user, or cannot be changed.
+    """
+    opened = data.opened
+    if not isinstance(opened, ScanDataset) or "spacing" in data.options or len(patch) != 3:
+        return None
+    own = opened.recipe.spacing
+    if own is None:
+        return None
+    series = str(data.options.get("series", ""))
+    grids = grids_of([data.files(case)[0] for case in data.unlabeled], series)
+    windows = _counter(grids, patch, stride)
+    most_windows = max(most / seconds, _FEW * len(grids))
+    tried = [own]
+    while windows(tried[-1]) > most_windows and min(tried[-1]) < _COARSEST:
+        least = min(tried[-1]) * _FINER
+        tried.append(tuple(max(mm, round(least, 2)) for mm in own))
+    while len(tried) > 1 and _loses_a_class(data, tried[-1]):
+        tried.pop()
+    return tried[-1] if len(tried) > 1 else None
+
+
+def _counter(
+    grids: Sequence[Grid], patch: Sequence[int], stride: Sequence[int]
+) -> Callable[[Spacing], int]:
+    """Return a function that counts the windows of all scans at a spacing."""
+
+    def windows(spacing: Spacing) -> int:
+        found = 0
+        for grid in grids:
+            size = resampled_size(grid.size, grid.spacing, spacing)
+            found += math.prod(
+                len(window_starts(max(n, p), p, s))
+                for n, p, s in zip(size, patch, stride, strict=True)
+            )
+        return found
+
+    return windows
+
+
+def _loses_a_class(data: Survey, spacing: Spacing) -> bool:
+    """Return whether a class of a labeled scan has no voxel at a spacing."""
+    coarse = data.at(spacing).opened
+    return any(
+        classes_in(data.opened.label(case)) - classes_in(coarse.label(case))
+        for case in data.labeled
+    )
