@@ -13,7 +13,7 @@ from semisam.data.images.resampling import resampled_size
 from semisam.inference.sliding_window import window_starts
 
 _FINER = 1.1  # factor between the spacings that are tried
-_COARSEST = 4.0  # mm
+_COARSEST = 3.0  # mm, about
 _FEW = 64  # windows: a scan of two patches along each axis, which is not made coarser
 
 Spacing = tuple[float, ...]

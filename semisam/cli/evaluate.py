@@ -44,6 +44,7 @@ def command(
     A published checkpoint needs --data and --patch. Nothing in a checkpoint is executed.
     """
     from semisam.cli.display import Bars, tell
+    from semisam.core.errors import InputError
     from semisam.core.files import writable_folder, write_csv
     from semisam.data.loading.store import VolumeStore
     from semisam.inference.evaluation import evaluate, summarise
@@ -52,6 +53,8 @@ def command(
     from semisam.run.scoring import open_scored
     from semisam.training.allocator import keep_memory
 
+    if out is not None and not out.lower().endswith(".csv"):
+        raise InputError(f"--out must end in .csv, got {out}. Rename it.")
     keep_memory()
     on_device = check_device(device)
     scored = open_scored(

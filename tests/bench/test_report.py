@@ -570,8 +570,8 @@ def test_runs_that_are_not_finished_or_damaged_are_told_of(tmp_path):
     (runs / "failed" / "error.json").write_text('{"error": "the loss is nan"}')
     text = _text(_report(tmp_path))
     assert "Runs: 1 done, 1 waiting, 1 stopped, 1 failed, 3 damaged." in text
-    assert "failed failed the loss is nan" in text and "stopped stopped 0/6000" in text
-    assert "waiting waiting 0/6000" in text
+    assert "failed failed the loss is nan" in text and "stopped stopped 0/1000" in text
+    assert "waiting waiting 0/1000" in text
     assert "3 lines of the log of good could not be read" in text
 
 
@@ -580,7 +580,7 @@ def test_no_run_is_finished(tmp_path):
     settings = make_settings({"labels": 1}).model_dump_json()
     (tmp_path / "runs" / "waiting" / "settings.json").write_text(settings)
     text = _text(_report(tmp_path))
-    assert "No run of this folder is finished yet" in text and "waiting waiting 0/6000" in text
+    assert "No run of this folder is finished yet" in text and "waiting waiting 0/1000" in text
 
 
 def test_several_seeds_have_their_own_bars(tmp_path):

@@ -336,7 +336,7 @@ def test_runs_that_are_in_no_row_are_named(tmp_path):
     assert result.exit_code == 0 and "Not in the table" not in result.stdout
     assert result.stderr.splitlines() == [
         "Not in the table: failed, failed: the loss is nan",
-        "Not in the table: stopped, stopped: 0/6000",
+        "Not in the table: stopped, stopped: 0/1000",
     ]
 
 
