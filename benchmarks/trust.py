@@ -32,6 +32,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from semisam.automatic.judge import make_judge
+from semisam.core.masks import dice
 from semisam.inference import trust
 from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
@@ -127,11 +128,9 @@ def judged(options, late, model, first):
         truth = dataset.label(case)
         for k, signals in enumerate(judge(torch.from_numpy(scan.image.array), probs), start=1):
             mask = found.labelmap == k
-            both = int(mask.sum()) + int((truth == k).sum())
-            dice = 2 * int((mask & (truth == k)).sum()) / both if both else 1.0
             run = {"labels": late.labels, "subset": late.subset, "iterations": late.iterations}
             seed = late.dataset_options.get("seed", "")
-            about = {**run, "seed": seed, "case": case, "class": k, "dice": dice}
+            about = {**run, "seed": seed, "case": case, "class": k, "dice": dice(mask, truth == k)}
             rows.append(about | signals.values())
     return rows
 

@@ -45,7 +45,7 @@ def test_masks_of_pictures_are_pictures(pictures, tmp_path):
     assert 0 <= found["metrics"]["dice"] <= 1 and found["metrics"]["hd95_voxel"] >= 0
     done = _predict(run, data, "-o", tmp_path, "--preview")
     assert done.exit_code == 0, done.output
-    assert "Left out as labels (5): " in done.output
+    assert "Left out, labels (5): " in done.output
     for n in range(6):
         mask = read_mask(tmp_path / f"p{n // 2}_{n}.png")
         assert mask.shape == picture(n)[1].shape and set(np.unique(mask)) <= {0, 255}

@@ -163,7 +163,7 @@ def test_values_of_ones_own_from_the_labels_to_the_masks(tmp_path):
     predict = ["predict", str(run), str(scans), "-o", str(tmp_path / "masks")]
     done = CliRunner().invoke(main, predict)
     assert done.exit_code == 0, done.output
-    assert "Left out as labels (3): " in done.output and "255 foreground" in done.output
+    assert "Left out, labels (3): " in done.output and "255 foreground" in done.output
     assert len(list((tmp_path / "masks").iterdir())) == 3
     found = semisam.load(run).predict(scans / "a.nii.gz")
     assert set(np.unique(found.labelmap)) <= {0, 1}

@@ -290,7 +290,7 @@ def _describe(data: Survey) -> list[str]:
             f"The promptable model adapts to the {len(data.whole)} masks that are annotated "
             "everywhere."
         )
-    lines += describe_left_out("no scans", data.unread)
+    lines += describe_left_out("not scans", data.unread)
     return lines + [f"Left out: {fault}" for fault in data.left_out]
 
 
@@ -331,8 +331,8 @@ def _describe_plan(data: Survey, plan: Plan, resumes: bool) -> list[str]:
     if plan.spacing:
         mm = " x ".join(f"{each:g}" for each in plan.spacing)
         lines.append(
-            f"Scans are resampled to {mm} mm, and masks back, so that the masks fit into the "
-            f"budget. --set {data.dataset}.spacing=MM chooses another spacing."
+            f"Scans are resampled to {mm} mm, and masks back, so that the masks take less of the "
+            f"budget. A larger one, or --set {data.dataset}.spacing=MM, keeps them finer."
         )
     if plan.total > 1.05 * plan.budget and not plan.kept:
         lines.append(

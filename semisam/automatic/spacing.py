@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from semisam.automatic.survey import Survey
 from semisam.data.datasets.grids import Grid, grids_of
@@ -14,6 +14,7 @@ from semisam.inference.sliding_window import window_starts
 
 _FINER = 1.1  # factor between the spacings that are tried
 _COARSEST = 3.0  # mm, about
+_BACK = 3  # spacings that are given up at once where a class is lost
 _FEW = 64  # windows: a scan of two patches along each axis, which is not made coarser
 
 Spacing = tuple[float, ...]
@@ -53,10 +54,11 @@ def affordable_spacing(
     most_windows = max(most / seconds, _FEW * len(grids))
     tried = [own]
     while windows(tried[-1]) > most_windows and min(tried[-1]) < _COARSEST:
-        least = min(tried[-1]) * _FINER
-        tried.append(tuple(max(mm, round(least, 2)) for mm in own))
-    while len(tried) > 1 and _loses_a_class(data, tried[-1]):
-        tried.pop()
+        least = float(f"{min(tried[-1]) * _FINER:.3g}")
+        tried.append(tuple(max(mm, least) for mm in own))
+    held = {case: classes_in(opened.label(case)) for case in data.labeled}
+    while len(tried) > 1 and _loses_a_class(data, tried[-1], held):
+        tried = tried[: max(1, len(tried) - _BACK)]
     return tried[-1] if len(tried) > 1 else None
 
 
@@ -78,10 +80,7 @@ def _counter(
     return windows
 
 
-def _loses_a_class(data: Survey, spacing: Spacing) -> bool:
-    """Return whether a class of a labeled scan has no voxel at a spacing."""
+def _loses_a_class(data: Survey, spacing: Spacing, held: Mapping[str, frozenset[int]]) -> bool:
+    """Return whether a class of a labeled scan, of those it holds, has no voxel at a spacing."""
     coarse = data.at(spacing).opened
-    return any(
-        classes_in(data.opened.label(case)) - classes_in(coarse.label(case))
-        for case in data.labeled
-    )
+    return any(not classes <= classes_in(coarse.label(case)) for case, classes in held.items())

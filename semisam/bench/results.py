@@ -48,7 +48,7 @@ _PAIRED_ON = tuple(
 OnFault = Callable[[str], None]
 
 
-def _ignore(fault: str) -> None:
+def ignore(fault: str) -> None:
     """Ignore a fault."""
 
 
@@ -70,7 +70,7 @@ class Finished:
     table: pd.DataFrame
 
 
-def read_finished(folders: Iterable[Path], on_fault: OnFault = _ignore) -> Finished:
+def read_finished(folders: Iterable[Path], on_fault: OnFault = ignore) -> Finished:
     """Read the runs of some folders, each run once.
 
     A finished run whose files cannot be used is damaged, and so is one without its scores. It is

@@ -24,7 +24,7 @@ from semisam import __version__
 from semisam.bench.executors.contract import Display, Executor, Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
-from semisam.bench.results import OnFault, read_finished, write
+from semisam.bench.results import OnFault, ignore, read_finished, write
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import (
     check_writable,
@@ -242,7 +242,7 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def tabulate(folder: Path, on_fault: OnFault = lambda fault: None) -> pd.DataFrame:
+def tabulate(folder: Path, on_fault: OnFault = ignore) -> pd.DataFrame:
     """Write ``results.csv`` and ``table.csv`` of all finished runs and return the comparison.
 
     Args:

@@ -60,7 +60,7 @@ def command(
         )
     _print(report, console)
     unread = unread_entries(Path(path), name) if report.cases else []
-    for line in describe_left_out("no scans", unread):
+    for line in describe_left_out("not scans", unread):
         tell(line)
     if json_file is not None:
         write_json(Path(json_file), report.to_json())

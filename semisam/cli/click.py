@@ -64,7 +64,7 @@ def command(
     no scan of a person in its training. With --run it is the model that was adapted to your masks,
     and SCAN is prepared as there: one file, or one per channel in the order of the run's channels.
     Other values of --mask stay as they are. The innermost voxel of each component of --mask that no
-    click is in is a point, too.
+    click is in is a point, too; a wrong component needs a --negative click.
     """
     from pathlib import Path
 

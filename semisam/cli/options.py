@@ -269,7 +269,8 @@ def _click_option(name: str, option: Flag, group: str) -> Callable[[F], F]:
 
 def usual_value(name: str) -> Any:
     """Return a setting's value where neither a user nor the data set it: that of ``default``."""
-    return PROTOCOLS["default"].run.get(name, RunSettings.model_fields[name].default)
+    protocol = PROTOCOLS["default"]
+    return {**protocol.usual, **protocol.run}.get(name, RunSettings.model_fields[name].default)
 
 
 def _flat(annotation: Any) -> list[Any]:

@@ -99,7 +99,7 @@ def command(
         tell(text)
     scans = gather_scans(given, model.card.channels)
     labels, unread = left_out(given)
-    for what, paths in (("labels", labels), ("no scans", unread)):
+    for what, paths in (("labels", labels), ("not scans", unread)):
         for line in describe_left_out(what, paths):
             tell(line)
     titles = tuple(class_file_names(model.card).values()) if probabilities else ()

@@ -92,7 +92,7 @@ def unread_entries(folder: Path, dataset: str) -> list[Path]:
 def describe_left_out(what: str, paths: Sequence[Path]) -> list[str]:
     """Return a sentence that names what is left out; none if there is nothing."""
     names = [f"{path.name}/" if path.is_dir() else path.name for path in paths]
-    return [f"Left out as {what} ({len(names)}): {first_few(names)}"] if names else []
+    return [f"Left out, {what} ({len(names)}): {first_few(names)}"] if names else []
 
 
 def check_outputs(

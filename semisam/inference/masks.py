@@ -116,11 +116,16 @@ def check_outside(scans: Path, masks: Path, flag: str = "-o") -> None:
         flag: that names it.
 
     Raises:
-        InputError: it is in the folder of scans, or is the folder of the scan's label.
+        InputError: it is in the folder of scans, or is the folder of their labels.
     """
     inner, outer = masks.resolve(), scans.resolve()
-    of_labels = not scans.is_dir() and holds_labels_of(outer, inner)
-    if inner == outer or outer in inner.parents or of_labels:
+    if holds_labels_of(outer, inner):
+        raise InputError(
+            "the folder of masks must be another than the one where labels of these scans belong, "
+            f"got {masks}. A mask there would count as one of yours. Name another folder with "
+            f"{flag}."
+        )
+    if inner == outer or outer in inner.parents:
         raise InputError(
             f"the folder of masks must be outside the folder of scans, got {masks}. A mask there "
             f"would count as one of yours. Name another folder with {flag}."

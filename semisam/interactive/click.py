@@ -115,12 +115,13 @@ class ClickableScan:
         mask: NDArray[np.integer] | str | Path | None = None,
         value: int | None = None,
         box: tuple[Point, Point] | None = None,
+        drawn: bool = True,
     ) -> Prediction:
         """Segment the object at clicks.
 
         Of the mask to correct, the innermost voxel of each component without a click is one of
-        the points, as the model otherwise loses that component. The written mask has the value of
-        the object, and those of the mask to correct elsewhere.
+        the points, as the model otherwise loses that component. A wrong one needs a negative click.
+        The written mask has the value of the object, and those of the mask to correct elsewhere.
 
         Args:
             points: voxels ``(i, j, k)`` of the file in the object, counted from 0.
@@ -130,6 +131,8 @@ class ClickableScan:
                 mask, or with an empty one, it is that of the run's labels if they have one class,
                 255 for the file of a picture without a run, and else 1.
             box: first and last voxel of a box around the object.
+            drawn: the mask is a person's, whose every component counts. Of the model's own last
+                prediction, which may hold islands, components count only where no point is given.
 
         Raises:
             InputError: no prompt shows the object, the mask does not fit, it holds several
@@ -146,19 +149,19 @@ class ClickableScan:
         placement = self._placement
         clicks = [_inside(placement, point) for point in (*points, *negative)]
         corners = [_inside(placement, corner) for corner in box or ()]
-        values = drawn = None
+        values = corrected = None
         number = self._value if value is None else value
         if mask is not None:
             values = _values(mask, placement)
             number = _only(values, self._value) if value is None else value
             _check_free(values, number, points)
-            drawn = placement.label(np.equal(values, number).astype(np.uint8))
+            corrected = placement.label(np.equal(values, number).astype(np.uint8))
         positive = len(points)
-        if drawn is not None:
-            inner = _innermost(drawn, clicks[:positive], clicks[positive:], corners)
+        if corrected is not None and (drawn or not points):
+            inner = _innermost(corrected, clicks[:positive], clicks[positive:], corners)
             clicks, positive = [*inner, *clicks], len(inner) + positive
-        seen = _seen(self._image.shape[1:], [*clicks, *corners], drawn)
-        prompt = _prompt(clicks, positive, corners, drawn, seen)
+        seen = _seen(self._image.shape[1:], [*clicks, *corners], corrected)
+        prompt = _prompt(clicks, positive, corners, corrected, seen)
         with torch.no_grad():
             logits = self._model.segment(self._embedding(seen), prompt)
         inside = np.zeros(self._image.shape[1:], np.float32)

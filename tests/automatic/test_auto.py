@@ -372,7 +372,7 @@ def test_faults_stop_it_or_their_cases_are_left_out(scans, tmp_path):
         dry_run=True, skip_faulty=True, note=notes.append,
     )  # fmt: skip
     assert any("Scans: 3, 1 with a mask" in note for note in notes)
-    assert "Left out as no scans (1): more/" in notes
+    assert "Left out, not scans (1): more/" in notes
     assert any("Left out:" in note and "p1.nii.gz" in note for note in notes)
 
 

@@ -49,6 +49,16 @@ def test_a_larger_budget_gives_a_finer_spacing_and_the_scans_own_in_the_end(tmp_
     assert found[0][0] > found[1][0] > 0.5 and found[2] is None
 
 
+def test_scans_of_micrometres_end_too(tmp_path):
+    for n, case in enumerate("ab"):
+        image, label = scan(n, (80, 72, 20), classes=2)
+        write(tmp_path / f"{case}.nii.gz", image, (0.03, 0.03, 0.03))
+        if case == "a":
+            write(tmp_path / "a_label.nii.gz", label, (0.03, 0.03, 0.03))
+    found = affordable_spacing(survey(tmp_path), PATCH, STRIDE, 1.0, 70.0)
+    assert 0.03 < found[0] < 0.06
+
+
 def test_a_small_scan_keeps_its_spacing_whatever_the_budget(tmp_path):
     data = _folder(tmp_path, size=(30, 30, 24))
     assert affordable_spacing(data, PATCH, STRIDE, 1.0, 1.0) is None

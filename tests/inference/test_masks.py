@@ -174,7 +174,7 @@ def test_no_mask_is_written_where_it_would_count_as_a_label(runs, scan, tmp_path
     for path in more:
         path.write_bytes((scans / "scan.nii.gz").read_bytes())
     result = _invoke("predict", runs[0], *more, "-o", scans / "labels")
-    assert result.exit_code == 2 and "outside the folder of scans" in result.stderr
+    assert result.exit_code == 2 and "where labels of these scans belong" in result.stderr
     result = _invoke("predict", runs[0], *more, "-o", scans / "predicted")
     assert result.exit_code == 0, result.output
 
@@ -214,6 +214,22 @@ def test_scored_masks_replace_no_file_and_count_as_no_label(runs, tmp_path):
 )
 def test_the_folder_of_a_scans_label_is_known_by_its_place(scan, folder, expected):
     assert holds_labels_of(Path(scan), Path(folder)) is expected
+
+
+@pytest.mark.parametrize(
+    ("scans", "folder", "expected"),
+    [
+        ("images", "labels", True),
+        ("images/anna", "labels", True),
+        ("scans", "masks", False),
+        ("scans/anna", "masks", False),
+    ],
+)
+def test_the_folder_of_the_labels_of_a_folder_is_known_by_its_place(
+    tmp_path, scans, folder, expected
+):
+    (tmp_path / scans).mkdir(parents=True)
+    assert holds_labels_of(tmp_path / scans, tmp_path / folder) is expected
 
 
 def test_a_mask_is_noted_before_it_has_its_name(runs, scan, tmp_path):

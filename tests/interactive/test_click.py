@@ -134,6 +134,22 @@ def test_a_point_in_one_object_keeps_the_other():
     assert _dice(found, balls[0]) > 0.94
 
 
+def test_a_wrong_island_of_the_models_own_prediction_brings_no_point():
+    """Every later click of a dialogue would confirm it."""
+    at = np.indices((48, 48, 48))
+    balls = [
+        np.linalg.norm(at - np.reshape(middle, (3, 1, 1, 1)), axis=0) < radius
+        for middle, radius in (((14, 14, 14), 8), ((36, 35, 34), 7), ((36, 35, 34), 4))
+    ]
+    image = 100 + 60 * (balls[0] | balls[1]) + np.random.default_rng(0).normal(0, 10, at.shape[1:])
+    clickable = ClickableScan(image, device="cpu")
+    mask = (balls[0] | balls[2]).astype(np.uint8)
+    found = clickable.segment([(14, 14, 14)], mask=mask, drawn=False).labelmap == 1
+    assert _dice(found, balls[0]) > 0.94
+    kept = clickable.segment([(14, 14, 14)], mask=mask).labelmap == 1
+    assert kept[balls[2]].mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("points", "negative", "corners", "expected"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from semisam.bench.report.choice import Shown
 from semisam.bench.report.runs import Bench
 from semisam.core.errors import InputError, SemisamError, first_line
 from semisam.core.layout import CARD
+from semisam.core.masks import dice
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.labels import LabelValues
@@ -122,7 +124,7 @@ class MaskSource:
         ignored = case.drawn == IGNORE  # in no score, and no outline
         mask, truth = (np.where(ignored, np.uint8(0), one) for one in (mask, case.drawn))
         classes = self._dataset(folder).num_classes
-        return CaseMask(case.placed(mask), source, dice(mask, truth, classes))
+        return CaseMask(case.placed(mask), source, mean_dice(mask, truth, classes))
 
     def at_hand(self, folder: RunFolder, case: str) -> bool:
         """Return whether a mask is saved, or was computed for a picture."""
@@ -211,11 +213,6 @@ def _other_size(case: str) -> str:
     return f"{case}: the scan has another size than when it was scored"
 
 
-def dice(mask: Labels, truth: Labels, classes: int) -> float:
+def mean_dice(mask: Labels, truth: Labels, classes: int) -> float:
     """Return the mean Dice of the foreground classes, in percent; 100 of one in neither of both."""
-    scores: list[float] = []
-    for value in range(1, classes):
-        one, other = mask == value, truth == value
-        both = int(one.sum()) + int(other.sum())
-        scores.append(200.0 * int((one & other).sum()) / both if both else 100.0)
-    return sum(scores) / len(scores)
+    return 100.0 * mean(dice(mask == value, truth == value) for value in range(1, classes))

@@ -131,9 +131,18 @@ def pair_files(
     )
 
 
-def holds_labels_of(scan: Path, folder: Path) -> bool:
-    """Return whether the files of a folder would count as labels of a scan, by their places."""
-    home = scan.parent.parent if _IMAGES.fullmatch(scan.parent.name) else scan.parent
+def holds_labels_of(scans: Path, folder: Path) -> bool:
+    """Return whether the files of a folder would count as labels of scans, by their places.
+
+    Args:
+        scans: the file of one, the folder of its DICOM series, or a folder of scans.
+        folder: of the files.
+    """
+    home = scans.parent
+    if _IMAGES.fullmatch(home.name):
+        home = home.parent
+    elif scans.is_dir() and not _IMAGES.fullmatch(scans.name):
+        return False
     return folder.parent == home and _LABELS.fullmatch(folder.name) is not None
 
 

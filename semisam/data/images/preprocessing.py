@@ -234,8 +234,9 @@ class Recipe:
         for channel, modality in zip(array, self.modalities, strict=True):
             if modality == "mr" and channel.min() < _BODY_CT:
                 warnings.warn(
-                    "Scans hold values as low as those of air in CT, and are prepared as MR. If "
-                    "they are CT, say so: --set folder.modality=ct, or --modality ct of click.",
+                    "Scans hold values as low as those of air in CT, and are prepared as MR. CT "
+                    "needs the dataset's option modality=ct (--set folder.modality=ct) before a "
+                    "training, or --modality ct of click; a trained model keeps its preparation.",
                     SemisamWarning,
                     stacklevel=2,
                 )

@@ -173,7 +173,7 @@ class VolumeStore:
         return hashes
 
     def _kind(self, case: str) -> str:
-        """Return what a case whose label is read is called in a message."""
+        """Return the part of a run that reads the label of a case, for a message."""
         if case in self._scored:
             return "validation" if case in self.validation else "test"
         return "labeled training" if case in self.labeled else "control's"

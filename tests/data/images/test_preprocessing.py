@@ -112,7 +112,7 @@ def test_ct_that_nobody_stated_is_noted(recwarn):
         Recipe(None, (modality,)).place(air, PLAIN)
     Recipe(None, ("mr",)).place(air / 10, PLAIN)
     assert not recwarn
-    with pytest.warns(SemisamWarning, match=r"low as those of air in CT.*folder\.modality=ct"):
+    with pytest.warns(SemisamWarning, match=r"low as those of air in CT.*modality=ct"):
         Recipe(None, ("mr",)).place(air, PLAIN)
 
 

@@ -46,7 +46,7 @@ def test_what_is_no_scan_is_named(folder):
     """A folder in it is not searched, and nobody would notice."""
     assert "Left out" not in run(folder).output
     write(folder / "more" / "d.nii.gz", scan(5)[0])
-    assert "Left out as no scans (1): more/" in run(folder).output
+    assert "Left out, not scans (1): more/" in run(folder).output
 
 
 def spoil(folder):
