@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from rows import write_rows
 
+from semisam.automatic.coverage import cover, described
 from semisam.automatic.first import first_to_label
 from semisam.core.losses import entropy
-from semisam.inference.choice import cover, described
 from semisam.inference.evaluation import predict_probabilities
 from semisam.run.build import open_dataset
 from semisam.run.execute import execute

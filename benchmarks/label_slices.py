@@ -17,9 +17,9 @@ import torch
 from label_next import trained
 from rows import write_rows
 
+from semisam.automatic.coverage import doubt_by_slice, doubtful_slices
 from semisam.data.datasets.la import LeftAtrium
 from semisam.data.images.files import Geometry, write_nifti
-from semisam.inference.choice import doubt_by_slice, doubtful_slices
 from semisam.inference.evaluation import predict_probabilities
 from semisam.run.model import load_model
 

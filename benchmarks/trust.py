@@ -8,7 +8,7 @@
 
 Each run is as ``semisam auto`` makes it: `copied-mask` with an adapted `synthsam`, then `fixmatch`
 guided by it. A row is a class of an unlabeled scan. The signals are described in
-`semisam.inference.trust`. ``--read`` only prints the summary of rows that were written: the rank
+`semisam.automatic.trust`. ``--read`` only prints the summary of rows that were written: the rank
 correlation of each signal with the true Dice, and a map from all signals to Dice, fitted on some
 runs and judged on the others (those of another seed, or without several seeds each run by itself).
 ``--masks`` takes the signals of a folder that ``semisam auto`` wrote, and ``--truth`` a folder with
@@ -32,11 +32,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from semisam.automatic.judge import make_judge
-from semisam.core.masks import dice
-from semisam.inference import trust
-from semisam.inference.comparison import score
-from semisam.inference.predictor import on_input, prepared_scan, segment
-from semisam.inference.trust import (
+from semisam.automatic.trust import (
     ERRORS,
     SIGNALS,
     WEIGHTS,
@@ -44,6 +40,10 @@ from semisam.inference.trust import (
     ranked_dice,
     reasons_for_distrust,
 )
+from semisam.core.masks import dice
+from semisam.inference import trust
+from semisam.inference.comparison import score
+from semisam.inference.predictor import on_input, prepared_scan, segment
 from semisam.inference.volumes import Volume
 from semisam.run.build import cases_of, open_dataset, split_of
 from semisam.run.execute import execute

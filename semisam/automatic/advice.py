@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semisam.automatic.coverage import cover, described, doubt_by_slice, doubtful_slices
 from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
-from semisam.inference.choice import cover, described, doubt_by_slice, doubtful_slices
 from semisam.inference.predictor import Deployed, read_scan, segment
 
 Vector = NDArray[np.float16]

@@ -11,9 +11,9 @@ import torch
 from semisam.automatic.judge import make_judge
 from semisam.automatic.plan import Plan, final_run, first_run
 from semisam.automatic.survey import Survey
+from semisam.automatic.trust import Correction, correction_of, predicted_dice
 from semisam.core.layout import CASES
 from semisam.inference.predictor import on_input, read_scan, segment
-from semisam.inference.trust import Correction, correction_of, predicted_dice
 from semisam.run.build import cases_of, split_of
 from semisam.run.execute import Progress, execute
 from semisam.run.model import load_model

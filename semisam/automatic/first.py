@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from semisam.automatic.coverage import cover
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.loading.sampling import slice_axes
-from semisam.inference.choice import cover
 from semisam.inference.sliding_window import pad_to_patch, window_starts
 from semisam.networks.unet import UNet
 

@@ -14,22 +14,22 @@ import torch
 
 from semisam.automatic.advice import MOST, as_text, scans_to_label
 from semisam.automatic.audit import FEWEST, leave_one_out
+from semisam.automatic.coverage import described
 from semisam.automatic.first import first_to_label
 from semisam.automatic.judge import make_judge
 from semisam.automatic.page import SHEET, write_page
 from semisam.automatic.plan import Plan, final_run, first_run, left_of, plan_for, save_plan
 from semisam.automatic.shelf import FINAL, FIRST, ChangedMask, Entry, Shelf
 from semisam.automatic.survey import Survey, survey
+from semisam.automatic.trust import Judge
 from semisam.core.errors import InputError
 from semisam.core.files import check_writable, remove_leftovers, writable_folder
 from semisam.core.words import spoken_time
 from semisam.data.images.files import mask_ending
 from semisam.inference.card import Card
-from semisam.inference.choice import described
 from semisam.inference.inputs import check_outputs, describe_left_out
 from semisam.inference.masks import check_outside, volumes_of_file, write_masks
 from semisam.inference.predictor import Deployed, on_input
-from semisam.inference.trust import Judge
 from semisam.inference.volumes import Volume
 from semisam.run.execute import Progress, execute
 from semisam.run.lock import locked

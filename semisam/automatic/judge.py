@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from semisam.automatic.trust import Judge
 from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.images.files import Geometry
 from semisam.data.loading.store import VolumeStore
 from semisam.frameworks.queries import Queries
 from semisam.inference.evaluation import predict_probabilities
 from semisam.inference.predictor import Deployed
-from semisam.inference.trust import Judge
 from semisam.run.adapt import labeled_cases
 from semisam.run.build import make_pair
 from semisam.run.settings import RunSettings

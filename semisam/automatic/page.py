@@ -18,11 +18,11 @@ from semisam.automatic.advice import Advice
 from semisam.automatic.plan import Plan
 from semisam.automatic.shelf import Shelf
 from semisam.automatic.survey import Survey
+from semisam.automatic.trust import Correction, Interval, ranked_dice, reasons_for_distrust
 from semisam.bench.report.page import page_style
 from semisam.core.files import replace_file, write_csv
 from semisam.data.datasets.labels import is_partial
 from semisam.inference.masks import preview_file
-from semisam.inference.trust import Correction, Interval, ranked_dice, reasons_for_distrust
 from semisam.inference.volumes import Volume, volumes
 
 VOLUMES, SHEET, PAGE = "volumes.csv", "sheet.png", "index.html"

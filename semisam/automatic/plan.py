@@ -17,14 +17,13 @@ from semisam.automatic.first import SMALL, small_patch
 from semisam.automatic.spacing import affordable_spacing
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
-from semisam.core.files import read_json, write_json
+from semisam.core.files import digest_of_path, read_json, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, RESULT, STEP
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.images.files import parts_of
 from semisam.inference.stride import third_stride
 from semisam.run.pace import pace_of, seconds_of_adaptation, seconds_of_mask
 from semisam.run.request import settings
-from semisam.run.resolve import digest
 from semisam.run.settings import DEFAULT_BACKEND, Components, RunSettings
 
 FIRST_METHOD, METHOD = "copied-mask", "fixmatch"
@@ -312,7 +311,7 @@ def _settings(
 def _key_of_labels(data: Survey, plan: Plan) -> str:
     """Return a digest of the labeled scans and of what else decides what is learned."""
     labeled = {
-        case: [digest(part) for part in parts_of((*data.files(case), *data.masks(case)))]
+        case: [digest_of_path(part) for part in parts_of((*data.files(case), *data.masks(case)))]
         for case in data.labeled
     }
     options = {name: str(value) for name, value in data.options.items() if name != "without"}

@@ -9,10 +9,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from semisam.core.errors import InputError
-from semisam.core.files import read_json, write_json
+from semisam.core.files import digest_of_path, read_json, write_json
 from semisam.inference.masks import preview_file
 from semisam.inference.volumes import Volume
-from semisam.run.resolve import digest
 
 RECORD = "masks.json"
 FIRST, FINAL = "first", "final"
@@ -35,7 +34,7 @@ class Entry:
         before: SHA-256 of the mask that this one replaces; empty once it is finished.
         volumes: of each foreground class.
         agreement: the signals of each foreground class; empty if they were not measured.
-        features: the scan's vector, as of `semisam.inference.choice.Description`, as text.
+        features: the scan's vector, as of `semisam.automatic.coverage.Description`, as text.
         scan: state of the scan's files, as of `semisam.automatic.survey.Survey.state`.
         classes: names of the foreground classes.
     """
@@ -83,7 +82,7 @@ class Shelf:
         if not file.is_file():
             return True
         known = self.entries.get(name)
-        return known is not None and digest(file) in (known.sha256, known.before)
+        return known is not None and digest_of_path(file) in (known.sha256, known.before)
 
     def holds(self, name: str, entry: Entry) -> bool:
         """Return whether a scan has a mask of this run, or a final one where a first is to come.
@@ -100,7 +99,7 @@ class Shelf:
     def begin(self, name: str, entry: Entry) -> None:
         """Record that a mask is about to be written, in the place of one of ours or of none."""
         file = self.folder / entry.file
-        there = digest(file) if file.is_file() and self.is_ours(name, file) else ""
+        there = digest_of_path(file) if file.is_file() and self.is_ours(name, file) else ""
         self.entries[name] = replace(entry, sha256=there, run="")
         self._save()
 
@@ -114,7 +113,7 @@ class Shelf:
             ChangedMask: a file of a person is there, which must stay.
         """
         entry = self.entries[name]
-        self.entries[name] = replace(entry, sha256=digest(temporary), before=entry.sha256)
+        self.entries[name] = replace(entry, sha256=digest_of_path(temporary), before=entry.sha256)
         self._save()
         if not self.is_ours(name, self.folder / entry.file):
             raise ChangedMask
@@ -122,7 +121,9 @@ class Shelf:
     def finish(self, name: str, entry: Entry) -> None:
         """Record a judged mask, by the digest of when it was written."""
         known = self.entries[name].sha256 if name in self.entries else ""
-        self.entries[name] = replace(entry, sha256=known or digest(self.folder / entry.file))
+        self.entries[name] = replace(
+            entry, sha256=known or digest_of_path(self.folder / entry.file)
+        )
         self._save()
 
     def take_off(self, name: str) -> bool:

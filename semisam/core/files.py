@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -120,6 +121,32 @@ def digest_of_file(path: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_path(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder with their names.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        marks = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+        return _digest_of_marks(str(path), marks)
+    except OSError as error:
+        raise InputError(
+            f"a file that an option names must be readable, got {path} ({error.strerror}). Check "
+            "the path."
+        ) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of_marks(root: str, marks: tuple[tuple[str, int, int], ...]) -> str:
+    """Return the digest of files; an unchanged file is read once in a process."""
+    if len(marks) == 1 and marks[0][0] == root:
+        return digest_of_file(root)
+    parts = [f"{Path(path).relative_to(root)} {digest_of_file(path)}" for path, *_ in marks]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def check_digest(path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semisam.core.backend import Adaptable
 from semisam.core.errors import InputError, SemisamWarning
-from semisam.core.files import read_json, write_json
+from semisam.core.files import digest_of_path, read_json, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE
@@ -22,7 +22,6 @@ from semisam.plugins import registry
 from semisam.run.build import cases_of, make_pair, open_dataset, split_of
 from semisam.run.model import window_of
 from semisam.run.record import versions
-from semisam.run.resolve import digest
 from semisam.run.settings import RunSettings
 
 OnStep = Callable[[int], None]
@@ -55,12 +54,12 @@ def adapt_model(
     """
     file, note = folder / ADAPTED, folder / ADAPTED_NOTE
     known = read_json(note) or {}
-    if file.is_file() and known.get("sha256") == digest(file):
+    if file.is_file() and known.get("sha256") == digest_of_path(file):
         return float(known["seconds"])
     began = time.perf_counter()
     _adapt(settings, backend, store, file, on_step, left_out)
     seconds = time.perf_counter() - began
-    write_json(note, {"seconds": seconds, "sha256": digest(file)})
+    write_json(note, {"seconds": seconds, "sha256": digest_of_path(file)})
     return seconds
 
 
@@ -102,7 +101,7 @@ def adapt_to_file(settings: RunSettings, file: Path, on_step: OnStep) -> dict[st
         "labeled_cases": list(labeled),
         "left_out": [dataset.class_names[k] for k in left_out],
         "data": data_hash(hashes),
-        "sha256": digest(file),
+        "sha256": digest_of_path(file),
         "versions": versions(),
     }
     write_json(file.with_suffix(".json"), card)

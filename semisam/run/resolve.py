@@ -7,15 +7,13 @@ a later version with other defaults does not change the record.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from semisam.core.backend import can_adapt
 from semisam.core.errors import InputError
-from semisam.core.files import digest_of_file
+from semisam.core.files import digest_of_path
 from semisam.core.layout import MODEL
 from semisam.frameworks.semisam import SemiSAM
 from semisam.plugins import registry
@@ -185,7 +183,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         start = find_run(given.init).resolve()
         _check_start(given, start)
         found["init"] = str(start)
-        found["sources"]["init"] = digest(start / MODEL)
+        found["sources"]["init"] = digest_of_path(start / MODEL)
     if given.sam == "none":
         empty: dict[str, Any] = {
             name: {} for name in ("sam_options", "prompter_options", "semisam_options")
@@ -252,34 +250,8 @@ def _sources(
         if not plugin.builtin:
             found[place] = f"{plugin.distribution} {plugin.version}"
         files = registry.files_of(kind, name, options[f"{place}_options"], len(given.patch))
-        found |= {f"{place}.{key}": digest(path) for key, path in files.items()}
+        found |= {f"{place}.{key}": digest_of_path(path) for key, path in files.items()}
     return found
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files of a folder with their names.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        marks = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
-        return _digest(str(path), marks)
-    except OSError as error:
-        raise InputError(
-            f"a file that an option names must be readable, got {path} ({error.strerror}). Check "
-            "the path."
-        ) from None
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(root: str, marks: tuple[tuple[str, int, int], ...]) -> str:
-    """Return the digest of files; an unchanged file is read once in a process."""
-    if len(marks) == 1 and marks[0][0] == root:
-        return digest_of_file(root)
-    parts = [f"{Path(path).relative_to(root)} {digest_of_file(path)}" for path, *_ in marks]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _departures(settings: RunSettings, protocol: Protocol) -> tuple[str, ...]:

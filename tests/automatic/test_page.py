@@ -13,7 +13,7 @@ from semisam.automatic.page import Line, write_page
 from semisam.automatic.plan import Plan
 from semisam.automatic.shelf import FINAL, Entry, Shelf
 from semisam.automatic.survey import survey
-from semisam.inference.trust import NOTHING, Agreement, Interval
+from semisam.automatic.trust import NOTHING, Agreement, Interval
 from semisam.inference.volumes import volumes
 
 PLAN = Plan("", "", "", "cpu", 1, 1, (8, 8, 8), {}, 1.0)

@@ -14,11 +14,11 @@ import semisam
 from semisam.backends.synthsam import SynthSAM
 from semisam.cli.main import main
 from semisam.core.errors import InputError, SemisamWarning
+from semisam.core.files import digest_of_path
 from semisam.core.layout import ADAPTED
 from semisam.networks._synthsam_weights import load_weights
 from semisam.run.adapt import adapt_model
 from semisam.run.execute import prepare
-from semisam.run.resolve import digest
 
 ARGS = ("--labels", "1", "--steps", "1", "--set", "phantom.size=32", "--set", "phantom.cases=3")
 
@@ -32,7 +32,7 @@ def test_it_writes_weights_and_their_card(tmp_path):
     result = _run(*ARGS, "--device", "cpu", "--out", str(file))
     assert result.exit_code == 0, result.output
     card = json.loads(file.with_suffix(".json").read_text())
-    assert card["sha256"] == digest(file) and card["steps"] == 1
+    assert card["sha256"] == digest_of_path(file) and card["steps"] == 1
     assert len(card["labeled_cases"]) == 1 and card["labeled_cases"][0] in result.output
     assert SynthSAM(weights=str(file)).accepts
     damaged = bytearray(file.read_bytes())

@@ -10,6 +10,7 @@ from tiny_runs import changed, settings_of
 
 from semisam.backends import synthsam
 from semisam.core.errors import InputError
+from semisam.core.files import digest_of_path
 from semisam.plugins import registry
 from semisam.run import resolve
 from semisam.run.execute import execute
@@ -60,10 +61,10 @@ def test_a_file_counts_by_its_bytes_and_not_by_its_path(tmp_path):
 
 def test_a_folder_counts_by_all_its_files(tmp_path):
     (tmp_path / "a").write_text("1")
-    before = resolve.digest(tmp_path)
-    assert resolve.digest(tmp_path) == before
+    before = digest_of_path(tmp_path)
+    assert digest_of_path(tmp_path) == before
     (tmp_path / "b").write_text("")
-    assert resolve.digest(tmp_path) != before
+    assert digest_of_path(tmp_path) != before
 
 
 def test_a_folder_with_the_name_of_a_choice_does_not_count(tmp_path, monkeypatch):

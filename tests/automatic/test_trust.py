@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semisam.core.types import IGNORE
-from semisam.frameworks.queries import Queries
-from semisam.inference.trust import (
+from semisam.automatic.trust import (
     SIGNALS,
     Correction,
     Judge,
@@ -16,6 +14,8 @@ from semisam.inference.trust import (
     ranked_dice,
     reasons_for_distrust,
 )
+from semisam.core.types import IGNORE
+from semisam.frameworks.queries import Queries
 from semisam.inference.volumes import Volume
 from semisam.prompters.center_points import CenterPoints
 

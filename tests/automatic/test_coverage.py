@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from semisam.automatic.coverage import cover, described
 from semisam.frameworks.supervised import Supervised
-from semisam.inference.choice import cover, described
 from semisam.networks.unet2d import UNet2d
 
 
