@@ -37,7 +37,12 @@ SCORES = dict.fromkeys(("dice", "jaccard", "asd_voxel", "hd95_voxel", "empty_pre
 RESULT = {
     "run": "x",
     **{part: {} for part in PARTS},
-    "settings": {"labels": 1, "method": "mt", "sam": "none"},
+    "settings": {
+        "labels": 1,
+        "method": "mt",
+        "sam": "none",
+        **{part: [] for part in ("departures", "choices")},
+    },
     "data": {"labeled": 1, "unlabeled": 1},
     "metrics": SCORES,
     "cost": {"train_seconds": 1.0, "peak_memory_gib": 1.0},

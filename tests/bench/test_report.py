@@ -336,8 +336,8 @@ def test_cases_gain_or_lose_over_pairs_of_runs(tmp_path):
 def test_the_dice_of_a_picture_counts_classes_that_are_nowhere():
     mask = np.array([[0, 1, 1, 1]], np.uint8)
     truth = np.array([[0, 0, 1, 1]], np.uint8)
-    assert masks.dice(mask, truth, 2) == pytest.approx(80)
-    assert masks.dice(mask, truth, 3) == pytest.approx((80 + 100) / 2)
+    assert masks.mean_dice(mask, truth, 2) == pytest.approx(80)
+    assert masks.mean_dice(mask, truth, 3) == pytest.approx((80 + 100) / 2)
 
 
 def test_the_methods_paragraph_names_the_adaptation(tmp_path):

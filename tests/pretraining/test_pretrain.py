@@ -192,6 +192,6 @@ def test_a_training_of_before_labels_off_the_edge_is_not_continued_with_them(tmp
     del state["plan"]["off_edge"]
     save_checkpoint(tmp_path, state)
     assert Pretraining(settings, tmp_path, torch.device("cpu")).step == 0
-    usual = replace(settings, off_edge=PretrainSettings.off_edge)
+    others = replace(settings, off_edge=0.4)
     with pytest.raises(InputError, match=r"off_edge must be 0\.0, .* got 0\.4"):
-        Pretraining(usual, tmp_path, torch.device("cpu"))
+        Pretraining(others, tmp_path, torch.device("cpu"))

@@ -48,7 +48,7 @@ def test_scans_are_not_suspected(folder):
     rng = np.random.default_rng(0)
     shape = scan(0)[0].shape
     real = {
-        "p0_followup": rng.integers(-1000, 2000, shape).astype(np.int16),
+        "p0_followup": rng.integers(-400, 2000, shape).astype(np.int16),
         "p0_8bit": rng.integers(0, 200, shape).astype(np.uint8),
         "p0_float": rng.integers(0, 3, shape) + rng.normal(0, 0.1, shape).astype(np.float32),
         "mask_r_us": np.where(rng.random(shape) < 0.9, 0, rng.integers(0, 90, shape)).astype("i2"),
