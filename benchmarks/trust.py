@@ -31,6 +31,7 @@ from rows import write_rows
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from semisam.automatic import trust
 from semisam.automatic.judge import make_judge
 from semisam.automatic.trust import (
     ERRORS,
@@ -41,7 +42,6 @@ from semisam.automatic.trust import (
     reasons_for_distrust,
 )
 from semisam.core.masks import dice
-from semisam.inference import trust
 from semisam.inference.comparison import score
 from semisam.inference.predictor import on_input, prepared_scan, segment
 from semisam.inference.volumes import Volume

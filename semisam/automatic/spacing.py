@@ -13,8 +13,7 @@ from semisam.data.images.resampling import resampled_size
 from semisam.inference.sliding_window import window_starts
 
 _FINER = 1.1  # factor between the spacings that are tried
-_COARSEST = 3.0  # mm, about
-_BACK = 3  # spacings that are given up at once where a class is lost
+_COARSEST = 3.0  # mm
 _FEW = 64  # windows: a scan of two patches along each axis, which is not made coarser
 
 Spacing = tuple[float, ...]
@@ -54,12 +53,22 @@ def affordable_spacing(
     most_windows = max(most / seconds, _FEW * len(grids))
     tried = [own]
     while windows(tried[-1]) > most_windows and min(tried[-1]) < _COARSEST:
-        least = float(f"{min(tried[-1]) * _FINER:.3g}")
+        least = min(float(f"{min(tried[-1]) * _FINER:.3g}"), _COARSEST)
         tried.append(tuple(max(mm, least) for mm in own))
+    if len(tried) == 1:
+        return None
     held = {case: classes_in(opened.label(case)) for case in data.labeled}
-    while len(tried) > 1 and _loses_a_class(data, tried[-1], held):
-        tried = tried[: max(1, len(tried) - _BACK)]
-    return tried[-1] if len(tried) > 1 else None
+    if not _loses_a_class(data, tried[-1], held):
+        return tried[-1]
+    # The coarsest one that keeps all classes is between these two.
+    kept, lost = 0, len(tried) - 1
+    while lost - kept > 1:
+        middle = (kept + lost) // 2
+        if _loses_a_class(data, tried[middle], held):
+            lost = middle
+        else:
+            kept = middle
+    return tried[kept] if kept else None
 
 
 def _counter(

@@ -68,6 +68,7 @@ def command(
     from semisam.cli.display import Bars, tell
     from semisam.core.errors import InputError
     from semisam.core.files import printable, writable_folder, write_csv
+    from semisam.data.images.dicom import is_series
     from semisam.inference.inputs import check_outputs, describe_left_out, gather_scans, left_out
     from semisam.inference.masks import check_new, check_outside, write_masks
     from semisam.inference.predictor import class_file_names
@@ -87,8 +88,8 @@ def command(
         )
     given, folder = [Path(text) for text in rest], Path(out)
     for path in given:
-        if path.is_dir() or len(given) > 1:  # one scan is no data set
-            check_outside(path, folder)
+        lone = len(given) == 1 and (not path.is_dir() or is_series(path, below=False))
+        check_outside(path, folder, lone=lone)
     if table:
         if not table.lower().endswith(".csv"):
             raise InputError(f"--csv must end in .csv, got {table}. Rename it.")

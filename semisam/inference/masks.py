@@ -107,19 +107,20 @@ def write_masks(
         yield Written(name, file, tuple(sizes), scan=scan, found=found)
 
 
-def check_outside(scans: Path, masks: Path, flag: str = "-o") -> None:
+def check_outside(scans: Path, masks: Path, flag: str = "-o", *, lone: bool = False) -> None:
     """Refuse a folder of masks where a mask would count as a label.
 
     Args:
-        scans: a folder of them, or the file of one.
+        scans: a folder of them, or one scan.
         masks: the folder.
         flag: that names it.
+        lone: it is one scan and no other, which is no data set.
 
     Raises:
         InputError: it is in the folder of scans, or is the folder of their labels.
     """
     inner, outer = masks.resolve(), scans.resolve()
-    if holds_labels_of(outer, inner):
+    if not lone and holds_labels_of(outer, inner):
         raise InputError(
             "the folder of masks must be another than the one where labels of these scans belong, "
             f"got {masks}. A mask there would count as one of yours. Name another folder with "

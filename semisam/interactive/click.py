@@ -115,7 +115,7 @@ class ClickableScan:
         mask: NDArray[np.integer] | str | Path | None = None,
         value: int | None = None,
         box: tuple[Point, Point] | None = None,
-        drawn: bool = True,
+        drawn: NDArray[np.integer] | None = None,
     ) -> Prediction:
         """Segment the object at clicks.
 
@@ -131,8 +131,9 @@ class ClickableScan:
                 mask, or with an empty one, it is that of the run's labels if they have one class,
                 255 for the file of a picture without a run, and else 1.
             box: first and last voxel of a box around the object.
-            drawn: the mask is a person's, whose every component counts. Of the model's own last
-                prediction, which may hold islands, components count only where no point is given.
+            drawn: the mask ``(*S)`` that a person drew, if the mask to correct is the model's
+                prediction for it, which may hold islands. With a point, only components that
+                overlap the drawn mask count. ``None``: every component counts.
 
         Raises:
             InputError: no prompt shows the object, the mask does not fit, it holds several
@@ -157,8 +158,9 @@ class ClickableScan:
             _check_free(values, number, points)
             corrected = placement.label(np.equal(values, number).astype(np.uint8))
         positive = len(points)
-        if corrected is not None and (drawn or not points):
-            inner = _innermost(corrected, clicks[:positive], clicks[positive:], corners)
+        if corrected is not None:
+            own = placement.label(drawn.astype(np.uint8)) if drawn is not None and points else None
+            inner = _innermost(corrected, clicks[:positive], clicks[positive:], corners, own)
             clicks, positive = [*inner, *clicks], len(inner) + positive
         seen = _seen(self._image.shape[1:], [*clicks, *corners], corrected)
         prompt = _prompt(clicks, positive, corners, corrected, seen)
@@ -317,11 +319,13 @@ def _innermost(
     points: Sequence[tuple[int, ...]] = (),
     negative: Sequence[tuple[int, ...]] = (),
     corners: Sequence[tuple[int, ...]] = (),
+    own: NDArray[np.uint8] | None = None,
 ) -> list[tuple[int, ...]]:
     """Return the voxel of each component that is the farthest from outside and negative clicks.
 
     Without a point in it the model loses a component. The largest ones count, up to 16. Components
-    with a click do not, as it says what they are, and neither do voxels outside the box. Where no
+    with a click do not, as it says what they are, nor do those that do not overlap ``own``, nor
+    voxels outside the box. Where no
     point is in the mask, the largest component counts even with a negative click, which may show
     the end of a leak.
     """
@@ -340,7 +344,8 @@ def _innermost(
     largest = np.argsort(-sizes, kind="stable") + 1
     if not shown:
         refused -= set(largest[:1].tolist())
-    counted = [number for number in largest if number not in shown | refused]
+    known = set(largest.tolist()) if own is None else set(np.unique(pieces[own == 1]).tolist())
+    counted = [number for number in largest if number in known - shown - refused]
     parts = (torch.from_numpy(left & (pieces == number)) for number in counted[:_MOST_COMPONENTS])
     return [tuple(point) for part in parts for point in deepest_points(part, 1).tolist()]
 

@@ -79,14 +79,14 @@ class Prompts:
         negative: voxels outside the object.
         box: first and last voxel.
         mask: the mask to correct, which is the last prediction after the first one.
-        drawn: the first mask was the client's.
+        drawn: the mask that the client began with; ``None``: it began without one.
     """
 
     points: tuple[tuple[int, ...], ...] = ()
     negative: tuple[tuple[int, ...], ...] = ()
     box: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     mask: Labels | None = None
-    drawn: bool = False
+    drawn: Labels | None = None
 
 
 @dataclass
@@ -133,8 +133,9 @@ class Dialogue:
         p = self.prompts
         if self.scan is None or not (p.points or p.box or p.mask is not None):
             return None
+        drawn = np.zeros(self.scan.shape, np.uint8) if p.drawn is None else p.drawn
         found = self.scan.segment(
-            p.points, negative=p.negative, mask=p.mask, box=p.box, drawn=p.drawn
+            p.points, negative=p.negative, mask=p.mask, box=p.box, drawn=drawn
         )
         self.prompts = replace(p, mask=found.labelmap if found.labelmap.any() else None)
         return found.labelmap
@@ -230,7 +231,7 @@ class Service:
             if mask.shape != dialogue.shown.shape:
                 raise Refused(400, f"a mask must have the size of the image, got {mask.shape}")
             run = bool(meta.get("run_prediction", False))
-            return _difference(dialogue, dialogue.add(Prompts(mask=mask, drawn=True), run, mask))
+            return _difference(dialogue, dialogue.add(Prompts(mask=mask, drawn=mask), run, mask))
         else:
             raise Refused(
                 400, f"{path} is not served; give points, scribbles, lassos, boxes or a mask"

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
 from scan_files import scan as scan_of
-from scan_files import write
+from scan_files import write, write_series
 from tiny_runs import tiny_phantoms
 
 import semisam
@@ -220,15 +220,20 @@ def test_the_folder_of_a_scans_label_is_known_by_its_place(scan, folder, expecte
     ("scans", "folder", "expected"),
     [
         ("images", "labels", True),
-        ("images/anna", "labels", True),
+        ("images/anna", "labels", False),
+        ("images/series", "labels", True),
+        ("scans/series", "scans/masks", True),
+        ("scans/series", "masks", False),
         ("scans", "masks", False),
-        ("scans/anna", "masks", False),
     ],
 )
 def test_the_folder_of_the_labels_of_a_folder_is_known_by_its_place(
     tmp_path, scans, folder, expected
 ):
-    (tmp_path / scans).mkdir(parents=True)
+    if scans.endswith("series"):
+        write_series(tmp_path / scans, np.zeros((4, 4, 3), np.int16), (1.0, 1.0, 1.0))
+    else:
+        (tmp_path / scans).mkdir(parents=True)
     assert holds_labels_of(tmp_path / scans, tmp_path / folder) is expected
 
 

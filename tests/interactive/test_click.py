@@ -144,8 +144,9 @@ def test_a_wrong_island_of_the_models_own_prediction_brings_no_point():
     image = 100 + 60 * (balls[0] | balls[1]) + np.random.default_rng(0).normal(0, 10, at.shape[1:])
     clickable = ClickableScan(image, device="cpu")
     mask = (balls[0] | balls[2]).astype(np.uint8)
-    found = clickable.segment([(14, 14, 14)], mask=mask, drawn=False).labelmap == 1
-    assert _dice(found, balls[0]) > 0.94
+    for drawn in (np.zeros_like(mask), balls[0]):
+        found = clickable.segment([(14, 14, 14)], mask=mask, drawn=drawn).labelmap == 1
+        assert _dice(found, balls[0]) > 0.94
     kept = clickable.segment([(14, 14, 14)], mask=mask).labelmap == 1
     assert kept[balls[2]].mean() > 0.9
 
@@ -169,6 +170,15 @@ def test_each_component_without_a_click_brings_its_innermost_voxel(
     drawn = np.zeros((30, 9, 9), np.uint8)
     drawn[2:9, 1:8, 1:8] = drawn[20:25, 2:7, 2:7] = 1
     assert clicks._innermost(drawn, points, negative, corners) == expected
+
+
+def test_components_that_nobody_drew_bring_no_point():
+    mask = np.zeros((30, 9, 9), np.uint8)
+    mask[2:9, 1:8, 1:8] = mask[20:25, 2:7, 2:7] = 1
+    drawn = np.zeros_like(mask)
+    drawn[22:28, 4, 4] = 1
+    assert clicks._innermost(mask, own=drawn) == [(22, 4, 4)]
+    assert clicks._innermost(mask, own=np.zeros_like(mask)) == []
 
 
 def test_a_negative_click_in_the_largest_component_shows_the_end_of_a_leak():

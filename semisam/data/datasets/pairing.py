@@ -139,9 +139,9 @@ def holds_labels_of(scans: Path, folder: Path) -> bool:
         folder: of the files.
     """
     home = scans.parent
-    if _IMAGES.fullmatch(home.name):
-        home = home.parent
-    elif scans.is_dir() and not _IMAGES.fullmatch(scans.name):
+    if not scans.is_dir() or is_series(scans, below=False):
+        home = home.parent if _IMAGES.fullmatch(home.name) else home
+    elif not _IMAGES.fullmatch(scans.name):
         return False
     return folder.parent == home and _LABELS.fullmatch(folder.name) is not None
 

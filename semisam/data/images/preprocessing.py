@@ -236,7 +236,7 @@ class Recipe:
                 warnings.warn(
                     "Scans hold values as low as those of air in CT, and are prepared as MR. CT "
                     "needs the dataset's option modality=ct (--set folder.modality=ct) before a "
-                    "training, or --modality ct of click; a trained model keeps its preparation.",
+                    "training, or --modality ct of click and serve; a model keeps its preparation.",
                     SemisamWarning,
                     stacklevel=2,
                 )
