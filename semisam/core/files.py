@@ -146,7 +146,7 @@ def _digest_of_marks(root: str, marks: tuple[tuple[str, int, int], ...]) -> str:
     if len(marks) == 1 and marks[0][0] == root:
         return digest_of_file(root)
     parts = [f"{Path(path).relative_to(root)} {digest_of_file(path)}" for path, *_ in marks]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def check_digest(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 
 import pytest
@@ -64,6 +65,9 @@ def test_a_folder_counts_by_all_its_files(tmp_path):
     before = digest_of_path(tmp_path)
     assert digest_of_path(tmp_path) == before
     (tmp_path / "b").write_text("")
+    assert digest_of_path(tmp_path) != before
+    before = digest_of_path(tmp_path)
+    (tmp_path / os.fsdecode(b"M\xfc")).write_text("")
     assert digest_of_path(tmp_path) != before
 
 
