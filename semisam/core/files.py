@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam.core.errors import InputError
+from semisam.core.layout import PREDICTIONS
 
 # An apostrophe in front counts too, so that every cell has one text.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
@@ -177,7 +178,7 @@ def remove_leftovers(folder: Path, *, inside: bool = True) -> None:
     """
     paths = [*folder.glob(".*")]
     if inside:
-        paths += [*(folder / "predictions").rglob(".*"), *(folder / name for name in _OF_RUNS)]
+        paths += [*(folder / PREDICTIONS).rglob(".*"), *(folder / name for name in _OF_RUNS)]
     for path in paths:
         if _TEMPORARY.fullmatch(path.name) or path.name in _OF_RUNS:
             with contextlib.suppress(OSError):  # a folder, or another user's file: harmless

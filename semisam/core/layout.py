@@ -1,4 +1,4 @@
-"""Names of the files in a run's folder, for those that must not import torch to find them."""
+"""Names of what is in a run's folder, for those that must not import torch to find it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ ADAPTED = "adapted.safetensors"
 ADAPTED_NOTE = "adapted.json"
 """Their digest, and the seconds that the adaptation took."""
 CASES = "cases.csv"
+PREDICTIONS = "predictions"
+"""The folder of the masks of test cases."""
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"

@@ -23,7 +23,7 @@ from semisam.core.files import (
     write_json,
 )
 from semisam.core.framework import Framework
-from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, RESULT
+from semisam.core.layout import ADAPTED, CARD, CASES, MODEL, PREDICTIONS, RESULT
 from semisam.core.logger import Logger
 from semisam.core.seeding import derive_seed
 from semisam.data.datasets.groups import patients_of
@@ -354,7 +354,7 @@ def score(
 ) -> list[dict[str, Any]]:
     """Evaluate on the test cases and write ``cases.csv``."""
     test = run.store.test
-    predictions = folder / "predictions" if settings.save_predictions and test else None
+    predictions = folder / PREDICTIONS if settings.save_predictions and test else None
     if predictions is not None:
         predictions.mkdir(exist_ok=True)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from semisam.bench.report.choice import Shown
 from semisam.bench.report.runs import Bench
 from semisam.core.errors import InputError, SemisamError, first_line
-from semisam.core.layout import CARD
+from semisam.core.layout import CARD, PREDICTIONS
 from semisam.core.masks import dice
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
@@ -206,7 +206,7 @@ def _card(folder: RunFolder) -> Card | None:
 
 
 def _saved(folder: RunFolder, case: str) -> Path:
-    return folder.path / "predictions" / f"{case}.nii.gz"
+    return folder.path / PREDICTIONS / f"{case}.nii.gz"
 
 
 def _other_size(case: str) -> str:
