@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from semisam.automatic.survey import Survey
@@ -10,7 +9,7 @@ from semisam.data.datasets.grids import Grid, grids_of
 from semisam.data.datasets.labels import classes_in
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.images.resampling import resampled_size
-from semisam.inference.sliding_window import window_starts
+from semisam.inference.sliding_window import count_windows
 
 _FINER = 1.1  # factor between the spacings that are tried
 _COARSEST = 3.0  # mm
@@ -80,10 +79,7 @@ def _counter(
         found = 0
         for grid in grids:
             size = resampled_size(grid.size, grid.spacing, spacing)
-            found += math.prod(
-                len(window_starts(max(n, p), p, s))
-                for n, p, s in zip(size, patch, stride, strict=True)
-            )
+            found += count_windows(size, patch, stride)
         return found
 
     return windows

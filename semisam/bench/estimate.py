@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from semisam.bench.grid import Run
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.run.model import trains_network
-from semisam.run.pace import Pace, pace_of, seconds_of_adaptation
+from semisam.run.pace import Pace, pace_of, seconds_of_adaptation, seconds_of_test
 from semisam.run.settings import RunSettings
 
 _ALIKE = {"labels", "subset", "seed", "fold"}
@@ -25,6 +25,7 @@ class Cost:
         iterations: of each.
         pace: of a step, and of the files of a run.
         adapting: seconds in which the promptable model is adapted, for each run.
+        testing: seconds in which the test cases are segmented, for each run.
     """
 
     title: str
@@ -32,11 +33,12 @@ class Cost:
     iterations: int
     pace: Pace
     adapting: float
+    testing: float
 
     @property
     def seconds(self) -> float:
-        """Seconds of the training of all runs, one after the other."""
-        return self.runs * (self.adapting + self.iterations * self.pace.seconds)
+        """Seconds of all runs, one after the other."""
+        return self.runs * (self.adapting + self.iterations * self.pace.seconds + self.testing)
 
     @property
     def disk(self) -> int:
@@ -49,7 +51,7 @@ _FEW_STEPS = 1000
 
 
 def takes_long(runs: Sequence[Run]) -> bool:
-    """Return whether the training takes more than an hour, without measuring more than needed.
+    """Return whether runs take more than an hour, without measuring more than needed.
 
     A study of few steps is not measured.
     """
@@ -81,4 +83,5 @@ def costs(runs: Sequence[Run]) -> Iterator[Cost]:
         pace = pace_of(first) if trains else Pace()
         steps = first.sam_adapt if first.sam != "none" else 0
         adapting = steps * seconds_of_adaptation(first) if steps else 0.0
-        yield Cost(title, len(alike), first.iterations if trains else 0, pace, adapting)
+        iterations = first.iterations if trains else 0
+        yield Cost(title, len(alike), iterations, pace, adapting, seconds_of_test(first))

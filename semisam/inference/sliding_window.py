@@ -36,6 +36,19 @@ def window_starts(size: int, patch: int, stride: int) -> list[int]:
     return [min(stride * i, size - patch) for i in range(count)]
 
 
+def count_windows(size: Sequence[int], patch: Sequence[int], stride: Sequence[int]) -> int:
+    """Return the number of windows over an image, which is padded if it is smaller than the patch.
+
+    Args:
+        size: voxels of the image along each axis.
+        patch: voxels of a window along each axis.
+        stride: voxels between windows along each axis.
+    """
+    return math.prod(
+        len(window_starts(max(n, p), p, s)) for n, p, s in zip(size, patch, stride, strict=True)
+    )
+
+
 @torch.no_grad()
 def sliding_window(
     predict: Callable[[Tensor], Tensor],

@@ -8,8 +8,9 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -17,11 +18,15 @@ import torch
 from semisam.core.errors import InputError
 from semisam.core.framework import Framework
 from semisam.core.seeding import derive_seed
+from semisam.core.timing import now
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset
+from semisam.data.loading.sampling import slice_axes
 from semisam.data.loading.store import VolumeStore
+from semisam.inference.evaluation import predict_probabilities
 from semisam.inference.masks import write_masks
 from semisam.inference.predictor import Deployed
+from semisam.inference.sliding_window import count_windows
 from semisam.run.adapt import cases_to_adapt, labeled_cases
 from semisam.run.build import (
     Cases,
@@ -39,6 +44,7 @@ from semisam.run.settings import RunSettings
 
 _CASES = 2  # of each kind that are read
 _STEPS = 3  # that are measured
+_ENOUGH = 20.0  # seconds of measured steps
 _STARTING = 20.0  # seconds of a mask, of which the start of libraries is a small part
 
 
@@ -80,7 +86,7 @@ def _pace(settings: RunSettings) -> Pace:
         on_gpu = settings.device.startswith("cuda")
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(settings.device)
-        seconds = trainer.seconds_per_step(_STEPS)
+        seconds = trainer.seconds_per_step(_STEPS, _ENOUGH)
         memory = torch.cuda.max_memory_allocated(settings.device) if on_gpu else peak_memory()
         model = _bytes(framework.state_dict())
         average = model if settings.averaged else 0
@@ -129,6 +135,50 @@ def _seconds_of_adaptation(settings: RunSettings) -> float:
 
 def _is_drawn(label: torch.Tensor) -> bool:
     return bool(((label != 0) & (label != IGNORE)).any())
+
+
+def seconds_of_test(settings: RunSettings) -> float:
+    """Return about how many seconds the network of a run needs for the test cases.
+
+    A window is predicted, and the windows of a few test cases are counted.
+
+    Raises:
+        InputError: a test case cannot be read.
+    """
+    with _given_back(settings.device):
+        return _seconds_of_test(settings)
+
+
+def _seconds_of_test(settings: RunSettings) -> float:
+    dataset, cases = _opened(settings)
+    test = split_of(settings, dataset).test
+    if not test:
+        return 0.0
+    framework = _framework(settings, _few(dataset, cases)).to(settings.device)
+    framework.learn(list(labeled_cases(_few(dataset, cases))))
+    images = [dataset.image(case) for case in test[:_CASES]]
+    windows, part = float(len(test)), images[0]
+    patch, stride = window_of(settings)
+    if patch is not None and stride is not None:
+        slices = (1,) * slice_axes(part.array.ndim - 1, patch)
+        window, step = (*patch, *slices), (*stride, *slices)
+        windows *= mean(count_windows(image.array.shape[1:], window, step) for image in images)
+        # Four windows, since one call with several takes less than a call for each.
+        moves = (*step[:2], *(0,) * len(step[2:]))
+        inside = tuple(slice(side + move) for side, move in zip(window, moves, strict=True))
+        part = replace(part, array=part.array[(slice(None), *inside)])
+        windows /= count_windows(part.array.shape[1:], window, step)
+    device = torch.device(settings.device)
+    about: Any = {"device": device, "precision": settings.precision}
+
+    def predict() -> float:
+        began = now(device)
+        predict_probabilities(framework, part, patch, stride, **about)
+        return now(device) - began
+
+    seconds = predict()
+    # The first prediction of a process starts libraries, too.
+    return windows * (predict() if seconds < _ENOUGH else seconds)
 
 
 def seconds_of_mask(settings: RunSettings, scan: Sequence[Path]) -> float:

@@ -232,16 +232,24 @@ class Trainer:
         self._renew_norms()
         self._seconds += time.perf_counter() - began
 
-    def seconds_per_step(self, steps: int) -> float:
-        """Return the mean seconds of real steps, after one that warms up. Nothing is written."""
-        began = 0.0
+    def seconds_per_step(self, steps: int, enough: float = math.inf) -> float:
+        """Return the mean seconds of real steps, after one that warms up. Nothing is written.
+
+        Args:
+            steps: that are measured at most.
+            enough: seconds after which no further step is measured.
+        """
+        began, done = 0.0, 0
         self.framework.train()
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):
             for step in range(steps + 1):
                 if step == 1:
                     began = time.perf_counter()
                 self.step(self._batches.batch(step), step)
-        return (time.perf_counter() - began) / steps
+                done = step
+                if step and time.perf_counter() - began >= enough:
+                    break
+        return (time.perf_counter() - began) / done
 
     @torch.no_grad()
     def _deploy_average(self) -> None:
