@@ -29,7 +29,7 @@ class Advice:
     Attributes:
         case: its name.
         slices: positions along the last axis of its file, from 0, the most doubtful first; empty
-            for pictures, and if nothing was found in the scan.
+            for pictures and single slices, and if nothing was found in the scan.
     """
 
     case: str
@@ -78,7 +78,7 @@ def scans_to_label(
 def _slices(data: Survey, case: str, model: Deployed, device: str, series: str) -> tuple[int, ...]:
     """Return the slices of a scan in which the model doubts its mask most."""
     probs = segment(model, read_scan(data.files(case), model.card, series), device).probabilities
-    if probs.ndim < 4:
+    if probs.ndim < 4 or 1 in probs.shape[1:]:
         return ()
     return tuple(doubtful_slices(doubt_by_slice(torch.from_numpy(probs)), SLICES))
 

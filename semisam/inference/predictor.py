@@ -250,14 +250,15 @@ def class_file_names(card: Card) -> Mapping[int, str]:
 
 
 def _check(array: NDArray[np.float32], ndim: int, card: Card, name: str) -> None:
-    needed = len(card.spacing)
+    flat = card.recipe is not None and card.recipe.flat is not None
+    needed = len(card.spacing) + flat
     size = " x ".join(map(str, array.shape[1:]))
     if ndim != needed:
         raise InputError(
             f"the image must have {needed} axes, as the model needs, got {name} with {ndim} "
             f"({size}). {'Give the whole volume' if ndim < needed else 'Give single slices'}."
         )
-    if needed == 3 and 1 in array.shape[1:]:
+    if needed == 3 and not flat and 1 in array.shape[1:]:
         raise InputError(
             f"the image must be a volume, as the model needs, got {name} with a single slice "
             f"({size}). Give the folder of the whole series, or the volume."

@@ -17,11 +17,12 @@ from semisam.core.errors import InputError
 from semisam.core.layout import ADAPTED, CARD
 from semisam.core.regions import deepest_points
 from semisam.core.types import Prompt
+from semisam.data.datasets.grids import flat_axis
 from semisam.data.datasets.scans import read_channels, read_values
 from semisam.data.images.alignment import misfit
 from semisam.data.images.files import Geometry, from_itk
 from semisam.data.images.pictures import is_picture
-from semisam.data.images.preprocessing import Placement, Recipe
+from semisam.data.images.preprocessing import LONGEST, Placement, Recipe, orientation
 from semisam.data.loading.store import check_image
 from semisam.inference.card import read_card
 from semisam.inference.predictor import Prediction
@@ -32,7 +33,6 @@ _FINEST = 1.0  # mm: the model was trained on voxels of about 1 to 2 mm
 _WINDOW = {2: 256, 3: 160}  # voxels per axis around the clicks that the model sees, by axes
 _WHITE = 255  # of masks of pictures, which are black and white
 _MOST_COMPONENTS = 16  # of a mask, that bring a point each
-_LONGEST = 256  # pixels of the longer side above which a picture is shrunk
 
 _REVERSED = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0)  # directions of axes (z, y, x)
 
@@ -81,7 +81,7 @@ class ClickableScan:
     ) -> None:
         array, self.geometry = _read(scan, spacing, series, axes)
         self._device = check_device(device)
-        self._model, recipe, self._value = _model(run, len(array), self.geometry, modality, window)
+        self._model, recipe, self._value = _model(run, array.shape, self.geometry, modality, window)
         if run is None and _is_picture(scan):
             self._value = _WHITE
         if len(array) != len(recipe.modalities):
@@ -240,21 +240,20 @@ def _is_picture(scan: Source) -> bool:
 
 def _model(
     run: str | Path | None,
-    channels: int,
+    shape: tuple[int, ...],
     geometry: Geometry,
     modality: Literal["mr", "ct"],
     window: tuple[float, float],
 ) -> tuple[SynthSAM, Recipe, int]:
-    """Return the model, the preparation of its images and the usual value of a mask."""
-    if run is None and len(geometry.spacing) == 2:
-        shrunk = Recipe(None, (modality,) * channels, window, crop="none", longest=_LONGEST)
-        return SynthSAM(), shrunk, 1
+    """Return the model, the preparation of its images ``(C, *S)`` and the usual value of a mask."""
+    channels, *sizes = shape
+    axes, _ = orientation(geometry)
+    flat = flat_axis([[sizes[axis] for axis in axes]])
+    if run is None and (flat is not None or len(geometry.spacing) == 2):
+        return SynthSAM(), Recipe(None, (modality,) * channels, window, "none", LONGEST, flat), 1
     if run is None:
-        spacing = tuple(max(mm, _FINEST) for mm in geometry.spacing)
-        free = Recipe(None, (modality,) * channels, window, crop="none")
-        axes = free.place(np.zeros((channels, 1, 1, 1), np.float32), geometry).axes
-        ordered = tuple(spacing[axis] for axis in axes)
-        return SynthSAM(), Recipe(ordered, free.modalities, window, crop="none"), 1
+        ordered = tuple(max(geometry.spacing[axis], _FINEST) for axis in axes)
+        return SynthSAM(), Recipe(ordered, (modality,) * channels, window, "none"), 1
     folder = find_run(str(run))
     if not (folder / ADAPTED).is_file():
         raise InputError(

@@ -353,6 +353,40 @@ def test_bad_input_in_a_sentence_each_and_the_rest_goes_on(run, tmp_path):
         assert any(file in line and words in line for line in lines), (file, lines)
 
 
+def test_volumes_of_a_single_slice_are_pictures_with_a_place(tmp_path):
+    """In each orientation: a network of two axes, masks on the files' grids."""
+    scans, rng = tmp_path / "scans", np.random.default_rng(0)
+    scans.mkdir()
+    for case, code in enumerate(["LPS", "RAI", "SLA", "PIR"]):
+        array, label = rng.normal(size=(1, 40, 48)), np.zeros((1, 40, 48), np.uint8)
+        label[:, 10:28, 12:40] = 1
+        image = sitk.GetImageFromArray((array + 4 * label).astype(np.float32))
+        image.SetSpacing((0.8, 0.9, 4.0 + case))
+        image.SetOrigin((3.0, -4.0, 5.0))
+        mask = sitk.GetImageFromArray(label)
+        mask.CopyInformation(image)
+        sitk.WriteImage(sitk.DICOMOrient(image, code), str(scans / f"{case}.nrrd"))
+        sitk.WriteImage(sitk.DICOMOrient(mask, code), str(scans / f"{case}_label.nrrd"))
+    run = tmp_path / "run"
+    shared = ("--data", scans, "--labels", 1, "--device", "cpu", "--out", run)
+    result = _invoke("train", "--method", "supervised", *shared, "--iterations", 40)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["patch"] == [48, 32] and len(read_card(run / "model.json").spacing) == 2
+    assert json.loads((run / "result.json").read_text())["metrics"]["dice"] > 0.9
+    files = [scans / f"{case}.nrrd" for case in range(4)]
+    result = _invoke("predict", run, *files, "-o", tmp_path / "masks", "--preview")
+    assert result.exit_code == 0, result.output
+    for case, file in enumerate(files):
+        _same_place(tmp_path / "masks" / f"{case}.nii.gz", file)
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "masks" / f"{case}.nii.gz")))
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(scans / f"{case}_label.nrrd")))
+        assert 2 * (found & truth).sum() > 0.9 * (found.sum() + truth.sum()), case
+    volume = _scan(tmp_path, "volume.nrrd", (1.0, 1.0, 1.0), (40, 48, 5))
+    result = _invoke("predict", run, volume, "-o", tmp_path / "masks")
+    assert result.exit_code == 2 and "must be a single slice" in result.output
+
+
 def test_no_mask_overwrites_a_scan(run, tmp_path):
     scan = _scan(tmp_path, "scan.nii.gz", (1.0, 1.0, 1.0), (16, 16, 16))
     before = scan.read_bytes()

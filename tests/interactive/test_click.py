@@ -92,6 +92,16 @@ def test_the_mask_comes_back_on_the_grid_of_the_file(case, tmp_path):
     assert _dice(twice.mask[::2] == 1, straight == 1) > 0.8
 
 
+def test_a_single_slice_is_a_picture(case, tmp_path):
+    image, _, (i, j, k) = case
+    flat = semisam.click(image[:, :, k], [(i, j)], spacing=(SPACING, SPACING), device="cpu").mask
+    assert flat.any()
+    file = write(tmp_path / "slice.nii.gz", image[:, :, k : k + 1], (SPACING, SPACING, 7.0))
+    found = semisam.click(file, [(i, j, 0)], device="cpu")
+    assert np.array_equal(found.mask, flat[:, :, None])
+    assert found.geometry.spacing == pytest.approx((SPACING, SPACING, 7.0))
+
+
 def test_a_negative_click_and_a_mask_change_the_prediction(case):
     image, atrium, point = case
     usual = semisam.click(image, [point], device="cpu").mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +65,18 @@ def _grid(path: Path, series: str) -> Grid:
 
 
 def common_spacing(given: tuple[float, ...] | None, grids: list[Grid]) -> tuple[float, ...]:
-    """Return the given spacing, of which one number means all axes, or the median."""
+    """Return the given spacing, of which one number means all axes, or the median.
+
+    Raises:
+        InputError: no scan has as many axes as there are numbers.
+    """
     axes = len(grids[0].spacing)
     if given is not None:
+        if len(given) not in {1, *(len(grid.spacing) for grid in grids)}:
+            raise InputError(
+                f"spacing must be one number of mm or one for each of the {axes} axes of the "
+                f"scans, got {given}. Leave it out for the median of the scans."
+            )
         return given * axes if len(given) == 1 else given
     columns = zip(*(grid.spacing for grid in grids if len(grid.spacing) == axes), strict=True)
     # Rounded, so that a median of float32 spacings does not depend on their last bits.
@@ -79,6 +88,21 @@ def fitting_patch(grids: list[Grid], recipe: Recipe) -> tuple[int, ...]:
     axes = len(grids[0].size if recipe.spacing is None else recipe.spacing)
     sizes = [recipe.grid(grid.size, grid.spacing)[0] for grid in grids if len(grid.size) == axes]
     median = [statistics.median_low(column) for column in zip(*sizes, strict=True)]
-    return tuple(
-        min(_LARGEST_PATCH[axes], max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median
-    )
+    if recipe.flat is not None:
+        del median[recipe.flat]
+    most = _LARGEST_PATCH[len(median)]
+    return tuple(min(most, max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median)
+
+
+def flat_axis(sizes: Iterable[Sequence[int]]) -> int | None:
+    """Return the axis of which each scan has one slice, the last of several.
+
+    Args:
+        sizes: of scans, after orienting.
+
+    Returns:
+        The axis; ``None`` if a scan has several slices or two axes, or if there is no scan.
+    """
+    known = {tuple(size) for size in sizes}
+    flat = [axis for axis in range(3) if all(len(s) == 3 and s[axis] == 1 for s in known)]
+    return flat[-1] if flat and known else None

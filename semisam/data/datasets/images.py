@@ -14,7 +14,7 @@ from semisam.data.datasets.pairing import holds_pictures
 from semisam.data.datasets.scans import Layout
 from semisam.data.images.headers import read_header
 from semisam.data.images.pictures import PICTURES, read_mask
-from semisam.data.images.preprocessing import Recipe
+from semisam.data.images.preprocessing import LONGEST, Recipe
 
 _WHITE = 255
 
@@ -60,7 +60,7 @@ class ImageFolder(ScanFolder):
         self,
         path: Path | None = None,
         *,
-        longest: int = 256,
+        longest: int = LONGEST,
         classes: tuple[str, ...] = (),
         labels: dict[int, int] | None = None,
         ignore: int | tuple[int, ...] = (),

@@ -16,7 +16,13 @@ from semisam.core.errors import InputError
 from semisam.core.files import printable
 from semisam.data.datasets.dataset import Dataset, Image, Split
 from semisam.data.datasets.faults import Fault, fault_of
-from semisam.data.datasets.grids import Grid, common_spacing, fitting_patch, grids_of
+from semisam.data.datasets.grids import (
+    Grid,
+    common_spacing,
+    fitting_patch,
+    flat_axis,
+    grids_of,
+)
 from semisam.data.datasets.groups import find_groups
 from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.lookalikes import label_fault
@@ -24,7 +30,7 @@ from semisam.data.datasets.splits import find_split
 from semisam.data.images.alignment import misfit, same_place
 from semisam.data.images.files import PIXELS, Geometry, mask_ending, read_image
 from semisam.data.images.pictures import is_picture, read_mask
-from semisam.data.images.preprocessing import Crop, Modality, Placement, Recipe
+from semisam.data.images.preprocessing import LONGEST, Crop, Modality, Placement, Recipe
 
 ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".gipl.gz", ".gipl", ".mnc"),
@@ -342,7 +348,10 @@ class ScanDataset(Dataset):
         spacing = common_spacing(options["spacing"], grids) if grids else None
         kind, own, ignored = options["modality"], layout.modalities, options["ignore"]
         modalities = own if kind == "auto" else (kind,) * len(own)
-        usual = Recipe(spacing, modalities, tuple(options["window"]), options["crop"])
+        window, crop = tuple(options["window"]), options["crop"]
+        flat = flat_axis(grid.size for grid in grids)
+        longest = LONGEST if flat is not None and options["spacing"] is None else None
+        usual = Recipe(spacing, modalities, window, crop, longest, flat)
         mapping = layout.values if options["labels"] is None else options["labels"]
         ignored = ((ignored,) if isinstance(ignored, int) else tuple(ignored)) or layout.ignored
         values = LabelValues(cls.name, layout.classes, mapping, ignored)

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -31,11 +31,16 @@ from semisam.data.images.resampling import (
     resampled_size,
 )
 
+T = TypeVar("T")
+
 Modality = Literal["mr", "ct", "none"]
 Crop = Literal["padding", "body", "none"]
 
 SAME_SPACING = 1e-3
 """Relative difference below which two spacings are equal: NIfTI stores them in float32."""
+
+LONGEST = 256
+"""Pixels of the longest side above which a picture is shrunk, unless a user says otherwise."""
 
 _BODY_CT = -500.0  # HU: between air and the rest
 _BINS = 256
@@ -53,6 +58,8 @@ class Placement:
         box: half-open start and stop per axis of the crop, in voxels of the oriented file.
         size: ``S`` of the image, after resampling.
         spacing: mm per axis of the image.
+        flat: axis, after orienting, of which the scan has one voxel and the image none; ``None``:
+            the image has all axes.
     """
 
     shape: tuple[int, ...]
@@ -62,6 +69,7 @@ class Placement:
     box: tuple[tuple[int, int], ...]
     size: tuple[int, ...]
     spacing: tuple[float, ...]
+    flat: int | None = None
 
     @property
     def oriented_spacing(self) -> tuple[float, ...]:
@@ -71,7 +79,7 @@ class Placement:
     @property
     def resampled(self) -> bool:
         """True if the image has another spacing than its file: image, label and mask follow it."""
-        return self.spacing != self.oriented_spacing
+        return self._all_spacing != self.oriented_spacing
 
     def label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map a label ``(*S)`` of the file onto the image's grid.
@@ -86,13 +94,14 @@ class Placement:
                 "the label must be inside the crop to the image's foreground, got labeled voxels "
                 "outside it. Set the dataset's option crop to none."
             )
-        if not self.resampled:
-            return np.ascontiguousarray(cut)
-        return resample_label(cut, self.oriented_spacing, self.spacing, self.size)
+        if self.resampled:
+            cut = resample_label(cut, self.oriented_spacing, self._all_spacing, self._all_size)
+        return np.ascontiguousarray(self.flattened(cut))
 
     def voxel(self, index: Sequence[int]) -> tuple[int, ...] | None:
         """Return the image's voxel nearest to a voxel of the file; ``None`` outside the crop."""
-        parts = zip(self.axes, self.flips, self.box, self.spacing, self.size, strict=True)
+        sizes = self._all_spacing, self._all_size
+        parts = zip(self.axes, self.flips, self.box, *sizes, strict=True)
         found = []
         for axis, flip, (start, stop), spacing, size in parts:
             at = self.shape[axis] - 1 - index[axis] if flip else index[axis]
@@ -100,7 +109,7 @@ class Placement:
                 return None
             place = int((at - start + 0.5) * self.geometry.spacing[axis] / spacing)
             found.append(min(place, size - 1))  # the size of the image was rounded down
-        return tuple(found)
+        return self.without_flat(tuple(found))
 
     def classes(self, probs: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the most probable class of each voxel of the file.
@@ -114,11 +123,11 @@ class Placement:
         Returns:
             ``(*S)`` on the file's grid.
         """
-        oriented = np.zeros(self._oriented_shape, np.uint8)
+        oriented, probs = np.zeros(self._oriented_shape, np.uint8), self._whole(probs)
         oriented[self._crop] = (
             probs.argmax(0)
             if not self.resampled
-            else resample_classes(probs, self.spacing, self.oriented_spacing, self._own)
+            else resample_classes(probs, self._all_spacing, self.oriented_spacing, self._own)
         )
         return self._unoriented(oriented)
 
@@ -126,13 +135,40 @@ class Placement:
         """Resample probabilities ``(K, *S)`` of the image's grid to the file's, ``(K, *S)``."""
         oriented = np.zeros((len(probs), *self._oriented_shape), np.float32)
         oriented[0] = 1.0
-        for row, channel in zip(oriented, probs, strict=True):
+        for row, channel in zip(oriented, self._whole(probs), strict=True):
             row[self._crop] = (
                 channel
                 if not self.resampled
-                else resample(channel, self.spacing, self.oriented_spacing, self._own)
+                else resample(channel, self._all_spacing, self.oriented_spacing, self._own)
             )
         return self._unoriented(oriented, leading=1)
+
+    def flattened(self, array: NDArray[Any], leading: int = 0) -> NDArray[Any]:
+        """Return an array without the axis that the image lacks."""
+        return array if self.flat is None else array.take(0, self.flat + leading)
+
+    def without_flat(self, values: tuple[T, ...]) -> tuple[T, ...]:
+        """Return values per axis of the scan without that of the axis that the image lacks."""
+        return tuple(value for axis, value in enumerate(values) if axis != self.flat)
+
+    def _whole(self, probs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ``(K, *S)`` of the image with all axes of the scan."""
+        return probs if self.flat is None else np.expand_dims(probs, self.flat + 1)
+
+    @property
+    def _all_spacing(self) -> tuple[float, ...]:
+        """Spacing in mm of the image, with that of the axis that it lacks."""
+        if self.flat is None:
+            return self.spacing
+        own = self.oriented_spacing[self.flat]
+        return (*self.spacing[: self.flat], own, *self.spacing[self.flat :])
+
+    @property
+    def _all_size(self) -> tuple[int, ...]:
+        """Size of the image, with the axis that it lacks."""
+        if self.flat is None:
+            return self.size
+        return (*self.size[: self.flat], 1, *self.size[self.flat :])
 
     @property
     def _own(self) -> tuple[int, ...]:
@@ -166,6 +202,7 @@ class Placement:
             box=tuple((int(a), int(b)) for a, b in raw["box"]),
             size=tuple(raw["size"]),
             spacing=tuple(raw["spacing"]),
+            flat=raw.get("flat"),
         )
 
 
@@ -181,6 +218,8 @@ class Recipe:
         crop: ``padding`` removes the margin that holds only the scan's lowest value, ``body`` the
             margin darker than tissue (CT: -500 HU, else Otsu's threshold), ``none`` nothing.
         longest: voxels of the longest axis above which an image is shrunk; ``None`` keeps its size.
+        flat: axis (left, posterior, superior) of which every scan has one slice. The image lacks
+            it, as that of a picture. ``None``: the image has all axes.
     """
 
     spacing: tuple[float, ...] | None
@@ -188,6 +227,7 @@ class Recipe:
     window: tuple[float, float] = (-160.0, 240.0)
     crop: Crop = "padding"
     longest: int | None = None
+    flat: int | None = None
 
     def apply(
         self, array: NDArray[np.float32], geometry: Geometry
@@ -207,10 +247,11 @@ class Recipe:
         placement = self.place(array, geometry)
         oriented = _oriented(array, placement.axes, placement.flips, leading=1)
         cut = oriented[(slice(None), *(slice(a, b) for a, b in placement.box))]
-        own, spacing = placement.oriented_spacing, placement.spacing
+        cut = placement.flattened(cut, leading=1)
+        own = placement.without_flat(placement.oriented_spacing)
         if placement.resampled:
-            cut = self._smoothed(cut, placement)
-            cut = np.stack([resample(c, own, spacing, placement.size) for c in cut])
+            cut = self._smoothed(cut, own, placement.spacing)
+            cut = np.stack([resample(c, own, placement.spacing, placement.size) for c in cut])
         image = np.empty(cut.shape, np.float32)
         for channel, modality in enumerate(self.modalities):
             image[channel] = self._normalised(cut[channel], modality)
@@ -246,7 +287,16 @@ class Recipe:
         size, spacing = self.grid([b - a for a, b in box], own)
         if spacing != own:
             _check_memory(len(array), size, own, spacing)
-        return Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
+        placement = Placement(array.shape[1:], geometry, axes, flips, box, size, spacing)
+        if self.flat is None:
+            return placement
+        if size[self.flat] != 1:
+            raise InputError(
+                f"a scan must be a single slice, as the others are, got {array.shape[1:]} voxels. "
+                "Move volumes to a folder of their own."
+            )
+        flat = replace(placement, flat=self.flat)
+        return replace(flat, size=flat.without_flat(size), spacing=flat.without_flat(spacing))
 
     def grid(
         self, size: Sequence[int], own: tuple[float, ...]
@@ -263,6 +313,8 @@ class Recipe:
         spacing = own if self.spacing is None else self.spacing
         if len(spacing) != len(own):
             raise InputError(f"a scan must have {len(spacing)} axes, got {len(own)}.")
+        if self.flat is not None:
+            spacing = (*spacing[: self.flat], own[self.flat], *spacing[self.flat + 1 :])
         if self.longest is not None:
             most = max(resampled_size(size, own, spacing))
             spacing = tuple(mm * max(most / self.longest, 1.0) for mm in spacing)
@@ -288,14 +340,17 @@ class Recipe:
             (float(low), float(high)),
             raw["crop"],
             None if raw.get("longest") is None else int(raw["longest"]),
+            None if raw.get("flat") is None else int(raw["flat"]),
         )
 
-    def _smoothed(self, array: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    def _smoothed(
+        self, array: NDArray[np.float32], own: tuple[float, ...], spacing: tuple[float, ...]
+    ) -> NDArray[np.float32]:
         """Blur a picture that is shrunk, so that no pixel is skipped; scans stay as they are."""
         if self.longest is None:
             return array
-        pairs = zip(placement.spacing, placement.oriented_spacing, strict=True)
-        sigma = (0.0, *(max(new / old - 1, 0.0) / 2 for new, old in pairs))
+        pairs = zip(own, spacing, strict=True)
+        sigma = (0.0, *(max(new / old - 1, 0.0) / 2 for old, new in pairs))
         blurred: NDArray[np.float32] = ndimage.gaussian_filter(array, sigma, mode="nearest")
         return blurred
 
@@ -389,6 +444,8 @@ def _oriented(
 
 def _placed(placement: Placement) -> Geometry:
     """Return the geometry of the image's own grid."""
+    if placement.flat is not None:
+        return Geometry(placement.spacing)
     old = placement.geometry
     ndim = len(old.spacing)
     matrix = np.eye(ndim) if old.direction is None else np.reshape(old.direction, (ndim, ndim))

@@ -1,5 +1,6 @@
 """One orientation, one spacing, normal intensities, and the way back."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -55,6 +56,42 @@ def test_a_label_returns_to_its_file():
         back = placement.classes(one_hot(placement.label(label)))
         assert np.array_equal(back, label)
         assert placement.geometry == geometry
+
+
+@pytest.mark.parametrize("spacing", [None, (0.9, 1.4, 7.0)])
+def test_a_single_slice_is_a_picture_and_returns_as_a_volume(spacing):
+    """Of a slice in every orientation: the same picture, and a mask on the file's grid."""
+    label = np.zeros((30, 26, 1), np.uint8)
+    label[5:20, 6:18] = 1
+    image, pictures = sitk.GetImageFromArray(label.T), []
+    for order in itertools.permutations(("RL", "AP", "IS")):
+        for code in itertools.product(*order):
+            turned = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "".join(code))).T
+            where = sitk.DICOMOrient(image, "".join(code))
+            geometry = Geometry(where.GetSpacing(), where.GetOrigin(), where.GetDirection())
+            recipe = Recipe(spacing, ("none",), flat=2)
+            picture, own, placement = recipe.apply(turned[None].astype(np.float32), geometry)
+            assert picture.shape[1:] == placement.size and own.spacing == placement.spacing
+            assert Placement.from_json(placement.to_json()) == placement
+            assert Recipe.from_json(dataclasses.asdict(recipe)) == recipe
+            drawn = placement.label(turned)
+            assert drawn.shape == picture.shape[1:]
+            probs = np.stack([drawn == 0, drawn == 1]).astype(np.float32)
+            back = placement.classes(probs)
+            assert back.shape == turned.shape and placement.geometry == geometry
+            assert np.array_equal(back, placement.probabilities(probs).argmax(0))
+            assert np.mean(back == turned) > (0.98 if spacing else 1 - 1e-9)
+            inside = tuple(int(index.mean()) for index in np.nonzero(turned))
+            voxel = placement.voxel(inside)
+            assert len(voxel) == 2 and drawn[voxel] == 1
+            pictures.append(picture)
+    assert len(pictures) == 48 and all(np.array_equal(p, pictures[0]) for p in pictures)
+
+
+def test_a_volume_among_single_slices_is_refused():
+    recipe = Recipe(None, ("none",), crop="none", flat=2)
+    with pytest.raises(InputError, match=r"must be a single slice.* got \(8, 8, 3\)"):
+        recipe.apply(np.ones((1, 8, 8, 3), np.float32), Geometry((1.0, 1.0, 4.0)))
 
 
 @pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (1.3, 1.1, 2.0)])
