@@ -19,8 +19,7 @@ from semisam.inference.card import orientation_code
 from semisam.inference.volumes import unit_of
 
 _COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#ffe119", "#469990")
-PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
-"""Name, the LPS axis across, and the axes along the picture's width and height."""
+_PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
 _OPPOSITE = dict(zip("LPSRAI", "RAILPS", strict=True))
 _MOST_PIXELS = 1024  # per side of a slice; finer ones are drawn with a step
 
@@ -58,7 +57,7 @@ def write_preview(
     known = geometry.direction is not None and len(axes) == 3
     middle = middle_of(labelmap)
     low, high = (float(v) for v in np.percentile(image[np.isfinite(image)], (1, 99)))
-    planes = PLANES if labelmap.ndim == 3 else (("slice", -1, (0, 1)),)
+    planes = planes_of(labelmap.shape)
     figure = Figure(figsize=(4.2 * len(planes), 4.8), facecolor="black", layout="constrained")
     for number, (name, across, (right, down)) in enumerate(planes, start=1):
         ax = figure.add_subplot(1, len(planes), number)
@@ -82,6 +81,20 @@ def write_preview(
         figure.text(0.995, 0.005, orientation_code(geometry), color="gray", fontsize=7, ha="right")
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor="black")
+
+
+def planes_of(sizes: Sequence[int]) -> Sequence[tuple[str, int, tuple[int, int]]]:
+    """Return the planes to draw of a scan: of a volume three, or the one in which its slice lies.
+
+    Args:
+        sizes: of the scan, after orienting.
+
+    Returns:
+        The name, the LPS axis across, and the axes along the picture's width and height.
+    """
+    if len(sizes) == 2:
+        return (("slice", -1, (0, 1)),)
+    return [plane for plane in _PLANES if 1 not in (sizes[a] for a in plane[2])] or _PLANES
 
 
 def has_colours(image: NDArray[np.float32]) -> bool:

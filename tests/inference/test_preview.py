@@ -56,6 +56,25 @@ def test_letters_and_slices_are_the_radiologists(tmp_path, figures):
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "title", "letters"),
+    [
+        ((8, 10, 1), "axial, k = 0", "RLPA"),
+        ((8, 1, 10), "coronal, j = 0", "RLIS"),
+        ((1, 8, 10), "sagittal, i = 0", "APIS"),
+    ],
+)
+def test_of_a_single_slice_only_its_own_plane_is_drawn(tmp_path, figures, shape, title, letters):
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    labelmap = np.zeros(shape, np.uint8)
+    labelmap[image > 0] = 1
+    geometry = Geometry((2.0, 3.0, 0.5), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+    preview.write_preview(tmp_path / "a.png", image[None], labelmap, geometry, NAMES)
+    (ax,) = figures[0].axes
+    assert ax.get_title() == title and _letters(ax) == letters
+    np.testing.assert_array_equal(ax.images[0].get_array(), image.squeeze().T)
+
+
 def test_two_axes_are_one_slice_without_letters(tmp_path, figures):
     image = np.random.default_rng(0).normal(size=(8, 10)).astype(np.float32)
     labelmap = np.zeros(image.shape, np.uint8)

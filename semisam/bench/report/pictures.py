@@ -21,7 +21,7 @@ from semisam.bench.sections import method_name
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image
 from semisam.data.images.preprocessing import orientation
-from semisam.inference.preview import PLANES, has_colours, middle_of
+from semisam.inference.preview import has_colours, middle_of, planes_of
 
 Labels = NDArray[np.uint8]
 
@@ -85,8 +85,8 @@ def _draw(shown: Shown, case: ScoredCase, masks: Sequence[CaseMask]) -> Figure:
     titles = [titles[0], *scored]
     image, maps, spacing = upright(case.image, [case.truth, *(own.mask for own in masks)])
     shape, coloured = maps[0].shape, image.ndim > maps[0].ndim
-    solid = len(shape) == 3
-    planes = PLANES if solid else (("slice", -1, (0, 1)),)
+    planes = planes_of(shape)
+    solid = len(planes) == 3
     # Slices are side by side in one scale, as wide as the figure up to a largest height.
     sides = [tuple(shape[axis] * spacing[axis] for axis in across) for _, _, across in planes]
     height = max(down for _, down in sides) * _WIDTH / sum(right for right, _ in sides)
