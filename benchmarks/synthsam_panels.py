@@ -29,7 +29,7 @@ from rows import write_rows
 from semisam.backends._synthsam.session import Session
 from semisam.backends.geodesic import Geodesic
 from semisam.backends.synthsam import SynthSAM
-from semisam.bench.zero_shot import interact
+from semisam.bench.clicks import interact
 from semisam.core.masks import dice
 from semisam.core.types import Prompt
 from semisam.pretraining.generator import draw_volume

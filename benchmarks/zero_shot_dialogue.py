@@ -20,7 +20,7 @@ import torch
 from rows import write_rows
 
 from semisam.backends.synthsam import SynthSAM
-from semisam.bench.zero_shot import interact
+from semisam.bench.clicks import interact
 from semisam.core.masks import dice
 from semisam.pretraining.generator import draw_volume
 from semisam.pretraining.pretrain import VALIDATION

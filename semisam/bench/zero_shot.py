@@ -1,46 +1,39 @@
 """The interactive baseline of the paper's Table I: a promptable model with clicks from the truth.
 
 Only this module makes prompts from the truth, for test cases only, and its tables state that.
-Training cannot reach it.
+Training cannot reach it. The rules of the clicks are in `semisam.bench.clicks`.
 
-References:
-    Wang et al. "SAM-Med3D: Towards general-purpose segmentation models for volumetric medical
-    images." 2023. https://arxiv.org/abs/2310.15161 (the clicks, and the prompts from earlier
-    clicks: ``validation.py`` of the authors' code, whose default is ``published`` here)
-    Sofiiuk, Petrov, Konushin. "Reviving iterative training with mask guidance for interactive
-    segmentation." ICIP 2022. https://arxiv.org/abs/2102.06583 (the first two of them)
-    Zhang et al. SemiSAM, Table I. https://arxiv.org/abs/2312.06316
+Reference: Zhang et al. SemiSAM, Table I. https://arxiv.org/abs/2312.06316
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
-from semisam.core.backend import Backend, encode_at
+from semisam.bench.clicks import Clicks, interact
+from semisam.bench.results import write
+from semisam.core.backend import Backend
 from semisam.core.errors import InputError
-from semisam.core.masks import deepness
+from semisam.core.files import writable_folder
 from semisam.core.seeding import derive_seed
-from semisam.core.timing import now
-from semisam.core.types import IGNORE, Place, Prompt
+from semisam.core.types import IGNORE, Place
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.evaluation import class_map
 from semisam.metrics.scores import evaluate_mask
-
-Bools = NDArray[np.bool_]
-Clicks = Literal["published", "random"]
-Memory = Literal["clicks", "mask", "both"]
-Click = tuple[tuple[int, ...], int]
+from semisam.plugins import registry
+from semisam.plugins.construction import construct
+from semisam.run.build import open_plugin, recognise_dataset
 
 NOTE = "clicks simulated from the truth of the test cases"
-_DEEP = 2  # first clicks, which SAM-Med3D's evaluation draws from the inside of the error
+CASES, TABLE = "cases.csv", "table.csv"
+"""The files of scores and of their means."""
 
 
 @dataclass(frozen=True)
@@ -65,112 +58,106 @@ PAPER = (
 )
 
 
-def random_click(truth: Bools, predicted: Bools, rng: np.random.Generator) -> Click | None:
-    """Return a click drawn uniformly from all wrong voxels, missed and surplus together.
+@dataclass(frozen=True)
+class ZeroShot:
+    """Promptable models and the test cases that score them.
 
-    Its sign is the truth at that voxel. If the prediction is empty, it is a voxel of the target.
+    Attributes:
+        backends: by their name in the table.
+        store: with the test cases only.
+    """
+
+    backends: Mapping[str, Backend]
+    store: VolumeStore
+
+    @property
+    def by_slice(self) -> list[str]:
+        """Names of the backends that get their clicks on every slice of a volume."""
+        test = self.store.test
+        if not test or self.store.image(test[0]).array.ndim < 4:
+            return []
+        return [n for n, b in self.backends.items() if getattr(b, "slice_axis", None) is not None]
+
+
+def open_zero_shot(
+    names: Sequence[str],
+    data: Path | None = None,
+    dataset: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    cases: int | None = None,
+) -> ZeroShot:
+    """Open promptable models and the test cases of a folder.
 
     Args:
-        truth: ``(*S)``.
-        predicted: ``(*S)``, the last prediction; empty before the first click.
-        rng: the source of randomness.
+        names: of the backends; a plus joins several.
+        data: folder of the scans; ``None``: generated phantoms.
+        dataset: its plugin; ``None``: the one that reads the folder.
+        options: of the backends and of the dataset, by the name of the plugin.
+        cases: number of test cases, the first ones; ``None``: all.
 
-    Returns:
-        The voxel and its sign, 1 for foreground; ``None`` if no voxel is wrong.
+    Raises:
+        InputError: an option names another plugin, a backend accepts no points, or the data cannot
+            be read.
+        PluginError: there is no such plugin or option.
     """
-    return _draw(truth, truth != predicted, rng)
+    given = options or {}
+    dataset = dataset or recognise_dataset(data)
+    known = registry.with_members("backend", names)
+    idle = sorted(set(given) - {*known, dataset})
+    if idle:
+        raise InputError(
+            f"--set must name a backend or the dataset, got {', '.join(idle)}. Name one of "
+            f"{', '.join([*known, dataset])}."
+        )
+    backends: dict[str, Any] = {}
+    for name in names:
+        own = registry.check_options("backend", name, registry.options_of("backend", name, given))
+        # Every slice of the target gets its own clicks here, as in the paper.
+        if any(option.name == "propagate" for option in registry.describe_options("backend", name)):
+            own.setdefault("propagate", False)
+        backends[name] = construct("backend", name, (), own)
+    blind = [name for name, backend in backends.items() if "points" not in backend.accepts]
+    if blind:
+        raise InputError(
+            f"a backend must accept points for zero-shot, got {', '.join(blind)}. Leave it out."
+        )
+    opened = open_plugin(dataset, data, dict(given.get(dataset, {})))
+    test = opened.split().test[:cases]
+    return ZeroShot(backends, VolumeStore(opened, labeled=[], unlabeled=[], test=test))
 
 
-def deep_click(truth: Bools, predicted: Bools, rng: np.random.Generator) -> Click | None:
-    """Return a click drawn from the inside of the deeper error, the missed or the surplus one.
+def free_folder(out: Path) -> Path:
+    """Return a folder for the tables, made if there is none.
 
-    The error there is more than half as deep as at its deepest voxel. Arguments and result are
-    those of `random_click`.
+    Raises:
+        InputError: it has tables of an earlier call, or cannot be written.
     """
-    depths = [deepness(error) for error in (truth & ~predicted, predicted & ~truth)]
-    missed, surplus = (float(depth.max()) for depth in depths)
-    # A tie goes to the surplus, as published.
-    depth = depths[0] if missed > surplus else depths[1]
-    return _draw(truth, depth > max(missed, surplus) / 2, rng)
+    folder = writable_folder(out)
+    if any((folder / name).exists() for name in (CASES, TABLE)):
+        raise InputError(
+            f"--out must be a folder without the table of an earlier call, got {out}. Name another."
+        )
+    return folder
 
 
-def interact(
-    backend: Backend,
-    image: torch.Tensor,
-    truth: Bools,
-    counts: Sequence[int],
-    rng: np.random.Generator,
-    clicks: Clicks = "published",
-    known: Bools | None = None,
-    place: Place | None = None,
-    class_name: str = "",
-) -> list[tuple[int, NDArray[np.float32], float, float]]:
-    """Query a backend click by click for one target of one volume.
-
-    The image is encoded once. The backend's attribute ``memory`` names the prompts that it was
-    trained with. ``clicks``, the default: all clicks so far. ``mask``: the newest click, and the
-    last prediction as the mask prompt. ``both``: all of these. A backend that works slice by slice
-    (it has a ``slice_axis``) gets a click on every slice of a volume that holds the target, which
-    is the paper's "N points".
+def write_tables(
+    rows: pd.DataFrame, opened: ZeroShot, clicks: Clicks, folder: Path
+) -> pd.DataFrame:
+    """Write the scores of `run` and the table of their means, and return the table.
 
     Args:
-        backend: any promptable segmenter.
-        image: ``(C, *S)``.
-        truth: ``(*S)``, not empty.
-        counts: numbers of clicks after which the prediction is returned, ascending.
-        rng: of the clicks.
-        clicks: ``published``: two by `deep_click`, then `random_click`, as SAM-Med3D is evaluated,
-            and only `random_click` slice by slice; ``random``: only `random_click`.
-        known: ``(*S)``, the annotated voxels. Outside, a prediction counts as background.
-        place: of the image, for a backend that wants it.
-        class_name: of the target.
-
-    Returns:
-        Per count: the count, the target's probability ``(*S)``, and the seconds of encoding and
-        prediction.
+        rows: of `run`.
+        opened: the models and the cases.
+        clicks: rule of the clicks.
+        folder: of the files.
     """
-    began = now(image.device)
-    embedding = encode_at(backend, image, place)
-    encoding = now(image.device) - began
-    axis = getattr(backend, "slice_axis", None) if truth.ndim == 3 else None
-    memory: Memory = getattr(backend, "memory", "clicks")
-    planes = _planes(truth, axis)
-    deep = _DEEP if clicks == "published" and axis is None else 0
-    predicted = np.zeros_like(truth)
-    prob = predicted.astype(np.float32)
-    mask: torch.Tensor | None = None
-    prompt: Prompt | None = None
-    points: list[tuple[int, ...]] = []
-    labels: list[int] = []
-    found, predicting = [], 0.0
-    for count in range(1, max(counts) + 1):
-        draw = deep_click if count <= deep else random_click
-        made = [(draw(truth[plane], predicted[plane], rng), plane) for plane in planes]
-        new = [(_whole(click[0], plane), click[1]) for click, plane in made if click is not None]
-        if new:
-            kept = 0 if memory == "mask" else len(points)
-            points = points[:kept] + [point for point, _ in new]
-            labels = labels[:kept] + [label for _, label in new]
-            # A model that gets the mask of the last prediction needs no earlier prompt.
-            last = prompt if memory == "clicks" else None
-            prompt = Prompt(
-                torch.tensor(points),
-                torch.tensor(labels),
-                mask=mask,
-                class_name=class_name,
-                last=last,
-            )
-            began = time.perf_counter()
-            logits = backend.segment(embedding, prompt)
-            predicted = logits.cpu().numpy() > 0
-            if known is not None:
-                predicted &= known
-            predicting = time.perf_counter() - began
-            mask = None if memory == "clicks" else logits.sigmoid()
-            prob = logits.float().sigmoid().cpu().numpy()
-        if count in counts:
-            found.append((count, prob, encoding, predicting))
-    return found
+    table = summary(rows, opened.by_slice, clicks)
+    if opened.store.dataset.name == "la":
+        # Marked as the paper's rows, which have another resolution and another crop.
+        table = pd.concat([table, paper_rows()], ignore_index=True)
+    write(rows, folder / CASES)
+    write(table, folder / TABLE)
+    return table
 
 
 def run(
@@ -275,29 +262,3 @@ def paper_rows() -> pd.DataFrame:
     """Return the paper's rows in the shape of `summary`."""
     source = "SemiSAM paper, Table I (full resolution, 128^3 crop)"
     return pd.DataFrame([{**asdict(row), "source": source} for row in PAPER])
-
-
-def _draw(truth: Bools, where: Bools, rng: np.random.Generator) -> Click | None:
-    """Return a voxel of ``where`` and its sign."""
-    found = np.flatnonzero(where)
-    if not len(found):
-        return None
-    at = int(found[rng.integers(len(found))])
-    return tuple(int(i) for i in np.unravel_index(at, truth.shape)), int(truth.flat[at])
-
-
-def _planes(truth: Bools, axis: int | None) -> list[tuple[Any, ...]]:
-    """Return the regions with their own clicks: the volume, or each slice that has the target."""
-    if axis is None:
-        return [(Ellipsis,)]
-    others = tuple(a for a in range(truth.ndim) if a != axis % truth.ndim)
-    hit = np.flatnonzero(truth.any(axis=others))
-    return [(*(slice(None),) * (axis % truth.ndim), int(i)) for i in hit]
-
-
-def _whole(point: tuple[int, ...], plane: tuple[Any, ...]) -> tuple[int, ...]:
-    """Return the voxel of the volume at a click on a plane."""
-    if plane == (Ellipsis,):
-        return point
-    axis = len(plane) - 1
-    return (*point[:axis], plane[-1], *point[axis:])

@@ -26,7 +26,7 @@ class Backend(Protocol):
     - ``axes``: the numbers of spatial axes of its images; without it, two and three.
     - ``wants_place``: if True, `encode` gets the image's `Place`, with case, spacing and channels,
       as a second argument, or ``None`` where it is not known.
-    - ``slice_axis``: of a slice model, read by `semisam.bench.zero_shot.interact`.
+    - ``slice_axis``: of a slice model, read by `semisam.bench.clicks.interact`.
     - ``memory``: the record of earlier clicks that it expects, read there, too.
 
     Attributes:

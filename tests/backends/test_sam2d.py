@@ -19,7 +19,7 @@ from semisam.backends._transformers import Frame
 from semisam.backends.medsam import MedSAM, MedSamPictures
 from semisam.backends.sam import Sam
 from semisam.backends.sam2 import Sam2
-from semisam.bench.zero_shot import interact
+from semisam.bench.clicks import interact
 from semisam.core.errors import InputError, PluginError
 from semisam.core.types import Prompt
 from semisam.frameworks.queries import check_pair

@@ -14,7 +14,7 @@ from semisam.backends._sam_med3d import network
 from semisam.backends._sam_med3d.encoder import WindowAttention
 from semisam.backends._sam_med3d.network import SamMed3DNet, from_published, load_published
 from semisam.backends.sam_med3d import SamMed3D
-from semisam.bench.zero_shot import interact
+from semisam.bench.clicks import interact
 from semisam.core.errors import InputError
 from semisam.core.types import Clock, Prompt
 from semisam.frameworks.semisam import SemiSAM
