@@ -10,28 +10,38 @@ import torch
 from torch import Tensor
 
 from semisam.automatic.coverage import cover
-from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Dataset
+from semisam.data.datasets.grids import small_patch
 from semisam.data.loading.sampling import slice_axes
 from semisam.inference.sliding_window import pad_to_patch, window_starts
 from semisam.networks.unet import UNet
 
-SMALL = {2: (128, 128), 3: (64, 64, 48)}
-"""Patches that any machine can train, by axes."""
 _WINDOWS, _SLICES = 3, 16  # the most along an axis of a scan
 
 
-def small_patch(dataset: Dataset) -> tuple[int, ...]:
-    """Return a patch within the one that suits the scans, which any machine can train.
+def training_cases_to_label(
+    dataset: Dataset,
+    count: int,
+    device: str = "cpu",
+    on_case: Callable[[int, int], None] | None = None,
+) -> tuple[str, ...]:
+    """Return the training cases to label first, as `first_to_label` does.
 
-    Raises:
-        InputError: the scans have another number of axes than two or three.
+    If some have a label, only those without one are named. If all have one, all may be named.
+
+    Args:
+        dataset: of the cases.
+        count: of them, if there are so many.
+        device: on which the network computes.
+        on_case: called with (cases seen, their number).
     """
-    suggested = dataset.suggested.get("patch", SMALL[3])
-    small = SMALL.get(len(suggested))
-    if small is None:
-        raise InputError(f"scans must have two or three axes, got {len(suggested)}. Split them.")
-    return tuple(min(pair) for pair in zip(suggested, small, strict=True))
+    train = dataset.split().train
+    labeled = [case for case in train if dataset.has_label(case)]
+    known = set(labeled)
+    others = [case for case in train if case not in known]
+    if not others:
+        return first_to_label(dataset, train, count, device, on_case)
+    return first_to_label(dataset, others, count, device, on_case, labeled)
 
 
 @torch.inference_mode()

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from semisam.automatic.first import SMALL, small_patch
 from semisam.automatic.spacing import affordable_spacing
 from semisam.automatic.survey import Survey
 from semisam.core.errors import SemisamError
 from semisam.core.files import digest_of_path, read_json, write_json
 from semisam.core.layout import ADAPTED, ADAPTED_NOTE, RESULT, STEP
+from semisam.data.datasets.grids import SMALL_PATCH, small_patch
 from semisam.data.datasets.labels import meaning_of
 from semisam.data.images.files import parts_of
 from semisam.inference.stride import third_stride
@@ -266,7 +266,7 @@ def _measured(
 
 def _fitted(data: Survey, plan: Plan, step: float, most: float) -> tuple[tuple[int, ...], float]:
     """Return the largest patch whose step takes at most some seconds, and these seconds."""
-    suggested = data.opened.suggested.get("patch", SMALL[3])
+    suggested = data.opened.suggested.get("patch", SMALL_PATCH[3])
     for share in _SHARES:
         sides = (int(share * side) // _STEP * _STEP for side in suggested)
         patch = tuple(max(side, low) for side, low in zip(sides, plan.patch, strict=True))

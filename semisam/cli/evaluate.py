@@ -45,12 +45,8 @@ def command(
     """
     from semisam.cli.display import Bars, tell
     from semisam.core.errors import InputError
-    from semisam.core.files import writable_folder, write_csv
-    from semisam.data.loading.store import VolumeStore
-    from semisam.inference.evaluation import evaluate, summarise
-    from semisam.inference.masks import check_saved
     from semisam.run.preflight import check_device
-    from semisam.run.scoring import open_scored
+    from semisam.run.scoring import open_scored, score
     from semisam.training.allocator import keep_memory
 
     if out is not None and not out.lower().endswith(".csv"):
@@ -65,33 +61,20 @@ def command(
         stride=stride,
         components=components,
     )
-    target = Path(out) if out else scored.target
-    test = scored.test
-    if save_predictions:
-        check_saved(scored.dataset.path, test, Path(save_predictions))
-    store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=test)
-    writable_folder(target.parent)
-    predictions = writable_folder(Path(save_predictions)) if save_predictions else None
+    target, count = Path(out) if out else scored.target, len(scored.test)
     with Bars() as bars:
-        checking = bars.add_task("checking scans", total=len(test))
-        store.check(lambda done, total: bars.update(checking, completed=done))
-        task = bars.add_task("evaluating", total=len(test))
-        rows = evaluate(
-            scored.model,
-            store,
-            test,
-            scored.patch,
-            scored.stride,
-            device=on_device,
-            precision=scored.precision,
-            one_component=scored.one_component,
-            predictions=predictions,
-            on_case=lambda done, total: bars.update(task, completed=done),
+        checking = bars.add_task("checking scans", total=count)
+        task = bars.add_task("evaluating", total=count)
+        summary = score(
+            scored,
+            on_device,
+            target,
+            Path(save_predictions) if save_predictions else None,
+            lambda done, total: bars.update(checking, completed=done),
+            lambda done, total: bars.update(task, completed=done),
         )
-    write_csv(target, rows)
-    summary = summarise(rows)
     tell(
-        f"{len(test)} cases: Dice {100 * summary['dice']:.2f} ± "
+        f"{count} cases: Dice {100 * summary['dice']:.2f} ± "
         f"{100 * summary['dice_sd_cases']:.2f} %, Jaccard {100 * summary['jaccard']:.2f} %, "
         f"ASD {summary['asd_voxel']:.2f} voxels, 95HD {summary['hd95_voxel']:.2f} voxels "
         f"(SD over cases), {summary['empty_predictions']} empty. Written: {target}"

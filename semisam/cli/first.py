@@ -34,7 +34,7 @@ def command(
     """
     from pathlib import Path
 
-    from semisam.automatic.first import first_to_label
+    from semisam.automatic.first import training_cases_to_label
     from semisam.cli.display import Bars
     from semisam.cli.options import named_dataset
     from semisam.run.build import open_plugin
@@ -43,18 +43,12 @@ def command(
     place = str(check_device(device))
     name, options = named_dataset(Path(path), dataset, assignments)
     opened = open_plugin(name, Path(path), options)
-    train = opened.split().train
-    labeled = [case for case in train if opened.has_label(case)]
-    known = set(labeled)
-    others = [case for case in train if case not in known]
     with Bars() as bars:
         task = bars.add_task("comparing scans", total=None)
-        named = first_to_label(
+        named = training_cases_to_label(
             opened,
-            others or train,
             count,
             place,
             lambda done, total: bars.update(task, completed=done, total=total),
-            labeled if others else (),
         )
     click.echo(",".join(named))

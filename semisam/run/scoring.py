@@ -1,20 +1,25 @@
-"""A trained model and the data to score it on."""
+"""A trained model, the data to score it on, and its scores."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from semisam.core.errors import InputError, first_few
-from semisam.core.files import read_json
+from semisam.core.files import read_json, writable_folder, write_csv
 from semisam.core.layout import SPLIT
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.images.preprocessing import Recipe
+from semisam.data.loading.store import VolumeStore
 from semisam.inference.card import Card
+from semisam.inference.evaluation import evaluate, summarise
+from semisam.inference.masks import check_saved
 from semisam.inference.stride import published_stride
 from semisam.networks.precision import Precision
 from semisam.networks.published import PublishedVNet
@@ -120,6 +125,49 @@ def open_scored(
     _check_names(dataset, card)
     prepare_as(dataset, card)
     return scored
+
+
+def score(
+    scored: Scored,
+    device: torch.device,
+    table: Path,
+    predictions: Path | None = None,
+    on_check: Callable[[int, int], None] | None = None,
+    on_case: Callable[[int, int], None] | None = None,
+) -> dict[str, float | int]:
+    """Segment and score the test cases, write their scores, and return their means.
+
+    Args:
+        scored: the model and the cases.
+        device: of the model.
+        table: the CSV of scores, whose folder is made if there is none.
+        predictions: a folder for the masks; ``None``: they are not written.
+        on_check: called with (cases checked, their number), before the first is segmented.
+        on_case: called with (cases scored, their number).
+
+    Raises:
+        InputError: a case cannot be read, or a file cannot be written or would replace another.
+    """
+    if predictions is not None:
+        check_saved(scored.dataset.path, scored.test, predictions)
+        writable_folder(predictions)
+    writable_folder(table.parent)
+    store = VolumeStore(scored.dataset, labeled=[], unlabeled=[], test=scored.test)
+    store.check(on_check)
+    rows = evaluate(
+        scored.model,
+        store,
+        scored.test,
+        scored.patch,
+        scored.stride,
+        device=device,
+        precision=scored.precision,
+        one_component=scored.one_component,
+        predictions=predictions,
+        on_case=on_case,
+    )
+    write_csv(table, rows)
+    return summarise(rows)
 
 
 def prepare_as(dataset: Dataset, card: Card) -> None:

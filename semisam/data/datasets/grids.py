@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.dataset import Dataset
 from semisam.data.images.files import Geometry
 from semisam.data.images.headers import read_header
 from semisam.data.images.preprocessing import Recipe, orientation
+
+SMALL_PATCH = {2: (128, 128), 3: (64, 64, 48)}
+"""Patches that any machine can train, by axes."""
 
 _LARGEST_PATCH, _PATCH_STEP = {2: 256, 3: 128}, 16
 
@@ -92,6 +96,19 @@ def fitting_patch(grids: list[Grid], recipe: Recipe) -> tuple[int, ...]:
         del median[recipe.flat]
     most = _LARGEST_PATCH[len(median)]
     return tuple(min(most, max(_PATCH_STEP, n // _PATCH_STEP * _PATCH_STEP)) for n in median)
+
+
+def small_patch(dataset: Dataset) -> tuple[int, ...]:
+    """Return a patch within the one that suits the scans, which any machine can train.
+
+    Raises:
+        InputError: the scans have another number of axes than two or three.
+    """
+    suggested = dataset.suggested.get("patch", SMALL_PATCH[3])
+    small = SMALL_PATCH.get(len(suggested))
+    if small is None:
+        raise InputError(f"scans must have two or three axes, got {len(suggested)}. Split them.")
+    return tuple(min(pair) for pair in zip(suggested, small, strict=True))
 
 
 def flat_axis(sizes: Iterable[Sequence[int]]) -> int | None:
