@@ -19,7 +19,7 @@ from semisam.inference.evaluation import evaluate, summarise
 from semisam.networks.batchnorm import renew_statistics
 from semisam.networks.convolution import guard_convolutions
 from semisam.networks.precision import autocast, to_channels_last
-from semisam.run.execute import prepare
+from semisam.run.execute import open_run
 from semisam.run.model import load_run
 
 COUNTS = (0, 4, 16, 64)
@@ -38,7 +38,7 @@ def main():
         settings, method, _ = load_run(folder)
         guard_convolutions(method)
         bare = settings.model_copy(update={"sam": "none", "sam_control": None})
-        run = prepare(bare, lambda *told: None)
+        run = open_run(bare, lambda *told: None)
         store, patch = run.store, settings.patch
         source = BatchSource(
             *(store, store.labeled, store.unlabeled, run.plan, patch),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from semisam.bench.grid import Run
+from semisam.data.datasets.grids import small_patch
+from semisam.data.datasets.scans import ScanDataset
 from semisam.frameworks.controls import NEED_TRUTH
+from semisam.run.build import open_dataset
+from semisam.run.folder import list_runs
 from semisam.run.model import trains_network
 from semisam.run.pace import Pace, pace_of, seconds_of_adaptation, seconds_of_test
-from semisam.run.settings import RunSettings
+from semisam.run.settings import RunSettings, show_value
 
 _ALIKE = {"labels", "subset", "seed", "fold"}
 """Settings on which the time of a step hardly depends."""
@@ -47,7 +53,47 @@ class Cost:
 
 
 HOUR = 3600.0
+_SMALLER = 0.5  # part of a patch, or of the time of a study, that is worth a hint
 _FEW_STEPS = 1000
+
+
+def shorter(found: Sequence[Cost], run: RunSettings) -> str:
+    """Return a line with settings that make a long study shorter; empty without any.
+
+    Args:
+        found: costs of the study.
+        run: one of its runs.
+    """
+    dataset, ways = open_dataset(run), []
+    small = small_patch(dataset)
+    share = math.prod(small) / math.prod(run.patch)
+    if len(small) == len(run.patch) and share < _SMALLER:
+        ways.append(f"--patch {show_value(small)} ({share:.0%} of the voxels of a step)")
+    own = dataset.recipe.spacing if dataset.recipe is not None else None
+    tests = sum(cost.runs * cost.testing for cost in found)
+    if (
+        tests > _SMALLER * sum(cost.seconds for cost in found)
+        and own is not None
+        and isinstance(dataset, ScanDataset)
+        and run.dataset_options["spacing"] is None
+    ):
+        coarse = tuple(float(f"{max(mm, 2 * min(own)):.3g}") for mm in own)
+        share = math.prod(own) / math.prod(coarse)
+        given = f"{run.dataset}.spacing={','.join(f'{mm:g}' for mm in coarse)}"
+        ways.append(f"--set {given} ({share:.0%} of the voxels of a scan)")
+    return f"Shorter: {', '.join(ways)}." if ways else ""
+
+
+def unfinished(runs: Sequence[Run], folder: Path) -> list[Run]:
+    """Return the runs of a study that are not done.
+
+    Args:
+        runs: of the study.
+        folder: of the study, which need not exist.
+    """
+    found = list_runs(folder) if folder.is_dir() else []
+    done = {run.name for run in found if run.state == "done"}
+    return [run for run in runs if run.name not in done]
 
 
 def takes_long(runs: Sequence[Run]) -> bool:

@@ -170,35 +170,6 @@ def write_study(folder: Path, grids: Iterable[Grid]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def prepare(
-    grids: Sequence[Grid],
-    folder: Path,
-    on_case: Callable[[int, int], None] | None = None,
-    *,
-    here: bool = True,
-    on_lost: Callable[[str], None] | None = None,
-) -> list[Run]:
-    """Check every run of some grids, add them to the folder's study and return them.
-
-    Runs of a method whose heads the network cannot serve are left out.
-
-    Args:
-        grids: to run.
-        folder: of the study; it is made if missing.
-        on_case: called with (cases read, number of cases).
-        here: True if the runs train on this machine, whose device and memory can be checked.
-        on_lost: called with a sentence for each reason by which runs are lost.
-
-    Raises:
-        InputError: if any setting or volume cannot be used.
-        PluginError: if any plugin or option cannot be used.
-    """
-    check_writable(folder)
-    runs, ran = checked(grids, on_case, here=here, on_lost=on_lost)
-    add_to_study(folder, ran)
-    return runs
-
-
 def checked(
     grids: Sequence[Grid],
     on_case: Callable[[int, int], None] | None = None,
@@ -206,10 +177,22 @@ def checked(
     here: bool = True,
     on_lost: Callable[[str], None] | None = None,
 ) -> tuple[list[Run], list[Grid]]:
-    """Check every run of some grids as `prepare` does, without a folder.
+    """Check every run of some grids.
+
+    Runs of a method whose heads the network cannot serve are left out.
+
+    Args:
+        grids: to run.
+        on_case: called with (cases read, number of cases).
+        here: True if the runs train on this machine, whose device and memory can be checked.
+        on_lost: called with a sentence for each reason by which runs are lost.
 
     Returns:
         The runs, and the grids with every setting that their runs share.
+
+    Raises:
+        InputError: if any setting or volume cannot be used.
+        PluginError: if any plugin or option cannot be used.
     """
     named: dict[str, Run] = {}
     ran = []
@@ -218,6 +201,35 @@ def checked(
         named |= {run.name: run for run in check(settings, on_case, here=here, on_lost=on_lost)}
         ran.append(grid.as_it_runs(settings))
     return list(named.values()), ran
+
+
+def continued(
+    path: Path,
+    axes: Mapping[str, Sequence[Any]],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> list[Grid]:
+    """Return the grids of a study with further values on their axes, and on another machine.
+
+    Args:
+        path: of the study's file or folder.
+        axes: further values, by the names in `AXES`.
+        settings: that the user gave. Only the device, and the place of scans, may be others.
+        options: of plugins that the user gave, of which there may be none.
+
+    Raises:
+        InputError: there is no such study, or a setting is given that must stay.
+    """
+    grids = [grid.extended(axes) for grid in read_study(path)]
+    free = {"device", "data"} if all("data" in grid.settings for grid in grids) else {"device"}
+    idle = [f"--{name.replace('_', '-')}" for name in settings if name not in free]
+    idle += ["--set"] * bool(options)
+    if idle:
+        raise InputError(
+            f"the settings of a study must stay, got {', '.join(idle)}. Leave it out, or start "
+            "another study with --out."
+        )
+    return [dataclasses.replace(grid, settings={**grid.settings, **settings}) for grid in grids]
 
 
 def add_to_study(folder: Path, grids: Sequence[Grid]) -> None:
@@ -306,8 +318,10 @@ def bench(
         _names("sam_controls", sam_controls),
     )
     folder = Path(out)
-    runs = prepare([Grid(axes, given, by_plugin(options or {}))], folder, on_lost=_warn)
-    outcomes = execute(runs, folder, Local(jobs, []), _Calls(progress))
+    check_writable(folder)
+    runs, ran = checked([Grid(axes, given, by_plugin(options or {}))], on_lost=_warn)
+    add_to_study(folder, ran)
+    outcomes = finish_runs(runs, folder, Local(jobs, []), _Calls(progress))
     table = tabulate(folder)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise KeyboardInterrupt
@@ -321,13 +335,13 @@ def bench(
     return table
 
 
-def execute(
+def finish_runs(
     runs: Sequence[Run], folder: Path, executor: Executor, display: Display
 ) -> list[Outcome]:
     """Execute the unfinished runs of a study and return the outcome of each.
 
     Args:
-        runs: the result of `prepare`.
+        runs: of `checked`.
         folder: of the study.
         executor: executes the runs.
         display: called with every start, progress and end.

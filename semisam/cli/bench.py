@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from semisam.bench.executors.contract import Outcome
     from semisam.bench.grid import Run
     from semisam.bench.study import Grid
-    from semisam.run.settings import RunSettings
 
 _OUT = "runs/bench"
 _own = options_of("The grid")
@@ -92,7 +90,8 @@ def command(
     its axes (--labels, --seeds and so on) are added. --data names its scans where they are now.
     Defaults are those of protocol `default`.
     """
-    from semisam.bench.study import add_to_study, checked, execute, tabulate
+    from semisam.bench.notes import notes
+    from semisam.bench.study import add_to_study, checked, finish_runs, tabulate
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell
     from semisam.cli.log import log, logged
     from semisam.core.errors import InputError
@@ -117,8 +116,7 @@ def command(
         if not dry_run:
             check_writable(folder)
         runs, ran = checked(grids, show, here=executor.here, on_lost=lost.append)
-    settings = [run.settings for run in runs]
-    for line in [*_about_data(grids), *_about_settings(settings, grids), *_about_test(settings)]:
+    for line in notes(grids, [run.settings for run in runs]):
         console.print(line)
     if dry_run:
         _print_size(runs, folder, here=executor.here)
@@ -135,7 +133,7 @@ def command(
         interrupt_after(max_time) as over,
     ):
         log(f"semisam {__version__}: {len(runs)} runs in {folder}")
-        outcomes = execute(runs, folder, executor, display)
+        outcomes = finish_runs(runs, folder, executor, display)
         log(_told_end(outcomes))
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:
@@ -153,7 +151,7 @@ def command(
 def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[list[Grid], Path]:
     """Return the grids of the command line, and their folder."""
     from semisam.bench.grid import Axes
-    from semisam.bench.study import AXES, DEFAULT_SAMS, Grid, read_study
+    from semisam.bench.study import AXES, DEFAULT_SAMS, Grid, continued
     from semisam.core.errors import InputError
     from semisam.run.request import by_plugin
 
@@ -161,19 +159,8 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
     settings, options = given_settings(given)
     if study is not None:
         path = Path(study)
-        grids = [grid.extended(axes) for grid in read_study(path)]
-        of_the_place = {"device"} | (
-            {"data"} if all("data" in g.settings for g in grids) else set()
-        )
-        place = {name: settings.pop(name) for name in of_the_place & set(settings)}
-        idle = [f"--{name.replace('_', '-')}" for name in settings] + ["--set"] * bool(options)
-        if idle:
-            raise InputError(
-                f"the settings of a study must stay, got {', '.join(idle)}. Leave it out, or start "
-                "another study with --out."
-            )
         folder = Path(out) if out else path if path.is_dir() else path.parent
-        return [replace(g, settings={**g.settings, **place}) for g in grids], folder
+        return continued(path, axes, settings, options), folder
     if "method" not in axes:
         raise InputError("--method must name at least one method, got 0. Name for example mt.")
     axes.setdefault("sam", DEFAULT_SAMS)
@@ -182,38 +169,40 @@ def _grids(study: str | None, out: str | None, given: dict[str, Any]) -> tuple[l
 
 
 def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
-    """Print the number of runs, and the time of their training.
+    """Print the number of runs, and their time, memory and disk.
 
     Args:
         runs: of the study.
         folder: of the study, with runs that are done.
         here: True if the runs train on this machine, so that steps can be measured.
     """
-    from semisam.bench.estimate import costs
+    from semisam.bench.estimate import HOUR, costs, shorter, unfinished
     from semisam.cli.display import console
     from semisam.core.words import spoken_time
 
-    left = _to_do(runs, folder)
+    left = unfinished(runs, folder)
     console.print(f"{len(runs)} runs: {len(runs) - len(left)} are done, {len(left)} to do.")
     if not here:
         console.print("The time is not measured, because the runs train on other machines.")
         return
     if not left:
         return
-    total, found = 0.0, []
-    for cost in costs(left):
-        total += cost.seconds
-        found.append(cost)
-        parts = [f"{cost.runs} run{'s' if cost.runs > 1 else ''}"]
-        if cost.iterations:
-            parts.append(f"{cost.iterations} steps of {cost.pace.seconds:.2g} s")
-        if cost.adapting:
-            parts.append(f"{spoken_time(cost.adapting)} of adapting")
-        console.print(f"  {cost.title}: {', '.join(parts)}: {spoken_time(cost.seconds)}")
-    console.print(
-        f"The training takes {spoken_time(total)}, one run after the other on this machine. The "
-        "tests come on top."
-    )
+    found = []
+    with console.status("Measuring a few steps"):
+        for cost in costs(left):
+            found.append(cost)
+            parts = [f"{cost.runs} run{'s' if cost.runs > 1 else ''}"]
+            if cost.iterations:
+                parts.append(f"{cost.iterations} steps of {cost.pace.seconds:.2g} s")
+            if cost.adapting:
+                parts.append(f"{spoken_time(cost.adapting)} of adapting")
+            if round(cost.testing):
+                parts.append(f"{spoken_time(cost.testing)} of tests")
+            console.print(f"  {cost.title}: {', '.join(parts)}: {spoken_time(cost.seconds)}")
+    total = sum(cost.seconds for cost in found)
+    console.print(f"They take {spoken_time(total)}, one run after the other on this machine.")
+    if total > HOUR and (hint := shorter(found, left[0].settings)):
+        console.print(hint)
     paces = [cost.pace for cost in found]
     console.print(
         f"Peak memory of the training: {_size(max(pace.memory for pace in paces))}. Disk: "
@@ -221,15 +210,6 @@ def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
         f"{_size(2 * max(pace.checkpoint for pace in paces))} of checkpoints for each run at work. "
         "Nothing was written."
     )
-
-
-def _to_do(runs: Sequence[Run], folder: Path) -> list[Run]:
-    """Return the runs of a study that are not done."""
-    from semisam.run.folder import list_runs
-
-    found = list_runs(folder) if folder.is_dir() else []
-    done = {run.name for run in found if run.state == "done"}
-    return [run for run in runs if run.name not in done]
 
 
 def _size(count: int) -> str:
@@ -241,14 +221,14 @@ def _at_a_terminal() -> bool:
 
 
 def _ask(runs: Sequence[Run], folder: Path) -> None:
-    """Measure a few steps, and ask whether to start if the training takes more than an hour."""
-    from semisam.bench.estimate import takes_long
+    """Measure a few steps, and ask whether to start if the runs take more than an hour."""
+    from semisam.bench.estimate import takes_long, unfinished
     from semisam.cli.display import console
 
     with console.status("Measuring a few steps"):
-        long = takes_long(_to_do(runs, folder))
+        long = takes_long(unfinished(runs, folder))
     if long:
-        text = "The training takes more than an hour (--dry-run has the time). Start?"
+        text = "The runs take more than an hour (--dry-run has the time). Start?"
         click.confirm(text, default=True, abort=True)
 
 
@@ -283,55 +263,3 @@ def _report(outcomes: Sequence[Outcome], over: bool) -> None:
     if failed:
         click.echo(f"{failed} of {len(outcomes)} runs failed.", err=True)
         raise SystemExit(1)
-
-
-def _about_data(grids: Sequence[Grid]) -> list[str]:
-    if any("data" in grid.settings for grid in grids):
-        return []
-    return [
-        "No --data given: the scans are [bold]generated phantoms[/bold], the embedded default. "
-        "Their figures do not apply to real scans."
-    ]
-
-
-def _about_test(runs: Sequence[RunSettings]) -> list[str]:
-    """Return a line on the test cases of each way to choose them."""
-    from semisam.run.build import describe_test, open_dataset
-
-    ways: dict[tuple[Any, ...], list[RunSettings]] = {}
-    for run in runs:
-        ways.setdefault((run.test, run.data, repr(run.dataset_options)), []).append(run)
-    lines = []
-    for alike in ways.values():
-        several = len({run.fold for run in alike}) > 1
-        run = alike[0].model_copy(update={"fold": None}) if several else alike[0]
-        lines.append(describe_test(run, open_dataset(run)))
-    return lines
-
-
-def _about_settings(runs: Sequence[RunSettings], grids: Sequence[Grid]) -> list[str]:
-    """Return lines on the settings that the user did not give, and their source."""
-    lines = []
-    for grid in grids:
-        suggested = grid.asked.suggested
-        free = {key: value for key, value in suggested.items() if key not in grid.settings}
-        own = [run for run in runs if run.method in grid.axes.methods]
-        told = {k: v for k, v in free.items() if all(getattr(run, k) == v for run in own)}
-        if told:
-            lines.append(f"Settings fitted to these scans, unless you give others: {_list(told)}.")
-        beaten = [key for key in free if key not in told]
-        if beaten:
-            values = {key: free[key] for key in beaten}
-            lines.append(
-                f"Protocol {own[0].protocol} replaces values fitted to these scans "
-                f"({_list(values)}):"
-            )
-            by_method = {run.method: {key: getattr(run, key) for key in beaten} for run in own}
-            lines += [f"  {method}: {_list(values)}" for method, values in by_method.items()]
-    return lines
-
-
-def _list(settings: Mapping[str, Any]) -> str:
-    from semisam.run.settings import show_value
-
-    return ", ".join(f"{key} {show_value(value)}" for key, value in sorted(settings.items()))

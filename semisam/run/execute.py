@@ -126,7 +126,7 @@ def execute(
         here = settings.model_copy(
             update={"device": processes.agreed(lambda: own_device(settings.device, processes))}
         )
-        run = processes.agreed(lambda: prepare(here, report))
+        run = processes.agreed(lambda: open_run(here, report))
         if here.device.startswith("cuda"):  # the memory of this run, and not of one before it
             torch.cuda.reset_peak_memory_stats(here.device)
         store = run.store
@@ -172,7 +172,7 @@ def check_size(settings: RunSettings, processes: Processes) -> None:
         )
 
 
-def prepare(settings: RunSettings, report: Progress) -> Ready:
+def open_run(settings: RunSettings, report: Progress) -> Ready:
     """Open and check the objects that a run needs."""
     logger = make_logger(settings)
     dataset = open_dataset(settings)

@@ -257,7 +257,7 @@ def test_an_interrupted_bench_ends_as_one_after_its_table(tmp_path, monkeypatch)
     made = []
     monkeypatch.setattr(module, "tabulate", lambda folder: made.append(folder) or pd.DataFrame())
     monkeypatch.setattr(
-        module, "execute", lambda runs, *more: [Outcome(run, "interrupted") for run in runs]
+        module, "finish_runs", lambda runs, *more: [Outcome(run, "interrupted") for run in runs]
     )
     with pytest.raises(KeyboardInterrupt):
         semisam.bench("supervised", labels=[1], out=tmp_path, **TINY)
@@ -266,7 +266,7 @@ def test_an_interrupted_bench_ends_as_one_after_its_table(tmp_path, monkeypatch)
 
 def test_whole_numbers_may_be_those_of_numpy(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr(module, "execute", lambda runs, *more: found.extend(runs) or [])
+    monkeypatch.setattr(module, "finish_runs", lambda runs, *more: found.extend(runs) or [])
     more = {"labels": np.int64(2), "seeds": np.arange(2), "subsets": range(1), "out": tmp_path}
     semisam.bench(np.array(["supervised"]), **more, **TINY)
     assert [(run.settings.labels, run.settings.seed) for run in found] == [(2, 0), (2, 1)]

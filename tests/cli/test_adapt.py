@@ -18,7 +18,7 @@ from semisam.core.files import digest_of_path
 from semisam.core.layout import ADAPTED
 from semisam.networks._synthsam_weights import load_weights
 from semisam.run.adapt import adapt_model
-from semisam.run.execute import prepare
+from semisam.run.execute import open_run
 
 ARGS = ("--labels", "1", "--steps", "1", "--set", "phantom.size=32", "--set", "phantom.cases=3")
 
@@ -90,7 +90,7 @@ def test_it_leaves_out_the_classes_that_a_run_leaves_out(tmp_path):
         sam_adapt=2, seed=3, device="cpu", iterations=1,
     )  # fmt: skip
     with pytest.warns(SemisamWarning, match="leaves out two"):
-        ready = prepare(settings, lambda *about: None)
+        ready = open_run(settings, lambda *about: None)
     adapt_model(settings, SynthSAM(), ready.store, tmp_path, lambda done: None, ready.card.left_out)
     of_run = load_weights(tmp_path / ADAPTED)
     one, every = (load_weights(file) for file in files)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from tiny_runs import TINY_NET, changed
 
 from semisam.bench.grid import Axes, expand
+from semisam.bench.notes import about_settings
 from semisam.bench.results import comparison, read_finished
 from semisam.bench.study import Grid
 from semisam.bench.tables import protocol_lines
-from semisam.cli.bench import _about_settings
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.core.schedules import Ramp
@@ -378,7 +378,7 @@ def test_a_grid_of_small_scans_says_whose_patch_it_takes():
     small = {"phantom": {"size": 32}}
     grid = Grid(Axes(["dtc", "mt"], labels=[2]), {"protocol": "published"}, small)
     runs = expand(grid.axes, grid.asked)
-    lines = _about_settings(runs, [grid])
+    lines = about_settings([grid], runs)
     assert lines[0] == (
         "Protocol published replaces values fitted to these scans (iterations 300, patch 48x48x32):"
     )
@@ -388,7 +388,7 @@ def test_a_grid_of_small_scans_says_whose_patch_it_takes():
     ]
     own = {"protocol": "published", "patch": (16, 16, 16), "iterations": 3}
     given = Grid(Axes(["dtc"]), own, small)
-    assert _about_settings(expand(given.axes, given.asked), [given]) == []
+    assert about_settings([given], expand(given.axes, given.asked)) == []
     store = VolumeStore(phantoms, labeled=["train_000"], unlabeled=["train_001"], test=[])
     source = BatchSource(
         store, store.labeled, store.unlabeled, BatchPlan(1, 1), runs[0].patch, seed=0

@@ -25,7 +25,7 @@ from semisam.bench.executors.runs import (
     is_finished,
     judge,
     kept,
-    prepare,
+    make_folder,
     wait_shown,
 )
 from semisam.bench.grid import Run
@@ -107,7 +107,7 @@ class Dask:
                 if is_finished(folder / run.name):
                     end(kept(run, folder / run.name))
                 else:
-                    prepare(run, folder / run.name)
+                    make_folder(run, folder / run.name)
                     attempts[run.name] = self._submit(run, folder / run.name)
             self._tell_of_workers(display)
             watch = Watch(display)

@@ -22,7 +22,7 @@ from semisam.bench.executors.runs import (
     is_finished,
     judge,
     kept,
-    prepare,
+    make_folder,
 )
 from semisam.bench.grid import Run
 from semisam.bench.worker import BUSY, LOG, attend, worker_command
@@ -124,7 +124,7 @@ class Local:
         device = self._devices.get()
         try:
             settings = run.settings.model_copy(update={"device": device} if device else {})
-            prepare(replace(run, settings=settings), folder)
+            make_folder(replace(run, settings=settings), folder)
             return self._spawn(run, folder, display, stop)
         finally:
             self._devices.put(device)

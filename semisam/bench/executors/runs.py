@@ -1,4 +1,4 @@
-"""Functions of all executors: prepare a run's folder, and read the outcome of its run."""
+"""Functions of all executors: make a run's folder, and read the outcome of its run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARED = 15.0
 """Seconds within which a network file system shows what another machine has written."""
 
 
-def prepare(run: Run, folder: Path) -> None:
+def make_folder(run: Run, folder: Path) -> None:
     """Make a run's folder and write its settings.
 
     The folder's name has the run's identity, so older settings there differ only in settings that
