@@ -127,7 +127,7 @@ def open_zero_shot(
 
 
 def free_folder(out: Path) -> Path:
-    """Return a folder for the tables, made if there is none.
+    """Return a folder for the tables, made if it is missing.
 
     Raises:
         InputError: it has tables of an earlier call, or cannot be written.

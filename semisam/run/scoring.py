@@ -140,7 +140,7 @@ def score(
     Args:
         scored: the model and the cases.
         device: of the model.
-        table: the CSV of scores, whose folder is made if there is none.
+        table: the CSV of scores, whose folder is made if it is missing.
         predictions: a folder for the masks; ``None``: they are not written.
         on_check: called with (cases checked, their number), before the first is segmented.
         on_case: called with (cases scored, their number).
