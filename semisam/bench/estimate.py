@@ -68,7 +68,7 @@ def shorter(found: Sequence[Cost], run: RunSettings) -> str:
     small = small_patch(dataset)
     share = math.prod(small) / math.prod(run.patch)
     if len(small) == len(run.patch) and share < _SMALLER:
-        ways.append(f"--patch {show_value(small)} ({share:.0%} of the voxels of a step)")
+        ways.append(f"--patch {show_value(small)} ({100 * share:.0f} % of the voxels of a step)")
     own = dataset.recipe.spacing if dataset.recipe is not None else None
     tests = sum(cost.runs * cost.testing for cost in found)
     if (
@@ -80,7 +80,7 @@ def shorter(found: Sequence[Cost], run: RunSettings) -> str:
         coarse = tuple(float(f"{max(mm, 2 * min(own)):.3g}") for mm in own)
         share = math.prod(own) / math.prod(coarse)
         given = f"{run.dataset}.spacing={','.join(f'{mm:g}' for mm in coarse)}"
-        ways.append(f"--set {given} ({share:.0%} of the voxels of a scan)")
+        ways.append(f"--set {given} ({100 * share:.0f} % of the voxels of a scan)")
     return f"Shorter: {', '.join(ways)}." if ways else ""
 
 

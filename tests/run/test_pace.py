@@ -74,3 +74,24 @@ def test_an_adaptation_is_measured_on_what_it_adapts_to(tmp_path, monkeypatch):
     )
     assert pace.seconds_of_adaptation(settings) >= 0
     assert {len(shape) for shape in seen} == {2}
+
+
+def test_the_windows_of_the_test_are_counted_and_a_few_are_predicted(monkeypatch):
+    """Of two windows along two axes each takes a quarter of the call."""
+    now, seen = [0.0], []
+
+    def predict(network, part, patch, stride, **about):
+        seen.append(part.array.shape[1:])
+        now[0] += 4.0
+
+    monkeypatch.setattr(pace, "predict_probabilities", predict)
+    monkeypatch.setattr(pace, "now", lambda device: now[0])
+    more = {"cases": 3, "test_cases": 2, "size": 32}
+    settings = tiny_phantoms(dataset_options=more, labels=1)
+    size = pace.open_dataset(settings).image("test_000").array.shape[1:]
+    windows = pace.count_windows(size, settings.patch, settings.stride)
+    assert pace.seconds_of_test(settings) == 2 * windows * 1.0 and windows >= 8
+    assert seen == [(*size[:2], 16)] * 2  # once to start libraries, and once to measure
+    assert pace.seconds_of_test(changed(settings, test="none")) == 0
+    whole = tiny_phantoms(dataset_options=more, labels=1, method="copied-mask")
+    assert pace.seconds_of_test(whole) == 2 * 4.0 and seen[-1] == size
