@@ -75,7 +75,7 @@ def shorter(found: Sequence[Cost], run: RunSettings) -> str:
         tests > _SMALLER * sum(cost.seconds for cost in found)
         and own is not None
         and isinstance(dataset, ScanDataset)
-        and run.dataset_options["spacing"] is None
+        and run.dataset_options.get("spacing") is None
     ):
         coarse = tuple(float(f"{max(mm, 2 * min(own)):.3g}") for mm in own)
         share = math.prod(own) / math.prod(coarse)
