@@ -115,11 +115,12 @@ def test_the_cost_of_the_branch_and_of_its_controls(control, monkeypatch):
         estimate, "pace_of", lambda settings: asked.setdefault("step", settings) and pace
     )
     monkeypatch.setattr(estimate, "seconds_of_adaptation", lambda settings: 3.0)
+    monkeypatch.setattr(estimate, "seconds_of_test", lambda settings: 5.0)
     made = settings(method="mt", labels=2, sam="synthsam", sam_control=control, sam_adapt=4)
     runs = [Run(made.model_copy(update={"seed": seed}), str(seed)) for seed in (0, 1)]
     (cost,) = estimate.costs(runs)
     assert cost.title == f"mt + synthsam (control: {control})"
-    assert cost.seconds == 2 * (4 * 3.0 + made.iterations * 2.0) and cost.disk == 200
+    assert cost.seconds == 2 * (4 * 3.0 + made.iterations * 2.0 + 5.0) and cost.disk == 200
     assert asked["step"].sam_control == (None if control == "oracle" else control)
 
 
