@@ -1,8 +1,12 @@
-"""Settings of runs as tests write them."""
+"""Settings and scores of runs as tests write them."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from semisam.run.resolve import make_settings
 from semisam.run.settings import RunSettings
@@ -38,3 +42,13 @@ def changed(settings: RunSettings, **updates: Any) -> RunSettings:
         exclude=decided | ({"prompter"} if settings.sam == "none" else set())
     )
     return make_settings({**given, **updates})
+
+
+def write_scores(folder: Path, scores: pd.DataFrame) -> None:
+    """Replace the scores of a run's test cases, and their number and mean Dice in its result."""
+    scores.to_csv(folder / "cases.csv", index=False)
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["data"]["test"] = scores["case"].nunique()
+    result["metrics"]["dice"] = float(scores.groupby("case")["dice"].mean().mean())
+    path.write_text(json.dumps(result))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from semisam.bench.sections import method_name, section_key
@@ -135,8 +136,7 @@ def _scores(run: RunFolder) -> pd.DataFrame:
         owner = frame["patient"].map(csv_text) if "patient" in frame else frame["case"]
         by = frame.assign(patient=owner.astype(str)).groupby(["case", "patient"], sort=False)
         means = by[list(TABLE_METRICS)].mean().reset_index()
-        if means.empty or means.isna().to_numpy().any():
-            raise ValueError("no scores of every case")
+        _check_scores(frame, means, run.result)
     except Exception as error:  # a damaged file raises many kinds of error
         raise InputError(
             f"{run.path / CASES}: the scores of a finished run must be there, got "
@@ -145,6 +145,20 @@ def _scores(run: RunFolder) -> pd.DataFrame:
         ) from None
     means.insert(0, "run", run.run)
     return means
+
+
+def _check_scores(frame: pd.DataFrame, means: pd.DataFrame, result: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` if scores are not those of which a result has the mean."""
+    numbers = means[list(TABLE_METRICS)].to_numpy(float)
+    if means.empty or not np.isfinite(numbers).all():
+        raise ValueError("no scores of every case")
+    if frame.duplicated(["case", "class"]).any():
+        raise ValueError("two scores of one case and class")
+    tested, told = result["data"].get("test", len(means)), result["metrics"]["dice"]
+    if len(means) != tested:
+        raise ValueError(f"scores of {len(means)} of {tested} cases")
+    if not math.isclose(found := means["dice"].mean(), told, rel_tol=1e-6):
+        raise ValueError(f"a mean Dice of {found:.6g}, where {RESULT} has {told:.6g}")
 
 
 def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
@@ -163,10 +177,11 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     With several classes a metric is the mean of theirs, and ``<metric>:<class>`` are its parts.
     ``gain_low`` and ``gain_high`` bound the gain's 95 % bootstrap interval over ``gain_cases``
     cases (patients, where the data name them), ``gain_p`` is Wilcoxon's p, and ``gain_p_holm`` is
-    corrected for all gains of the table.
+    corrected for all gains of the table. The gain is over ``gain_runs`` pairs of runs.
     ``best_bare`` is the row without the branch, of the same part of the table, from which the
     difference is the lowest over the seeds, subsets and folds that both have, and ``over_best``
-    with its interval is that difference.
+    with its interval is that difference, over ``over_best_runs`` runs of each. ``repeats`` tells
+    which seeds, subsets and folds are in the row.
 
     Args:
         results: of `Finished`.
@@ -209,6 +224,7 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         for name in ("sam_adapt_seconds", "sam_seconds_share", "sam_calls"):
             # No run of the grid has it if every run is bare.
             row[name] = group.get(f"cost.{name}", pd.Series(dtype=float)).mean()
+        row["repeats"] = _shown_repeats(group)
         for name in LONG:
             row[name] = row.pop(name)
         rows.append(row)
@@ -261,7 +277,7 @@ def keyed(results: pd.DataFrame) -> pd.DataFrame:
 
 def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict[str, float]:
     """Return the gain in Dice over the same method without SAM, with interval and p."""
-    names = ("gain_dice", "gain_low", "gain_high", "gain_cases", "gain_p")
+    names = ("gain_dice", "gain_low", "gain_high", "gain_runs", "gain_cases", "gain_p")
     nothing = dict.fromkeys(names, math.nan)
     if group.iloc[0]["sam"] == "none":
         return nothing
@@ -276,7 +292,7 @@ def _gain(frame: pd.DataFrame, group: pd.DataFrame, cases: pd.DataFrame) -> dict
     pair = (without[common].to_numpy(), with_sam[common].to_numpy())
     runs = {*pairs["run"], *pairs["run_bare"]}
     found = compare(*pair, patients=patients_by_case(cases, common, runs))
-    figures = (found.gain, found.low, found.high, found.cases, found.p)
+    figures = (found.gain, found.low, found.high, len(pairs), found.cases, found.p)
     return dict(zip(names, figures, strict=True))
 
 
@@ -288,7 +304,7 @@ def _over_best(
 ) -> dict[str, Any]:
     """Return the difference in Dice from the best row without the branch, over the same runs."""
     nothing = {"best_bare": "", "over_best": math.nan}
-    nothing |= {"over_best_low": math.nan, "over_best_high": math.nan}
+    nothing |= dict.fromkeys(("over_best_low", "over_best_high", "over_best_runs"), math.nan)
     if row["sam"] == "none":
         return nothing
     rivals = []
@@ -300,17 +316,18 @@ def _over_best(
         dice, ours = (by_case(cases, own, "dice") for own in both)
         common = ours.index.intersection(dice.index, sort=False)
         if len(common):
-            rivals.append((other, dice[common], ours[common], {*both[0], *both[1]}))
+            rivals.append((other, dice[common], ours[common], both))
     if not rivals:
         return nothing
-    best, theirs, own, compared = min(rivals, key=lambda rival: (rival[2] - rival[1]).mean())
-    patients = patients_by_case(cases, own.index, compared)
+    best, theirs, own, both = min(rivals, key=lambda rival: (rival[2] - rival[1]).mean())
+    patients = patients_by_case(cases, own.index, {*both[0], *both[1]})
     found = compare(theirs.to_numpy(), own.to_numpy(), patients=patients)
     return {
         "best_bare": method_name(best),
         "over_best": found.gain,
         "over_best_low": found.low,
         "over_best_high": found.high,
+        "over_best_runs": len(both[1]),
     }
 
 
@@ -332,6 +349,16 @@ def _over_folds(group: pd.DataFrame, column: str) -> pd.Series[Any]:
     repeat = [group[name].astype(str) for name in ("seed", "subset")]
     total = (group[column] * weight).groupby(repeat, sort=False).sum(min_count=1)
     return total / weight.groupby(repeat, sort=False).sum()
+
+
+def _shown_repeats(group: pd.DataFrame) -> str:
+    """Return ``subset 0 seed 0; subset 1 seed 1``, with the fold if there are folds."""
+    parts = {name: as_text(group[name]) for name in ("subset", "fold", "seed")}
+    own = [
+        " ".join(f"{name} {value[at]}" for name, value in parts.items() if value[at])
+        for at in group.index
+    ]
+    return "; ".join(sorted(own))
 
 
 def by_case(cases: pd.DataFrame, runs: pd.Series[Any], metric: str) -> pd.Series[Any]:

@@ -19,11 +19,17 @@ from semisam.bench.results import (
     OnFault,
     read_finished,
 )
-from semisam.bench.sections import PAPER, method_name, sections, text_of
+from semisam.bench.sections import PAPER, data_version, method_name, sections, text_of
 from semisam.bench.statistics import ALPHA, cases_for, least_p
 from semisam.core.errors import InputError
 from semisam.run.folder import RunFolder, runs_of
 
+UNITS = "test cases (patients, where the data name them)"
+"""The units of gains, intervals and ranks."""
+_ENOUGH = 20
+"""Units with which an interval holds the true gain in more than 90 % of draws."""
+_TRAINED, _TESTED = 80, 20
+"""Scans of the paper's Table II in training and test."""
 IN_A_NAME = ("protocol", "data", "method", "sam", "sam_control", "prompter", *LONG)
 """The columns that tell rows apart; of chosen columns those that differ between rows are shown."""
 
@@ -66,8 +72,9 @@ def left_out(runs: Iterable[RunFolder]) -> list[tuple[str, str, str]]:
 def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the rows of the paper's Table II that may be added to a table, and the reason.
 
-    They may be added if the data are the published Left Atrium scans and the protocol is the
-    paper's without any departure. The rows have the methods and labels of the table.
+    They may be added if the data are the published Left Atrium scans, 80 for training and 20 for
+    the test, and the protocol is the paper's without any departure. The rows have the methods and
+    labels of the table.
 
     Args:
         table: of `load`.
@@ -82,6 +89,12 @@ def paper_rows(table: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame
         return (
             empty,
             f"The paper's rows are of the Left Atrium; these are of {' and '.join(datasets)}.",
+        )
+    trained = results["data.labeled"] + results["data.unlabeled"]
+    if not ((trained == _TRAINED) & (results.get("data.test", 0) == _TESTED)).all():
+        return empty, (
+            f"The paper's rows are left out: they have {_TRAINED} scans for training and {_TESTED} "
+            "for the test."
         )
     same = table[(table["protocol"] == "paper") & (table["departures"] == "")]
     if same.empty:
@@ -160,6 +173,7 @@ class Cells:
         paper: True for a row of the paper.
         labels: labeled and unlabeled cases, ``2/78``.
         runs: number of them.
+        repeats: their seeds, subsets and folds, and their training data where rows differ in them.
         metrics: by name, Dice and Jaccard in percent, distances in voxels.
         classes: Dice of each class in percent, if there are several.
         empty: empty predictions.
@@ -179,6 +193,7 @@ class Cells:
     paper: bool
     labels: str
     runs: str
+    repeats: str
     metrics: Mapping[str, Figure]
     classes: Mapping[str, str]
     empty: str
@@ -249,15 +264,16 @@ def cells(row: Mapping[Any, Any]) -> Cells:
         paper=paper,
         labels=f"{row['labeled']}/{row['unlabeled']}",
         runs="" if paper else f"{row['runs']:.0f}",
+        repeats="; ".join(filter(None, (text_of(row, "repeats"), data_version(row)))),
         metrics={
             name: Figure(*(_number(row.get(f"{name}{end}")) for end in ("", "_sd", "_sd_cases")))
             for name in TABLE_METRICS
         },
         classes={name: f"{dice:.2f}" for name, dice in by_class(row).items()},
         empty="" if paper or math.isnan(row["dice"]) else f"{row['empty']:.0f}",
-        gain="" if math.isnan(row["gain_dice"]) else f"{row['gain_dice']:+.2f}",
+        gain="" if math.isnan(row["gain_dice"]) else signed(row["gain_dice"], 2),
         star="*" if sure else "",
-        interval="" if math.isnan(low) else f"{low:+.1f}..{high:+.1f}",
+        interval="" if math.isnan(low) else f"{signed(low, 1)}..{signed(high, 1)}",
         p="" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
         over_best=_over_best(row),
         best=text_of(row, "best_bare"),
@@ -270,11 +286,13 @@ def in_competition(shown: Iterable[Cells]) -> list[Cells]:
     """Return the rows, of those at equal labels, that may be the best.
 
     These are neither of the paper nor a control, and no other row has more runs: the mean of fewer
-    seeds, subsets or folds may be higher by chance.
+    seeds, subsets or folds may be higher by chance. The list is empty if such rows have other
+    seeds, subsets, folds or training data, since chance moves them apart, too.
     """
     own = [row for row in shown if not row.apart]
     most = max((int(row.runs) for row in own), default=0)
-    return [row for row in own if int(row.runs) == most]
+    rivals = [row for row in own if int(row.runs) == most]
+    return rivals if len({row.repeats for row in rivals}) == 1 else []
 
 
 def best_text(texts: Iterable[str], best: str) -> str:
@@ -294,13 +312,23 @@ def _over_best(row: Mapping[Any, Any]) -> str:
     gain, low = row.get("over_best", math.nan), row.get("over_best_low", math.nan)
     if math.isnan(gain):
         return ""
-    interval = "" if math.isnan(low) else f" {low:+.1f}..{row['over_best_high']:+.1f}"
-    return f"{gain:+.2f}{interval}"
+    interval = "" if math.isnan(low) else f" {signed(low, 1)}..{signed(row['over_best_high'], 1)}"
+    return f"{signed(gain, 2)}{interval}"
 
 
 def _rank(row: Mapping[Any, Any]) -> str:
     rank = row.get("rank", math.nan)
     return "" if math.isnan(rank) else f"{rank:.0f} ({row['rank_low']:.0f}..{row['rank_high']:.0f})"
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a difference as text, such as ``+0.3``; zero has a plus whatever it was rounded from.
+
+    Example:
+        >>> signed(-0.04, 1)
+        '+0.0'
+    """
+    return f"{round(float(value), digits) + 0.0:+.{digits}f}"
 
 
 def _number(value: float | None) -> str:
@@ -333,13 +361,24 @@ def gain_lines(table: pd.DataFrame) -> list[str]:
     if tested.empty:
         return []
     line = (
-        "Gain: paired over test cases, with its 95 % bootstrap interval. * p < 0.05 "
+        f"Gain: paired over {UNITS}, with its 95 % bootstrap interval. * p < 0.05 "
         f"(Wilcoxon, Holm over {len(tested)} comparison{'s' * (len(tested) > 1)})."
     )
     line += f" {reach}" if (reach := out_of_reach(table)) else ""
-    if (tested["runs"] == 1).any():
-        line += " Rows of one run do not cover other seeds or other labeled scans."
-    return [line]
+    if (fewest := int(tested["gain_cases"].min())) < _ENOUGH:
+        line += f" An interval over {fewest} is too narrow: trust p more."
+    if (tested["dice_sd"].isna() | (tested["gain_runs"] == 1)).any():
+        line += " A gain over one pair of runs does not cover other seeds or other labeled scans."
+    fewer = tested[tested["gain_runs"] < tested["runs"]].to_dict("records")
+    return [line, *map(_pairs_line, fewer)]
+
+
+def _pairs_line(row: Mapping[Any, Any]) -> str:
+    shown = cells(row)
+    return (
+        f"{shown.name}, {shown.labels}: its gain is over {row['gain_runs']:.0f} of its "
+        f"{shown.runs} runs, those with a partner without SAM."
+    )
 
 
 def rank_lines(table: pd.DataFrame) -> list[str]:
@@ -353,25 +392,25 @@ def rank_lines(table: pd.DataFrame) -> list[str]:
         ]
     lines = [
         "Rank: by Dice, among the rows at equal labels, over the runs and test cases that all of "
-        "them have; in brackets its 95 % interval over the test cases."
+        f"them have; in brackets its 95 % interval over {UNITS}."
     ]
     for row in table[table["rank"] == 1].to_dict("records"):
         shown = cells(row)
         lines.append(
             f"{shown.name}, {shown.labels}: the first in {100 * row['rank_first']:.0f} % of the "
-            "resamples of the test cases."
+            "resamples."
         )
     return lines
 
 
 def runs_lines(table: pd.DataFrame) -> list[str]:
-    """Return a sentence if rows that may be compared have different numbers of runs."""
+    """Return a sentence if rows that may be compared have runs of other seeds or subsets."""
     for section in sections(table[table["protocol"] != PAPER]):
         rows = section.rows[section.rows["sam_control"] == ""]
-        if (rows.groupby("labeled")["runs"].nunique() > 1).any():
+        if (rows.groupby("labeled")["repeats"].nunique() > 1).any():
             return [
-                "Rows with different numbers of runs have means over other seeds, labeled subsets "
-                "or folds. Gains and ranks are over those that both have."
+                "Some rows at equal labels have runs of other seeds, labeled subsets or folds, so "
+                "their means differ by chance, too. Gains and ranks are over those that both have."
             ]
     return []
 
@@ -386,8 +425,9 @@ def out_of_reach(table: pd.DataFrame) -> str:
     if least < ALPHA:
         return ""
     return (
-        f"With {cases} test cases the least p after this correction is {min(least, 1.0):.2g}, so "
-        f"no gain can be significant. At least {cases_for(len(tested))} test cases are needed."
+        f"With {cases} cases or patients the least p after this correction is "
+        f"{min(least, 1.0):.2g}, so no gain can be significant. "
+        f"At least {cases_for(len(tested))} are needed."
     )
 
 

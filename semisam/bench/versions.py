@@ -22,8 +22,6 @@ TRAINED_ON = (*_TESTED_ON, *_CHOSEN)
 _PLUGINS = ("dataset", "method", "network", "sam", "prompter")
 _SCANS = "scans"
 """The name of the images that a run reads."""
-_NUMBERS = "results"
-"""The name of the version of the numbers among the sources of a run."""
 
 
 def versions_of_test(frame: pd.DataFrame) -> pd.Series[Any]:
@@ -118,10 +116,11 @@ def _items(run: Mapping[Any, Any]) -> Iterator[tuple[str, Hashable, str]]:
         yield "parts", (tested, scans, chosen), parts or whole
     for case, digest in json.loads(text.get("data.labels") or "{}").items():
         yield f"label {case}", (tested, scans), digest
-    plugins = tuple(text.get(name, "") for name in _PLUGINS)
     for column in ("sources", "sam_sources"):
         for name, value in json.loads(text.get(column) or "{}").items():
-            yield name, () if name == _NUMBERS else plugins, value
+            # A plugin's, among all rows that have it; the version of the numbers among all.
+            place = name.partition(".")[0]
+            yield name, text[place] if place in _PLUGINS else (), value
 
 
 _Item = tuple[str, str]

@@ -139,6 +139,7 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
         **{"hd95_voxel_sd": 21.11, "empty": 12, "gain_dice": float("nan")},
         **dict.fromkeys(("gain_low", "gain_high", "gain_p", "gain_p_holm"), float("nan")),
         "departures": "",
+        "repeats": "",
     }
     wrapped = {**row, "sam": "geodesic", "sam_control": "shuffled", "gain_dice": -12.34}
     wrapped |= {
@@ -147,6 +148,7 @@ def test_the_table_fits_a_terminal_of_80_columns(monkeypatch, capsys):
         "gain_p": 0.01,
         "gain_p_holm": 0.02,
         "gain_cases": 20,
+        "gain_runs": 3,
     }
     monkeypatch.setattr(display, "console", Console(width=80, highlight=False))
     display.print_table(pd.DataFrame([row, wrapped]))

@@ -19,7 +19,7 @@ import PIL.Image
 import pytest
 from click.testing import CliRunner
 from scan_files import scan, write
-from tiny_runs import TINY_NET, settings_of
+from tiny_runs import TINY_NET, settings_of, write_scores
 
 from semisam.bench.grid import Axes
 from semisam.bench.report import facts, masks, page, scores
@@ -88,9 +88,9 @@ def _run(
     (folder / "settings.json").write_text(json.dumps(result["settings"]))
     (folder / "result.json").write_text(json.dumps(result))
     rows = [
-        {"case": f"case{i}", "class": "atrium", "dice": dice + i / 100, "jaccard": dice / 2}
-        | {"asd_voxel": 1.5, "hd95_voxel": 1.5}
-        for i in range(-(cases // 2), cases - cases // 2)
+        {"case": f"case{i}", "class": "atrium", "jaccard": dice / 2}
+        | {"dice": dice + (i - (cases - 1) / 2) / 100, "asd_voxel": 1.5, "hd95_voxel": 1.5}
+        for i in range(cases)
     ]
     pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
     if log:
@@ -321,7 +321,7 @@ def test_the_best_row_is_told_of_each_part_and_of_trainings_only(tmp_path):
     assert len(told) == 3, "a sentence for each part, and one about the number of test cases"
     assert "(Protocol default): +3.00 (+3.0 to +3.0) over mt at 1 labeled." in told[0]
     assert "iterations=7): -1.00 (-1.0 to -1.0) over mt at 1 labeled." in told[1]
-    assert told[2].startswith("With 3 test cases")
+    assert told[2].startswith("With 3 cases or patients")
 
 
 def test_cases_gain_or_lose_over_pairs_of_runs(tmp_path):
@@ -534,8 +534,8 @@ def test_only_rows_with_sam(tmp_path):
 
 def test_several_protocols_stand_apart(tmp_path):
     for protocol in ("paper", "published"):
-        _run(tmp_path / "runs" / f"{protocol}-a", protocol=protocol)
-        _run(tmp_path / "runs" / f"{protocol}-b", "geodesic", 0.4, protocol=protocol)
+        _run(tmp_path / "runs" / f"{protocol}-a", protocol=protocol, cases=20)
+        _run(tmp_path / "runs" / f"{protocol}-b", "geodesic", 0.4, protocol=protocol, cases=20)
     html = _report(tmp_path, "--cases", "0")
     assert html.count('<table class="comparison">') == 2
     text = _text(html)
@@ -548,7 +548,7 @@ def test_several_protocols_stand_apart(tmp_path):
 
 
 def test_the_papers_rows_are_left_out_where_something_departs(tmp_path):
-    _run(tmp_path / "runs" / "one", patch=(16, 16, 16))
+    _run(tmp_path / "runs" / "one", patch=(16, 16, 16), cases=20)
     html = _report(tmp_path)
     assert "(paper, Table II)" not in html and "every row here departs" in html
 
@@ -615,7 +615,7 @@ def test_the_cases_shown_follow_the_rule(tmp_path):
     for sam, values in scores.items():
         run = _run(runs / sam, sam, cases=5)
         frame = pd.read_csv(run / "cases.csv").assign(dice=values, case=list("abcde"))
-        frame.to_csv(run / "cases.csv", index=False)
+        write_scores(run, frame)
     bench = read_bench(tmp_path)
     (part,) = bench.parts
     shown = choose(bench, part, 6)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from tiny_runs import settings_of
+from tiny_runs import settings_of, write_scores
 
 from semisam.bench.ranking import with_ranks
 from semisam.bench.report.runs import read_bench
 from semisam.bench.results import TABLE_METRICS, keyed, patients_by_case, read_finished
 from semisam.bench.sections import data_version, method_name, sections
 from semisam.bench.study import tabulate
-from semisam.bench.tables import best_lines, cells, in_competition, load, runs_lines
+from semisam.bench.tables import (
+    best_lines,
+    cells,
+    gain_lines,
+    in_competition,
+    load,
+    runs_lines,
+    signed,
+)
 from semisam.cli.main import main
 from semisam.core.errors import SemisamWarning
 from semisam.run import resolve
@@ -259,9 +268,12 @@ def test_a_copied_run_counts_once(tmp_path):
 
 def test_a_figure_of_folds_is_over_all_their_cases(tmp_path):
     for fold, dice, test in ((1, 0.9, 1), (2, 0.6, 2)):
-        result = _run(tmp_path / str(fold), dice, test="2-fold", fold=fold)
-        result["data"] |= {"test": test, "unlabeled": 5 + fold}
-        (tmp_path / str(fold) / "result.json").write_text(json.dumps(result))
+        folder = tmp_path / str(fold)
+        result = _run(folder, dice, test="2-fold", fold=fold)
+        result["data"]["unlabeled"] = 5 + fold
+        (folder / "result.json").write_text(json.dumps(result))
+        scores = pd.read_csv(folder / "cases.csv").loc[[0] * test]
+        write_scores(folder, scores.assign(case=[f"{fold}-{n}" for n in range(test)]))
     (row,) = _table(tmp_path).to_dict("records")
     assert row["dice"] == pytest.approx(100 * (0.9 + 2 * 0.6) / 3)
     assert row["runs"] == 2
@@ -300,7 +312,7 @@ def test_ranks_are_over_the_runs_that_all_rows_have(tmp_path):
         folder = tmp_path / f"{method}-{seed}"
         _run(folder, method=method, sam="none", seed=seed)
         scores = pd.read_csv(folder / "cases.csv").loc[[0, 0]].assign(case=["x", "y"], dice=values)
-        scores.to_csv(folder / "cases.csv", index=False)
+        write_scores(folder, scores)
     found = load(tmp_path)
     table = found.table
     ranked = with_ranks(table, found).set_index("method")
@@ -310,6 +322,86 @@ def test_ranks_are_over_the_runs_that_all_rows_have(tmp_path):
     assert {one.runs for one in (first, second)} == {"1", "2"}
     (best,) = in_competition([first, second])
     assert best.runs == "2"
+
+
+def test_rows_of_other_seeds_are_not_in_one_competition(tmp_path):
+    for method, seeds in {"mt": (0, 1), "dtc": (0, 1), "supervised": (1, 2)}.items():
+        for seed in seeds:
+            _run(tmp_path / f"{method}-{seed}", method=method, sam="none", seed=seed)
+    table = _table(tmp_path)
+    assert table["repeats"].tolist() == [
+        "subset 0 seed 0; subset 0 seed 1",
+        "subset 0 seed 0; subset 0 seed 1",
+        "subset 0 seed 1; subset 0 seed 2",
+    ]
+    dtc, mt, supervised = map(cells, table.to_dict("records"))
+    assert in_competition([dtc, mt]) == [dtc, mt]
+    assert in_competition([dtc, mt, supervised]) == []
+    assert "other seeds" in runs_lines(table)[0]
+    assert runs_lines(table[table["method"] != "supervised"]) == []
+
+
+def test_a_gain_tells_over_how_many_runs_it_is(tmp_path):
+    for sam, seeds in {"none": (1, 2), "geodesic": (0, 1)}.items():
+        for seed in seeds:
+            folder = tmp_path / f"{sam}-{seed}"
+            _run(folder, method="mt", sam=sam, seed=seed)
+            scores = pd.read_csv(folder / "cases.csv").loc[[0, 0]].assign(case=["x", "y"])
+            write_scores(folder, scores)
+    table = _table(tmp_path)
+    assert table["gain_runs"].dropna().tolist() == table["over_best_runs"].dropna().tolist() == [1]
+    line, pairs = gain_lines(table)
+    assert line.endswith(
+        "A gain over one pair of runs does not cover other seeds or other labeled scans."
+    )
+    assert "An interval over 2 is too narrow" in line
+    assert pairs == (
+        "mt + SemiSAM (geodesic), 1/3: its gain is over 1 of its 2 runs, those with a partner "
+        "without SAM."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda scores: scores.iloc[:1], "scores of 1 of 2 cases"),
+        (
+            lambda scores: scores.assign(dice=[0.5, 0.7]),
+            "a mean Dice of 0.6, where result.json has 0.5",
+        ),
+        (lambda scores: scores.assign(case="x"), "two scores of one case and class"),
+        (lambda scores: scores.assign(asd_voxel=[1.0, math.inf]), "no scores of every case"),
+    ],
+)
+def test_scores_are_held_against_the_result(tmp_path, change, told):
+    _run(tmp_path / "run")
+    scores = pd.read_csv(tmp_path / "run" / "cases.csv").loc[[0, 0]].assign(case=["x", "y"])
+    write_scores(tmp_path / "run", scores)
+    assert _table(tmp_path).shape[0] == 1
+    change(scores).to_csv(tmp_path / "run" / "cases.csv", index=False)
+    faults = []
+    assert read_finished([tmp_path], faults.append).table.empty
+    assert told in faults[0]
+
+
+def test_another_version_of_a_method_is_named_in_bare_rows_and_in_rows_with_sam(tmp_path):
+    for sam, version in {"none": "1.0", "geodesic": "1.1"}.items():
+        result = _run(tmp_path / sam, method="mt", sam=sam)
+        result["settings"]["sources"]["method"] = f"ours {version}"
+        (tmp_path / sam / "result.json").write_text(json.dumps(result))
+    bare, guided = _table(tmp_path).to_dict("records")
+    assert method_name(bare) == "mt [method ours 1.0]"
+    assert method_name(guided) == "mt + SemiSAM (geodesic) [method ours 1.1]"
+    assert math.isnan(guided["gain_dice"]) and guided["best_bare"] == "mt [method ours 1.0]"
+
+
+def test_a_difference_of_nothing_has_no_minus():
+    assert [signed(value, 1) for value in (-0.04, 0.0, 0.04, -0.06)] == [
+        "+0.0",
+        "+0.0",
+        "+0.0",
+        "-0.1",
+    ]
 
 
 def test_rows_of_other_test_cases_are_apart_whatever_their_subset(tmp_path):
@@ -340,7 +432,7 @@ def test_the_patients_of_a_study_are_the_units_of_its_interval(tmp_path):
         _run(tmp_path / sam, value, sam=sam)
         scores = pd.read_csv(tmp_path / sam / "cases.csv").loc[[0] * 4]
         scores = scores.assign(case=list("abcd"), patient=["p", "p", "q", "q"])
-        scores.to_csv(tmp_path / sam / "cases.csv", index=False)
+        write_scores(tmp_path / sam, scores)
     assert _table(tmp_path)["gain_cases"].dropna().tolist() == [2]
 
 
@@ -348,7 +440,7 @@ def test_a_case_may_be_called_na(tmp_path):
     for sam, value in (("none", 0.5), ("geodesic", 0.6)):
         _run(tmp_path / sam, value, sam=sam)
         scores = pd.read_csv(tmp_path / sam / "cases.csv").assign(case="NA")
-        scores.to_csv(tmp_path / sam / "cases.csv", index=False)
+        write_scores(tmp_path / sam, scores)
     assert _table(tmp_path)["gain_dice"].dropna().tolist() == [pytest.approx(10)]
 
 
@@ -401,7 +493,7 @@ def test_ranks_are_among_rows_of_equal_training_data(tmp_path):
     for number, path in enumerate(sorted(tmp_path.glob("*/*/cases.csv"))):
         scores = pd.read_csv(path).loc[[0, 0]].assign(case=["x", "y"], dice=[0.5, 0.6])
         scores["dice"] += number / 100
-        scores.to_csv(path, index=False)
+        write_scores(path.parent, scores)
     folders = [tmp_path / "old", tmp_path / "new"]
     found = load(*folders)
     ranked = with_ranks(found.table, found)
@@ -561,5 +653,5 @@ def test_the_gain_of_runs_with_patients_is_over_them_whatever_came_before(tmp_pa
         scores = pd.read_csv(path).loc[[0] * 4].assign(case=list("abcd"))
         if path.parent.name != "0 older":
             scores["patient"] = ["p", "p", "q", "q"]
-        scores.to_csv(path, index=False)
+        write_scores(path.parent, scores)
     assert _table(tmp_path)["gain_cases"].dropna().tolist() == [2]

@@ -6,6 +6,7 @@ import io
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -19,7 +20,7 @@ from semisam.plugins import registry
 from semisam.run.resolve import make_settings
 
 
-def _run(folder, sam, dice, *, dataset="la", **settings):
+def _run(folder, sam, dice, *, dataset="la", cases=3, **settings):
     """Write what a finished run leaves."""
     given = {"method": "mt", "labels": 1, "sam": sam, "dataset": dataset, "protocol": "paper"}
     made = make_settings({**given, **settings})
@@ -27,7 +28,8 @@ def _run(folder, sam, dice, *, dataset="la", **settings):
     result = {
         "settings": made.model_dump(mode="json"),
         "run": folder.name,
-        "data": {"dataset": dataset, "labeled": 1, "unlabeled": 79, "labeled_cases": ["a"]},
+        "data": {"dataset": dataset, "labeled": 1, "unlabeled": 79, "labeled_cases": ["a"]}
+        | {"test": cases},
         "metrics": {**metrics, "dice": dice, "jaccard": dice / 2, "empty_predictions": 0},
         "training": {},
         "cost": {"train_seconds": 1.0, "peak_memory_gib": 1.0},
@@ -35,19 +37,19 @@ def _run(folder, sam, dice, *, dataset="la", **settings):
     }
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result))
-    cases = [
+    scores = [
         {"case": str(i), "class": "atrium", "dice": dice + i / 100, "jaccard": dice / 2}
         | {"asd_voxel": 1.5, "hd95_voxel": 1.5}
-        for i in (-1, 0, 1)
+        for i in np.linspace(-1, 1, cases)
     ]
-    pd.DataFrame(cases).to_csv(folder / "cases.csv", index=False)
+    pd.DataFrame(scores).to_csv(folder / "cases.csv", index=False)
 
 
 @pytest.fixture
 def bench(tmp_path):
     def make(**settings):
-        _run(tmp_path / "runs" / "one", "none", 0.3, **settings)
-        _run(tmp_path / "runs" / "two", "geodesic", 0.4, **settings)
+        _run(tmp_path / "runs" / "one", "none", 0.3, **{"cases": 20, **settings})
+        _run(tmp_path / "runs" / "two", "geodesic", 0.4, **{"cases": 20, **settings})
         return tmp_path
 
     return make
@@ -98,6 +100,7 @@ def test_they_can_be_left_out(bench):
         ({"protocol": "default"}, "departs from the paper's protocol"),
         ({"protocol": "published"}, "departs from the paper's protocol"),
         ({"dataset": "phantom"}, "these are of phantom"),
+        ({"cases": 19}, "they have 80 scans for training and 20 for the test"),
     ],
 )
 def test_they_never_stand_beside_another_protocol_or_other_data(bench, settings, said):
@@ -221,7 +224,10 @@ def test_every_format_sets_protocols_apart_and_says_what_departs(tmp_path, kind)
     assert output.count(starts.get(kind, "<table")) == 2
     assert "Protocol paper, departing from it in iterations=7" in output
     assert "Wilcoxon, Holm over 1 comparison" in output
-    assert "With 3 test cases the least p after this correction is 0.25, so no gain can" in output
+    assert (
+        "With 3 cases or patients the least p after this correction is 0.25, so no gain can"
+        in output
+    )
     if kind in ("md", "html"):
         assert "p (Holm)" in output and "0.250" in output
         assert "SD of Dice over cases" in output

@@ -25,6 +25,7 @@ from semisam.bench.report.style import LIGHT, Made
 from semisam.bench.sections import PAPER, sections
 from semisam.bench.statistics import ALPHA
 from semisam.bench.tables import (
+    UNITS,
     Cells,
     best_text,
     cells,
@@ -32,6 +33,7 @@ from semisam.bench.tables import (
     left_out,
     notes,
     out_of_reach,
+    signed,
 )
 from semisam.core.layout import STUDY
 from semisam.run.folder import STATES
@@ -196,14 +198,14 @@ def _findings(bench: Bench) -> list[str]:
     if gains.empty:
         return ["No row with SemiSAM has a partner without it, so no gain is given."]
     sure = int((table["gain_p_holm"] < ALPHA).sum())
-    sure_of = f"beyond chance over test cases (Holm-corrected p < {ALPHA})."
+    sure_of = f"beyond chance over {UNITS} (Holm-corrected p < {ALPHA})."
     if len(gains) == 1:
-        told = f"{gains.iloc[0]:+.2f} points against the same method without it"
+        told = f"{signed(gains.iloc[0], 2)} points against the same method without it"
         first = f"SemiSAM changed Dice by {told}; this is {'' if sure else 'not '}{sure_of}"
     else:
         first = (
-            f"SemiSAM changed Dice by {gains.min():+.2f} to {gains.max():+.2f} points in "
-            f"{len(gains)} comparisons with the same method without it; {sure} of them "
+            f"SemiSAM changed Dice by {signed(gains.min(), 2)} to {signed(gains.max(), 2)} points "
+            f"in {len(gains)} comparisons with the same method without it; {sure} of them "
             f"{'is' if sure == 1 else 'are'} {sure_of}"
         )
     return list(filter(None, [first, *_over_best(table), out_of_reach(bench.table)]))
@@ -223,8 +225,9 @@ def _over_best(table: pd.DataFrame) -> list[str]:
 
 def _told_over_best(row: Mapping[Any, Any]) -> str:
     low, high = row["over_best_low"], row["over_best_high"]
-    interval = "" if math.isnan(low) else f" ({low:+.1f} to {high:+.1f})"
-    return f"{row['over_best']:+.2f}{interval} over {row['best_bare']} at {row['labeled']} labeled"
+    interval = "" if math.isnan(low) else f" ({signed(low, 1)} to {signed(high, 1)})"
+    gain = f"{signed(row['over_best'], 2)}{interval}"
+    return f"{gain} over {row['best_bare']} at {row['labeled']} labeled"
 
 
 def _notes(bench: Bench) -> list[str]:
