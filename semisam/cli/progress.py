@@ -45,6 +45,7 @@ class TimeLeft:
         self._waiting = dict.fromkeys(kinds)
         self._active: dict[str, _Active] = {}
         self._took: dict[Any, list[float]] = {}
+        self._tests: list[float] = []  # seconds that the evaluations of ended runs took
         self._most = 1  # runs at work at a time
         self._shown = 0.0
 
@@ -66,7 +67,8 @@ class TimeLeft:
             run.done = done
             left = (now - run.since) / (done - run.first) * (total - done)
             if run.phase == "train":
-                left += _AFTER_TRAINING * (now - run.since + left)
+                whole = _AFTER_TRAINING * (now - run.since + left)
+                left += mean(self._tests) if self._tests else whole
             run.end = now + left
 
     def ended(self, name: str, done: bool) -> float | None:
@@ -76,6 +78,8 @@ class TimeLeft:
         if run is None or not done:
             return None
         took = self._now() - run.began
+        if run.phase == "evaluate" and run.first == 0:
+            self._tests.append(self._now() - run.since)
         self._took.setdefault(self._kinds[name], []).append(took)
         return took
 

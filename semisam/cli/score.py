@@ -29,9 +29,10 @@ def command(predictions: str, truth: str, ignore: tuple[int, ...], out: str | No
     """Score the masks of PREDICTIONS against those of TRUTH, each on its own grid.
 
     Masks of one name belong together, and <case>_label.nii.gz belongs to <case>.nii.gz. TRUTH may
-    be the folder of the scans with their labels. Each value other than 0 is a class. ASD is from
-    prediction to truth. A class that only one mask of a case has gets Dice 0, and distances of the
-    image's diagonal. For pictures a pixel counts as 1 mm.
+    be the folder of the scans with their labels. Each value other than 0 is a class; 255 and 1 are
+    one if each side has one of them only. ASD is from prediction to truth. A class that only one
+    mask of a case has gets Dice 0, and distances of the image's diagonal. For pictures a pixel
+    counts as 1 mm.
     """
     from pathlib import Path
 

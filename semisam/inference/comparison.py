@@ -21,6 +21,7 @@ from semisam.metrics.scores import evaluate_mask, surface_dice
 
 TOLERANCES = (1.0, 2.0)
 """Distances in mm for the surface Dice."""
+_WHITE = 255
 _PROBABILITY = ".probability"
 
 
@@ -70,21 +71,20 @@ def pair_masks(predictions: Path, truth: Path) -> MaskPairs:
         )
     alone = [file for case, file in ours.items() if case not in pairs]
     alone += [file for case, file in theirs.items() if case not in pairs]
-    return MaskPairs(pairs, (*alone, *_plain_files(predictions, truth)))
+    plain = (_plain_files(predictions), _plain_files(truth))
+    for own, others in zip(plain, ({*theirs, *plain[1]}, {*ours, *plain[0]}), strict=True):
+        alone += [file for case, file in own.items() if case in others]
+    return MaskPairs(pairs, tuple(alone))
 
 
-def _plain_files(predictions: Path, truth: Path) -> list[Path]:
-    """Return files of a case without a label that both folders have, in folders with labels.
+def _plain_files(folder: Path) -> dict[str, Path]:
+    """Return the files of cases without a label, in a folder with labels.
 
     They may be masks, or scans without a label, so they are not scored.
     """
-    found = []
-    for folder in (predictions, truth):
-        images, labels = list_files(folder, ALL_ENDINGS)
-        labeled = {case for case, _ in labels}
-        found.append({c: path for c, path in images if labels and c not in labeled})
-    both = found[0].keys() & found[1].keys()
-    return [path for plain in found for case, path in plain.items() if case in both]
+    images, labels = list_files(folder, ALL_ENDINGS)
+    labeled = {case for case, _ in labels}
+    return {case: path for case, path in images if labels and case not in labeled}
 
 
 def masks_of(folder: Path) -> dict[str, Path]:
@@ -127,17 +127,27 @@ def score_masks(
 
     Returns:
         One row per case and value above or below 0 in any of the files: ``case``, ``class``, the
-        metrics of `semisam.metrics.scores`, and the surface Dice at `TOLERANCES`.
+        metrics of `semisam.metrics.scores`, and the surface Dice at `TOLERANCES`. Where 255 is the
+        only value on one side and 1 on the other, they are one class.
 
     Raises:
-        InputError: a mask cannot be read, or the two of a case have different grids.
+        InputError: a mask cannot be read, the two of a case have different grids, or each side has
+            one value and these differ.
     """
     left_out = set(ignore)
-    values: set[int] = set()
+    ours, theirs = set[int](), set[int]()
     for pair in found.pairs.values():
-        for path in pair:
-            values |= set(count_values(read_values(path)[0], str(path)))
-    classes = sorted(values - left_out - {0})
+        for path, values in zip(pair, (ours, theirs), strict=True):
+            values |= set(count_values(read_values(path)[0], str(path))) - left_out - {0}
+    classes = sorted(ours | theirs)
+    white = classes == [1, _WHITE] and len(ours) == len(theirs) == 1
+    if white:
+        classes = [1]
+    elif len(ours) == len(theirs) == 1 and len(classes) > 1:
+        raise InputError(
+            f"masks to compare must have one value for a class, got {min(ours)} in the predictions "
+            f"and {min(theirs)} in the truth. Change one of them."
+        )
     if not classes:
         raise InputError(
             "masks to compare must hold a value other than 0, got none in both folders. Name "
@@ -147,6 +157,8 @@ def score_masks(
     for done, (case, (prediction, truth)) in enumerate(found.pairs.items(), start=1):
         pred, ref, geometry = _read_pair(prediction, truth)
         pred = np.where(np.isin(ref, list(left_out)), 0, pred)
+        if white:
+            pred, ref = (np.where(mask == _WHITE, 1, mask) for mask in (pred, ref))
         rows += [
             {"case": case, "class": value, **_score(pred == value, ref == value, geometry.spacing)}
             for value in classes

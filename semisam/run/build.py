@@ -23,7 +23,7 @@ from semisam.core.seeding import derive_seed
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.groups import patients_of
 from semisam.data.datasets.held_out import folds_of, hold_out
-from semisam.data.datasets.pairing import images_below
+from semisam.data.datasets.pairing import images_below, unread_images
 from semisam.frameworks.controls import CONTROLS
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import read_card
@@ -57,6 +57,12 @@ def recognise_dataset(path: Path | None) -> str:
     names = [p.name for p in builtin if _recognises(p, path)]
     if _ANY_IMAGES.issuperset(names):
         names += [p.name for p in plugins.values() if not p.builtin and _recognises(p, path)]
+    if not names and (unread := unread_images(path)):
+        raise InputError(
+            f"--data must hold scans of a known format, got {path} with {len(unread)} files that "
+            f"no reader knows ({first_few([file.name for file in unread])}). Convert pictures to "
+            "PNG, and volumes to NIfTI."
+        )
     if not names and (below := images_below(path)):
         shown = first_few([image.relative_to(path).as_posix() for image in below])
         raise InputError(

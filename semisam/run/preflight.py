@@ -50,7 +50,7 @@ def check_run(
     """
     device = check_device(settings.device, settings.precision) if here else None
     dataset = store.dataset
-    axes = store.image((*store.labeled, *store.unlabeled)[0]).array.ndim - 1
+    axes = store.image((*store.labeled, *store.unlabeled, *store.test)[0]).array.ndim - 1
     for name, size in (("patch", settings.patch), ("stride", settings.stride or settings.patch)):
         if slice_axes(axes, size) not in (0, 1) or len(size) != len(settings.patch):
             also = ", or two to train slice by slice" if axes == 3 else ""

@@ -96,3 +96,19 @@ def test_runs_that_were_finished_earlier_tell_nothing_about_time():
     now[0] = 60.0
     assert left.ended("b", True) == 60.0
     assert left.seconds() == 0.0 and left.share() == 1.0
+
+
+def test_a_long_evaluation_is_known_after_the_first_run():
+    now = [0.0]
+    left = TimeLeft({"a": 0, "b": 1}, now=lambda: now[0])
+    left.started("a")
+    for phase, seconds in (("train", 100), ("evaluate", 300)):
+        for done in range(0, 101, 50):
+            left.moved("a", {"phase": phase, "done": done, "total": 100})
+            now[0] += seconds / 2 * (done < 100)
+    left.ended("a", True)
+    left.started("b")
+    left.moved("b", {"phase": "train", "done": 0, "total": 100})
+    now[0] += 200
+    left.moved("b", {"phase": "train", "done": 80, "total": 100})
+    assert left.seconds() == pytest.approx(50 + 300)

@@ -110,3 +110,28 @@ def test_plain_files_next_to_labels_are_named(tmp_path):
     found = pair_masks(tmp_path / "ours", tmp_path / "theirs")
     assert list(found.pairs) == ["p3"]
     assert [path.name for path in found.left_out] == ["p1.nii.gz", "p2.nii.gz"] * 2
+
+
+def test_white_and_one_are_one_class_if_there_is_no_other(tmp_path):
+    for folder, value in (("ours", 255), ("truth", 1), ("two", 2)):
+        write(tmp_path / folder / "a.nii.gz", _box(2, 6, value), SPACING)
+    for pair in (("ours", "truth"), ("truth", "ours")):
+        (row,) = semisam.score(*(tmp_path / name for name in pair))
+        assert (row["class"], row["dice"]) == (1, 1)
+    with pytest.raises(InputError, match="got 255 in the predictions and 2 in the truth"):
+        semisam.score(tmp_path / "ours", tmp_path / "two")
+    write(tmp_path / "truth" / "b.nii.gz", _box(2, 6, 2), SPACING)
+    write(tmp_path / "ours" / "b.nii.gz", _box(2, 6, 2), SPACING)
+    assert {row["class"] for row in semisam.score(tmp_path / "ours", tmp_path / "truth")} == {
+        *(1, 2, 255)
+    }
+
+
+def test_plain_files_of_the_truth_that_predictions_need_are_named(tmp_path):
+    for case in "ab":
+        write(tmp_path / "ours" / f"{case}.nii.gz", _box(2, 6), SPACING)
+    write(tmp_path / "truth" / "a_mask.nii.gz", _box(2, 6), SPACING)
+    write(tmp_path / "truth" / "b.nii.gz", _box(2, 6), SPACING)
+    found = pair_masks(tmp_path / "ours", tmp_path / "truth")
+    assert list(found.pairs) == ["a"]
+    assert found.left_out == (tmp_path / "ours" / "b.nii.gz", tmp_path / "truth" / "b.nii.gz")

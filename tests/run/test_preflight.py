@@ -6,6 +6,7 @@ import pytest
 from tiny_runs import settings_of
 
 from semisam.core.errors import InputError, UnservedHeads
+from semisam.data.loading.store import VolumeStore
 from semisam.networks import precision
 from semisam.plugins import registry
 from semisam.run import preflight
@@ -49,8 +50,6 @@ def test_a_model_of_slices_is_for_two_axes_unless_it_states_them(install):
 
 @pytest.fixture(scope="module")
 def store():
-    from semisam.data.loading.store import VolumeStore
-
     data = open_dataset(settings(iterations=1))
     split = data.split()
     return VolumeStore(data, labeled=split.train[:1], unlabeled=split.train[1:], test=())
@@ -87,6 +86,13 @@ def test_a_patch_of_one_axis_or_four_is_refused(store):
         chosen = settings_of(labels=1, patch=patch, network="unet2d")
         with pytest.raises(InputError, match=r"must have one size per axis .* 3, or two"):
             check_run(chosen, store, make_framework(chosen, 1, 2), 1, 15, here=False)
+
+
+def test_a_study_of_folds_has_test_cases_only(store):
+    """Each of its cases is scored in one fold, so none is only for training."""
+    chosen = settings(labels=1, patch=(32, 32, 32))
+    tested = VolumeStore(store.dataset, labeled=[], unlabeled=[], test=store.labeled)
+    assert check_run(chosen, tested, make_framework(chosen, 1, 2), 1, 1, here=False).labeled
 
 
 def test_a_broken_network_does_not_hide_those_that_fit(install):

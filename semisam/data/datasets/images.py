@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from semisam.core.errors import InputError
+from semisam.data.datasets.faults import Fault
 from semisam.data.datasets.folder import ScanFolder, is_other_layout
-from semisam.data.datasets.pairing import holds_pictures
+from semisam.data.datasets.pairing import ALL_ENDINGS, holds_pictures, list_files, read_classes
 from semisam.data.datasets.scans import Layout
 from semisam.data.images.headers import read_header
 from semisam.data.images.pictures import PICTURES, read_mask
@@ -93,13 +94,31 @@ class ImageFolder(ScanFolder):
     def discover(cls, path: Path, classes: tuple[str, ...] = ()) -> Layout:
         """Pair pictures and masks by their names; look for colours and for masks with 255."""
         layout = super().discover(path, classes)
+        _, masks = list_files(path, ALL_ENDINGS, classes or read_classes(path))
+        faults = [
+            Fault(
+                str(mask),
+                "the mask of a picture must be a picture, got another format",
+                "save it as PNG",
+                case,
+            )
+            for case, mask in masks
+            if case in layout.cases
+            and layout.cases[case].label is None
+            and not mask.name.lower().endswith(PICTURES)
+        ]
         channels = 3 if any(map(_has_colours, layout.first_images().values())) else 1
         labels = (file.label for file in layout.cases.values() if not file.classes)
         values = {}
         if len(layout.classes) == 2 and _is_white(label for label in labels if label is not None):
             values = {_WHITE: 1}
         modality = layout.modalities[0]
-        return replace(layout, modalities=(modality,) * channels, values=values)
+        return replace(
+            layout,
+            modalities=(modality,) * channels,
+            values=values,
+            faults=(*layout.faults, *faults),
+        )
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:

@@ -150,7 +150,16 @@ class LabelValues:
         option, more = f"--set {self.dataset}.labels=", "name more classes with classes.list or "
         more += f"--set {self.dataset}.classes"
         if len(unknown) > _SHOWN:
-            return f"map them with {option}VALUE=CLASS,VALUE=CLASS, or {more}"
+            return (
+                f"map them with {option}VALUE=CLASS,VALUE=CLASS, or {more}. If edges were smoothed "
+                "or compressed, save the masks again without"
+            )
+        if 0 not in present and not self.mapping and len(present) == last + 1:
+            ascending = {value: number for number, value in enumerate(present)}
+            return (
+                f"map them with {option}{_pairs(ascending)}, if {present[0]} is the background, "
+                f"which no label holds as 0, or {more}"
+            )
         pairs = dict(self.mapping)
         taken = {self.class_of(value) for value in present} | set(pairs.values())
         pairs |= {value: value for value in unknown if 0 < value <= last}
@@ -187,10 +196,25 @@ def is_partial(label: NDArray[np.uint8]) -> bool:
     return bool((label == IGNORE).any())
 
 
+def is_inverted(label: NDArray[np.uint8]) -> bool:
+    """Return whether most of a label ``(*S)``, and of its border, is foreground.
+
+    Example:
+        >>> is_inverted(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8))
+        True
+    """
+    foreground = (label != 0) & (label != IGNORE)
+    inner = foreground[tuple(slice(1, -1) if n > 2 else slice(None) for n in label.shape)]
+    border = foreground.size - inner.size
+    inside, whole = int(inner.sum()), int(foreground.sum())
+    return bool(2 * whole > foreground.size and 2 * (whole - inside) > border)
+
+
 def class_notes(
     names: Sequence[str],
     held: Iterable[Collection[int]],
     lost: Mapping[str, Collection[int]],
+    inverted: Collection[bool] = (),
 ) -> list[str]:
     """Return sentences on classes that a training cannot learn, or sees in fewer labels.
 
@@ -198,6 +222,7 @@ def class_notes(
         names: of the classes, background first.
         held: the classes in each label.
         lost: by case, the classes of its label that have no voxel at the training spacing.
+        inverted: of each label, whether it `is_inverted`.
     """
     found = {number for numbers in held for number in numbers}
     gone = {k: [case for case in lost if k in lost[case]] for k in range(1, len(names))}
@@ -212,6 +237,11 @@ def class_notes(
                 f"{names[k]} has no voxel at the training spacing in the label of "
                 f"{first_few(cases)}. Choose a finer spacing."
             )
+    if inverted and all(inverted):
+        notes.append(
+            "Most of every label, and of its border, is foreground. If object and background are "
+            "exchanged, map them, for example with --set images.labels=255=0,0=1."
+        )
     return notes
 
 

@@ -60,8 +60,10 @@ def label_fault(
             return None
     except InputError:
         return None
-    place = cases[other].place
+    place, label = cases[other].place, cases[other].label
     known = f"name it {other}_label" if place is None else f"save it as {place}"
+    if label is not None:
+        known = f"merge it into {label}"
     return Fault(
         str(path),
         f"every image must be a scan, got one that looks like a label of {other}",

@@ -65,9 +65,19 @@ def has_image_folder(folder: Path) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images in the folders of a folder, such as one folder per patient."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    return [path for place in inside for _, path in _entries(place, ALL_ENDINGS)]
+    """Return the images in the folders of a folder and theirs, such as one folder per patient."""
+    places = sorted(path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_dir())
+    shown = [place for place in places if place.name[0] != "." and not is_series(place)]
+    return [path for place in shown for _, path in _entries(place, ALL_ENDINGS)]
+
+
+def unread_images(folder: Path) -> list[Path]:
+    """Return the files in the folders of images of a folder if no reader knows one of them."""
+    images, _ = _folders(folder)
+    if any(_entries(place, ALL_ENDINGS) for place in images):
+        return []
+    files = (path for place in images for path in sorted(place.iterdir()) if path.is_file())
+    return [path for path in files if not path.name.startswith(".")]
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -117,6 +127,8 @@ def pair_files(
                 other = others[0].relative_to(folder).as_posix()
                 problem = f"a case must have one image and one label, got also {other}"
                 remedy = "remove one of them from the folder"
+                if kind is images:
+                    remedy += f", or name the mask {case}_mask{mask_ending(path)}"
                 faults.append(Fault(str(path), problem, remedy, case))
             else:
                 known[name] = path
@@ -220,10 +232,12 @@ def list_files(
 
 
 def _masks(place: Path, endings: Sequence[str]) -> list[tuple[str, Path]]:
-    """Return the entries of a folder of labels, or those of its folders, of one class each."""
+    """Return the entries of a folder of labels and of its folders, of one class each."""
+    own = _entries(place, endings)
+    known = {path for _, path in own}
     inside = sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
-    return _entries(place, endings) or [
-        entry for folder in inside for entry in _entries(folder, endings)
+    return own + [
+        entry for folder in inside if folder not in known for entry in _entries(folder, endings)
     ]
 
 

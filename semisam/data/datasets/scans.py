@@ -27,7 +27,7 @@ from semisam.data.datasets.groups import find_groups
 from semisam.data.datasets.labels import LabelValues
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.splits import find_split
-from semisam.data.images.alignment import misfit, same_place
+from semisam.data.images.alignment import misfit, same_place, with_flat_axis
 from semisam.data.images.files import PIXELS, Geometry, mask_ending, read_image
 from semisam.data.images.pictures import is_picture, read_mask
 from semisam.data.images.preprocessing import LONGEST, Crop, Modality, Placement, Recipe
@@ -397,7 +397,9 @@ class ScanDataset(Dataset):
     def drawn_label(self, case: str) -> NDArray[np.uint8]:
         """Read one label on the grid of its file."""
         path, placement = self.label_file(case), self._placement(case)
-        raw, geometry = self.layout.cases[case].read_label()
+        raw, geometry = with_flat_axis(
+            *self.layout.cases[case].read_label(), placement.shape, placement.geometry
+        )
         label = self.values.classes(raw, str(path))
         where = geometry if self.aligned_labels else placement.geometry
         fault = misfit(label.shape, where, placement.shape, placement.geometry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,11 @@ def misfit(
 ) -> str:
     """Return how a label's grid differs from its image's, with a remedy; empty if it does not."""
     if shape != image_shape:
+        if len(shape) == 2 and shape == image_shape[::-1]:
+            return (
+                f"image and label must have one shape, got {image_shape} and {shape}. Turn the "
+                "label as viewers show the image."
+            )
         return (
             f"image and label must have one shape, got {image_shape} and {shape}. Resample the "
             "label onto the image's grid."
@@ -27,6 +34,25 @@ def misfit(
             "or copy the image's header if the voxels correspond."
         )
     return ""
+
+
+def with_flat_axis(
+    label: NDArray[Any], place: Geometry, shape: tuple[int, ...], image: Geometry
+) -> tuple[NDArray[Any], Geometry]:
+    """Return a label at its image's place, with the axis of one voxel that only the image has.
+
+    So the mask of an X-ray image in DICOM may be a picture. Other labels are returned as they are.
+
+    Args:
+        label: ``(*S)``.
+        place: of the label.
+        shape: of the image.
+        image: its place.
+    """
+    for axis in reversed(range(len(shape))):
+        if shape[:axis] + shape[axis + 1 :] == label.shape and shape[axis] == 1:
+            return np.expand_dims(label, axis), image
+    return label, place
 
 
 def same_place(one: Geometry, other: Geometry, shape: tuple[int, ...]) -> bool:

@@ -15,7 +15,7 @@ from semisam.core.errors import InputError, SemisamError, first_few
 from semisam.core.threads import in_order
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Image
-from semisam.data.datasets.labels import class_notes, classes_in, is_partial
+from semisam.data.datasets.labels import class_notes, classes_in, is_inverted, is_partial
 from semisam.metrics.scores import classes_by_components
 
 T = TypeVar("T")
@@ -76,6 +76,7 @@ class VolumeStore:
         self._bytes = 0
         self._held: dict[str, frozenset[int]] = {}
         self._lost: dict[str, frozenset[int]] = {}
+        self._inverted: dict[str, bool] = {}
 
     def image(self, case: str) -> Image:
         """Return one image; its array is read-only.
@@ -182,6 +183,7 @@ class VolumeStore:
         """Record the classes of a labeled case, and refuse a label without any."""
         self._held[case] = held = classes_in(label)
         self._lost[case] = classes_in(drawn) - held
+        self._inverted[case] = is_inverted(drawn)
         if held or getattr(self.dataset, "empty_labels", False):
             return
         got, remedy = "only background", "Correct it or use the case as unlabeled"
@@ -197,7 +199,8 @@ class VolumeStore:
     def notes(self) -> list[str]:
         """Return sentences on the classes of labeled cases, of which `check` read the labels."""
         lost = {case: self._lost[case] for case in self.labeled if case in self._lost}
-        return class_notes(self.dataset.class_names, self._held.values(), lost)
+        inverted = self._inverted.values()
+        return class_notes(self.dataset.class_names, self._held.values(), lost, inverted)
 
     def components(self, axes: int | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the classes that are one component in the labeled cases, and those of several.

@@ -19,11 +19,12 @@ from semisam.core.threads import in_order
 from semisam.core.types import IGNORE
 from semisam.data.datasets.dataset import Dataset, Split
 from semisam.data.datasets.faults import Fault, fault_of
-from semisam.data.datasets.labels import LabelValues, classes_in, count_values
+from semisam.data.datasets.labels import LabelValues, classes_in, count_values, is_inverted
 from semisam.data.datasets.lookalikes import label_fault
 from semisam.data.datasets.prepared import Prepared
 from semisam.data.datasets.scans import Contents, ScanDataset, ScanFiles, read_channels
-from semisam.data.images.alignment import misfit
+from semisam.data.images.alignment import misfit, with_flat_axis
+from semisam.data.images.pictures import is_picture, is_turned
 from semisam.data.loading.store import array_hash, read_named
 from semisam.data.tools.report import (
     CaseReport,
@@ -110,6 +111,8 @@ def _examine_files(
     try:
         image, geometry = read_channels(files.images, found.series, channels)
         report = with_image(report, image, geometry.spacing)
+        turned = any(is_picture(path) and is_turned(path) for path in files.images)
+        report = replace(report, turned=turned)
         faults += image_faults(image, channels, report.source)
         if len(image) == channels:
             placement = found.recipe.place(image, geometry)
@@ -124,6 +127,8 @@ def _examine_files(
     name = str(files.label)
     try:
         raw, where = files.read_label()
+        if geometry is not None:
+            raw, where = with_flat_axis(raw, where, report.shape, geometry)
         counts = count_values(raw, name)
         report = replace(report, voxels=values.count_classes(counts), values={name: counts})
         faults += [] if kind.empty_labels else label_faults(report.voxels, name)
@@ -134,7 +139,7 @@ def _examine_files(
             if placement is not None and not wrong and not values.fault(report.values):
                 drawn = values.classes(raw, name)
                 kept = placement.label(drawn)
-                report = replace(report, lost=_lost(drawn, kept))
+                report = replace(report, lost=_lost(drawn, kept), inverted=is_inverted(drawn))
                 if report.lost and not (kind.empty_labels or classes_in(kept)):
                     problem = "a label must contain a foreground class at the training spacing, got"
                     faults.append(Fault(name, f"{problem} none", "choose a finer spacing"))

@@ -32,6 +32,8 @@ class CaseReport:
         voxels: voxels per class of the label, and per value that has no class.
         values: voxels per value of the label as in its file, by the file's name.
         lost: classes of the label that have no voxel at the training spacing.
+        inverted: most of the label and of its border is foreground.
+        turned: the image is a picture that viewers turn or mirror.
         image_hash: SHA-256 of the voxels.
         faults: faults of its files.
     """
@@ -46,6 +48,8 @@ class CaseReport:
     voxels: Mapping[int, int] = field(default_factory=dict)
     values: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     lost: tuple[int, ...] = ()
+    inverted: bool = False
+    turned: bool = False
     image_hash: str = ""
     faults: tuple[Fault, ...] = ()
 
@@ -70,10 +74,10 @@ class FolderReport:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what is no fault, but may be a mistake: classes and channels without voxels.
+        """Sentences on what is no fault, but may be a mistake.
 
-        Classes that no label holds, or that some lose at the training spacing, and channels without
-        contrast.
+        Classes that no label holds, or that some lose at the training spacing, masks that may be
+        inverted, channels without contrast, and pictures that viewers turn.
         """
         blank: dict[int, list[str]] = {}
         for case in self.cases:
@@ -84,11 +88,17 @@ class FolderReport:
             f"Channel {channel} has no contrast in {first_few(cases)}. Check the files of it."
             for channel, cases in sorted(blank.items())
         ]
+        if turned := [case.case for case in self.cases if case.turned]:
+            notes.append(
+                f"The files of {first_few(turned)} state a turn, so they are read as viewers show "
+                "them. Their masks must be drawn so."
+            )
         labeled = [case for case in self.cases if case.labeled and case.voxels]
         if not labeled:
             return notes
         lost = {case.case: case.lost for case in labeled}
-        return notes + class_notes(self.class_names, [c.voxels for c in labeled], lost)
+        inverted = [case.inverted for case in labeled]
+        return notes + class_notes(self.class_names, [c.voxels for c in labeled], lost, inverted)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from pictures import picture, save, write_pictures
+from PIL import Image
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.images import ImageFolder
@@ -95,6 +96,87 @@ def test_unknown_values_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match="must hold images <case>"):
         (tmp_path / "none").mkdir()
         ImageFolder(tmp_path / "none")
+
+
+def test_masks_that_may_be_inverted_are_noted(tmp_path):
+    write_pictures(tmp_path)
+    for n in range(5):
+        _, label = picture(n)
+        save(tmp_path / "masks" / f"p{n // 2}_{n}.png", 255 * (1 - label))
+    store = VolumeStore(ImageFolder(tmp_path), labeled=["p0_0", "p0_1"], unlabeled=[], test=[])
+    store.check()
+    for notes in (check_folder(tmp_path, "images", {}).notes, store.notes()):
+        assert len(notes) == 1 and "images.labels=255=0,0=1" in notes[0]
+    assert not check_folder(tmp_path, "images", {"labels": {255: 0, 0: 1}}).notes
+    save(tmp_path / "masks" / "p0_0.png", 255 * picture(0)[1])
+    assert not check_folder(tmp_path, "images", {}).notes
+
+
+def test_pictures_that_viewers_turn_are_noted(tmp_path):
+    write_pictures(tmp_path)
+    array, _ = picture(0)
+    turned = Image.fromarray(np.ascontiguousarray(array.T))
+    turned.getexif()[0x0112] = 6
+    turned.save(tmp_path / "images" / "p0_0.png", exif=turned.getexif())
+    report = check_folder(tmp_path, "images", {})
+    assert "The files of p0_0 state a turn" in report.notes[0]
+    (fault,) = report.faults
+    assert fault.remedy == "turn the label as viewers show the image"
+
+
+def test_values_without_a_zero_are_background_and_object(tmp_path):
+    write_pictures(tmp_path)
+    for n in range(5):
+        save(tmp_path / "masks" / f"p{n // 2}_{n}.png", picture(n)[1] + 1)
+    (fault,) = check_folder(tmp_path, "images", {}).faults
+    assert "images.labels=1=0,2=1, if 1 is the background" in fault.remedy
+
+
+def test_masks_with_soft_edges_are_to_be_saved_again(tmp_path):
+    write_pictures(tmp_path)
+    size = picture(0)[1].shape
+    save(tmp_path / "masks" / "p0_0.png", np.arange(np.prod(size)).reshape(size).astype(np.uint8))
+    (fault,) = check_folder(tmp_path, "images", {}).faults
+    assert fault.remedy.endswith("smoothed or compressed, save the masks again without")
+
+
+def test_a_mask_with_the_name_of_its_picture(tmp_path):
+    write_pictures(tmp_path, folders=False)
+    (tmp_path / "p0_0_mask.png").rename(tmp_path / "p0_0.jpg")
+    (fault,) = check_folder(tmp_path, "images", {}).faults
+    assert fault.remedy.endswith("or name the mask p0_0_mask.png")
+
+
+def test_masks_in_a_format_of_volumes_are_a_fault(tmp_path):
+    write_pictures(tmp_path, folders=False)
+    (tmp_path / "p0_0_mask.png").rename(tmp_path / "p0_0_mask.nii.gz")
+    (fault,) = check_folder(tmp_path, "images", {}).faults
+    assert fault.problem == "the mask of a picture must be a picture, got another format"
+    with pytest.raises(InputError, match=r"p0_0_mask\.nii\.gz: the mask of a picture"):
+        ImageFolder(tmp_path)
+
+
+def test_a_stray_mask_does_not_hide_the_folders_of_classes(tmp_path):
+    write_masks(tmp_path, LAYOUTS[0])
+    save(tmp_path / "masks" / "legend.png", picture(0)[1])
+    report = check_folder(tmp_path, "images", {})
+    assert sum(case.labeled for case in report.cases) == 5
+    assert [fault.file for fault in report.faults] == [str(tmp_path / "masks" / "legend.png")]
+
+
+def test_a_second_mask_of_a_picture_is_to_be_merged(tmp_path):
+    write_pictures(tmp_path, folders=False)
+    save(tmp_path / "p0_0_mask_1.png", 255 * picture(0)[1])
+    (fault,) = check_folder(tmp_path, "images", {}).faults
+    assert fault.remedy.startswith(f"merge it into {tmp_path / 'p0_0_mask.png'}")
+
+
+def test_pictures_of_an_unknown_format_are_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.webp").write_bytes(b"RIFF")
+    save(tmp_path / "labels" / "a.png", picture(0)[1])
+    with pytest.raises(InputError, match=r"1 files that no reader knows \(a.webp\)"):
+        recognise_dataset(tmp_path)
 
 
 LAYOUTS = ("masks/{}/{}.png", "{1}_{0}.png", "masks/{1}-{0}.png")

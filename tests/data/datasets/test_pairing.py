@@ -153,5 +153,5 @@ def test_images_in_folders_are_named_with_the_way_out(tmp_path):
 def test_folders_that_are_no_layout(tmp_path):
     for names in (("labels/p1.nii.gz",), ("images/x.txt", "labels/y.txt"), ("images/x.txt",)):
         folder = touch(tmp_path / str(len(list(tmp_path.iterdir()))), *names)
-        with pytest.raises(InputError, match=r"recognises|with all images in it"):
+        with pytest.raises(InputError, match=r"recognises|no reader knows|with all images in it"):
             recognise_dataset(folder)

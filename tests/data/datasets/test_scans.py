@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+from pictures import save
 from scan_files import OBLIQUE, scan, write, write_folder, write_msd, write_series
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
 from semisam.data.datasets.la_raw import RawLeftAtrium
 from semisam.data.images.files import read_image
+from semisam.data.tools.check import check_folder
 from semisam.run.build import choose_labeled, recognise_dataset
 
 
@@ -234,3 +236,21 @@ def test_cases_are_left_out_with_the_faults_of_their_files(tmp_path):
     assert sorted((*split.train, *split.test)) == ["a3", "b0", "b1"]
     with pytest.raises(InputError, match="cases of the folder, got b9"):
         ScanFolder(tmp_path / "scans", without=("b9",))
+
+
+def test_the_mask_of_a_single_slice_may_be_a_picture(tmp_path):
+    """As of X-ray images in DICOM, whose masks are drawn on exported pictures."""
+    rng = np.random.default_rng(0)
+    for case in ("a", "b"):
+        image = rng.integers(20, 60, (12, 9, 1))
+        image[2:7, 3:5] += 100
+        write(tmp_path / f"{case}.nii.gz", image.astype(np.int16), (0.5, 0.5, 1.0))
+        mask = np.zeros((12, 9), np.uint8)
+        mask[2:7, 3:5] = 1
+        save(tmp_path / f"{case}_mask.png", mask)
+    data = ScanFolder(tmp_path)
+    assert np.array_equal(data.drawn_label("a"), mask[..., None])
+    assert data.label("a").sum() == mask.sum()
+    assert not check_folder(tmp_path, "folder", {}).faults
+    save(tmp_path / "b_mask.png", mask.T)
+    assert len(check_folder(tmp_path, "folder", {}).faults) == 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from semisam.core.errors import InputError
@@ -124,3 +125,97 @@ def test_a_picture_is_read_as_viewers_show_it(tmp_path):
     assert picture_size(tmp_path / "turned.png")[0] == (8, 6)
     assert np.array_equal(read_picture(tmp_path / "turned.png"), upright.T)
     assert np.array_equal(read_mask(tmp_path / "turned.png"), upright.T)
+
+
+DEEP = (100 * COLOURS.astype(np.uint16)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_keep_all_of_them(tmp_path, ending, channels):
+    pixels = np.dstack([DEEP, np.full_like(DEEP[..., :1], 9)])[..., :channels]
+    path = tmp_path / f"a.{ending}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels, isVector=True), str(path))
+    found, _ = read_image(path)
+    assert np.array_equal(found, DEEP.T)
+    assert picture_size(path) == ((5, 6), 3, 2)
+    assert read_header(path).components == 3
+    with pytest.raises(InputError, match="one value per pixel, got colours of 16 bits"):
+        read_mask(path)
+
+
+def test_what_neither_reader_reads_as_it_is_is_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    planes = np.ascontiguousarray(np.moveaxis(DEEP, -1, 0))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate")
+    with pytest.raises(InputError, match="in planes or turned"):
+        read_picture(path)
+    tifffile.imwrite(path, COLOURS[..., :2], photometric="minisblack", planarconfig="contig")
+    with pytest.raises(InputError, match="one or three values per pixel, got 2"):
+        read_picture(path)
+    tifffile.imwrite(path, GREY.astype(np.float64), photometric="minisblack")
+    with pytest.raises(InputError, match="8 or 16 bits or as 32-bit floats"):
+        read_picture(path)
+
+
+def test_the_sign_and_the_zero_of_a_tiff(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    large = GREY.astype(np.uint32) + 3_000_000_000
+    tifffile.imwrite(path, large, photometric="minisblack")
+    assert np.array_equal(read_picture(path), large.T.astype(np.float32))
+    tifffile.imwrite(path, GREY.astype(np.int32) - 20, photometric="minisblack")
+    assert np.array_equal(read_picture(path), GREY.T - 20.0)
+    tifffile.imwrite(path, DEEP[..., 0], photometric="miniswhite")
+    assert np.array_equal(read_picture(path), 65535.0 - DEEP[..., 0].T)
+
+
+def test_an_object_in_the_transparency_of_a_mask_is_refused(tmp_path):
+    white, label = np.full_like(GREY, 255), (255 * (GREY > 20)).astype(np.uint8)
+    for name, bands in {"la": [white, label], "rgba": [white] * 3 + [label]}.items():
+        path = save(tmp_path / f"{name}.png", np.dstack(bands))
+        with pytest.raises(InputError, match="a mask must have no transparency"):
+            read_mask(path)
+        path = save(path, np.dstack([*[label] * (len(bands) - 1), white]))
+        assert np.array_equal(read_mask(path), label.T)
+
+
+def test_the_colours_of_a_palette_in_another_order(tmp_path):
+    label = (255 * (GREY > 20)).astype(np.uint8)
+    shrunk = Image.fromarray(label).convert("RGB").quantize(2)
+    assert shrunk.getpalette()[:3] == [255, 255, 255]  # white comes first
+    shrunk.save(tmp_path / "grey.png")
+    assert np.array_equal(read_mask(tmp_path / "grey.png"), label.T)
+    blank = Image.fromarray(np.sign(label), "L").copy()
+    blank.putpalette([0, 0, 0] * 2)
+    blank.save(tmp_path / "blank.png")
+    assert np.array_equal(read_mask(tmp_path / "blank.png"), np.sign(label).T)
+    red = Image.fromarray(np.sign(label), "L").copy()
+    red.putpalette([255, 0, 0, 0, 0, 0])
+    red.save(tmp_path / "red.png")
+    with pytest.raises(InputError, match="first colour of its palette, got black"):
+        read_mask(tmp_path / "red.png")
+
+
+def disc(inner, outer=0):
+    """A grey mask of 64x64 with a disc."""
+    y, x = np.mgrid[:64, :64]
+    return np.where((y - 30) ** 2 + (x - 25) ** 2 < 200, inner, outer).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_a_mask_in_jpeg_is_black_and_white(tmp_path, quality):
+    path = save(tmp_path / "a.jpg", disc(255), quality=quality)
+    assert np.array_equal(read_mask(path) > 0, disc(1).T)
+    assert not read_mask(save(tmp_path / "none.jpg", disc(0), quality=quality)).any()
+    whites = np.dstack([disc(255)] * 3)
+    assert np.array_equal(read_mask(save(path, whites, quality=quality)) > 0, disc(1).T)
+
+
+@pytest.mark.parametrize(
+    "mask", [disc(128), disc(1), disc(255, 128), np.dstack([disc(255), disc(0), disc(0)])]
+)
+def test_other_values_of_a_mask_in_jpeg_are_refused(tmp_path, mask):
+    with pytest.raises(InputError, match="a mask in JPEG must be black and white"):
+        read_mask(save(tmp_path / "a.jpg", mask))
