@@ -37,6 +37,7 @@ def command(
     from semisam.automatic.first import training_cases_to_label
     from semisam.cli.display import Bars
     from semisam.cli.options import named_dataset
+    from semisam.core.errors import InputError
     from semisam.run.build import open_plugin
     from semisam.run.preflight import check_device
 
@@ -51,4 +52,6 @@ def command(
             place,
             lambda done, total: bars.update(task, completed=done, total=total),
         )
+    if odd := [case for case in named if "," in case]:
+        raise InputError(f"names in a list must have no comma, got {odd[0]}. Rename the file.")
     click.echo(",".join(named))

@@ -90,6 +90,16 @@ def test_a_folder_with_a_few_labels_names_scans_without_one(tmp_path):
     assert sorted(told.stdout.splitlines()[-1].split(",")) == ["p2", "p3", "p4"]
 
 
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
+    for n in range(5):
+        image, label = scan(n, classes=2)
+        write(tmp_path / f"smith, {n}.nii.gz", image)
+        if n < 2:
+            write(tmp_path / f"smith, {n}_label.nii.gz", label)
+    told = CliRunner().invoke(main, ["data", "first", str(tmp_path)])
+    assert told.exit_code == 2 and "names in a list must have no comma, got smith, " in told.output
+
+
 @pytest.mark.parametrize(
     ("size", "patch", "count"),
     [
