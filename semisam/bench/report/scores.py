@@ -277,7 +277,7 @@ def _box_and_dots(ax: Any, values: Floats, place: float, how: Look) -> None:
         box = ax.boxplot(
             *([values],),
             positions=[place],
-            vert=False,
+            orientation="horizontal",
             widths=0.5,
             showfliers=False,
             manage_ticks=False,
