@@ -96,7 +96,8 @@ def auto(
         options: of the dataset plugin, by name.
         note: called with each message.
         progress: called with the phase (``check``, ``compare``, ``measure``, ``adapt``, ``train``,
-            ``masks``), the steps done, the number of steps, and the current figures by name.
+            ``evaluate``, ``masks``), the steps done, the number of steps, and the current figures
+            by name.
 
     Returns:
         The path of the page, ``index.html``.

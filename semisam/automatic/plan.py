@@ -48,8 +48,8 @@ class Plan:
         adapting: steps that adapt the promptable model.
         iterations: of the training.
         patch: of the training.
-        seconds: of ``adapt``, ``first``, ``train``, ``masks``, and ``audit``, the further trainings
-            without one labeled scan each.
+        seconds: of ``check``, ``adapt``, ``first``, ``train``, ``masks``, and ``audit``, the
+            further trainings without one labeled scan each.
         budget: seconds that the user gave.
         components: of a class that a mask keeps, as the setting of a run.
         audit: train once more without each labeled scan.

@@ -30,6 +30,7 @@ SIGNALS = ("model", "first", "view", "back", "entropy")
 
 # benchmarks/trust.py printed these numbers for phantoms; the errors are of runs that were held out.
 # On masks of patients this was too high by 0.32 of the log odds for one organ and 0.60 for another.
+# The signal "model" has no weight: it only orders the masks.
 WEIGHTS = {"first": 1.54, "view": 1.08, "back": 1.49, "entropy": 2.41}
 """Weights of the signals in the log odds of the predicted Dice."""
 GENERATED, PATIENTS = -3.00, -0.40
@@ -119,9 +120,9 @@ def correction_of(pairs: Sequence[tuple[float, float]]) -> Correction:
 def predicted_dice(signals: Mapping[str, float], by: Correction | None = None) -> Interval:
     """Return the predicted Dice of one class of one mask.
 
-    The weights of the signals were chosen on generated scans, and their sum on scans of two organs
-    of patients. On other scans it may be off as a whole, so without a correction trust the order of
-    many masks, by `ranked_dice`, more than the values.
+    The weights of the signals were chosen on generated scans, and the constant on scans of two
+    organs of patients. On other scans it may be off as a whole, so without a correction trust the
+    order of many masks, by `ranked_dice`, more than the values.
 
     Args:
         signals: as of `Agreement.values`.

@@ -1,7 +1,7 @@
 """The interactive baseline of the paper's Table I: a promptable model with clicks from the truth.
 
-Only this module makes prompts from the truth, for test cases only, and its tables state that.
-Training cannot reach it. The rules of the clicks are in `semisam.bench.clicks`.
+The clicks come from the truth of the test cases, which its tables state; no training uses them. The
+rules of the clicks are in `semisam.bench.clicks`.
 
 Reference: Zhang et al. SemiSAM, Table I. https://arxiv.org/abs/2312.06316
 """

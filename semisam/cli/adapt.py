@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from semisam.cli.help import Command
-from semisam.cli.options import device_option
+from semisam.cli.options import Name, dataset_option, device_option
 
 
 @click.command(
@@ -19,10 +19,8 @@ from semisam.cli.options import device_option
     ),
 )
 @click.option("--data", metavar="FOLDER", help="Folder of scans. [default: generated phantoms]")
-@click.option(
-    "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
-)
-@click.option("--sam", metavar="NAME", default="synthsam", show_default=True, help="Backend.")
+@dataset_option
+@click.option("--sam", type=Name("backend"), default="synthsam", show_default=True, help="Backend.")
 @click.option("--labels", type=click.IntRange(1), required=True, help="Number of labeled scans.")
 @click.option(
     "--subset",

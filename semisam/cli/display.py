@@ -301,33 +301,18 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
             which a narrow terminal shows fewer.
     """
     from semisam.bench.sections import PAPER, sections
-    from semisam.bench.tables import (
-        GRID,
-        empty_lines,
-        gain_lines,
-        protocol_lines,
-        rank_lines,
-        runs_lines,
-    )
+    from semisam.bench.tables import notes, protocol_lines
 
     chosen = columns or _usual_columns(ranked="rank" in table)
     parts = sections(table)
     for part in parts:
         title = f"\n{part.title}" if len(parts) > 1 else ""
-        console.print(
-            _comparison(
-                part.rows,
-                f"Comparison: mean ± SD over seeds and labeled subsets{title}",
-                chosen,
-            )
-        )
+        console.print(_comparison(part.rows, f"Comparison{title}", chosen))
     measured = table[table["protocol"] != PAPER]
-    grid = [GRID] if measured["dice"].notna().any() else []
-    if not columns and "hd95" not in chosen:
-        grid.append("Jaccard and distances are in table.csv: this terminal is narrow.")
-    kinds = (class_lines, empty_lines, gain_lines, runs_lines, rank_lines)
-    about = [line for lines_of in kinds for line in lines_of(measured)]
-    for line in (*about, *grid, *protocol_lines(measured)):
+    narrow = not columns and "hd95" not in chosen
+    hidden = ["Jaccard and distances are in table.csv: this terminal is narrow."] * narrow
+    lines = (*class_lines(measured), *notes(table), *hidden, *protocol_lines(measured))
+    for line in lines:
         console.print(escape(line))
 
 

@@ -289,6 +289,15 @@ def _shown(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
 
 
+def dataset_option(function: F) -> F:
+    """Add the option for the dataset plugin of a folder to a command."""
+    return click.option(
+        "--dataset",
+        type=Name("dataset"),
+        help="Dataset plugin. [default: the one that reads the folder]",
+    )(function)
+
+
 def dataset_options(function: F) -> F:
     """Add the options for the dataset plugin of a folder, and its options, to a command."""
     for option in (
@@ -299,11 +308,7 @@ def dataset_options(function: F) -> F:
             metavar="DATASET.OPTION=VALUE",
             help="An option of the dataset, e.g. folder.spacing=1,1,2. Repeatable.",
         ),
-        click.option(
-            "--dataset",
-            type=Name("dataset"),
-            help="Dataset plugin. [default: the one that reads the folder]",
-        ),
+        dataset_option,
     ):
         function = option(function)
     return function

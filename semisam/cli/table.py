@@ -94,8 +94,8 @@ def command(
     told = ""
     if paper:
         rows, told = tables.paper_rows(table, found.results)
-        if not rows.empty:
-            table = pd.concat([table, rows], ignore_index=True)
+        if not rows.empty:  # a note of the table names them
+            table, told = pd.concat([table, rows], ignore_index=True), ""
     if chosen == "terminal":
         print_table(table, form.columns)
         if told:

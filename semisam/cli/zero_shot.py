@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semisam.cli.help import Choice, Command
-from semisam.cli.options import Names, Numbers, device_option
+from semisam.cli.options import Names, Numbers, dataset_option, device_option
 
 if TYPE_CHECKING:
     from semisam.bench.clicks import Clicks
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     examples=("semisam zero-shot --data scans --sam synthsam,geodesic --points 1,5",),
 )
 @click.option("--data", metavar="FOLDER", help="Folder of scans. [default: generated phantoms]")
-@click.option(
-    "--dataset", metavar="NAME", help="Dataset plugin. [default: the one that reads the folder]"
-)
+@dataset_option
 @click.option(
     "--sam",
     "names",
@@ -73,9 +71,9 @@ def command(
     """Segment the test cases with promptable models, without a method: Table I of the paper.
 
     The clicks are simulated from the TRUTH of the test cases, as for SAM-Med3D. The first is in the
-    target, each further one where the prediction is wrong. Only in this command truth makes
-    prompts. It measures the model, not a method. Each model gets earlier clicks as in its training:
-    the clicks, its last prediction, or both. The command writes cases.csv and table.csv.
+    target, each further one where the prediction is wrong. This measures the model, not a method.
+    Each model gets earlier clicks as in its training: the clicks, its last prediction, or both. The
+    command writes cases.csv and table.csv.
     """
     from semisam.bench import zero_shot
     from semisam.cli.display import Bars, print_zero_shot, tell

@@ -59,7 +59,7 @@ from semisam.training.trainer import Trainer
 from semisam.training.validation import Validation
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
-"""A function called with the phase (check, train, evaluate), done, total and the figures."""
+"""A function called with the phase (check, adapt, train, evaluate), done, total and the figures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,8 @@ def execute(
     """Execute the unfinished part of a run and return the path of its ``result.json``.
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
-    ``model.pt``, ``cases.csv`` and, last, ``result.json``. A folder with a result of the same
+    ``model.pt`` and its card, ``cases.csv`` and, last, ``result.json``; with SemiSAM also the
+    adapted promptable model. A folder with a result of the same
     settings and scans does not change. A folder with a checkpoint resumes.
 
     Args:

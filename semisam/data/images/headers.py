@@ -53,6 +53,7 @@ class Header:
     Attributes:
         size: voxels per axis of the file.
         spacing: mm per axis.
+        direction: row-major cosines whose columns are the axes.
         components: values per voxel.
         bytes_per_value: as stored.
     """

@@ -85,7 +85,7 @@ class BatchSource:
 
     Each stream (labeled, unlabeled) runs through its cases in permutations, one per pass, drawn
     from (seed, stream, pass), so every case occurs equally often. Each row is a uniformly random
-    patch in one of eight orientations, drawn from (seed, stream, step, row). A patch of two axes is
+    patch, augmented, drawn from (seed, stream, step, row). A patch of two axes is
     cut from a uniformly random slice of a volume, across its last axis. A patch of a partly
     annotated label is drawn around one of its annotated voxels. A volume smaller than the patch is
     padded with zeros on both sides, and a partly annotated label with `IGNORE`.

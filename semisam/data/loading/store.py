@@ -89,20 +89,20 @@ class VolumeStore:
         )
 
     def label(self, case: str) -> NDArray[np.uint8]:
-        """Return the label ``(*S)`` of a labeled or a test case; read-only.
+        """Return the label ``(*S)`` of a labeled, validation or test case; read-only.
 
         Raises:
-            LabelLeak: the case is neither labeled nor a test case.
+            LabelLeak: the case is unlabeled, and the run is no control that reads the truth.
             InputError: the file is missing or unreadable.
         """
         self._refuse_leak(case)
         return self._cached(("label", case), lambda: self.dataset.label(case), lambda label: label)
 
     def drawn_label(self, case: str) -> NDArray[np.uint8]:
-        """Return the label of a labeled or a test case on the grid of its file; read-only.
+        """Return the label of a labeled, validation or test case on its file's grid; read-only.
 
         Raises:
-            LabelLeak: the case is neither labeled nor a test case.
+            LabelLeak: the case is unlabeled, and the run is no control that reads the truth.
             InputError: the file is missing or unreadable.
         """
         if self.image(case).placement is None:
@@ -113,7 +113,7 @@ class VolumeStore:
     def _refuse_leak(self, case: str) -> None:
         if case not in self._may_read_label:
             raise LabelLeak(
-                f"only labels of labeled and test cases may be read, got a request for {case}. "
+                f"only labels of labeled and scored cases may be read, got a request for {case}. "
                 "Labels of unlabeled cases never enter a run."
             )
 
