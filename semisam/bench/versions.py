@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from semisam.frameworks.controls import NEED_TRUTH
+from semisam.run.settings import PLUGINS
 
 T = TypeVar("T", bound=Hashable)
 
@@ -19,7 +20,6 @@ _CHOSEN = ("labels", "subset", "first", "fold")
 """Further settings that decide which cases train with their label."""
 TRAINED_ON = (*_TESTED_ON, *_CHOSEN)
 """Settings of which runs have the same cases in each part of the training."""
-_PLUGINS = ("dataset", "method", "network", "sam", "prompter")
 _SCANS = "scans"
 """The name of the images that a run reads."""
 
@@ -120,7 +120,7 @@ def _items(run: Mapping[Any, Any]) -> Iterator[tuple[str, Hashable, str]]:
         for name, value in json.loads(text.get(column) or "{}").items():
             # A plugin's, among all rows that have it; the version of the numbers among all.
             place = name.partition(".")[0]
-            yield name, text[place] if place in _PLUGINS else (), value
+            yield name, text[place] if place in PLUGINS else (), value
 
 
 _Item = tuple[str, str]

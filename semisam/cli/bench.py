@@ -178,7 +178,7 @@ def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
     """
     from semisam.bench.estimate import HOUR, costs, shorter, unfinished
     from semisam.cli.display import console
-    from semisam.core.words import spoken_time
+    from semisam.core.words import spoken_size, spoken_time
 
     left = unfinished(runs, folder)
     console.print(f"{len(runs)} runs: {len(runs) - len(left)} are done, {len(left)} to do.")
@@ -205,15 +205,11 @@ def _print_size(runs: Sequence[Run], folder: Path, *, here: bool) -> None:
         console.print(hint)
     paces = [cost.pace for cost in found]
     console.print(
-        f"Peak memory of the training: {_size(max(pace.memory for pace in paces))}. Disk: "
-        f"{_size(sum(cost.disk for cost in found))} of weights in {folder}, and "
-        f"{_size(2 * max(pace.checkpoint for pace in paces))} of checkpoints for each run at work. "
-        "Nothing was written."
+        f"Peak memory of the training: {spoken_size(max(pace.memory for pace in paces))}. Disk: "
+        f"{spoken_size(sum(cost.disk for cost in found))} of weights in {folder}, and "
+        f"{spoken_size(2 * max(pace.checkpoint for pace in paces))} of checkpoints for each run at "
+        "work. Nothing was written."
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _at_a_terminal() -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semisam.cli.help import Command
+from semisam.core.words import spoken_size
 
 if TYPE_CHECKING:
     from semisam.run.folder import RunFolder
@@ -72,8 +73,8 @@ def show_command(run: str, as_json: bool) -> None:
 def _table(runs: list[RunFolder]) -> Iterator[str]:
     """Yield lines of at most 80 columns."""
     yield (
-        f"{'run':<8} {'method':<22} {'lab':>3} {'sub':>3} {'seed':>4} {'state':<17} {'Dice':>5} "
-        f"{'age':>4} {'size':>6}"
+        f"{'run':<8} {'method':<21} {'lab':>3} {'sub':>3} {'seed':>4} {'state':<17} {'Dice':>5} "
+        f"{'age':>3} {'size':>8}"
     )
     now = time.time()
     for run in runs:
@@ -81,13 +82,13 @@ def _table(runs: list[RunFolder]) -> Iterator[str]:
         state = f"{run.state} {detail}".rstrip()
         if len(state) > 17:
             state = state[:16] + "…"
-        method = run.method if len(run.method) <= 22 else run.method[:21] + "…"
+        method = run.method if len(run.method) <= 21 else run.method[:20] + "…"
         dice = "" if run.dice is None else f"{100 * run.dice:.2f}"
         coloured = click.style(f"{state:<17}", fg=_COLOURS.get(run.state, "red"))
         yield (
-            f"{run.short:<8} {method:<22} {_text(run, 'labels'):>3} {_text(run, 'subset'):>3} "
-            f"{_text(run, 'seed'):>4} {coloured} {dice:>5} {_age(now - run.modified):>4} "
-            f"{_size(run.size):>6}"
+            f"{run.short:<8} {method:<21} {_text(run, 'labels'):>3} {_text(run, 'subset'):>3} "
+            f"{_text(run, 'seed'):>4} {coloured} {dice:>5} {_age(now - run.modified):>3} "
+            f"{spoken_size(run.size):>8}"
         )
         if run.state in ("failed", "damaged"):
             yield from _wrapped(run.detail, " " * 9)
@@ -100,7 +101,7 @@ def _described(run: RunFolder, parts: Mapping[str, Any]) -> Iterator[str]:
     yield click.style(run.name, bold=True)
     state = click.style(run.state, fg=_COLOURS.get(run.state, "red"))
     yield from _wrapped(f"{state} {run.detail}".rstrip())
-    yield f"{_size(run.size)}, last changed {_age(time.time() - run.modified)} ago"
+    yield f"{spoken_size(run.size)}, last changed {_age(time.time() - run.modified)} ago"
     for title, values in parts.items():
         if not values:
             continue
@@ -147,13 +148,3 @@ def _age(seconds: float) -> str:
         if seconds < most * size:
             return f"{max(0, int(seconds / size))}{unit}"
     return f"{int(seconds / 86400)}d"
-
-
-def _size(count: float) -> str:
-    """Return ``950 B``, ``3.2 MB``."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 999.5:
-            shown = f"{count:.0f}" if unit == "B" or count >= 9.95 else f"{count:.1f}"
-            return f"{shown} {unit}"
-        count /= 1000
-    return f"{count:.0f} TB"

@@ -307,27 +307,12 @@ def make_trainer(
         places=framework.wants_places,
         rows=own_rows(plan.labeled, plan.unlabeled, processes, parts),
     )
+    own = [field.name for field in dataclasses.fields(TrainingPlan)]
+    same: dict[str, Any] = {n: getattr(settings, n) for n in own if n in RunSettings.model_fields}
     return Trainer(
         framework,
         source,
-        TrainingPlan(
-            iterations=settings.iterations,
-            lr=settings.lr,
-            lr_step=settings.lr_step,
-            optimizer=settings.optimizer,
-            schedule=settings.schedule,
-            averaged=settings.averaged,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            clip=settings.clip,
-            precision=settings.precision,
-            device=settings.device,
-            seed=settings.seed,
-            checkpoint_every=settings.checkpoint_every,
-            parts=parts,
-            norm_batches=settings.norm_batches,
-            validation=_validation(settings),
-        ),
+        TrainingPlan(**same, parts=parts, validation=_validation(settings)),
         folder,
         prefetch=Prefetcher,
         validate=validate,

@@ -95,8 +95,20 @@ _PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
 _BRANCH: Mapping[str, Any] = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
 _CLICKS: Mapping[str, Any] = {"center-points": {"points": 3, "max_uncertainty": 1.0}}
 
-# Methods whose published code is SSL4MIS's: a 3-D U-Net and at least 30,000 iterations.
-_SSL4MIS = ("ent-mini", "cps", "ict", "urpc")
+# Options of the methods whose published code is SSL4MIS's: a 3-D U-Net and at least 30,000
+# iterations.
+_HALVED: Mapping[str, Any] = {
+    "supervised_weight": 0.5,
+    "dice_classes": "all",
+    "consistency_weight": 0.1,
+    **_PUBLISHED_RAMP,
+}
+_SSL4MIS: Mapping[str, Mapping[str, Any]] = {
+    "ent-mini": _HALVED,
+    "cps": {**_HALVED, "consistency_rows": "unlabeled"},
+    "ict": {**_HALVED, "alpha": 0.2},
+    "urpc": {**_HALVED, "divergence_of": "average"},
+}
 _PORTED = {"script": "for other scans, network and length"}
 
 # Published: of the label, ten clicks; a logit above 0.5.
@@ -126,33 +138,7 @@ _ACDC = Protocol(
         "mt": {"supervised_weight": 0.5, "consistency_weight": 0.1, **_PUBLISHED_RAMP},
         # It divides the sum over its 4 classes by 2.
         "ua-mt": {"supervised_weight": 0.5, "consistency_weight": 0.2, **_PUBLISHED_RAMP},
-        "urpc": {
-            "supervised_weight": 0.5,
-            "dice_classes": "all",
-            "consistency_weight": 0.1,
-            "divergence_of": "average",
-            **_PUBLISHED_RAMP,
-        },
-        "cps": {
-            "supervised_weight": 0.5,
-            "dice_classes": "all",
-            "consistency_weight": 0.1,
-            "consistency_rows": "unlabeled",
-            **_PUBLISHED_RAMP,
-        },
-        "ict": {
-            "supervised_weight": 0.5,
-            "dice_classes": "all",
-            "consistency_weight": 0.1,
-            "alpha": 0.2,
-            **_PUBLISHED_RAMP,
-        },
-        "ent-mini": {
-            "supervised_weight": 0.5,
-            "dice_classes": "all",
-            "consistency_weight": 0.1,
-            **_PUBLISHED_RAMP,
-        },
+        **_SSL4MIS,
     },
     semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
     listed_only=True,
@@ -291,33 +277,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 "consistency_count": 2,
                 **_PUBLISHED_RAMP,
             },
-            "ent-mini": {
-                "supervised_weight": 0.5,
-                "dice_classes": "all",
-                "consistency_weight": 0.1,
-                **_PUBLISHED_RAMP,
-            },
-            "cps": {
-                "supervised_weight": 0.5,
-                "dice_classes": "all",
-                "consistency_weight": 0.1,
-                "consistency_rows": "unlabeled",
-                **_PUBLISHED_RAMP,
-            },
-            "ict": {
-                "alpha": 0.2,
-                "supervised_weight": 0.5,
-                "dice_classes": "all",
-                "consistency_weight": 0.1,
-                **_PUBLISHED_RAMP,
-            },
-            "urpc": {
-                "divergence_of": "average",
-                "supervised_weight": 0.5,
-                "dice_classes": "all",
-                "consistency_weight": 0.1,
-                **_PUBLISHED_RAMP,
-            },
+            **_SSL4MIS,
             "bcp": {"alpha": 0.5, "pretrain": 2 / 17, "supervised_weight": 0.5},
             "mc-net": {
                 "target_gradient": True,

@@ -24,6 +24,7 @@ from semisam.run.settings import (
     NOT_IDENTITY,
     OF_THE_BRANCH,
     OF_VALIDATION,
+    PLUGINS,
     RESULTS_VERSION,
     Options,
     RunSettings,
@@ -35,12 +36,7 @@ from semisam.run.settings import (
 FLAT_NETWORK = "unet2d"
 """The network for patches of two axes, where a protocol's own is for volumes only."""
 
-_KINDS = {"dataset": "dataset", "framework": "method", "network": "network"}
-_BRANCH_KINDS = {"backend": "sam", "prompter": "prompter"}
-"""The setting that names the plugin of a kind."""
-
-_PLUGINS = {"dataset", "network", "method", "sam", "prompter"}
-_OTHERS = {*_PLUGINS, "protocol", "sources", "test", "first"}
+_OTHERS = {*PLUGINS, "protocol", "sources", "test", "first"}
 _TRAINING = tuple(
     name
     for name in RunSettings.model_fields
@@ -178,7 +174,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
         if given.logger == "none"
         else registry.resolve_options("logger", given.logger, given.logger_options),
     }
-    found["sources"] = {"results": str(RESULTS_VERSION), **_sources(_KINDS, given, found)}
+    found["sources"] = {"results": str(RESULTS_VERSION), **_sources(given, found, branch=False)}
     if given.init is not None:
         start = find_run(given.init).resolve()
         _check_start(given, start)
@@ -212,7 +208,7 @@ def _resolved(given: RunSettings, protocol: Protocol) -> dict[str, Any]:
     found["semisam_options"] = registry.resolve_keywords(SemiSAM, BRANCH, branch)
     if "seed" not in given.semisam_options:
         del found["semisam_options"]["seed"]  # it is the run's
-    found["sam_sources"] = _sources(_BRANCH_KINDS, given, found)
+    found["sam_sources"] = _sources(given, found, branch=True)
     return found
 
 
@@ -239,12 +235,12 @@ def _fitted_steps(steps: int, settings: RunSettings) -> int:
     return min(steps, settings.iterations // 2)
 
 
-def _sources(
-    kinds: Mapping[str, str], given: RunSettings, options: Mapping[str, Any]
-) -> dict[str, str]:
+def _sources(given: RunSettings, options: Mapping[str, Any], *, branch: bool) -> dict[str, str]:
     """Return the distributions of plugins that are not built in, and the digests of their files."""
     found = {}
-    for kind, place in kinds.items():
+    for place, kind in PLUGINS.items():
+        if (place in OF_THE_BRANCH) != branch:
+            continue
         name = getattr(given, place)
         plugin = registry.find(kind, name)
         if not plugin.builtin:

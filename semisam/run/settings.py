@@ -259,7 +259,7 @@ class RunSettings(BaseModel):
         """
         idle = OF_VALIDATION if self.validate_every is None else frozenset()
         kept = self.model_dump(mode="json", exclude=set(NOT_IDENTITY | idle))
-        for place in ("dataset", "method", "network", "sam", "prompter"):
+        for place in PLUGINS:
             options = kept[f"{place}_options"]
             for name in [n for n in options if f"{place}.{n}" in self.sources | self.sam_sources]:
                 del options[name]
@@ -290,6 +290,15 @@ NOT_IDENTITY = frozenset(
     }
 )
 """Settings that no number depends on, such as the device, or that follow from the others."""
+
+PLUGINS = {
+    "dataset": "dataset",
+    "method": "framework",
+    "network": "network",
+    "sam": "backend",
+    "prompter": "prompter",
+}
+"""The settings that name a plugin, and its kind. Its options are in ``<setting>_options``."""
 
 OF_THE_BRANCH = frozenset(
     {

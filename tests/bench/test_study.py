@@ -74,7 +74,9 @@ def test_a_dry_run_counts_and_measures_and_writes_nothing(study, tmp_path):
     assert "4 runs: 2 are done, 2 to do." in result.output
     assert "  mt: 2 runs, 1 steps of " in result.output
     assert "one run after the other" in result.output
-    sizes = r"training: [\d.]+ [MG]iB. Disk: \d+ MiB of weights in .* and \d+ MiB of checkpoints"
+    sizes = (
+        r"training: [\d.]+ [MG]iB. Disk: [\d.]+ MiB of weights in .* and [\d.]+ MiB of checkpoints"
+    )
     assert re.search(sizes, " ".join(result.output.split()))
     assert sorted(path.stat().st_mtime_ns for path in study.rglob("*")) == before
     others = [word.replace("mt.ema_decay=0.9", "phantom.seed=1") for word in GRID]

@@ -435,7 +435,7 @@ def test_published_for_two_axes_is_ssl4mis(method):
 
 
 def test_published_for_two_axes_describes_what_ssl4mis_has():
-    with pytest.raises(InputError, match="ua-mt, urpc, cps, ict, ent-mini, got dtc"):
+    with pytest.raises(InputError, match="ua-mt, ent-mini, cps, ict, urpc, got dtc"):
         make_settings({"protocol": "published", "method": "dtc", "labels": 1, "patch": (64, 64)})
     solid = make_settings({"protocol": "published", "method": "dtc", "labels": 1})
     assert len(solid.patch) == 3 and solid.network == "vnet"
