@@ -52,4 +52,4 @@ def make_judge(
     known = [(image.to(device), label.to(device)) for image, label in labeled_cases(store)]
     queries = Queries(*make_pair(settings), dataset.class_names)
     classes = [k for k in range(1, dataset.num_classes) if k not in first.card.left_out]
-    return Judge(queries, classes, first.network, predict, known, model.card.one_component)
+    return Judge(queries, classes, first.network, predict, known, model.card.kept)

@@ -21,8 +21,9 @@ from semisam.core.types import IGNORE
 from semisam.core.views import strong_view
 from semisam.frameworks.copied_mask import CopiedMask
 from semisam.frameworks.queries import Queries
+from semisam.inference.components import EVERY, OneComponent
+from semisam.inference.evaluation import class_map
 from semisam.inference.volumes import Volume
-from semisam.metrics.scores import largest_components
 
 SIGNALS = ("model", "first", "view", "back", "entropy")
 """Names of the signals; `Agreement` describes them."""
@@ -220,7 +221,7 @@ class Judge:
         first: maps whole images ``(1, C, *S)`` to probabilities ``(1, K, *S)``, by other means.
         predict: returns the trained method's probabilities ``(K, *S)`` of an image ``(C, *S)``.
         labeled: images ``(C, *S)`` and labels ``(*S)``.
-        one_component: classes of which a mask keeps the largest component only.
+        one_component: classes of which a mask keeps one component.
     """
 
     def __init__(
@@ -230,11 +231,11 @@ class Judge:
         first: Callable[[Tensor], Tensor],
         predict: Callable[[Tensor], Tensor],
         labeled: Sequence[tuple[Tensor, Tensor]],
-        one_component: Sequence[int] = (),
+        one_component: OneComponent = EVERY,
     ) -> None:
         self.queries, self.classes = queries, tuple(classes)
         self.first, self.predict = first, predict
-        self.labeled, self.one_component = labeled, tuple(one_component)
+        self.labeled, self.one_component = labeled, one_component
 
     @torch.no_grad()
     def __call__(self, image: Tensor, probs: Tensor) -> list[Agreement]:
@@ -270,9 +271,8 @@ class Judge:
 
     def _mask(self, probs: Tensor) -> Tensor:
         """Return the classes ``(*S)`` of probabilities ``(K, *S)``, as a mask is written."""
-        found = probs.argmax(0).to(torch.uint8).cpu().numpy()
-        kept = largest_components(found, self.one_component)
-        return torch.from_numpy(kept).long().to(probs.device)
+        found = class_map(probs.float().cpu().numpy(), None, self.one_component)
+        return torch.from_numpy(found).long().to(probs.device)
 
     def _backs(self, image: Tensor, mask: Tensor, num_classes: int) -> dict[int, float]:
         """Return by class the largest Dice of a copied mask on the labeled scans."""

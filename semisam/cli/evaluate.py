@@ -23,7 +23,7 @@ from semisam.cli.options import Size, device_option
 @click.option("--stride", type=Size(), help="Stride of the window. [default: the run's]")
 @click.option(
     "--components",
-    type=Choice(["all", "largest"]),
+    type=Choice(["all", "largest", "surest"]),
     help="Components of each class that a mask keeps. [default: the run's]",
 )
 @device_option
@@ -34,7 +34,7 @@ def command(
     data: str | None,
     patch: tuple[int, ...] | None,
     stride: tuple[int, ...] | None,
-    components: Literal["all", "largest"] | None,
+    components: Literal["all", "largest", "surest"] | None,
     device: str,
     save_predictions: str | None,
     out: str | None,

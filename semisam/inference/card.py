@@ -19,6 +19,7 @@ from semisam.data.datasets.dataset import Dataset, Image
 from semisam.data.datasets.labels import as_drawn, own_values_of
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Modality, Recipe, orientation
+from semisam.inference.components import EVERY, OneComponent
 
 _TOWARDS, _AWAY = "LPS", "RAI"  # ITK's axes, and their opposites
 
@@ -39,7 +40,9 @@ class Card:
         label_values: value of each class in the user's label files, which masks are written with.
             ``None``: the class numbers.
         reversed_axes: True if the axes of an h5 file are (z, y, x).
-        one_component: classes whose masks have their largest component only.
+        one_component: classes of which a mask keeps one component only.
+        surest_component: that one is the component of which the network is surest, else the
+            largest.
         left_out: classes for which the promptable model of a run is not queried.
     """
 
@@ -52,6 +55,12 @@ class Card:
     reversed_axes: bool = False
     one_component: tuple[int, ...] = ()
     left_out: tuple[int, ...] = ()
+    surest_component: bool = False
+
+    @property
+    def kept(self) -> OneComponent:
+        """The classes of which a mask keeps one component, and which one."""
+        return OneComponent(self.one_component, self.surest_component)
 
     def own_values(self, labelmap: NDArray[np.uint8]) -> NDArray[np.integer]:
         """Return a label map of class numbers with the values of the user's label files."""
@@ -119,13 +128,14 @@ class Card:
             reversed_axes=bool(raw.get("reversed_axes", False)),
             one_component=one_component,
             left_out=left_out,
+            surest_component=bool(raw.get("surest_component", False)),
         )
 
 
 def card_of(
     dataset: Dataset,
     image: Image,
-    one_component: Sequence[int] = (),
+    one_component: OneComponent = EVERY,
     left_out: Sequence[int] = (),
 ) -> Card:
     """Return the card of a model that was trained on a dataset, one of whose images this is."""
@@ -143,8 +153,9 @@ def card_of(
         dataset.recipe,
         dataset.label_values,
         dataset.reversed_axes,
-        tuple(one_component),
+        one_component.classes,
         tuple(left_out),
+        one_component.surest,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from semisam.data.images.files import write_nifti
 from semisam.data.images.preprocessing import Placement
 from semisam.data.loading.sampling import slice_axes
 from semisam.data.loading.store import VolumeStore
+from semisam.inference.components import EVERY, OneComponent, keep_surest
 from semisam.inference.sliding_window import sliding_window
 from semisam.metrics.scores import evaluate_labelmap, largest_components, missed, rightly_empty
 from semisam.networks.precision import Precision, autocast, to_channels_last
@@ -78,17 +79,19 @@ def predict_probabilities(
 
 
 def class_map(
-    probs: NDArray[np.float32], placement: Placement | None, one_component: Collection[int] = ()
+    probs: NDArray[np.float32], placement: Placement | None, one_component: OneComponent = EVERY
 ) -> NDArray[np.uint8]:
     """Return the most probable class of each voxel, on the grid of the scan's file.
 
     Args:
         probs: ``(K, *S')`` on the image's grid.
         placement: of the image in its file; ``None`` if both have the same grid.
-        one_component: classes that keep their largest component only.
+        one_component: classes of which the mask keeps one component.
     """
+    if one_component.surest:
+        probs = keep_surest(probs, one_component.classes)
     found = probs.argmax(0) if placement is None else placement.classes(probs)
-    return largest_components(found.astype(np.uint8, copy=False), one_component)
+    return largest_components(found.astype(np.uint8, copy=False), one_component.classes)
 
 
 def evaluate(
@@ -100,7 +103,7 @@ def evaluate(
     *,
     device: torch.device,
     precision: Precision,
-    one_component: Collection[int] = (),
+    one_component: OneComponent = EVERY,
     predictions: Path | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -114,7 +117,7 @@ def evaluate(
         stride: of the window, in voxels.
         device: where the network runs.
         precision: of the network.
-        one_component: classes that keep their largest component only.
+        one_component: classes of which a mask keeps one component.
         predictions: a folder for the scored masks, ``<case>.nii.gz``, with values of the labels.
         on_case: called with (cases done, number of cases).
 

@@ -115,7 +115,7 @@ def ensemble(models: Mapping[str, Deployed]) -> Deployed:
     for title, other in others:
         theirs = other.card.to_json()
         kept &= set(other.card.one_component)
-        free = {"one_component", "left_out"}
+        free = {"one_component", "surest_component", "left_out"}
         if first.card.recipe is not None and len(ours["spacing"]) == len(theirs["spacing"]):
             free |= {"spacing"}  # of one of the training scans; the recipe says how all were made
         unlike = [k for k in ours if k not in free and theirs[k] != ours[k]]
@@ -205,7 +205,7 @@ def segment(model: Deployed, scan: Scan, device: str = "cpu") -> Prediction:
         axes, flips = model.card.axes_of_lps()
         straight = np.flip(on_image, tuple(axis + 1 for axis, flip in enumerate(flips) if flip))
         on_image = straight.transpose(0, *(int(a) + 1 for a in np.argsort(axes)))
-    labelmap = class_map(on_image, scan.placement, model.card.one_component)
+    labelmap = class_map(on_image, scan.placement, model.card.kept)
     mask = model.card.own_values(labelmap)
     return Prediction(labelmap, scan.geometry, mask, on_image, scan.placement)
 

@@ -33,6 +33,7 @@ from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import Card, card_of, write_card
+from semisam.inference.components import EVERY, OneComponent
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.run.adapt import adapt_model, classes_of_several, labeled_cases
 from semisam.run.build import (
@@ -207,11 +208,12 @@ def open_run(settings: RunSettings, report: Progress) -> Ready:
 def model_card(settings: RunSettings, store: VolumeStore, framework: Framework) -> Card:
     """Return the card of the model that a run trains."""
     classes = store.dataset.num_classes
-    one_component: tuple[int, ...] = ()
-    if settings.components == "largest":
-        one_component = tuple(range(1, classes))
+    one_component = EVERY
+    if settings.components in ("largest", "surest"):
+        every = tuple(range(1, classes))
+        one_component = OneComponent(every, surest=settings.components == "surest")
     elif settings.components == "as-labeled":
-        one_component, _ = store.components()
+        one_component = OneComponent(store.components()[0], surest=True)
     left_out: list[int] = []
     if isinstance(framework, SemiSAM):
         left_out = [c for c in range(1, classes) if c not in framework.classes]
@@ -371,7 +373,7 @@ def _scored(
         *window_of(settings),
         device=torch.device(settings.device),
         precision=settings.precision,
-        one_component=run.card.one_component,
+        one_component=run.card.kept,
         predictions=predictions,
         on_case=on_case,
     )

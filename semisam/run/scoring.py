@@ -18,6 +18,7 @@ from semisam.data.datasets.scans import ScanDataset
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.card import Card
+from semisam.inference.components import EVERY, OneComponent
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.inference.masks import check_saved
 from semisam.inference.stride import published_stride
@@ -46,7 +47,7 @@ class Scored:
         patch: voxels of the sliding window; ``None``: whole scans.
         stride: voxels between windows.
         precision: of the network.
-        one_component: classes that keep their largest component only.
+        one_component: classes of which a mask keeps one component.
         target: default file for the scores.
     """
 
@@ -56,7 +57,7 @@ class Scored:
     patch: tuple[int, ...] | None
     stride: tuple[int, ...] | None
     precision: Precision
-    one_component: tuple[int, ...]
+    one_component: OneComponent
     target: Path
 
 
@@ -67,7 +68,7 @@ def open_scored(
     data: str | None = None,
     patch: tuple[int, ...] | None = None,
     stride: tuple[int, ...] | None = None,
-    components: Literal["all", "largest"] | None = None,
+    components: Literal["all", "largest", "surest"] | None = None,
 ) -> Scored:
     """Open a run, or a published V-Net checkpoint, and the data to score it on.
 
@@ -118,7 +119,7 @@ def open_scored(
         window,
         usual and (stride or usual),
         precision_on(settings, device),
-        card.one_component if components is None else _kept(components, len(card.class_names)),
+        card.kept if components is None else _kept(components, len(card.class_names)),
         folder / "evaluation.csv",
     )
     _check(scored, len(card.class_names), card.channels, len(card.spacing))
@@ -222,9 +223,11 @@ def _open(data: Path, settings: RunSettings | None = None) -> Dataset:
     return open_plugin(name, data, {key: known[key] for key in _OF_LABELS if key in known})
 
 
-def _kept(components: str | None, classes: int) -> tuple[int, ...]:
-    """Return the classes that keep their largest component only."""
-    return tuple(range(1, classes)) if components == "largest" else ()
+def _kept(components: str | None, classes: int) -> OneComponent:
+    """Return the classes of which a mask keeps one component."""
+    if components in (None, "all"):
+        return EVERY
+    return OneComponent(tuple(range(1, classes)), surest=components == "surest")
 
 
 def _check(scored: Scored, classes: int, channels: int, axes: int) -> None:

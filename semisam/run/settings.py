@@ -22,7 +22,7 @@ from semisam.run.protocols import DEFAULT
 
 Options = dict[str, Any]
 
-RESULTS_VERSION = 7
+RESULTS_VERSION = 8
 """Part of every identity. Raise it when a change of semisam moves the numbers of a run."""
 
 DEFAULT_BACKEND = "synthsam"
@@ -44,7 +44,7 @@ class Flag:
 
 Count = Annotated[int, Field(ge=1)]
 Size = tuple[Count, ...]
-Components = Literal["as-labeled", "largest", "all"]
+Components = Literal["as-labeled", "largest", "surest", "all"]
 
 
 class RunSettings(BaseModel):
@@ -213,8 +213,8 @@ class RunSettings(BaseModel):
     components: Annotated[
         Components,
         Flag(
-            "Components of a class that a mask keeps. as-labeled: the largest, if the class is one "
-            "component in every labeled mask, else all."
+            "Components of a class that a mask keeps. as-labeled: that of which the network is "
+            "surest, if the class is one component in every labeled mask, else all."
         ),
     ] = "all"
     validate_every: Annotated[

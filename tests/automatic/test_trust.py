@@ -16,6 +16,7 @@ from semisam.automatic.trust import (
 )
 from semisam.core.types import IGNORE
 from semisam.frameworks.queries import Queries
+from semisam.inference.components import OneComponent
 from semisam.inference.volumes import Volume
 from semisam.prompters.center_points import CenterPoints
 
@@ -119,7 +120,7 @@ def test_the_judged_mask_is_the_written_one(judge):
     stray[0, 0, 0] = 1
     (whole,) = judge(bright[None], _probs(bright))
     assert judge(bright[None], _probs(stray)) != [whole]
-    judge.one_component = (1,)
+    judge.one_component = OneComponent((1,))
     (kept,) = judge(bright[None], _probs(stray))
     assert (kept.model, kept.first, kept.view, kept.back) == (
         *(whole.model, whole.first, whole.view, whole.back),

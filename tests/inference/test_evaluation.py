@@ -15,6 +15,7 @@ from semisam.data.datasets.scans import read_values
 from semisam.data.images.files import Geometry
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import VolumeStore
+from semisam.inference.components import OneComponent
 from semisam.inference.evaluation import METRICS, evaluate, predict_probabilities, summarise
 
 SHAPE, SPACING = (12, 10, 8), (3.0, 0.5, 1.25)
@@ -129,7 +130,7 @@ def test_the_largest_component_is_kept_only_where_asked():
 
     both = spot(FOUND, (8, 8, 6), (9, 8, 6))
     (all_of_it,) = scores(Two(both))
-    (largest,) = scores(Two(both), one_component=[1])
+    (largest,) = scores(Two(both), one_component=OneComponent((1,)))
     assert all_of_it["dice"] == 1 and largest["dice"] == pytest.approx(2 * 2 / (2 + 3))
 
 

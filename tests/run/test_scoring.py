@@ -13,6 +13,7 @@ from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.data.images.preprocessing import Recipe
 from semisam.inference.card import Card
+from semisam.inference.components import EVERY, OneComponent
 from semisam.run.build import open_folder
 from semisam.run.scoring import open_scored, prepare_as
 
@@ -45,7 +46,7 @@ def test_a_run_is_scored_on_its_own_test_cases(trained):
     assert scored.test == ("p1",) == tuple(json.loads((trained / "split.json").read_text())["test"])
     assert scored.patch == (32, 32, 32) and scored.stride == (16, 32, 32)
     assert scored.target == trained / "evaluation.csv"
-    assert not scored.model.training and scored.one_component == (1, 2)
+    assert not scored.model.training and scored.one_component == OneComponent((1, 2), surest=True)
 
 
 def test_a_run_keeps_its_test_cases_as_more_scans_are_labeled(tmp_path):
@@ -79,12 +80,12 @@ def test_partly_annotated_masks_say_nothing_about_components(tmp_path):
     command = ["train", "--data", str(scans), "--out", str(out), *TINY, "--test", "p1"]
     done = CliRunner().invoke(main, [*command, "--set", "folder.ignore=9"])
     assert done.exit_code == 0, done.output
-    assert open_scored(str(out), "cpu").one_component == ()
+    assert open_scored(str(out), "cpu").one_component.classes == ()
 
 
 def test_another_window_has_the_stride_of_the_protocol(trained):
     scored = open_scored(str(trained), "cpu", patch=(112, 112, 80), components="all")
-    assert scored.stride == (37, 37, 26) and scored.one_component == ()
+    assert scored.stride == (37, 37, 26) and scored.one_component == EVERY
 
 
 def test_other_scans_have_their_own_test_cases(trained, tmp_path):

@@ -188,7 +188,7 @@ class MaskSource:
             device=torch.device("cpu"),
             precision=model.precision,
         )
-        return class_map(probs.cpu().numpy(), image.placement, model.card.one_component)
+        return class_map(probs.cpu().numpy(), image.placement, model.card.kept)
 
 
 def _classes(mask: NDArray[Any], dataset: Dataset, name: str) -> Labels:
