@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -107,7 +108,8 @@ def _safe(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _markdown_text(text: str) -> str:
     """Return a text that a Markdown reader shows as it is."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    plain = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return re.sub(r"[*`]|(?<!\w)_|_(?!\w)", r"\\\g<0>", plain)  # within a word, _ is shown
 
 
 def _html(table: pd.DataFrame, form: TableForm) -> str:

@@ -33,6 +33,7 @@ _SPECIAL = str.maketrans(
         "±": r"$\pm$",
         "<": "$<$",
         ">": "$>$",
+        "|": r"\textbar{}",
     }
 )
 

@@ -151,6 +151,12 @@ def read_study(path: Path) -> list[Grid]:
             "the --out of an earlier bench."
         ) from None
     _check_keys(file, found, ("semisam", "results_version", "grid"))
+    version = found.get("results_version", RESULTS_VERSION)
+    if not isinstance(version, int) or version > RESULTS_VERSION:
+        raise InputError(
+            f"{file}: results_version must be at most {RESULTS_VERSION}, got {version!r}. Use the "
+            "version of semisam that wrote the file, or remove the line."
+        )
     grids = found.get("grid")
     if not (isinstance(grids, list) and grids and all(isinstance(g, dict) for g in grids)):
         raise InputError(f"{file}: a study must have at least one [[grid]], got 0. Add one.")
@@ -317,11 +323,14 @@ def bench(
         *(_numbers("labels", labels), _numbers("subsets", subsets), _numbers("seeds", seeds)),
         _names("sam_controls", sam_controls),
     )
-    folder = Path(out)
+    (places,) = _numbers("jobs", jobs)[:1]
+    if places < 1:
+        raise InputError(f"jobs must be at least 1, got {jobs}. Correct it.")
+    folder = Path(out).absolute()  # the current folder may change before the end
     check_writable(folder)
     runs, ran = checked([Grid(axes, given, by_plugin(options or {}))], on_lost=_warn)
     add_to_study(folder, ran)
-    outcomes = finish_runs(runs, folder, Local(jobs, []), _Calls(progress))
+    outcomes = finish_runs(runs, folder, Local(places, []), _Calls(progress))
     table = tabulate(folder)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise KeyboardInterrupt

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class MaskPairs:
 
 
 def score(
-    predictions: str | Path, truth: str | Path, *, ignore: Iterable[int] = ()
+    predictions: str | Path, truth: str | Path, *, ignore: Collection[int] = ()
 ) -> list[dict[str, Any]]:
     """Score the masks of a folder against those of another, as `score_masks` does.
 
@@ -115,7 +116,7 @@ def masks_of(folder: Path) -> dict[str, Path]:
 def score_masks(
     found: MaskPairs,
     *,
-    ignore: Iterable[int] = (),
+    ignore: Collection[int] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Score each pair of masks on its own grid.
@@ -134,7 +135,9 @@ def score_masks(
         InputError: a mask cannot be read, the two of a case have different grids, or each side has
             one value and these differ.
     """
-    left_out = set(ignore)
+    if not all(isinstance(value, Integral) for value in ignore):
+        raise InputError(f"ignore must be whole numbers, got {ignore!r}. Name values of the truth.")
+    left_out = set(map(int, ignore))
     ours, theirs = set[int](), set[int]()
     for pair in found.pairs.values():
         for path, values in zip(pair, (ours, theirs), strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import SimpleITK
@@ -64,7 +65,7 @@ class ClickableScan:
         device: on which it computes; auto: a GPU if there is one.
 
     Raises:
-        InputError: the scan or the run cannot be used.
+        InputError: the scan, the run or a value cannot be used.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ClickableScan:
         series: str = "",
         device: str = "auto",
     ) -> None:
+        _check_given(modality, window, axes)
         array, self.geometry = _read(scan, spacing, series, axes)
         self._device = check_device(device)
         self._model, recipe, self._value = _model(run, array.shape, self.geometry, modality, window)
@@ -205,6 +207,18 @@ def click(
         InputError: the scan, the mask or the run cannot be used, or a voxel is outside the scan.
     """
     return ClickableScan(scan, **given).segment(points, negative=negative, mask=mask, value=value)
+
+
+def _check_given(modality: str, window: Sequence[float], axes: str) -> None:
+    """Refuse values that the types exclude, which Python does not check."""
+    known = {"modality": (modality, ("mr", "ct")), "axes": (axes, get_args(Axes))}
+    for name, (value, values) in known.items():
+        if value not in values:
+            known_values = ", ".join(values)
+            raise InputError(f"{name} must be one of {known_values}, got {value!r}. Correct it.")
+    numbers = isinstance(window, Sequence) and all(isinstance(end, Real) for end in window)
+    if not numbers or len(window) != 2 or not window[0] < window[1]:
+        raise InputError(f"window must be its lower and upper end, got {window!r}. Correct it.")
 
 
 def _read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from semisam.core.errors import InputError, SemisamError, SemisamWarning
+from semisam.core.errors import InputError, InUse, SemisamError, SemisamWarning
 from semisam.core.files import (
     remove_leftovers,
     removed_folder,
@@ -63,6 +64,10 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """A function called with the phase (check, adapt, train, evaluate), done, total and the figures."""
 
 
+_ALONE = threading.Lock()
+"""Held by the run of this process: runs in threads would share PyTorch's random numbers."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Ready:
     """The objects that a run needs in addition to its settings.
@@ -95,8 +100,8 @@ def execute(
 
     The folder receives ``settings.json``, ``split.json``, the trainer's checkpoint and log,
     ``model.pt`` and its card, ``cases.csv`` and, last, ``result.json``; with SemiSAM also the
-    adapted promptable model. A folder with a result of the same
-    settings and scans does not change. A folder with a checkpoint resumes.
+    adapted promptable model. A folder with a result of the same settings and scans does not change.
+    A folder with a checkpoint resumes.
 
     Args:
         settings: of the run.
@@ -109,9 +114,31 @@ def execute(
         TimeOver: the training stopped after this time; the same call resumes.
         InputError: before training starts, if settings or data cannot be used, or the folder
             belongs to a run with other settings, scans or weights.
-        InUse: another process holds the folder.
+        InUse: another process holds the folder, or another thread of this one trains.
         SemisamError: the folder was removed.
     """
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        # Within another autocast, the cast weights of one step stay for the next.
+        raise InputError("a run must start outside of torch.autocast, got one. Leave its block.")
+    if not _ALONE.acquire(blocking=False):
+        raise InUse(
+            "a process must execute one run at a time, got a second one, which would share its "
+            "random numbers. Wait for the first, or use semisam.bench with jobs=2."
+        )
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return _execute(settings, folder, progress, processes, max_seconds)
+    finally:
+        _ALONE.release()
+
+
+def _execute(
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress | None,
+    processes: Processes,
+    max_seconds: float | None,
+) -> Path:
     report: Progress = progress or (lambda phase, done, total, figures: None)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     result = folder / RESULT

@@ -36,7 +36,7 @@ from semisam.networks.precision import Precision
 from semisam.plugins import registry
 from semisam.run.build import make_framework
 from semisam.run.folder import find_run
-from semisam.run.preflight import usual_device
+from semisam.run.preflight import check_device
 from semisam.run.record import versions
 from semisam.run.settings import RunSettings, read_settings
 from semisam.training.checkpoint import fit_weights, load_tensors
@@ -238,12 +238,15 @@ def load(run: str | Path | Sequence[str | Path], device: str = "auto") -> Model:
         device: on which it computes; auto: a GPU if there is one.
 
     Raises:
-        InputError: there is no such run, it is not finished, or runs do not fit each other.
+        InputError: there is no such run, it is not finished, runs do not fit each other, or the
+            device cannot be used.
     """
+    if not isinstance(run, str | Path | Sequence):
+        raise InputError(f"a run must be the path of its folder, got {run!r}. Name the folder.")
     names = [run] if isinstance(run, str | Path) else list(run)
     if not names:
         raise InputError("an ensemble must have at least one run, got none. Name a run folder.")
-    place = usual_device(device)
+    place = str(check_device(str(device)))
     return Model(load_models([find_run(str(name)) for name in names], place), place)
 
 

@@ -186,6 +186,11 @@ def settings(
         >>> chosen.dataset, chosen.iterations, chosen.method_options["ema_decay"]
         ('phantom', 100, 0.99)
     """
+    if sam == "none" and sam_control != "none":
+        raise InputError(
+            f"--sam-control must come with --sam, got {sam_control} for a bare method. Name the "
+            "promptable model."
+        )
     asked = request(given, by_plugin(options or {}), [method], [sam])
     return asked.resolve(
         method=method,

@@ -31,6 +31,7 @@ def train(
     Raises:
         InputError: a setting or a scan cannot be used, or the folder belongs to another run.
         PluginError: a plugin or an option cannot be used.
+        InUse: another process holds the folder, or another thread of this one trains.
         SemisamError: the training failed, or its time is over.
 
     Example:
@@ -45,6 +46,6 @@ def train(
         >>> found.labelmap.shape
         (20, 20, 24)
     """
-    folder = Path(out)
-    execute(settings(**given), folder, progress, max_seconds=max_seconds)
-    return folder
+    # The current folder may change before the end.
+    execute(settings(**given), Path(out).absolute(), progress, max_seconds=max_seconds)
+    return Path(out)

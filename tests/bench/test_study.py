@@ -25,6 +25,7 @@ from semisam.cli.main import main
 from semisam.core.errors import InputError, UnservedHeads
 from semisam.run.pace import Pace
 from semisam.run.request import settings
+from semisam.run.settings import RESULTS_VERSION
 
 GRID = (
     *("--method", "mt", "--labels", "1,2", "--sam", "none", "--iterations", "1"),
@@ -132,6 +133,7 @@ def test_the_cost_of_the_branch_and_of_its_controls(control, monkeypatch):
         ("seeds = ", "seed = ", "got seed .did you mean seeds"),
         ("momentum = ", "momentun = ", "did you mean momentum"),
         ("results_version", "result_version", "did you mean results_version"),
+        (f"results_version = {RESULTS_VERSION}", "results_version = 99", "must be at most"),
         ("labels = [1, 2]", 'labels = ["two"]', "labels must be a list of whole numbers"),
         ("[[grid]]", "[[grid", "must be a TOML file"),
         ("[[grid]]", f"a = {'[' * 5000}\n[[grid]]", "must be a TOML file"),
@@ -291,4 +293,11 @@ def test_whole_numbers_may_be_those_of_numpy(tmp_path, monkeypatch):
 def test_axes_of_another_kind_are_one_sentence(tmp_path, methods, given, said):
     with pytest.raises(InputError, match=said):
         semisam.bench(methods, out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_jobs_are_a_whole_number_of_at_least_one(tmp_path):
+    for jobs in (0, "2", None):
+        with pytest.raises(InputError, match="jobs must be"):
+            module.bench("mt", jobs=jobs, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

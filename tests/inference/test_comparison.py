@@ -135,3 +135,8 @@ def test_plain_files_of_the_truth_that_predictions_need_are_named(tmp_path):
     found = pair_masks(tmp_path / "ours", tmp_path / "truth")
     assert list(found.pairs) == ["a"]
     assert found.left_out == (tmp_path / "ours" / "b.nii.gz", tmp_path / "truth" / "b.nii.gz")
+
+
+def test_values_to_ignore_are_numbers(folders):
+    with pytest.raises(InputError, match="ignore must be whole numbers, got '255'"):
+        semisam.score(*folders, ignore="255")

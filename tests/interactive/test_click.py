@@ -357,3 +357,20 @@ def test_a_click_on_a_picture(case, tmp_path):
     assert sitk.ReadImage(str(tmp_path / "mask.png")).GetSize() == flat.shape
     colours = semisam.click(np.stack([flat] * 3), [point[:2]], spacing=(1, 1), device="cpu")
     assert _dice(colours.labelmap, found.labelmap) > 0.99
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"modality": "CT"},
+        {"axes": "ZYX"},
+        {"axes": None},
+        {"modality": "ct", "window": (240, -160)},
+        {"window": (1,)},
+        {"window": None},
+    ],
+)
+def test_values_that_would_be_taken_for_others_are_refused(given):
+    """A scan of the modality "CT" was prepared as MR."""
+    with pytest.raises(InputError, match=f"{list(given)[-1]} must be"):
+        semisam.click(np.zeros((16, 16, 16), np.float32), [(8, 8, 8)], **given)

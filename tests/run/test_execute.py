@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_runs import changed, settings_of, tiny_phantoms
 
-from semisam.core.errors import InputError, SemisamError, SemisamWarning
+from semisam.core.errors import InputError, InUse, SemisamError, SemisamWarning
 from semisam.core.layout import ADAPTED, CARD, CHECKPOINT, MODEL
 from semisam.data.datasets.phantom import Phantom
 from semisam.inference.card import read_card, write_card
@@ -379,3 +379,28 @@ def test_weights_that_the_code_no_longer_fits_are_one_sentence(tiny_settings, tm
 def test_a_start_must_be_a_run(tiny_settings, tmp_path):
     with pytest.raises(InputError, match=r"the run must be one of .* got 'none'"):
         changed(tiny_settings, init=str(tmp_path / "none"))
+
+
+def test_a_second_thread_is_refused(tmp_path):
+    """Both would draw from one generator, and end with other weights than one at a time."""
+    told = []
+
+    def once_more(*state):
+        if not told:
+            with pytest.raises(InUse, match="one run at a time"):
+                execute(tiny_phantoms(seed=1), tmp_path / "two")
+            told.append(state)
+
+    execute(tiny_phantoms(), tmp_path / "one", once_more)
+    assert told and not (tmp_path / "two").exists()
+    execute(tiny_phantoms(seed=1), tmp_path / "two")
+
+
+def test_modes_of_the_caller_do_not_count_or_are_refused(tmp_path):
+    execute(tiny_phantoms(), tmp_path / "plain")
+    with torch.inference_mode():
+        execute(tiny_phantoms(), tmp_path / "within")
+    plain, within = (_model(tmp_path / name) for name in ("plain", "within"))
+    assert all(torch.equal(plain[name], within[name]) for name in plain)
+    with torch.autocast("cpu"), pytest.raises(InputError, match=r"outside of torch\.autocast"):
+        execute(tiny_phantoms(), tmp_path / "other")

@@ -103,3 +103,11 @@ def test_settings_of_another_network_take_no_memory(trained, tmp_path):
     _set(run, network_options={"filters": 5000})  # terabytes
     with pytest.raises(InputError, match="weights of a run must fit its method and network"):
         load(run, "cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 0])
+def test_a_device_that_cannot_be_used_is_refused(device):
+    with pytest.raises(InputError, match="--device must be one that torch can use here"):
+        load("nowhere", device)
+    with pytest.raises(InputError, match="a run must be the path of its folder, got 3"):
+        load(3)

@@ -83,3 +83,9 @@ def test_a_fold_of_one_run_is_that_of_the_request():
 def test_a_setting_of_another_kind_is_one_sentence(given, told):
     with pytest.raises(InputError, match=told):
         settings(**given)
+
+
+def test_a_control_without_a_promptable_model_is_refused():
+    """It would be the bare method, under the name of a control."""
+    with pytest.raises(InputError, match="--sam-control must come with --sam, got shuffled"):
+        settings(method="mt", sam_control="shuffled")
