@@ -21,7 +21,7 @@ api_version = 1
 
 if TYPE_CHECKING:
     from semisam.automatic.flow import auto
-    from semisam.bench.study import bench as bench
+    from semisam.bench.running import bench as bench
     from semisam.core.backend import Backend, Prompter
     from semisam.core.errors import InputError, PluginError, SemisamError, SemisamWarning
     from semisam.core.framework import Framework, NetBuilder

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY_NET
 
-from semisam.bench.study import bench
+from semisam.bench.running import bench
 from semisam.core.errors import SemisamWarning
 from semisam.run.execute import execute
 from semisam.run.folder import list_runs

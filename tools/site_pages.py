@@ -341,7 +341,7 @@ def api_page() -> str:
     for name in semisam.__all__:
         # semisam.bench is the package, which can be called as its function.
         if callable(getattr(semisam, name)):
-            parts.append(f"::: semisam{'.bench.study' * (name == 'bench')}.{name}")
+            parts.append(f"::: semisam{'.bench.running' * (name == 'bench')}.{name}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,7 +1,7 @@
 """Many runs: study, grid, executors, results, tables, statistics, zero-shot, report.
 
 This package holds code for more than one run. The package itself can be called:
-``semisam.bench(...)`` is `semisam.bench.study.bench`.
+``semisam.bench(...)`` is `semisam.bench.running.bench`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 class _Callable(types.ModuleType):
     def __call__(self, *args: Any, **given: Any) -> Any:
-        from semisam.bench.study import bench
+        from semisam.bench.running import bench
 
         return bench(*args, **given)
 

@@ -91,7 +91,8 @@ def command(
     Defaults are those of protocol `default`.
     """
     from semisam.bench.notes import notes
-    from semisam.bench.study import add_to_study, checked, finish_runs, tabulate
+    from semisam.bench.running import checked, finish_runs, tabulate
+    from semisam.bench.study import add_to_study
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell
     from semisam.cli.log import log, logged
     from semisam.core.errors import InputError

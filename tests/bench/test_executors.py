@@ -26,7 +26,7 @@ from semisam.bench.executors.contract import Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.executors.runs import is_finished
 from semisam.bench.grid import Run
-from semisam.bench.study import tabulate
+from semisam.bench.running import tabulate
 from semisam.cli.executors import take_executor
 from semisam.core.files import write_json
 from semisam.run.folder import PARTS

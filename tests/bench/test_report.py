@@ -30,7 +30,8 @@ from semisam.bench.report.methods import methods
 from semisam.bench.report.runs import read_bench, read_log
 from semisam.bench.report.slices import _averaged, _case, _Small, _window
 from semisam.bench.report.style import looks
-from semisam.bench.study import Grid, tabulate, write_study
+from semisam.bench.running import tabulate
+from semisam.bench.study import Grid, write_study
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.data.datasets.dataset import Image

@@ -15,8 +15,8 @@ from tiny_runs import settings_of, write_scores
 from semisam.bench.ranking import with_ranks
 from semisam.bench.report.runs import read_bench
 from semisam.bench.results import TABLE_METRICS, keyed, patients_by_case, read_finished
+from semisam.bench.running import tabulate
 from semisam.bench.sections import data_version, method_name, sections
-from semisam.bench.study import tabulate
 from semisam.bench.tables import (
     best_lines,
     cells,

@@ -15,7 +15,7 @@ from tiny_runs import TINY_NET
 
 import semisam
 from semisam.bench import estimate
-from semisam.bench import study as module
+from semisam.bench import running as module
 from semisam.bench.executors.contract import Outcome
 from semisam.bench.executors.local import Local
 from semisam.bench.grid import Axes, Run, check, expand
