@@ -13,7 +13,8 @@ import pandas as pd
 from semisam.bench.columns import COLUMNS, Column, TableForm
 from semisam.bench.latex import bibliography, floats
 from semisam.bench.sections import sections
-from semisam.bench.tables import notes, numeric, readable
+from semisam.bench.table_notes import notes
+from semisam.bench.tables import numeric, readable
 from semisam.core.errors import InputError
 from semisam.core.files import csv_cell, replace_file
 from semisam.plugins.registry import nearest

@@ -15,7 +15,8 @@ import pandas as pd
 from semisam.bench.columns import Column, TableForm, expanded, usual
 from semisam.bench.papers import Paper, papers_of
 from semisam.bench.sections import sections
-from semisam.bench.tables import Cells, best_text, cells, in_competition, notes
+from semisam.bench.table_notes import notes
+from semisam.bench.tables import Cells, best_text, cells, in_competition
 from semisam.run.protocols import BRANCH
 
 _USUAL = ("dice", "jaccard", "asd", "hd95", "gain", "rank")

@@ -90,7 +90,7 @@ def command(
     its axes (--labels, --seeds and so on) are added. --data names its scans where they are now.
     Defaults are those of protocol `default`.
     """
-    from semisam.bench.notes import notes
+    from semisam.bench.announcement import announcement
     from semisam.bench.running import checked, finish_runs, tabulate
     from semisam.bench.study import add_to_study
     from semisam.cli.display import GridDisplay, be_quiet, console, print_table, tell
@@ -117,7 +117,7 @@ def command(
         if not dry_run:
             check_writable(folder)
         runs, ran = checked(grids, show, here=executor.here, on_lost=lost.append)
-    for line in notes(grids, [run.settings for run in runs]):
+    for line in announcement(grids, [run.settings for run in runs]):
         console.print(line)
     if dry_run:
         _print_size(runs, folder, here=executor.here)

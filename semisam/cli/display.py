@@ -301,7 +301,7 @@ def print_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> None:
             which a narrow terminal shows fewer.
     """
     from semisam.bench.sections import PAPER, sections
-    from semisam.bench.tables import notes, protocol_lines
+    from semisam.bench.table_notes import notes, protocol_lines
 
     chosen = columns or _usual_columns(ranked="rank" in table)
     parts = sections(table)

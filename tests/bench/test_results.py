@@ -17,15 +17,8 @@ from semisam.bench.report.runs import read_bench
 from semisam.bench.results import TABLE_METRICS, keyed, patients_by_case, read_finished
 from semisam.bench.running import tabulate
 from semisam.bench.sections import data_version, method_name, sections
-from semisam.bench.tables import (
-    best_lines,
-    cells,
-    gain_lines,
-    in_competition,
-    load,
-    runs_lines,
-    signed,
-)
+from semisam.bench.table_notes import best_lines, gain_lines, runs_lines
+from semisam.bench.tables import cells, in_competition, load, signed
 from semisam.cli.main import main
 from semisam.core.errors import SemisamWarning
 from semisam.run import resolve

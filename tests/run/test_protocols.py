@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import TINY_NET, changed
 
+from semisam.bench.announcement import about_settings
 from semisam.bench.grid import Axes, expand
-from semisam.bench.notes import about_settings
 from semisam.bench.results import comparison, read_finished
 from semisam.bench.study import Grid
-from semisam.bench.tables import protocol_lines
+from semisam.bench.table_notes import protocol_lines
 from semisam.cli.main import main
 from semisam.core.errors import InputError
 from semisam.core.schedules import Ramp

@@ -24,17 +24,8 @@ from semisam.bench.report.slices import Slices
 from semisam.bench.report.style import LIGHT, Made
 from semisam.bench.sections import PAPER, sections
 from semisam.bench.statistics import ALPHA
-from semisam.bench.tables import (
-    UNITS,
-    Cells,
-    best_text,
-    cells,
-    in_competition,
-    left_out,
-    notes,
-    out_of_reach,
-    signed,
-)
+from semisam.bench.table_notes import UNITS, notes, out_of_reach
+from semisam.bench.tables import Cells, best_text, cells, in_competition, left_out, signed
 from semisam.core.layout import STUDY
 from semisam.run.folder import STATES
 

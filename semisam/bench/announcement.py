@@ -10,7 +10,7 @@ from semisam.run.build import describe_test, open_dataset
 from semisam.run.settings import RunSettings, show_value
 
 
-def notes(grids: Sequence[Grid], runs: Sequence[RunSettings]) -> list[str]:
+def announcement(grids: Sequence[Grid], runs: Sequence[RunSettings]) -> list[str]:
     """Return lines on what the user did not choose, for a person, in the markup of rich.
 
     Args:
