@@ -7,7 +7,8 @@ import math
 import pandas as pd
 
 from semisam.bench.columns import RANK
-from semisam.bench.results import GROUP, Finished, by_case, keyed, patients_by_case
+from semisam.bench.comparing import GROUP, by_case, keyed, patients_by_case
+from semisam.bench.results import Finished
 from semisam.bench.sections import data_version, section_key
 from semisam.bench.statistics import ranks
 

@@ -12,13 +12,8 @@ from typing import Any
 import pandas as pd
 
 from semisam.bench.columns import COLUMNS, Column, expanded, usual
-from semisam.bench.results import (
-    LONG,
-    TABLE_METRICS,
-    Finished,
-    OnFault,
-    read_finished,
-)
+from semisam.bench.comparing import LONG, TABLE_METRICS
+from semisam.bench.results import Finished, OnFault, read_finished
 from semisam.bench.sections import PAPER, data_version, method_name, text_of
 from semisam.bench.statistics import ALPHA
 from semisam.core.errors import InputError

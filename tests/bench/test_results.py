@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import settings_of, write_scores
 
+from semisam.bench.comparing import TABLE_METRICS, keyed, patients_by_case
 from semisam.bench.ranking import with_ranks
 from semisam.bench.report.runs import read_bench
-from semisam.bench.results import TABLE_METRICS, keyed, patients_by_case, read_finished
+from semisam.bench.results import read_finished
 from semisam.bench.running import tabulate
 from semisam.bench.sections import data_version, method_name, sections
 from semisam.bench.table_notes import best_lines, gain_lines, runs_lines

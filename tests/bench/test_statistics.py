@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from semisam.bench.results import comparison
+from semisam.bench.comparing import comparison
 from semisam.bench.statistics import bootstrap_interval, compare, holm, ranks, signed_rank
 
 

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from tiny_runs import TINY_NET, changed
 
 from semisam.bench.announcement import about_settings
+from semisam.bench.comparing import comparison
 from semisam.bench.grid import Axes, expand
-from semisam.bench.results import comparison, read_finished
+from semisam.bench.results import read_finished
 from semisam.bench.study import Grid
 from semisam.bench.table_notes import protocol_lines
 from semisam.cli.main import main

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from semisam.bench.comparing import paired
 from semisam.bench.report.runs import Bench, Part, Row
-from semisam.bench.results import paired
 
 RULE = (
     "Pairs of a method without and with SemiSAM are shown in the table's order, one pair of each "

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from semisam.bench.results import GROUP, Finished, keyed, paired, read_finished
+from semisam.bench.comparing import GROUP, keyed, paired
+from semisam.bench.results import Finished, read_finished
 from semisam.bench.sections import Section, method_name, sections
 from semisam.bench.tables import paper_rows
 from semisam.core.errors import InputError, PluginError

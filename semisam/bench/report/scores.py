@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from semisam.bench.comparing import by_case as mean_by_case
+from semisam.bench.comparing import paired, patients_by_case
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.report.style import (
     INK,
@@ -23,8 +25,6 @@ from semisam.bench.report.style import (
     new_figure,
 )
 from semisam.bench.report.style import shortened as short
-from semisam.bench.results import by_case as mean_by_case
-from semisam.bench.results import paired, patients_by_case
 from semisam.bench.statistics import ALPHA, bootstrap_interval
 
 Floats = NDArray[np.float64]

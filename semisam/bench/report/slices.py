@@ -18,11 +18,11 @@ import pandas as pd
 import PIL.Image
 from numpy.typing import NDArray
 
+from semisam.bench.comparing import paired
 from semisam.bench.report.masks import MaskSource, ScoredCase
 from semisam.bench.report.pictures import upright
 from semisam.bench.report.runs import Bench, Part, Row
 from semisam.bench.report.style import EXCESS, MISSED, TRUTH, WITH, WITHOUT
-from semisam.bench.results import paired
 from semisam.core.errors import InputError
 from semisam.inference.preview import displayed
 from semisam.run.folder import RunFolder
