@@ -20,6 +20,7 @@ from semisam.bench.results import OnFault, ignore, read_finished, write
 from semisam.bench.study import DEFAULT_SAMS, Grid, add_to_study, held
 from semisam.core.errors import InputError, SemisamError, SemisamWarning
 from semisam.core.files import check_writable
+from semisam.core.layout import RESULTS, TABLE
 from semisam.run.request import by_plugin
 
 
@@ -66,8 +67,8 @@ def tabulate(folder: Path, on_fault: OnFault = ignore) -> pd.DataFrame:
     found = read_finished([folder] if folder.is_dir() else [], on_fault)  # it may be gone by now
     if not found.table.empty:
         with held(folder):
-            write(found.results, folder / "results.csv", digits=10)
-            write(found.table, folder / "table.csv")
+            write(found.results, folder / RESULTS, digits=10)
+            write(found.table, folder / TABLE)
     return found.table
 
 

@@ -26,7 +26,6 @@ from semisam.run.lock import in_use, wait_idle
 if TYPE_CHECKING:
     from semisam.run.settings import RunSettings
 
-LOG = "run.log"
 INTERRUPTED = 130
 FULL = 74
 BUSY = 75

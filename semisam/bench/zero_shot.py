@@ -22,6 +22,7 @@ from semisam.bench.results import write
 from semisam.core.backend import Backend
 from semisam.core.errors import InputError
 from semisam.core.files import writable_folder
+from semisam.core.layout import CASES, TABLE
 from semisam.core.seeding import derive_seed
 from semisam.core.types import IGNORE, Place
 from semisam.data.loading.store import VolumeStore
@@ -32,7 +33,6 @@ from semisam.plugins.construction import construct
 from semisam.run.build import open_plugin, recognise_dataset
 
 NOTE = "clicks simulated from the truth of the test cases"
-CASES, TABLE = "cases.csv", "table.csv"
 """The files of scores and of their means."""
 
 

@@ -97,7 +97,7 @@ def command(
     from semisam.cli.log import log, logged
     from semisam.core.errors import InputError
     from semisam.core.files import check_writable
-    from semisam.core.layout import STUDY_LOG
+    from semisam.core.layout import RESULTS, STUDY_LOG, TABLE
     from semisam.training.processes import check_single_process
     from semisam.training.signals import interrupt_after, sigterm_as_interrupt
 
@@ -139,7 +139,7 @@ def command(
     table = tabulate(folder, lambda fault: click.echo(f"Left out: {fault}", err=True))
     if not table.empty:
         print_table(table)
-        files = ", ".join(str(folder / name) for name in ("table.csv", "results.csv", STUDY_LOG))
+        files = ", ".join(str(folder / name) for name in (TABLE, RESULTS, STUDY_LOG))
         tell(f"Written: {files}")
         tell(f"A page with pictures: semisam report {shlex.quote(str(folder))}")
     for reason in lost:

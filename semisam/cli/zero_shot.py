@@ -79,6 +79,7 @@ def command(
     from semisam.cli.display import Bars, print_zero_shot, tell
     from semisam.cli.options import assignments
     from semisam.core.errors import InputError
+    from semisam.core.layout import CASES, TABLE
     from semisam.run.preflight import check_device
     from semisam.run.settings import DEFAULT_BACKEND
     from semisam.training.allocator import keep_memory
@@ -108,4 +109,4 @@ def command(
             place,
         )
     print_zero_shot(zero_shot.write_tables(rows, opened, clicks, folder))
-    tell(f"Written: {folder / zero_shot.TABLE}, {folder / zero_shot.CASES}")
+    tell(f"Written: {folder / TABLE}, {folder / CASES}")

@@ -12,7 +12,7 @@ from torch import nn
 
 from semisam.core.errors import InputError, first_few
 from semisam.core.files import read_json, writable_folder, write_csv
-from semisam.core.layout import SPLIT
+from semisam.core.layout import EVALUATION, SPLIT
 from semisam.data.datasets.dataset import Dataset
 from semisam.data.datasets.scans import ScanDataset
 from semisam.data.images.preprocessing import Recipe
@@ -120,7 +120,7 @@ def open_scored(
         usual and (stride or usual),
         precision_on(settings, device),
         card.kept if components is None else _kept(components, len(card.class_names)),
-        folder / "evaluation.csv",
+        folder / EVALUATION,
     )
     _check(scored, len(card.class_names), card.channels, len(card.spacing))
     _check_names(dataset, card)

@@ -11,8 +11,8 @@ from typing import Any
 from distributed import WorkerPlugin, get_worker
 from distributed.core import Status
 
-from semisam.bench.worker import LOG, attend, worker_command
-from semisam.core.layout import SETTINGS
+from semisam.bench.worker import attend, worker_command
+from semisam.core.layout import RUN_LOG, SETTINGS
 
 RESOURCE = "semisam"
 """Resource of which a worker of the grid's own cluster has one: it executes one run at a time."""
@@ -81,7 +81,7 @@ def execute(folder: str, cwd: str, device: str) -> int:
         # Dask gives its processes one thread for arithmetic, for tasks that share the worker.
         environment["OMP_NUM_THREADS"] = str(worker.state.nthreads)
     options = [f"--wait={_WAIT}", f"--device={device}", f"--parent={os.getpid()}"]
-    with (place / LOG).open("ab") as log:
+    with (place / RUN_LOG).open("ab") as log:
         process = subprocess.Popen(
             worker_command(place, *options),
             stdin=subprocess.DEVNULL,

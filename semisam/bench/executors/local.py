@@ -25,9 +25,9 @@ from semisam.bench.executors.runs import (
     make_folder,
 )
 from semisam.bench.grid import Run
-from semisam.bench.worker import BUSY, LOG, attend, worker_command
+from semisam.bench.worker import BUSY, attend, worker_command
 from semisam.core.files import read_json, system_fault
-from semisam.core.layout import PROGRESS
+from semisam.core.layout import PROGRESS, RUN_LOG
 from semisam.run.lock import in_use, wait_for
 
 _T = TypeVar("_T")
@@ -141,7 +141,7 @@ class Local:
             if state is not None:
                 display.moved(run, state)
 
-        with (folder / LOG).open("ab") as log:
+        with (folder / RUN_LOG).open("ab") as log:
             process = subprocess.Popen(
                 worker_command(folder, f"--parent={os.getpid()}"),
                 stdin=subprocess.DEVNULL,

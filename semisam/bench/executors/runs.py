@@ -8,7 +8,7 @@ from pathlib import Path
 
 from semisam.bench.executors.contract import Display, Outcome, Status
 from semisam.bench.grid import Run
-from semisam.bench.worker import BUSY, FULL, INTERRUPTED, LOG
+from semisam.bench.worker import BUSY, FULL, INTERRUPTED
 from semisam.core.errors import InputError
 from semisam.core.files import (
     full_disk,
@@ -17,7 +17,7 @@ from semisam.core.files import (
     removed_folder,
     write_json,
 )
-from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, SETTINGS
+from semisam.core.layout import CHECKPOINT, ERROR, NOTES, PROGRESS, RESULT, RUN_LOG, SETTINGS
 from semisam.run.folder import read_result
 from semisam.run.model import trains_network
 from semisam.training.checkpoint import remove_checkpoints
@@ -83,7 +83,7 @@ def reason(folder: Path, code: int) -> str:
         return full_disk(folder)
     if code == BUSY:
         return f"Another process is at work in {folder}. Run the same command again later."
-    return error_of(folder) or f"{how(code)}; see {folder / LOG}"
+    return error_of(folder) or f"{how(code)}; see {folder / RUN_LOG}"
 
 
 def kept(run: Run, folder: Path) -> Outcome:

@@ -26,7 +26,7 @@ from semisam.bench.sections import PAPER, sections
 from semisam.bench.statistics import ALPHA
 from semisam.bench.table_notes import UNITS, notes, out_of_reach
 from semisam.bench.tables import Cells, best_text, cells, in_competition, left_out, signed
-from semisam.core.layout import STUDY
+from semisam.core.layout import STUDY, TABLE
 from semisam.run.folder import STATES
 
 
@@ -156,7 +156,7 @@ def _files(bench: Bench, chapters: Sequence[Chapter], paragraph: Methods | None)
     }
     if not bench.table.empty:
         whole = pd.concat([part.table for part in bench.parts], ignore_index=True)
-        found |= {"table.csv": FORMATS["csv"](whole, TableForm())}
+        found |= {TABLE: FORMATS["csv"](whole, TableForm())}
         found |= {"table.tex": FORMATS["latex"](whole, TableForm(cite=True))}
     if paragraph is not None:
         found |= {"methods.txt": paragraph.text, "methods.tex": paragraph.latex}
