@@ -1,4 +1,4 @@
-"""Names of what is in a run's folder, for those that must not import torch to find it."""
+"""Names of the files of a run and of a study, for those that must not import torch to find them."""
 
 from __future__ import annotations
 
