@@ -109,6 +109,9 @@ def auto(
     began = time.monotonic()
     report: Progress = progress or (lambda phase, done, total, figures: None)
     folder, place = Path(masks), str(check_device(device))
+    seconds = budget if isinstance(budget, int | float) else math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"budget must be seconds above 0, got {budget!r}. Half an hour is 1800.")
     check_outside(Path(scans), folder)
     if not dry_run:
         check_writable(folder)

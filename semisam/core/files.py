@@ -64,7 +64,11 @@ def read_text(path: Path) -> str:
         text = raw.decode("utf-16" if wide else "utf-8-sig")
         if "\0" in text:
             raise ValueError("a NUL character")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{path}: it must be readable, got '{error.strerror}'. Check it."
+        ) from error
+    except ValueError as error:
         raise InputError(
             f"{path}: it must be a text in UTF-8, got '{error}'. Save it again as UTF-8."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -425,3 +426,9 @@ def test_pictures_get_masks_as_pictures(tmp_path):
     mask = imread(masks / "p2_5.png")
     assert mask.shape == picture(5)[1].T.shape and set(np.unique(mask)) <= {0, 255}
     assert _table(masks)["p2_4"]["pixels"]
+
+
+@pytest.mark.parametrize("budget", ["30m", 0, -3, math.nan])
+def test_a_budget_is_seconds(tmp_path, budget):
+    with pytest.raises(InputError, match="budget must be seconds above 0"):
+        semisam.auto(tmp_path, tmp_path / "masks", budget=budget, dry_run=True)
