@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from semisam.core.masks import bounding_box
+
 _LEAST = 1e-6
 """The least probability, so that a certain voxel does not outweigh all others."""
 
@@ -48,15 +50,17 @@ def keep_surest(probs: NDArray[np.float32], classes: Iterable[int]) -> NDArray[n
     """
     found, kept = probs.argmax(0), probs
     for c in classes:
-        labels, count = ndimage.label(found == c, structure=np.ones((3,) * found.ndim))
+        whole = found == c
+        box = bounding_box(whole) if whole.any() else (slice(0),) * whole.ndim
+        labels, count = ndimage.label(whole[box], structure=np.ones((3,) * whole.ndim))
         if count < 2:
             continue
         mask = labels > 0
-        inside = np.maximum(probs[:, mask], _LEAST).astype(np.float64)
+        inside = np.maximum(probs[:, *box][:, mask], _LEAST).astype(np.float64)
         evidence = np.log(inside[c]) - np.log(np.delete(inside, c, axis=0).max(0))
         surest = 1 + int(np.bincount(labels[mask], evidence)[1:].argmax())
         others = mask & (labels != surest)
         kept = kept.copy() if kept is probs else kept
-        kept[0, others] += kept[c, others]
-        kept[c, others] = 0.0
+        kept[0, *box][others] += kept[c, *box][others]
+        kept[c, *box][others] = 0.0
     return kept
