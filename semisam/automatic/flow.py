@@ -89,7 +89,7 @@ def auto(
         audit: train once more without each of at least three labeled scans, and correct the
             predicted Dice by their true one.
         skip_faulty: leave out the cases whose files have faults.
-        components: of a class that a mask keeps. as-labeled: the surest, if the class is one
+        components: of a class that a mask keeps. as-labeled: the largest, if the class is one
             component in every mask of the user, else all.
         device: on which everything is computed; auto: a GPU if there is one.
         dataset: name of the dataset plugin; ``None``: the one that recognises the folder.
@@ -303,7 +303,7 @@ def _describe_components(card: Card, plan: Plan) -> list[str]:
         return []
     names = ", ".join(card.class_names[c] for c in card.one_component)
     return [
-        f"A mask keeps one component of: {names}, the surest, as each is one component in your "
+        f"A mask keeps the largest component only of: {names}, as each is one component in your "
         "masks. --components all keeps all of them."
     ]
 

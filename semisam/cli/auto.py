@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     type=Choice(["as-labeled", "largest", "surest", "all"]),
     default="as-labeled",
     show_default=True,
-    help="Components of a class that a mask keeps. as-labeled: the surest, if the class is one "
+    help="Components of a class that a mask keeps. as-labeled: the largest, if the class is one "
     "component in each of your masks, else all.",
 )
 @device_option

@@ -37,7 +37,8 @@ def keep_surest(probs: NDArray[np.float32], classes: Iterable[int]) -> NDArray[n
 
     The evidence for a component is the sum over its voxels of ``log p - log q``, with the
     probability ``p`` of its class and ``q`` of the next one. Of a small organ the largest component
-    may be another structure, which the network is less sure of.
+    may be another structure, which the network may be less sure of; on new phantoms that was rare
+    (`benchmarks/README.md`).
 
     Args:
         probs: ``(K, *S)``; they are not changed.

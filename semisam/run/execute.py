@@ -240,7 +240,7 @@ def model_card(settings: RunSettings, store: VolumeStore, framework: Framework) 
         every = tuple(range(1, classes))
         one_component = OneComponent(every, surest=settings.components == "surest")
     elif settings.components == "as-labeled":
-        one_component = OneComponent(store.components()[0], surest=True)
+        one_component = OneComponent(store.components()[0])
     left_out: list[int] = []
     if isinstance(framework, SemiSAM):
         left_out = [c for c in range(1, classes) if c not in framework.classes]

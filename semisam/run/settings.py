@@ -22,7 +22,7 @@ from semisam.run.protocols import DEFAULT
 
 Options = dict[str, Any]
 
-RESULTS_VERSION = 8
+RESULTS_VERSION = 7
 """Part of every identity. Raise it when a change of semisam moves the numbers of a run."""
 
 DEFAULT_BACKEND = "synthsam"
@@ -213,8 +213,9 @@ class RunSettings(BaseModel):
     components: Annotated[
         Components,
         Flag(
-            "Components of a class that a mask keeps. as-labeled: that of which the network is "
-            "surest, if the class is one component in every labeled mask, else all."
+            "Components of a class that a mask keeps. as-labeled: the largest, if the class is one "
+            "component in every labeled mask, else all. surest: that with the largest sum of log "
+            "odds."
         ),
     ] = "all"
     validate_every: Annotated[

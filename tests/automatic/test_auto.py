@@ -123,7 +123,7 @@ def test_masks_of_all_scans(made):
     named = rf"{first}( \(slices k = \d+(, \d+)*\))?; "
     assert re.search(f"<b>To label next:</b> {named}", page.read_text(encoding="utf-8"))
     assert any(re.match(f"To label next: {named}", note) for note in notes)
-    assert any("keeps one component of: " in note for note in notes), notes
+    assert any("keeps the largest component only of: " in note for note in notes), notes
     for name in ("p2", "p3"):
         mask = sitk.GetArrayFromImage(sitk.ReadImage(str(masks / f"{name}.nii.gz")))
         slices = [int(at) for at in table[name]["slices_next"].split()]

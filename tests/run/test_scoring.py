@@ -46,7 +46,7 @@ def test_a_run_is_scored_on_its_own_test_cases(trained):
     assert scored.test == ("p1",) == tuple(json.loads((trained / "split.json").read_text())["test"])
     assert scored.patch == (32, 32, 32) and scored.stride == (16, 32, 32)
     assert scored.target == trained / "evaluation.csv"
-    assert not scored.model.training and scored.one_component == OneComponent((1, 2), surest=True)
+    assert not scored.model.training and scored.one_component == OneComponent((1, 2))
 
 
 def test_a_run_keeps_its_test_cases_as_more_scans_are_labeled(tmp_path):

@@ -45,8 +45,7 @@ class Methods:
 
 _KEPT = {
     "all": "Masks kept all components of a class.",
-    "as-labeled": "A class that is one component in every labeled mask kept the component of which "
-    "the network was surest.",
+    "as-labeled": "A class that is one component in every labeled mask kept its largest component.",
     "largest": "Masks kept the largest component of each class.",
     "surest": "Masks kept the component of each class of which the network was surest.",
 }
