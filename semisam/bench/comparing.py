@@ -84,7 +84,8 @@ def comparison(results: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         compared = _gain(frame, group, scaled) | _over_best(row, group, bare, scaled)
         whole = row | _means(group, scaled) | compared | _cost(group)
         whole["repeats"] = _shown_repeats(group)
-        rows.append(whole | {name: whole.pop(name) for name in LONG})
+        last = {name: whole.pop(name) for name in LONG}
+        rows.append(whole | last)
     table = pd.DataFrame(rows)
     after = list(table.columns).index("gain_p") + 1
     table.insert(after, "gain_p_holm", holm(table["gain_p"].tolist()))

@@ -120,14 +120,14 @@ def bench(
         *(_numbers("labels", labels), _numbers("subsets", subsets), _numbers("seeds", seeds)),
         _names("sam_controls", sam_controls),
     )
-    (places,) = _numbers("jobs", jobs)[:1]
-    if places < 1:
-        raise InputError(f"jobs must be at least 1, got {jobs}. Correct it.")
+    places = _numbers("jobs", jobs)
+    if len(places) != 1 or places[0] < 1:
+        raise InputError(f"jobs must be a whole number of at least 1, got {jobs!r}. Correct it.")
     folder = Path(out).absolute()  # the current folder may change before the end
     check_writable(folder)
     runs, ran = checked([Grid(axes, given, by_plugin(options or {}))], on_lost=_warn)
     add_to_study(folder, ran)
-    outcomes = finish_runs(runs, folder, Local(places, []), _Calls(progress))
+    outcomes = finish_runs(runs, folder, Local(places[0], []), _Calls(progress))
     table = tabulate(folder)
     if any(outcome.status == "interrupted" for outcome in outcomes):
         raise KeyboardInterrupt

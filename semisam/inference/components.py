@@ -32,6 +32,18 @@ EVERY = OneComponent()
 """Masks keep every component."""
 
 
+def of_every_class(components: str | None, classes: int) -> OneComponent:
+    """Return what masks keep of each class.
+
+    Args:
+        components: ``largest`` or ``surest``: one component of each; else every component.
+        classes: counting background.
+    """
+    if components not in ("largest", "surest"):
+        return EVERY
+    return OneComponent(tuple(range(1, classes)), surest=components == "surest")
+
+
 def keep_surest(probs: NDArray[np.float32], classes: Iterable[int]) -> NDArray[np.float32]:
     """Return probabilities in which the less certain components of some classes are background.
 

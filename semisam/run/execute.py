@@ -34,7 +34,7 @@ from semisam.data.loading.store import VolumeStore, data_hash
 from semisam.frameworks.controls import NEED_TRUTH
 from semisam.frameworks.semisam import SemiSAM
 from semisam.inference.card import Card, card_of, write_card
-from semisam.inference.components import EVERY, OneComponent
+from semisam.inference.components import OneComponent, of_every_class
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.run.adapt import adapt_model, classes_of_several, labeled_cases
 from semisam.run.build import (
@@ -235,11 +235,8 @@ def open_run(settings: RunSettings, report: Progress) -> Ready:
 def model_card(settings: RunSettings, store: VolumeStore, framework: Framework) -> Card:
     """Return the card of the model that a run trains."""
     classes = store.dataset.num_classes
-    one_component = EVERY
-    if settings.components in ("largest", "surest"):
-        every = tuple(range(1, classes))
-        one_component = OneComponent(every, surest=settings.components == "surest")
-    elif settings.components == "as-labeled":
+    one_component = of_every_class(settings.components, classes)
+    if settings.components == "as-labeled":
         one_component = OneComponent(store.components()[0])
     left_out: list[int] = []
     if isinstance(framework, SemiSAM):

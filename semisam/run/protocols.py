@@ -95,6 +95,9 @@ _PATCH_AS_IT_IS = {"sam-med3d": {"resample": False, "normalise": False}}
 _BRANCH: Mapping[str, Any] = {"weight": 0.5, "loss": "dice", "ramp_rate": 0.0}
 _CLICKS: Mapping[str, Any] = {"center-points": {"points": 3, "max_uncertainty": 1.0}}
 
+# The published SAM term is halved.
+_PUBLISHED_BRANCH: Mapping[str, Any] = {"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP}
+
 # Options of the methods whose published code is SSL4MIS's: a 3-D U-Net and at least 30,000
 # iterations.
 _HALVED: Mapping[str, Any] = {
@@ -140,7 +143,7 @@ _ACDC = Protocol(
         "ua-mt": {"supervised_weight": 0.5, "consistency_weight": 0.2, **_PUBLISHED_RAMP},
         **_SSL4MIS,
     },
-    semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
+    semisam=_PUBLISHED_BRANCH,
     listed_only=True,
     unlike={
         # Published: each slice is resized to the patch, half of them are turned by up to 20 degrees
@@ -287,8 +290,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
                 **_PUBLISHED_RAMP,
             },
         },
-        # The SAM term is halved.
-        semisam={"weight": 0.05, "target": "hard", **_PUBLISHED_RAMP},
+        semisam=_PUBLISHED_BRANCH,
         backends={"sam-med3d": {**_PATCH_AS_IT_IS["sam-med3d"], "precision": "fp32"}},
         listed_only=True,
         unlike={

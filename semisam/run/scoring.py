@@ -18,7 +18,7 @@ from semisam.data.datasets.scans import ScanDataset
 from semisam.data.images.preprocessing import Recipe
 from semisam.data.loading.store import VolumeStore
 from semisam.inference.card import Card
-from semisam.inference.components import EVERY, OneComponent
+from semisam.inference.components import OneComponent, of_every_class
 from semisam.inference.evaluation import evaluate, summarise
 from semisam.inference.masks import check_saved
 from semisam.inference.stride import published_stride
@@ -99,7 +99,7 @@ def open_scored(
             patch,
             stride or published_stride(patch),
             "fp32",
-            _kept(components, model.num_classes),
+            of_every_class(components, model.num_classes),
             path.with_suffix(".evaluation.csv"),
         )
         first = next(model.parameters())  # of a convolution (out, in, *kernel)
@@ -119,7 +119,7 @@ def open_scored(
         window,
         usual and (stride or usual),
         precision_on(settings, device),
-        card.kept if components is None else _kept(components, len(card.class_names)),
+        card.kept if components is None else of_every_class(components, len(card.class_names)),
         folder / EVALUATION,
     )
     _check(scored, len(card.class_names), card.channels, len(card.spacing))
@@ -221,13 +221,6 @@ def _open(data: Path, settings: RunSettings | None = None) -> Dataset:
     name = recognise_dataset(data)
     known = settings.dataset_options if settings and settings.dataset == name else {}
     return open_plugin(name, data, {key: known[key] for key in _OF_LABELS if key in known})
-
-
-def _kept(components: str | None, classes: int) -> OneComponent:
-    """Return the classes of which a mask keeps one component."""
-    if components in (None, "all"):
-        return EVERY
-    return OneComponent(tuple(range(1, classes)), surest=components == "surest")
 
 
 def _check(scored: Scored, classes: int, channels: int, axes: int) -> None:

@@ -79,24 +79,24 @@ def test_scans_that_resemble_a_labeled_one_are_named_later(tiny_settings):
     assert named == first_to_label(dataset, train, count=len(train))[1:]
 
 
-def test_a_folder_with_a_few_labels_names_scans_without_one(tmp_path):
+def _named_first(folder, name):
+    """Name the scans to label first of five, of which two have a label."""
     for n in range(5):
         image, label = scan(n, classes=2)
-        write(tmp_path / f"p{n}.nii.gz", image)
+        write(folder / f"{name}{n}.nii.gz", image)
         if n < 2:
-            write(tmp_path / f"p{n}_label.nii.gz", label)
-    told = CliRunner().invoke(main, ["data", "first", str(tmp_path)])
+            write(folder / f"{name}{n}_label.nii.gz", label)
+    return CliRunner().invoke(main, ["data", "first", str(folder)])
+
+
+def test_a_folder_with_a_few_labels_names_scans_without_one(tmp_path):
+    told = _named_first(tmp_path, "p")
     assert told.exit_code == 0, told.output
     assert sorted(told.stdout.splitlines()[-1].split(",")) == ["p2", "p3", "p4"]
 
 
 def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
-    for n in range(5):
-        image, label = scan(n, classes=2)
-        write(tmp_path / f"smith, {n}.nii.gz", image)
-        if n < 2:
-            write(tmp_path / f"smith, {n}_label.nii.gz", label)
-    told = CliRunner().invoke(main, ["data", "first", str(tmp_path)])
+    told = _named_first(tmp_path, "smith, ")
     assert told.exit_code == 2 and "names in a list must have no comma, got smith, " in told.output
 
 

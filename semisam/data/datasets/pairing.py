@@ -66,8 +66,9 @@ def has_image_folder(folder: Path) -> bool:
 
 def images_below(folder: Path) -> list[Path]:
     """Return the images in the folders of a folder and theirs, such as one folder per patient."""
-    places = sorted(path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_dir())
-    shown = [place for place in places if place.name[0] != "." and not is_series(place)]
+    inside = _folders_in(folder)
+    places = sorted([*inside, *(path for place in inside for path in _folders_in(place))])
+    shown = [place for place in places if not is_series(place)]
     return [path for place in shown for _, path in _entries(place, ALL_ENDINGS)]
 
 
@@ -235,10 +236,17 @@ def _masks(place: Path, endings: Sequence[str]) -> list[tuple[str, Path]]:
     """Return the entries of a folder of labels and of its folders, of one class each."""
     own = _entries(place, endings)
     known = {path for _, path in own}
-    inside = sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
     return own + [
-        entry for folder in inside if folder not in known for entry in _entries(folder, endings)
+        entry
+        for folder in _folders_in(place)
+        if folder not in known
+        for entry in _entries(folder, endings)
     ]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _class_of(path: Path, case: str, folder: Path, classes: Sequence[str]) -> str:

@@ -199,22 +199,14 @@ def _refused(path: Path) -> Iterator[None]:
     except _FAILURES as error:
         reason = first_line(error)
         remedy = "It may be truncated or damaged: copy it again, or convert it to PNG."
-        if isinstance(error, UnidentifiedImageError) and _is_tiff(path):
+        whole_tiff = path.name.lower().endswith(_TIFF) and is_picture(path)
+        if isinstance(error, UnidentifiedImageError) and whole_tiff:
             remedy = (
                 "Save it with one or three values per pixel, of 8 or 16 bits or as 32-bit floats."
             )
         raise InputError(
             f"the image must be readable, got {path}, which Pillow refuses ({reason}). {remedy}"
         ) from error
-
-
-def _is_tiff(path: Path) -> bool:
-    if not path.name.lower().endswith(_TIFF):
-        return False
-    try:
-        return count_pages(path) == 1
-    except (OSError, ValueError):
-        return False
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:

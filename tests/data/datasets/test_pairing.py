@@ -5,7 +5,7 @@ from scan_files import scan, write, write_series
 
 from semisam.core.errors import InputError
 from semisam.data.datasets.folder import ScanFolder
-from semisam.data.datasets.pairing import ALL_ENDINGS, pair_files
+from semisam.data.datasets.pairing import ALL_ENDINGS, images_below, pair_files
 from semisam.run.build import recognise_dataset
 
 ENDINGS = ("_label", "-label", "_labels", "_seg", "-seg", "_segmentation", "_mask", "-mask", "_gt")
@@ -155,3 +155,9 @@ def test_folders_that_are_no_layout(tmp_path):
         folder = touch(tmp_path / str(len(list(tmp_path.iterdir()))), *names)
         with pytest.raises(InputError, match=r"recognises|no reader knows|with all images in it"):
             recognise_dataset(folder)
+
+
+def test_images_in_hidden_folders_are_not_named(tmp_path):
+    touch(tmp_path, "a/images/p1.png", "b/p2.png", ".git/objects/p3.png")
+    found = [path.relative_to(tmp_path).as_posix() for path in images_below(tmp_path)]
+    assert found == ["a/images/p1.png", "b/p2.png"]
